@@ -1,0 +1,1 @@
+"""Analysis shared by every debugger adapter; imports no debugger."""

@@ -1,0 +1,1 @@
+"""Questions answered as frozen values, from what the loaders know."""

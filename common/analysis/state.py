@@ -1,0 +1,548 @@
+"""Why is this library still loaded, and what would make it go?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Optional
+
+from ..elf.bindings import Bindings
+from ..elf.demangle import demangle
+from ..elf.files import name_function
+from ..elf.image import DT_FLAGS_1, Image, find_image_at
+from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ..loaders import glibc, musl
+from ..loaders.glibc import (
+    DF_1_NODELETE,
+    LT_EXECUTABLE,
+    LT_LOADED,
+    Edge,
+    Graph,
+    LinkMap,
+    Namespace,
+    RootKind,
+    Rules,
+)
+from ..loaders.glibc_layout import choose_layouts
+from ..loaders.glibc_tls import Pending, read_destructors
+from ..loaders.start import AT_EXECFN, AT_SYSINFO_EHDR, R_STATES, Start, find_start
+from ..memory import Memory
+from ..model import (
+    CodeSymbol,
+    Evidence,
+    Hold,
+    HoldKind,
+    Library,
+    LoaderInfo,
+    Problem,
+    Root,
+    Source,
+    State,
+    TargetInfo,
+    ThreadRef,
+    TlsDestructor,
+)
+
+#: glibc's own names of the members that a verdict rests on.
+REPORTED_FIELDS = (
+    "l_type",
+    "l_direct_opencount",
+    "l_nodelete_active",
+    "l_nodelete_pending",
+    "l_flags_1",
+    "l_tls_dtor_count",
+    "l_map_used",
+    "l_idx",
+    "l_relocated",
+    "l_init_called",
+    "l_global",
+    "l_removed",
+)
+
+#: How many libraries that keep another one are listed; more are counted.
+MAX_DEPENDENCY_HOLDS = 16
+MAX_SYMBOLS = 16
+
+_ROOT_HOLDS = {
+    RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
+    RootKind.LIBRARY: HoldKind.STARTUP,
+    RootKind.NODELETE: HoldKind.NODELETE,
+    RootKind.OPEN_COUNT: HoldKind.OPEN_COUNT,
+    RootKind.TLS_DESTRUCTORS: HoldKind.TLS_DESTRUCTORS,
+}
+
+#: Holds that nothing in this process can lift.
+PERMANENT = frozenset(
+    {HoldKind.MAIN_PROGRAM, HoldKind.STARTUP, HoldKind.NEVER_UNLOADS, HoldKind.AUDIT, HoldKind.NODELETE}
+)
+
+
+def explain(memory: Memory) -> State:
+    """Examine all libraries of the target.
+
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+    start = find_start(memory)
+    if musl.is_musl(memory, start):
+        return _explain_musl(memory, start)
+    private = glibc.find_private(memory, start)
+    if private is None:
+        raise UnsupportedError(
+            "the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory"
+        )
+    return _Glibc(memory, start, private).state()
+
+
+def target_info(memory: Memory) -> TargetInfo:
+    """Describe what is examined."""
+    target = memory.target
+    return TargetInfo(target.kind, memory.platform.os, memory.platform.arch, target.pid, target.description)
+
+
+def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
+    """Give the main program's path; the loader itself leaves its l_name empty.
+
+    Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in
+    ``_dl_argv`` is the program then.
+    """
+    modules = memory.target.modules()
+    path = modules[0].path if modules else ""
+    if not path:
+        path = _read_path(memory, memory.target.auxv().get(AT_EXECFN, 0))
+    if rtld is not None and modules and rtld.contains(modules[0].base):
+        try:
+            symbol = rtld.find_symbol("_dl_argv")
+            if symbol:
+                path = _read_path(memory, memory.pointer(memory.pointer(symbol[0]))) or path
+        except DlwhyError:
+            pass
+    return path
+
+
+def _read_path(memory: Memory, address: int) -> str:
+    try:
+        return memory.c_string(address) if address else ""
+    except DlwhyError:
+        return ""
+
+
+def _base_name(path: str) -> str:
+    return PurePosixPath(path).name or path
+
+
+def _explain_musl(memory: Memory, start: Start) -> State:
+    libraries = []
+    for index, entry in enumerate(start.maps):
+        path = entry.l_name if index else main_program_path(memory) or entry.l_name
+        image = start.main if index == 0 else find_image_at(memory, entry.l_addr)
+        first, last = image.load_range() if image else (0, 0)
+        kind = HoldKind.NEVER_UNLOADS if index else HoldKind.MAIN_PROGRAM
+        libraries.append(
+            Library(
+                name=_base_name(path) or "linux-vdso.so.1",
+                path=path,
+                soname=image.read_soname() if image else None,
+                build_id=image.read_build_id() if image else None,
+                base=entry.l_addr,
+                start=first,
+                end=last,
+                namespace=0,
+                link_map=entry.address,
+                fields={},
+                held=True,
+                holds=(Hold(kind),),
+            )
+        )
+    return State(target_info(memory), LoaderInfo("musl", None), tuple(libraries), problems=start.problems)
+
+
+class _Glibc:
+    """One examination of a glibc process."""
+
+    def __init__(self, memory: Memory, start: Start, private: glibc.Private) -> None:
+        self.memory = memory
+        self.start = start
+        self.private = private
+        chosen = choose_layouts(memory, start, private)
+        self.layouts = chosen.layouts
+        self.graph: Graph = chosen.graph
+        self.rules = Rules.of(self.layouts.version)
+        self.problems: list[Problem] = list(dict.fromkeys((*start.problems, *self.graph.problems, *chosen.problems)))
+        self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
+        self.kept: dict[int, tuple[RootKind, ...]] = {}
+        for namespace in self.graph.namespaces:
+            self.kept.update(glibc.mark(namespace, self.graph, self.rules))
+        self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
+        self.program = main_program_path(memory, private.rtld)
+        self._images: dict[int, Optional[Image]] = {}
+        self._bindings: dict[int, Bindings] = {}
+        self._direct: dict[int, tuple[int, ...]] = {}
+
+    def state(self) -> State:
+        """Give the verdict on every library."""
+        self._note_motion()
+        libraries = tuple(self._library(m) for m in self.graph.by_address.values())
+        version = self.layouts.version
+        loader = LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
+        return State(target_info(self.memory), loader, libraries, problems=tuple(self.problems))
+
+    def _note_motion(self) -> None:
+        owner = self.lock.owner
+        if owner is not None:
+            message = f"thread {owner} is inside dlopen or dlclose: the state is in motion"
+            self.problems.append(Problem("loader", message))
+        elif self.start.r_state in (1, 2):
+            message = f"r_state is {R_STATES[self.start.r_state]}: libraries are being added or removed"
+            self.problems.append(Problem("loader", message))
+
+    # -- facts of one library ------------------------------------------------------------------------------
+
+    def _name(self, link_map: LinkMap) -> str:
+        return _base_name(self._path(link_map))
+
+    def _path(self, link_map: LinkMap) -> str:
+        if link_map.name:
+            return link_map.name
+        if link_map.l_type == LT_EXECUTABLE:
+            return self.program or "the main program"
+        return f"link_map {link_map.address:#x}"
+
+    def _range(self, link_map: LinkMap) -> tuple[int, int]:
+        return link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
+
+    def _image(self, link_map: LinkMap) -> Optional[Image]:
+        address = link_map.address
+        if address not in self._images:
+            self._images[address] = find_image_at(self.memory, self._range(link_map)[0])
+        return self._images[address]
+
+    def _library(self, link_map: LinkMap) -> Library:
+        holds, omitted = self._holds(link_map)
+        image = None if link_map.is_proxy else self._image(link_map)
+        first, last = self._range(link_map)
+        return Library(
+            name=self._name(link_map),
+            path=self._path(link_map),
+            soname=image.read_soname() if image else None,
+            build_id=image.read_build_id() if image else None,
+            base=link_map.l_addr,
+            start=first,
+            end=last,
+            namespace=link_map.l_ns,
+            link_map=link_map.address,
+            fields={name: self._signed(link_map, name) for name in REPORTED_FIELDS},
+            held=self._held(link_map, holds),
+            holds=holds,
+            holds_omitted=omitted,
+            proxy=link_map.is_proxy,
+        )
+
+    @staticmethod
+    def _signed(link_map: LinkMap, name: str) -> Optional[int]:
+        value = link_map.field(name)
+        return value - (1 << 32) if name == "l_idx" and value is not None and value >> 31 else value
+
+    def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
+        if link_map.address in self.kept:
+            return True
+        if not self.graph.complete or any(hold.kind is HoldKind.HALF_LOADED for hold in holds):
+            return None
+        return False
+
+    # -- holds ---------------------------------------------------------------------------------------------
+
+    def _holds(self, link_map: LinkMap) -> tuple[tuple[Hold, ...], int]:
+        if link_map.is_proxy:
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_real"), origin="proxy"),), 0
+        if link_map.l_type == LT_EXECUTABLE:
+            return (Hold(HoldKind.MAIN_PROGRAM, self._evidence(link_map, "l_type")),), 0
+        if link_map.l_type != LT_LOADED:
+            origin = self._startup_origin(link_map)
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
+        own = list(self._own_holds(link_map))
+        others, omitted = self._dependency_holds(link_map)
+        return (*own, *others), omitted
+
+    def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
+        kinds = self.kept.get(link_map.address, ())
+        auditing = bool(link_map.field("l_auditing"))
+        if auditing:
+            yield Hold(HoldKind.AUDIT, self._evidence(link_map, "l_auditing", "l_direct_opencount"))
+        if RootKind.NODELETE in kinds:
+            yield self._nodelete_hold(link_map)
+        elif link_map.field("l_nodelete_pending"):
+            yield Hold(HoldKind.NODELETE, self._evidence(link_map, "l_nodelete_pending"), origin="pending")
+        if not link_map.field("l_relocated"):
+            yield Hold(HoldKind.HALF_LOADED, self._evidence(link_map, "l_relocated"))
+        elif self._is_closing(link_map):
+            yield Hold(HoldKind.CLOSE_IN_PROGRESS, self._evidence(link_map, "l_removed", "l_idx"))
+        if RootKind.OPEN_COUNT in kinds and RootKind.NODELETE not in kinds and not auditing:
+            yield Hold(
+                HoldKind.OPEN_COUNT,
+                self._evidence(link_map, "l_direct_opencount"),
+                origin=_opened_by(link_map.name),
+                count=link_map.l_direct_opencount,
+            )
+        if RootKind.TLS_DESTRUCTORS in kinds:
+            yield Hold(
+                HoldKind.TLS_DESTRUCTORS,
+                self._evidence(link_map, "l_tls_dtor_count"),
+                count=link_map.l_tls_dtor_count,
+                destructors=tuple(self._destructor(p) for p in self._pending.get(link_map.address, ())),
+            )
+
+    def _evidence(self, link_map: LinkMap, *names: str) -> tuple[Evidence, ...]:
+        result = []
+        for name in names:
+            member = self.layouts["link_map"].fields.get(name)
+            value = self._signed(link_map, name)
+            if member is not None and value is not None:
+                expression = f"((struct link_map *) {link_map.address:#x})->{name}"
+                source = self.layouts.source
+                result.append(Evidence(link_map.address + member.offset, expression, value, source))
+        return tuple(result)
+
+    def _startup_origin(self, link_map: LinkMap) -> str:
+        first = self._range(link_map)[0]
+        if link_map.address == self.private.rtld_map.address:
+            return "rtld"
+        vdso = self.memory.target.auxv().get(AT_SYSINFO_EHDR)
+        if link_map.name.startswith(("linux-vdso", "linux-gate")) or (vdso and first == vdso):
+            return "vdso"
+        image = self._image(link_map)
+        names = {self._name(link_map), image.read_soname() if image else None}
+        return "needed" if names & self._needed_at_start else "preload"
+
+    @functools.cached_property
+    def _needed_at_start(self) -> frozenset[str]:
+        """Collect the DT_NEEDED base names of all start-up objects."""
+        names: set[str] = set()
+        for link_map in self.graph.by_address.values():
+            image = self._image(link_map) if link_map.l_type != LT_LOADED else None
+            if image is not None:
+                try:
+                    names.update(_base_name(name) for name in image.read_needed())
+                except DlwhyError:
+                    continue
+        return frozenset(names)
+
+    def _is_closing(self, link_map: LinkMap) -> bool:
+        """Tell whether the collector has just condemned a map: its destructors run, then it goes.
+
+        The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
+        earlier was kept then, so it has -1.
+        """
+        if link_map.address in self.kept or self.lock.owner is None:
+            return False
+        return bool(link_map.field("l_removed")) or (
+            not link_map.field("l_map_used") and (self._signed(link_map, "l_idx") or 0) >= 0
+        )
+
+    # -- NODELETE ------------------------------------------------------------------------------------------
+
+    def _nodelete_hold(self, link_map: LinkMap) -> Hold:
+        flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
+        evidence = self._evidence(link_map, flag, "l_direct_opencount")
+        origin, symbols = self._nodelete_origin(link_map)
+        names = sorted({demangle(symbol) for symbol in symbols})
+        return Hold(
+            HoldKind.NODELETE,
+            evidence,
+            origin=origin,
+            symbols=tuple(names[:MAX_SYMBOLS]),
+            symbols_omitted=max(0, len(names) - MAX_SYMBOLS),
+            early_return=link_map.l_direct_opencount > 0,
+        )
+
+    def _nodelete_origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
+        image = self._image(link_map)
+        try:
+            if image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE:
+                return "elf-flag", ()
+        except DlwhyError as error:
+            self._add_problem(link_map, f"its dynamic section cannot be read: {error}")
+        unique = self._unique.get(link_map.address, ())
+        if unique:
+            return "unique-symbol", unique
+        bound = self._bound_by_startup(link_map)
+        if bound:
+            return "bound-by-startup", bound
+        # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
+        return ("unknown" if link_map.field("l_global") else "dlopen-flag"), ()
+
+    def _add_problem(self, link_map: LinkMap, message: str) -> None:
+        self.problems.append(Problem(self._name(link_map), message))
+
+    @functools.cached_property
+    def _unique(self) -> Mapping[int, list[str]]:
+        """Collect the unique symbols by the address of the map that owns them."""
+        owners: dict[int, list[str]] = {}
+        for namespace in self.graph.namespaces:
+            try:
+                for symbol in glibc.read_unique_symbols(self.memory, self.layouts, namespace):
+                    owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
+            except (FaultError, CorruptError) as error:
+                self.problems.append(Problem(f"unique symbols of namespace {namespace.number}", str(error)))
+        return owners
+
+    def _bound_by_startup(self, link_map: LinkMap) -> list[str]:
+        """Find the symbols by which objects that never go point into a library.
+
+        Until glibc 2.30 any NODELETE object marks what it binds to, since 2.31 only start-up objects do.
+        """
+        symbols: set[str] = set()
+        for other in self.namespaces[link_map.l_ns].maps:
+            permanent = other.l_type != LT_LOADED or (other.nodelete and other.l_nodelete_active is None)
+            if permanent and other is not link_map and not other.is_proxy:
+                symbols.update(self._symbols_into(other, link_map))
+        return sorted(symbols)
+
+    def _symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
+        if holder.address not in self._bindings:
+            image = self._image(holder)
+            if image is None:
+                return ()
+            self._bindings[holder.address] = Bindings(self.memory, image)
+        return self._bindings[holder.address].symbols_into(*self._range(held))
+
+    # -- TLS destructors -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
+        libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
+        found = read_destructors(self.memory, self.layouts, self.graph, libcs, self.rules)
+        self.problems.extend(found.problems)
+        return found.by_map
+
+    def _destructor(self, pending: Pending) -> TlsDestructor:
+        thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
+        function = self._code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        return TlsDestructor(thread, function, pending.object)
+
+    def _code_symbol(self, address: int) -> CodeSymbol:
+        for link_map in self.graph.by_address.values():
+            first, last = self._range(link_map)
+            if first <= address < last and not link_map.is_proxy:
+                return CodeSymbol(address, self._function_name(link_map, address), self._name(link_map))
+        return CodeSymbol(address, None, None)
+
+    def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
+        image = self._image(link_map)
+        if image is None:
+            return None
+        try:
+            name = name_function(self.memory, image, self._path(link_map), self._range(link_map)[0], address)
+        except DlwhyError:
+            return None
+        return demangle(name) if name else None
+
+    # -- dependencies --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
+        """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
+        holders: dict[int, list[tuple[int, Edge]]] = {}
+        by_relocation: dict[int, list[tuple[int, Edge]]] = {}
+        for address in self.kept:
+            link_map = self.graph.by_address[address]
+            for needed in link_map.needed:
+                holders.setdefault(needed, []).append((address, Edge.DEPENDENCY))
+            for needed in link_map.relocated_to:
+                by_relocation.setdefault(needed, []).append((address, Edge.RELOCATION))
+        for needed, entries in by_relocation.items():
+            holders.setdefault(needed, []).extend(entries)
+        return holders
+
+    def _dependency_holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
+        """Find every root that leads to a map, each by its shortest chain."""
+        towards: dict[int, tuple[int, Edge]] = {}
+        queue = [link_map.address]
+        roots = []
+        for address in queue:
+            for holder, edge in self._holders.get(address, ()):
+                if holder != link_map.address and holder not in towards:
+                    towards[holder] = (address, edge)
+                    queue.append(holder)
+                    if self.kept[holder]:
+                        roots.append(holder)
+        holds = [self._dependency_hold(link_map, root, towards) for root in roots[:MAX_DEPENDENCY_HOLDS]]
+        holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
+        return holds, max(0, len(roots) - MAX_DEPENDENCY_HOLDS)
+
+    def _dependency_hold(self, held: LinkMap, root: int, towards: Mapping[int, tuple[int, Edge]]) -> Hold:
+        chain = [root]
+        edge = Edge.DEPENDENCY
+        while chain[-1] != held.address:
+            following, edge = towards[chain[-1]]
+            chain += self._dependency_path(chain[-1], following) if edge is Edge.DEPENDENCY else [following]
+        maps = [self.graph.by_address[address] for address in chain]
+        member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
+        symbols: tuple[str, ...] = ()
+        if edge is Edge.RELOCATION:
+            symbols = tuple(sorted({demangle(s) for s in self._symbols_into(maps[-2], held)}))
+        kinds = [_ROOT_HOLDS[kind] for kind in self.kept[root]]
+        if maps[0].field("l_auditing"):
+            kinds = [HoldKind.AUDIT]
+        elif HoldKind.NODELETE in kinds and HoldKind.OPEN_COUNT in kinds:
+            kinds.remove(HoldKind.OPEN_COUNT)
+        return Hold(
+            HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
+            self._evidence(maps[-2], member),
+            chain=tuple(self._name(m) for m in maps),
+            root=Root(self._name(maps[0]), tuple(kinds)),
+            symbols=symbols[:MAX_SYMBOLS],
+            symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
+        )
+
+    def _dependency_path(self, holder: int, held: int) -> list[int]:
+        """Name the libraries between: the l_initfini of a dlopened library lists its indirect dependencies too."""
+        reached: dict[int, int] = {}
+        queue = [holder]
+        for address in queue:
+            for needed in self._direct_dependencies(address):
+                if needed not in reached and needed != holder:
+                    reached[needed] = address
+                    queue.append(needed)
+            if held in reached:
+                break
+        if held not in reached:
+            return [held]
+        path = [held]
+        while reached[path[-1]] != holder:
+            path.append(reached[path[-1]])
+        return path[::-1]
+
+    def _direct_dependencies(self, address: int) -> tuple[int, ...]:
+        if address not in self._direct:
+            self._direct[address] = tuple(self._find_direct_dependencies(self.graph.by_address[address]))
+        return self._direct[address]
+
+    def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
+        image = self._image(link_map)
+        try:
+            wanted = {_base_name(name) for name in image.read_needed()} if image else set()
+        except DlwhyError:
+            return
+        for address in link_map.needed:
+            other = self.graph.by_address.get(address)
+            if other is None:
+                continue
+            if self._name(other) in wanted:
+                yield address
+                continue
+            other_image = self._image(other)
+            if other_image is not None and other_image.read_soname() in wanted:
+                yield address
+
+
+def _is_permanent(hold: Hold) -> bool:
+    return hold.root is not None and not PERMANENT.isdisjoint(hold.root.kinds)
+
+
+def _opened_by(path: str) -> str:
+    """Tell who most probably opened a library: libc opens these for itself and hands out no handle."""
+    name = _base_name(path)
+    internal = name.startswith(("libgcc_s.so", "libnss_", "libidn2.so")) or "/gconv/" in path
+    return "libc" if internal else "user"

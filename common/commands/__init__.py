@@ -1,0 +1,1 @@
+"""Commands, each defined once for every host."""

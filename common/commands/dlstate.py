@@ -1,0 +1,49 @@
+"""``dlstate``: why is this library still loaded?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from ..analysis.select import select
+from ..analysis.state import explain
+from ..model import State
+from ..views import state_view
+from .registry import Result, Session, argument, command
+
+_DESCRIPTION = """\
+Says whether dlclose can unload it, every reason why not with its evidence, and what would make it go.
+Without an argument, lists all libraries of all namespaces.
+
+LIBRARY is a name (libB.so), soname, end of a path, or pattern (libB*), or an expression for an
+address inside the library ($pc); a leading & says that it is a link_map pointer (a handle of dlopen)."""
+
+
+@command(
+    "dlstate",
+    "explain why a shared library is still loaded",
+    _DESCRIPTION,
+    (
+        argument(
+            "library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to explain"
+        ),
+    ),
+)
+def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
+    """Answer ``dlstate [LIBRARY]``."""
+    state = explain(session.memory)
+    wanted = " ".join(arguments.library)
+    if wanted:
+        chosen = select(state.libraries, wanted, session.host.evaluate)
+        state = replace(state, libraries=chosen, asked=wanted)
+    return Result(
+        document=lambda: _document(state),
+        view=lambda verbose: state_view(state, verbose),
+        has_problems=bool(state.problems),
+    )
+
+
+def _document(state: State) -> dict[str, object]:
+    from ..render.jsonout import state_document
+
+    return state_document("dlstate", state)

@@ -1,0 +1,32 @@
+"""How does a command line become an answer on the screen?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..host import Host
+from ..memory import Memory
+from ..render.text import render
+from .registry import Command, Result, Session
+
+
+def run(host: Host, command: Command, words: Sequence[str]) -> Result:
+    """Run a command and write its answer to the host.
+
+    :raises DlwhyError: if it cannot be answered.
+    """
+    arguments = command.parser().parse_args(list(words))
+    target = host.target()
+    result = command.answer(Session(host, target, Memory(target)), arguments)
+    if arguments.json:
+        from ..render.jsonout import dump
+
+        host.write(dump(result.document()))
+        return result
+    text = render(result.view(arguments.verbose))
+    if arguments.color == "always" or (arguments.color == "auto" and host.screen().colour):
+        from ..render.colour import colourise
+
+        text = colourise(text)
+    host.write(text)
+    return result

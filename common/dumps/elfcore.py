@@ -1,0 +1,225 @@
+"""Which memory does an ELF core file hold, and which bytes did it leave out?
+
+gdb up to 13 reads zeros where a core recorded nothing, so its cores are read here: bytes come from the core, else
+from the mapped file if that file's build-id is the one in the core, else they are missing.
+Sources: Linux fs/binfmt_elf.c (NT_FILE, what coredump_filter leaves out), gabi chapter 5.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import BinaryIO, NamedTuple, Optional
+
+from ..elf.image import (
+    MAX_NOTE_BYTES,
+    MAX_PROGRAM_HEADERS,
+    PT_LOAD,
+    PT_NOTE,
+    ProgramHeader,
+    find_build_id,
+    parse_program_headers,
+)
+from ..errors import DumpFormatError, FaultError
+from ..model import Module
+
+ET_CORE = 4
+NT_AUXV = 6
+NT_FILE = 0x46494C45
+
+#: ``e_phnum`` of a file with more program headers than 16 bits count; the number is in section header 0 then.
+PN_XNUM = 0xFFFF
+MAX_SEGMENTS = 4_000_000
+MAX_NOTES = 256 << 20
+
+
+class MappedFile(NamedTuple):
+    """A file mapping recorded by NT_FILE: ``[start, end)`` shows the file from ``offset``."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+class ElfCore:
+    """The memory of an ELF core file."""
+
+    def __init__(self, path: str, open_image: Callable[[Module], Optional[BinaryIO]]) -> None:
+        """Open a core; ``open_image`` opens the file that a module was loaded from.
+
+        :raises DumpFormatError: if the file is no ELF core.
+        """
+        self.path = path
+        self._open_image = open_image
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 - lives as long as this object
+        except OSError as error:
+            raise DumpFormatError(path, error.strerror or str(error)) from error
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._overlays: dict[str, Optional[BinaryIO]] = {}
+        headers = self._read_headers()
+        self._loads = sorted((h for h in headers if h.type == PT_LOAD), key=lambda h: h.vaddr)
+        self._starts = [h.vaddr for h in self._loads]
+        notes = self._read_notes(headers)
+        self.auxv: Mapping[int, int] = self._parse_auxv(notes.get(NT_AUXV, b""))
+        self.files = self._parse_files(notes.get(NT_FILE, b""))
+        self._file_starts = [f.start for f in self.files]
+
+    def close(self) -> None:
+        """Close the core and the files that filled it."""
+        for stream in (self._file, *self._overlays.values()):
+            if stream is not None:
+                stream.close()
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        if not 0 <= offset <= self._size or size < 0:
+            raise DumpFormatError(self.path, "a header points outside the file: the core is cut off", offset)
+        return os.pread(self._file.fileno(), size, offset)
+
+    def _read_headers(self) -> tuple[ProgramHeader, ...]:
+        ident = self._pread(0, 64)
+        if len(ident) < 52 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise DumpFormatError(self.path, "no ELF file", 0)
+        self.is_64 = ident[4] == 2
+        self.prefix = "<" if ident[5] == 1 else ">"
+        self.pointer_size = 8 if self.is_64 else 4
+        if struct.unpack_from(self.prefix + "H", ident, 16)[0] != ET_CORE:
+            raise DumpFormatError(self.path, "an ELF file, but no core", 16)
+        if self.is_64 and len(ident) == 64:
+            phoff, shoff = struct.unpack_from(self.prefix + "QQ", ident, 32)
+            entry_size, count = struct.unpack_from(self.prefix + "HH", ident, 54)
+        else:
+            phoff, shoff = struct.unpack_from(self.prefix + "II", ident, 28)
+            entry_size, count = struct.unpack_from(self.prefix + "HH", ident, 42)
+        if count == PN_XNUM:
+            raw = self._pread(shoff, 64)
+            where = 44 if self.is_64 else 28
+            if len(raw) < where + 4:
+                raise DumpFormatError(self.path, "section header 0 is cut off", shoff)
+            count = struct.unpack_from(self.prefix + "I", raw, where)[0]
+        if not 0 < count <= max(MAX_SEGMENTS, MAX_PROGRAM_HEADERS) or not 0 < entry_size <= 256:
+            raise DumpFormatError(self.path, f"{count} program headers of {entry_size} bytes", phoff)
+        data = self._pread(phoff, count * entry_size)
+        if len(data) < count * entry_size:
+            raise DumpFormatError(self.path, "the program headers are cut off", phoff)
+        return parse_program_headers(data, entry_size, self.is_64, self.prefix)
+
+    def _read_notes(self, headers: tuple[ProgramHeader, ...]) -> dict[int, bytes]:
+        """Collect the first note of each type; those of threads repeat and are left to the debugger."""
+        notes: dict[int, bytes] = {}
+        for header in headers:
+            if header.type != PT_NOTE or header.filesz > MAX_NOTES:
+                continue
+            data = self._pread(header.offset, header.filesz)
+            position = 0
+            while position + 12 <= len(data):
+                name_size, size, kind = struct.unpack_from(self.prefix + "III", data, position)
+                start = position + 12 + (name_size + 3 & ~3)
+                notes.setdefault(kind, data[start : start + size])
+                position = start + (size + 3 & ~3)
+        return notes
+
+    def _words(self, data: bytes) -> tuple[int, ...]:
+        code = "Q" if self.is_64 else "I"
+        count = len(data) // self.pointer_size
+        return struct.unpack(f"{self.prefix}{count}{code}", data[: count * self.pointer_size])
+
+    def _parse_auxv(self, note: bytes) -> dict[int, int]:
+        words = self._words(note)
+        return {tag: value for tag, value in zip(words[::2], words[1::2]) if tag}
+
+    def _parse_files(self, note: bytes) -> tuple[MappedFile, ...]:
+        """Decode NT_FILE: count, page size, count x {start, end, page offset}, then the names."""
+        words = self._words(note)
+        if len(words) < 2 or words[0] > (len(words) - 2) // 3:
+            return ()
+        count, page_size = words[0], words[1]
+        names = note[(2 + 3 * count) * self.pointer_size :].split(b"\0")
+        entries = []
+        for index, name in enumerate(names[:count]):
+            start, end, page = words[2 + 3 * index : 5 + 3 * index]
+            entries.append(MappedFile(start, end, page * page_size, os.fsdecode(name)))
+        return tuple(sorted(entries))
+
+    def file_at(self, address: int) -> Optional[MappedFile]:
+        """Find the file mapping that holds an address."""
+        index = bisect_right(self._file_starts, address) - 1
+        if index >= 0 and address < self.files[index].end:
+            return self.files[index]
+        return None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes.
+
+        :raises FaultError: if the core did not record them and no file can replace them.
+        """
+        parts = []
+        end = address + size
+        while address < end:
+            piece = self._recorded(address, end - address) or self._from_file(address, end - address)
+            if not piece:
+                raise FaultError(address, end - address, "not in the core")
+            parts.append(piece)
+            address += len(piece)
+        return b"".join(parts)
+
+    def _recorded(self, address: int, size: int) -> bytes:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
+            return b""
+        header = self._loads[index]
+        inside = address - header.vaddr
+        if inside >= header.filesz or header.offset + inside >= self._size:
+            return b""
+        return os.pread(self._file.fileno(), min(size, header.filesz - inside), header.offset + inside)
+
+    def _from_file(self, address: int, size: int) -> bytes:
+        mapped = self.file_at(address)
+        if mapped is None:
+            return b""
+        stream = self._verified_file(mapped.path)
+        if stream is None:
+            return b""
+        index = bisect_right(self._starts, address) - 1
+        following = self._starts[index + 1] if index + 1 < len(self._starts) else mapped.end
+        stop = min(mapped.end, following, address + size)
+        return os.pread(stream.fileno(), stop - address, mapped.offset + address - mapped.start)
+
+    def _verified_file(self, path: str) -> Optional[BinaryIO]:
+        """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
+        if path not in self._overlays:
+            self._overlays[path] = self._open_verified(path)
+        return self._overlays[path]
+
+    def _open_verified(self, path: str) -> Optional[BinaryIO]:
+        first = next((f for f in self.files if f.path == path and f.offset == 0), None)
+        header = self._recorded(first.start, 4096) if first else b""
+        build_id = _build_id_in_first_page(header)
+        if first is None or build_id is None:
+            return None
+        stream = self._open_image(Module(path, first.start, build_id))
+        if stream is None:
+            return None
+        if _build_id_in_first_page(os.pread(stream.fileno(), 4096, 0)) != build_id:
+            stream.close()
+            return None
+        return stream
+
+
+def _build_id_in_first_page(page: bytes) -> Optional[str]:
+    if len(page) < 64 or page[:4] != b"\x7fELF":
+        return None
+    is_64, prefix = page[4] == 2, "<" if page[5] == 1 else ">"
+    phoff = struct.unpack_from(prefix + ("Q" if is_64 else "I"), page, 32 if is_64 else 28)[0]
+    entry_size, count = struct.unpack_from(prefix + "HH", page, 54 if is_64 else 42)
+    if entry_size < (56 if is_64 else 32):
+        return None
+    for header in parse_program_headers(page[phoff : phoff + count * entry_size], entry_size, is_64, prefix):
+        if header.type == PT_NOTE and header.filesz <= MAX_NOTE_BYTES:
+            build_id = find_build_id(page[header.offset : header.offset + header.filesz], prefix)
+            if build_id:
+                return build_id
+    return None

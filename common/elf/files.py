@@ -1,0 +1,93 @@
+"""What does the file on disk say that memory does not: local symbols?
+
+A file is used only if its build-id is the one in memory.  pyelftools reads it; without pyelftools there are no
+local names, which costs words but no verdict.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from ..memory import Memory
+from ..model import Module
+from .image import Image, find_build_id
+
+DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
+
+_STT_FUNC = 2
+_STT_GNU_IFUNC = 10
+
+
+def open_first(paths: Sequence[str]) -> Optional[BinaryIO]:
+    """Open the first of several files that is there."""
+    for path in paths:
+        try:
+            return open(path, "rb")
+        except OSError:
+            continue
+    return None
+
+
+def name_function(memory: Memory, image: Image, path: str, base: int, address: int) -> Optional[str]:
+    """Name the function that covers an address: from the file's symbols, else its debug file's, else memory's.
+
+    Gives the linker's name, None if no symbol covers the address.
+    """
+    build_id = image.read_build_id()
+    offset = (address - image.bias) & memory.platform.address_mask
+    if build_id is not None:
+        for stream in _symbol_files(memory, Module(path, base, build_id)):
+            with stream:
+                name = _covering_function(stream, build_id, offset)
+            if name is not None:
+                return name
+    covering = image.covering_symbol(address)
+    return covering[0] if covering else None
+
+
+def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
+    stream = memory.target.open_image(module)
+    if stream is not None:
+        yield stream
+    build_id = module.build_id or ""
+    stream = open_first([str(DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug")])
+    if stream is not None:
+        yield stream
+
+
+def _covering_function(stream: BinaryIO, build_id: str, offset: int) -> Optional[str]:
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+    except ImportError:
+        return None
+    try:
+        elf = ELFFile(stream)
+        note = elf.get_section_by_name(".note.gnu.build-id")
+        prefix = "<" if elf.little_endian else ">"
+        if note is None or find_build_id(note.data(), prefix) != build_id:
+            return None
+        for section in elf.iter_sections("SHT_SYMTAB"):
+            if isinstance(section, SymbolTableSection):
+                index = _covering_index(section.data(), elf.elfclass == 64, prefix, offset)
+                if index is not None:
+                    return str(section.get_symbol(index).name)
+    except (ELFError, OSError, ValueError, LookupError, struct.error, UnicodeError):
+        return None  # a damaged file names nothing
+    return None
+
+
+def _covering_index(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
+    form = struct.Struct(prefix + ("IBBHQQ" if is_64 else "IIIBBH"))
+    for index, values in enumerate(form.iter_unpack(table[: len(table) - len(table) % form.size])):
+        if is_64:
+            _, info, _, shndx, value, size = values
+        else:
+            _, value, size, info, _, shndx = values
+        if shndx and info & 15 in (_STT_FUNC, _STT_GNU_IFUNC) and value <= offset < value + size:
+            return index
+    return None

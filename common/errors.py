@@ -1,0 +1,83 @@
+"""Which failures can a user meet, and what does each carry?
+
+DlwhyError
+├── UsageError                 the command line is wrong; carries the usage text
+├── NoTargetError              nothing to examine; the message says how to select it
+├── UnsupportedError           the target cannot answer this question
+├── NotFoundError              library, symbol or type; carries near matches
+├── FaultError                 memory cannot be read
+├── LayoutError                no structure layout fits; carries what was tried
+├── CorruptError               the target's data contradict themselves
+└── DumpFormatError            a file is not what it claims to be
+
+Messages: lower case, no full stop, what happened, then the remedy, on one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+
+class DlwhyError(Exception):
+    """Base of every failure that is reported to the user without a traceback."""
+
+
+class UsageError(DlwhyError):
+    """The command line is wrong."""
+
+    def __init__(self, message: str, usage: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class NoTargetError(DlwhyError):
+    """No process, core or dump is selected."""
+
+
+class UnsupportedError(DlwhyError):
+    """The target lacks what the question needs."""
+
+
+class NotFoundError(DlwhyError):
+    """A library, symbol or type does not exist in the target."""
+
+    def __init__(self, message: str, near: Sequence[str] = ()) -> None:
+        super().__init__(f"{message}; near: {', '.join(near)}" if near else message)
+        self.near = tuple(near)
+
+
+class FaultError(DlwhyError):
+    """Memory of the target cannot be read."""
+
+    def __init__(self, address: int, size: int, reason: str = "") -> None:
+        super().__init__(f"cannot read {size} bytes at {address:#x}" + (f": {reason}" if reason else ""))
+        self.address = address
+        self.size = size
+
+
+class LayoutError(DlwhyError):
+    """No known structure layout fits the target."""
+
+    def __init__(self, message: str, tried: Sequence[str] = ()) -> None:
+        super().__init__(f"{message}; tried: {'; '.join(tried)}" if tried else message)
+        self.tried = tuple(tried)
+
+
+class CorruptError(DlwhyError):
+    """Data of the target contradict themselves."""
+
+    def __init__(self, what: str, address: Optional[int] = None) -> None:
+        super().__init__(what if address is None else f"{what} at {address:#x}")
+        self.what = what
+        self.address = address
+
+
+class DumpFormatError(DlwhyError):
+    """A file is not what it claims to be."""
+
+    def __init__(self, path: str, message: str, offset: Optional[int] = None) -> None:
+        where = path if offset is None else f"{path} at offset {offset:#x}"
+        super().__init__(f"{where}: {message}")
+        self.path = path
+        self.offset = offset

@@ -1,0 +1,42 @@
+"""What must the program that the user types into offer?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+from .target import Target
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How text can be shown: columns (None: no limit) and whether ANSI escape codes are wanted."""
+
+    width: Optional[int]
+    colour: bool
+
+
+class Host(Protocol):
+    """The program that the user types into: gdb, LLDB, WinDbg or the shell."""
+
+    @property
+    def name(self) -> str:
+        """Name the program."""
+
+    def target(self) -> Target:
+        """Give what is examined now.
+
+        :raises NoTargetError: if there is nothing.
+        """
+
+    def evaluate(self, expression: str) -> int:
+        """Evaluate an expression in the program's own syntax to an address.
+
+        :raises NotFoundError: if the program cannot.
+        """
+
+    def write(self, text: str) -> None:
+        """Write text to the user."""
+
+    def screen(self) -> Screen:
+        """Tell how text can be shown."""

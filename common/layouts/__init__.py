@@ -1,0 +1,3 @@
+"""Where do the members of the loader's structures lie?"""
+
+from __future__ import annotations

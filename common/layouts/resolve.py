@@ -1,0 +1,101 @@
+"""Which structure layouts could this glibc have, most trustworthy first?
+
+Nothing here decides: every candidate is validated against the live target before it is used, because neither a
+version string nor a single offset identifies a layout (stable branches and distributions insert members).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+from ..model import Layout, Source, SourceKind
+from .tables import Build, LayoutTable
+
+#: The structures of which the loader's state consists.
+LOADER_STRUCTS = ("link_map", "link_namespaces", "rtld_global")
+#: Structures that add evidence where they are known.
+DETAIL_STRUCTS = ("rtld_global_ro", "unique_sym", "pthread")
+
+
+@dataclass(frozen=True)
+class LayoutSet:
+    """Layouts by structure name, where they came from, and the glibc version they belong to (None: unknown)."""
+
+    layouts: Mapping[str, Layout]
+    source: Source
+    version: Optional[tuple[int, int]]
+
+    def __getitem__(self, type_name: str) -> Layout:
+        return self.layouts[type_name]
+
+    def find(self, type_name: str) -> Optional[Layout]:
+        """Find the layout of a structure, None where this source lacks it."""
+        return self.layouts.get(type_name)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a stripped glibc tells of its layouts without debug information; None where it could not be read.
+
+    ``tls_modid_offset`` is ``_thread_db_link_map_l_tls_modid``'s, the sizes are ``st_size`` of the symbols
+    in ld.so's dynamic symbol table, ``version`` is glibc's own.
+    """
+
+    ld_build_id: Optional[str]
+    tls_modid_offset: Optional[int]
+    rtld_global_size: Optional[int]
+    rtld_global_ro_size: Optional[int]
+    version: Optional[tuple[int, int]]
+
+
+def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator[LayoutSet]:
+    """Iterate over layouts from the table: the very build, then builds that the fingerprint fits, then the rest.
+
+    The rest is offered as ``inferred``: a distribution's backport can give one release the layout of another.
+    """
+    seen: set[tuple[int, ...]] = set()
+    for build in table.builds:
+        if build.ld_build_id and build.ld_build_id == fingerprint.ld_build_id:
+            yield _layout_set(table, build, SourceKind.TABLE, f"{build.name}, by ld.so's build-id", build.version)
+            return
+    ranked = sorted(table.builds, key=lambda build: -_score(build, fingerprint))
+    for build in ranked:
+        score = _score(build, fingerprint)
+        key = tuple(build.variant.get(name, -1) for name in LOADER_STRUCTS)
+        if key in seen:
+            continue
+        seen.add(key)
+        fits = score >= _FITS
+        how = "by its fingerprint" if fits else "by trying every known layout"
+        kind = SourceKind.TABLE if fits else SourceKind.INFERRED
+        version = fingerprint.version or (build.version if fits else None)
+        yield _layout_set(table, build, kind, f"{build.name}, {how}", version)
+
+
+_FITS = 100
+
+
+def _score(build: Build, fingerprint: Fingerprint) -> int:
+    anchors = build.anchors
+    score = 0
+    if fingerprint.tls_modid_offset is not None and anchors.get("link_map.l_tls_modid") == fingerprint.tls_modid_offset:
+        score += _FITS
+    if fingerprint.rtld_global_size is not None and anchors.get("_rtld_global") == fingerprint.rtld_global_size:
+        score += 40
+    if fingerprint.version == build.version:
+        score += 30
+    if fingerprint.rtld_global_ro_size is not None and (
+        anchors.get("_rtld_global_ro") == fingerprint.rtld_global_ro_size
+    ):
+        score += 10
+    return score
+
+
+def _layout_set(
+    table: LayoutTable, build: Build, kind: SourceKind, detail: str, version: Optional[tuple[int, int]]
+) -> LayoutSet:
+    names = (*LOADER_STRUCTS, *DETAIL_STRUCTS)
+    layouts = {name: table.layout(build, name) for name in names if name in build.variant}
+    return LayoutSet(layouts, Source(kind, detail), version)

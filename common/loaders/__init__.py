@@ -1,0 +1,1 @@
+"""Dynamic loaders: their rules, with offsets taken from the layouts."""

@@ -1,0 +1,524 @@
+"""What does glibc's dynamic loader know about each library, and what would its collector keep?
+
+Rules only; offsets come from the layouts.  Sources: glibc's elf/dl-close.c (``_dl_close_worker``, the collector),
+elf/dl-open.c, elf/dl-lookup.c (unique symbols), include/link.h, sysdeps/generic/ldsodefs.h, releases 2.17 to 2.43.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, Optional
+
+from ..elf.image import Image
+from ..errors import CorruptError, DlwhyError, FaultError
+from ..layouts.resolve import Fingerprint, LayoutSet
+from ..memory import Memory
+from ..model import Field, Layout, Problem
+from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
+
+# enum l_type of include/link.h
+LT_EXECUTABLE = 0
+LT_LIBRARY = 1
+LT_LOADED = 2
+
+DF_1_NODELETE = 8
+
+#: Names of the C library's own object, 2.17 to 2.43.
+LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
+
+# Caps on counts that come from the target.
+MAX_NAMESPACES = 16
+MAX_EDGES = 100_000
+MAX_UNIQUE_ENTRIES = 1 << 20
+BANNER_SCAN_BYTES = 4 << 20
+
+_BANNER = re.compile(rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)")
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+
+# Read for every library on every run; all else is decoded when it is asked for.
+_HOT_FIELDS = (
+    "l_addr",
+    "l_name",
+    "l_ld",
+    "l_next",
+    "l_prev",
+    "l_real",
+    "l_ns",
+    "l_type",
+    "l_direct_opencount",
+    "l_nodelete_active",
+    "l_flags_1",
+    "l_tls_dtor_count",
+    "l_initfini",
+    "l_reldeps",
+)
+
+_INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class Fields:
+    """Decode members of one structure out of its bytes."""
+
+    def __init__(self, layout: Layout, byteorder: str) -> None:
+        self.layout = layout
+        self._byteorder = byteorder
+
+    def get(self, raw: bytes, name: str) -> Optional[int]:
+        """Give a member's value, None where this version lacks the member."""
+        member = self.layout.fields.get(name)
+        if member is None:
+            return None
+        if member.bit_count:
+            return raw[member.offset] >> member.bit_shift & (1 << member.bit_count) - 1
+        data = raw[member.offset : member.offset + member.size]
+        return int.from_bytes(data, "little" if self._byteorder == "little" else "big")
+
+
+class LinkMap:
+    """A ``struct link_map`` as it was read, with glibc's own member names.
+
+    ``needed`` are the maps of l_initfini behind the first entry (which is the map itself), ``relocated_to``
+    those of l_reldeps; both are the collector's edges.
+    """
+
+    __slots__ = (
+        "address",
+        "fields",
+        "l_addr",
+        "l_direct_opencount",
+        "l_flags_1",
+        "l_initfini",
+        "l_ld",
+        "l_name",
+        "l_next",
+        "l_nodelete_active",
+        "l_ns",
+        "l_prev",
+        "l_real",
+        "l_reldeps",
+        "l_tls_dtor_count",
+        "l_type",
+        "name",
+        "needed",
+        "raw",
+        "relocated_to",
+    )
+
+    l_addr: int
+    l_direct_opencount: int
+    l_flags_1: int
+    l_initfini: int
+    l_ld: int
+    l_name: int
+    l_next: int
+    l_nodelete_active: Optional[int]
+    l_ns: int
+    l_prev: int
+    l_real: int
+    l_reldeps: int
+    l_tls_dtor_count: Optional[int]
+    l_type: int
+
+    def __init__(self, address: int, raw: bytes, fields: Fields) -> None:
+        self.address = address
+        self.raw = raw
+        self.fields = fields
+        self.name = ""
+        self.needed: tuple[int, ...] = ()
+        self.relocated_to: tuple[int, ...] = ()
+
+    def field(self, name: str) -> Optional[int]:
+        """Give any member, None where this version lacks it."""
+        return self.fields.get(self.raw, name)
+
+    @property
+    def nodelete(self) -> bool:
+        """Tell whether the map is marked NODELETE.
+
+        Since glibc 2.31 in l_nodelete_active, before that in l_flags_1.
+        """
+        if self.l_nodelete_active is not None:
+            return self.l_nodelete_active != 0
+        return self.l_flags_1 & DF_1_NODELETE != 0
+
+    @property
+    def is_proxy(self) -> bool:
+        """Tell whether this stands for an object of the base namespace: ld.so in the others."""
+        return self.l_real != self.address
+
+
+class MapReader:
+    """Read ``struct link_map`` with one request each."""
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self._memory = memory
+        self.layout = layout
+        self._fields = Fields(layout, memory.platform.byteorder)
+        present = [(n, layout.fields[n]) for n in _HOT_FIELDS if n in layout.fields]
+        self._absent = [n for n in _HOT_FIELDS if n not in layout.fields]
+        plain = sorted(((m, n) for n, m in present if not m.bit_count), key=lambda pair: pair[0].offset)
+        self._bits = [(n, m.offset, m.bit_shift, (1 << m.bit_count) - 1) for n, m in present if m.bit_count]
+        self._names = [n for _, n in plain]
+        self._struct = struct.Struct(memory.struct_prefix + _pack_format(m for m, _ in plain))
+        self._pointers = struct.Struct(f"{memory.struct_prefix}32{memory.pointer_code}")
+
+    def read(self, address: int) -> LinkMap:
+        """Read one map without its edges.
+
+        :raises FaultError: if it cannot be read.
+        """
+        raw = self._memory.read(address, self.layout.size)
+        result = LinkMap(address, raw, self._fields)
+        for name, value in zip(self._names, self._struct.unpack_from(raw)):
+            setattr(result, name, value)
+        for name, offset, shift, mask in self._bits:
+            setattr(result, name, raw[offset] >> shift & mask)
+        for name in self._absent:
+            setattr(result, name, None)
+        return result
+
+    def read_edges(self, link_map: LinkMap) -> None:
+        """Read the lists of maps that one map keeps.
+
+        :raises FaultError: if they cannot be read.
+        :raises CorruptError: if a list has no end.
+        """
+        if link_map.l_initfini:
+            link_map.needed = self._read_null_terminated(link_map.l_initfini)[1:]
+        if link_map.l_reldeps:
+            link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
+
+    def _read_null_terminated(self, address: int) -> tuple[int, ...]:
+        word = self._memory.pointer_size
+        entries: list[int] = []
+        while len(entries) < MAX_EDGES:
+            piece = self._memory.try_read(address, self._pointers.size)
+            if piece is None:
+                value = self._memory.pointer(address)
+                if value == 0:
+                    return tuple(entries)
+                entries.append(value)
+                address += word
+                continue
+            values = self._pointers.unpack(piece)
+            if 0 in values:
+                entries.extend(values[: values.index(0)])
+                return tuple(entries)
+            entries.extend(values)
+            address += self._pointers.size
+        raise CorruptError("l_initfini without end", address)
+
+    def _read_relocation_dependencies(self, address: int) -> tuple[int, ...]:
+        # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
+        count = self._memory.unsigned(address, 4)
+        if count > MAX_EDGES:
+            raise CorruptError(f"{count} relocation dependencies", address)
+        return self._memory.words(address + self._memory.pointer_size, count)
+
+
+def _pack_format(members: Iterable[Field]) -> str:
+    parts = []
+    position = 0
+    for member in members:
+        parts.append(f"{member.offset - position}x{_INTEGER_CODES[member.size]}")
+        position = member.offset + member.size
+    return "".join(parts)
+
+
+class Namespace(NamedTuple):
+    """A link-map namespace: its number, its ``struct link_namespaces``, and its maps in list order."""
+
+    number: int
+    address: int
+    maps: tuple[LinkMap, ...]
+
+
+@dataclass
+class Graph:
+    """All libraries of all namespaces.
+
+    ``complete`` is False where a list could not be followed: then a library that nothing seems to keep may
+    still be kept by one that was not seen.
+    """
+
+    namespaces: list[Namespace] = field(default_factory=list)
+    by_address: dict[int, LinkMap] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every library was seen."""
+        return not self.problems
+
+
+def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
+    """Read the maps of all namespaces.
+
+    :raises FaultError: if _rtld_global itself cannot be read.
+    :raises CorruptError: if the number of namespaces is absurd.
+    """
+    graph = Graph()
+    reader = MapReader(memory, layouts["link_map"])
+    names = layouts["link_namespaces"]
+    fields = Fields(names, memory.platform.byteorder)
+    outer = layouts["rtld_global"].fields
+    count = memory.unsigned(rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
+    if not 1 <= count <= MAX_NAMESPACES:
+        raise CorruptError(f"_dl_nns is {count}", rtld_global + outer["_dl_nns"].offset)
+    for number in range(count):
+        address = rtld_global + outer["_dl_ns"].offset + number * names.size
+        raw = memory.read(address, names.size)
+        head = fields.get(raw, "_ns_loaded") or 0
+        if head:
+            maps = tuple(_walk(reader, head, graph))
+            loaded = fields.get(raw, "_ns_nloaded")
+            if graph.complete and loaded != len(maps):
+                message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                graph.problems.append(Problem(f"namespace {number}", message))
+            graph.namespaces.append(Namespace(number, address, maps))
+    for link_map in graph.by_address.values():
+        unknown = [a for a in (*link_map.needed, *link_map.relocated_to) if a not in graph.by_address]
+        if unknown:
+            message = f"depends on {unknown[0]:#x}, which is no library"
+            graph.problems.append(Problem(f"link_map {link_map.address:#x}", message))
+    for namespace in graph.namespaces:
+        for link_map in namespace.maps:
+            link_map.name = read_name(memory, link_map.l_name)
+    return graph
+
+
+def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
+    address, previous = head, 0
+    while address:
+        where = f"link_map {address:#x}"
+        if address in graph.by_address:
+            graph.problems.append(Problem(where, "the list of libraries loops"))
+            return
+        if len(graph.by_address) >= MAX_LIBRARIES:
+            graph.problems.append(Problem(where, f"more than {MAX_LIBRARIES} libraries"))
+            return
+        try:
+            link_map = reader.read(address)
+        except FaultError as error:
+            message = f"{error}: this library and those after it are not known"
+            graph.problems.append(Problem(where, message))
+            return
+        try:
+            reader.read_edges(link_map)
+        except (FaultError, CorruptError) as error:
+            graph.problems.append(Problem(where, f"what it depends on is not known: {error}"))
+        if link_map.l_prev != previous:
+            message = f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
+            graph.problems.append(Problem(where, message))
+            return
+        graph.by_address[address] = link_map
+        yield link_map
+        previous, address = address, link_map.l_next
+
+
+class Rules(NamedTuple):
+    """What differs between releases of the collector."""
+
+    #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
+    #: l_flags_1 while the count is above 0 and clear it at 0.
+    tls_count_is_root: bool
+    #: Since glibc 2.23 the destructor's address is mangled with the pointer guard.
+    destructors_are_mangled: bool
+
+    @classmethod
+    def of(cls, version: Optional[tuple[int, int]]) -> Rules:
+        """Give the rules of a glibc version; those of the newest where it is unknown."""
+        return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
+
+
+class RootKind(Enum):
+    """Why the collector begins its marking at a map."""
+
+    EXECUTABLE = "main-program"
+    LIBRARY = "startup"
+    NODELETE = "nodelete"
+    OPEN_COUNT = "open-count"
+    TLS_DESTRUCTORS = "tls-destructors"
+
+
+def root_kinds(link_map: LinkMap, rules: Rules) -> tuple[RootKind, ...]:
+    """Tell why the collector keeps a map whatever the others are."""
+    kinds = []
+    if link_map.l_type == LT_EXECUTABLE:
+        kinds.append(RootKind.EXECUTABLE)
+    elif link_map.l_type != LT_LOADED:
+        kinds.append(RootKind.LIBRARY)
+    has_destructors = bool(link_map.l_tls_dtor_count)
+    if link_map.nodelete and (rules.tls_count_is_root or not has_destructors):
+        kinds.append(RootKind.NODELETE)
+    if link_map.l_direct_opencount > 0:
+        kinds.append(RootKind.OPEN_COUNT)
+    if has_destructors:
+        kinds.append(RootKind.TLS_DESTRUCTORS)
+    return tuple(kinds)
+
+
+class Edge(Enum):
+    """Why one library needs another."""
+
+    DEPENDENCY = "dependency"
+    RELOCATION = "relocation"
+
+
+def mark(namespace: Namespace, graph: Graph, rules: Rules) -> Mapping[int, tuple[RootKind, ...]]:
+    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others)."""
+    kept: dict[int, tuple[RootKind, ...]] = {}
+    work = []
+    for link_map in namespace.maps:
+        kinds = root_kinds(link_map, rules)
+        if kinds:
+            kept[link_map.address] = kinds
+            work.append(link_map)
+    by_address = graph.by_address
+    while work:
+        link_map = work.pop()
+        for address in (*link_map.needed, *link_map.relocated_to):
+            if address not in kept and address in by_address:
+                kept[address] = ()
+                work.append(by_address[address])
+    return kept
+
+
+class Lock(NamedTuple):
+    """The state of the loader's lock ``_dl_load_lock``: the kernel id of the thread that holds it, None if free."""
+
+    owner: Optional[int]
+
+
+def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
+    """Read who is inside dlopen or dlclose."""
+    member = layouts["rtld_global"].fields.get("_dl_load_lock")
+    if member is None:
+        return Lock(None)
+    # pthread_mutex_t begins {int lock; unsigned count; int owner} on every architecture.
+    raw = memory.try_read(rtld_global + member.offset, 12)
+    if raw is None:
+        return Lock(None)
+    lock, _, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
+    return Lock(owner if lock and owner > 0 else None)
+
+
+class UniqueSymbol(NamedTuple):
+    """An entry of a namespace's STB_GNU_UNIQUE table: the linker's name and the owner's link_map address."""
+
+    name: str
+    owner: int
+
+
+def read_unique_symbols(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> tuple[UniqueSymbol, ...]:
+    """Read the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
+
+    :raises FaultError: if the table cannot be read.
+    :raises CorruptError: if its size is absurd.
+    """
+    names = layouts["link_namespaces"].fields
+    entries_at = names.get("_ns_unique_sym_table.entries")
+    size_at = names.get("_ns_unique_sym_table.size")
+    if entries_at is None or size_at is None:
+        return ()
+    entries = memory.pointer(namespace.address + entries_at.offset)
+    size = memory.pointer(namespace.address + size_at.offset)
+    if entries == 0:
+        return ()
+    if size > MAX_UNIQUE_ENTRIES:
+        raise CorruptError(f"unique symbol table of {size} entries", namespace.address + size_at.offset)
+    # struct unique_sym { uint32_t hashval; const char *name; const ElfW(Sym) *sym; const struct link_map *map; }
+    words = memory.words(entries, 4 * size)
+    found = []
+    for name, owner in zip(words[1::4], words[3::4]):
+        if name:
+            found.append(UniqueSymbol(read_name(memory, name), owner))
+    return tuple(found)
+
+
+class Private(NamedTuple):
+    """Where glibc's private loader state lies, and what identifies its layout."""
+
+    rtld_map: PublicMap
+    rtld: Image
+    libc: Optional[Image]
+    rtld_global: int
+    fingerprint: Fingerprint
+
+
+def find_private(memory: Memory, start: Start) -> Optional[Private]:
+    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
+
+    :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
+    """
+    found = find_rtld(memory, start.maps)
+    if found is None:
+        return None
+    rtld_map, rtld = found
+    rtld_global = rtld.find_symbol("_rtld_global")
+    if rtld_global is None:
+        return None
+    rtld_global_ro = rtld.find_symbol("_rtld_global_ro")
+    libc = _find_libc(memory, start)
+    fingerprint = Fingerprint(
+        ld_build_id=rtld.read_build_id(),
+        tls_modid_offset=_read_descriptor_offset(memory, libc, "_thread_db_link_map_l_tls_modid"),
+        rtld_global_size=rtld_global[1],
+        rtld_global_ro_size=rtld_global_ro[1] if rtld_global_ro else None,
+        version=_read_version(memory, libc),
+    )
+    return Private(rtld_map, rtld, libc, rtld_global[0], fingerprint)
+
+
+def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
+    for entry in start.maps:
+        if is_libc(entry.l_name):
+            try:
+                return Image.at(memory, entry.l_addr)
+            except DlwhyError:
+                return None
+    return None
+
+
+def is_libc(path: str) -> bool:
+    """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
+    name = path.rsplit("/", 1)[-1]
+    return name in LIBC_NAMES or re.match(r"libc-2\.\d+\.so$", name) is not None
+
+
+def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
+    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
+    try:
+        symbol = libc.find_symbol(name) if libc else None
+        raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
+    except DlwhyError:
+        return None
+    return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
+
+
+def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, int]]:
+    if libc is None:
+        return None
+    try:
+        symbol = libc.find_symbol("__nptl_version")
+        match = _VERSION.match(memory.c_string(symbol[0], 32)) if symbol else None
+        if match:
+            return int(match.group(1)), int(match.group(2))
+    except DlwhyError:
+        pass
+    return _scan_for_banner(memory, libc)
+
+
+def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
+    """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
+    constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
+    for header in sorted(constants, key=lambda h: h.flags & 1):
+        data = memory.try_read(libc.address(header.vaddr), header.memsz)
+        match = _BANNER.search(data) if data else None
+        if match:
+            return int(match.group(1)), int(match.group(2))
+    return None

@@ -1,0 +1,172 @@
+"""Which thread still owes which library a thread-local destructor?
+
+Each thread has ``tls_dtor_list`` in libc's static TLS block: a chain of
+``struct dtor_list { dtor_func func; void *obj; struct link_map *map; struct dtor_list *next; }``
+(stdlib/cxa_thread_atexit_impl.c, since glibc 2.18).  The list's offset in the block is in no symbol table, so the
+block is searched for the one word that begins such a chain in every thread; the block has some 150 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from ..layouts.resolve import LayoutSet
+from ..memory import Memory
+from ..model import Platform, Problem, Thread
+from ..target import Capability
+from .glibc import Graph, LinkMap, Rules
+
+THREAD_POINTER = "thread_pointer"
+
+MAX_DESTRUCTORS = 1 << 20
+MAX_TLS_BLOCK = 1 << 16
+
+# TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards.
+_VARIANT_II = frozenset({"x86_64", "i386", "s390x"})
+
+# PTR_MANGLE of sysdeps/unix/sysv/linux/x86_64 and i386: xor with the guard, then rotate left; bits to rotate.
+_MANGLE_ROTATION = {"x86_64": 17, "i386": 9}
+# tcbhead_t.pointer_guard, sysdeps/x86_64/nptl/tls.h and sysdeps/i386/nptl/tls.h: fixed by the compiler's ABI.
+_GUARD_OFFSET = {"x86_64": 0x30, "i386": 0x18}
+# tcbhead_t.self, likewise.
+_SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8}
+
+
+class Pending(NamedTuple):
+    """A pending destructor: who runs it, the function (None: cannot be de-mangled), object, library."""
+
+    thread: Thread
+    function: Optional[int]
+    object: int
+    link_map: int
+
+
+class Destructors(NamedTuple):
+    """All pending destructors, by the library that each keeps."""
+
+    by_map: Mapping[int, tuple[Pending, ...]]
+    problems: tuple[Problem, ...]
+
+
+def read_destructors(
+    memory: Memory, layouts: LayoutSet, graph: Graph, libcs: Sequence[LinkMap], rules: Rules
+) -> Destructors:
+    """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
+
+    The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
+    """
+    wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
+    if not wanted:
+        return Destructors({}, ())
+    problems: list[Problem] = []
+    threads = list(_thread_pointers(memory, problems))
+    found: dict[int, list[Pending]] = {}
+    for libc in libcs:
+        for thread, pointer, nodes in _lists(memory, graph, libc, threads, wanted):
+            guard = _read_guard(memory, pointer) if rules.destructors_are_mangled else None
+            for function, obj, link_map in nodes:
+                plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
+                found.setdefault(link_map, []).append(Pending(thread, plain, obj, link_map))
+    for address, count in wanted.items():
+        seen = len(found.get(address, ()))
+        if seen != count:
+            name = graph.by_address[address].name or "the main program"
+            message = (
+                f"l_tls_dtor_count is {count}, but {seen} pending destructors were found in "
+                f"{len(threads)} threads: a thread is registering one just now, or was not seen"
+            )
+            problems.append(Problem(name, message))
+    return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))
+
+
+def _thread_pointers(memory: Memory, problems: list[Problem]) -> Iterator[tuple[Thread, int]]:
+    target = memory.target
+    if Capability.REGISTERS not in target.capabilities:
+        problems.append(Problem("threads", "the target has no registers: the threads' lists cannot be found"))
+        return
+    for thread in target.threads():
+        pointer = target.registers(thread).get(THREAD_POINTER)
+        if pointer and _is_thread_block(memory, pointer):
+            yield thread, pointer
+        else:
+            problems.append(Problem(f"thread {thread.number} (LWP {thread.lwp})", "its thread pointer is not known"))
+
+
+def _is_thread_block(memory: Memory, pointer: int) -> bool:
+    offset = _SELF_OFFSET.get(memory.platform.arch)
+    if offset is None:
+        return True
+    raw = memory.try_read(pointer + offset, memory.pointer_size)
+    return raw is not None and memory.pointer(pointer + offset) == pointer
+
+
+_Node = tuple[int, int, int]
+
+
+def _lists(
+    memory: Memory,
+    graph: Graph,
+    libc: LinkMap,
+    threads: Sequence[tuple[Thread, int]],
+    wanted: Mapping[int, Optional[int]],
+) -> list[tuple[Thread, int, list[_Node]]]:
+    """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
+    size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
+    shift = libc.field("l_tls_offset") or 0
+    word = memory.pointer_size
+    candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
+    for thread, pointer in threads:
+        start = pointer - shift if memory.platform.arch in _VARIANT_II else pointer + shift
+        block = memory.try_read(start, size)
+        if block is None:
+            continue
+        for offset, head in enumerate(memory.words(start, size // word)):
+            nodes = _walk(memory, graph, head)
+            if nodes:
+                candidates.setdefault(offset, []).append((thread, pointer, nodes))
+
+    def mismatch(offset: int) -> int:
+        seen: dict[int, int] = {}
+        for _, _, nodes in candidates[offset]:
+            for _, _, link_map in nodes:
+                seen[link_map] = seen.get(link_map, 0) + 1
+        return sum(abs((count or 0) - seen.get(address, 0)) for address, count in wanted.items())
+
+    best = min(candidates, key=mismatch, default=None)
+    return candidates[best] if best is not None else []
+
+
+def _walk(memory: Memory, graph: Graph, head: int) -> list[_Node]:
+    """Follow a chain; empty if any of it is no ``struct dtor_list``."""
+    nodes: list[_Node] = []
+    seen: set[int] = set()
+    address = head
+    while address:
+        if address % memory.pointer_size or address in seen or len(nodes) >= MAX_DESTRUCTORS:
+            return []
+        seen.add(address)
+        if memory.try_read(address, 4 * memory.pointer_size) is None:
+            return []
+        function, obj, link_map, following = memory.words(address, 4)
+        if link_map not in graph.by_address or function == 0:
+            return []
+        nodes.append((function, obj, link_map))
+        address = following
+    return nodes
+
+
+def _read_guard(memory: Memory, pointer: int) -> Optional[int]:
+    offset = _GUARD_OFFSET.get(memory.platform.arch)
+    if offset is None or memory.try_read(pointer + offset, memory.pointer_size) is None:
+        return None
+    return memory.pointer(pointer + offset)
+
+
+def _demangle(platform: Platform, value: int, guard: Optional[int]) -> Optional[int]:
+    """Undo PTR_MANGLE."""
+    rotation = _MANGLE_ROTATION.get(platform.arch)
+    if rotation is None or guard is None:
+        return None
+    bits = 8 * platform.pointer_size
+    return (value >> rotation | value << bits - rotation) & platform.address_mask ^ guard

@@ -1,0 +1,175 @@
+"""Where does the dynamic loader of this process keep its list of libraries?
+
+The way goes through memory alone: program headers → DT_DEBUG → ``struct r_debug`` → ``struct link_map`` chain
+(glibc's <link.h>; musl has the same public part).  ``&_r_debug`` by the debugger's symbols is not used: in an
+executable with a copy relocation it is a truncated copy, and seen from outside a container it is another file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
+from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ..memory import Memory
+from ..model import Problem
+
+AT_PHDR = 3
+AT_PHENT = 4
+AT_PHNUM = 5
+AT_BASE = 7
+AT_EXECFN = 31
+AT_SYSINFO_EHDR = 33
+
+#: A process with more libraries than this is taken for a corrupt list.
+MAX_LIBRARIES = 100_000
+
+R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
+
+
+@dataclass(frozen=True)
+class PublicMap:
+    """The public part of a ``struct link_map``."""
+
+    address: int
+    l_addr: int
+    l_name: str
+    l_ld: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """The loader's rendezvous: ``struct r_debug`` and the base namespace's list.
+
+    ``complete`` is False where the list could not be followed to its end; ``problems`` says why.
+    """
+
+    main: Image
+    r_debug: int
+    r_state: int
+    maps: tuple[PublicMap, ...]
+    complete: bool
+    problems: tuple[Problem, ...]
+
+
+def find_start(memory: Memory) -> Start:
+    """Find the loader's rendezvous.
+
+    :raises UnsupportedError: if the process has no dynamic loader, or it has not run yet.
+    :raises CorruptError: if the program's own headers contradict themselves.
+    """
+    main = _find_main_image(memory)
+    r_debug = _find_r_debug(main)
+    word = memory.pointer_size
+    try:
+        r_map = memory.pointer(r_debug + word)
+        r_state = memory.unsigned(r_debug + 3 * word, 4)
+    except FaultError as error:
+        raise CorruptError(f"struct r_debug cannot be read ({error})") from error
+    if r_map == 0:
+        raise UnsupportedError(
+            "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
+        )
+    maps, problems = _walk(memory, r_map)
+    return Start(main, r_debug, r_state, maps, not problems, problems)
+
+
+def _find_main_image(memory: Memory) -> Image:
+    failures: list[str] = []
+    for image in _main_image_candidates(memory, failures):
+        if image.find_header(PT_DYNAMIC) is not None:
+            return image
+        if image.find_header(PT_INTERP) is None:
+            raise UnsupportedError(
+                "the program is statically linked: it has no dynamic loader whose state could be read"
+            )
+    raise CorruptError("the main program's ELF headers cannot be read" + "".join(f"; {f}" for f in failures))
+
+
+def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[Image]:
+    auxv = memory.target.auxv()
+    if AT_PHDR in auxv:
+        try:
+            yield Image.from_program_headers(
+                memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0)
+            )
+        except DlwhyError as error:
+            failures.append(f"by AT_PHDR: {error}")
+    for module in memory.target.modules()[:1]:
+        try:
+            yield Image.at(memory, module.base)
+        except DlwhyError as error:
+            failures.append(f"by the debugger's module list: {error}")
+
+
+def _find_r_debug(main: Image) -> int:
+    value = main.dynamic.get(DT_DEBUG)
+    if value:
+        return value
+    try:
+        # ld.so itself was started as the program: `ld.so ./prog`.
+        symbol = main.find_symbol("_r_debug")
+    except DlwhyError:
+        symbol = None
+    if symbol:
+        return symbol[0]
+    if main.find_header(PT_INTERP) is None:
+        raise UnsupportedError(
+            "the program is statically linked (static-pie): it has no dynamic loader whose state could be read"
+        )
+    if value is None:
+        raise UnsupportedError("the program has no DT_DEBUG entry: its loader's list cannot be found")
+    raise UnsupportedError(
+        "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
+    )
+
+
+def _walk(memory: Memory, head: int) -> tuple[tuple[PublicMap, ...], tuple[Problem, ...]]:
+    maps: list[PublicMap] = []
+    seen: set[int] = set()
+    address, previous = head, 0
+    while address:
+        where = f"link_map {address:#x}"
+        if address in seen:
+            return tuple(maps), (Problem(where, "the list of libraries loops"),)
+        if len(maps) >= MAX_LIBRARIES:
+            return tuple(maps), (Problem(where, f"more than {MAX_LIBRARIES} libraries"),)
+        seen.add(address)
+        try:
+            l_addr, l_name, l_ld, l_next, l_prev = memory.words(address, 5)
+        except FaultError:
+            return tuple(maps), (Problem(where, "cannot be read: the libraries after it are not known"),)
+        if l_prev != previous:
+            message = f"l_prev is {l_prev:#x}, not {previous:#x}: the libraries from here on are not known"
+            return tuple(maps), (Problem(where, message),)
+        maps.append(PublicMap(address, l_addr, read_name(memory, l_name), l_ld))
+        address, previous = l_next, address
+    return tuple(maps), ()
+
+
+def read_name(memory: Memory, address: int) -> str:
+    """Read a library's name; empty when it is absent or cannot be read."""
+    if not address:
+        return ""
+    try:
+        return memory.c_string(address)
+    except DlwhyError:
+        return ""
+
+
+def find_rtld(memory: Memory, maps: tuple[PublicMap, ...]) -> Optional[tuple[PublicMap, Image]]:
+    """Find ld.so among the libraries; None if its ELF header is not in memory.
+
+    It lies at AT_BASE; where ld.so was started as the program it is known by its name.
+    """
+    base = memory.target.auxv().get(AT_BASE, 0)
+    by_base = [entry for entry in maps if base and entry.l_addr == base]
+    by_name = [entry for entry in maps if entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))]
+    for entry in (*by_base, *by_name):
+        try:
+            return entry, Image.at(memory, entry.l_addr)
+        except DlwhyError:
+            continue
+    return None

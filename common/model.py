@@ -1,0 +1,242 @@
+"""Which facts are passed between the layers?
+
+Everything here is a value: frozen, comparable, without a reference to a target.  Structure and field names
+are glibc's own.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class Platform:
+    """An instruction set with its data model; ``arch`` is the GNU name such as ``x86_64``."""
+
+    arch: str
+    pointer_size: int
+    byteorder: str
+    os: str = "linux"
+
+    @property
+    def address_mask(self) -> int:
+        """Give the largest address."""
+        return (1 << 8 * self.pointer_size) - 1
+
+
+@dataclass(frozen=True)
+class Module:
+    """An image loaded into the target.
+
+    ``base`` is where its ELF header lies in memory, ``build_id`` the one read there, None when unknown.
+    """
+
+    path: str
+    base: int
+    build_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named address; ``size`` is 0 when unknown."""
+
+    name: str
+    address: int
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A thread of the target; ``number`` counts as the debugger does, ``lwp`` is the kernel's id."""
+
+    number: int
+    lwp: int
+    name: Optional[str] = None
+
+
+class SourceKind(enum.Enum):
+    """Where an offset came from."""
+
+    DEBUG_INFO = "debug-info"
+    DESCRIPTOR = "descriptor"
+    TABLE = "table"
+    INFERRED = "inferred"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an offset came from, with a detail such as the package or the debug file's build-id."""
+
+    kind: SourceKind
+    detail: str
+
+
+@dataclass(frozen=True)
+class Field:
+    """A member of a structure.
+
+    ``offset`` and ``size`` in bytes; for a bit-field ``size`` is 1, ``offset`` the byte, ``bit_shift`` the
+    distance from that byte's least significant bit in either byte order.
+    """
+
+    offset: int
+    size: int
+    bit_shift: int = 0
+    bit_count: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A C structure: size in bytes and members by name."""
+
+    type_name: str
+    size: int
+    fields: Mapping[str, Field]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A soft error: part of an answer could not be established."""
+
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A field as it was read: address, C expression, value, and where the offset came from."""
+
+    address: int
+    expression: str
+    value: int
+    source: Optional[Source] = None
+
+
+@dataclass(frozen=True)
+class CodeSymbol:
+    """A code or data address put into words: demangled ``name`` and library, each None when unknown."""
+
+    address: int
+    name: Optional[str]
+    library: Optional[str]
+
+
+@dataclass(frozen=True)
+class ThreadRef:
+    """A thread as the user knows it."""
+
+    number: int
+    lwp: int
+    name: Optional[str]
+
+
+@dataclass(frozen=True)
+class TlsDestructor:
+    """A pending ``__cxa_thread_atexit_impl`` registration."""
+
+    thread: ThreadRef
+    function: CodeSymbol
+    object: int
+
+
+class HoldKind(enum.Enum):
+    """Why a library cannot be unloaded, strongest first."""
+
+    MAIN_PROGRAM = "main-program"
+    STARTUP = "startup"
+    NEVER_UNLOADS = "never-unloads"
+    AUDIT = "audit"
+    NODELETE = "nodelete"
+    HALF_LOADED = "half-loaded"
+    CLOSE_IN_PROGRESS = "close-in-progress"
+    OPEN_COUNT = "open-count"
+    TLS_DESTRUCTORS = "tls-destructors"
+    DEPENDENCY = "dependency"
+    RELOCATION = "relocation"
+
+
+@dataclass(frozen=True)
+class Root:
+    """The library at which a chain of holds begins, and why that one stays."""
+
+    library: str
+    kinds: tuple[HoldKind, ...]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """One thing that keeps a library loaded.
+
+    Which of the optional members are set depends on ``kind``: ``origin`` for start-up and NODELETE,
+    ``count`` for open counts and destructors, ``chain`` (library names from the root to this one) and
+    ``root`` for dependencies, ``symbols`` for unique symbols and relocations.
+    """
+
+    kind: HoldKind
+    evidence: tuple[Evidence, ...] = ()
+    origin: Optional[str] = None
+    count: Optional[int] = None
+    early_return: Optional[bool] = None
+    symbols: tuple[str, ...] = ()
+    symbols_omitted: int = 0
+    destructors: tuple[TlsDestructor, ...] = ()
+    chain: tuple[str, ...] = ()
+    root: Optional[Root] = None
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library and the verdict on it.
+
+    ``held`` is None when it cannot be known.  ``fields`` are the loader's own, None where this version of
+    the loader lacks one.
+    """
+
+    name: str
+    path: str
+    soname: Optional[str]
+    build_id: Optional[str]
+    base: int
+    start: int
+    end: int
+    namespace: int
+    link_map: int
+    fields: Mapping[str, Optional[int]]
+    held: Optional[bool]
+    holds: tuple[Hold, ...] = ()
+    holds_omitted: int = 0
+    proxy: bool = False
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """What was examined."""
+
+    kind: str
+    os: str
+    arch: str
+    pid: Optional[int]
+    description: str
+
+
+@dataclass(frozen=True)
+class LoaderInfo:
+    """Which dynamic loader was found, and where its structure offsets came from."""
+
+    kind: str
+    version: Optional[str]
+    layout: Optional[Source] = None
+
+
+@dataclass(frozen=True)
+class State:
+    """The answer of ``dlstate``: libraries with their verdicts."""
+
+    target: TargetInfo
+    loader: LoaderInfo
+    libraries: tuple[Library, ...]
+    asked: Optional[str] = None
+    problems: tuple[Problem, ...] = field(default=())

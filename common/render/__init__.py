@@ -1,0 +1,1 @@
+"""Documents as text, in colour, and results as JSON."""

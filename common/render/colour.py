@@ -1,0 +1,36 @@
+"""Which words of an answer deserve colour?
+
+The plain text is the truth; colour is lexed from it afterwards and carries no meaning of its own.
+"""
+
+from __future__ import annotations
+
+
+def colourise(text: str) -> str:
+    """Add ANSI colour to an answer; without pygments the text stays as it is."""
+    try:
+        from pygments import highlight
+        from pygments.formatters.terminal import TerminalFormatter
+        from pygments.lexer import RegexLexer
+        from pygments.token import Comment, Generic, Keyword, Name, Number, Text
+    except ImportError:
+        return text
+
+    class AnswerLexer(RegexLexer):  # type: ignore[misc, unused-ignore]
+        """Lex the words of a verdict."""
+
+        name = "dlwhy"
+        tokens = {
+            "root": [
+                (r"\b(stays loaded|stays)\b", Generic.Deleted),
+                (r"\b(can go|being unloaded)\b", Generic.Inserted),
+                (r"\b(not known|unknown|problem)\b", Keyword),
+                (r"\b0x[0-9a-f]+\b", Number),
+                (r"\bl_[a-z_0-9]+\b", Name.Attribute),
+                (r"-{3,}", Comment),
+                (r"\w+", Text),
+                (r"[\W]", Text),
+            ]
+        }
+
+    return str(highlight(text, AnswerLexer(stripnl=False, ensurenl=False), TerminalFormatter()))

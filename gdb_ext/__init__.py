@@ -1,0 +1,1 @@
+"""The gdb adapter: bytes, names and offsets from gdb, commands into gdb."""

@@ -1,0 +1,143 @@
+"""How do our commands appear in gdb: command line, ``info``, completion, MI?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import gdb
+
+from ..common.commands import dlstate  # noqa: F401 - defines the command
+from ..common.commands.registry import COMMANDS, Command
+from ..common.commands.run import run
+from ..common.errors import DlwhyError, NotFoundError
+from ..common.host import Screen
+from ..common.loaders.start import find_start
+from ..common.memory import Memory
+from .target import GdbTarget, selected_target
+
+
+class GdbHost:
+    """gdb as the program that the user types into."""
+
+    name = "gdb"
+
+    def __init__(self, colour: Optional[bool] = None) -> None:
+        self._colour = colour
+
+    def target(self) -> GdbTarget:
+        """Give the selected inferior."""
+        return selected_target()
+
+    def evaluate(self, expression: str) -> int:
+        """Evaluate an expression; a function or array stands for its address."""
+        try:
+            value = gdb.parse_and_eval(expression)
+            if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_STRUCT):
+                value = value.address
+            return int(value) & (1 << 64) - 1
+        except (gdb.error, TypeError, OverflowError, AttributeError) as error:
+            raise NotFoundError(f"gdb cannot evaluate '{expression}': {error}") from error
+
+    def write(self, text: str) -> None:
+        """Write through gdb's pager."""
+        gdb.write(text)
+
+    def screen(self) -> Screen:
+        """Take width and styling from gdb's settings; MI front ends get no escape codes."""
+        width = gdb.parameter("width")
+        console = gdb.parameter("style enabled") and not _is_mi()
+        return Screen(width or None, bool(console) if self._colour is None else self._colour)
+
+
+def _is_mi() -> bool:
+    try:
+        return "mi" in gdb.execute("show interpreter", to_string=True).rsplit('"', 2)[-2]
+    except (gdb.error, IndexError):
+        return False
+
+
+class _CliCommand(gdb.Command):
+    """One of our commands on gdb's command line."""
+
+    def __init__(self, name: str, command: Command) -> None:
+        self.__doc__ = command.help()
+        self._command = command
+        super().__init__(name, gdb.COMMAND_STATUS)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:  # noqa: ARG002 - gdb's signature
+        """Run the command."""
+        self.dont_repeat()
+        try:
+            run(GdbHost(), self._command, gdb.string_to_argv(argument))
+        except DlwhyError as error:
+            raise gdb.GdbError(f"{self._command.name}: {error}") from error
+
+    def complete(self, text: str, word: Optional[str]) -> Sequence[str]:
+        """Complete the names of the loaded libraries."""
+        if not any(argument.completes_libraries for argument in self._command.arguments):
+            return ()
+        start = text[: len(text) - len(word or "")]
+        wanted = text.split()[-1] if text and not text[-1].isspace() else ""
+        cut = len(wanted) - len(word or "") if start else 0
+        return sorted({name[cut:] for name in _loaded_names() if name.startswith(wanted)})
+
+
+def _loaded_names() -> set[str]:
+    """Collect base names of the base namespace: enough for completion, and quick."""
+    try:
+        maps = find_start(Memory(selected_target())).maps
+    except DlwhyError:
+        return set()
+    return {entry.l_name.rsplit("/", 1)[-1] for entry in maps if entry.l_name}
+
+
+class _MiHost(GdbHost):
+    """gdb under MI: nothing is written, the document goes into the record."""
+
+    def write(self, text: str) -> None:
+        """Write nothing."""
+
+
+def _register_mi(command: Command) -> None:
+    if not hasattr(gdb, "MICommand"):
+        return  # gdb before 12
+
+    class MiCommand(gdb.MICommand):  # type: ignore[misc,unused-ignore]
+        """One of our commands in gdb's machine interface."""
+
+        def __init__(self) -> None:
+            super().__init__(f"-{command.name}")
+
+        def invoke(self, argv: Sequence[str]) -> dict[str, Any]:
+            """Run the command and give its JSON document as a result record."""
+            try:
+                result = run(_MiHost(False), command, [*argv, "--color=never"])
+            except DlwhyError as error:
+                raise gdb.GdbError(str(error)) from error
+            return _mi_value(json.loads(json.dumps(result.document())))
+
+    MiCommand()
+
+
+def _mi_value(value: Any) -> Any:
+    """Convert JSON to what MI can carry: keys with dashes, values as text, null as an empty list."""
+    if isinstance(value, dict):
+        return {key.replace("_", "-"): _mi_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mi_value(item) for item in value]
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def register() -> None:
+    """Define all commands in gdb; a second call replaces them."""
+    for name, command in COMMANDS.items():
+        _CliCommand(name, command)
+        _CliCommand(f"info {name}", command)
+        _register_mi(command)
+

@@ -1,0 +1,225 @@
+"""How are a target's bytes, threads and layouts had from gdb?  gdb 10 to 18."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Optional
+
+import gdb
+
+from ..common.dumps.elfcore import ElfCore
+from ..common.elf.files import open_first
+from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.model import Field, Layout, Module, Platform, Thread
+from ..common.target import Capability
+
+# gdb's name of the architecture: GNU name, pointer size, register with the thread pointer.
+_ARCHITECTURES = {
+    "i386:x86-64": ("x86_64", 8, "fs_base"),
+    "i386": ("i386", 4, None),
+    "aarch64": ("aarch64", 8, "tpidr"),
+    "arm": ("arm", 4, None),
+    "powerpc:common64": ("ppc64le", 8, "r13"),
+    "s390:64-bit": ("s390x", 8, None),
+    "riscv:rv64": ("riscv64", 8, "tp"),
+    "Loongarch64": ("loongarch64", 8, "tp"),
+}
+
+_MAX_NESTED_STRUCTS = 3
+
+
+class GdbTarget:
+    """The selected inferior of gdb."""
+
+    def __init__(self, inferior: gdb.Inferior) -> None:
+        """Take an inferior.
+
+        :raises NoTargetError: if it has neither a process nor a core.
+        """
+        if not inferior.is_valid() or inferior.pid == 0:
+            raise NoTargetError("no process and no core: use run, attach, target remote or core-file first")
+        self._inferior = inferior
+        name = inferior.architecture().name()
+        family = name if name in _ARCHITECTURES else re.split(r"v\d|_any", name)[0]
+        if family not in _ARCHITECTURES:
+            raise UnsupportedError(f"the architecture {name} is not supported")
+        self._arch, self._pointer_size, self._tp_register = _ARCHITECTURES[family]
+        self.kind = _kind(inferior)
+        self._core_path = _core_path() if self.kind == "core" else None
+        self._core = ElfCore(self._core_path, self.open_image) if self._core_path else None
+
+    @property
+    def platform(self) -> Platform:
+        """Give the architecture."""
+        big = "big endian" in gdb.execute("show endian", to_string=True)
+        return Platform(self._arch, self._pointer_size, "big" if big else "little")
+
+    @property
+    def capabilities(self) -> Capability:
+        """Tell that gdb reads registers of processes and cores alike."""
+        return Capability.REGISTERS if self.kind == "core" else Capability.REGISTERS | Capability.LIVE
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id."""
+        return int(self._inferior.pid)
+
+    @property
+    def description(self) -> str:
+        """Describe the target."""
+        if self._core_path:
+            return f"core file {self._core_path}"
+        return f"process {self._inferior.pid}"
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory, of a core from the core file itself: gdb up to 13 gives zeros for what is not in it."""
+        if self._core is not None:
+            return self._core.read(address, size)
+        try:
+            return bytes(self._inferior.read_memory(address, size))
+        except (gdb.error, OverflowError) as error:
+            raise FaultError(address, size) from error
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        if self._core is not None:
+            return self._core.auxv
+        try:
+            text = gdb.execute("info auxv", to_string=True)
+        except gdb.error:
+            return {}
+        # A line is "3    AT_PHDR  Program headers for program  0x555555554040"; AT_EXECFN's ends with a string.
+        pattern = r'^(\d+)\s+(?:AT_\w+|\?\?\?)\s+.*?(0x[0-9a-f]+|\d+)(?:\s+".*")?$'
+        return {int(m[1]): int(m[2], 0) for m in re.finditer(pattern, text, re.MULTILINE)}
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program, where gdb knows its file and address."""
+        filename = gdb.current_progspace().filename
+        entry = self.auxv().get(3)
+        if not filename or not entry:
+            return ()
+        return (Module(filename, entry & ~0xFFF),)
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find a structure in the debug information of the file with the module's build-id."""
+        for objfile in gdb.objfiles():
+            if module.build_id is None or objfile.build_id != module.build_id:
+                continue
+            symbol = objfile.lookup_static_symbol(type_name, gdb.SYMBOL_STRUCT_DOMAIN)
+            if symbol is not None and symbol.type is not None:
+                fields = dict(_fields(symbol.type, self.platform.byteorder))
+                if fields:
+                    return Layout(type_name, int(symbol.type.sizeof), fields)
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads in gdb's order."""
+        threads = sorted(self._inferior.threads(), key=lambda t: t.num)
+        return [Thread(t.num, t.ptid[1] or t.ptid[2], t.name) for t in threads if t.is_valid()]
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Read the thread pointer; the user's selected thread and frame stay selected."""
+        found = next((t for t in self._inferior.threads() if t.num == thread.number), None)
+        if found is None:
+            return {}
+        pointer = self._thread_pointer(found)
+        return {} if pointer is None else {"thread_pointer": pointer}
+
+    def _thread_pointer(self, thread: gdb.InferiorThread) -> Optional[int]:
+        if self._tp_register is not None:
+            with _SelectionKept():
+                try:
+                    thread.switch()
+                    return int(gdb.newest_frame().read_register(self._tp_register)) & (1 << 64) - 1
+                except (gdb.error, ValueError):
+                    pass  # a running thread of non-stop mode has no registers; its handle is still known
+        try:
+            # libthread_db's handle is the pthread_t, which is the thread pointer on all our architectures.
+            return int.from_bytes(thread.handle(), self.platform.byteorder)  # type: ignore[arg-type,unused-ignore]
+        except (gdb.error, RuntimeError, NotImplementedError):
+            return None
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file: below the sysroot, in the process's own mount namespace, or as it is named."""
+        candidates = []
+        sysroot = gdb.parameter("sysroot")
+        if sysroot and not sysroot.startswith("target:"):
+            candidates.append(sysroot.rstrip("/") + module.path)
+        if self.kind == "live":
+            candidates.append(f"/proc/{self._inferior.pid}/root{module.path}")
+        candidates.append(module.path)
+        candidates += [
+            objfile.filename
+            for objfile in gdb.objfiles()
+            if module.build_id and objfile.is_valid() and objfile.build_id == module.build_id
+        ]
+        return open_first(candidates)
+
+
+class _SelectionKept:
+    """Restore the selected thread and frame."""
+
+    def __enter__(self) -> None:
+        self._thread = gdb.selected_thread()
+        try:
+            self._frame = gdb.selected_frame()
+        except gdb.error:
+            self._frame = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None and self._thread.is_valid():
+            self._thread.switch()
+            if self._frame is not None and self._frame.is_valid():
+                self._frame.select()
+
+
+def _kind(inferior: gdb.Inferior) -> str:
+    """Tell what lies below an inferior; gdb 10 has no connection object, but a target stack to print."""
+    connection = getattr(inferior, "connection", None)
+    name = connection.type if connection is not None else ""
+    if connection is None:
+        stack = gdb.execute("maintenance print target-stack", to_string=True)
+        name = next((word for word in ("core", "remote") if f"- {word}" in stack or f"-{word}" in stack), "native")
+    if name == "core":
+        return "core"
+    return "remote" if "remote" in name else "live"
+
+
+def _core_path() -> Optional[str]:
+    """Find the core's path; only gdb 18 has an object for it."""
+    match = re.search(r"^Local core dump file:\s+`(.*)', file type", gdb.execute("info files", to_string=True), re.M)
+    return match[1] if match else None
+
+
+def _fields(kind: gdb.Type, byteorder: str, prefix: str = "", base: int = 0, depth: int = 0) -> Iterator[tuple[str, Field]]:
+    """Flatten the members of a structure: ``outer.inner``, and anonymous members without a prefix."""
+    for member in kind.fields():
+        if not hasattr(member, "bitpos"):
+            continue
+        plain = member.type.strip_typedefs()
+        offset = base + member.bitpos // 8
+        name = prefix + (member.name or "")
+        if member.bitsize:
+            bit = member.bitpos % 8
+            shift = bit if byteorder == "little" else 8 - bit - member.bitsize
+            yield name, Field(offset, 1, shift, member.bitsize)
+            continue
+        if member.name:
+            yield name, Field(offset, plain.sizeof)
+        if plain.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION) and depth < _MAX_NESTED_STRUCTS:
+            yield from _fields(plain, byteorder, f"{name}." if member.name else prefix, offset, depth + 1)
+
+
+def selected_target() -> GdbTarget:
+    """Give the selected inferior as a target.
+
+    :raises NoTargetError: if there is nothing to examine.
+    """
+    return GdbTarget(gdb.selected_inferior())
+
+
+if TYPE_CHECKING:
+    from ..common.target import Target
+
+    _conforms: type[Target] = GdbTarget
