@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import NamedTuple, Optional, Protocol
 
 from .target import Target
 
 
-@dataclass(frozen=True)
-class Screen:
+class Screen(NamedTuple):
     """How text can be shown: columns (None: no limit) and whether ANSI escape codes are wanted."""
 
     width: Optional[int]

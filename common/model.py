@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(NamedTuple):
     """An instruction set with its data model; ``arch`` is the GNU name such as ``x86_64``."""
 
     arch: str
@@ -27,8 +25,7 @@ class Platform:
         return (1 << 8 * self.pointer_size) - 1
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """An image loaded into the target.
 
     ``base`` is where its ELF header lies in memory, ``build_id`` the one read there, None when unknown.
@@ -39,8 +36,7 @@ class Module:
     build_id: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A named address; ``size`` is 0 when unknown."""
 
     name: str
@@ -48,8 +44,7 @@ class Symbol:
     size: int = 0
 
 
-@dataclass(frozen=True)
-class Thread:
+class Thread(NamedTuple):
     """A thread of the target; ``number`` counts as the debugger does, ``lwp`` is the kernel's id."""
 
     number: int
@@ -66,16 +61,14 @@ class SourceKind(enum.Enum):
     INFERRED = "inferred"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where an offset came from, with a detail such as the package or the debug file's build-id."""
 
     kind: SourceKind
     detail: str
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A member of a structure.
 
     ``offset`` and ``size`` in bytes; for a bit-field ``size`` is 1, ``offset`` the byte, ``bit_shift`` the
@@ -88,8 +81,7 @@ class Field:
     bit_count: int = 0
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A C structure: size in bytes and members by name."""
 
     type_name: str
@@ -97,16 +89,14 @@ class Layout:
     fields: Mapping[str, Field]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A soft error: part of an answer could not be established."""
 
     where: str
     message: str
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """A field as it was read: address, C expression, value, and where the offset came from."""
 
     address: int
@@ -115,8 +105,7 @@ class Evidence:
     source: Optional[Source] = None
 
 
-@dataclass(frozen=True)
-class CodeSymbol:
+class CodeSymbol(NamedTuple):
     """A code or data address put into words: demangled ``name`` and library, each None when unknown."""
 
     address: int
@@ -124,8 +113,7 @@ class CodeSymbol:
     library: Optional[str]
 
 
-@dataclass(frozen=True)
-class ThreadRef:
+class ThreadRef(NamedTuple):
     """A thread as the user knows it."""
 
     number: int
@@ -133,8 +121,7 @@ class ThreadRef:
     name: Optional[str]
 
 
-@dataclass(frozen=True)
-class TlsDestructor:
+class TlsDestructor(NamedTuple):
     """A pending ``__cxa_thread_atexit_impl`` registration."""
 
     thread: ThreadRef
@@ -158,27 +145,25 @@ class HoldKind(enum.Enum):
     RELOCATION = "relocation"
 
 
-@dataclass(frozen=True)
-class Root:
+class Root(NamedTuple):
     """The library at which a chain of holds begins, and why that one stays."""
 
     library: str
     kinds: tuple[HoldKind, ...]
 
 
-@dataclass(frozen=True)
-class Hold:
+class Hold(NamedTuple):
     """One thing that keeps a library loaded.
 
     Which of the optional members are set depends on ``kind``: ``origin`` for start-up and NODELETE,
-    ``count`` for open counts and destructors, ``chain`` (library names from the root to this one) and
+    ``total`` for open counts and destructors, ``chain`` (library names from the root to this one) and
     ``root`` for dependencies, ``symbols`` for unique symbols and relocations.
     """
 
     kind: HoldKind
     evidence: tuple[Evidence, ...] = ()
     origin: Optional[str] = None
-    count: Optional[int] = None
+    total: Optional[int] = None
     early_return: Optional[bool] = None
     symbols: tuple[str, ...] = ()
     symbols_omitted: int = 0
@@ -187,8 +172,7 @@ class Hold:
     root: Optional[Root] = None
 
 
-@dataclass(frozen=True)
-class Library:
+class Library(NamedTuple):
     """A loaded library and the verdict on it.
 
     ``held`` is None when it cannot be known.  ``fields`` are the loader's own, None where this version of
@@ -211,8 +195,7 @@ class Library:
     proxy: bool = False
 
 
-@dataclass(frozen=True)
-class TargetInfo:
+class TargetInfo(NamedTuple):
     """What was examined."""
 
     kind: str
@@ -222,8 +205,7 @@ class TargetInfo:
     description: str
 
 
-@dataclass(frozen=True)
-class LoaderInfo:
+class LoaderInfo(NamedTuple):
     """Which dynamic loader was found, and where its structure offsets came from."""
 
     kind: str
@@ -231,12 +213,11 @@ class LoaderInfo:
     layout: Optional[Source] = None
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The answer of ``dlstate``: libraries with their verdicts."""
 
     target: TargetInfo
     loader: LoaderInfo
     libraries: tuple[Library, ...]
     asked: Optional[str] = None
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()

@@ -19,6 +19,15 @@ _STARTUP_REASONS = {
     "proxy": "the dynamic loader, seen from this namespace",
 }
 
+_NODELETE_BRIEFS = {
+    "elf-flag": "NODELETE (-z nodelete)",
+    "unique-symbol": "NODELETE (unique symbols)",
+    "bound-by-startup": "NODELETE (bound by what was loaded at start)",
+    "dlopen-flag": "NODELETE (RTLD_NODELETE)",
+    "pending": "NODELETE once the dlopen in progress ends",
+    "unknown": "NODELETE (RTLD_NODELETE or dlsym)",
+}
+
 _STARTUP_REMEDIES = {
     "needed": "What is loaded at program start stays until the process ends; only what dlopen loaded can go.",
     "preload": "A preloaded library stays until the process ends; start the process without it.",
@@ -97,7 +106,17 @@ def _because(library: Library) -> str:
     if not library.holds:
         return "nothing keeps it" if library.held is False else "its holders could not all be read"
     more = len(library.holds) - 1 + library.holds_omitted
-    return _reason(library, library.holds[0]) + (f", and {more} more" if more else "")
+    return _brief(library.holds[0]) + (f", and {more} more" if more else "")
+
+
+def _brief(hold: Hold) -> str:
+    """Give the reason without symbols, which can be long."""
+    if hold.kind is HoldKind.NODELETE:
+        return _NODELETE_BRIEFS[hold.origin or "unknown"]
+    if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
+        verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
+        return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
+    return _reason(hold)
 
 
 # -- one library ----------------------------------------------------------------------------------------------
@@ -135,11 +154,11 @@ def _answer(library: Library) -> str:
     if library.held is False:
         return f"{name} can go: nothing keeps it, but the loader has not collected it yet."
     if library.held is None:
-        reasons = [_reason(library, hold) for hold in library.holds] or ["not all libraries could be read"]
+        reasons = [_reason(hold) for hold in library.holds] or ["not all libraries could be read"]
         return f"{name}: not known whether it can go: {'; '.join(reasons)}."
     if len(library.holds) == 1 and library.holds[0].kind is HoldKind.MAIN_PROGRAM:
         return f"{name} stays loaded: it is the main program."
-    reasons = [_reason(library, hold) for hold in library.holds[:_SHOWN_REASONS]]
+    reasons = [_reason(hold) for hold in library.holds[:_SHOWN_REASONS]]
     more = len(library.holds) - len(reasons) + library.holds_omitted
     if more:
         reasons.append(f"and {more} more")
@@ -165,7 +184,7 @@ def _field_cells(library: Library) -> list[str]:
     return cells
 
 
-def _reason(library: Library, hold: Hold) -> str:
+def _reason(hold: Hold) -> str:
     kind = hold.kind
     if kind is HoldKind.MAIN_PROGRAM:
         return "main program"
@@ -183,10 +202,10 @@ def _reason(library: Library, hold: Hold) -> str:
         return "its destructors are running"
     if kind is HoldKind.OPEN_COUNT:
         if hold.origin == "libc":
-            return f"opened {_times(hold.count)} by libc for itself"
-        return f"opened {_times(hold.count)}, not closed"
+            return f"opened {_times(hold.total)} by libc for itself"
+        return f"opened {_times(hold.total)}, not closed"
     if kind is HoldKind.TLS_DESTRUCTORS:
-        return completed(hold.count or 0, "pending TLS destructor")
+        return completed(hold.total or 0, "pending TLS destructor")
     if kind is HoldKind.DEPENDENCY:
         return f"needed by {hold.chain[-2]}{_root_note(hold)}"
     return f"bound by {hold.chain[-2]}{_symbol_note(hold)}{_root_note(hold)}"
@@ -247,7 +266,12 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
             function = destructor.function
             name = function.name or (f"{function.address:#x}" if function.address else "a function not known")
             where = f" in {function.library}" if function.library else ""
-            yield ("TLS destructor", _thread(destructor.thread), name + where, f"object {destructor.object:#x}")
+            yield (
+                "TLS destructor",
+                _thread(destructor.thread),
+                name + where,
+                f"object {destructor.object:#x}",
+            )
         if len(shown) < len(hold.destructors):
             yield ("TLS destructor", f"and {len(hold.destructors) - len(shown)} more; -v shows them")
     elif hold.kind is HoldKind.NODELETE:
@@ -300,13 +324,11 @@ def _remedy(library: Library) -> str:
         text = _permanent_remedy(library, hold)
         if text:
             return text
-    conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(library, hold)))
+    conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
     if not conditions:
         return "What keeps it could not be read, so there is no advice."
     closes = any("dlclose" in condition for condition in conditions)
-    collector = (
-        "" if closes else f", and another dlclose in namespace {library.namespace} has run the collector"
-    )
+    collector = "" if closes else f", and another dlclose in namespace {library.namespace} has run the collector"
     more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
     return f"It can go once {_join(conditions)}{more}{collector}."
 
@@ -333,7 +355,9 @@ def _permanent_remedy(library: Library, hold: Hold) -> str:
             (HoldKind.NODELETE, "is NODELETE"),
         ):
             if kind in root.kinds:
-                return f"Nothing unloads it in this process, because {root.library} {words}; see dlstate {root.library}."
+                return (
+                    f"Nothing unloads it in this process, because {root.library} {words}; see dlstate {root.library}."
+                )
     return ""
 
 
@@ -355,9 +379,9 @@ def _nodelete_fix(library: Library, hold: Hold) -> str:
     )
 
 
-def _conditions(library: Library, hold: Hold) -> Iterator[str]:
+def _conditions(hold: Hold) -> Iterator[str]:
     if hold.kind is HoldKind.OPEN_COUNT:
-        yield f"dlclose has been called on it {_times(hold.count)}" + (" more" if hold.count != 1 else " more")
+        yield f"dlclose has been called on it {_times(hold.total)} more"
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
         threads = sorted({d.thread.number for d in hold.destructors})
         if threads:

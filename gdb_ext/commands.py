@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -34,10 +33,14 @@ class GdbHost:
         """Evaluate an expression; a function or array stands for its address."""
         try:
             value = gdb.parse_and_eval(expression)
-            if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_STRUCT):
-                value = value.address
-            return int(value) & (1 << 64) - 1
-        except (gdb.error, TypeError, OverflowError, AttributeError) as error:
+            if value.type.strip_typedefs().code in (
+                gdb.TYPE_CODE_FUNC,
+                gdb.TYPE_CODE_ARRAY,
+                gdb.TYPE_CODE_STRUCT,
+            ):
+                return _to_address(value.address)
+            return _to_address(value)
+        except (gdb.error, TypeError, OverflowError) as error:
             raise NotFoundError(f"gdb cannot evaluate '{expression}': {error}") from error
 
     def write(self, text: str) -> None:
@@ -47,8 +50,13 @@ class GdbHost:
     def screen(self) -> Screen:
         """Take width and styling from gdb's settings; MI front ends get no escape codes."""
         width = gdb.parameter("width")
+        columns = int(width) if isinstance(width, int) else 0
         console = gdb.parameter("style enabled") and not _is_mi()
-        return Screen(width or None, bool(console) if self._colour is None else self._colour)
+        return Screen(columns or None, bool(console) if self._colour is None else self._colour)
+
+
+def _to_address(value: Any) -> int:
+    return int(value) & (1 << 64) - 1
 
 
 def _is_mi() -> bool:
@@ -66,7 +74,7 @@ class _CliCommand(gdb.Command):
         self._command = command
         super().__init__(name, gdb.COMMAND_STATUS)
 
-    def invoke(self, argument: str, from_tty: bool) -> None:  # noqa: ARG002 - gdb's signature
+    def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command."""
         self.dont_repeat()
         try:
@@ -116,7 +124,7 @@ def _register_mi(command: Command) -> None:
                 result = run(_MiHost(False), command, [*argv, "--color=never"])
             except DlwhyError as error:
                 raise gdb.GdbError(str(error)) from error
-            return _mi_value(json.loads(json.dumps(result.document())))
+            return {key: _mi_value(value) for key, value in result.document().items()}
 
     MiCommand()
 
@@ -140,4 +148,3 @@ def register() -> None:
         _CliCommand(name, command)
         _CliCommand(f"info {name}", command)
         _register_mi(command)
-

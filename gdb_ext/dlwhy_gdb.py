@@ -9,30 +9,35 @@ import os
 import sys
 
 
-def _load_package(root):
+def _load_package(root):  # type: (str) -> None
     if "dlwhy" in sys.modules:
         for name in [n for n in sys.modules if n == "dlwhy" or n.startswith("dlwhy.")]:
             del sys.modules[name]
     spec = importlib.util.spec_from_file_location(
         "dlwhy", os.path.join(root, "__init__.py"), submodule_search_locations=[root]
     )
+    if spec is None or spec.loader is None:
+        raise ImportError("no package at " + root)
     package = importlib.util.module_from_spec(spec)
     sys.modules["dlwhy"] = package
     spec.loader.exec_module(package)
 
 
-def _append_dependencies():
-    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    folder = os.path.join(data, "dlwhy", "python%d.%d" % sys.version_info[:2])
+def _append_dependencies():  # type: () -> None
+    data = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):
+        data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
     if os.path.isdir(folder) and folder not in sys.path:
         sys.path.append(folder)
 
 
 if sys.version_info < (3, 9):
-    sys.stderr.write("dlwhy needs a gdb with Python 3.9 or newer; this one has %s\n" % sys.version.split()[0])
+    sys.stderr.write("dlwhy needs a gdb with Python 3.9 or newer; this one has {}.{}\n".format(*sys.version_info))
 else:
     _append_dependencies()
-    _load_package(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    # Not __file__: when one sourced script sources another, gdb leaves it at the outer one.
+    _load_package(os.path.dirname(os.path.dirname(os.path.realpath(_load_package.__code__.co_filename))))
     from dlwhy.gdb_ext import commands as _commands
 
     _commands.register()

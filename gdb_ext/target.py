@@ -95,7 +95,8 @@ class GdbTarget:
 
     def modules(self) -> Sequence[Module]:
         """Give the main program, where gdb knows its file and address."""
-        filename = gdb.current_progspace().filename
+        space = gdb.current_progspace()
+        filename = space.filename if space else None
         entry = self.auxv().get(3)
         if not filename or not entry:
             return ()
@@ -144,16 +145,14 @@ class GdbTarget:
         """Open a module's file: below the sysroot, in the process's own mount namespace, or as it is named."""
         candidates = []
         sysroot = gdb.parameter("sysroot")
-        if sysroot and not sysroot.startswith("target:"):
+        if isinstance(sysroot, str) and sysroot and not sysroot.startswith("target:"):
             candidates.append(sysroot.rstrip("/") + module.path)
         if self.kind == "live":
             candidates.append(f"/proc/{self._inferior.pid}/root{module.path}")
         candidates.append(module.path)
-        candidates += [
-            objfile.filename
-            for objfile in gdb.objfiles()
-            if module.build_id and objfile.is_valid() and objfile.build_id == module.build_id
-        ]
+        for objfile in gdb.objfiles():
+            if module.build_id and objfile.is_valid() and objfile.build_id == module.build_id and objfile.filename:
+                candidates.append(objfile.filename)
         return open_first(candidates)
 
 
@@ -162,6 +161,7 @@ class _SelectionKept:
 
     def __enter__(self) -> None:
         self._thread = gdb.selected_thread()
+        self._frame: Optional[gdb.Frame]
         try:
             self._frame = gdb.selected_frame()
         except gdb.error:
@@ -192,16 +192,19 @@ def _core_path() -> Optional[str]:
     return match[1] if match else None
 
 
-def _fields(kind: gdb.Type, byteorder: str, prefix: str = "", base: int = 0, depth: int = 0) -> Iterator[tuple[str, Field]]:
+def _fields(
+    kind: gdb.Type, byteorder: str, prefix: str = "", base: int = 0, depth: int = 0
+) -> Iterator[tuple[str, Field]]:
     """Flatten the members of a structure: ``outer.inner``, and anonymous members without a prefix."""
     for member in kind.fields():
-        if not hasattr(member, "bitpos"):
-            continue
+        if getattr(member, "bitpos", None) is None or member.type is None:
+            continue  # static members and enumerators
+        position = int(member.bitpos or 0)
         plain = member.type.strip_typedefs()
-        offset = base + member.bitpos // 8
+        offset = base + position // 8
         name = prefix + (member.name or "")
         if member.bitsize:
-            bit = member.bitpos % 8
+            bit = position % 8
             shift = bit if byteorder == "little" else 8 - bit - member.bitsize
             yield name, Field(offset, 1, shift, member.bitsize)
             continue

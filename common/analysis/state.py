@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Optional
 
 from ..elf.bindings import Bindings
 from ..elf.demangle import demangle
 from ..elf.files import name_function
-from ..elf.image import DT_FLAGS_1, Image, find_image_at
+from ..elf.image import DT_FLAGS_1, Image, Images
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
 from ..loaders import glibc, musl
 from ..loaders.glibc import (
@@ -37,7 +36,6 @@ from ..model import (
     LoaderInfo,
     Problem,
     Root,
-    Source,
     State,
     TargetInfo,
     ThreadRef,
@@ -89,9 +87,7 @@ def explain(memory: Memory) -> State:
         return _explain_musl(memory, start)
     private = glibc.find_private(memory, start)
     if private is None:
-        raise UnsupportedError(
-            "the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory"
-        )
+        raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
     return _Glibc(memory, start, private).state()
 
 
@@ -129,14 +125,15 @@ def _read_path(memory: Memory, address: int) -> str:
 
 
 def _base_name(path: str) -> str:
-    return PurePosixPath(path).name or path
+    return path.rstrip("/").rsplit("/", 1)[-1] or path
 
 
 def _explain_musl(memory: Memory, start: Start) -> State:
     libraries = []
+    images = Images(memory)
     for index, entry in enumerate(start.maps):
         path = entry.l_name if index else main_program_path(memory) or entry.l_name
-        image = start.main if index == 0 else find_image_at(memory, entry.l_addr)
+        image = start.main if index == 0 else images.at(entry.l_addr)
         first, last = image.load_range() if image else (0, 0)
         kind = HoldKind.NEVER_UNLOADS if index else HoldKind.MAIN_PROGRAM
         libraries.append(
@@ -176,7 +173,7 @@ class _Glibc:
             self.kept.update(glibc.mark(namespace, self.graph, self.rules))
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
-        self._images: dict[int, Optional[Image]] = {}
+        self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
         self._direct: dict[int, tuple[int, ...]] = {}
 
@@ -213,10 +210,7 @@ class _Glibc:
         return link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
 
     def _image(self, link_map: LinkMap) -> Optional[Image]:
-        address = link_map.address
-        if address not in self._images:
-            self._images[address] = find_image_at(self.memory, self._range(link_map)[0])
-        return self._images[address]
+        return self._images.at(self._range(link_map)[0])
 
     def _library(self, link_map: LinkMap) -> Library:
         holds, omitted = self._holds(link_map)
@@ -283,20 +277,20 @@ class _Glibc:
                 HoldKind.OPEN_COUNT,
                 self._evidence(link_map, "l_direct_opencount"),
                 origin=_opened_by(link_map.name),
-                count=link_map.l_direct_opencount,
+                total=link_map.l_direct_opencount,
             )
         if RootKind.TLS_DESTRUCTORS in kinds:
             yield Hold(
                 HoldKind.TLS_DESTRUCTORS,
                 self._evidence(link_map, "l_tls_dtor_count"),
-                count=link_map.l_tls_dtor_count,
+                total=link_map.l_tls_dtor_count,
                 destructors=tuple(self._destructor(p) for p in self._pending.get(link_map.address, ())),
             )
 
     def _evidence(self, link_map: LinkMap, *names: str) -> tuple[Evidence, ...]:
         result = []
         for name in names:
-            member = self.layouts["link_map"].fields.get(name)
+            member = self.layouts.require("link_map").fields.get(name)
             value = self._signed(link_map, name)
             if member is not None and value is not None:
                 expression = f"((struct link_map *) {link_map.address:#x})->{name}"
@@ -412,7 +406,7 @@ class _Glibc:
     @functools.cached_property
     def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
-        found = read_destructors(self.memory, self.layouts, self.graph, libcs, self.rules)
+        found = read_destructors(self.memory, self.graph, libcs, self.rules)
         self.problems.extend(found.problems)
         return found.by_map
 

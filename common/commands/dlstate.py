@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from ..analysis.select import select
+from ..analysis.matching import select
 from ..analysis.state import explain
 from ..model import State
 from ..views import state_view
@@ -23,11 +22,7 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
     "dlstate",
     "explain why a shared library is still loaded",
     _DESCRIPTION,
-    (
-        argument(
-            "library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to explain"
-        ),
-    ),
+    (argument("library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to explain"),),
 )
 def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
@@ -35,7 +30,7 @@ def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
     wanted = " ".join(arguments.library)
     if wanted:
         chosen = select(state.libraries, wanted, session.host.evaluate)
-        state = replace(state, libraries=chosen, asked=wanted)
+        state = state._replace(libraries=chosen, asked=wanted)
     return Result(
         document=lambda: _document(state),
         view=lambda verbose: state_view(state, verbose),

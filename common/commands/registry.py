@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UsageError
 from ..host import Host
@@ -14,8 +13,7 @@ from ..render.document import Document
 from ..target import Target
 
 
-@dataclass
-class Session:
+class Session(NamedTuple):
     """What one run of a command works on."""
 
     host: Host
@@ -23,8 +21,7 @@ class Session:
     memory: Memory
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a command found: its JSON document, its words, and whether something could not be established."""
 
     document: Callable[[], dict[str, Any]]
@@ -32,12 +29,11 @@ class Result:
     has_problems: bool
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """An argument as argparse takes it; ``completes_libraries`` asks for the names of what is loaded."""
 
     flags: tuple[str, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
     completes_libraries: bool = False
 
 
@@ -46,6 +42,8 @@ def argument(*flags: str, completes_libraries: bool = False, **options: Any) -> 
     return Argument(flags, options, completes_libraries)
 
 
+HELP_WIDTH = 100
+
 OUTPUT_ARGUMENTS = (
     argument("-v", "--verbose", action="store_true", help="add addresses, expressions and where offsets came from"),
     argument("--json", action="store_true", help="print one JSON document (schema dlwhy/1)"),
@@ -53,8 +51,7 @@ OUTPUT_ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command: its name, help, arguments, and the function that answers."""
 
     name: str
@@ -68,7 +65,7 @@ class Command:
         parser = _Parser(
             prog=self.name,
             description=f"{self.summary[:1].upper()}{self.summary[1:]}.\n\n{self.description}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             add_help=False,
         )
         for item in (*self.arguments, *OUTPUT_ARGUMENTS):
@@ -80,6 +77,13 @@ class Command:
         usage = self.parser().format_usage().replace("usage:", "Usage:", 1).rstrip()
         rest = self.parser().format_help().split("\n\n", 2)[2].rstrip()
         return f"{self.summary[:1].upper()}{self.summary[1:]}.\n{usage}\n\n{rest}"
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the help the same whatever the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=HELP_WIDTH)
 
 
 class _Parser(argparse.ArgumentParser):

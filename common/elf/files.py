@@ -6,16 +6,16 @@ local names, which costs words but no verdict.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, Optional
 
 from ..memory import Memory
 from ..model import Module
 from .image import Image, find_build_id
 
-DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
+DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
@@ -53,7 +53,7 @@ def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
     if stream is not None:
         yield stream
     build_id = module.build_id or ""
-    stream = open_first([str(DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug")])
+    stream = open_first([os.path.join(DEBUG_DIRECTORY, build_id[:2], f"{build_id[2:]}.debug")])
     if stream is not None:
         yield stream
 

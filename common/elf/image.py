@@ -429,9 +429,18 @@ def _words_until_null(memory: Memory, address: int, count: int) -> Iterator[int]
             return
 
 
-def find_image_at(memory: Memory, base: int) -> Optional[Image]:
-    """Read the image whose ELF header is at ``base``, None if there is none that can be read."""
-    try:
-        return Image.at(memory, base)
-    except (CorruptError, FaultError):
-        return None
+class Images:
+    """The images in one target's memory, each read once."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._known: dict[int, Optional[Image]] = {}
+
+    def at(self, base: int) -> Optional[Image]:
+        """Give the image whose ELF header is at ``base``, None if there is none that can be read."""
+        if base not in self._known:
+            try:
+                self._known[base] = Image.at(self._memory, base)
+            except (CorruptError, FaultError):
+                self._known[base] = None
+        return self._known[base]

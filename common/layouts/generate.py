@@ -262,7 +262,7 @@ def update(directory: Path, table: Mapping[str, Any]) -> Path:
     return path
 
 
-def main(arguments: Optional[Sequence[str]] = None, directory: Path = DIRECTORY) -> int:
+def main(arguments: Optional[Sequence[str]] = None, directory: Path = Path(DIRECTORY)) -> int:
     """Read packages or unpacked packages into the tables in ``directory``."""
     parser = argparse.ArgumentParser(description="Add glibc packages to the layout tables.")
     parser.add_argument("--distribution", required=True, help='of the packages, such as "debian bookworm"')

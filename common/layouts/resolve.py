@@ -7,8 +7,7 @@ version string nor a single offset identifies a layout (stable branches and dist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..model import Layout, Source, SourceKind
 from .tables import Build, LayoutTable
@@ -19,15 +18,15 @@ LOADER_STRUCTS = ("link_map", "link_namespaces", "rtld_global")
 DETAIL_STRUCTS = ("rtld_global_ro", "unique_sym", "pthread")
 
 
-@dataclass(frozen=True)
-class LayoutSet:
+class LayoutSet(NamedTuple):
     """Layouts by structure name, where they came from, and the glibc version they belong to (None: unknown)."""
 
     layouts: Mapping[str, Layout]
     source: Source
     version: Optional[tuple[int, int]]
 
-    def __getitem__(self, type_name: str) -> Layout:
+    def require(self, type_name: str) -> Layout:
+        """Give the layout of one of LOADER_STRUCTS, which every set has."""
         return self.layouts[type_name]
 
     def find(self, type_name: str) -> Optional[Layout]:
@@ -35,8 +34,7 @@ class LayoutSet:
         return self.layouts.get(type_name)
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What a stripped glibc tells of its layouts without debug information; None where it could not be read.
 
     ``tls_modid_offset`` is ``_thread_db_link_map_l_tls_modid``'s, the sizes are ``st_size`` of the symbols

@@ -8,19 +8,17 @@ variants of each structure, and every build points at its variants by number.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..errors import LayoutError
 from ..model import Field, Layout
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "data" / "layouts"
+DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "layouts")
 
 
-@dataclass(frozen=True)
-class Build:
+class Build(NamedTuple):
     """A build of glibc whose layouts are known.
 
     ``release`` is ``package``, ``tag``, ``branch-tip`` or ``development``; the package, its distribution and
@@ -47,15 +45,14 @@ class Build:
         return f"{version} ({self.distribution[:1].upper()}{self.distribution[1:]} {self.package})"
 
 
-@dataclass(frozen=True)
-class LayoutTable:
+class LayoutTable(NamedTuple):
     """The builds of one architecture, oldest version first."""
 
     arch: str
     byteorder: str
     pointer_size: int
     builds: tuple[Build, ...]
-    structs: Mapping[str, Sequence[Mapping[str, Any]]] = field(repr=False)
+    structs: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def layout(self, build: Build, type_name: str) -> Layout:
         """Give the layout of a structure in a build.
@@ -81,10 +78,11 @@ def load_table(arch: str) -> LayoutTable:
 
     :raises LayoutError: there is no table for it.
     """
-    known = {path.stem[len("glibc-") :]: path for path in DIRECTORY.glob("glibc-*.json")}
+    known = {name[len("glibc-") : -len(".json")]: name for name in os.listdir(DIRECTORY)}
     if arch not in known:
         raise LayoutError(f"no layouts of glibc for architecture {arch}", tried=sorted(known))
-    document = json.loads(known[arch].read_bytes())
+    with open(os.path.join(DIRECTORY, known[arch]), "rb") as stream:
+        document = json.load(stream)
     return LayoutTable(
         arch=document["arch"],
         byteorder=document["byteorder"],

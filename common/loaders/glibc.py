@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Optional
 
@@ -61,21 +60,37 @@ _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class Fields:
-    """Decode members of one structure out of its bytes."""
+    """Decode the members of one structure: all at once, then by name."""
 
-    def __init__(self, layout: Layout, byteorder: str) -> None:
-        self.layout = layout
-        self._byteorder = byteorder
+    def __init__(self, layout: Layout, struct_prefix: str) -> None:
+        members = sorted(layout.fields.items(), key=lambda item: item[1].offset)
+        numeric = [(name, m) for name, m in members if m.size in _INTEGER_CODES]
+        parts: list[str] = []
+        self._places: dict[str, tuple[int, int, int]] = {}
+        position = 0
+        last = -1
+        for name, member in numeric:
+            if member.offset != last:
+                if member.offset < position:
+                    continue  # inside a member that has been taken
+                parts.append(f"{member.offset - position}x{_INTEGER_CODES[member.size]}")
+                position = member.offset + member.size
+                last = member.offset
+            mask = (1 << (member.bit_count or 64)) - 1
+            self._places[name] = (len(parts) - 1, member.bit_shift, mask)
+        self._struct = struct.Struct(struct_prefix + "".join(parts))
 
-    def get(self, raw: bytes, name: str) -> Optional[int]:
-        """Give a member's value, None where this version lacks the member."""
-        member = self.layout.fields.get(name)
-        if member is None:
+    def decode(self, raw: bytes) -> tuple[int, ...]:
+        """Decode the whole structure."""
+        return self._struct.unpack_from(raw)
+
+    def get(self, values: tuple[int, ...], name: str) -> Optional[int]:
+        """Give a member out of what `decode` gave, None where this version lacks the member."""
+        place = self._places.get(name)
+        if place is None:
             return None
-        if member.bit_count:
-            return raw[member.offset] >> member.bit_shift & (1 << member.bit_count) - 1
-        data = raw[member.offset : member.offset + member.size]
-        return int.from_bytes(data, "little" if self._byteorder == "little" else "big")
+        index, shift, mask = place
+        return values[index] >> shift & mask
 
 
 class LinkMap:
@@ -86,8 +101,9 @@ class LinkMap:
     """
 
     __slots__ = (
+        "_fields",
+        "_values",
         "address",
-        "fields",
         "l_addr",
         "l_direct_opencount",
         "l_flags_1",
@@ -126,14 +142,17 @@ class LinkMap:
     def __init__(self, address: int, raw: bytes, fields: Fields) -> None:
         self.address = address
         self.raw = raw
-        self.fields = fields
+        self._fields = fields
+        self._values: Optional[tuple[int, ...]] = None
         self.name = ""
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
 
     def field(self, name: str) -> Optional[int]:
         """Give any member, None where this version lacks it."""
-        return self.fields.get(self.raw, name)
+        if self._values is None:
+            self._values = self._fields.decode(self.raw)
+        return self._fields.get(self._values, name)
 
     @property
     def nodelete(self) -> bool:
@@ -157,7 +176,7 @@ class MapReader:
     def __init__(self, memory: Memory, layout: Layout) -> None:
         self._memory = memory
         self.layout = layout
-        self._fields = Fields(layout, memory.platform.byteorder)
+        self._fields = Fields(layout, memory.struct_prefix)
         present = [(n, layout.fields[n]) for n in _HOT_FIELDS if n in layout.fields]
         self._absent = [n for n in _HOT_FIELDS if n not in layout.fields]
         plain = sorted(((m, n) for n, m in present if not m.bit_count), key=lambda pair: pair[0].offset)
@@ -237,7 +256,6 @@ class Namespace(NamedTuple):
     maps: tuple[LinkMap, ...]
 
 
-@dataclass
 class Graph:
     """All libraries of all namespaces.
 
@@ -245,9 +263,10 @@ class Graph:
     still be kept by one that was not seen.
     """
 
-    namespaces: list[Namespace] = field(default_factory=list)
-    by_address: dict[int, LinkMap] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+        self.by_address: dict[int, LinkMap] = {}
+        self.problems: list[Problem] = []
 
     @property
     def complete(self) -> bool:
@@ -262,20 +281,20 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
     :raises CorruptError: if the number of namespaces is absurd.
     """
     graph = Graph()
-    reader = MapReader(memory, layouts["link_map"])
-    names = layouts["link_namespaces"]
-    fields = Fields(names, memory.platform.byteorder)
-    outer = layouts["rtld_global"].fields
+    reader = MapReader(memory, layouts.require("link_map"))
+    names = layouts.require("link_namespaces")
+    fields = Fields(names, memory.struct_prefix)
+    outer = layouts.require("rtld_global").fields
     count = memory.unsigned(rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
     if not 1 <= count <= MAX_NAMESPACES:
         raise CorruptError(f"_dl_nns is {count}", rtld_global + outer["_dl_nns"].offset)
     for number in range(count):
         address = rtld_global + outer["_dl_ns"].offset + number * names.size
-        raw = memory.read(address, names.size)
-        head = fields.get(raw, "_ns_loaded") or 0
+        values = fields.decode(memory.read(address, names.size))
+        head = fields.get(values, "_ns_loaded") or 0
         if head:
             maps = tuple(_walk(reader, head, graph))
-            loaded = fields.get(raw, "_ns_nloaded")
+            loaded = fields.get(values, "_ns_nloaded")
             if graph.complete and loaded != len(maps):
                 message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
                 graph.problems.append(Problem(f"namespace {number}", message))
@@ -396,7 +415,7 @@ class Lock(NamedTuple):
 
 def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
     """Read who is inside dlopen or dlclose."""
-    member = layouts["rtld_global"].fields.get("_dl_load_lock")
+    member = layouts.require("rtld_global").fields.get("_dl_load_lock")
     if member is None:
         return Lock(None)
     # pthread_mutex_t begins {int lock; unsigned count; int owner} on every architecture.
@@ -420,7 +439,7 @@ def read_unique_symbols(memory: Memory, layouts: LayoutSet, namespace: Namespace
     :raises FaultError: if the table cannot be read.
     :raises CorruptError: if its size is absurd.
     """
-    names = layouts["link_namespaces"].fields
+    names = layouts.require("link_namespaces").fields
     entries_at = names.get("_ns_unique_sym_table.entries")
     size_at = names.get("_ns_unique_sym_table.size")
     if entries_at is None or size_at is None:

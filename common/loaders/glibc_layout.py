@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from ..elf.image import PT_GNU_RELRO, PT_TLS, Image
-from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
+from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
+from ..errors import CorruptError, FaultError, LayoutError
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
 from ..memory import Memory
@@ -26,10 +26,11 @@ _SHOWN_CONTRADICTIONS = 2
 
 
 class Chosen(NamedTuple):
-    """The layouts that the process has, and its libraries read with them."""
+    """The layouts that the process has, its libraries read with them, and the images that were looked at."""
 
     layouts: LayoutSet
     graph: Graph
+    images: Images
     problems: tuple[Problem, ...]
 
 
@@ -40,18 +41,19 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     """
     tried: list[str] = []
     debug_info = find_debug_layouts(memory, private)
+    images = Images(memory)
     for candidate in _candidates(memory, private, debug_info):
         try:
             graph = read_graph(memory, candidate, private.rtld_global)
         except (FaultError, CorruptError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        contradictions = list(for_each_contradiction(memory, start, graph))
+        contradictions = list(for_each_contradiction(memory, start, graph, images))
         # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
         if not is_exact(candidate):
             contradictions += [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         if not contradictions:
-            return Chosen(candidate, graph, tuple(_disagreements(memory, private, candidate)))
+            return Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
         shown = ", ".join(contradictions[:_SHOWN_CONTRADICTIONS])
         more = len(contradictions) - _SHOWN_CONTRADICTIONS
         tried.append(f"{candidate.source.detail}: {shown}" + (f" and {more} more" if more > 0 else ""))
@@ -106,14 +108,14 @@ def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterato
     other = next(iter(for_each_candidate(table, private.fingerprint)), None)
     if other is None or not is_exact(other):
         return
-    for name, member in other["link_map"].fields.items():
-        seen = used["link_map"].fields.get(name)
+    for name, member in other.require("link_map").fields.items():
+        seen = used.require("link_map").fields.get(name)
         if seen is not None and seen != member:
             message = f"{name} is at {seen.offset} by {used.source.detail}, at {member.offset} by {other.source.detail}"
             yield Problem("struct link_map", message)
 
 
-def for_each_contradiction(memory: Memory, start: Start, graph: Graph) -> Iterator[str]:
+def for_each_contradiction(memory: Memory, start: Start, graph: Graph, images: Images) -> Iterator[str]:
     """Iterate over what cannot be if the layouts are right."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
         yield "the base namespace is empty"
@@ -130,11 +132,11 @@ def for_each_contradiction(memory: Memory, start: Start, graph: Graph) -> Iterat
             name = link_map.name or f"link_map {link_map.address:#x}"
             if link_map.l_ns != namespace.number:
                 yield f"{name}: l_ns is {link_map.l_ns}"
-            for text in _map_contradictions(memory, graph, link_map):
+            for text in _map_contradictions(memory, graph, images, link_map):
                 yield f"{name}: {text}"
 
 
-def _map_contradictions(memory: Memory, graph: Graph, link_map: LinkMap) -> Iterator[str]:
+def _map_contradictions(memory: Memory, graph: Graph, images: Images, link_map: LinkMap) -> Iterator[str]:
     if link_map.l_type > LT_LOADED:
         yield f"l_type is {link_map.l_type}"
     if link_map.is_proxy:
@@ -159,15 +161,14 @@ def _map_contradictions(memory: Memory, graph: Graph, link_map: LinkMap) -> Iter
         head = memory.try_read(link_map.l_initfini, memory.pointer_size)
         if head is not None and memory.pointer(link_map.l_initfini) != link_map.address:
             yield "l_initfini does not begin with the map itself"
-    yield from _elf_contradictions(memory, link_map, map_start)
+    yield from _elf_contradictions(memory, images, link_map, map_start)
 
 
-def _elf_contradictions(memory: Memory, link_map: LinkMap, map_start: int) -> Iterator[str]:
+def _elf_contradictions(memory: Memory, images: Images, link_map: LinkMap, map_start: int) -> Iterator[str]:
     if link_map.name.startswith("linux-"):
         return  # the vDSO: set up by another path of the loader, which leaves some members 0
-    try:
-        image = Image.at(memory, map_start)
-    except DlwhyError:
+    image = images.at(map_start)
+    if image is None:
         return
     phnum = link_map.field("l_phnum")
     if phnum is not None and phnum != len(image.headers):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from ..layouts.resolve import LayoutSet
 from ..memory import Memory
 from ..model import Platform, Problem, Thread
 from ..target import Capability
@@ -49,9 +48,7 @@ class Destructors(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def read_destructors(
-    memory: Memory, layouts: LayoutSet, graph: Graph, libcs: Sequence[LinkMap], rules: Rules
-) -> Destructors:
+def read_destructors(memory: Memory, graph: Graph, libcs: Sequence[LinkMap], rules: Rules) -> Destructors:
     """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
 
     The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.

@@ -8,8 +8,7 @@ executable with a copy relocation it is a truncated copy, and seen from outside 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
@@ -29,8 +28,7 @@ MAX_LIBRARIES = 100_000
 R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
 
-@dataclass(frozen=True)
-class PublicMap:
+class PublicMap(NamedTuple):
     """The public part of a ``struct link_map``."""
 
     address: int
@@ -39,8 +37,7 @@ class PublicMap:
     l_ld: int
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """The loader's rendezvous: ``struct r_debug`` and the base namespace's list.
 
     ``complete`` is False where the list could not be followed to its end; ``problems`` says why.
@@ -92,9 +89,7 @@ def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[Imag
     auxv = memory.target.auxv()
     if AT_PHDR in auxv:
         try:
-            yield Image.from_program_headers(
-                memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0)
-            )
+            yield Image.from_program_headers(memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0))
         except DlwhyError as error:
             failures.append(f"by AT_PHDR: {error}")
     for module in memory.target.modules()[:1]:
@@ -121,9 +116,7 @@ def _find_r_debug(main: Image) -> int:
         )
     if value is None:
         raise UnsupportedError("the program has no DT_DEBUG entry: its loader's list cannot be found")
-    raise UnsupportedError(
-        "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
-    )
+    raise UnsupportedError("the dynamic loader has not run yet: no library is loaded; continue to main, then ask again")
 
 
 def _walk(memory: Memory, head: int) -> tuple[tuple[PublicMap, ...], tuple[Problem, ...]]:

@@ -5,6 +5,8 @@ The plain text is the truth; colour is lexed from it afterwards and carries no m
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 def colourise(text: str) -> str:
     """Add ANSI colour to an answer; without pygments the text stays as it is."""
@@ -20,7 +22,7 @@ def colourise(text: str) -> str:
         """Lex the words of a verdict."""
 
         name = "dlwhy"
-        tokens = {
+        tokens: ClassVar = {
             "root": [
                 (r"\b(stays loaded|stays)\b", Generic.Deleted),
                 (r"\b(can go|being unloaded)\b", Generic.Inserted),

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 
-@dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     """A line of prose at the margin: the answer first, the remedy last."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Indented rows of cells, aligned in columns among themselves."""
 
     rows: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows under column titles."""
 
     titles: tuple[str, ...]
@@ -31,8 +27,7 @@ class Table:
 Part = Union[Sentence, Facts, Table]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """An answer: parts from top to bottom."""
 
     parts: tuple[Part, ...]

@@ -75,7 +75,7 @@ def _hold(hold: Hold) -> dict[str, Any]:
     if hold.kind is HoldKind.STARTUP:
         document["origin"] = hold.origin
     elif hold.kind is HoldKind.OPEN_COUNT:
-        document["count"] = hold.count
+        document["count"] = hold.total
         document["opened_by"] = hold.origin
     elif hold.kind is HoldKind.NODELETE:
         document["origin"] = hold.origin
@@ -83,7 +83,7 @@ def _hold(hold: Hold) -> dict[str, Any]:
         document["symbols_omitted"] = hold.symbols_omitted
         document["early_return"] = hold.early_return
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
-        document["count"] = hold.count
+        document["count"] = hold.total
         document["destructors"] = [_destructor(d) for d in hold.destructors]
     elif hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         document["chain"] = list(hold.chain)

@@ -26,9 +26,7 @@ def render(document: Document) -> str:
     lines: list[str] = []
     for part in document.parts:
         if isinstance(part, Sentence):
-            lines += textwrap.wrap(
-                escape(part.text), MAX_WIDTH, break_long_words=False, break_on_hyphens=False
-            ) or [""]
+            lines += textwrap.wrap(escape(part.text), MAX_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
         elif isinstance(part, Facts):
             lines += [INDENT + line for line in _facts(part.rows)]
         else:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 
 from ..errors import NotFoundError
 from ..model import Library
@@ -13,9 +10,7 @@ from ..model import Library
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
-def select(
-    libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]
-) -> tuple[Library, ...]:
+def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
     """Find the libraries that a basename, soname, path suffix, glob, address or expression names.
 
     ``&`` before an expression says that it is a ``struct link_map`` pointer, such as a handle of dlopen.
@@ -42,6 +37,8 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
             return found
     if _GLOB_CHARACTERS.isdisjoint(text):
         return ()
+    import fnmatch  # imported when needed, as difflib below: a command's start costs the user 30 ms as it is
+
     return tuple(
         library
         for library in libraries
@@ -49,9 +46,7 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
     )
 
 
-def _by_expression(
-    libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]
-) -> tuple[Library, ...]:
+def _by_expression(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
     for expression in (text[1:], text) if text.startswith("&") else (text,):
         try:
             address = evaluate(expression)
@@ -72,7 +67,9 @@ def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...
 
 
 def _near(libraries: Sequence[Library], text: str) -> list[str]:
+    import difflib
+
     names = list(dict.fromkeys(library.name for library in libraries))
-    wanted = PurePosixPath(text).name or text
+    wanted = text.rsplit("/", 1)[-1] or text
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     return near or [name for name in names if wanted.lower() in name.lower()][:3]

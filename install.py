@@ -1,0 +1,649 @@
+#!/usr/bin/env python3
+"""Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
+
+``install`` adds one marked block to gdb's init file and puts the pure-Python packages that dlwhy uses into a
+private folder for gdb's own Python.  No system Python and nothing else of the user's is touched.
+"""
+
+import sys
+
+if sys.version_info < (3, 9):
+    THIS_PYTHON = ".".join(map(str, sys.version_info[:2]))
+    sys.exit("install.py: needs Python 3.9 or later, this is " + THIS_PYTHON + "; try python3.11 install.py")
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Callable, Mapping, NamedTuple, Optional
+
+ROOT = Path(__file__).resolve().parent
+ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
+OLDEST_PYTHON = (3, 9)
+
+BLOCK_BEGIN = b"# >>> dlwhy >>> written by install.py, which also removes it: python3 install.py uninstall"
+BLOCK_END = b"# <<< dlwhy <<<"
+CREATED_FILE = b" (the file is ours)"
+ADDED_LINE_END = b" (the line end above is ours)"
+BLOCK = re.compile(
+    b"^"
+    + re.escape(BLOCK_BEGIN)
+    + rb"(?P<note>[^\n]*)\n(?P<body>(?:[^\n]*\n)*?)"
+    + re.escape(BLOCK_END)
+    + rb"(?:\n|\Z)",
+    re.MULTILINE,
+)
+
+# Debian package -> the command that shows that it is there, None: only dpkg can tell.
+INSTALL_PACKAGES = {"gdb": "gdb"}
+DEMO_PACKAGES = {"gdb": "gdb", "g++": "g++", "libc6-dev": None}
+TEST_PACKAGES = {
+    "apache2-bin": "/usr/sbin/apache2",
+    "elfutils": "eu-unstrip",
+    "g++": "g++",
+    "gcc": "gcc",
+    "gdb": "gdb",
+    "gdbserver": "gdbserver",
+    "libc6-dbg": None,
+    "libc6-dev": None,
+    "make": "make",
+    "mmdebstrap": "mmdebstrap",
+    "musl-tools": "musl-gcc",
+    "perl": "perl",
+    "python3": None,
+}
+# Requirements whose module has another name.
+MODULE_NAMES = {"pyelftools": "elftools"}
+
+
+class Failure(Exception):
+    """Say in one line what cannot be done, and the remedy."""
+
+
+class Changes:
+    """Carry out changes and name each; in a dry run only name them."""
+
+    def __init__(self, dry_run: bool) -> None:
+        self.dry_run = dry_run
+        self.count = 0
+
+    def make(self, what: str, action: Callable[..., object], *arguments: object) -> None:
+        """Name the change ``what``, an imperative, and carry it out by ``action``."""
+        self.count += 1
+        say(f"would {what}" if self.dry_run else what)
+        if not self.dry_run:
+            action(*arguments)
+
+
+class Gdb(NamedTuple):
+    """The debugger on PATH: ``python`` is the version that it embeds, None without one."""
+
+    path: str
+    version: tuple[int, ...]
+    python: Optional[tuple[int, ...]]
+
+
+def say(text: str) -> None:
+    """Print a line at once, so that it stands in order with the output of child processes."""
+    print(text, flush=True)
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """Write a version as 3.11."""
+    return ".".join(map(str, version))
+
+
+def output_of(command: list[str]) -> str:
+    """Run a command without input and return what it prints, errors included; nothing if there is no such."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def run_or_fail(command: list[str], what: str) -> None:
+    """Run a command quietly; when it fails, raise Failure with the end of its output."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise Failure(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
+
+
+# System packages
+
+
+def is_installed(package: str, command: Optional[str]) -> bool:
+    """Tell whether a system package is there, by its command or else by dpkg; without dpkg assume it."""
+    if command is not None:
+        return shutil.which(command) is not None
+    if shutil.which("dpkg-query") is None:
+        return True
+    return "installed" in output_of(["dpkg-query", "-W", "-f", "${db:Status-Status} ", package]).split()
+
+
+def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) -> None:
+    """Install the missing system packages, or raise Failure with the command that does it."""
+    missing = [package for package, command in packages.items() if not is_installed(package, command)]
+    if not missing:
+        return
+    names = " ".join(missing)
+    install = ["apt-get", "install", "-y", "--no-install-recommends"]
+    if shutil.which("apt-get") is None:
+        raise Failure(f"install with your package manager what Debian calls: {names}")
+    if os.geteuid() != 0:
+        raise Failure(f"run this first: sudo apt-get update && sudo {' '.join(install)} {names}")
+    changes.make(f"install the system packages {names}", apt_install, [*install, *missing])
+
+
+def apt_install(command: list[str]) -> None:
+    """Update the package lists and install; the lists may be good enough when the update fails."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in (["apt-get", "update", "-q"], command):
+        status = subprocess.run(step, stdin=subprocess.DEVNULL, env=environment).returncode
+    if status:
+        raise Failure(f"this command failed: {' '.join(command)}")
+
+
+# gdb and its Python
+
+
+def find_gdb() -> Optional[Gdb]:
+    """Ask the gdb on PATH for its version and that of its Python."""
+    path = shutil.which("gdb")
+    if path is None:
+        return None
+    banner = output_of([path, "--version"]).partition("\n")[0]
+    version = re.search(r"\)\D*(\d+(?:\.\d+)+)", banner)
+    asked = "python import sys; print('embeds %d.%d' % sys.version_info[:2])"
+    python = re.search(r"embeds (\d+)\.(\d+)", output_of([path, "-nx", "-batch", "-ex", asked]))
+    return Gdb(
+        path,
+        tuple(map(int, version[1].split("."))) if version else (),
+        (int(python[1]), int(python[2])) if python else None,
+    )
+
+
+def require_gdb(changes: Changes, packages: Mapping[str, Optional[str]]) -> Optional[Gdb]:
+    """Find a gdb that can load dlwhy, installing it if need be; None only in a dry run."""
+    require_packages(changes, packages)
+    gdb = find_gdb()
+    if gdb is None and not changes.dry_run:
+        raise Failure("there is still no gdb on PATH")
+    if gdb is not None:
+        python_of(gdb)
+    return gdb
+
+
+def python_of(gdb: Gdb) -> tuple[int, ...]:
+    """Give the version of gdb's Python, or raise Failure when it is not good enough."""
+    if gdb.python is None:
+        raise Failure(f"{gdb.path} was built without Python: install a full gdb (in Debian: gdb, not gdb-minimal)")
+    if gdb.python < OLDEST_PYTHON:
+        raise Failure(f"{gdb.path} embeds Python {dotted(gdb.python)}, dlwhy needs 3.9: install a newer gdb")
+    return gdb.python
+
+
+# The private folder of Python packages
+
+
+def base_folder(variable: str, default: str) -> Path:
+    """Give a folder of the XDG base directory specification, which ignores relative paths."""
+    value = os.environ.get(variable, "")
+    return Path(value) if os.path.isabs(value) else Path.home() / default
+
+
+def data_folder() -> Path:
+    """Give the folder that holds the private folders, one for each debugger Python."""
+    return base_folder("XDG_DATA_HOME", ".local/share") / "dlwhy"
+
+
+def private_folder(python: tuple[int, ...]) -> Path:
+    """Give the folder that the entry script appends to ``sys.path`` in a debugger with this Python."""
+    return data_folder() / f"python{dotted(python)}"
+
+
+def listed(key: str) -> list[str]:
+    """Read a list of strings from pyproject.toml, one to a line there; 3.9 and 3.10 have no tomllib."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf"^{key} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise Failure(f"pyproject.toml has no list {key!r}")
+    return re.findall(r'^ *"([^"]+)"', found[1], re.MULTILINE)
+
+
+def package_name(requirement: str) -> str:
+    """Give the name in a requirement."""
+    return re.split(r"[^\w.-]", requirement)[0]
+
+
+def is_filled(folder: Path, stamp: str) -> bool:
+    """Tell whether a folder was filled to the end for the requirements ``stamp``."""
+    try:
+        return (folder / "dlwhy-requirements.txt").read_text(encoding="utf-8") == stamp
+    except FileNotFoundError:
+        return False
+
+
+def prepare_dependencies(changes: Changes, python: tuple[int, ...]) -> None:
+    """Fill the private folder of a debugger's Python, unless it holds what is wanted."""
+    wanted = listed("dependencies")
+    folder = private_folder(python)
+    stamp = "\n".join(wanted) + "\n"
+    if is_filled(folder, stamp):
+        return
+    require_pip(changes)
+    names = ", ".join(map(package_name, wanted))
+    changes.make(f"install {names} into {folder}", fill_folder, folder, python, wanted, stamp)
+
+
+def require_pip(changes: Changes) -> None:
+    """Make sure that this Python has pip."""
+    if importlib.util.find_spec("pip") is not None:
+        return
+    require_packages(changes, {"python3-pip": None})
+    if not changes.dry_run and "pip" not in output_of([sys.executable, "-m", "pip", "--version"]).split():
+        raise Failure(f"{sys.executable} has no pip: run {sys.executable} -m ensurepip, or use another python3")
+
+
+def fill_folder(folder: Path, python: tuple[int, ...], wanted: list[str], stamp: str) -> None:
+    """Install pure-Python wheels for ``python`` beside ``folder`` and put them in its place when complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="new-", dir=folder.parent) as name:
+        fresh = Path(name) / folder.name
+        # Byte code would be that of the Python that runs pip; a platform of "any" admits no compiled code.
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-compile", "--only-binary=:all:", "--python-version", dotted(python)]
+        command += ["--implementation", "py", "--abi", "none", "--platform", "any", "--target", str(fresh)]
+        run_or_fail([*command, *wanted], "pip install")
+        (fresh / "dlwhy-requirements.txt").write_text(stamp, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+
+
+# gdb's init file
+
+
+def init_files() -> list[Path]:
+    """List the places of the user's gdb init file, the one that gdb prefers first."""
+    config = os.path.abspath(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return [Path(config, "gdb", "gdbinit"), Path.home() / ".gdbinit"]
+
+
+def init_file(gdb: Optional[Gdb]) -> Path:
+    """Give the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
+    preferred, classic = init_files()
+    return preferred if preferred.exists() and (gdb is None or gdb.version >= (11,)) else classic
+
+
+def read_init(path: Path) -> bytes:
+    """Read an init file, or nothing when there is none."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def find_block(path: Path, content: bytes) -> "Optional[re.Match[bytes]]":
+    """Find our block, or raise Failure when it is damaged or there twice."""
+    marks = [line for line in content.splitlines() if line.startswith((BLOCK_BEGIN, BLOCK_END))]
+    found = BLOCK.search(content)
+    if len(marks) != (2 if found else 0):
+        raise Failure(f"the dlwhy block in {path} is damaged: remove its lines by hand, then run this again")
+    return found
+
+
+def block(note: bytes) -> bytes:
+    """Compose our block; ``note`` tells uninstall what else there is to take back."""
+    entry = os.fsencode(ENTRY_SCRIPT)
+    if b"\n" in entry:
+        raise Failure(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
+    return BLOCK_BEGIN + note + b"\nsource " + entry + b"\n" + BLOCK_END + b"\n"
+
+
+def with_block(path: Path, content: bytes) -> bytes:
+    """Give the content with our block in it, up to date."""
+    found = find_block(path, content)
+    if found:
+        return content[: found.start()] + block(found["note"]) + content[found.end() :]
+    if content and not content.endswith(b"\n"):
+        return content + b"\n" + block(ADDED_LINE_END)
+    return content + block(b"" if path.exists() else CREATED_FILE)
+
+
+def without_block(path: Path, content: bytes) -> Optional[bytes]:
+    """Give the content as it was before our block; None when the file is to go."""
+    found = find_block(path, content)
+    if found is None:
+        return content
+    before, after = content[: found.start()], content[found.end() :]
+    if found["note"] == ADDED_LINE_END and not after:
+        before = before[:-1]
+    return None if found["note"] == CREATED_FILE and not before + after else before + after
+
+
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Turn a file's content from ``old`` to ``new`` in place; what both begin with is not written again."""
+    differing = (at for at, (one, other) in enumerate(zip(old, new)) if one != other)
+    start = next(differing, min(len(old), len(new)))
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.seek(start)
+        file.write(new[start:])
+        file.truncate()
+
+
+# Sub-commands
+
+
+def install(changes: Changes) -> int:
+    """Make gdb load dlwhy at its start."""
+    gdb = require_gdb(changes, INSTALL_PACKAGES)
+    if gdb is not None:
+        prepare_dependencies(changes, python_of(gdb))
+    path = init_file(gdb)
+    old = read_init(path)
+    new = with_block(path, old)
+    if new != old:
+        changes.make(f"write the dlwhy block into {path}", rewrite, path, old, new)
+    if changes.count == 0:
+        say("dlwhy is installed already: nothing to do")
+    elif not changes.dry_run:
+        say("dlwhy is installed: start gdb and type: help dlstate")
+    return 0
+
+
+def uninstall(changes: Changes) -> int:
+    """Take the block out of gdb's init files and remove the private folders."""
+    for path in init_files():
+        old = read_init(path)
+        new = without_block(path, old)
+        if new is None:
+            changes.make(f"remove {path}", path.resolve().unlink)
+        elif new != old:
+            changes.make(
+                f"remove the dlwhy block from {path}",
+                rewrite,
+                path,
+                old,
+                new,
+            )
+    for folder in sorted(data_folder().glob("python3.*")):
+        changes.make(f"remove {folder}", shutil.rmtree, folder)
+    if changes.count == 0:
+        say("dlwhy is not installed: nothing to do")
+    elif not changes.dry_run and data_folder().exists() and not any(data_folder().iterdir()):
+        data_folder().rmdir()
+    return 0
+
+
+class Check(NamedTuple):
+    """The outcome of one of doctor's checks; ``remedy`` of a failure or a note is what the user can do."""
+
+    kind: str
+    what: str
+    remedy: str = ""
+
+
+def doctor() -> int:
+    """Examine the installation, one line a check; 1 when something is broken."""
+    gdb = find_gdb()
+    checks = [check_gdb(gdb)]
+    if gdb is not None:
+        checks.append(check_python(gdb))
+        if gdb.python is not None and gdb.python >= OLDEST_PYTHON:
+            checks.append(check_dependencies(gdb.path, gdb.python))
+        checks += [check_init_file(gdb), check_command(gdb), check_attach(gdb)]
+    checks.append(check_debug_symbols())
+    for check in checks:
+        say(f"{check.kind:<4}  {check.what}" + (f": {check.remedy}" if check.remedy else ""))
+    return int(any(check.kind == "FAIL" for check in checks))
+
+
+def check_gdb(gdb: Optional[Gdb]) -> Check:
+    """Check that there is a gdb."""
+    if gdb is None:
+        return Check("FAIL", "no gdb on PATH", "python3 install.py install, or in Debian: apt-get install gdb")
+    return Check("ok", f"gdb {dotted(gdb.version)} is {gdb.path}")
+
+
+def check_python(gdb: Gdb) -> Check:
+    """Check that gdb has a Python, and one that is new enough."""
+    try:
+        return Check("ok", f"gdb embeds Python {dotted(python_of(gdb))}")
+    except Failure as failure:
+        what, _, remedy = str(failure).partition(": ")
+        return Check("FAIL", what, remedy)
+
+
+def check_dependencies(gdb: str, python: tuple[int, ...]) -> Check:
+    """Check that the packages that dlwhy uses can be imported in gdb."""
+    names = [package_name(requirement) for requirement in listed("dependencies")]
+    modules = [MODULE_NAMES.get(name, name) for name in names]
+    folder = str(private_folder(python))
+    script = f"import importlib.util as u, sys; sys.path.append({folder!r}); "
+    script += f"print('lacks', *[m for m in {modules!r} if not u.find_spec(m)])"
+    output = output_of([gdb, "-nx", "-batch", "-ex", f"python {script}"])
+    lacking = re.search("^lacks(.*)", output, re.MULTILINE)
+    if lacking is None or lacking[1].split():
+        what = f"packages missing in gdb's Python ({lacking[1].strip() if lacking else output.strip()})"
+        return Check("FAIL", what, "python3 install.py install")
+    return Check("ok", f"gdb's Python has {', '.join(names)}")
+
+
+def check_init_file(gdb: Gdb) -> Check:
+    """Check that the init file that gdb reads loads this checkout."""
+    path = init_file(gdb)
+    try:
+        found = find_block(path, read_init(path))
+    except Failure as failure:
+        return Check("FAIL", str(failure))
+    if found is None:
+        return Check("FAIL", f"{path} does not load dlwhy", "python3 install.py install")
+    source = os.fsdecode(found["body"]).strip()
+    if source != f"source {ENTRY_SCRIPT}":
+        return Check("FAIL", f"{path} loads another checkout ({source})", "python3 install.py install")
+    return Check("ok", f"{path} loads {ENTRY_SCRIPT}")
+
+
+def check_command(gdb: Gdb) -> Check:
+    """Check in a real gdb, with the user's init file, that the commands are there."""
+    output = output_of([gdb.path, "-batch", "-ex", "help dlstate"])
+    if "Undefined command" in output or "dlstate" not in output:
+        return Check("FAIL", "gdb has no command dlstate", f"gdb says {output.strip()[-300:]!r}")
+    return Check("ok", "gdb knows the command dlstate")
+
+
+def check_attach(gdb: Gdb) -> Check:
+    """Check by doing it that gdb can attach to a process of the user's."""
+    ask = ["-ex", "python print('attached', gdb.selected_inferior().pid)"]
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            output = output_of(
+                [gdb.path, "-nx", "-batch", "-iex", "set auto-solib-add off", "-p", f"{process.pid}", *ask]
+            )
+        finally:
+            process.kill()
+    if f"attached {process.pid}" in output:
+        return Check("ok", "gdb can attach to your processes")
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if scope.exists() and scope.read_text(encoding="ascii").strip() != "0":
+        return Check(
+            "note",
+            "gdb cannot attach to running processes (programs started in gdb, and cores, are fine)",
+            "sudo sysctl kernel.yama.ptrace_scope=0, or run gdb by sudo",
+        )
+    return Check("FAIL", "gdb cannot attach to processes", "allow ptrace; in a container: --cap-add=SYS_PTRACE")
+
+
+def check_debug_symbols() -> Check:
+    """Check for glibc's debug symbols, which dlwhy can do without."""
+    if shutil.which("dpkg-query") is None:
+        return Check("note", "no dpkg to ask for glibc's debug symbols", "dlwhy does not need them")
+    if is_installed("libc6-dbg", None):
+        return Check("ok", "libc6-dbg is installed")
+    return Check("note", "libc6-dbg is not installed", "not needed; to have it: apt-get install libc6-dbg")
+
+
+STORY_FOLDER = ROOT / "tests" / "fixtures" / "story"
+STORY = """\
+The story: progA opens libA, which needs libB, lets a thread work with it, and closes libA again.
+libA goes; libB does not. With STORY_LOG=1 in the environment libA stays as well. Why?
+"""
+
+
+def demo(changes: Changes) -> int:
+    """Build a program whose libraries stay loaded, and show what dlwhy says about it in gdb."""
+    gdb = require_gdb(changes, DEMO_PACKAGES)
+    if gdb is not None:
+        prepare_dependencies(changes, python_of(gdb))
+    rust = has_rust()
+    if not rust:
+        say("there is no rustc that works here: libA is written in C++ instead of Rust")
+    with tempfile.TemporaryDirectory(prefix="dlwhy-demo-") as folder:
+        for command in story_build(Path(folder), rust):
+            source = next(Path(word).name for word in command if word.startswith(str(STORY_FOLDER)))
+            changes.make(f"build {Path(command[-1]).name} from {source}", run_or_fail, command, command[0])
+        if gdb is None or changes.dry_run:
+            say("would run gdb twice on progA and show what it says")
+            return 0
+        say(f"\n{STORY}")
+        plain = show_story(gdb, Path(folder), ["dlstate", "dlstate libB.so"])
+        logged = show_story(gdb, Path(folder), ["dlstate libA.so"], "STORY_LOG=1")
+    return plain or logged
+
+
+def story_build(folder: Path, rust: bool) -> list[list[str]]:
+    """List the commands that build the story; the last argument of each is the file that it makes."""
+    shared = ["g++", "-g", "-shared", "-fPIC", "-Wl,-rpath,$ORIGIN", f"-L{folder}"]
+    liba = [*shared, str(STORY_FOLDER / "liba.cpp"), "-lB"]
+    if rust:
+        liba = ["rustc", "-g", "--crate-type=cdylib", f"-Lnative={folder}", "-lB"]
+        liba += ["-Clink-arg=-Wl,-rpath,$ORIGIN", str(STORY_FOLDER / "liba.rs")]
+    program = ["g++", "-g", "-pthread", "-Wl,-rpath,$ORIGIN", str(STORY_FOLDER / "progA.cpp"), "-ldl"]
+    return [
+        [*shared, str(STORY_FOLDER / "libb.cpp"), "-o", str(folder / "libB.so")],
+        [*liba, "-o", str(folder / "libA.so")],
+        [*program, "-o", str(folder / "progA")],
+    ]
+
+
+def show_story(gdb: Gdb, folder: Path, questions: list[str], setting: str = "") -> int:
+    """Stop progA after dlclose(libA), ask the questions in gdb, print the answers and give gdb's status."""
+    command = [gdb.path, "-nx", "-batch", "-ex", f"source {ENTRY_SCRIPT}"]
+    if setting:
+        command += ["-ex", f"set environment {setting}"]
+    command += ["-ex", "set disable-randomization off", "-ex", "break stop_here if number == 2", "-ex", "run"]
+    for question in questions:
+        command += ["-ex", rf"echo \n(gdb) {question}\n", "-ex", question]
+    done = subprocess.run(
+        [*command, str(folder / "progA")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    before, prompt, answers = done.stdout.decode(errors="replace").partition("(gdb) ")
+    say(f"progA{' with ' + setting if setting else ''}, stopped after dlclose(libA):\n")
+    say(prompt + answers if prompt else before)
+    return done.returncode
+
+
+def run_tests(changes: Changes, pytest_arguments: list[str]) -> int:
+    """Install what the tests need, then run the linters, the type checker and, last, pytest."""
+    prepare_test_packages(changes)
+    python = prepare_test_environment(changes)
+    ruff = [str(python.parent / "ruff")]
+    commands = {
+        "ruff check": [*ruff, "check", "."],
+        "ruff format": [*ruff, "format", "--check", "."],
+        "mypy": [str(python), "tests/typecheck.py"],
+        # Not "python -m pytest": that puts the checkout on sys.path.
+        "pytest": [str(python), str(python.parent / "pytest"), *pytest_arguments],
+    }
+    failed: list[str] = []
+    for name, command in commands.items():
+        if failed and name == "pytest":
+            say(f"FAILED so far: {', '.join(failed)}")
+        changes.make(f"run {name}", run_check, name, command, failed)
+    return int(bool(failed))
+
+
+def run_check(name: str, command: list[str], failed: list[str]) -> None:
+    """Run a check of the tree and note its name when it fails."""
+    if subprocess.run(command, cwd=ROOT).returncode:
+        failed.append(name)
+
+
+def prepare_test_packages(changes: Changes) -> None:
+    """Install the system packages of the tests; where that cannot be, name them and go on."""
+    packages = dict(TEST_PACKAGES)
+    if not has_rust():
+        packages["rustc"] = None
+    try:
+        require_packages(changes, packages)
+    except Failure as failure:
+        say(f"install.py: some tests will not run: {failure}")
+
+
+def has_rust() -> bool:
+    """Tell whether there is a rustc that works; rustup's stand-in without a toolchain does not."""
+    return output_of(["rustc", "--version"]).startswith("rustc ")
+
+
+def prepare_test_environment(changes: Changes) -> Path:
+    """Make the virtual environment of the tests, unless it is as wanted; give its Python."""
+    version = dotted(sys.version_info[:2])
+    folder = base_folder("XDG_CACHE_HOME", ".cache") / "dlwhy" / f"test-venv-{version}"
+    wanted = listed("dependencies") + listed("test")
+    stamp = "\n".join(wanted) + "\n"
+    python = folder / "bin" / "python"
+    if not is_filled(folder, stamp) or f"Python {version}" not in output_of([str(python), "--version"]):
+        if importlib.util.find_spec("ensurepip") is None:
+            require_packages(changes, {"python3-venv": None})
+        changes.make(f"make the virtual environment {folder}", fill_environment, folder, python, wanted, stamp)
+    return python
+
+
+def fill_environment(folder: Path, python: Path, wanted: list[str], stamp: str) -> None:
+    """Make a virtual environment and install the requirements into it."""
+    run_or_fail([sys.executable, "-m", "venv", "--clear", str(folder)], "making the virtual environment")
+    run_or_fail([str(python), "-m", "pip", "install", "--quiet", *wanted], "pip install")
+    (folder / "dlwhy-requirements.txt").write_text(stamp, encoding="utf-8")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in {
+        "install": "make gdb load dlwhy",
+        "uninstall": "undo install",
+        "doctor": "examine the installation",
+        "demo": "build a small program, ask dlwhy about it in gdb, show the answers",
+        "test": "install what the tests need, then run them; what follows -- goes to pytest",
+    }.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        if name == "test":
+            command.add_argument("pytest_arguments", nargs="*", metavar="PYTEST_ARGUMENT")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one sub-command and return the exit status."""
+    options = parse_arguments(arguments)
+    changes = Changes(options.dry_run)
+    try:
+        if options.command == "test":
+            return run_tests(changes, options.pytest_arguments)
+        if options.command == "doctor":
+            return doctor()
+        return {"install": install, "uninstall": uninstall, "demo": demo}[options.command](changes)
+    except (Failure, OSError, subprocess.TimeoutExpired) as error:
+        print(f"install.py: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

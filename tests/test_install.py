@@ -1,0 +1,323 @@
+"""Does install.py change what it says, nothing else, and take it back to the byte?"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRY = ROOT / "gdb_ext" / "dlwhy_gdb.py"
+USERS_OWN = b"set history save on\n# caf\xe9, not UTF-8\n"
+
+
+@pytest.fixture(scope="session")
+def installer() -> ModuleType:
+    """Load install.py as a module."""
+    spec = importlib.util.spec_from_file_location("dlwhy_install_under_test", ROOT / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def wheels(installer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pack the runtime dependencies that are installed here into wheels, so that pip needs no network."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for requirement in installer.listed("dependencies"):
+        installed = importlib.metadata.distribution(installer.package_name(requirement))
+        name = installed.metadata["Name"].replace("-", "_")
+        with zipfile.ZipFile(folder / f"{name}-{installed.version}-py3-none-any.whl", "w") as wheel:
+            for file in installed.files or ():
+                if ".." not in file.parts and file.suffix != ".pyc":
+                    wheel.write(str(file.locate()), str(file))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Make an empty home folder; its name holds a space."""
+    folder = tmp_path / "a home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def environment(home: Path, wheels: Path) -> dict[str, str]:
+    """Give the environment of a user who has nothing but an empty home folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PIP_"))}
+    return {**kept, "HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri()}
+
+
+def run(environment: Mapping[str, str], *arguments: str, status: int = 0, root: Path = ROOT) -> str:
+    """Run install.py as a user does and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(root / "install.py"), *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Read all files below a folder; rustup's stand-in leaves its own behind."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".rustup" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_install_twice_then_uninstall(home: Path, environment: dict[str, str]) -> None:
+    first = run(environment, "install")
+    assert f"write the dlwhy block into {home}/.gdbinit" in first
+    assert "help dlstate" in first
+    installed = content(home)
+    assert (home / ".gdbinit").read_text().splitlines()[1] == f"source {ENTRY}"
+    assert [name for name in installed if name.endswith(("tabulate/__init__.py", "elftools/__init__.py"))]
+    assert not [name for name in installed if name.endswith((".so", ".pyc"))]
+
+    assert run(environment, "install") == "dlwhy is installed already: nothing to do\n"
+    assert content(home) == installed
+
+    assert f"remove {home}/.gdbinit" in run(environment, "uninstall")
+    assert content(home) == {}
+    assert not (home / ".local/share/dlwhy").exists()
+    assert run(environment, "uninstall") == "dlwhy is not installed: nothing to do\n"
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall", "demo", "test"])
+def test_a_dry_run_changes_nothing(home: Path, environment: dict[str, str], command: str) -> None:
+    if command == "uninstall":
+        run(environment, "install")
+    before = content(home)
+    lines = run(environment, command, "--dry-run").splitlines()
+    assert content(home) == before
+    assert [line for line in lines if line.startswith("would ")]
+
+
+@pytest.mark.parametrize(
+    "original",
+    [USERS_OWN, USERS_OWN.rstrip(b"\n"), b"", b"\n\n", USERS_OWN.replace(b"\n", b"\r\n")],
+    ids=["lines", "no line end", "empty", "blank lines", "CRLF"],
+)
+def test_an_init_file_is_restored_to_the_byte(home: Path, environment: dict[str, str], original: bytes) -> None:
+    init = home / ".gdbinit"
+    init.write_bytes(original)
+    init.chmod(0o640)
+    run(environment, "install")
+    installed = init.read_bytes()
+    assert installed.startswith(original)
+    assert stat.S_IMODE(init.stat().st_mode) == 0o640
+    run(environment, "install")
+    assert init.read_bytes() == installed
+    run(environment, "uninstall")
+    assert init.read_bytes() == original
+    assert stat.S_IMODE(init.stat().st_mode) == 0o640
+
+
+def test_lines_added_after_the_block_stay(home: Path, environment: dict[str, str]) -> None:
+    init = home / ".gdbinit"
+    init.write_bytes(b"set pagination off")
+    run(environment, "install")
+    with init.open("ab") as file:
+        file.write(b"set height 0\n")
+    run(environment, "uninstall")
+    assert init.read_bytes() == b"set pagination off\nset height 0\n"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_is_written_through(home: Path, environment: dict[str, str], exists: bool) -> None:
+    target = home / "dotfiles"
+    target.mkdir()
+    if exists:
+        (target / "gdbinit").write_bytes(USERS_OWN)
+    (home / ".gdbinit").symlink_to("dotfiles/gdbinit")
+    run(environment, "install")
+    assert (home / ".gdbinit").is_symlink()
+    assert b"dlwhy" in (target / "gdbinit").read_bytes()
+    run(environment, "uninstall")
+    assert (home / ".gdbinit").is_symlink()
+    assert content(target) == ({"gdbinit": USERS_OWN} if exists else {})
+
+
+@pytest.mark.parametrize("variable", [None, "XDG_CONFIG_HOME"])
+def test_the_file_that_gdb_prefers_is_used(
+    home: Path, environment: dict[str, str], variable: str | None, installer: ModuleType
+) -> None:
+    config = home / "conf" if variable else home / ".config"
+    if variable:
+        environment[variable] = str(config)
+    (config / "gdb").mkdir(parents=True)
+    (config / "gdb" / "gdbinit").write_bytes(USERS_OWN)
+    (home / ".gdbinit").write_bytes(USERS_OWN)
+    run(environment, "install")
+    # gdb itself is the judge: it reads one of the two.
+    gdb = installer.find_gdb()
+    written = [path for path in (config / "gdb" / "gdbinit", home / ".gdbinit") if b"dlwhy" in path.read_bytes()]
+    assert len(written) == 1
+    assert written[0].name == ("gdbinit" if gdb.version >= (11,) else ".gdbinit")
+    assert "ok    gdb knows the command dlstate" in run(environment, "doctor")
+    run(environment, "uninstall")
+    assert written[0].read_bytes() == USERS_OWN
+
+
+def test_another_checkout_takes_over(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    other = copy_of_checkout(tmp_path / "an other")
+    (home / ".gdbinit").write_bytes(USERS_OWN)
+    run(environment, "install", root=other)
+    report = run(environment, "doctor", status=1)
+    assert f"loads another checkout (source {other}" in report
+    assert "dlwhy block" in run(environment, "install")
+    assert (home / ".gdbinit").read_bytes().count(b"\nsource ") == 1
+    assert "FAIL" not in run(environment, "doctor")
+    run(environment, "uninstall", root=other)
+    assert (home / ".gdbinit").read_bytes() == USERS_OWN
+
+
+def copy_of_checkout(folder: Path) -> Path:
+    """Copy what install.py and gdb need to a folder of another name."""
+    folder.mkdir()
+    for name in ("__init__.py", "install.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("common", "gdb_ext"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+def test_a_damaged_block_is_left_alone(home: Path, environment: dict[str, str]) -> None:
+    run(environment, "install")
+    init = home / ".gdbinit"
+    damaged = b"".join(init.read_bytes().splitlines(keepends=True)[:-1])
+    init.write_bytes(damaged)
+    for command in ("install", "uninstall"):
+        assert "is damaged: remove its lines by hand" in run(environment, command, status=1)
+        assert init.read_bytes() == damaged
+    assert "is damaged" in run(environment, "doctor", status=1)
+
+
+def test_an_interrupted_installation_of_packages_is_done_again(home: Path, environment: dict[str, str]) -> None:
+    run(environment, "install")
+    (stamp,) = (home / ".local/share/dlwhy").glob("python3.*/dlwhy-requirements.txt")
+    stamp.unlink()
+    assert "install tabulate" in run(environment, "install")
+    assert stamp.exists()
+
+
+def test_doctor_before_and_after(home: Path, environment: dict[str, str]) -> None:
+    before = run(environment, "doctor", status=1)
+    assert re.search(r"^ok    gdb \d+\.\d+ is /", before, re.MULTILINE)
+    assert f"FAIL  {home}/.gdbinit does not load dlwhy: python3 install.py install" in before
+    assert "FAIL  gdb has no command dlstate" in before
+    run(environment, "install")
+    after = run(environment, "doctor")
+    assert "FAIL" not in after
+    for line in (f"{home}/.gdbinit loads {ENTRY}", "gdb knows the command dlstate"):
+        assert f"ok    {line}" in after
+    assert "tabulate, pygments, pyelftools" in after
+
+
+def tools_without_gdb(folder: Path, apt_get: str | None = None) -> str:
+    """Make a PATH with nothing but a shell and, if given, a stand-in for apt-get."""
+    folder.mkdir()
+    (folder / "sh").symlink_to("/bin/sh")
+    if apt_get is not None:
+        (folder / "apt-get").write_text(f"#!/bin/sh\n{apt_get}\n")
+        (folder / "apt-get").chmod(0o755)
+    return str(folder)
+
+
+def test_without_gdb_and_apt_the_package_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PATH"] = tools_without_gdb(tmp_path / "bin")
+    assert "install with your package manager what Debian calls: gdb" in run(environment, "install", status=1)
+    assert "FAIL  no gdb on PATH: " in run(environment, "doctor", status=1)
+
+
+def test_missing_packages_are_installed_by_root(
+    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    apt_get = f'echo "$@" >> {log}; [ "$1" = update ] && exit 100; exit 0'
+    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", apt_get))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
+    assert log.read_text() == "update -q\ninstall -y --no-install-recommends gdb\n"
+
+
+def test_missing_packages_are_named_to_others(
+    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", "exit 1"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(installer.Failure) as failure:
+        installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
+    assert str(failure.value) == (
+        "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends gdb make"
+    )
+
+
+def test_nothing_is_asked_of_apt_when_all_is_there(
+    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tools_without_gdb(tmp_path / "bin", f"touch {tmp_path}/called")
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    changes = installer.Changes(dry_run=False)
+    installer.require_packages(changes, installer.DEMO_PACKAGES)
+    assert changes.count == 0
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_rustc_that_does_not_work_is_none(
+    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rustc = tmp_path / "rustc"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not installer.has_rust()
+    rustc.write_text("#!/bin/sh\necho error: no default toolchain >&2; exit 1\n")
+    rustc.chmod(0o755)
+    assert not installer.has_rust()
+
+
+def test_lists_are_read_as_toml_reads_them(installer: ModuleType) -> None:
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    settings = toml.loads((ROOT / "pyproject.toml").read_text())
+    assert installer.listed("dependencies") == settings["project"]["dependencies"]
+    assert installer.listed("test") == settings["project"]["optional-dependencies"]["test"]
+    assert installer.listed("packages") == settings["tool"]["setuptools"]["packages"]
+
+
+def test_an_old_python_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 6, 15, "final", 0))
+    with pytest.raises(SystemExit) as refusal:
+        runpy.run_path(str(ROOT / "install.py"))
+    assert str(refusal.value) == ("install.py: needs Python 3.9 or later, this is 3.6; try python3.11 install.py")
+
+
+def test_the_demo_shows_the_verdict_without_an_installation(environment: dict[str, str], home: Path) -> None:
+    transcript = run(environment, "demo")
+    if shutil.which("rustc") is None:
+        assert "C++ instead of Rust" in transcript
+    table, asked, logged = transcript.split("(gdb) dlstate")[1:]
+    assert "libB.so" in table
+    assert "libA.so" not in table
+    assert "libB.so" in asked.splitlines()[1]
+    assert "TLS destructor" in asked
+    assert "libA.so" in logged.splitlines()[1]
+    assert "TLS destructor" in logged
+    assert not (home / ".gdbinit").exists()
