@@ -69,8 +69,8 @@ def _is_mi() -> bool:
 class _CliCommand(gdb.Command):
     """One of our commands on gdb's command line."""
 
-    def __init__(self, name: str, command: Command) -> None:
-        self.__doc__ = command.help()
+    def __init__(self, name: str, command: Command, text: str) -> None:
+        self.__doc__ = text
         self._command = command
         super().__init__(name, gdb.COMMAND_STATUS)
 
@@ -145,6 +145,7 @@ def _mi_value(value: Any) -> Any:
 def register() -> None:
     """Define all commands in gdb; a second call replaces them."""
     for name, command in COMMANDS.items():
-        _CliCommand(name, command)
-        _CliCommand(f"info {name}", command)
+        text = command.help()
+        _CliCommand(name, command, text)
+        _CliCommand(f"info {name}", command, text)
         _register_mi(command)

@@ -76,8 +76,10 @@ PERMANENT = frozenset(
 )
 
 
-def explain(memory: Memory) -> State:
+def explain(memory: Memory, identify: bool = True) -> State:
     """Examine all libraries of the target.
+
+    Without ``identify`` their sonames and build-ids are not read, which halves the time for many libraries.
 
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
@@ -88,7 +90,7 @@ def explain(memory: Memory) -> State:
     private = glibc.find_private(memory, start)
     if private is None:
         raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
-    return _Glibc(memory, start, private).state()
+    return _Glibc(memory, start, private).state(identify)
 
 
 def target_info(memory: Memory) -> TargetInfo:
@@ -177,10 +179,10 @@ class _Glibc:
         self._bindings: dict[int, Bindings] = {}
         self._direct: dict[int, tuple[int, ...]] = {}
 
-    def state(self) -> State:
+    def state(self, identify: bool) -> State:
         """Give the verdict on every library."""
         self._note_motion()
-        libraries = tuple(self._library(m) for m in self.graph.by_address.values())
+        libraries = tuple(self._library(m, identify) for m in self.graph.by_address.values())
         version = self.layouts.version
         loader = LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
         return State(target_info(self.memory), loader, libraries, problems=tuple(self.problems))
@@ -212,9 +214,9 @@ class _Glibc:
     def _image(self, link_map: LinkMap) -> Optional[Image]:
         return self._images.at(self._range(link_map)[0])
 
-    def _library(self, link_map: LinkMap) -> Library:
+    def _library(self, link_map: LinkMap, identify: bool) -> Library:
         holds, omitted = self._holds(link_map)
-        image = None if link_map.is_proxy else self._image(link_map)
+        image = self._image(link_map) if identify and not link_map.is_proxy else None
         first, last = self._range(link_map)
         return Library(
             name=self._name(link_map),

@@ -26,8 +26,8 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
 )
 def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
-    state = explain(session.memory)
     wanted = " ".join(arguments.library)
+    state = explain(session.memory, identify=bool(wanted or arguments.json))
     if wanted:
         chosen = select(state.libraries, wanted, session.host.evaluate)
         state = state._replace(libraries=chosen, asked=wanted)

@@ -74,9 +74,8 @@ class Command(NamedTuple):
 
     def help(self) -> str:
         """Give the help text: summary, usage, options, as debuggers show it."""
-        usage = self.parser().format_usage().replace("usage:", "Usage:", 1).rstrip()
-        rest = self.parser().format_help().split("\n\n", 2)[2].rstrip()
-        return f"{self.summary[:1].upper()}{self.summary[1:]}.\n{usage}\n\n{rest}"
+        usage, summary, rest = self.parser().format_help().split("\n\n", 2)
+        return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest.rstrip()}"
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

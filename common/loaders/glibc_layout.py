@@ -24,6 +24,9 @@ _MAX_TLS_MODULES = 1 << 16
 
 _SHOWN_CONTRADICTIONS = 2
 
+# Layouts of the very build can be wrong only throughout, so the first libraries show it.
+_EXACT_SAMPLE = 32
+
 
 class Chosen(NamedTuple):
     """The layouts that the process has, its libraries read with them, and the images that were looked at."""
@@ -48,7 +51,8 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
         except (FaultError, CorruptError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        contradictions = list(for_each_contradiction(memory, start, graph, images))
+        sample = _EXACT_SAMPLE if is_exact(candidate) else None
+        contradictions = list(for_each_contradiction(memory, start, graph, images, sample))
         # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
         if not is_exact(candidate):
             contradictions += [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
@@ -115,8 +119,10 @@ def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterato
             yield Problem("struct link_map", message)
 
 
-def for_each_contradiction(memory: Memory, start: Start, graph: Graph, images: Images) -> Iterator[str]:
-    """Iterate over what cannot be if the layouts are right."""
+def for_each_contradiction(
+    memory: Memory, start: Start, graph: Graph, images: Images, sample: Optional[int] = None
+) -> Iterator[str]:
+    """Iterate over what cannot be if the layouts are right, in ``sample`` libraries of each namespace (None: all)."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
         yield "the base namespace is empty"
         return
@@ -128,7 +134,7 @@ def for_each_contradiction(memory: Memory, start: Start, graph: Graph, images: I
     if first.l_type != LT_EXECUTABLE:
         yield f"the main program's l_type is {first.l_type}"
     for namespace in graph.namespaces:
-        for link_map in namespace.maps:
+        for link_map in namespace.maps[:sample]:
             name = link_map.name or f"link_map {link_map.address:#x}"
             if link_map.l_ns != namespace.number:
                 yield f"{name}: l_ns is {link_map.l_ns}"

@@ -1,0 +1,81 @@
+"""How much does dlstate cost?  Prints figures and judges none of them: python3 install.py test -- -m bench -s."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ENTRY_SCRIPT = HERE.parent.parent / "gdb_ext" / "dlwhy_gdb.py"
+ROUNDS = 15
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    source = folder / "lib.c"
+    source.write_text("static int calls; int f(void) { return ++calls; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "lib.so", source], check=True)
+    subprocess.run(["gcc", "-o", folder / "many", HERE / "many.c"], check=True)
+    for index in range(1000):
+        shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
+    return folder / "many"
+
+
+@contextmanager
+def running(program: Path, libraries: int) -> Iterator[int]:
+    command = [str(program), str(program.parent), str(libraries)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def gdb(pid: int, *commands: str) -> tuple[float, str]:
+    words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-p", str(pid)]
+    for command in commands:
+        words += ["-ex", command]
+    begin = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return time.perf_counter() - begin, done.stdout
+
+
+@pytest.mark.parametrize("libraries", [50, 300, 1000])
+def test_reading_and_marking(program: Path, libraries: int) -> None:
+    with running(program, libraries) as pid:
+        _, output = gdb(pid, f"source {ENTRY_SCRIPT}", f"source {HERE / 'measure_graph.py'}")
+    line = next(line for line in output.splitlines() if line.startswith("MEASURED "))
+    figures = json.loads(line[len("MEASURED ") :])
+    print(f"\n{figures['libraries']} libraries: {figures['best']:.1f} us per link_map, median {figures['median']:.1f}")
+    assert figures["libraries"] >= libraries
+
+
+def test_dlstate_beside_info_sharedlibrary(program: Path) -> None:
+    plain, loaded, asked = [], [], []
+    load = f"source {ENTRY_SCRIPT}"
+    with running(program, 300) as pid:
+        for _ in range(ROUNDS):
+            plain.append(gdb(pid, "info sharedlibrary")[0])
+            loaded.append(gdb(pid, load, "info sharedlibrary")[0])
+            asked.append(gdb(pid, load, "info sharedlibrary", "dlstate")[0])
+    for name, top, below in (
+        ("dlstate, dlwhy loaded by the init file", asked, loaded),
+        ("loading dlwhy", loaded, plain),
+        ("both", asked, plain),
+    ):
+        ratio = statistics.median(a / b for a, b in zip(top, below))
+        print(f"\n{name}: {ratio:.2f} of gdb (info sharedlibrary: {statistics.median(plain):.3f} s)")
+    assert len(asked) == ROUNDS
