@@ -97,12 +97,13 @@ class Problem(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A field as it was read: address, C expression, value, and where the offset came from."""
+    """A member as it was read: address, C expression, value, offset in its structure, and the offset's source."""
 
     address: int
     expression: str
     value: int
-    source: Optional[Source] = None
+    offset: int
+    source: Source
 
 
 class CodeSymbol(NamedTuple):

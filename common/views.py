@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from .model import Hold, HoldKind, Library, Problem, Root, State, ThreadRef
 from .render.document import Document, Facts, Part, Sentence, Table
 
+# Smaller values are counts and flags: Linux maps nothing below this by default (vm.mmap_min_addr).
+_FIRST_POINTER = 65536
+
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
@@ -45,14 +48,11 @@ _LIBC_PURPOSES = (
 
 def state_view(state: State, verbose: bool) -> Document:
     """Put a state into words: one library in detail, or several in a table."""
+    notes = [*(_layout_parts(state) if verbose else ()), *_problem_parts(state.problems)]
     if len(state.libraries) == 1 and state.asked is not None:
-        parts = list(_library_parts(state.libraries[0], verbose))
-    else:
-        parts = list(_table_parts(state))
-    if verbose:
-        parts += _layout_parts(state)
-    parts += _problem_parts(state.problems)
-    return Document(tuple(parts))
+        library = state.libraries[0]
+        return Document((*_library_parts(library, verbose), *notes, Sentence(_remedy(library))))
+    return Document((*_table_parts(state), *notes))
 
 
 def completed(count: int, noun: str, plural: str = "") -> str:
@@ -136,11 +136,17 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
         yield Facts(((f"and {hidden} more" + ("" if verbose else "; -v shows them"),),))
     if verbose:
         rows = tuple(
-            (e.expression, f"= {e.value}", f"at {e.address:#x}") for hold in library.holds for e in hold.evidence
+            (e.expression, f"= {_plain(e.value)}", f"at {e.address:#x}", f"offset {e.offset} ({e.source.kind.value})")
+            for hold in library.holds
+            for e in hold.evidence
         )
         if rows:
             yield Facts(rows)
-    yield Sentence(_remedy(library))
+
+
+def _plain(value: int) -> str:
+    """Show counts in decimal and pointers in hexadecimal."""
+    return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 
 
 def _shown(library: Library, verbose: bool) -> Sequence[Hold]:

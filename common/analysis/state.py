@@ -296,8 +296,8 @@ class _Glibc:
             value = self._signed(link_map, name)
             if member is not None and value is not None:
                 expression = f"((struct link_map *) {link_map.address:#x})->{name}"
-                source = self.layouts.source
-                result.append(Evidence(link_map.address + member.offset, expression, value, source))
+                address = link_map.address + member.offset
+                result.append(Evidence(address, expression, value, member.offset, self.layouts.source))
         return tuple(result)
 
     def _startup_origin(self, link_map: LinkMap) -> str:

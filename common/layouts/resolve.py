@@ -19,11 +19,15 @@ DETAIL_STRUCTS = ("rtld_global_ro", "unique_sym", "pthread")
 
 
 class LayoutSet(NamedTuple):
-    """Layouts by structure name, where they came from, and the glibc version they belong to (None: unknown)."""
+    """Layouts by structure name, where they came from, and the glibc version they belong to (None: unknown).
+
+    ``exact`` says that they are those of the very build, known by its build-id.
+    """
 
     layouts: Mapping[str, Layout]
     source: Source
     version: Optional[tuple[int, int]]
+    exact: bool
 
     def require(self, type_name: str) -> Layout:
         """Give the layout of one of LOADER_STRUCTS, which every set has."""
@@ -53,23 +57,24 @@ def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator
 
     The rest is offered as ``inferred``: a distribution's backport can give one release the layout of another.
     """
-    seen: set[tuple[int, ...]] = set()
     for build in table.builds:
         if build.ld_build_id and build.ld_build_id == fingerprint.ld_build_id:
-            yield _layout_set(table, build, SourceKind.TABLE, f"{build.name}, by ld.so's build-id", build.version)
+            source = Source(SourceKind.TABLE, f"{build.name}, by the build-id of ld.so")
+            yield LayoutSet(_layouts(table, build), source, build.version, exact=True)
             return
-    ranked = sorted(table.builds, key=lambda build: -_score(build, fingerprint))
-    for build in ranked:
-        score = _score(build, fingerprint)
+    seen: set[tuple[int, ...]] = set()
+    for build in sorted(table.builds, key=lambda build: -_score(build, fingerprint)):
         key = tuple(build.variant.get(name, -1) for name in LOADER_STRUCTS)
         if key in seen:
             continue
         seen.add(key)
-        fits = score >= _FITS
-        how = "by its fingerprint" if fits else "by trying every known layout"
-        kind = SourceKind.TABLE if fits else SourceKind.INFERRED
-        version = fingerprint.version or (build.version if fits else None)
-        yield _layout_set(table, build, kind, f"{build.name}, {how}", version)
+        if _score(build, fingerprint) >= _FITS:
+            source = Source(SourceKind.TABLE, f"{build.name}, by its fingerprint")
+            version: Optional[tuple[int, int]] = fingerprint.version or build.version
+        else:
+            source = Source(SourceKind.INFERRED, f"{build.name}, by trying every known layout")
+            version = fingerprint.version
+        yield LayoutSet(_layouts(table, build), source, version, exact=False)
 
 
 _FITS = 100
@@ -91,9 +96,6 @@ def _score(build: Build, fingerprint: Fingerprint) -> int:
     return score
 
 
-def _layout_set(
-    table: LayoutTable, build: Build, kind: SourceKind, detail: str, version: Optional[tuple[int, int]]
-) -> LayoutSet:
+def _layouts(table: LayoutTable, build: Build) -> dict[str, Layout]:
     names = (*LOADER_STRUCTS, *DETAIL_STRUCTS)
-    layouts = {name: table.layout(build, name) for name in names if name in build.variant}
-    return LayoutSet(layouts, Source(kind, detail), version)
+    return {name: table.layout(build, name) for name in names if name in build.variant}

@@ -51,10 +51,10 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
         except (FaultError, CorruptError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        sample = _EXACT_SAMPLE if is_exact(candidate) else None
+        sample = _EXACT_SAMPLE if candidate.exact else None
         contradictions = list(for_each_contradiction(memory, start, graph, images, sample))
         # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
-        if not is_exact(candidate):
+        if not candidate.exact:
             contradictions += [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         if not contradictions:
             return Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
@@ -64,11 +64,6 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     raise LayoutError(
         "no known layout of glibc's loader fits this process; install libc6-dbg for its very build", tried
     )
-
-
-def is_exact(layouts: LayoutSet) -> bool:
-    """Tell whether the layouts are those of the very build, known by its build-id."""
-    return layouts.source.kind is SourceKind.DEBUG_INFO or layouts.source.detail.endswith("build-id")
 
 
 def _candidates(memory: Memory, private: Private, debug_info: Optional[LayoutSet]) -> Iterator[LayoutSet]:
@@ -97,8 +92,8 @@ def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
         layout = target.find_layout(name, rtld)
         if layout is not None:
             layouts[name] = layout
-    source = Source(SourceKind.DEBUG_INFO, f"debug information of ld.so {build_id[:12]}…")
-    return LayoutSet(layouts, source, private.fingerprint.version)
+    source = Source(SourceKind.DEBUG_INFO, f"debug information of ld.so, build-id {build_id}")
+    return LayoutSet(layouts, source, private.fingerprint.version, exact=True)
 
 
 def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterator[Problem]:
@@ -110,7 +105,7 @@ def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterato
     except LayoutError:
         return
     other = next(iter(for_each_candidate(table, private.fingerprint)), None)
-    if other is None or not is_exact(other):
+    if other is None or not other.exact:
         return
     for name, member in other.require("link_map").fields.items():
         seen = used.require("link_map").fields.get(name)
