@@ -14,11 +14,11 @@ from .model import Layout, Module, Platform, Thread
 
 
 class Capability(enum.Flag):
-    """What a target can do beyond reading memory."""
+    """What a target is or can do beyond reading memory: RUNNING means that nothing stops it meanwhile."""
 
     NONE = 0
     LIVE = enum.auto()
-    REGISTERS = enum.auto()
+    RUNNING = enum.auto()
 
 
 class Target(Protocol):

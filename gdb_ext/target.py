@@ -57,8 +57,8 @@ class GdbTarget:
 
     @property
     def capabilities(self) -> Capability:
-        """Tell that gdb reads registers of processes and cores alike."""
-        return Capability.REGISTERS if self.kind == "core" else Capability.REGISTERS | Capability.LIVE
+        """Tell a process, which gdb has stopped, from a core."""
+        return Capability.NONE if self.kind == "core" else Capability.LIVE
 
     @property
     def pid(self) -> Optional[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
@@ -10,7 +11,7 @@ from ..elf.bindings import Bindings
 from ..elf.demangle import demangle
 from ..elf.files import name_function
 from ..elf.image import DT_FLAGS_1, Image, Images
-from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ..loaders import glibc, musl
 from ..loaders.glibc import (
     DF_1_NODELETE,
@@ -24,6 +25,7 @@ from ..loaders.glibc import (
     Rules,
 )
 from ..loaders.glibc_layout import choose_layouts
+from ..loaders.glibc_threads import find_thread_pointers
 from ..loaders.glibc_tls import Pending, read_destructors
 from ..loaders.start import AT_EXECFN, AT_SYSINFO_EHDR, R_STATES, Start, find_start
 from ..memory import Memory
@@ -41,6 +43,7 @@ from ..model import (
     ThreadRef,
     TlsDestructor,
 )
+from ..target import Capability, Target
 
 #: glibc's own names of the members that a verdict rests on.
 REPORTED_FIELDS = (
@@ -57,6 +60,10 @@ REPORTED_FIELDS = (
     "l_global",
     "l_removed",
 )
+
+#: How long a running process is read again and again, and the pause between two readings.
+MAX_SETTLING_SECONDS = 1.0
+RETRY_SECONDS = 0.001
 
 #: How many libraries that keep another one are listed; more are counted.
 MAX_DEPENDENCY_HOLDS = 16
@@ -76,21 +83,45 @@ PERMANENT = frozenset(
 )
 
 
-def explain(memory: Memory, identify: bool = True) -> State:
+def explain(target: Target, identify: bool = True) -> State:
     """Examine all libraries of the target.
 
     Without ``identify`` their sonames and build-ids are not read, which halves the time for many libraries.
+    A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
 
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
+    if Capability.RUNNING not in target.capabilities:
+        return _explain_once(Memory(target), identify)[0]
+    deadline = time.monotonic() + MAX_SETTLING_SECONDS
+    while True:
+        failure: Optional[DlwhyError] = None
+        try:
+            state, settled = _explain_once(Memory(target), identify)
+        except (FaultError, CorruptError, LayoutError) as error:
+            failure, settled = error, False
+        if settled:
+            return state
+        if time.monotonic() > deadline:
+            if failure is not None:
+                raise failure
+            message = "the loader never stood still while it was read: the answer can mix two states"
+            return state._replace(problems=(*state.problems, Problem("racy", message)))
+        time.sleep(RETRY_SECONDS)
+
+
+def _explain_once(memory: Memory, identify: bool) -> tuple[State, bool]:
+    """Examine once; tells also whether the loader's state is the same afterwards and no thread is changing it."""
     start = find_start(memory)
     if musl.is_musl(memory, start):
-        return _explain_musl(memory, start)
+        return _explain_musl(memory, start), True
     private = glibc.find_private(memory, start)
     if private is None:
         raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
-    return _Glibc(memory, start, private).state(identify)
+    examined = _Glibc(memory, start, private)
+    state = examined.state(identify)
+    return state, Capability.RUNNING not in memory.target.capabilities or examined.has_stood_still()
 
 
 def target_info(memory: Memory) -> TargetInfo:
@@ -186,6 +217,18 @@ class _Glibc:
         version = self.layouts.version
         loader = LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
         return State(target_info(self.memory), loader, libraries, problems=tuple(self.problems))
+
+    def has_stood_still(self) -> bool:
+        """Read the loader's state once more and compare."""
+        if self.lock.owner is not None or self.start.r_state != 0:
+            return False
+        memory = Memory(self.memory.target)
+        rtld_global = self.private.rtld_global
+        try:
+            again = glibc.read_graph(memory, self.layouts, rtld_global)
+        except DlwhyError:
+            return False
+        return glibc.read_load_lock(memory, self.layouts, rtld_global).owner is None and again.is_same_as(self.graph)
 
     def _note_motion(self) -> None:
         owner = self.lock.owner
@@ -408,9 +451,12 @@ class _Glibc:
     @functools.cached_property
     def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
-        found = read_destructors(self.memory, self.graph, libcs, self.rules)
+        found = read_destructors(self.memory, self.graph, libcs, self.rules, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map
+
+    def _listed_threads(self) -> Mapping[int, int]:
+        return find_thread_pointers(self.memory, self.layouts, self.graph, self.private.rtld_global)
 
     def _destructor(self, pending: Pending) -> TlsDestructor:
         thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)

@@ -27,7 +27,7 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
 def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
     wanted = " ".join(arguments.library)
-    state = explain(session.memory, identify=bool(wanted or arguments.json))
+    state = explain(session.target, identify=bool(wanted or arguments.json))
     if wanted:
         chosen = select(state.libraries, wanted, session.host.evaluate)
         state = state._replace(libraries=chosen, asked=wanted)
@@ -35,6 +35,7 @@ def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
         document=lambda: _document(state),
         view=lambda verbose: state_view(state, verbose),
         has_problems=bool(state.problems),
+        has_findings=bool(wanted) and any(library.held for library in state.libraries),
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UsageError
 from ..host import Host
-from ..memory import Memory
 from ..render.document import Document
 from ..target import Target
 
@@ -18,15 +17,15 @@ class Session(NamedTuple):
 
     host: Host
     target: Target
-    memory: Memory
 
 
 class Result(NamedTuple):
-    """What a command found: its JSON document, its words, and whether something could not be established."""
+    """What a command found: its JSON document, its words, whether something could not be established, or is wrong."""
 
     document: Callable[[], dict[str, Any]]
     view: Callable[[bool], Document]
     has_problems: bool
+    has_findings: bool
 
 
 class Argument(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..host import Host
-from ..memory import Memory
 from ..render.text import render
 from .registry import Command, Result, Session
 
@@ -17,7 +16,7 @@ def run(host: Host, command: Command, words: Sequence[str]) -> Result:
     """
     arguments = command.parser().parse_args(list(words))
     target = host.target()
-    result = command.answer(Session(host, target, Memory(target)), arguments)
+    result = command.answer(Session(host, target), arguments)
     if arguments.json:
         from ..render.jsonout import dump
 

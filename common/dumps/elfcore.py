@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional
 
 from ..elf.image import (
@@ -22,17 +22,34 @@ from ..elf.image import (
     find_build_id,
     parse_program_headers,
 )
-from ..errors import DumpFormatError, FaultError
-from ..model import Module
+from ..elf.files import open_first
+from ..elf.machine import platform_of
+from ..errors import DumpFormatError, FaultError, UnsupportedError
+from ..model import Layout, Module, Thread
+from ..target import Capability
 
+AT_PHDR = 3
 ET_CORE = 4
+NT_PRSTATUS = 1
 NT_AUXV = 6
+NT_ARM_TLS = 0x401
 NT_FILE = 0x46494C45
+
+# Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access
+# registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
+_THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
 
 #: ``e_phnum`` of a file with more program headers than 16 bits count; the number is in section header 0 then.
 PN_XNUM = 0xFFFF
 MAX_SEGMENTS = 4_000_000
 MAX_NOTES = 256 << 20
+
+
+class Note(NamedTuple):
+    """A note: ``NT_*`` and its content."""
+
+    type: int
+    data: bytes
 
 
 class MappedFile(NamedTuple):
@@ -63,9 +80,9 @@ class ElfCore:
         headers = self._read_headers()
         self._loads = sorted((h for h in headers if h.type == PT_LOAD), key=lambda h: h.vaddr)
         self._starts = [h.vaddr for h in self._loads]
-        notes = self._read_notes(headers)
-        self.auxv: Mapping[int, int] = self._parse_auxv(notes.get(NT_AUXV, b""))
-        self.files = self._parse_files(notes.get(NT_FILE, b""))
+        self.notes = self._read_notes(headers)
+        self.auxv: Mapping[int, int] = self._parse_auxv(self._first_note(NT_AUXV))
+        self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
 
     def close(self) -> None:
@@ -83,6 +100,7 @@ class ElfCore:
         ident = self._pread(0, 64)
         if len(ident) < 52 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
             raise DumpFormatError(self.path, "no ELF file", 0)
+        self.ident = ident
         self.is_64 = ident[4] == 2
         self.prefix = "<" if ident[5] == 1 else ">"
         self.pointer_size = 8 if self.is_64 else 4
@@ -107,9 +125,9 @@ class ElfCore:
             raise DumpFormatError(self.path, "the program headers are cut off", phoff)
         return parse_program_headers(data, entry_size, self.is_64, self.prefix)
 
-    def _read_notes(self, headers: tuple[ProgramHeader, ...]) -> dict[int, bytes]:
-        """Collect the first note of each type; those of threads repeat and are left to the debugger."""
-        notes: dict[int, bytes] = {}
+    def _read_notes(self, headers: tuple[ProgramHeader, ...]) -> tuple[Note, ...]:
+        """Collect the notes in their order; those of a thread follow its NT_PRSTATUS."""
+        notes: list[Note] = []
         for header in headers:
             if header.type != PT_NOTE or header.filesz > MAX_NOTES:
                 continue
@@ -118,9 +136,12 @@ class ElfCore:
             while position + 12 <= len(data):
                 name_size, size, kind = struct.unpack_from(self.prefix + "III", data, position)
                 start = position + 12 + (name_size + 3 & ~3)
-                notes.setdefault(kind, data[start : start + size])
+                notes.append(Note(kind, data[start : start + size]))
                 position = start + (size + 3 & ~3)
-        return notes
+        return tuple(notes)
+
+    def _first_note(self, kind: int) -> bytes:
+        return next((note.data for note in self.notes if note.type == kind), b"")
 
     def _words(self, data: bytes) -> tuple[int, ...]:
         code = "Q" if self.is_64 else "I"
@@ -207,6 +228,90 @@ class ElfCore:
             stream.close()
             return None
         return stream
+
+
+class CoreTarget:
+    """A core file, read without a debugger."""
+
+    kind = "core"
+    capabilities = Capability.NONE
+
+    def __init__(self, path: str, sysroot: str = "") -> None:
+        """Open a core; files that it maps are looked for below ``sysroot`` first.
+
+        :raises DumpFormatError: if the file is no ELF core.
+        :raises UnsupportedError: if its architecture is not known.
+        """
+        self._sysroot = sysroot.rstrip("/")
+        self._core = ElfCore(path, self.open_image)
+        platform = platform_of(self._core.ident)
+        if platform is None:
+            raise UnsupportedError(f"{path} is a core of an architecture that is not supported")
+        self.platform = platform
+        self._thread_pointers = dict(self._parse_threads())
+
+    def close(self) -> None:
+        """Close the files."""
+        self._core.close()
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id: the first thread's in a core of the kernel's."""
+        return next(iter(self._thread_pointers), None)
+
+    @property
+    def description(self) -> str:
+        """Describe the core."""
+        return f"core file {self._core.path}"
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+        return self._core.read(address, size)
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        return self._core.auxv
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program, where the core says which file it was."""
+        mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
+        return (Module(mapped.path, mapped.start),) if mapped else ()
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: there is no debugger here."""
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads in the core's order."""
+        return [Thread(number, lwp) for number, lwp in enumerate(self._thread_pointers, 1)]
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give the thread pointer, where the core has it."""
+        pointer = self._thread_pointers.get(thread.lwp)
+        return {} if pointer is None else {"thread_pointer": pointer}
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file."""
+        return open_first([self._sysroot + module.path, module.path] if self._sysroot else [module.path])
+
+    def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
+        """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""
+        lwp, pointer = None, None
+        for note in self._core.notes:
+            if note.type == NT_PRSTATUS:
+                if lwp is not None:
+                    yield lwp, pointer
+                lwp = self._integer(note.data, 32 if self.platform.pointer_size == 8 else 24, 4)
+                offset = _THREAD_POINTER_OFFSETS.get(self.platform.arch)
+                pointer = None if offset is None else self._integer(note.data, offset, 8)
+            elif note.type == NT_ARM_TLS and self.platform.arch in ("aarch64", "arm"):
+                pointer = self._integer(note.data, 0, self.platform.pointer_size)
+        if lwp is not None:
+            yield lwp, pointer
+
+    def _integer(self, data: bytes, offset: int, size: int) -> Optional[int]:
+        raw = data[offset : offset + size]
+        return int.from_bytes(raw, "little" if self._core.prefix == "<" else "big") if len(raw) == size else None
 
 
 def _build_id_in_first_page(page: bytes) -> Optional[str]:

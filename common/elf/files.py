@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Optional
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Optional, TypeVar
 
 from ..memory import Memory
 from ..model import Module
 from .image import Image, find_build_id
 
 DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
+
+_T = TypeVar("_T")
 
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
@@ -41,11 +43,31 @@ def name_function(memory: Memory, image: Image, path: str, base: int, address: i
     if build_id is not None:
         for stream in _symbol_files(memory, Module(path, base, build_id)):
             with stream:
-                name = _covering_function(stream, build_id, offset)
+                name = _search(stream, build_id, lambda table: _covering_function(table, offset))
             if name is not None:
                 return name
     covering = image.covering_symbol(address)
     return covering[0] if covering else None
+
+
+def find_local_symbol(memory: Memory, image: Image, path: str, name: str) -> Optional[int]:
+    """Find a symbol that only the file's own symbol table has; gives its address in memory, None if it has none."""
+    build_id = image.read_build_id()
+    if build_id is None:
+        return None
+    for stream in _symbol_files(memory, Module(path, image.load_range()[0], build_id)):
+        with stream:
+            value = _search(stream, build_id, lambda table: _value_of(table, name))
+        if value is not None:
+            return image.address(value)
+    return None
+
+
+def _value_of(table: Any, name: str) -> Optional[int]:
+    for symbol in table.get_symbol_by_name(name) or ():
+        if symbol["st_shndx"] != "SHN_UNDEF":
+            return int(symbol["st_value"])
+    return None
 
 
 def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
@@ -58,27 +80,28 @@ def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _covering_function(stream: BinaryIO, build_id: str, offset: int) -> Optional[str]:
+def _covering_function(table: Any, offset: int) -> Optional[str]:
+    is_64 = table.elffile.elfclass == 64
+    index = _covering_index(table.data(), is_64, "<" if table.elffile.little_endian else ">", offset)
+    return None if index is None else str(table.get_symbol(index).name)
+
+
+def _search(stream: BinaryIO, build_id: str, search: Callable[[Any], Optional[_T]]) -> Optional[_T]:
+    """Search the .symtab sections (pyelftools' objects) of a file; None if it is another build, or damaged."""
     try:
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
-        from elftools.elf.sections import SymbolTableSection
     except ImportError:
         return None
     try:
         elf = ELFFile(stream)
         note = elf.get_section_by_name(".note.gnu.build-id")
-        prefix = "<" if elf.little_endian else ">"
-        if note is None or find_build_id(note.data(), prefix) != build_id:
+        if note is None or find_build_id(note.data(), "<" if elf.little_endian else ">") != build_id:
             return None
-        for section in elf.iter_sections("SHT_SYMTAB"):
-            if isinstance(section, SymbolTableSection):
-                index = _covering_index(section.data(), elf.elfclass == 64, prefix, offset)
-                if index is not None:
-                    return str(section.get_symbol(index).name)
+        results = (search(section) for section in elf.iter_sections("SHT_SYMTAB"))
+        return next((result for result in results if result is not None), None)
     except (ELFError, OSError, ValueError, LookupError, struct.error, UnicodeError):
-        return None  # a damaged file names nothing
-    return None
+        return None
 
 
 def _covering_index(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:

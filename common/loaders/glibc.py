@@ -154,6 +154,15 @@ class LinkMap:
             self._values = self._fields.decode(self.raw)
         return self._fields.get(self._values, name)
 
+    def equals(self, other: LinkMap) -> bool:
+        """Tell whether two readings of one map found the same."""
+        return (
+            self.raw == other.raw
+            and self.name == other.name
+            and self.needed == other.needed
+            and self.relocated_to == other.relocated_to
+        )
+
     @property
     def nodelete(self) -> bool:
         """Tell whether the map is marked NODELETE.
@@ -272,6 +281,13 @@ class Graph:
     def complete(self) -> bool:
         """Tell whether every library was seen."""
         return not self.problems
+
+    def is_same_as(self, other: Graph) -> bool:
+        """Tell whether two readings of one process found the same bytes."""
+        return len(self.by_address) == len(other.by_address) and all(
+            address in other.by_address and link_map.equals(other.by_address[address])
+            for address, link_map in self.by_address.items()
+        )
 
 
 def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:

@@ -8,12 +8,11 @@ block is searched for the one word that begins such a chain in every thread; the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from ..memory import Memory
 from ..model import Platform, Problem, Thread
-from ..target import Capability
 from .glibc import Graph, LinkMap, Rules
 
 THREAD_POINTER = "thread_pointer"
@@ -48,16 +47,23 @@ class Destructors(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def read_destructors(memory: Memory, graph: Graph, libcs: Sequence[LinkMap], rules: Rules) -> Destructors:
+def read_destructors(
+    memory: Memory,
+    graph: Graph,
+    libcs: Sequence[LinkMap],
+    rules: Rules,
+    listed: Callable[[], Mapping[int, int]],
+) -> Destructors:
     """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
 
+    ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without registers.
     The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
     """
     wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
     if not wanted:
         return Destructors({}, ())
     problems: list[Problem] = []
-    threads = list(_thread_pointers(memory, problems))
+    threads = list(_thread_pointers(memory, listed, problems))
     found: dict[int, list[Pending]] = {}
     for libc in libcs:
         for thread, pointer, nodes in _lists(memory, graph, libc, threads, wanted):
@@ -77,13 +83,16 @@ def read_destructors(memory: Memory, graph: Graph, libcs: Sequence[LinkMap], rul
     return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))
 
 
-def _thread_pointers(memory: Memory, problems: list[Problem]) -> Iterator[tuple[Thread, int]]:
+def _thread_pointers(
+    memory: Memory, listed: Callable[[], Mapping[int, int]], problems: list[Problem]
+) -> Iterator[tuple[Thread, int]]:
     target = memory.target
-    if Capability.REGISTERS not in target.capabilities:
-        problems.append(Problem("threads", "the target has no registers: the threads' lists cannot be found"))
-        return
+    by_lwp: Optional[Mapping[int, int]] = None
     for thread in target.threads():
         pointer = target.registers(thread).get(THREAD_POINTER)
+        if pointer is None:
+            by_lwp = listed() if by_lwp is None else by_lwp
+            pointer = by_lwp.get(thread.lwp)
         if pointer and _is_thread_block(memory, pointer):
             yield thread, pointer
         else:

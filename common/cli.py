@@ -1,0 +1,123 @@
+"""How is dlwhy used from the shell?
+
+``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
+
+Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read;
+4 answered with problems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Optional
+
+from .errors import DlwhyError, NotFoundError, NoTargetError, UsageError
+from .host import Screen
+from .target import Target
+
+EXIT_FINDINGS = 1
+EXIT_USAGE = 2
+EXIT_TARGET = 3
+EXIT_PROBLEMS = 4
+
+
+class CliHost:
+    """The shell as the program that the user types into."""
+
+    name = "cli"
+
+    def __init__(self, target: Optional[Target]) -> None:
+        self._target = target
+
+    def target(self) -> Target:
+        """Give what the command line names."""
+        if self._target is None:
+            raise NoTargetError("nothing to examine: give --pid PID or --core FILE before the command")
+        return self._target
+
+    def evaluate(self, expression: str) -> int:
+        """Take a number: there is no debugger here to evaluate more."""
+        try:
+            return int(expression, 0)
+        except ValueError as error:
+            raise NotFoundError(f"'{expression}' is no number") from error
+
+    def write(self, text: str) -> None:
+        """Write to standard output."""
+        sys.stdout.write(text)
+
+    def screen(self) -> Screen:
+        """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""
+        terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        return Screen(None, terminal and not os.environ.get("NO_COLOR"))
+
+
+def main(words: Optional[Sequence[str]] = None) -> int:
+    """Run one command and give the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    from .commands import dlstate  # noqa: F401 - defines the command
+    from .commands.registry import COMMANDS
+    from .commands.run import run
+
+    if arguments.command == "help" or arguments.command not in COMMANDS:
+        return _help(parser, arguments.command, arguments.words)
+    try:
+        result = run(CliHost(_open(arguments)), COMMANDS[arguments.command], arguments.words)
+        sys.stdout.flush()
+    except DlwhyError as error:
+        sys.stderr.write(f"{arguments.command}: {error}\n")
+        return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
+    except BrokenPipeError:
+        # The reader has gone, which is its right; the interpreter must not find that out once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if result.has_problems:
+        return EXIT_PROBLEMS
+    return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dlwhy",
+        description="Explain the dynamic libraries of a running process or a core.",
+        epilog="dlwhy help COMMAND explains a command. Commands: dlstate.",
+        allow_abbrev=False,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--pid", type=int, help="examine this process; it is neither attached to nor stopped")
+    source.add_argument("--core", metavar="FILE", help="examine this core")
+    parser.add_argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
+    parser.add_argument("command", metavar="COMMAND", help="dlstate, or help")
+    parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
+    return parser
+
+
+def _help(parser: argparse.ArgumentParser, command: str, words: Sequence[str]) -> int:
+    from .commands.registry import COMMANDS
+
+    wanted = words[0] if command == "help" and words else None
+    if command == "help" and wanted is None:
+        parser.print_help()
+        return 0
+    if wanted in COMMANDS:
+        sys.stdout.write(COMMANDS[wanted].help() + "\n")
+        return 0
+    sys.stderr.write(f"dlwhy: there is no command {wanted or command}; commands: {', '.join(COMMANDS)}\n")
+    return EXIT_USAGE
+
+
+def _open(arguments: argparse.Namespace) -> Optional[Target]:
+    if arguments.pid is not None:
+        from .dumps.procfs import ProcTarget
+
+        return ProcTarget(arguments.pid)
+    if arguments.core is not None:
+        from .dumps.elfcore import CoreTarget
+
+        return CoreTarget(arguments.core, arguments.sysroot)
+    return None

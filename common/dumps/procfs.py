@@ -1,0 +1,150 @@
+"""What does a running process show of itself in /proc, without being attached to or stopped?
+
+Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, but does not trace it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Optional
+
+from ..elf.files import open_first
+from ..elf.machine import platform_of
+from ..errors import FaultError, NoTargetError, UnsupportedError
+from ..model import Layout, Module, Platform, Thread
+from ..target import Capability
+
+AT_PHDR = 3
+
+#: include/linux/sched.h; field 9 of /proc/PID/stat.
+_PF_KTHREAD = 0x00200000
+
+_MAX_THREADS = 1_000_000
+
+
+class ProcTarget:
+    """A process of this machine, read while it runs."""
+
+    kind = "live"
+    capabilities = Capability.LIVE | Capability.RUNNING
+
+    def __init__(self, pid: int) -> None:
+        """Open a process by its id.
+
+        :raises NoTargetError: if it does not exist, has exited, or may not be read.
+        :raises UnsupportedError: if it is a kernel thread.
+        """
+        self.pid = pid
+        self._folder = f"/proc/{pid}"
+        self._check_state()
+        try:
+            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            self._auxv = self._read_auxv()
+            self.platform = self._find_platform()
+        except PermissionError as error:
+            raise NoTargetError(self._permission_message()) from error
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise NoTargetError(f"process {pid} has exited") from error
+
+    def close(self) -> None:
+        """Let go of the process."""
+        os.close(self._memory)
+
+    def _check_state(self) -> None:
+        try:
+            with open(f"{self._folder}/stat", "rb") as stream:
+                state = stream.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise NoTargetError(f"there is no process {self.pid}") from error
+        if state[:1] in ([b"Z"], [b"X"]):
+            raise NoTargetError(f"process {self.pid} has exited and is a zombie: nothing is left of its memory")
+        if len(state) > 6 and int(state[6]) & _PF_KTHREAD:
+            raise UnsupportedError(f"{self.pid} is a kernel thread: it has no libraries")
+
+    def _permission_message(self) -> str:
+        try:
+            owner = os.stat(self._folder).st_uid
+        except OSError:
+            owner = -1
+        return (
+            f"process {self.pid} may not be read: run dlwhy as the user who may trace it (its uid is {owner}, yours "
+            f"is {os.geteuid()}), as root, or with CAP_SYS_PTRACE; see also /proc/sys/kernel/yama/ptrace_scope"
+        )
+
+    def _read_auxv(self) -> dict[int, int]:
+        with open(f"{self._folder}/auxv", "rb") as stream:
+            raw = stream.read()
+        self._is_64 = self._exe_header()[4] == 2
+        words = struct.unpack(f"={len(raw) // (8 if self._is_64 else 4)}{'Q' if self._is_64 else 'I'}", raw)
+        return {tag: value for tag, value in zip(words[::2], words[1::2]) if tag}
+
+    def _exe_header(self) -> bytes:
+        with open(f"{self._folder}/exe", "rb") as stream:
+            header = stream.read(64)
+        if len(header) < 20 or header[:4] != b"\x7fELF":
+            raise UnsupportedError(f"process {self.pid} does not run an ELF file")
+        return header
+
+    def _find_platform(self) -> Platform:
+        platform = platform_of(self._exe_header())
+        if platform is None:
+            raise UnsupportedError(f"process {self.pid} runs on an architecture that is not supported")
+        return platform
+
+    @property
+    def description(self) -> str:
+        """Describe the process."""
+        return f"process {self.pid}"
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+        try:
+            data = os.pread(self._memory, size, address)
+        except (OSError, OverflowError) as error:
+            raise FaultError(address, size) from error
+        if len(data) < size:
+            raise FaultError(address, size)
+        return data
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        return self._auxv
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program."""
+        try:
+            path = os.readlink(f"{self._folder}/exe")
+        except OSError:
+            return ()
+        deleted = " (deleted)"
+        return (Module(path[: -len(deleted)] if path.endswith(deleted) else path, self._auxv.get(AT_PHDR, 0) & ~0xFFF),)
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: there is no debugger here."""
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads, the main thread first."""
+        try:
+            lwps = sorted(int(name) for name in os.listdir(f"{self._folder}/task"))[:_MAX_THREADS]
+        except OSError:
+            return ()
+        lwps.sort(key=lambda lwp: lwp != self.pid)
+        return [Thread(number, lwp, self._comm(lwp)) for number, lwp in enumerate(lwps, 1)]
+
+    def _comm(self, lwp: int) -> Optional[str]:
+        try:
+            with open(f"{self._folder}/task/{lwp}/comm", encoding="utf-8", errors="surrogateescape") as stream:
+                return stream.read().rstrip("\n")
+        except OSError:
+            return None
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give no registers: only a tracer may see them."""
+        return {}
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file in the process's own mount namespace."""
+        return open_first([f"{self._folder}/root{module.path}", module.path])
