@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from .errors import DlwhyError, NotFoundError, NoTargetError, UsageError
+from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from .host import Screen
 from .target import Target
 

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional
 
+from ..elf.files import open_first
 from ..elf.image import (
     MAX_NOTE_BYTES,
     MAX_PROGRAM_HEADERS,
@@ -22,11 +23,11 @@ from ..elf.image import (
     find_build_id,
     parse_program_headers,
 )
-from ..elf.files import open_first
 from ..elf.machine import platform_of
 from ..errors import DumpFormatError, FaultError, UnsupportedError
 from ..model import Layout, Module, Thread
 from ..target import Capability
+from .auxv import parse_auxv
 
 AT_PHDR = 3
 ET_CORE = 4
@@ -81,7 +82,9 @@ class ElfCore:
         self._loads = sorted((h for h in headers if h.type == PT_LOAD), key=lambda h: h.vaddr)
         self._starts = [h.vaddr for h in self._loads]
         self.notes = self._read_notes(headers)
-        self.auxv: Mapping[int, int] = self._parse_auxv(self._first_note(NT_AUXV))
+        self.auxv: Mapping[int, int] = parse_auxv(
+            self._first_note(NT_AUXV), self.pointer_size, "little" if self.prefix == "<" else "big"
+        )
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
 
@@ -147,10 +150,6 @@ class ElfCore:
         code = "Q" if self.is_64 else "I"
         count = len(data) // self.pointer_size
         return struct.unpack(f"{self.prefix}{count}{code}", data[: count * self.pointer_size])
-
-    def _parse_auxv(self, note: bytes) -> dict[int, int]:
-        words = self._words(note)
-        return {tag: value for tag, value in zip(words[::2], words[1::2]) if tag}
 
     def _parse_files(self, note: bytes) -> tuple[MappedFile, ...]:
         """Decode NT_FILE: count, page size, count x {start, end, page offset}, then the names."""

@@ -6,7 +6,6 @@ Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, bu
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Optional
 
@@ -15,6 +14,7 @@ from ..elf.machine import platform_of
 from ..errors import FaultError, NoTargetError, UnsupportedError
 from ..model import Layout, Module, Platform, Thread
 from ..target import Capability
+from .auxv import parse_auxv
 
 AT_PHDR = 3
 
@@ -41,8 +41,9 @@ class ProcTarget:
         self._check_state()
         try:
             self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            self._auxv = self._read_auxv()
             self.platform = self._find_platform()
+            with open(f"{self._folder}/auxv", "rb") as stream:
+                self._auxv = parse_auxv(stream.read(), self.platform.pointer_size, self.platform.byteorder)
         except PermissionError as error:
             raise NoTargetError(self._permission_message()) from error
         except (FileNotFoundError, ProcessLookupError) as error:
@@ -72,13 +73,6 @@ class ProcTarget:
             f"process {self.pid} may not be read: run dlwhy as the user who may trace it (its uid is {owner}, yours "
             f"is {os.geteuid()}), as root, or with CAP_SYS_PTRACE; see also /proc/sys/kernel/yama/ptrace_scope"
         )
-
-    def _read_auxv(self) -> dict[int, int]:
-        with open(f"{self._folder}/auxv", "rb") as stream:
-            raw = stream.read()
-        self._is_64 = self._exe_header()[4] == 2
-        words = struct.unpack(f"={len(raw) // (8 if self._is_64 else 4)}{'Q' if self._is_64 else 'I'}", raw)
-        return {tag: value for tag, value in zip(words[::2], words[1::2]) if tag}
 
     def _exe_header(self) -> bytes:
         with open(f"{self._folder}/exe", "rb") as stream:

@@ -44,15 +44,11 @@ def _facts(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 def _table(table: Table) -> list[str]:
     rows = [[escape(cell) for cell in row] for row in table.rows]
+    widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
+    ruled = [table.titles, ["-" * width for width in widths], *rows]
     try:
         from tabulate import tabulate
     except ImportError:
-        return _plain_table(table.titles, rows)
-    text = tabulate(rows, headers=table.titles, tablefmt="simple", disable_numparse=True)
+        return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled]
+    text = tabulate(ruled, tablefmt="plain", disable_numparse=True)
     return [line.rstrip() for line in str(text).splitlines()]
-
-
-def _plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
-    ruled = [titles, ["-" * width for width in widths], *rows]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled]

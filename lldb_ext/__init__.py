@@ -1,0 +1,1 @@
+"""The LLDB adapter: bytes, names and offsets from LLDB, commands into LLDB."""

@@ -1,0 +1,108 @@
+"""How do our commands appear in LLDB?"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import lldb
+
+from ..common.commands import dlstate  # noqa: F401 - defines the command
+from ..common.commands.registry import COMMANDS, Command
+from ..common.commands.run import run
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError
+from ..common.host import Screen
+from .target import LldbTarget
+
+
+class LldbHost:
+    """LLDB as the program that the user types into."""
+
+    name = "lldb"
+
+    def __init__(self, debugger: Any, context: Any, result: Any) -> None:
+        self._debugger = debugger
+        self._context = context
+        self._result = result
+
+    def target(self) -> LldbTarget:
+        """Give the target of the command's context."""
+        target = self._context.GetTarget()
+        if not target.IsValid():
+            raise NoTargetError("no target: use target create, attach, or target create --core first")
+        return LldbTarget(target)
+
+    def evaluate(self, expression: str) -> int:
+        """Evaluate an expression."""
+        frame = self._context.GetFrame()
+        scope = frame if frame.IsValid() else self._context.GetTarget()
+        value = scope.EvaluateExpression(expression)
+        if not value.GetError().Success():
+            raise NotFoundError(f"LLDB cannot evaluate '{expression}': {_first_line(value.GetError().GetCString())}")
+        if value.GetType().GetTypeClass() in (lldb.eTypeClassFunction, lldb.eTypeClassArray, lldb.eTypeClassStruct):
+            return int(value.AddressOf().GetValueAsUnsigned())
+        return int(value.GetValueAsUnsigned())
+
+    def write(self, text: str) -> None:
+        """Write into the command's result, so that scripts can capture it."""
+        self._result.PutCString(text.rstrip("\n"))
+
+    def screen(self) -> Screen:
+        """Follow LLDB's use-color, and NO_COLOR, which LLDB ignores."""
+        colour = self._debugger.GetUseColor() and not os.environ.get("NO_COLOR")
+        return Screen(self._debugger.GetTerminalWidth() or None, bool(colour))
+
+
+def _first_line(text: str) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[0] if lines else "no reason given"
+
+
+class _LldbCommand:
+    """One of our commands in LLDB; subclasses name it."""
+
+    command: Command
+
+    def __init__(self, debugger: Any, session: Any) -> None:
+        pass
+
+    def __call__(self, debugger: Any, words: str, context: Any, result: Any) -> None:
+        """Run the command."""
+        try:
+            run(LldbHost(debugger, context, result), self.command, shlex.split(words))
+        except (DlwhyError, ValueError) as error:
+            result.SetError(f"{self.command.name}: {error}")
+
+    def get_short_help(self) -> str:
+        """Give the one line of ``help``."""
+        return f"{self.command.summary[:1].upper()}{self.command.summary[1:]}."
+
+    def get_long_help(self) -> str:
+        """Give the text of ``help COMMAND``."""
+        return self.command.help()
+
+    def get_repeat_command(self, words: str) -> str:
+        """Repeat nothing on an empty line."""
+        return ""
+
+
+def register(debugger: Any, session: dict[str, Any]) -> None:
+    """Define all commands in LLDB; a second call replaces them."""
+    for name, command in COMMANDS.items():
+        title = f"Command_{name}"
+        # LLDB finds the class by its name in the session's dictionary.
+        session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary})
+        completion = "-C module " if _completes_arguments(debugger) and _names_libraries(command) else ""
+        debugger.HandleCommand(f"command script add -o {completion}-c {title} {name}")
+
+
+def _completes_arguments(debugger: Any) -> bool:
+    """Tell whether ``command script add`` takes a completion type: LLDB 15 and later."""
+    result = lldb.SBCommandReturnObject()
+    debugger.GetCommandInterpreter().HandleCommand("help command script add", result)
+    return "--completion-type" in (result.GetOutput() or "")
+
+
+def _names_libraries(command: Command) -> bool:
+    return any(argument.completes_libraries for argument in command.arguments)

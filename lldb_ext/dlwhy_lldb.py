@@ -1,0 +1,49 @@
+"""Load dlwhy into LLDB: ``command script import …/lldb_ext/dlwhy_lldb.py``.
+
+Registers the package ``dlwhy`` from the folder above, leaving the module search path as it was before LLDB put this
+folder on it, but for the folder of our own dependencies, which is appended.  This file must parse on any Python 3, to
+refuse an old one in one line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def _load_package(root):  # type: (str) -> None
+    for name in [n for n in sys.modules if n == "dlwhy" or n.startswith("dlwhy.")]:
+        del sys.modules[name]
+    spec = importlib.util.spec_from_file_location(
+        "dlwhy", os.path.join(root, "__init__.py"), submodule_search_locations=[root]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError("no package at " + root)
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["dlwhy"] = package
+    spec.loader.exec_module(package)
+
+
+def _append_dependencies():  # type: () -> None
+    data = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):
+        data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
+    if os.path.isdir(folder) and folder not in sys.path:
+        sys.path.append(folder)
+
+
+def __lldb_init_module(debugger, session):  # type: ignore
+    """Define the commands."""
+    if sys.version_info < (3, 9):
+        sys.stderr.write("dlwhy needs an LLDB with Python 3.9 or newer; this one has {}.{}\n".format(*sys.version_info))
+        return
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != FOLDER]
+    _append_dependencies()
+    _load_package(os.path.dirname(os.path.realpath(FOLDER)))
+    from dlwhy.lldb_ext import commands
+
+    commands.register(debugger, session)
