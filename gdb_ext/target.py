@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Optional
@@ -52,7 +53,7 @@ class GdbTarget:
     @property
     def platform(self) -> Platform:
         """Give the architecture."""
-        big = "big endian" in gdb.execute("show endian", to_string=True)
+        big = "big endian" in _ask("show endian")
         return Platform(self._arch, self._pointer_size, "big" if big else "little")
 
     @property
@@ -86,7 +87,7 @@ class GdbTarget:
         if self._core is not None:
             return self._core.auxv
         try:
-            text = gdb.execute("info auxv", to_string=True)
+            text = _ask("info auxv")
         except gdb.error:
             return {}
         # A line is "3    AT_PHDR  Program headers for program  0x555555554040"; AT_EXECFN's ends with a string.
@@ -174,12 +175,30 @@ class _SelectionKept:
                 self._frame.select()
 
 
+def _ask(command: str) -> str:
+    """Run a command for its text; through MI, gdb 18 gives it as MI stream records, ``~"text"``."""
+    text = gdb.execute(command, to_string=True)
+    if not text.startswith('~"'):
+        return text
+    return "".join(_unquote(record) for record in re.findall(r'^~"(.*)"$', text, re.MULTILINE))
+
+
+def _unquote(text: str) -> str:
+    """Undo the quoting of an MI string, in which bytes beyond ASCII are octal."""
+
+    def plain(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        return bytes([int(code, 8) & 0xFF]) if len(code) == 3 else {b"n": b"\n", b"t": b"\t"}.get(code, code)
+
+    return os.fsdecode(re.sub(rb"\\([0-7]{3}|.)", plain, os.fsencode(text)))
+
+
 def _kind(inferior: gdb.Inferior) -> str:
     """Tell what lies below an inferior; gdb 10 has no connection object, but a target stack to print."""
     connection = getattr(inferior, "connection", None)
     name = connection.type if connection is not None else ""
     if connection is None:
-        stack = gdb.execute("maintenance print target-stack", to_string=True)
+        stack = _ask("maintenance print target-stack")
         name = next((word for word in ("core", "remote") if f"- {word}" in stack or f"-{word}" in stack), "native")
     if name == "core":
         return "core"
@@ -188,7 +207,7 @@ def _kind(inferior: gdb.Inferior) -> str:
 
 def _core_path() -> Optional[str]:
     """Find the core's path; only gdb 18 has an object for it."""
-    match = re.search(r"^Local core dump file:\s+`(.*)', file type", gdb.execute("info files", to_string=True), re.M)
+    match = re.search(r"^Local core dump file:\s+`(.*)', file type", _ask("info files"), re.M)
     return match[1] if match else None
 
 

@@ -10,7 +10,7 @@ from typing import Optional
 from ..elf.bindings import Bindings
 from ..elf.demangle import demangle
 from ..elf.files import name_function
-from ..elf.image import DT_FLAGS_1, Image, Images
+from ..elf.image import DT_FLAGS_1, PT_INTERP, Image, Images
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ..loaders import glibc, musl
 from ..loaders.glibc import (
@@ -27,7 +27,7 @@ from ..loaders.glibc import (
 from ..loaders.glibc_layout import choose_layouts
 from ..loaders.glibc_threads import find_thread_pointers
 from ..loaders.glibc_tls import Pending, read_destructors
-from ..loaders.start import AT_EXECFN, AT_SYSINFO_EHDR, R_STATES, Start, find_start
+from ..loaders.start import AT_EXECFN, AT_SYSINFO_EHDR, R_STATES, STATIC, Start, find_start
 from ..memory import Memory
 from ..model import (
     CodeSymbol,
@@ -117,6 +117,8 @@ def _explain_once(memory: Memory, identify: bool) -> tuple[State, bool]:
     if musl.is_musl(memory, start):
         return _explain_musl(memory, start), True
     private = glibc.find_private(memory, start)
+    if private is None and start.main.find_header(PT_INTERP) is None:
+        raise UnsupportedError(STATIC)
     if private is None:
         raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
     examined = _Glibc(memory, start, private)

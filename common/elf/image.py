@@ -173,8 +173,15 @@ class Image:
         :raises FaultError: if they cannot be read.
         """
         headers = cls._read_headers(memory, address, count, entry_size)
-        bias = next((address - h.vaddr for h in headers if h.type == PT_PHDR), 0)
-        return cls(memory, headers, bias & memory.platform.address_mask, 0)
+        own = next((h for h in headers if h.type == PT_PHDR), None)
+        if own is not None:
+            return cls(memory, headers, address - own.vaddr & memory.platform.address_mask, 0)
+        # ld.so and static-pie programs have no PT_PHDR; linkers put the table right behind the ELF header.
+        header_size = 64 if memory.pointer_size == 8 else 52
+        try:
+            return cls.at(memory, address - header_size)
+        except (CorruptError, FaultError):
+            return cls(memory, headers, 0, 0)
 
     @staticmethod
     def _read_headers(memory: Memory, address: int, count: int, entry_size: int) -> tuple[ProgramHeader, ...]:

@@ -25,6 +25,9 @@ AT_SYSINFO_EHDR = 33
 #: A process with more libraries than this is taken for a corrupt list.
 MAX_LIBRARIES = 100_000
 
+STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
+NOT_YET = "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
+
 R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
 
@@ -66,9 +69,7 @@ def find_start(memory: Memory) -> Start:
     except FaultError as error:
         raise CorruptError(f"struct r_debug cannot be read ({error})") from error
     if r_map == 0:
-        raise UnsupportedError(
-            "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
-        )
+        raise UnsupportedError(NOT_YET)
     maps, problems = _walk(memory, r_map)
     return Start(main, r_debug, r_state, maps, not problems, problems)
 
@@ -79,9 +80,7 @@ def _find_main_image(memory: Memory) -> Image:
         if image.find_header(PT_DYNAMIC) is not None:
             return image
         if image.find_header(PT_INTERP) is None:
-            raise UnsupportedError(
-                "the program is statically linked: it has no dynamic loader whose state could be read"
-            )
+            raise UnsupportedError(STATIC)
     raise CorruptError("the main program's ELF headers cannot be read" + "".join(f"; {f}" for f in failures))
 
 
@@ -111,12 +110,10 @@ def _find_r_debug(main: Image) -> int:
     if symbol:
         return symbol[0]
     if main.find_header(PT_INTERP) is None:
-        raise UnsupportedError(
-            "the program is statically linked (static-pie): it has no dynamic loader whose state could be read"
-        )
+        raise UnsupportedError(STATIC)
     if value is None:
         raise UnsupportedError("the program has no DT_DEBUG entry: its loader's list cannot be found")
-    raise UnsupportedError("the dynamic loader has not run yet: no library is loaded; continue to main, then ask again")
+    raise UnsupportedError(NOT_YET)
 
 
 def _walk(memory: Memory, head: int) -> tuple[tuple[PublicMap, ...], tuple[Problem, ...]]:

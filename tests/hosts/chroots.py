@@ -1,0 +1,169 @@
+"""Where do other versions of gdb come from? From the distribution's packages, extracted and cached, not installed.
+
+A tree is entered by chroot in a mount namespace of its own, in which our folders stand at their own paths: nothing has
+to be unmounted, and a `gdb` that comes first on PATH makes everything that runs gdb run that one. The programs under
+test start with the tree's own glibc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Optional
+
+from dlwhy import install
+from dlwhy.tests.hosts import glibcs
+from dlwhy.tests.hosts.build import Toolchain, build, cache_folder
+from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+from dlwhy.tests.hosts.scenario import fixtures
+
+SUITES = {"10": "bullseye", "16": "trixie", "newest": glibcs.NEWEST}
+PACKAGES = ("base-files", "coreutils", "dash", "gdb", "gdbserver", "libc-bin")
+NOT_NEEDED = ("doc", "info", "locale", "man", "perl5", "zoneinfo")
+SYSTEM = "system"
+
+ENTER = """
+set -e
+tree=$1 folders=$2
+shift 2
+for folder in $folders; do
+    mkdir -p "$tree$folder"
+    mount --rbind "$folder" "$tree$folder"
+done
+exec chroot "$tree" /usr/bin/env -C "$PWD" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Debugger:
+    """A gdb, and the programs that it debugs; without a tree it is the system's."""
+
+    name: str
+    tree: Optional[Path]
+    commands: Optional[Path]
+    version: tuple[int, int]
+    python: tuple[int, int]
+    glibc: tuple[int, int]
+
+    def build(self, name: str) -> Path:
+        """Build a fixture for this gdb's glibc: in a tree, all run what is linked against the oldest."""
+        if self.tree is None:
+            return build(fixtures()[name])
+        return build(fixtures()[name], Toolchain("chroot", glibcs.get("2.31").root))
+
+    def words(self, *command: str) -> list[str]:
+        """Return what runs a command beside this gdb."""
+        return list(command) if self.tree is None else enter(self.tree, self.folders(), command)
+
+    def folders(self) -> list[Path]:
+        """List what is to be seen inside of the tree."""
+        return [] if self.commands is None else [ROOT, cache_folder(), self.commands.parent]
+
+    def variables(self) -> dict[str, str]:
+        """Return what is set in the environment, so that `gdb` is this one and it finds our dependencies."""
+        variables = {"XDG_DATA_HOME": str(packages(self.python))}
+        if self.commands is not None:
+            variables |= {"PATH": f"{self.commands}:{os.environ['PATH']}", "SHELL": "/bin/sh"}
+        return variables
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return a clean environment with these variables."""
+        return clean_environment({**self.variables(), **extra})
+
+
+def enter(tree: Path, folders: Sequence[Path], command: Sequence[str]) -> list[str]:
+    """Return a command line that runs a command in a tree, at the current folder, as the same process."""
+    seen = [Path("/proc"), Path("/dev"), *folders]
+    assert not any(re.search(r"\s", str(folder)) for folder in seen), f"a space in one of {seen}"
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--user", "--map-root-user"]
+    return [*unshare, "/bin/sh", "-c", ENTER, "sh", str(tree), " ".join(map(str, seen)), *command]
+
+
+def extract(suite: str, tree: Path) -> None:
+    """Download gdb and what it needs, and unpack that into a tree."""
+    signed = f"[signed-by={glibcs.KEYRING}] " if glibcs.KEYRING.exists() else ""
+    words = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(PACKAGES)}"]
+    words += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
+    words += [suite, str(tree), f"deb {signed}{glibcs.mirror()} {suite} main"]
+    run = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise RuntimeError(f"mmdebstrap {suite}:\n{run.stdout}{run.stderr}")
+    for name in NOT_NEEDED:
+        shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
+
+
+@cache
+def tree_of(suite: str) -> Path:
+    """Return the tree of a suite; made when it is not there or too old."""
+    root = cache_folder() / f"gdb-{suite}"
+    with glibcs.locked(cache_folder() / f"gdb-{suite}.lock"):
+        stale = suite == glibcs.NEWEST and root.is_dir() and time.time() - root.stat().st_mtime > glibcs.REFRESH_SECONDS
+        if stale or not root.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}-", dir=root.parent))
+            try:
+                tree = scratch / "tree"
+                extract(suite, tree)
+                if stale:
+                    shutil.rmtree(root)
+                tree.rename(root)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            os.utime(root)
+    return root
+
+
+@cache
+def packages(python: tuple[int, int]) -> Path:
+    """Return the folder that holds our dependencies for an embedded Python as install.py puts them there."""
+    wanted = install.listed("dependencies")
+    stamp = "\n".join(wanted) + "\n"
+    base = cache_folder() / "packages"
+    folder = base / "dlwhy" / f"python{python[0]}.{python[1]}"
+    with glibcs.locked(cache_folder() / "packages.lock"):
+        if not install.is_filled(folder, stamp):
+            install.fill_folder(folder, python, wanted, stamp)
+    return base
+
+
+@cache
+def get(name: str, commands: Path) -> Debugger:
+    """Return a gdb by its name in SUITES, or the system's; its `gdb` command is written to a folder."""
+    if name == SYSTEM:
+        path = shutil.which("gdb")
+        assert path is not None, "gdb is needed: python3 install.py test installs it"
+        return Debugger(name, None, None, *versions([path]), glibcs.version_of(system_libc()))
+    tree = tree_of(SUITES[name])
+    command = enter(tree, [ROOT, cache_folder(), commands.parent], ["/usr/bin/gdb"])
+    commands.mkdir(parents=True, exist_ok=True)
+    script = commands / "gdb"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    loader = glibcs.find_loader(tree)
+    assert loader is not None, f"{tree} has no loader"
+    return Debugger(name, tree, commands, *versions([str(script)]), glibcs.version_of(loader.with_name("libc.so.6")))
+
+
+def versions(gdb: list[str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Ask a gdb for its version and that of its Python."""
+    code = "python import sys; print('versions', gdb.VERSION, *sys.version_info[:2])"
+    command = [*gdb, "-nx", "-batch", "-ex", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=clean_environment({}), cwd=ROOT)
+    match = re.search(r"versions \D*(\d+)\.(\d+)\S* (\d+) (\d+)", run.stdout)
+    assert match is not None, f"{gdb} does not say its versions: {run.stdout}{run.stderr}"
+    one, two, three, four = map(int, match.groups())
+    return (one, two), (three, four)
+
+
+def system_libc() -> Path:
+    """Return the system's libc."""
+    run = subprocess.run(["gcc", "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True)
+    return Path(run.stdout.strip())
