@@ -1,5 +1,39 @@
-"""dlwhy explains, inside the debugger, why a dynamic library stays loaded and what a close would unload."""
+"""Explain dynamic libraries: why one is still loaded, what a close would unload, and whether that is safe."""
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .common.api import Examination
+    from .common.target import Target
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "examine", "open_core", "open_pid"]
+
+
+def open_pid(pid: int) -> Examination:
+    """Open a running process by its id; it is neither attached to nor stopped.
+
+    :raises DlwhyError: if it does not exist or may not be read.
+    """
+    from .common.dumps.procfs import ProcTarget
+
+    return examine(ProcTarget(pid))
+
+
+def open_core(path: str, sysroot: str = "") -> Examination:
+    """Open a core file; the files that it maps are looked for below ``sysroot`` first.
+
+    :raises DlwhyError: if it is no core that can be read.
+    """
+    from .common.dumps.opener import open_core as open_target
+
+    return examine(open_target(path, sysroot))
+
+
+def examine(target: Target) -> Examination:
+    """Examine any target, such as ``dlwhy.gdb_ext.target.selected_target()`` inside gdb."""
+    from .common.api import Examination
+
+    return Examination(target)

@@ -89,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--pid", type=int, help="examine this process; it is neither attached to nor stopped")
-    source.add_argument("--core", metavar="FILE", help="examine this core")
+    source.add_argument("--core", metavar="FILE", help="examine this core; it may be compressed")
+    source.add_argument(
+        "--coredump", metavar="MATCH", help="examine the core that coredumpctl has of a pid or executable"
+    )
     parser.add_argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
     parser.add_argument("command", metavar="COMMAND", help="dlstate, or help")
@@ -117,7 +120,11 @@ def _open(arguments: argparse.Namespace) -> Optional[Target]:
 
         return ProcTarget(arguments.pid)
     if arguments.core is not None:
-        from .dumps.elfcore import CoreTarget
+        from .dumps.opener import open_core
 
-        return CoreTarget(arguments.core, arguments.sysroot)
+        return open_core(arguments.core, arguments.sysroot)
+    if arguments.coredump is not None:
+        from .dumps.opener import open_coredump
+
+        return open_coredump(arguments.coredump, arguments.sysroot)
     return None

@@ -65,15 +65,22 @@ class MappedFile(NamedTuple):
 class ElfCore:
     """The memory of an ELF core file."""
 
-    def __init__(self, path: str, open_image: Callable[[Module], Optional[BinaryIO]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        open_image: Callable[[Module], Optional[BinaryIO]],
+        content: Optional[BinaryIO] = None,
+    ) -> None:
         """Open a core; ``open_image`` opens the file that a module was loaded from.
+
+        ``content`` has the core's bytes where the file at ``path`` is compressed.
 
         :raises DumpFormatError: if the file is no ELF core.
         """
         self.path = path
         self._open_image = open_image
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 - lives as long as this object
+            self._file = content or open(path, "rb")  # noqa: SIM115 - lives as long as this object
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error
         self._size = os.fstat(self._file.fileno()).st_size
@@ -235,14 +242,14 @@ class CoreTarget:
     kind = "core"
     capabilities = Capability.NONE
 
-    def __init__(self, path: str, sysroot: str = "") -> None:
+    def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None) -> None:
         """Open a core; files that it maps are looked for below ``sysroot`` first.
 
         :raises DumpFormatError: if the file is no ELF core.
         :raises UnsupportedError: if its architecture is not known.
         """
         self._sysroot = sysroot.rstrip("/")
-        self._core = ElfCore(path, self.open_image)
+        self._core = ElfCore(path, self.open_image, content)
         platform = platform_of(self._core.ident)
         if platform is None:
             raise UnsupportedError(f"{path} is a core of an architecture that is not supported")

@@ -1,0 +1,72 @@
+"""How does a script ask, without a command line?
+
+with dlwhy.open_core("core.4711") as process:
+library = process.library("libB.so")
+if library.held:
+print([hold.kind.value for hold in library.holds])
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Optional
+
+from .analysis.matching import select
+from .analysis.state import explain
+from .errors import NotFoundError
+from .model import Library, State
+from .target import Target
+
+
+class Examination:
+    """A target to ask about; use it in a ``with`` statement, or call `close`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def __enter__(self) -> Examination:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files that were opened for it; a debugger's target has none."""
+        close = getattr(self.target, "close", None)
+        if close is not None:
+            close()
+
+    def state(self) -> State:
+        """Examine all libraries, as the target is now.
+
+        :raises DlwhyError: if it cannot be examined.
+        """
+        return explain(self.target)
+
+    def libraries(self, name: str) -> tuple[Library, ...]:
+        """Examine the libraries that a name, soname, end of a path, pattern or address fits.
+
+        :raises NotFoundError: if there is none.
+        """
+        return select(self.state().libraries, name, _number)
+
+    def library(self, name: str) -> Library:
+        """Examine the one library that a name fits.
+
+        :raises NotFoundError: if there is none, or more than one.
+        """
+        found = self.libraries(name)
+        if len(found) > 1:
+            raise NotFoundError(f"{len(found)} loaded libraries match '{name}'", [each.path for each in found])
+        return found[0]
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise NotFoundError(f"'{text}' is no number") from error

@@ -1,0 +1,73 @@
+"""Which reader opens this core: plain, compressed, or kept by systemd-coredump?"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from typing import BinaryIO, Optional, cast
+
+from ..errors import DumpFormatError, NotFoundError, UnsupportedError
+from .elfcore import CoreTarget
+
+# First bytes of a compressed file: the command that writes its content to standard output.
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"),
+    b"\x04\x22\x4d\x18": ("lz4", "-dcq"),
+    b"\xfd7zXZ\x00": ("xz", "-dc"),
+    b"\x1f\x8b": ("gzip", "-dc"),
+    b"BZh": ("bzip2", "-dc"),
+}
+
+
+def open_core(path: str, sysroot: str = "") -> CoreTarget:
+    """Open a core file, decompressed into a temporary file first where it is compressed.
+
+    :raises DumpFormatError: if it is no ELF core, or damaged.
+    :raises UnsupportedError: if the program that decompresses it is not installed, or the architecture is not known.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(8)
+    except OSError as error:
+        raise DumpFormatError(path, error.strerror or str(error)) from error
+    for magic, command in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return CoreTarget(path, sysroot, _decompress(path, command))
+    return CoreTarget(path, sysroot)
+
+
+def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
+    program = shutil.which(command[0])
+    if program is None:
+        raise UnsupportedError(f"{path} is compressed: install {command[0]}, which decompresses it")
+    content, failure = _capture([program, *command[1:], "--", path])
+    if content is None:
+        raise DumpFormatError(path, failure)
+    return content
+
+
+def open_coredump(match: str, sysroot: str = "") -> CoreTarget:
+    """Open the newest core that systemd-coredump keeps for a process id or executable.
+
+    :raises UnsupportedError: if coredumpctl is not installed.
+    :raises NotFoundError: if it has no such core.
+    """
+    program = shutil.which("coredumpctl")
+    if program is None:
+        raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")
+    content, failure = _capture([program, "dump", "--", match])
+    if content is None:
+        raise NotFoundError(f"coredumpctl has no core of {match}: {failure}")
+    return CoreTarget(f"coredumpctl {match}", sysroot, content)
+
+
+def _capture(command: list[str]) -> tuple[Optional[BinaryIO], str]:
+    """Run a command with its output in a temporary file; gives the file, or None and the reason."""
+    content = cast(BinaryIO, tempfile.TemporaryFile(prefix="dlwhy-core-"))  # noqa: SIM115 - returned
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=content, stderr=subprocess.PIPE, check=False)
+    if done.returncode == 0:
+        return content, ""
+    content.close()
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return None, lines[-1] if lines else f"exit status {done.returncode}"
