@@ -32,7 +32,7 @@ _NODELETE_BRIEFS = {
 }
 
 _STARTUP_REMEDIES = {
-    "needed": "What is loaded at program start stays until the process ends; only what dlopen loaded can go.",
+    "needed": "What is loaded at program start stays until the process ends.",
     "preload": "A preloaded library stays until the process ends; start the process without it.",
     "vdso": "The kernel maps it into every process.",
     "rtld": "The dynamic loader stays until the process ends.",
@@ -176,11 +176,11 @@ def _identity_rows(library: Library) -> Iterator[tuple[str, ...]]:
 
 
 def _field_cells(library: Library) -> list[str]:
-    """Give the four members that decide, in glibc's own names; before 2.31 l_flags_1 holds the NODELETE flag."""
+    """Give the members that decide, in the loader's own names; before glibc 2.31 l_flags_1 holds the NODELETE flag."""
     fields = library.fields
     flag = "l_nodelete_active" if fields.get("l_nodelete_active") is not None else "l_flags_1"
-    names = ("l_direct_opencount", flag, "l_tls_dtor_count", "l_map_used")
-    booleans = {"l_nodelete_active", "l_map_used"}
+    names = ("l_direct_opencount", flag, "l_tls_dtor_count", "l_map_used", "runtime_loaded")
+    booleans = {"l_nodelete_active", "l_map_used", "runtime_loaded"}
     cells = []
     for name in names:
         value = fields.get(name)

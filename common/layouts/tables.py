@@ -1,4 +1,4 @@
-"""Which layouts of glibc are known?
+"""Which layouts of glibc and musl are known?
 
 One file per architecture, ``common/data/layouts/glibc-ARCH.json``, written by `generate`.  The structures of
 the loader change independently of each other, and distributions patch them one at a time, so a file holds the
@@ -78,11 +78,7 @@ def load_table(arch: str) -> LayoutTable:
 
     :raises LayoutError: there is no table for it.
     """
-    known = {name[len("glibc-") : -len(".json")]: name for name in os.listdir(DIRECTORY)}
-    if arch not in known:
-        raise LayoutError(f"no layouts of glibc for architecture {arch}", tried=sorted(known))
-    with open(os.path.join(DIRECTORY, known[arch]), "rb") as stream:
-        document = json.load(stream)
+    document = _load("glibc", arch)
     return LayoutTable(
         arch=document["arch"],
         byteorder=document["byteorder"],
@@ -90,6 +86,25 @@ def load_table(arch: str) -> LayoutTable:
         builds=tuple(_build(entry) for entry in document["builds"]),
         structs=document["structs"],
     )
+
+
+def load_musl_dso(arch: str) -> Layout:
+    """Load the layout of musl's ``struct dso`` for an architecture.
+
+    :raises LayoutError: it is not known.
+    """
+    document = _load("musl", arch)
+    fields = {name: Field(*numbers) for name, numbers in document["fields"].items()}
+    return Layout(document["type"], document["size"], fields)
+
+
+def _load(library: str, arch: str) -> Any:
+    prefix = f"{library}-"
+    known = {name[len(prefix) : -len(".json")]: name for name in os.listdir(DIRECTORY) if name.startswith(prefix)}
+    if arch not in known:
+        raise LayoutError(f"no layouts of {library} for architecture {arch}", tried=sorted(known))
+    with open(os.path.join(DIRECTORY, known[arch]), "rb") as stream:
+        return json.load(stream)
 
 
 def _build(entry: Mapping[str, Any]) -> Build:

@@ -43,7 +43,7 @@ def in_text(table: Any) -> str:
     return to_text(merge(table)) + "\n"
 
 
-@pytest.mark.parametrize("path", sorted(DIRECTORY.iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(DIRECTORY.glob("glibc-*.json")), ids=lambda path: path.stem)
 def test_shipped_tables_are_as_the_generator_writes_them(path: Path) -> None:
     assert in_text(json.loads(path.read_bytes())) == path.read_text()
 

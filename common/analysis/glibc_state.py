@@ -1,0 +1,479 @@
+"""Why does glibc keep a library loaded, and what would make it go?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
+
+from ..elf.bindings import Bindings
+from ..elf.demangle import demangle
+from ..elf.files import name_function
+from ..elf.image import DT_FLAGS_1, Image
+from ..errors import CorruptError, DlwhyError, FaultError
+from ..loaders import glibc
+from ..loaders.glibc import (
+    DF_1_NODELETE,
+    LT_EXECUTABLE,
+    LT_LOADED,
+    Edge,
+    Graph,
+    LinkMap,
+    Namespace,
+    RootKind,
+    Rules,
+)
+from ..loaders.glibc_layout import choose_layouts
+from ..loaders.glibc_threads import find_thread_pointers
+from ..loaders.glibc_tls import Pending, read_destructors
+from ..loaders.start import AT_SYSINFO_EHDR, R_STATES, Start
+from ..memory import Memory
+from ..model import (
+    CodeSymbol,
+    Evidence,
+    Hold,
+    HoldKind,
+    Library,
+    LoaderInfo,
+    Problem,
+    Root,
+    State,
+    ThreadRef,
+    TlsDestructor,
+)
+from .naming import base_name, main_program_path, target_info
+
+#: glibc's own names of the members that a verdict rests on.
+REPORTED_FIELDS = (
+    "l_type",
+    "l_direct_opencount",
+    "l_nodelete_active",
+    "l_nodelete_pending",
+    "l_flags_1",
+    "l_tls_dtor_count",
+    "l_map_used",
+    "l_idx",
+    "l_relocated",
+    "l_init_called",
+    "l_global",
+    "l_removed",
+)
+
+#: How many libraries that keep another one are listed; more are counted.
+MAX_DEPENDENCY_HOLDS = 16
+MAX_SYMBOLS = 16
+
+_ROOT_HOLDS = {
+    RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
+    RootKind.LIBRARY: HoldKind.STARTUP,
+    RootKind.NODELETE: HoldKind.NODELETE,
+    RootKind.OPEN_COUNT: HoldKind.OPEN_COUNT,
+    RootKind.TLS_DESTRUCTORS: HoldKind.TLS_DESTRUCTORS,
+}
+
+#: Holds that nothing in this process can lift.
+PERMANENT = frozenset(
+    {HoldKind.MAIN_PROGRAM, HoldKind.STARTUP, HoldKind.NEVER_UNLOADS, HoldKind.AUDIT, HoldKind.NODELETE}
+)
+
+
+class GlibcExamination:
+    """One examination of a glibc process."""
+
+    def __init__(self, memory: Memory, start: Start, private: glibc.Private) -> None:
+        self.memory = memory
+        self.start = start
+        self.private = private
+        chosen = choose_layouts(memory, start, private)
+        self.layouts = chosen.layouts
+        self.graph: Graph = chosen.graph
+        self.rules = Rules.of(self.layouts.version)
+        self.problems: list[Problem] = list(dict.fromkeys((*start.problems, *self.graph.problems, *chosen.problems)))
+        self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
+        self.kept: dict[int, tuple[RootKind, ...]] = {}
+        for namespace in self.graph.namespaces:
+            self.kept.update(glibc.mark(namespace, self.graph, self.rules))
+        self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
+        self.program = main_program_path(memory, private.rtld)
+        self._images = chosen.images
+        self._bindings: dict[int, Bindings] = {}
+        self._direct: dict[int, tuple[int, ...]] = {}
+
+    def state(self, identify: bool) -> State:
+        """Give the verdict on every library."""
+        self._note_motion()
+        libraries = tuple(self._library(m, identify) for m in self.graph.by_address.values())
+        version = self.layouts.version
+        loader = LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
+        return State(target_info(self.memory), loader, libraries, problems=tuple(self.problems))
+
+    def has_stood_still(self) -> bool:
+        """Read the loader's state once more and compare."""
+        if self.lock.owner is not None or self.start.r_state != 0:
+            return False
+        memory = Memory(self.memory.target)
+        rtld_global = self.private.rtld_global
+        try:
+            again = glibc.read_graph(memory, self.layouts, rtld_global)
+        except DlwhyError:
+            return False
+        return glibc.read_load_lock(memory, self.layouts, rtld_global).owner is None and again.is_same_as(self.graph)
+
+    def _note_motion(self) -> None:
+        owner = self.lock.owner
+        if owner is not None:
+            message = f"thread {owner} is inside dlopen or dlclose: the state is in motion"
+            self.problems.append(Problem("loader", message))
+        elif self.start.r_state in (1, 2):
+            message = f"r_state is {R_STATES[self.start.r_state]}: libraries are being added or removed"
+            self.problems.append(Problem("loader", message))
+
+    # -- facts of one library ------------------------------------------------------------------------------
+
+    def _name(self, link_map: LinkMap) -> str:
+        return base_name(self._path(link_map))
+
+    def _path(self, link_map: LinkMap) -> str:
+        if link_map.name:
+            return link_map.name
+        if link_map.l_type == LT_EXECUTABLE:
+            return self.program or "the main program"
+        return f"link_map {link_map.address:#x}"
+
+    def _range(self, link_map: LinkMap) -> tuple[int, int]:
+        return link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
+
+    def _image(self, link_map: LinkMap) -> Optional[Image]:
+        return self._images.at(self._range(link_map)[0])
+
+    def _library(self, link_map: LinkMap, identify: bool) -> Library:
+        holds, omitted = self._holds(link_map)
+        image = self._image(link_map) if identify and not link_map.is_proxy else None
+        first, last = self._range(link_map)
+        return Library(
+            name=self._name(link_map),
+            path=self._path(link_map),
+            soname=image.read_soname() if image else None,
+            build_id=image.read_build_id() if image else None,
+            base=link_map.l_addr,
+            start=first,
+            end=last,
+            namespace=link_map.l_ns,
+            link_map=link_map.address,
+            fields={name: self._signed(link_map, name) for name in REPORTED_FIELDS},
+            held=self._held(link_map, holds),
+            holds=holds,
+            holds_omitted=omitted,
+            proxy=link_map.is_proxy,
+        )
+
+    @staticmethod
+    def _signed(link_map: LinkMap, name: str) -> Optional[int]:
+        value = link_map.field(name)
+        return value - (1 << 32) if name == "l_idx" and value is not None and value >> 31 else value
+
+    def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
+        if link_map.address in self.kept:
+            return True
+        if not self.graph.complete or any(hold.kind is HoldKind.HALF_LOADED for hold in holds):
+            return None
+        return False
+
+    # -- holds ---------------------------------------------------------------------------------------------
+
+    def _holds(self, link_map: LinkMap) -> tuple[tuple[Hold, ...], int]:
+        if link_map.is_proxy:
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_real"), origin="proxy"),), 0
+        if link_map.l_type == LT_EXECUTABLE:
+            return (Hold(HoldKind.MAIN_PROGRAM, self._evidence(link_map, "l_type")),), 0
+        if link_map.l_type != LT_LOADED:
+            origin = self._startup_origin(link_map)
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
+        own = list(self._own_holds(link_map))
+        others, omitted = self._dependency_holds(link_map)
+        return (*own, *others), omitted
+
+    def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
+        kinds = self.kept.get(link_map.address, ())
+        auditing = bool(link_map.field("l_auditing"))
+        if auditing:
+            yield Hold(HoldKind.AUDIT, self._evidence(link_map, "l_auditing", "l_direct_opencount"))
+        if RootKind.NODELETE in kinds:
+            yield self._nodelete_hold(link_map)
+        elif link_map.field("l_nodelete_pending"):
+            yield Hold(HoldKind.NODELETE, self._evidence(link_map, "l_nodelete_pending"), origin="pending")
+        if not link_map.field("l_relocated"):
+            yield Hold(HoldKind.HALF_LOADED, self._evidence(link_map, "l_relocated"))
+        elif self._is_closing(link_map):
+            yield Hold(HoldKind.CLOSE_IN_PROGRESS, self._evidence(link_map, "l_removed", "l_idx"))
+        if RootKind.OPEN_COUNT in kinds and RootKind.NODELETE not in kinds and not auditing:
+            yield Hold(
+                HoldKind.OPEN_COUNT,
+                self._evidence(link_map, "l_direct_opencount"),
+                origin=_opened_by(link_map.name),
+                total=link_map.l_direct_opencount,
+            )
+        if RootKind.TLS_DESTRUCTORS in kinds:
+            yield Hold(
+                HoldKind.TLS_DESTRUCTORS,
+                self._evidence(link_map, "l_tls_dtor_count"),
+                total=link_map.l_tls_dtor_count,
+                destructors=tuple(self._destructor(p) for p in self._pending.get(link_map.address, ())),
+            )
+
+    def _evidence(self, link_map: LinkMap, *names: str) -> tuple[Evidence, ...]:
+        result = []
+        for name in names:
+            member = self.layouts.require("link_map").fields.get(name)
+            value = self._signed(link_map, name)
+            if member is not None and value is not None:
+                expression = f"((struct link_map *) {link_map.address:#x})->{name}"
+                address = link_map.address + member.offset
+                result.append(Evidence(address, expression, value, member.offset, self.layouts.source))
+        return tuple(result)
+
+    def _startup_origin(self, link_map: LinkMap) -> str:
+        first = self._range(link_map)[0]
+        if link_map.address == self.private.rtld_map.address:
+            return "rtld"
+        vdso = self.memory.target.auxv().get(AT_SYSINFO_EHDR)
+        if link_map.name.startswith(("linux-vdso", "linux-gate")) or (vdso and first == vdso):
+            return "vdso"
+        image = self._image(link_map)
+        names = {self._name(link_map), image.read_soname() if image else None}
+        return "needed" if names & self._needed_at_start else "preload"
+
+    @functools.cached_property
+    def _needed_at_start(self) -> frozenset[str]:
+        """Collect the DT_NEEDED base names of all start-up objects."""
+        names: set[str] = set()
+        for link_map in self.graph.by_address.values():
+            image = self._image(link_map) if link_map.l_type != LT_LOADED else None
+            if image is not None:
+                try:
+                    names.update(base_name(name) for name in image.read_needed())
+                except DlwhyError:
+                    continue
+        return frozenset(names)
+
+    def _is_closing(self, link_map: LinkMap) -> bool:
+        """Tell whether the collector has just condemned a map: its destructors run, then it goes.
+
+        The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
+        earlier was kept then, so it has -1.
+        """
+        if link_map.address in self.kept or self.lock.owner is None:
+            return False
+        return bool(link_map.field("l_removed")) or (
+            not link_map.field("l_map_used") and (self._signed(link_map, "l_idx") or 0) >= 0
+        )
+
+    # -- NODELETE ------------------------------------------------------------------------------------------
+
+    def _nodelete_hold(self, link_map: LinkMap) -> Hold:
+        flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
+        evidence = self._evidence(link_map, flag, "l_direct_opencount")
+        origin, symbols = self._nodelete_origin(link_map)
+        names = sorted({demangle(symbol) for symbol in symbols})
+        return Hold(
+            HoldKind.NODELETE,
+            evidence,
+            origin=origin,
+            symbols=tuple(names[:MAX_SYMBOLS]),
+            symbols_omitted=max(0, len(names) - MAX_SYMBOLS),
+            early_return=link_map.l_direct_opencount > 0,
+        )
+
+    def _nodelete_origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
+        image = self._image(link_map)
+        try:
+            if image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE:
+                return "elf-flag", ()
+        except DlwhyError as error:
+            self._add_problem(link_map, f"its dynamic section cannot be read: {error}")
+        unique = self._unique.get(link_map.address, ())
+        if unique:
+            return "unique-symbol", unique
+        bound = self._bound_by_startup(link_map)
+        if bound:
+            return "bound-by-startup", bound
+        # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
+        return ("unknown" if link_map.field("l_global") else "dlopen-flag"), ()
+
+    def _add_problem(self, link_map: LinkMap, message: str) -> None:
+        self.problems.append(Problem(self._name(link_map), message))
+
+    @functools.cached_property
+    def _unique(self) -> Mapping[int, list[str]]:
+        """Collect the unique symbols by the address of the map that owns them."""
+        owners: dict[int, list[str]] = {}
+        for namespace in self.graph.namespaces:
+            try:
+                for symbol in glibc.read_unique_symbols(self.memory, self.layouts, namespace):
+                    owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
+            except (FaultError, CorruptError) as error:
+                self.problems.append(Problem(f"unique symbols of namespace {namespace.number}", str(error)))
+        return owners
+
+    def _bound_by_startup(self, link_map: LinkMap) -> list[str]:
+        """Find the symbols by which objects that never go point into a library.
+
+        Until glibc 2.30 any NODELETE object marks what it binds to, since 2.31 only start-up objects do.
+        """
+        symbols: set[str] = set()
+        for other in self.namespaces[link_map.l_ns].maps:
+            permanent = other.l_type != LT_LOADED or (other.nodelete and other.l_nodelete_active is None)
+            if permanent and other is not link_map and not other.is_proxy:
+                symbols.update(self._symbols_into(other, link_map))
+        return sorted(symbols)
+
+    def _symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
+        if holder.address not in self._bindings:
+            image = self._image(holder)
+            if image is None:
+                return ()
+            self._bindings[holder.address] = Bindings(self.memory, image)
+        return self._bindings[holder.address].symbols_into(*self._range(held))
+
+    # -- TLS destructors -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
+        libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
+        found = read_destructors(self.memory, self.graph, libcs, self.rules, self._listed_threads)
+        self.problems.extend(found.problems)
+        return found.by_map
+
+    def _listed_threads(self) -> Mapping[int, int]:
+        return find_thread_pointers(self.memory, self.layouts, self.graph, self.private.rtld_global)
+
+    def _destructor(self, pending: Pending) -> TlsDestructor:
+        thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
+        function = self._code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        return TlsDestructor(thread, function, pending.object)
+
+    def _code_symbol(self, address: int) -> CodeSymbol:
+        for link_map in self.graph.by_address.values():
+            first, last = self._range(link_map)
+            if first <= address < last and not link_map.is_proxy:
+                return CodeSymbol(address, self._function_name(link_map, address), self._name(link_map))
+        return CodeSymbol(address, None, None)
+
+    def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
+        image = self._image(link_map)
+        if image is None:
+            return None
+        try:
+            name = name_function(self.memory, image, self._path(link_map), self._range(link_map)[0], address)
+        except DlwhyError:
+            return None
+        return demangle(name) if name else None
+
+    # -- dependencies --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
+        """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
+        holders: dict[int, list[tuple[int, Edge]]] = {}
+        by_relocation: dict[int, list[tuple[int, Edge]]] = {}
+        for address in self.kept:
+            link_map = self.graph.by_address[address]
+            for needed in link_map.needed:
+                holders.setdefault(needed, []).append((address, Edge.DEPENDENCY))
+            for needed in link_map.relocated_to:
+                by_relocation.setdefault(needed, []).append((address, Edge.RELOCATION))
+        for needed, entries in by_relocation.items():
+            holders.setdefault(needed, []).extend(entries)
+        return holders
+
+    def _dependency_holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
+        """Find every root that leads to a map, each by its shortest chain."""
+        towards: dict[int, tuple[int, Edge]] = {}
+        queue = [link_map.address]
+        roots = []
+        for address in queue:
+            for holder, edge in self._holders.get(address, ()):
+                if holder != link_map.address and holder not in towards:
+                    towards[holder] = (address, edge)
+                    queue.append(holder)
+                    if self.kept[holder]:
+                        roots.append(holder)
+        holds = [self._dependency_hold(link_map, root, towards) for root in roots[:MAX_DEPENDENCY_HOLDS]]
+        holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
+        return holds, max(0, len(roots) - MAX_DEPENDENCY_HOLDS)
+
+    def _dependency_hold(self, held: LinkMap, root: int, towards: Mapping[int, tuple[int, Edge]]) -> Hold:
+        chain = [root]
+        edge = Edge.DEPENDENCY
+        while chain[-1] != held.address:
+            following, edge = towards[chain[-1]]
+            chain += self._dependency_path(chain[-1], following) if edge is Edge.DEPENDENCY else [following]
+        maps = [self.graph.by_address[address] for address in chain]
+        member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
+        symbols: tuple[str, ...] = ()
+        if edge is Edge.RELOCATION:
+            symbols = tuple(sorted({demangle(s) for s in self._symbols_into(maps[-2], held)}))
+        kinds = [_ROOT_HOLDS[kind] for kind in self.kept[root]]
+        if maps[0].field("l_auditing"):
+            kinds = [HoldKind.AUDIT]
+        elif HoldKind.NODELETE in kinds and HoldKind.OPEN_COUNT in kinds:
+            kinds.remove(HoldKind.OPEN_COUNT)
+        return Hold(
+            HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
+            self._evidence(maps[-2], member),
+            chain=tuple(self._name(m) for m in maps),
+            root=Root(self._name(maps[0]), tuple(kinds)),
+            symbols=symbols[:MAX_SYMBOLS],
+            symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
+        )
+
+    def _dependency_path(self, holder: int, held: int) -> list[int]:
+        """Name the libraries between: the l_initfini of a dlopened library lists its indirect dependencies too."""
+        reached: dict[int, int] = {}
+        queue = [holder]
+        for address in queue:
+            for needed in self._direct_dependencies(address):
+                if needed not in reached and needed != holder:
+                    reached[needed] = address
+                    queue.append(needed)
+            if held in reached:
+                break
+        if held not in reached:
+            return [held]
+        path = [held]
+        while reached[path[-1]] != holder:
+            path.append(reached[path[-1]])
+        return path[::-1]
+
+    def _direct_dependencies(self, address: int) -> tuple[int, ...]:
+        if address not in self._direct:
+            self._direct[address] = tuple(self._find_direct_dependencies(self.graph.by_address[address]))
+        return self._direct[address]
+
+    def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
+        image = self._image(link_map)
+        try:
+            wanted = {base_name(name) for name in image.read_needed()} if image else set()
+        except DlwhyError:
+            return
+        for address in link_map.needed:
+            other = self.graph.by_address.get(address)
+            if other is None:
+                continue
+            if self._name(other) in wanted:
+                yield address
+                continue
+            other_image = self._image(other)
+            if other_image is not None and other_image.read_soname() in wanted:
+                yield address
+
+
+def _is_permanent(hold: Hold) -> bool:
+    return hold.root is not None and not PERMANENT.isdisjoint(hold.root.kinds)
+
+
+def _opened_by(path: str) -> str:
+    """Tell who most probably opened a library: libc opens these for itself and hands out no handle."""
+    name = base_name(path)
+    internal = name.startswith(("libgcc_s.so", "libnss_", "libidn2.so")) or "/gconv/" in path
+    return "libc" if internal else "user"

@@ -1,0 +1,49 @@
+"""How are the target and its libraries named?"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..elf.image import Image
+from ..errors import DlwhyError
+from ..loaders.start import AT_EXECFN
+from ..memory import Memory
+from ..model import TargetInfo
+
+
+def target_info(memory: Memory) -> TargetInfo:
+    """Describe what is examined."""
+    target = memory.target
+    return TargetInfo(target.kind, memory.platform.os, memory.platform.arch, target.pid, target.description)
+
+
+def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
+    """Give the main program's path; the loader itself leaves its l_name empty.
+
+    Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in
+    ``_dl_argv`` is the program then.
+    """
+    modules = memory.target.modules()
+    path = modules[0].path if modules else ""
+    if not path:
+        path = _read_path(memory, memory.target.auxv().get(AT_EXECFN, 0))
+    if rtld is not None and modules and rtld.contains(modules[0].base):
+        try:
+            symbol = rtld.find_symbol("_dl_argv")
+            if symbol:
+                path = _read_path(memory, memory.pointer(memory.pointer(symbol[0]))) or path
+        except DlwhyError:
+            pass
+    return path
+
+
+def _read_path(memory: Memory, address: int) -> str:
+    try:
+        return memory.c_string(address) if address else ""
+    except DlwhyError:
+        return ""
+
+
+def base_name(path: str) -> str:
+    """Give the last part of a path."""
+    return path.rstrip("/").rsplit("/", 1)[-1] or path
