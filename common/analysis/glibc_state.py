@@ -340,7 +340,7 @@ class GlibcExamination:
     @functools.cached_property
     def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
-        found = read_destructors(self.memory, self.graph, libcs, self.rules, self._listed_threads)
+        found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from ..elf.image import Image
+from ..errors import DlwhyError
 from ..memory import Memory
 from ..model import Platform, Problem, Thread
 from .glibc import Graph, LinkMap, Rules
@@ -20,15 +22,22 @@ THREAD_POINTER = "thread_pointer"
 MAX_DESTRUCTORS = 1 << 20
 MAX_TLS_BLOCK = 1 << 16
 
-# TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards.
+# TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards; elsewhere it counts upwards
+# from the control block, which the thread pointer is ahead of on ppc64 (its ABI).
 _VARIANT_II = frozenset({"x86_64", "i386", "s390x"})
+_THREAD_POINTER_BIAS = {"ppc64le": 0x7000, "ppc64": 0x7000}
 
-# PTR_MANGLE of sysdeps/unix/sysv/linux/x86_64 and i386: xor with the guard, then rotate left; bits to rotate.
+# PTR_MANGLE of sysdeps/*/pointer_guard.h: xor with a guard, then on x86 a rotation to the left by so many bits.
 _MANGLE_ROTATION = {"x86_64": 17, "i386": 9}
-# tcbhead_t.pointer_guard, sysdeps/x86_64/nptl/tls.h and sysdeps/i386/nptl/tls.h: fixed by the compiler's ABI.
-_GUARD_OFFSET = {"x86_64": 0x30, "i386": 0x18}
-# tcbhead_t.self, likewise.
-_SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8}
+# Where the guard lies from the thread pointer: tcbhead_t of sysdeps/*/nptl/tls.h, fixed by the compilers' ABIs.
+# s390x takes the stack guard for it; on ppc64 tcbhead_t ends below the biased pointer.
+_GUARD_OFFSET = {"x86_64": 0x30, "i386": 0x18, "s390x": 0x28, "ppc64le": -0x7018, "ppc64": -0x7018}
+# These have one guard for all threads, in ld.so.
+_GUARD_SYMBOL = "__pointer_chk_guard"
+_GUARD_IN_RTLD = frozenset({"aarch64", "arm", "loongarch64"})
+_NOT_MANGLED = frozenset({"riscv64"})
+# tcbhead_t.self.
+_SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8, "s390x": 0x10}
 
 
 class Pending(NamedTuple):
@@ -52,11 +61,12 @@ def read_destructors(
     graph: Graph,
     libcs: Sequence[LinkMap],
     rules: Rules,
+    rtld: Image,
     listed: Callable[[], Mapping[int, int]],
 ) -> Destructors:
     """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
 
-    ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without registers.
+    ``rtld`` is ld.so, ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without registers.
     The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
     """
     wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
@@ -67,7 +77,7 @@ def read_destructors(
     found: dict[int, list[Pending]] = {}
     for libc in libcs:
         for thread, pointer, nodes in _lists(memory, graph, libc, threads, wanted):
-            guard = _read_guard(memory, pointer) if rules.destructors_are_mangled else None
+            guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
             for function, obj, link_map in nodes:
                 plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
                 found.setdefault(link_map, []).append(Pending(thread, plain, obj, link_map))
@@ -123,7 +133,8 @@ def _lists(
     word = memory.pointer_size
     candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
     for thread, pointer in threads:
-        start = pointer - shift if memory.platform.arch in _VARIANT_II else pointer + shift
+        start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
+        start += -shift if memory.platform.arch in _VARIANT_II else shift
         block = memory.try_read(start, size)
         if block is None:
             continue
@@ -162,17 +173,24 @@ def _walk(memory: Memory, graph: Graph, head: int) -> list[_Node]:
     return nodes
 
 
-def _read_guard(memory: Memory, pointer: int) -> Optional[int]:
-    offset = _GUARD_OFFSET.get(memory.platform.arch)
-    if offset is None or memory.try_read(pointer + offset, memory.pointer_size) is None:
+def _read_guard(memory: Memory, rtld: Image, pointer: int) -> Optional[int]:
+    """Read the guard that a thread's addresses are mangled with, None if it cannot be found."""
+    arch = memory.platform.arch
+    if arch in _NOT_MANGLED:
+        return 0
+    try:
+        if arch in _GUARD_OFFSET:
+            return memory.pointer(pointer + _GUARD_OFFSET[arch])
+        symbol = rtld.find_symbol(_GUARD_SYMBOL) if arch in _GUARD_IN_RTLD else None
+        return memory.pointer(symbol[0]) if symbol else None
+    except DlwhyError:
         return None
-    return memory.pointer(pointer + offset)
 
 
 def _demangle(platform: Platform, value: int, guard: Optional[int]) -> Optional[int]:
     """Undo PTR_MANGLE."""
-    rotation = _MANGLE_ROTATION.get(platform.arch)
-    if rotation is None or guard is None:
+    if guard is None:
         return None
+    rotation = _MANGLE_ROTATION.get(platform.arch, 0)
     bits = 8 * platform.pointer_size
     return (value >> rotation | value << bits - rotation) & platform.address_mask ^ guard
