@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -51,19 +53,29 @@ class GdbHost:
         """Take width and styling from gdb's settings; MI front ends get no escape codes."""
         width = gdb.parameter("width")
         columns = int(width) if isinstance(width, int) else 0
-        console = gdb.parameter("style enabled") and not _is_mi()
-        return Screen(columns or None, bool(console) if self._colour is None else self._colour)
+        styled = gdb.parameter("style enabled") and _is_terminal()
+        return Screen(columns or None, bool(styled) if self._colour is None else self._colour)
 
 
 def _to_address(value: Any) -> int:
     return int(value) & (1 << 64) - 1
 
 
+def _is_terminal() -> bool:
+    """Tell whether escape codes can be shown: what gdb itself looks at before it styles, which no API tells."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False  # gdb heeds NO_COLOR since 16
+    return os.isatty(1) and not _is_mi()
+
+
 def _is_mi() -> bool:
+    """Tell whether a front end started gdb, maybe on a pseudo terminal; no setting names the interpreter."""
     try:
-        return "mi" in gdb.execute("show interpreter", to_string=True).rsplit('"', 2)[-2]
-    except (gdb.error, IndexError):
+        with open("/proc/self/cmdline", "rb") as stream:
+            words = stream.read()
+    except OSError:
         return False
+    return re.search(rb"\0--?i(nt[a-z]*)?[=\0](mi\d?|dap)\0", words) is not None
 
 
 class _CliCommand(gdb.Command):

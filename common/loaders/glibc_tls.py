@@ -66,8 +66,8 @@ def read_destructors(
 ) -> Destructors:
     """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
 
-    ``rtld`` is ld.so, ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without registers.
-    The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
+    ``rtld`` is ld.so; ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without
+    registers.  The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
     """
     wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
     if not wanted:
