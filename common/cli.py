@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
+from .commands.registry import COMMANDS, HelpFormatter
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from .host import Screen
 from .target import Target
@@ -60,7 +61,6 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(words)
     from .commands import dlstate  # noqa: F401 - defines the command
-    from .commands.registry import COMMANDS
     from .commands.run import run
 
     if arguments.command == "help" or arguments.command not in COMMANDS:
@@ -75,6 +75,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         # The reader has gone, which is its right; the interpreter must not find that out once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if result is None:
+        return 0
     if result.has_problems:
         return EXIT_PROBLEMS
     return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
@@ -85,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process or a core.",
         epilog="dlwhy help COMMAND explains a command. Commands: dlstate.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group()
@@ -101,7 +104,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _help(parser: argparse.ArgumentParser, command: str, words: Sequence[str]) -> int:
-    from .commands.registry import COMMANDS
 
     wanted = words[0] if command == "help" and words else None
     if command == "help" and wanted is None:

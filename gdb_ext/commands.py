@@ -136,7 +136,8 @@ def _register_mi(command: Command) -> None:
                 result = run(_MiHost(False), command, [*argv, "--color=never"])
             except DlwhyError as error:
                 raise gdb.GdbError(str(error)) from error
-            return {key: _mi_value(value) for key, value in result.document().items()}
+            document = {"help": command.help()} if result is None else result.document()
+            return {key: _mi_value(value) for key, value in document.items()}
 
     MiCommand()
 

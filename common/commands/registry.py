@@ -44,6 +44,7 @@ def argument(*flags: str, completes_libraries: bool = False, **options: Any) -> 
 HELP_WIDTH = 100
 
 OUTPUT_ARGUMENTS = (
+    argument("-h", "--help", action="store_true", help="show this help"),
     argument("-v", "--verbose", action="store_true", help="add addresses, expressions and where offsets came from"),
     argument("--json", action="store_true", help="print one JSON document (schema dlwhy/1)"),
     argument("--color", choices=("auto", "always", "never"), default="auto", help="colour the text (default: auto)"),
@@ -64,7 +65,7 @@ class Command(NamedTuple):
         parser = _Parser(
             prog=self.name,
             description=f"{self.summary[:1].upper()}{self.summary[1:]}.\n\n{self.description}",
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
             add_help=False,
         )
         for item in (*self.arguments, *OUTPUT_ARGUMENTS):
@@ -77,7 +78,7 @@ class Command(NamedTuple):
         return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest.rstrip()}"
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keep the help the same whatever the terminal."""
 
     def __init__(self, prog: str) -> None:

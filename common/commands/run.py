@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from ..host import Host
 from ..render.text import render
 from .registry import Command, Result, Session
 
 
-def run(host: Host, command: Command, words: Sequence[str]) -> Result:
-    """Run a command and write its answer to the host.
+def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
+    """Run a command and write its answer to the host; gives None where only help was asked for.
 
     :raises DlwhyError: if it cannot be answered.
     """
     arguments = command.parser().parse_args(list(words))
+    if arguments.help:
+        host.write(command.help() + "\n")
+        return None
     target = host.target()
     result = command.answer(Session(host, target), arguments)
     if arguments.json:

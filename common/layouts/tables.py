@@ -7,6 +7,7 @@ variants of each structure, and every build points at its variants by number.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class LayoutTable(NamedTuple):
         )
 
 
+@functools.cache
 def load_table(arch: str) -> LayoutTable:
     """Load the layouts for an architecture, given by its GNU name such as ``x86_64``.
 

@@ -5,13 +5,15 @@ Text from a target can hold terminal escape codes, so nothing that is not printa
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from .document import Document, Facts, Sentence, Table
 
 MAX_WIDTH = 100
 INDENT = "  "
+
+#: Longer tables are laid out here, to the same text: for 300 rows tabulate takes as long as all the rest of an answer.
+TABULATE_ROWS = 64
 
 
 def escape(text: str) -> str:
@@ -26,12 +28,20 @@ def render(document: Document) -> str:
     lines: list[str] = []
     for part in document.parts:
         if isinstance(part, Sentence):
-            lines += textwrap.wrap(escape(part.text), MAX_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
+            lines += _wrap(escape(part.text))
         elif isinstance(part, Facts):
             lines += [INDENT + line for line in _facts(part.rows)]
         else:
             lines += _table(part)
     return "\n".join(lines) + "\n"
+
+
+def _wrap(text: str) -> list[str]:
+    if len(text) <= MAX_WIDTH:
+        return [text]
+    import textwrap
+
+    return textwrap.wrap(text, MAX_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _facts(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -46,9 +56,16 @@ def _table(table: Table) -> list[str]:
     rows = [[escape(cell) for cell in row] for row in table.rows]
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
     ruled = [table.titles, ["-" * width for width in widths], *rows]
+    return (len(rows) <= TABULATE_ROWS and _tabulated(ruled)) or [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled
+    ]
+
+
+def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay a table out by tabulate; empty where it is not installed."""
     try:
         from tabulate import tabulate
     except ImportError:
-        return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled]
-    text = tabulate(ruled, tablefmt="plain", disable_numparse=True)
+        return []
+    text = tabulate(rows, tablefmt="plain", disable_numparse=True)
     return [line.rstrip() for line in str(text).splitlines()]
