@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Optional, Protocol
 
-from .model import Layout, Module, Platform, Thread
+from .model import Layout, Module, Platform, Problem, Thread
 
 
 class Capability(enum.Flag):
@@ -43,6 +43,9 @@ class Target(Protocol):
     @property
     def description(self) -> str:
         """Describe the target in a few words, such as ``core file core.123``."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell what is wrong with the target itself, such as a core that is cut off."""
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes of memory.

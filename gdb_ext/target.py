@@ -12,7 +12,7 @@ import gdb
 from ..common.dumps.elfcore import ElfCore
 from ..common.elf.files import open_first
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
-from ..common.model import Field, Layout, Module, Platform, Thread
+from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 
 # gdb's name of the architecture: GNU name, pointer size, register with the thread pointer.
@@ -72,6 +72,10 @@ class GdbTarget:
         if self._core_path:
             return f"core file {self._core_path}"
         return f"process {self._inferior.pid}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the core is cut off."""
+        return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory, of a core from the core file itself: gdb up to 13 gives zeros for what is not in it."""

@@ -12,7 +12,7 @@ from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, ElfCore
 from ..common.elf.files import open_first
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
-from ..common.model import Field, Layout, Module, Platform, Thread
+from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 
 # First part of LLDB's triple: GNU name, register with the thread pointer.
@@ -81,6 +81,10 @@ class LldbTarget:
     def description(self) -> str:
         """Describe the target."""
         return f"core file {self._core.path}" if self._core else f"process {self.pid}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the core is cut off."""
+        return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory; of a core from its file, which also knows the files that it maps."""

@@ -88,7 +88,9 @@ class GlibcExamination:
         self.layouts = chosen.layouts
         self.graph: Graph = chosen.graph
         self.rules = Rules.of(self.layouts.version)
-        self.problems: list[Problem] = list(dict.fromkeys((*start.problems, *self.graph.problems, *chosen.problems)))
+        self.problems: list[Problem] = list(
+            dict.fromkeys((*memory.target.problems(), *start.problems, *self.graph.problems, *chosen.problems))
+        )
         self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
         self.kept: dict[int, tuple[RootKind, ...]] = {}
         for namespace in self.graph.namespaces:

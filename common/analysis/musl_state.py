@@ -15,7 +15,7 @@ from .naming import base_name, main_program_path, target_info
 
 def explain_musl(memory: Memory, start: Start) -> State:
     """Give the verdict on every library."""
-    problems = list(start.problems)
+    problems = [*memory.target.problems(), *start.problems]
     images = Images(memory)
     libraries = []
     for index, entry in enumerate(start.maps):

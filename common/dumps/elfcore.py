@@ -25,7 +25,7 @@ from ..elf.image import (
 )
 from ..elf.machine import platform_of
 from ..errors import DumpFormatError, FaultError, UnsupportedError
-from ..model import Layout, Module, Thread
+from ..model import Layout, Module, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
 
@@ -178,6 +178,14 @@ class ElfCore:
             return self.files[index]
         return None
 
+    def problems(self) -> tuple[Problem, ...]:
+        """Tell whether the file ends before the memory that its headers announce."""
+        end = max((h.offset + h.filesz for h in self._loads), default=0)
+        if end <= self._size:
+            return ()
+        message = f"it is cut off: the file has {self._size} bytes of {end}"
+        return (Problem(f"core file {self.path}", message),)
+
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.
 
@@ -269,6 +277,10 @@ class CoreTarget:
     def description(self) -> str:
         """Describe the core."""
         return f"core file {self._core.path}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the core is cut off."""
+        return self._core.problems()
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""

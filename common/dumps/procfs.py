@@ -12,7 +12,7 @@ from typing import BinaryIO, Optional
 from ..elf.files import open_first
 from ..elf.machine import platform_of
 from ..errors import FaultError, NoTargetError, UnsupportedError
-from ..model import Layout, Module, Platform, Thread
+from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
 
@@ -91,6 +91,10 @@ class ProcTarget:
     def description(self) -> str:
         """Describe the process."""
         return f"process {self.pid}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell nothing: a process is whole."""
+        return ()
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""

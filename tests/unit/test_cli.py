@@ -1,0 +1,113 @@
+"""Does the shell command answer, and do its exit status and errors say what happened?"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import dlwhy
+import pytest
+
+ROOT = Path(dlwhy.__file__).parent
+PT_NOTE = 4
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        cwd="/",
+    )
+
+
+def test_answer(rich_core: Path) -> None:
+    done = run("--core", str(rich_core), "dlstate", "libplain.so")
+    assert done.stdout.splitlines()[0] == "libplain.so stays loaded: opened 2 times, not closed."
+    assert done.returncode == 0
+
+
+def test_json_is_a_document(rich_core: Path) -> None:
+    done = run("--core", str(rich_core), "dlstate", "--json")
+    document = json.loads(done.stdout)
+    assert document["schema"] == "dlwhy/1"
+    assert document["target"]["kind"] == "core"
+
+
+def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
+    assert run("--core", str(rich_core), "--strict", "dlstate", "libplain.so").returncode == 1
+    assert run("--core", str(rich_core), "--strict", "dlstate").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["dlstate"], 3, "give --pid PID or --core FILE"),
+        (["--core", "/nonexistent", "dlstate"], 3, "/nonexistent: No such file"),
+        (["--core", "/proc/self/exe", "dlstate"], 3, "no core"),
+        (["--pid", "4194305", "dlstate"], 3, "there is no process"),
+        (["--pid", "x", "dlstate"], 2, "invalid int value"),
+        (["--pid", "1", "--core", "x", "dlstate"], 2, "not allowed with"),
+        (["nonsense"], 2, "there is no command nonsense; commands: dlstate"),
+        (["--core", "CORE", "dlstate", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["--core", "CORE", "dlstate", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
+        ([], 2, "required: COMMAND"),
+    ],
+)
+def test_errors_are_one_line(rich_core: Path, words: list[str], status: int, message: str) -> None:
+    done = run(*(str(rich_core) if word == "CORE" else word for word in words))
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def notes_first(core: bytes) -> bytes:
+    """Lay a core out as the kernel does; gdb writes the notes last, so that a cut loses them first."""
+    phoff, count = struct.unpack_from("<Q", core, 32)[0], struct.unpack_from("<H", core, 56)[0]
+    headers = [list(struct.unpack_from("<IIQQQQQQ", core, phoff + 56 * i)) for i in range(count)]
+    start = bytearray(core[:64])
+    struct.pack_into("<Q", start, 32, 64)
+    body = b""
+    for header in sorted(headers, key=lambda h: h[0] != PT_NOTE):
+        data = core[header[2] : header[2] + header[5]]
+        header[2] = 64 + 56 * count + len(body)
+        body += data
+    return bytes(start) + b"".join(struct.pack("<IIQQQQQQ", *header) for header in headers) + body
+
+
+def test_core_that_is_cut_off_is_answered_with_problems(rich_core: Path, tmp_path: Path) -> None:
+    whole = notes_first(rich_core.read_bytes())
+    cut = tmp_path / "core"
+    cut.write_bytes(whole)
+    assert run("--core", str(cut), "dlstate").returncode == 0
+    cut.write_bytes(whole[: len(whole) - 4096])
+    done = run("--core", str(cut), "dlstate")
+    assert done.returncode == 4, done.stderr
+    assert f"problem: core file {cut}: it is cut off: the file has {len(whole) - 4096} bytes of" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["help"], ["help", "dlstate"], ["dlstate", "--help"]])
+def test_help(words: list[str]) -> None:
+    done = run(*words)
+    assert done.returncode == 0
+    assert "sage: dl" in done.stdout
+
+
+def test_colour_only_when_wanted(rich_core: Path) -> None:
+    words = ["--core", str(rich_core), "dlstate"]
+    assert "\x1b[" not in run(*words).stdout
+    assert "\x1b[" in run(*words, "--color=always").stdout
+    assert "\x1b[" not in run(*words, "--color=never").stdout
+
+
+def test_reader_that_goes_away(rich_core: Path) -> None:
+    command = f"{sys.executable} {ROOT} --core {rich_core} dlstate --json | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

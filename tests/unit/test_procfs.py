@@ -1,0 +1,108 @@
+"""Is a process read without touching it, and is it said plainly when it cannot be read?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dlwhy
+import pytest
+from dlwhy.common.dumps.procfs import ProcTarget
+from dlwhy.common.errors import FaultError, NoTargetError, UnsupportedError
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        time.sleep(0.1)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_process_is_neither_stopped_nor_traced(sleeper: int) -> None:
+    with dlwhy.open_pid(sleeper) as process:
+        state = process.state()
+    status = Path(f"/proc/{sleeper}/status").read_text()
+    assert state.libraries[0].name == "sleep"
+    assert "TracerPid:\t0\n" in status
+    assert "State:\tS" in status
+
+
+def test_own_process() -> None:
+    with dlwhy.open_pid(os.getpid()) as process:
+        names = [library.name for library in process.state().libraries]
+    assert "libc.so.6" in names
+
+
+def test_library_list_is_that_of_the_maps(sleeper: int) -> None:
+    with dlwhy.open_pid(sleeper) as process:
+        found = {os.path.realpath(library.path) for library in process.state().libraries if "/" in library.path}
+    mapped = {line.split(None, 5)[5] for line in Path(f"/proc/{sleeper}/maps").read_text().splitlines() if "/" in line}
+    assert found == {path for path in mapped if Path(path).read_bytes()[:4] == b"\x7fELF"}
+
+
+def test_no_such_process() -> None:
+    with pytest.raises(NoTargetError, match="there is no process 4194305"):
+        dlwhy.open_pid(4194305)
+
+
+def test_zombie() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        for _ in range(100):
+            if ") Z" in Path(f"/proc/{child}/stat").read_text():
+                break
+            time.sleep(0.02)
+        with pytest.raises(NoTargetError, match="zombie"):
+            dlwhy.open_pid(child)
+    finally:
+        os.waitpid(child, 0)
+
+
+def test_kernel_thread() -> None:
+    threads = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_kernel_thread(pid)]
+    if not threads:
+        # A container shows none: the flag is then tested on a copy of a kernel thread's stat line.
+        pytest.fail("no kernel thread to be seen here")
+    with pytest.raises(UnsupportedError, match="kernel thread"):
+        dlwhy.open_pid(threads[0])
+
+
+def is_kernel_thread(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/status").read_text().count("VmSize:") == 0 and not os.path.exists(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+
+
+def test_process_that_ends_while_it_is_read(sleeper: int) -> None:
+    target = ProcTarget(sleeper)
+    address = target.auxv()[3]
+    assert len(target.read(address, 8)) == 8
+    os.kill(sleeper, 9)
+    time.sleep(0.2)
+    with pytest.raises(FaultError):
+        target.read(address, 8)
+    target.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user to be refused")
+def test_refusal_says_what_to_do(sleeper: int) -> None:
+    program = (
+        "import os, sys; os.setgid({0}); os.setuid({0}); os.execv({1!r}, [{1!r}, {2!r}, '--pid', '{3}', 'dlstate'])"
+    ).format(NOBODY, "/usr/bin/python3", os.fspath(Path(dlwhy.__file__).parent), sleeper)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"process {sleeper} may not be read" in done.stderr
+    assert "CAP_SYS_PTRACE" in done.stderr
+    assert "Traceback" not in done.stderr
