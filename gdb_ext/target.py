@@ -15,16 +15,17 @@ from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 
-# gdb's name of the architecture: GNU name, pointer size, register with the thread pointer.
-_ARCHITECTURES = {
-    "i386:x86-64": ("x86_64", 8, "fs_base"),
-    "i386": ("i386", 4, None),
-    "aarch64": ("aarch64", 8, "tpidr"),
-    "arm": ("arm", 4, None),
-    "powerpc:common64": ("ppc64le", 8, "r13"),
-    "s390:64-bit": ("s390x", 8, None),
-    "riscv:rv64": ("riscv64", 8, "tp"),
-    "Loongarch64": ("loongarch64", 8, "tp"),
+# gdb's name of the architecture: GNU name, pointer size, and the registers with the thread pointer, first those of a
+# native gdb, then those of a gdb on qemu 7.2 (its gdb-xml); of two, each has 32 bits, the first one the upper ones.
+_ARCHITECTURES: Mapping[str, tuple[str, int, Sequence[tuple[str, ...]]]] = {
+    "i386:x86-64": ("x86_64", 8, [("fs_base",)]),
+    "i386": ("i386", 4, []),
+    "aarch64": ("aarch64", 8, [("tpidr",), ("TPIDR_EL0",)]),
+    "arm": ("arm", 4, [("TPIDRURO",)]),
+    "powerpc:common64": ("ppc64le", 8, [("r13",)]),
+    "s390:64-bit": ("s390x", 8, [("acr0", "acr1")]),
+    "riscv:rv64": ("riscv64", 8, [("tp",)]),
+    "Loongarch64": ("loongarch64", 8, [("tp",)]),
 }
 
 _MAX_NESTED_STRUCTS = 3
@@ -45,7 +46,7 @@ class GdbTarget:
         family = name if name in _ARCHITECTURES else re.split(r"v\d|_any", name)[0]
         if family not in _ARCHITECTURES:
             raise UnsupportedError(f"the architecture {name} is not supported")
-        self._arch, self._pointer_size, self._tp_register = _ARCHITECTURES[family]
+        self._arch, self._pointer_size, self._tp_registers = _ARCHITECTURES[family]
         self.kind = _kind(inferior)
         self._core_path = _core_path() if self.kind == "core" else None
         self._core = ElfCore(self._core_path, self.open_image) if self._core_path else None
@@ -133,13 +134,18 @@ class GdbTarget:
         return {} if pointer is None else {"thread_pointer": pointer}
 
     def _thread_pointer(self, thread: gdb.InferiorThread) -> Optional[int]:
-        if self._tp_register is not None:
+        if self._tp_registers:
             with _SelectionKept():
                 try:
                     thread.switch()
-                    return int(gdb.newest_frame().read_register(self._tp_register)) & (1 << 64) - 1
-                except (gdb.error, ValueError):
-                    pass  # a running thread of non-stop mode has no registers; its handle is still known
+                    frame = gdb.newest_frame()
+                except gdb.error:
+                    frame = None  # a running thread of non-stop mode has no registers; its handle is still known
+                for names in self._tp_registers if frame is not None else ():
+                    try:
+                        return _joined(frame, names)
+                    except (gdb.error, ValueError):
+                        continue
         try:
             # libthread_db's handle is the pthread_t, which is the thread pointer on all our architectures.
             return int.from_bytes(thread.handle(), self.platform.byteorder)  # type: ignore[arg-type,unused-ignore]
@@ -159,6 +165,13 @@ class GdbTarget:
             if module.build_id and objfile.is_valid() and objfile.build_id == module.build_id and objfile.filename:
                 candidates.append(objfile.filename)
         return open_first(candidates)
+
+
+def _joined(frame: gdb.Frame, names: Sequence[str]) -> int:
+    value = 0
+    for name in names:
+        value = value << 32 | int(frame.read_register(name)) & (1 << 64 // len(names)) - 1
+    return value
 
 
 class _SelectionKept:
