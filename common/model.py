@@ -147,10 +147,11 @@ class HoldKind(enum.Enum):
 
 
 class Root(NamedTuple):
-    """The library at which a chain of holds begins, and why that one stays."""
+    """The library at which a chain of holds begins, why that one stays, and who opened it (user or libc)."""
 
     library: str
     kinds: tuple[HoldKind, ...]
+    opened_by: Optional[str] = None
 
 
 class Hold(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .model import Hold, HoldKind, Library, Problem, Root, State, ThreadRef
 from .render.document import Document, Facts, Part, Sentence, Table
@@ -13,6 +14,7 @@ _FIRST_POINTER = 65536
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
+_SHOWN_SYMBOLS = 4
 
 _STARTUP_REASONS = {
     "needed": "loaded at program start",
@@ -281,9 +283,8 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
         if len(shown) < len(hold.destructors):
             yield ("TLS destructor", f"and {len(hold.destructors) - len(shown)} more; -v shows them")
     elif hold.kind is HoldKind.NODELETE:
-        for symbol in hold.symbols:
-            what = "unique symbol" if hold.origin == "unique-symbol" else "bound symbol"
-            yield (what, symbol)
+        what = "unique symbol" if hold.origin == "unique-symbol" else "bound symbol"
+        yield from _symbol_rows(what, hold, verbose)
         if hold.early_return:
             count = library.fields.get("l_direct_opencount")
             yield (
@@ -294,11 +295,19 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
         what = "dependency" if hold.kind is HoldKind.DEPENDENCY else "relocation"
         root = f"{hold.root.library}: {_root_words(hold.root)}" if hold.root else ""
         yield (what, " → ".join(hold.chain), root)
-        for symbol in hold.symbols:
-            yield ("  symbol", symbol)
+        yield from _symbol_rows("  symbol", hold, verbose)
     elif hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
         purpose, _ = _libc_purpose(library)
         yield ("opened by libc", purpose)
+
+
+def _symbol_rows(what: str, hold: Hold, verbose: bool) -> Iterator[tuple[str, ...]]:
+    shown = hold.symbols if verbose else hold.symbols[:_SHOWN_SYMBOLS]
+    for symbol in shown:
+        yield (what, symbol)
+    hidden = len(hold.symbols) - len(shown) + hold.symbols_omitted
+    if hidden:
+        yield (what, f"and {hidden} more" + ("; -v shows them" if not verbose and not hold.symbols_omitted else ""))
 
 
 def _thread(thread: ThreadRef) -> str:
@@ -333,10 +342,20 @@ def _remedy(library: Library) -> str:
     conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
     if not conditions:
         return "What keeps it could not be read, so there is no advice."
-    closes = any("dlclose" in condition for condition in conditions)
-    collector = "" if closes else f", and another dlclose in namespace {library.namespace} has run the collector"
+    collector = (
+        ""
+        if any(c.collects for c in conditions)
+        else f", and another dlclose in namespace {library.namespace} has run the collector"
+    )
     more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
-    return f"It can go once {_join(conditions)}{more}{collector}."
+    return f"It can go once {_join([c.text for c in conditions])}{more}{collector}."
+
+
+class _Condition(NamedTuple):
+    """What must happen before a library can go, and whether that runs the collector by itself."""
+
+    text: str
+    collects: bool = False
 
 
 def _permanent_remedy(library: Library, hold: Hold) -> str:
@@ -385,26 +404,28 @@ def _nodelete_fix(library: Library, hold: Hold) -> str:
     )
 
 
-def _conditions(hold: Hold) -> Iterator[str]:
+def _conditions(hold: Hold) -> Iterator[_Condition]:
     if hold.kind is HoldKind.OPEN_COUNT:
-        yield f"dlclose has been called on it {_times(hold.total)} more"
+        yield _Condition(f"dlclose has been called on it {_times(hold.total)} more", collects=True)
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
         threads = sorted({d.thread.number for d in hold.destructors})
         if threads:
-            noun = "thread" if len(threads) == 1 else "threads"
-            verb = "has" if len(threads) == 1 else "have"
-            yield f"{noun} {_join([str(t) for t in threads])} {verb} exited"
+            noun, verb = ("thread", "has") if len(threads) == 1 else ("threads", "have")
+            yield _Condition(f"{noun} {_join([str(t) for t in threads])} {verb} exited")
         else:
-            yield "the threads that owe it a destructor have exited"
+            yield _Condition("the threads that owe it a destructor have exited")
     elif hold.kind is HoldKind.HALF_LOADED:
-        yield "the dlopen in progress has returned"
+        yield _Condition("the dlopen in progress has returned")
     elif hold.kind is HoldKind.NODELETE:
-        yield "the dlopen in progress has failed (if it succeeds, the library stays for good)"
+        yield _Condition("the dlopen in progress has failed (if it succeeds, the library stays for good)")
     elif hold.root is not None:
-        if HoldKind.OPEN_COUNT in hold.root.kinds:
-            yield f"dlclose has closed {hold.root.library}"
-        if HoldKind.TLS_DESTRUCTORS in hold.root.kinds:
-            yield f"no thread owes {hold.root.library} a TLS destructor"
+        root = hold.root
+        if HoldKind.OPEN_COUNT in root.kinds and root.opened_by == "libc":
+            yield _Condition(f"libc has closed {root.library}, which it opened for itself", collects=True)
+        elif HoldKind.OPEN_COUNT in root.kinds:
+            yield _Condition(f"dlclose has closed {root.library}", collects=True)
+        if HoldKind.TLS_DESTRUCTORS in root.kinds:
+            yield _Condition(f"no thread owes {root.library} a TLS destructor")
 
 
 def _join(words: Iterable[str]) -> str:

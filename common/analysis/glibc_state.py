@@ -63,6 +63,8 @@ REPORTED_FIELDS = (
 MAX_DEPENDENCY_HOLDS = 16
 MAX_SYMBOLS = 16
 
+_GUARD = "guard variable for "
+
 _ROOT_HOLDS = {
     RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
     RootKind.LIBRARY: HoldKind.STARTUP,
@@ -276,7 +278,7 @@ class GlibcExamination:
         flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
         evidence = self._evidence(link_map, flag, "l_direct_opencount")
         origin, symbols = self._nodelete_origin(link_map)
-        names = sorted({demangle(symbol) for symbol in symbols})
+        names = _without_guards({demangle(symbol) for symbol in symbols})
         return Hold(
             HoldKind.NODELETE,
             evidence,
@@ -424,7 +426,11 @@ class GlibcExamination:
             HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
             self._evidence(maps[-2], member),
             chain=tuple(self._name(m) for m in maps),
-            root=Root(self._name(maps[0]), tuple(kinds)),
+            root=Root(
+                self._name(maps[0]),
+                tuple(kinds),
+                _opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
+            ),
             symbols=symbols[:MAX_SYMBOLS],
             symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
         )
@@ -468,6 +474,11 @@ class GlibcExamination:
             other_image = self._image(other)
             if other_image is not None and other_image.read_soname() in wanted:
                 yield address
+
+
+def _without_guards(names: set[str]) -> list[str]:
+    """Sort names, leaving out the guard variables of those that are there themselves."""
+    return sorted(name for name in names if name[len(_GUARD) :] not in names or not name.startswith(_GUARD))
 
 
 def _is_permanent(hold: Hold) -> bool:

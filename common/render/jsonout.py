@@ -88,7 +88,11 @@ def _hold(hold: Hold) -> dict[str, Any]:
     elif hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         document["chain"] = list(hold.chain)
         if hold.root:
-            document["root"] = {"library": hold.root.library, "kinds": [k.value for k in hold.root.kinds]}
+            document["root"] = {
+                "library": hold.root.library,
+                "kinds": [k.value for k in hold.root.kinds],
+                "opened_by": hold.root.opened_by,
+            }
         if hold.kind is HoldKind.RELOCATION:
             document["symbols"] = list(hold.symbols)
             document["symbols_omitted"] = hold.symbols_omitted
