@@ -118,7 +118,7 @@ class GlibcExamination:
         memory = Memory(self.memory.target)
         rtld_global = self.private.rtld_global
         try:
-            again = glibc.read_graph(memory, self.layouts, rtld_global)
+            again = glibc.read_graph(memory, self.layouts, rtld_global, names=False)
         except DlwhyError:
             return False
         return glibc.read_load_lock(memory, self.layouts, rtld_global).owner is None and again.is_same_as(self.graph)
@@ -164,7 +164,7 @@ class GlibcExamination:
             end=last,
             namespace=link_map.l_ns,
             link_map=link_map.address,
-            fields={name: self._signed(link_map, name) for name in REPORTED_FIELDS},
+            fields=self._reported_fields(link_map),
             held=self._held(link_map, holds),
             holds=holds,
             holds_omitted=omitted,
@@ -172,9 +172,15 @@ class GlibcExamination:
         )
 
     @staticmethod
+    def _reported_fields(link_map: LinkMap) -> Mapping[str, Optional[int]]:
+        fields = link_map.field_values(REPORTED_FIELDS)
+        fields["l_idx"] = _as_int(fields["l_idx"])
+        return fields
+
+    @staticmethod
     def _signed(link_map: LinkMap, name: str) -> Optional[int]:
         value = link_map.field(name)
-        return value - (1 << 32) if name == "l_idx" and value is not None and value >> 31 else value
+        return _as_int(value) if name == "l_idx" else value
 
     def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
         if link_map.address in self.kept:
@@ -483,6 +489,11 @@ def _without_guards(names: set[str]) -> list[str]:
 
 def _is_permanent(hold: Hold) -> bool:
     return hold.root is not None and not PERMANENT.isdisjoint(hold.root.kinds)
+
+
+def _as_int(value: Optional[int]) -> Optional[int]:
+    """Give l_idx its sign: it is an ``int``, and -1 says that the collector kept the map."""
+    return value - (1 << 32) if value is not None and value >> 31 else value
 
 
 def _opened_by(path: str) -> str:

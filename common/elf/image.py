@@ -50,6 +50,9 @@ MAX_RELOCATION_BYTES = 256 << 20
 MAX_NOTE_BYTES = 1 << 16
 MAX_HASH_STEPS = 100_000
 
+# Elf_Symndx of glibc's bits/elfclass.h, binutils' s390_elf64_size_info: only here (and on Alpha) is it not 32 bits.
+_SYSV_HASH_WORD = {"s390x": 8}
+
 
 class ProgramHeader(NamedTuple):
     """An ``Elf_Phdr``."""
@@ -329,17 +332,21 @@ class Image:
             index += 1
         raise CorruptError("GNU hash chain without end", table)
 
+    def _sysv_word(self, table: int, index: int) -> int:
+        """Read a word of DT_HASH: number of buckets, number of symbols, buckets, chains."""
+        size = _SYSV_HASH_WORD.get(self.memory.platform.arch, 4)
+        return self.memory.unsigned(table + index * size, size)
+
     def _sysv_candidates(self, table: int, value: int) -> Iterator[int]:
-        # s390x and alpha have 8-byte entries by their ABI; glibc's s390x files use 4-byte ones as measured.
-        bucket_count = self._u32(table)
+        bucket_count = self._sysv_word(table, 0)
         if bucket_count == 0:
             raise CorruptError("hash table without buckets", table)
-        index = self._u32(table + 8 + 4 * (value % bucket_count))
+        index = self._sysv_word(table, 2 + value % bucket_count)
         for _ in range(MAX_HASH_STEPS):
             if index == 0:
                 return
             yield index
-            index = self._u32(table + 8 + 4 * bucket_count + 4 * index)
+            index = self._sysv_word(table, 2 + bucket_count + index)
         raise CorruptError("hash chain without end", table)
 
     def symbol_count(self) -> int:
@@ -347,7 +354,7 @@ class Image:
         gnu = self.dynamic_address(DT_GNU_HASH)
         sysv = self.dynamic_address(DT_HASH)
         if sysv is not None:
-            return min(self._u32(sysv + 4), MAX_SYMBOLS)
+            return min(self._sysv_word(sysv, 1), MAX_SYMBOLS)
         if gnu is None:
             return 0
         bucket_count, first, bloom_words = (self._u32(gnu + 4 * i) for i in range(3))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Optional
 
@@ -84,6 +84,16 @@ class Fields:
         """Decode the whole structure."""
         return self._struct.unpack_from(raw)
 
+    def get_all(self, values: tuple[int, ...], names: Sequence[str]) -> dict[str, Optional[int]]:
+        """Give several members, None for those that this version lacks."""
+        places = self._places
+        found: dict[str, Optional[int]] = dict.fromkeys(names)
+        for name in names:
+            if name in places:
+                index, shift, mask = places[name]
+                found[name] = values[index] >> shift & mask
+        return found
+
     def get(self, values: tuple[int, ...], name: str) -> Optional[int]:
         """Give a member out of what `decode` gave, None where this version lacks the member."""
         place = self._places.get(name)
@@ -154,14 +164,15 @@ class LinkMap:
             self._values = self._fields.decode(self.raw)
         return self._fields.get(self._values, name)
 
+    def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
+        """Give several members, None for those that this version lacks."""
+        if self._values is None:
+            self._values = self._fields.decode(self.raw)
+        return self._fields.get_all(self._values, names)
+
     def equals(self, other: LinkMap) -> bool:
         """Tell whether two readings of one map found the same."""
-        return (
-            self.raw == other.raw
-            and self.name == other.name
-            and self.needed == other.needed
-            and self.relocated_to == other.relocated_to
-        )
+        return self.raw == other.raw and self.needed == other.needed and self.relocated_to == other.relocated_to
 
     @property
     def nodelete(self) -> bool:
@@ -290,23 +301,23 @@ class Graph:
         )
 
 
-def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
-    """Read the maps of all namespaces.
+def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int, names: bool = True) -> Graph:
+    """Read the maps of all namespaces, with their names or without.
 
     :raises FaultError: if _rtld_global itself cannot be read.
     :raises CorruptError: if the number of namespaces is absurd.
     """
     graph = Graph()
     reader = MapReader(memory, layouts.require("link_map"))
-    names = layouts.require("link_namespaces")
-    fields = Fields(names, memory.struct_prefix)
+    inner = layouts.require("link_namespaces")
+    fields = Fields(inner, memory.struct_prefix)
     outer = layouts.require("rtld_global").fields
     count = memory.unsigned(rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
     if not 1 <= count <= MAX_NAMESPACES:
         raise CorruptError(f"_dl_nns is {count}", rtld_global + outer["_dl_nns"].offset)
     for number in range(count):
-        address = rtld_global + outer["_dl_ns"].offset + number * names.size
-        values = fields.decode(memory.read(address, names.size))
+        address = rtld_global + outer["_dl_ns"].offset + number * inner.size
+        values = fields.decode(memory.read(address, inner.size))
         head = fields.get(values, "_ns_loaded") or 0
         if head:
             maps = tuple(_walk(reader, head, graph))
@@ -320,8 +331,8 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
         if unknown:
             message = f"depends on {unknown[0]:#x}, which is no library"
             graph.problems.append(Problem(f"link_map {link_map.address:#x}", message))
-    for namespace in graph.namespaces:
-        for link_map in namespace.maps:
+    if names:
+        for link_map in graph.by_address.values():
             link_map.name = read_name(memory, link_map.l_name)
     return graph
 

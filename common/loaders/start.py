@@ -31,13 +31,25 @@ NOT_YET = "the dynamic loader has not run yet: no library is loaded; continue to
 R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
 
-class PublicMap(NamedTuple):
-    """The public part of a ``struct link_map``."""
+class PublicMap:
+    """The public part of a ``struct link_map``; the name is read when it is asked for."""
 
-    address: int
-    l_addr: int
-    l_name: str
-    l_ld: int
+    __slots__ = ("_memory", "_name", "_name_address", "address", "l_addr", "l_ld")
+
+    def __init__(self, memory: Memory, address: int, l_addr: int, name_address: int, l_ld: int) -> None:
+        self._memory = memory
+        self._name: Optional[str] = None
+        self._name_address = name_address
+        self.address = address
+        self.l_addr = l_addr
+        self.l_ld = l_ld
+
+    @property
+    def l_name(self) -> str:
+        """Give the name; empty when there is none or it cannot be read."""
+        if self._name is None:
+            self._name = read_name(self._memory, self._name_address)
+        return self._name
 
 
 class Start(NamedTuple):
@@ -134,7 +146,7 @@ def _walk(memory: Memory, head: int) -> tuple[tuple[PublicMap, ...], tuple[Probl
         if l_prev != previous:
             message = f"l_prev is {l_prev:#x}, not {previous:#x}: the libraries from here on are not known"
             return tuple(maps), (Problem(where, message),)
-        maps.append(PublicMap(address, l_addr, read_name(memory, l_name), l_ld))
+        maps.append(PublicMap(memory, address, l_addr, l_name, l_ld))
         address, previous = l_next, address
     return tuple(maps), ()
 
