@@ -22,7 +22,7 @@ LAYERS = (
     ("analysis",),
     ("views", "render"),
     ("commands",),
-    ("cli",),
+    ("cli", "api"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ADAPTERS = {"gdb_ext": "gdb", "lldb_ext": "lldb", "windbg_ext": "pykd"}

@@ -75,7 +75,9 @@ class Command(NamedTuple):
     def help(self) -> str:
         """Give the help text: summary, usage, options, as debuggers show it."""
         usage, summary, rest = self.parser().format_help().split("\n\n", 2)
-        return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest.rstrip()}"
+        # Before Python 3.10 argparse called the options "optional arguments".
+        rest = rest.replace("optional arguments:", "options:", 1).rstrip()
+        return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest}"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

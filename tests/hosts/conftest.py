@@ -13,7 +13,8 @@ def delete_cores(folder: Path) -> None:
     """Delete the core files in a folder: pytest keeps the folders of three sessions."""
     for pattern in ("*.core", "core", "core.[0-9]*"):
         for path in folder.rglob(pattern):
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
 
 @pytest.fixture(scope="session")
