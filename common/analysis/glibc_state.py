@@ -295,12 +295,8 @@ class GlibcExamination:
         )
 
     def _nodelete_origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
-        image = self._image(link_map)
-        try:
-            if image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE:
-                return "elf-flag", ()
-        except DlwhyError as error:
-            self._add_problem(link_map, f"its dynamic section cannot be read: {error}")
+        if self._has_nodelete_flag(link_map):
+            return "elf-flag", ()
         unique = self._unique.get(link_map.address, ())
         if unique:
             return "unique-symbol", unique
@@ -309,6 +305,17 @@ class GlibcExamination:
             return "bound-by-startup", bound
         # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
         return ("unknown" if link_map.field("l_global") else "dlopen-flag"), ()
+
+    def _has_nodelete_flag(self, link_map: LinkMap) -> bool:
+        """Tell whether the file asks for NODELETE: until glibc 2.30 l_flags_1 holds the other causes too."""
+        if link_map.l_nodelete_active is not None:
+            return link_map.l_flags_1 & DF_1_NODELETE != 0
+        image = self._image(link_map)
+        try:
+            return image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE != 0
+        except DlwhyError as error:
+            self._add_problem(link_map, f"its dynamic section cannot be read: {error}")
+            return False
 
     def _add_problem(self, link_map: LinkMap, message: str) -> None:
         self.problems.append(Problem(self._name(link_map), message))
