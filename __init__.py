@@ -22,14 +22,14 @@ def open_pid(pid: int) -> Examination:
     return examine(ProcTarget(pid))
 
 
-def open_core(path: str, sysroot: str = "") -> Examination:
-    """Open a core file; the files that it maps are looked for below ``sysroot`` first.
+def open_core(path: str, sysroot: str = "", executable: str = "") -> Examination:
+    """Open a core file; the files that it maps are looked for below ``sysroot`` first, its program is ``executable``.
 
     :raises DlwhyError: if it is no core that can be read.
     """
     from .common.dumps.opener import open_core as open_target
 
-    return examine(open_target(path, sysroot))
+    return examine(open_target(path, sysroot, executable))
 
 
 def examine(target: Target) -> Examination:

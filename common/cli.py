@@ -17,6 +17,7 @@ from typing import Optional
 from .commands.registry import COMMANDS, HelpFormatter
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from .host import Screen
+from .render.text import escape
 from .target import Target
 
 EXIT_FINDINGS = 1
@@ -69,7 +70,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         result = run(CliHost(_open(arguments)), COMMANDS[arguments.command], arguments.words)
         sys.stdout.flush()
     except DlwhyError as error:
-        sys.stderr.write(f"{arguments.command}: {error}\n")
+        sys.stderr.write(f"{arguments.command}: {escape(str(error))}\n")
         return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
     except BrokenPipeError:
         # The reader has gone, which is its right; the interpreter must not find that out once more at exit.
@@ -97,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         "--coredump", metavar="MATCH", help="examine the core that coredumpctl has of a pid or executable"
     )
     parser.add_argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR")
+    parser.add_argument(
+        "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
     parser.add_argument("command", metavar="COMMAND", help="dlstate, or help")
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
@@ -124,9 +128,9 @@ def _open(arguments: argparse.Namespace) -> Optional[Target]:
     if arguments.core is not None:
         from .dumps.opener import open_core
 
-        return open_core(arguments.core, arguments.sysroot)
+        return open_core(arguments.core, arguments.sysroot, arguments.exe)
     if arguments.coredump is not None:
         from .dumps.opener import open_coredump
 
-        return open_coredump(arguments.coredump, arguments.sysroot)
+        return open_coredump(arguments.coredump, arguments.sysroot, arguments.exe)
     return None

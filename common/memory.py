@@ -128,6 +128,9 @@ class Memory:
             piece = self.try_read(address, step)
             if piece is None:
                 step = min(step, 16 - address % 16)
+                piece = self.try_read(address, step)
+            if piece is None:
+                step = 1
                 piece = self.read(address, step)
             stop = piece.find(b"\0")
             if stop >= 0:

@@ -65,8 +65,10 @@ def completed(count: int, noun: str, plural: str = "") -> str:
 def _layout_parts(state: State) -> Iterator[Part]:
     loader = state.loader
     version = f" {loader.version}" if loader.version else ""
-    source = f"offsets: {loader.layout.kind.value}, {loader.layout.detail}" if loader.layout else "no offsets needed"
-    yield Facts(((f"{loader.kind}{version}", source), (state.target.description, state.target.arch)))
+    rows = [(f"{loader.kind}{version}, {state.target.arch}", state.target.description)]
+    if loader.layout:
+        rows.append((f"offsets: {loader.layout.kind.value}", loader.layout.detail))
+    yield Facts(tuple(rows))
 
 
 def _problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
@@ -98,7 +100,7 @@ def _table_parts(state: State) -> Iterator[Part]:
 
 def _state_word(library: Library) -> str:
     if any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in library.holds):
-        return "being unloaded"
+        return "going"
     if library.held is None:
         return "not known"
     return "stays" if library.held else "can go"
@@ -108,7 +110,7 @@ def _because(library: Library) -> str:
     if not library.holds:
         return "nothing keeps it" if library.held is False else "its holders could not all be read"
     more = len(library.holds) - 1 + library.holds_omitted
-    return _brief(library.holds[0]) + (f", and {more} more" if more else "")
+    return _brief(library.holds[0]) + (f" +{more}" if more else "")
 
 
 def _brief(hold: Hold) -> str:
@@ -138,7 +140,7 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
         yield Facts(((f"and {hidden} more" + ("" if verbose else "; -v shows them"),),))
     if verbose:
         rows = tuple(
-            (e.expression, f"= {_plain(e.value)}", f"at {e.address:#x}", f"offset {e.offset} ({e.source.kind.value})")
+            (f"{e.expression} = {_plain(e.value)}", f"at {e.address:#x}, offset {e.offset}")
             for hold in library.holds
             for e in hold.evidence
         )
@@ -289,7 +291,7 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
             count = library.fields.get("l_direct_opencount")
             yield (
                 "open count",
-                f"{count}, without meaning: dlclose returns early on a NODELETE library and does not count down",
+                f"{count}, which says nothing: dlclose returns early on a NODELETE library",
             )
     elif hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         what = "dependency" if hold.kind is HoldKind.DEPENDENCY else "relocation"

@@ -16,6 +16,7 @@ from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
 from ..common.loaders.start import find_start
 from ..common.memory import Memory
+from ..common.render.text import escape
 from .target import GdbTarget, selected_target
 
 
@@ -92,7 +93,7 @@ class _CliCommand(gdb.Command):
         try:
             run(GdbHost(), self._command, gdb.string_to_argv(argument))
         except DlwhyError as error:
-            raise gdb.GdbError(f"{self._command.name}: {error}") from error
+            raise gdb.GdbError(f"{self._command.name}: {escape(str(error))}") from error
 
     def complete(self, text: str, word: Optional[str]) -> Sequence[str]:
         """Complete the names of the loaded libraries."""
@@ -135,7 +136,7 @@ def _register_mi(command: Command) -> None:
             try:
                 result = run(_MiHost(False), command, [*argv, "--color=never"])
             except DlwhyError as error:
-                raise gdb.GdbError(str(error)) from error
+                raise gdb.GdbError(escape(str(error))) from error
             document = {"help": command.help()} if result is None else result.document()
             return {key: _mi_value(value) for key, value in document.items()}
 

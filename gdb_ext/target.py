@@ -134,18 +134,13 @@ class GdbTarget:
         return {} if pointer is None else {"thread_pointer": pointer}
 
     def _thread_pointer(self, thread: gdb.InferiorThread) -> Optional[int]:
-        if self._tp_registers:
+        for names in self._tp_registers:
             with _SelectionKept():
                 try:
                     thread.switch()
-                    frame = gdb.newest_frame()
-                except gdb.error:
-                    frame = None  # a running thread of non-stop mode has no registers; its handle is still known
-                for names in self._tp_registers if frame is not None else ():
-                    try:
-                        return _joined(frame, names)
-                    except (gdb.error, ValueError):
-                        continue
+                    return _joined(gdb.newest_frame(), names)
+                except (gdb.error, ValueError):
+                    continue  # a running thread of non-stop mode has no registers; its handle is still known
         try:
             # libthread_db's handle is the pthread_t, which is the thread pointer on all our architectures.
             return int.from_bytes(thread.handle(), self.platform.byteorder)  # type: ignore[arg-type,unused-ignore]

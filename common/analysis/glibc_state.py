@@ -63,6 +63,9 @@ REPORTED_FIELDS = (
 MAX_DEPENDENCY_HOLDS = 16
 MAX_SYMBOLS = 16
 
+#: Where every library needs every other, the search for all holders of all libraries would be cubic.
+MAX_SEARCH_STEPS = 20_000
+
 _GUARD = "guard variable for "
 
 _ROOT_HOLDS = {
@@ -404,20 +407,62 @@ class GlibcExamination:
         return holders
 
     def _dependency_holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
-        """Find every root that leads to a map, each by its shortest chain."""
+        """Find the roots that lead to a map, each by its shortest chain; one that never goes is not left out."""
         towards: dict[int, tuple[int, Edge]] = {}
         queue = [link_map.address]
         roots = []
+        steps = 0
         for address in queue:
-            for holder, edge in self._holders.get(address, ()):
+            holders = self._holders.get(address, ())
+            steps += len(holders)
+            for holder, edge in holders:
                 if holder != link_map.address and holder not in towards:
                     towards[holder] = (address, edge)
                     queue.append(holder)
                     if self.kept[holder]:
                         roots.append(holder)
-        holds = [self._dependency_hold(link_map, root, towards) for root in roots[:MAX_DEPENDENCY_HOLDS]]
+            if steps > MAX_SEARCH_STEPS:
+                break
+        listed = roots[:MAX_DEPENDENCY_HOLDS]
+        holds = [self._dependency_hold(link_map, root, towards) for root in listed]
+        if not any(_is_permanent(hold) for hold in holds):
+            chain = self._permanent_chain(link_map)
+            if chain is not None:
+                listed.append(chain[0])
+                holds.append(self._dependency_hold(link_map, *chain))
         holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
-        return holds, max(0, len(roots) - MAX_DEPENDENCY_HOLDS)
+        return holds, max(0, len({*roots, *listed}) - len(holds))
+
+    def _permanent_chain(self, link_map: LinkMap) -> Optional[tuple[int, Mapping[int, tuple[int, Edge]]]]:
+        """Find the nearest root that never goes, and the way from it to a map."""
+        towards: dict[int, tuple[int, Edge]] = {}
+        address = link_map.address
+        while address in self._permanent_holders:
+            holder, edge = self._permanent_holders[address]
+            towards[holder] = (address, edge)
+            address = holder
+        return (address, towards) if towards else None
+
+    @functools.cached_property
+    def _permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
+        """Collect for each map the next one on its shortest way to a root that never goes."""
+        queue = [address for address in self.kept if self._never_goes(address)]
+        seen = set(queue)
+        holders: dict[int, tuple[int, Edge]] = {}
+        for address in queue:
+            link_map = self.graph.by_address[address]
+            edges = [(needed, Edge.DEPENDENCY) for needed in link_map.needed]
+            edges += [(needed, Edge.RELOCATION) for needed in link_map.relocated_to]
+            for needed, edge in edges:
+                if needed not in seen and needed in self.graph.by_address:
+                    seen.add(needed)
+                    holders[needed] = (address, edge)
+                    queue.append(needed)
+        return holders
+
+    def _never_goes(self, root: int) -> bool:
+        kinds = (_ROOT_HOLDS[kind] for kind in self.kept[root])
+        return not PERMANENT.isdisjoint(kinds) or bool(self.graph.by_address[root].field("l_auditing"))
 
     def _dependency_hold(self, held: LinkMap, root: int, towards: Mapping[int, tuple[int, Edge]]) -> Hold:
         chain = [root]

@@ -78,7 +78,7 @@ class ElfCore:
         :raises DumpFormatError: if the file is no ELF core.
         """
         self.path = path
-        self._open_image = open_image
+        self.open_image = open_image
         try:
             self._file = content or open(path, "rb")  # noqa: SIM115 - lives as long as this object
         except OSError as error:
@@ -94,6 +94,18 @@ class ElfCore:
         )
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
+        self._problems: list[Problem] = []
+
+    def add_files(self, stream: BinaryIO, mapped: Sequence[MappedFile]) -> None:
+        """Show a file, which the caller has found to be the right one, where the core has nothing; keeps the stream."""
+        for each in mapped:
+            self._overlays[each.path] = stream
+        self.files = tuple(sorted((*self.files, *mapped)))
+        self._file_starts = [f.start for f in self.files]
+
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the core."""
+        self._problems.extend(problems)
 
     def close(self) -> None:
         """Close the core and the files that filled it."""
@@ -179,12 +191,12 @@ class ElfCore:
         return None
 
     def problems(self) -> tuple[Problem, ...]:
-        """Tell whether the file ends before the memory that its headers announce."""
+        """Tell whether the file ends before the memory that its headers announce, and what was noted."""
         end = max((h.offset + h.filesz for h in self._loads), default=0)
         if end <= self._size:
-            return ()
+            return tuple(self._problems)
         message = f"it is cut off: the file has {self._size} bytes of {end}"
-        return (Problem(f"core file {self.path}", message),)
+        return (Problem(f"core file {self.path}", message), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.
@@ -194,14 +206,15 @@ class ElfCore:
         parts = []
         end = address + size
         while address < end:
-            piece = self._recorded(address, end - address) or self._from_file(address, end - address)
+            piece = self.recorded(address, end - address) or self._from_file(address, end - address)
             if not piece:
                 raise FaultError(address, end - address, "not in the core")
             parts.append(piece)
             address += len(piece)
         return b"".join(parts)
 
-    def _recorded(self, address: int, size: int) -> bytes:
+    def recorded(self, address: int, size: int) -> bytes:
+        """Give the first bytes of a range as far as one segment of the core has them."""
         index = bisect_right(self._starts, address) - 1
         if index < 0:
             return b""
@@ -221,7 +234,8 @@ class ElfCore:
         index = bisect_right(self._starts, address) - 1
         following = self._starts[index + 1] if index + 1 < len(self._starts) else mapped.end
         stop = min(mapped.end, following, address + size)
-        return os.pread(stream.fileno(), stop - address, mapped.offset + address - mapped.start)
+        offset = mapped.offset + address - mapped.start
+        return os.pread(stream.fileno(), stop - address, offset) if offset < 1 << 63 else b""
 
     def _verified_file(self, path: str) -> Optional[BinaryIO]:
         """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
@@ -231,14 +245,14 @@ class ElfCore:
 
     def _open_verified(self, path: str) -> Optional[BinaryIO]:
         first = next((f for f in self.files if f.path == path and f.offset == 0), None)
-        header = self._recorded(first.start, 4096) if first else b""
-        build_id = _build_id_in_first_page(header)
+        header = self.recorded(first.start, 4096) if first else b""
+        build_id = build_id_in_first_page(header)
         if first is None or build_id is None:
             return None
-        stream = self._open_image(Module(path, first.start, build_id))
+        stream = self.open_image(Module(path, first.start, build_id))
         if stream is None:
             return None
-        if _build_id_in_first_page(os.pread(stream.fileno(), 4096, 0)) != build_id:
+        if build_id_in_first_page(os.pread(stream.fileno(), 4096, 0)) != build_id:
             stream.close()
             return None
         return stream
@@ -250,19 +264,24 @@ class CoreTarget:
     kind = "core"
     capabilities = Capability.NONE
 
-    def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None) -> None:
-        """Open a core; files that it maps are looked for below ``sysroot`` first.
+    def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None, executable: str = "") -> None:
+        """Open a core; files that it maps are looked for below ``sysroot`` first, its program is ``executable``.
 
         :raises DumpFormatError: if the file is no ELF core.
-        :raises UnsupportedError: if its architecture is not known.
+        :raises UnsupportedError: if its architecture is not known, or it needs a file that is not here.
         """
         self._sysroot = sysroot.rstrip("/")
+        self._executable = os.path.abspath(executable) if executable else ""
         self._core = ElfCore(path, self.open_image, content)
         platform = platform_of(self._core.ident)
         if platform is None:
             raise UnsupportedError(f"{path} is a core of an architecture that is not supported")
         self.platform = platform
         self._thread_pointers = dict(self._parse_threads())
+        if not self._core.files:
+            from .unlisted import map_unlisted_files
+
+            map_unlisted_files(self, self._core, self._executable)
 
     def close(self) -> None:
         """Close the files."""
@@ -279,7 +298,7 @@ class CoreTarget:
         return f"core file {self._core.path}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell whether the core is cut off."""
+        """Tell whether the core is cut off, and which files were taken on trust."""
         return self._core.problems()
 
     def read(self, address: int, size: int) -> bytes:
@@ -310,7 +329,10 @@ class CoreTarget:
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file."""
-        return open_first([self._sysroot + module.path, module.path] if self._sysroot else [module.path])
+        candidates = [self._sysroot + module.path, module.path] if self._sysroot else [module.path]
+        if self._executable and module.path in [program.path for program in self.modules()]:
+            candidates.insert(0, self._executable)
+        return open_first(candidates)
 
     def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
         """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""
@@ -332,7 +354,8 @@ class CoreTarget:
         return int.from_bytes(raw, "little" if self._core.prefix == "<" else "big") if len(raw) == size else None
 
 
-def _build_id_in_first_page(page: bytes) -> Optional[str]:
+def build_id_in_first_page(page: bytes) -> Optional[str]:
+    """Find the build-id of an ELF file by its first page, None if that does not hold it."""
     if len(page) < 64 or page[:4] != b"\x7fELF":
         return None
     is_64, prefix = page[4] == 2, "<" if page[5] == 1 else ">"

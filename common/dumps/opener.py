@@ -20,11 +20,12 @@ _COMPRESSIONS = {
 }
 
 
-def open_core(path: str, sysroot: str = "") -> CoreTarget:
+def open_core(path: str, sysroot: str = "", executable: str = "") -> CoreTarget:
     """Open a core file, decompressed into a temporary file first where it is compressed.
 
     :raises DumpFormatError: if it is no ELF core, or damaged.
-    :raises UnsupportedError: if the program that decompresses it is not installed, or the architecture is not known.
+    :raises UnsupportedError: if the program that decompresses it is not installed, the architecture is not known, or a
+        file is needed that is not here.
     """
     try:
         with open(path, "rb") as stream:
@@ -33,8 +34,8 @@ def open_core(path: str, sysroot: str = "") -> CoreTarget:
         raise DumpFormatError(path, error.strerror or str(error)) from error
     for magic, command in _COMPRESSIONS.items():
         if start.startswith(magic):
-            return CoreTarget(path, sysroot, _decompress(path, command))
-    return CoreTarget(path, sysroot)
+            return CoreTarget(path, sysroot, _decompress(path, command), executable)
+    return CoreTarget(path, sysroot, executable=executable)
 
 
 def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
@@ -47,7 +48,7 @@ def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
     return content
 
 
-def open_coredump(match: str, sysroot: str = "") -> CoreTarget:
+def open_coredump(match: str, sysroot: str = "", executable: str = "") -> CoreTarget:
     """Open the newest core that systemd-coredump keeps for a process id or executable.
 
     :raises UnsupportedError: if coredumpctl is not installed.
@@ -59,7 +60,7 @@ def open_coredump(match: str, sysroot: str = "") -> CoreTarget:
     content, failure = _capture([program, "dump", "--", match])
     if content is None:
         raise NotFoundError(f"coredumpctl has no core of {match}: {failure}")
-    return CoreTarget(f"coredumpctl {match}", sysroot, content)
+    return CoreTarget(f"coredumpctl {match}", sysroot, content, executable)
 
 
 def _capture(command: list[str]) -> tuple[Optional[BinaryIO], str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, Optional, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Optional, TypeVar
 
 from ..memory import Memory
-from ..model import Module
-from .image import Image, find_build_id
+from ..model import Module, Platform
+from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, find_build_id, parse_program_headers
+from .machine import platform_of
 
 DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 
@@ -24,13 +26,38 @@ _STT_GNU_IFUNC = 10
 
 
 def open_first(paths: Sequence[str]) -> Optional[BinaryIO]:
-    """Open the first of several files that is there."""
+    """Open the first of several files that is there; names out of a core can be those of pipes or devices."""
     for path in paths:
         try:
-            return open(path, "rb")
-        except OSError:
+            if os.path.isfile(path):
+                return open(path, "rb")
+        except (OSError, ValueError):
             continue
     return None
+
+
+class ElfFile(NamedTuple):
+    """What the header of an ELF file says; ``table`` is where its program headers lie in the file."""
+
+    platform: Platform
+    entry: int
+    table: int
+    headers: tuple[ProgramHeader, ...]
+
+
+def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
+    """Read the header of a file, None if it is no ELF file of a known processor."""
+    start = os.pread(stream.fileno(), 64, 0)
+    platform = platform_of(start)
+    if platform is None or len(start) < 64:
+        return None
+    prefix, is_64 = "<" if platform.byteorder == "little" else ">", platform.pointer_size == 8
+    entry, table = struct.unpack_from(prefix + ("QQ" if is_64 else "II"), start, 24)
+    size, count = struct.unpack_from(prefix + "HH", start, 54 if is_64 else 42)
+    if count > MAX_PROGRAM_HEADERS or not (56 if is_64 else 32) <= size <= 256 or table >= 1 << 62:
+        return None
+    data = os.pread(stream.fileno(), count * size, table)
+    return ElfFile(platform, entry, table, parse_program_headers(data, size, is_64, prefix))
 
 
 def name_function(memory: Memory, image: Image, path: str, base: int, address: int) -> Optional[str]:
@@ -100,7 +127,7 @@ def _search(stream: BinaryIO, build_id: str, search: Callable[[Any], Optional[_T
             return None
         results = (search(section) for section in elf.iter_sections("SHT_SYMTAB"))
         return next((result for result in results if result is not None), None)
-    except (ELFError, OSError, ValueError, LookupError, struct.error, UnicodeError):
+    except (ELFError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error, zlib.error):
         return None
 
 

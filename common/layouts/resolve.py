@@ -77,14 +77,16 @@ def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator
         yield LayoutSet(_layouts(table, build), source, version, exact=False)
 
 
-_FITS = 100
+# The descriptor alone, or without it version and both sizes together, which are all that a stripped glibc before 2.34
+# tells.
+_FITS = 80
 
 
 def _score(build: Build, fingerprint: Fingerprint) -> int:
     anchors = build.anchors
     score = 0
     if fingerprint.tls_modid_offset is not None and anchors.get("link_map.l_tls_modid") == fingerprint.tls_modid_offset:
-        score += _FITS
+        score += 100
     if fingerprint.rtld_global_size is not None and anchors.get("_rtld_global") == fingerprint.rtld_global_size:
         score += 40
     if fingerprint.version == build.version:

@@ -32,6 +32,7 @@ LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
 # Caps on counts that come from the target.
 MAX_NAMESPACES = 16
 MAX_EDGES = 100_000
+MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
 BANNER_SCAN_BYTES = 4 << 20
 
@@ -227,7 +228,10 @@ class MapReader:
         :raises CorruptError: if a list has no end.
         """
         if link_map.l_initfini:
-            link_map.needed = self._read_null_terminated(link_map.l_initfini)[1:]
+            entries = self._read_null_terminated(link_map.l_initfini)
+            if link_map.address not in entries:
+                raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
+            link_map.needed = entries[1:]
         if link_map.l_reldeps:
             link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
 
@@ -319,6 +323,9 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int, names: bool
         address = rtld_global + outer["_dl_ns"].offset + number * inner.size
         values = fields.decode(memory.read(address, inner.size))
         head = fields.get(values, "_ns_loaded") or 0
+        if not head and fields.get(values, "_ns_nloaded"):
+            message = f"_ns_nloaded is {fields.get(values, '_ns_nloaded')}, but the list is empty"
+            graph.problems.append(Problem(f"namespace {number}", message))
         if head:
             maps = tuple(_walk(reader, head, graph))
             loaded = fields.get(values, "_ns_nloaded")
@@ -361,9 +368,28 @@ def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
             message = f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
             graph.problems.append(Problem(where, message))
             return
+        absurdity = _find_absurdity(link_map)
+        if absurdity:
+            graph.problems.append(Problem(where, f"{absurdity}: this library and those after it are not known"))
+            return
         graph.by_address[address] = link_map
         yield link_map
         previous, address = address, link_map.l_next
+
+
+def _find_absurdity(link_map: LinkMap) -> Optional[str]:
+    """Tell what a map says that cannot be; those of proxies are not maintained."""
+    if link_map.is_proxy:
+        return None
+    if link_map.l_type > LT_LOADED:
+        return f"l_type is {link_map.l_type}"
+    if link_map.l_direct_opencount > MAX_COUNT:
+        return f"l_direct_opencount is {link_map.l_direct_opencount}"
+    if (link_map.l_tls_dtor_count or 0) > MAX_COUNT:
+        return f"l_tls_dtor_count is {link_map.l_tls_dtor_count}"
+    if (link_map.l_nodelete_active or 0) > 1:
+        return f"l_nodelete_active is {link_map.l_nodelete_active}"
+    return None
 
 
 class Rules(NamedTuple):

@@ -92,7 +92,7 @@ def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
         layout = target.find_layout(name, rtld)
         if layout is not None:
             layouts[name] = layout
-    source = Source(SourceKind.DEBUG_INFO, f"debug information of ld.so, build-id {build_id}")
+    source = Source(SourceKind.DEBUG_INFO, f"ld.so, build-id {build_id}")
     return LayoutSet(layouts, source, private.fingerprint.version, exact=True)
 
 
@@ -131,6 +131,8 @@ def for_each_contradiction(
     for namespace in graph.namespaces:
         for link_map in namespace.maps[:sample]:
             name = link_map.name or f"link_map {link_map.address:#x}"
+            if link_map.l_type == LT_EXECUTABLE and link_map is not first:
+                yield f"{name}: l_type is that of the main program"
             if link_map.l_ns != namespace.number:
                 yield f"{name}: l_ns is {link_map.l_ns}"
             for text in _map_contradictions(memory, graph, images, link_map):
@@ -158,10 +160,6 @@ def _map_contradictions(memory: Memory, graph: Graph, images: Images, link_map: 
     if not (map_start < map_end and map_start <= link_map.l_ld < map_end):
         yield "l_ld is not between l_map_start and l_map_end"
         return
-    if link_map.l_initfini and link_map.field("l_relocated"):
-        head = memory.try_read(link_map.l_initfini, memory.pointer_size)
-        if head is not None and memory.pointer(link_map.l_initfini) != link_map.address:
-            yield "l_initfini does not begin with the map itself"
     yield from _elf_contradictions(memory, images, link_map, map_start)
 
 

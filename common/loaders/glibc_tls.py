@@ -21,6 +21,7 @@ THREAD_POINTER = "thread_pointer"
 
 MAX_DESTRUCTORS = 1 << 20
 MAX_TLS_BLOCK = 1 << 16
+_SPARE_NODES = 1 << 10
 
 # TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards; elsewhere it counts upwards
 # from the control block, which the thread pointer is ahead of on ppc64 (its ABI).
@@ -100,7 +101,7 @@ def _thread_pointers(
     by_lwp: Optional[Mapping[int, int]] = None
     for thread in target.threads():
         pointer = target.registers(thread).get(THREAD_POINTER)
-        if pointer is None:
+        if not pointer or not _is_thread_block(memory, pointer):
             by_lwp = listed() if by_lwp is None else by_lwp
             pointer = by_lwp.get(thread.lwp)
         if pointer and _is_thread_block(memory, pointer):
@@ -131,6 +132,10 @@ def _lists(
     size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
     shift = libc.field("l_tls_offset") or 0
     word = memory.pointer_size
+    # No list is much longer than all counts together (a thread may be registering just now); hostile words may all
+    # begin one.
+    longest = sum(count or 0 for count in wanted.values()) + _SPARE_NODES
+    budget = min(4 * longest, MAX_DESTRUCTORS)
     candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
     for thread, pointer in threads:
         start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
@@ -139,7 +144,8 @@ def _lists(
         if block is None:
             continue
         for offset, head in enumerate(memory.words(start, size // word)):
-            nodes = _walk(memory, graph, head)
+            nodes = _walk(memory, graph, head, min(longest, budget))
+            budget -= len(nodes)
             if nodes:
                 candidates.setdefault(offset, []).append((thread, pointer, nodes))
 
@@ -154,13 +160,13 @@ def _lists(
     return candidates[best] if best is not None else []
 
 
-def _walk(memory: Memory, graph: Graph, head: int) -> list[_Node]:
+def _walk(memory: Memory, graph: Graph, head: int, longest: int) -> list[_Node]:
     """Follow a chain; empty if any of it is no ``struct dtor_list``."""
     nodes: list[_Node] = []
     seen: set[int] = set()
     address = head
     while address:
-        if address % memory.pointer_size or address in seen or len(nodes) >= MAX_DESTRUCTORS:
+        if address % memory.pointer_size or address in seen or len(nodes) >= longest:
             return []
         seen.add(address)
         if memory.try_read(address, 4 * memory.pointer_size) is None:

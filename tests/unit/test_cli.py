@@ -90,7 +90,9 @@ def test_core_that_is_cut_off_is_answered_with_problems(rich_core: Path, tmp_pat
     cut.write_bytes(whole[: len(whole) - 4096])
     done = run("--core", str(cut), "dlstate")
     assert done.returncode == 4, done.stderr
-    assert f"problem: core file {cut}: it is cut off: the file has {len(whole) - 4096} bytes of" in " ".join(done.stdout.split())
+    assert f"problem: core file {cut}: it is cut off: the file has {len(whole) - 4096} bytes of" in " ".join(
+        done.stdout.split()
+    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["help"], ["help", "dlstate"], ["dlstate", "--help"]])

@@ -1,0 +1,14 @@
+"""Give unit tests the cores of real processes, each made once in a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dlwhy.tests.synth import rich
+
+
+@pytest.fixture(scope="session")
+def rich_core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the core of a process with a library for nearly every reason."""
+    return rich.core(tmp_path_factory.mktemp("rich"))

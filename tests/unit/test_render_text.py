@@ -1,0 +1,71 @@
+"""Is a document laid out so that a terminal can show it, with tabulate and without?"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from dlwhy.common.render.document import Document, Facts, Sentence, Table
+from dlwhy.common.render.text import MAX_WIDTH, escape, render
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.text())
+def test_nothing_unprintable_is_left(text: str) -> None:
+    assert escape(text).isprintable()
+
+
+@given(st.text(alphabet=st.characters(blacklist_categories=("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))))
+def test_what_is_printable_stays(text: str) -> None:
+    assert escape(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("libA.so", "libA.so"),
+        ("a b → ü", "a b → ü"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\udcff", "\\udcff"),
+        ("\u202elib", "\\u202elib"),
+        ("\x9b2J", "\\x9b2J"),
+    ],
+)
+def test_escape(text: str, expected: str) -> None:
+    assert escape(text) == expected
+
+
+def test_sentences_are_wrapped_and_words_never_cut() -> None:
+    long = "x" * 150
+    lines = render(Document((Sentence("word " * 60), Sentence(f"before {long} after"), Sentence("")))).split("\n")
+    assert all(len(line) <= MAX_WIDTH or line == long for line in lines)
+    assert long in lines
+    assert lines[-1] == ""
+
+
+def test_facts_are_aligned_among_themselves() -> None:
+    text = render(Document((Facts((("a", "bb", "c"), ("aaa", "b", "cc"), ("lonely",))), Facts((("x", "y"),)))))
+    assert text == "  a     bb   c\n  aaa   b    cc\n  lonely\n  x   y\n"
+
+
+TABLE = Table(("library", "base"), (("libA.so", "0x1000"), ("b\x1b", "1e5")))
+
+
+def test_table() -> None:
+    assert render(Document((TABLE,))) == "library  base\n-------  ------\nlibA.so  0x1000\nb\\x1b    1e5\n"
+
+
+def test_an_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = Document((Table(("library", "base"), ()),))
+    assert render(empty).startswith("library")
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    assert render(empty).startswith("library")
+
+
+def test_with_and_without_tabulate_it_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(("library", "ns", "because"), (("libA.so", "0", "opened once"), ("x", "11", ""), ("", "", "y" * 30)))
+    rich = render(Document((table,)))
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    assert render(Document((table,))) == rich
