@@ -20,6 +20,6 @@ if not __package__:
     sys.modules["dlwhy"] = PACKAGE
     SPEC.loader.exec_module(PACKAGE)
 
-from dlwhy.common.cli import main
+from dlwhy.common.cli import entry
 
-sys.exit(main())
+entry()

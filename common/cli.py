@@ -9,10 +9,11 @@ Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such li
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import NoReturn, Optional
 
 from .commands.registry import COMMANDS, HelpFormatter
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
@@ -55,6 +56,18 @@ class CliHost:
         """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""
         terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         return Screen(None, terminal and not os.environ.get("NO_COLOR"))
+
+
+def entry() -> NoReturn:
+    """Run as the shell's command, without garbage collection and without tearing the interpreter down.
+
+    Both together took a fifth of the time of an answer.
+    """
+    gc.disable()
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(words: Optional[Sequence[str]] = None) -> int:

@@ -50,6 +50,11 @@ class GdbTarget:
         self.kind = _kind(inferior)
         self._core_path = _core_path() if self.kind == "core" else None
         self._core = ElfCore(self._core_path, self.open_image) if self._core_path else None
+        if self._core is not None and not self._core.files:
+            from ..common.dumps.unlisted import map_unlisted_files
+
+            space = gdb.current_progspace()
+            map_unlisted_files(self, self._core, (space.filename if space else None) or "")
 
     @property
     def platform(self) -> Platform:
