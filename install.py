@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
-``install`` adds one marked block to gdb's init file and puts the pure-Python packages that dlwhy uses into a
-private folder for gdb's own Python.  No system Python and nothing else of the user's is touched.
+``install`` adds one marked block to gdb's init file, one to LLDB's, and puts the pure-Python packages that dlwhy uses
+into a private folder for each debugger's own Python.  No system Python and nothing else of the user's is touched.
 """
 
 import sys
@@ -23,6 +23,7 @@ from typing import Callable, Mapping, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
+LLDB_ENTRY_SCRIPT = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 OLDEST_PYTHON = (3, 9)
 
 BLOCK_BEGIN = b"# >>> dlwhy >>> written by install.py, which also removes it: python3 install.py uninstall"
@@ -43,6 +44,7 @@ INSTALL_PACKAGES = {"gdb": "gdb"}
 DEMO_PACKAGES = {"gdb": "gdb", "g++": "g++", "libc6-dev": None}
 TEST_PACKAGES = {
     "apache2-bin": "/usr/sbin/apache2",
+    "bzip2": "bzip2",
     "elfutils": "eu-unstrip",
     "g++": "g++",
     "gcc": "gcc",
@@ -50,11 +52,16 @@ TEST_PACKAGES = {
     "gdbserver": "gdbserver",
     "libc6-dbg": None,
     "libc6-dev": None,
+    "lldb-14": "lldb-14",
+    "lz4": "lz4",
     "make": "make",
     "mmdebstrap": "mmdebstrap",
     "musl-tools": "musl-gcc",
     "perl": "perl",
     "python3": None,
+    "python3-lldb-14": None,
+    "xz-utils": "xz",
+    "zstd": "zstd",
 }
 # Requirements whose module has another name.
 MODULE_NAMES = {"pyelftools": "elftools"}
@@ -64,27 +71,45 @@ class Failure(Exception):
     """Say in one line what cannot be done, and the remedy."""
 
 
+class Unusable(Failure):
+    """Say why a debugger cannot load dlwhy; another one may."""
+
+
 class Changes:
     """Carry out changes and name each; in a dry run only name them."""
 
     def __init__(self, dry_run: bool) -> None:
         self.dry_run = dry_run
         self.count = 0
+        self._named: set[str] = set()
 
     def make(self, what: str, action: Callable[..., object], *arguments: object) -> None:
         """Name the change ``what``, an imperative, and carry it out by ``action``."""
+        if self.dry_run and what in self._named:
+            return
         self.count += 1
+        self._named.add(what)
         say(f"would {what}" if self.dry_run else what)
         if not self.dry_run:
             action(*arguments)
 
 
 class Gdb(NamedTuple):
-    """The debugger on PATH: ``python`` is the version that it embeds, None without one."""
+    """The gdb on PATH: ``python`` is the version that it embeds, None without one."""
 
     path: str
     version: tuple[int, ...]
     python: Optional[tuple[int, ...]]
+
+
+class Lldb(NamedTuple):
+    """An LLDB on PATH: its Python works with ``variables`` in the environment, or fails with ``failure``."""
+
+    path: str
+    version: tuple[int, ...]
+    python: Optional[tuple[int, ...]]
+    variables: Mapping[str, str] = {}
+    failure: str = ""
 
 
 def say(text: str) -> None:
@@ -97,12 +122,17 @@ def dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def output_of(command: list[str]) -> str:
+def output_of(command: list[str], **variables: str) -> str:
     """Run a command without input and return what it prints, errors included; nothing if there is no such."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        env={**os.environ, **variables},
     )
     return done.stdout.decode(errors="replace")
 
@@ -132,7 +162,8 @@ def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) ->
     if not missing:
         return
     names = " ".join(missing)
-    install = ["apt-get", "install", "-y", "--no-install-recommends"]
+    # Packages of different versions of LLDB exclude one another: the user's own stays.
+    install = ["apt-get", "install", "-y", "--no-install-recommends", "--no-remove"]
     if shutil.which("apt-get") is None:
         raise Failure(f"install with your package manager what Debian calls: {names}")
     if os.geteuid() != 0:
@@ -180,12 +211,76 @@ def require_gdb(changes: Changes, packages: Mapping[str, Optional[str]]) -> Opti
 
 
 def python_of(gdb: Gdb) -> tuple[int, ...]:
-    """Give the version of gdb's Python, or raise Failure when it is not good enough."""
+    """Give the version of gdb's Python, or raise Unusable when it is not good enough."""
     if gdb.python is None:
-        raise Failure(f"{gdb.path} was built without Python: install a full gdb (in Debian: gdb, not gdb-minimal)")
+        raise Unusable(f"{gdb.path} was built without Python: install a full gdb (in Debian: gdb, not gdb-minimal)")
     if gdb.python < OLDEST_PYTHON:
-        raise Failure(f"{gdb.path} embeds Python {dotted(gdb.python)}, dlwhy needs 3.9: install a newer gdb")
+        raise Unusable(f"{gdb.path} embeds Python {dotted(gdb.python)}, dlwhy needs 3.9: install a newer gdb")
     return gdb.python
+
+
+# LLDB and its Python
+
+EMBEDS = "import sys; print('embeds %d.%d' % sys.version_info[:2], hasattr(lldb, 'SBDebugger'))"
+
+
+def find_lldbs() -> list[Lldb]:
+    """Ask every LLDB on PATH for its version and that of its Python; they are called lldb, lldb-14 and so on."""
+    names: dict[str, str] = {}
+    for folder in os.get_exec_path():
+        for path in sorted(Path(folder).glob("lldb*")) if os.path.isabs(folder) else ():
+            if re.fullmatch(r"lldb(-\d+)?", path.name) and os.access(path, os.X_OK) and path.is_file():
+                names.setdefault(path.name, str(path))
+    # lldb is a link to one of the others: one of them speaks for both.
+    real = {os.path.realpath(path): path for _, path in sorted(names.items(), reverse=True)}
+    return [ask_lldb(path) for path in sorted(real.values())]
+
+
+def ask_lldb(path: str) -> Lldb:
+    """Ask an LLDB for its version and that of its Python, and find out what it needs for its Python to work.
+
+    Debian's LLDB 14 looks for its modules where they are not, and for others where the first python3 on PATH has them.
+    """
+    version = re.search(r"version (\d+(?:\.\d+)+)", output_of([path, "--version"]))
+    found = Lldb(path, tuple(map(int, version[1].split("."))) if version else (), None)
+    library = Path(os.path.realpath(path)).parent.parent / "lib"
+    places = sorted(library.glob("python3*/*-packages/lldb/embedded_interpreter.py"))
+    modules = [{}, *({"PYTHONPATH": str(place.parent.parent)} for place in places)]
+    for more in ({}, {"PATH": os.pathsep.join(["/usr/bin", os.environ.get("PATH", "")])}):
+        for variables in ({**each, **more} for each in modules):
+            output = output_of([path, "--no-lldbinit", "--batch", "-o", f"script {EMBEDS}"], **variables)
+            python = re.search(r"^embeds (\d+)\.(\d+) True", output, re.MULTILINE)
+            if python:
+                return found._replace(python=(int(python[1]), int(python[2])), variables=variables, failure="")
+            # The last error says more than the first: it came with the right folder.
+            errors = re.findall(r"^\w*Error: .*", output, re.MULTILINE)
+            found = found._replace(failure=errors[0] if errors else "")
+    return found
+
+
+def lldb_python(lldb: Lldb) -> tuple[int, ...]:
+    """Give the version of LLDB's Python, or raise Unusable when it is not good enough."""
+    if lldb.python is None and "six" in lldb.failure:
+        raise Unusable(f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install python3-six")
+    if lldb.python is None and lldb.failure:
+        raise Unusable(f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install {packaged(lldb)}")
+    if lldb.python is None:
+        raise Unusable(f"{lldb.path} was built without Python: install a full LLDB")
+    if lldb.python < OLDEST_PYTHON:
+        raise Unusable(f"{lldb.path} embeds Python {dotted(lldb.python)}, dlwhy needs 3.9: install a newer LLDB")
+    return lldb.python
+
+
+def packaged(lldb: Lldb) -> str:
+    """Name Debian's package of LLDB's Python modules."""
+    return f"python3-lldb-{lldb.version[0] if lldb.version else 'VERSION'}"
+
+
+def advice(lldb: Lldb) -> str:
+    """Say how to start an LLDB whose Python needs something in the environment."""
+    settings = [f"PATH={value.split(os.pathsep)[0]}:$PATH" for name, value in lldb.variables.items() if name == "PATH"]
+    settings += [f"{name}={value}" for name, value in lldb.variables.items() if name != "PATH"]
+    return f"start it as: {' '.join(settings)} {Path(lldb.path).name}"
 
 
 # The private folder of Python packages
@@ -266,7 +361,7 @@ def fill_folder(folder: Path, python: tuple[int, ...], wanted: list[str], stamp:
         fresh.rename(folder)
 
 
-# gdb's init file
+# The init files
 
 
 def init_files() -> list[Path]:
@@ -279,6 +374,17 @@ def init_file(gdb: Optional[Gdb]) -> Path:
     """Give the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
     preferred, classic = init_files()
     return preferred if preferred.exists() and (gdb is None or gdb.version >= (11,)) else classic
+
+
+def lldb_init_files() -> list[Path]:
+    """List the places of the user's LLDB init file, the one that the command line's LLDB prefers first."""
+    return [Path.home() / ".lldbinit-lldb", Path.home() / ".lldbinit"]
+
+
+def lldb_init_file() -> Path:
+    """Give the init file that LLDB reads: the one for the program lldb, if it exists, instead of the general one."""
+    preferred, general = lldb_init_files()
+    return preferred if preferred.exists() else general
 
 
 def read_init(path: Path) -> bytes:
@@ -295,22 +401,35 @@ def find_block(path: Path, content: bytes) -> "Optional[re.Match[bytes]]":
     return found
 
 
-def block(note: bytes) -> bytes:
-    """Compose our block; ``note`` tells uninstall what else there is to take back."""
+def gdb_line() -> bytes:
+    """Compose the command that makes gdb load dlwhy."""
     entry = os.fsencode(ENTRY_SCRIPT)
     if b"\n" in entry:
-        raise Failure(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
-    return BLOCK_BEGIN + note + b"\nsource " + entry + b"\n" + BLOCK_END + b"\n"
+        raise Unusable(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
+    return b"source " + entry
 
 
-def with_block(path: Path, content: bytes) -> bytes:
+def lldb_line() -> bytes:
+    """Compose the command that makes LLDB load dlwhy; LLDB evaluates what stands between backquotes."""
+    entry = os.fsencode(LLDB_ENTRY_SCRIPT)
+    if re.search(rb"[\n`]", entry):
+        raise Unusable(f"LLDB cannot import a file whose path holds a line end or `: {LLDB_ENTRY_SCRIPT}")
+    return b'command script import "' + re.sub(rb'(["\\])', rb"\\\1", entry) + b'"'
+
+
+def block(note: bytes, line: bytes) -> bytes:
+    """Compose our block; ``note`` tells uninstall what else there is to take back."""
+    return BLOCK_BEGIN + note + b"\n" + line + b"\n" + BLOCK_END + b"\n"
+
+
+def with_block(path: Path, content: bytes, line: bytes) -> bytes:
     """Give the content with our block in it, up to date."""
     found = find_block(path, content)
     if found:
-        return content[: found.start()] + block(found["note"]) + content[found.end() :]
+        return content[: found.start()] + block(found["note"], line) + content[found.end() :]
     if content and not content.endswith(b"\n"):
-        return content + b"\n" + block(ADDED_LINE_END)
-    return content + block(b"" if path.exists() else CREATED_FILE)
+        return content + b"\n" + block(ADDED_LINE_END, line)
+    return content + block(b"" if path.exists() else CREATED_FILE, line)
 
 
 def without_block(path: Path, content: bytes) -> Optional[bytes]:
@@ -338,25 +457,68 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
 
 
 def install(changes: Changes) -> int:
-    """Make gdb load dlwhy at its start."""
-    gdb = require_gdb(changes, INSTALL_PACKAGES)
-    if gdb is not None:
-        prepare_dependencies(changes, python_of(gdb))
-    path = init_file(gdb)
-    old = read_init(path)
-    new = with_block(path, old)
-    if new != old:
-        changes.make(f"write the dlwhy block into {path}", rewrite, path, old, new)
+    """Make gdb and LLDB, those of them that are here, load dlwhy at their start."""
+    gdb, lldbs = find_gdb(), find_lldbs()
+    if gdb is None and not lldbs:
+        gdb = require_gdb(changes, INSTALL_PACKAGES)
+    usable: list[str] = []
+    failures: list[str] = []
+    if gdb is not None or not lldbs:
+        attempt(failures, usable, "gdb", lambda: install_into_gdb(changes, gdb))
+    if lldbs:
+        attempt(failures, usable, Path(lldbs[-1].path).name, lambda: install_into_lldb(changes, lldbs))
+    if not usable:
+        raise Failure("; ".join(failures))
     if changes.count == 0:
         say("dlwhy is installed already: nothing to do")
-    elif not changes.dry_run:
-        say("dlwhy is installed: start gdb and type: help dlstate")
+        return 0
+    failures += [
+        f"{each.path} does not find its Python modules by itself: {advice(each)}" for each in lldbs if each.variables
+    ]
+    for text in failures:
+        say(f"note: {text}")
+    if not changes.dry_run:
+        say(f"dlwhy is installed: start {' or '.join(usable)} and type: help dlstate")
     return 0
 
 
+def attempt(failures: list[str], usable: list[str], name: str, action: Callable[[], None]) -> None:
+    """Carry out an action for a debugger; when that cannot load dlwhy, keep the reason: the other one may."""
+    try:
+        action()
+        usable.append(name)
+    except Unusable as failure:
+        failures.append(str(failure))
+
+
+def install_into_gdb(changes: Changes, gdb: Optional[Gdb]) -> None:
+    """Write gdb's init file and fill the folder for its Python; without a gdb, in a dry run, for any."""
+    if gdb is not None:
+        prepare_dependencies(changes, python_of(gdb))
+    write_block(changes, init_file(gdb), gdb_line())
+
+
+def install_into_lldb(changes: Changes, lldbs: list[Lldb]) -> None:
+    """Write LLDB's init file and fill the folders for the Pythons of all that there are."""
+    pythons = {lldb.python for lldb in lldbs if lldb.python is not None and lldb.python >= OLDEST_PYTHON}
+    if not pythons:
+        lldb_python(lldbs[-1])
+    for python in sorted(pythons):
+        prepare_dependencies(changes, python)
+    write_block(changes, lldb_init_file(), lldb_line())
+
+
+def write_block(changes: Changes, path: Path, line: bytes) -> None:
+    """Write our block with that command into an init file, unless it is there."""
+    old = read_init(path)
+    new = with_block(path, old, line)
+    if new != old:
+        changes.make(f"write the dlwhy block into {path}", rewrite, path, old, new)
+
+
 def uninstall(changes: Changes) -> int:
-    """Take the block out of gdb's init files and remove the private folders."""
-    for path in init_files():
+    """Take the blocks out of the debuggers' init files and remove the private folders."""
+    for path in [*init_files(), *lldb_init_files()]:
         old = read_init(path)
         new = without_block(path, old)
         if new is None:
@@ -388,21 +550,29 @@ class Check(NamedTuple):
 
 def doctor() -> int:
     """Examine the installation, one line a check; 1 when something is broken."""
-    gdb = find_gdb()
-    checks = [check_gdb(gdb)]
+    gdb, lldbs = find_gdb(), find_lldbs()
+    checks = [check_gdb(gdb, needed=not lldbs)]
     if gdb is not None:
         checks.append(check_python(gdb))
         if gdb.python is not None and gdb.python >= OLDEST_PYTHON:
             checks.append(check_dependencies(gdb.path, gdb.python))
-        checks += [check_init_file(gdb), check_command(gdb), check_attach(gdb)]
+        checks += [check_init_file("gdb", init_file(gdb), gdb_line()), check_command(gdb), check_attach(gdb)]
+    for lldb in lldbs:
+        checks += check_lldb(lldb, is_only=gdb is None and len(lldbs) == 1)
+    if any(lldb.python is not None for lldb in lldbs):
+        checks.append(check_init_file("LLDB", lldb_init_file(), lldb_line()))
+    if not lldbs:
+        checks.append(Check("note", "no LLDB on PATH", "not needed; in Debian: apt-get install lldb"))
     checks.append(check_debug_symbols())
     for check in checks:
         say(f"{check.kind:<4}  {check.what}" + (f": {check.remedy}" if check.remedy else ""))
     return int(any(check.kind == "FAIL" for check in checks))
 
 
-def check_gdb(gdb: Optional[Gdb]) -> Check:
-    """Check that there is a gdb."""
+def check_gdb(gdb: Optional[Gdb], needed: bool) -> Check:
+    """Check that there is a gdb; it is needed where there is no LLDB."""
+    if gdb is None and not needed:
+        return Check("note", "no gdb on PATH", "not needed; in Debian: apt-get install gdb")
     if gdb is None:
         return Check("FAIL", "no gdb on PATH", "python3 install.py install, or in Debian: apt-get install gdb")
     return Check("ok", f"gdb {dotted(gdb.version)} is {gdb.path}")
@@ -419,32 +589,62 @@ def check_python(gdb: Gdb) -> Check:
 
 def check_dependencies(gdb: str, python: tuple[int, ...]) -> Check:
     """Check that the packages that dlwhy uses can be imported in gdb."""
-    names = [package_name(requirement) for requirement in listed("dependencies")]
-    modules = [MODULE_NAMES.get(name, name) for name in names]
-    folder = str(private_folder(python))
-    script = f"import importlib.util as u, sys; sys.path.append({folder!r}); "
-    script += f"print('lacks', *[m for m in {modules!r} if not u.find_spec(m)])"
-    output = output_of([gdb, "-nx", "-batch", "-ex", f"python {script}"])
+    output = output_of([gdb, "-nx", "-batch", "-ex", f"python {packages_script(python)}"])
+    return judge_packages("gdb", output)
+
+
+def packages_script(python: tuple[int, ...]) -> str:
+    """Compose a line of Python that prints which packages a debugger's Python lacks."""
+    modules = [MODULE_NAMES.get(name, name) for name in map(package_name, listed("dependencies"))]
+    script = f"import importlib.util as u, sys; sys.path.append({str(private_folder(python))!r}); "
+    return script + f"print('lacks', *[m for m in {modules!r} if not u.find_spec(m)])"
+
+
+def judge_packages(debugger: str, output: str) -> Check:
+    """Judge what that script printed."""
     lacking = re.search("^lacks(.*)", output, re.MULTILINE)
     if lacking is None or lacking[1].split():
-        what = f"packages missing in gdb's Python ({lacking[1].strip() if lacking else output.strip()})"
+        what = f"packages missing in {debugger}'s Python ({lacking[1].strip() if lacking else output.strip()})"
         return Check("FAIL", what, "python3 install.py install")
-    return Check("ok", f"gdb's Python has {', '.join(names)}")
+    return Check("ok", f"{debugger}'s Python has {', '.join(map(package_name, listed('dependencies')))}")
 
 
-def check_init_file(gdb: Gdb) -> Check:
-    """Check that the init file that gdb reads loads this checkout."""
-    path = init_file(gdb)
+def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
+    """Check an LLDB: its Python, our packages, our commands; what is wrong with one of several is a note."""
+    name = Path(lldb.path).name
+    bad = "FAIL" if is_only else "note"
+    checks = [Check("ok", f"LLDB {dotted(lldb.version)} is {lldb.path}")]
+    try:
+        python = lldb_python(lldb)
+    except Failure as failure:
+        what, _, remedy = str(failure).rpartition(": ")
+        return [*checks, Check(bad, what, remedy)]
+    checks.append(Check("ok", f"{name} embeds Python {dotted(python)}"))
+    if lldb.variables:
+        checks.append(Check(bad, f"{name} does not find its Python modules by itself", advice(lldb)))
+    script = packages_script(python)
+    output = output_of([lldb.path, "--no-lldbinit", "--batch", "-o", f"script {script}"], **lldb.variables)
+    checks.append(judge_packages(name, output))
+    output = output_of([lldb.path, "--batch", "-o", "help dlstate"], **lldb.variables)
+    if "Usage: dlstate" in output:
+        checks.append(Check("ok", f"{name} knows the command dlstate"))
+    else:
+        checks.append(Check("FAIL", f"{name} has no command dlstate", f"it says {output.strip()[-300:]!r}"))
+    return checks
+
+
+def check_init_file(debugger: str, path: Path, line: bytes) -> Check:
+    """Check that the init file that a debugger reads loads this checkout."""
     try:
         found = find_block(path, read_init(path))
     except Failure as failure:
         return Check("FAIL", str(failure))
     if found is None:
         return Check("FAIL", f"{path} does not load dlwhy", "python3 install.py install")
-    source = os.fsdecode(found["body"]).strip()
-    if source != f"source {ENTRY_SCRIPT}":
+    if found["body"].strip() != line:
+        source = os.fsdecode(found["body"]).strip()
         return Check("FAIL", f"{path} loads another checkout ({source})", "python3 install.py install")
-    return Check("ok", f"{path} loads {ENTRY_SCRIPT}")
+    return Check("ok", f"{path} loads dlwhy into {debugger}: {os.fsdecode(line)}")
 
 
 def check_command(gdb: Gdb) -> Check:
@@ -617,7 +817,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in {
-        "install": "make gdb load dlwhy",
+        "install": "make gdb and LLDB load dlwhy",
         "uninstall": "undo install",
         "doctor": "examine the installation",
         "demo": "build a small program, ask dlwhy about it in gdb, show the answers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import traceback
 from typing import Any
 
 import lldb
@@ -11,7 +12,7 @@ import lldb
 from ..common.commands import dlstate  # noqa: F401 - defines the command
 from ..common.commands.registry import COMMANDS, Command
 from ..common.commands.run import run
-from ..common.errors import DlwhyError, NoTargetError, NotFoundError
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from ..common.host import Screen
 from .target import LldbTarget
 
@@ -30,6 +31,9 @@ class LldbHost:
         """Give the target of the command's context."""
         target = self._context.GetTarget()
         if not target.IsValid():
+            # A command that a script runs inside `command script import` has the context of before.
+            target = self._debugger.GetSelectedTarget()
+        if not target.IsValid():
             raise NoTargetError("no target: use target create, attach, or target create --core first")
         return LldbTarget(target)
 
@@ -46,12 +50,25 @@ class LldbHost:
 
     def write(self, text: str) -> None:
         """Write into the command's result, so that scripts can capture it."""
-        self._result.PutCString(text.rstrip("\n"))
+        self._result.PutCString(_plain(text.rstrip("\n")))
 
     def screen(self) -> Screen:
         """Follow LLDB's use-color, and NO_COLOR, which LLDB ignores."""
         colour = self._debugger.GetUseColor() and not os.environ.get("NO_COLOR")
         return Screen(self._debugger.GetTerminalWidth() or None, bool(colour))
+
+
+def _split(words: str) -> list[str]:
+    """Split a command's arguments as a shell does."""
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        raise UsageError(f"{error} in {words}") from error
+
+
+def _plain(text: str) -> str:
+    """Write bytes that are no UTF-8 as escapes: LLDB takes none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _first_line(text: str) -> str:
@@ -70,9 +87,13 @@ class _LldbCommand:
     def __call__(self, debugger: Any, words: str, context: Any, result: Any) -> None:
         """Run the command."""
         try:
-            run(LldbHost(debugger, context, result), self.command, shlex.split(words))
-        except (DlwhyError, ValueError) as error:
-            result.SetError(f"{self.command.name}: {error}")
+            run(LldbHost(debugger, context, result), self.command, _split(words))
+        except DlwhyError as error:
+            result.SetError(_plain(f"{self.command.name}: {error}"))
+        except KeyboardInterrupt:
+            result.SetError(f"{self.command.name}: interrupted")
+        except Exception:  # noqa: BLE001 - to LLDB a command that raises has succeeded
+            result.SetError(_plain(f"{self.command.name}: a bug in dlwhy:\n{traceback.format_exc()}"))
 
     def get_short_help(self) -> str:
         """Give the one line of ``help``."""

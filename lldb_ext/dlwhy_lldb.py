@@ -5,13 +5,16 @@ folder on it, but for the folder of our own dependencies, which is appended.  Th
 refuse an old one in one line.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+BROKEN = (
+    "dlwhy: this LLDB does not find its own Python modules (Debian's lldb-14 looks in a wrong folder); start it as:\n"
+    "PYTHONPATH=/usr/lib/llvm-14/lib/python{}.{}/dist-packages lldb-14\n"
+)
 
 
 def _load_package(root):  # type: (str) -> None
@@ -41,9 +44,14 @@ def __lldb_init_module(debugger, session):  # type: ignore
     if sys.version_info < (3, 9):
         sys.stderr.write("dlwhy needs an LLDB with Python 3.9 or newer; this one has {}.{}\n".format(*sys.version_info))
         return
-    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != FOLDER]
-    _append_dependencies()
-    _load_package(os.path.dirname(os.path.realpath(FOLDER)))
+    if not hasattr(sys.modules.get("lldb"), "SBDebugger"):
+        sys.stderr.write(BROKEN.format(*sys.version_info))
+        return
+    if __name__ != "dlwhy.lldb_ext.dlwhy_lldb":
+        # Imported as a file: LLDB has put its folder on the path.
+        sys.path[:] = [folder for folder in sys.path if folder != FOLDER]
+        _append_dependencies()
+        _load_package(ROOT)
     from dlwhy.lldb_ext import commands
 
     commands.register(debugger, session)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional
 
 import lldb
 
 from ..common.dumps.auxv import parse_auxv
-from ..common.dumps.elfcore import ET_CORE, ElfCore
+from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
 from ..common.elf.files import open_first
-from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
+from ..common.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 
@@ -32,33 +33,39 @@ _ARCHITECTURES = {
 _MAX_NESTED_STRUCTS = 3
 
 
+#: Plug-ins of LLDB whose process is a file.
+_POST_MORTEM = ("elf-core", "mach-o-core", "minidump", "trace")
+
+# How much is compared between a process that LLDB made of a core and a file that could be that core.
+_STACK_BYTES = 1024
+_SAMPLE_BYTES = 64
+_MAX_SAMPLED_REGIONS = 4096
+
+
 class LldbTarget:
     """A target of LLDB with a process or core."""
 
     def __init__(self, target: Any) -> None:
         """Take an ``SBTarget``.
 
-        :raises NoTargetError: if it has neither a process nor a core.
+        :raises NoTargetError: if it has neither a stopped process nor a core.
         :raises UnsupportedError: if its architecture is not known.
         """
         self._target = target
         self._process = target.GetProcess()
-        if not self._process.IsValid() or self._process.GetState() not in (
-            lldb.eStateStopped,
-            lldb.eStateCrashed,
-            lldb.eStateSuspended,
-        ):
-            raise NoTargetError("no stopped process and no core: use run, attach, or target create --core first")
+        _require_stopped(self._process)
         name = target.GetTriple().split("-")[0]
         if name not in _ARCHITECTURES:
             raise UnsupportedError(f"the architecture {name} is not supported")
         arch, self._tp_register = _ARCHITECTURES[name]
         byteorder = "big" if target.GetByteOrder() == lldb.eByteOrderBig else "little"
         self.platform = Platform(arch, target.GetAddressByteSize(), byteorder)
-        self._is_core = "core" in (self._process.GetPluginName() or "")
-        self._is_local = target.GetPlatform().GetName() == "host"
-        path = _core_path(self._process) if self._is_core else None
-        self._core = ElfCore(path, self.open_image) if path else None
+        self._is_core = self._process.GetPluginName() in _POST_MORTEM
+        self._is_local = not self._is_core and _is_traced_here(self.pid)
+        path = _find_core(self._process) if self._process.GetPluginName() == "elf-core" else None
+        self._core = _Core(path, self._image_paths) if path else None
+        # Since LLDB 16: ^C sets a flag that is to be asked for.
+        self._is_interrupted = getattr(target.GetDebugger(), "InterruptRequested", bool)
 
     @property
     def capabilities(self) -> Capability:
@@ -73,34 +80,35 @@ class LldbTarget:
         return "live" if self._is_local else "remote"
 
     @property
-    def pid(self) -> Optional[int]:
+    def pid(self) -> int:
         """Give the process id."""
         return int(self._process.GetProcessID())
 
     @property
     def description(self) -> str:
         """Describe the target."""
-        return f"core file {self._core.path}" if self._core else f"process {self.pid}"
+        return self._core.description if self._core else f"process {self.pid}"
 
     def problems(self) -> Sequence[Problem]:
         """Tell whether the core is cut off."""
         return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
-        """Read memory; of a core from its file, which also knows the files that it maps."""
+        """Read memory; of a core from its file, which also knows the files that it maps.
+
+        :raises KeyboardInterrupt: after ^C.
+        """
         if self._core is not None:
             return self._core.read(address, size)
-        error = lldb.SBError()
-        data = self._process.ReadMemory(address, size, error) if size else b""
-        if data is None or len(data) < size:
-            raise FaultError(address, size)
-        return bytes(data)
+        if self._is_interrupted():
+            raise KeyboardInterrupt
+        return _read(self._process, address, size)
 
     def auxv(self) -> Mapping[int, int]:
         """Give the auxiliary vector: LLDB's API has none, so from the core or this machine's /proc."""
         if self._core is not None:
-            return self._core.auxv
-        if self._is_core or not self._is_local:
+            return self._core.auxv()
+        if not self._is_local:
             return {}
         try:
             with open(f"/proc/{self.pid}/auxv", "rb") as stream:
@@ -110,6 +118,8 @@ class LldbTarget:
 
     def modules(self) -> Sequence[Module]:
         """Give the main program."""
+        if self._core is not None:
+            return self._core.modules()
         module = self._target.GetModuleAtIndex(0)
         base = module.GetObjectFileHeaderAddress().GetLoadAddress(self._target)
         if not module.IsValid() or base == lldb.LLDB_INVALID_ADDRESS:
@@ -117,7 +127,13 @@ class LldbTarget:
         return (Module(str(module.GetFileSpec()), base),)
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find a structure in the debug information of the module with that build-id."""
+        """Find a structure in the debug information of the module with that build-id.
+
+        Of a build that the table of layouts has, LLDB is not asked: since 17 or so it writes an error for each array in
+        a union that it meets.
+        """
+        if _is_in_table(self.platform.arch, module.build_id):
+            return None
         for candidate in self._modules_with(module.build_id):
             found = candidate.FindTypes(type_name)
             types = [found.GetTypeAtIndex(i) for i in range(found.GetSize())]
@@ -136,46 +152,148 @@ class LldbTarget:
                 yield module
 
     def threads(self) -> Sequence[Thread]:
-        """List the threads in LLDB's order."""
-        return [Thread(t.GetIndexID(), t.GetThreadID(), t.GetName() or None) for t in self._sb_threads()]
-
-    def _sb_threads(self) -> Iterator[Any]:
-        for index in range(self._process.GetNumThreads()):
-            yield self._process.GetThreadAtIndex(index)
+        """List the threads in LLDB's order; LLDB names those of a core after the program."""
+        if self._core is not None:
+            return self._core.threads()
+        return [Thread(t.GetIndexID(), t.GetThreadID(), t.GetName() or None) for t in _threads(self._process)]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Read the thread pointer; LLDB 14 has no register for it on x86-64."""
+        if self._core is not None:
+            return self._core.registers(thread)
         if self._tp_register is None:
             return {}
-        for candidate in self._sb_threads():
-            if candidate.GetThreadID() == thread.lwp:
-                value = candidate.GetFrameAtIndex(0).FindRegister(self._tp_register)
-                if value.IsValid():
-                    return {"thread_pointer": int(value.GetValueAsUnsigned())}
-        return {}
+        found = self._process.GetThreadByID(thread.lwp)
+        value = found.GetFrameAtIndex(0).FindRegister(self._tp_register) if found.IsValid() else None
+        return {"thread_pointer": int(value.GetValueAsUnsigned())} if value is not None and value.IsValid() else {}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: in the process's own mount namespace, as it is named, or where LLDB found it."""
-        candidates = []
-        if not self._is_core and self._is_local:
-            candidates.append(f"/proc/{self.pid}/root{module.path}")
-        candidates.append(module.path)
-        candidates += [str(m.GetFileSpec()) for m in self._modules_with(module.build_id)]
-        return open_first(candidates)
+        namespace = [f"/proc/{self.pid}/root{module.path}"] if self._is_local else []
+        return open_first([*namespace, *self._image_paths(module)])
+
+    def _image_paths(self, module: Module) -> list[str]:
+        return [module.path, *(str(m.GetFileSpec()) for m in self._modules_with(module.build_id))]
 
 
-def _core_path(process: Any) -> Optional[str]:
-    """Find the core's path; LLDB 14 does not tell it, but has the file mapped."""
+class _Core(CoreTarget):
+    """A core that LLDB has open, with files also from where LLDB found them."""
+
+    def __init__(self, path: str, image_paths: Callable[[Module], list[str]]) -> None:
+        self._image_paths = image_paths
+        super().__init__(path)
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file."""
+        return open_first(self._image_paths(module))
+
+
+def _require_stopped(process: Any) -> None:
+    state = process.GetState() if process.IsValid() else lldb.eStateInvalid
+    if state in (lldb.eStateRunning, lldb.eStateStepping):
+        raise NoTargetError("the process is running: use process interrupt first")
+    if state not in (lldb.eStateStopped, lldb.eStateCrashed, lldb.eStateSuspended):
+        raise NoTargetError("no process and no core: use run, process attach or target create --core first")
+
+
+def _threads(process: Any) -> Iterator[Any]:
+    for index in range(process.GetNumThreads()):
+        yield process.GetThreadAtIndex(index)
+
+
+def _read(process: Any, address: int, size: int) -> bytes:
+    error = lldb.SBError()
+    data = process.ReadMemory(address, size, error) if size else b""
+    if data is None or len(data) < size:
+        raise FaultError(address, size)
+    return bytes(data)
+
+
+def _is_traced_here(pid: int) -> bool:
+    """Tell whether a process is one of this machine's: its tracer is the lldb-server that this LLDB started.
+
+    LLDB's platform says "host" of a gdbserver's or an emulator's processes too.
+    """
+    tracer = _status_number(pid, "TracerPid")
+    return tracer not in (None, 0) and os.getpid() in (tracer, _status_number(tracer or 0, "PPid"))
+
+
+def _status_number(pid: int, key: str) -> Optional[int]:
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
+            return next((int(line.split()[1]) for line in stream if line.startswith(f"{key}:")), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _find_core(process: Any) -> Optional[str]:
+    """Find the path of a core; LLDB 14 does not tell it, but has the file mapped, and those of former targets too."""
     if hasattr(process, "GetCoreFile"):
-        path = str(process.GetCoreFile())
-        return path if os.path.exists(path) else None
+        paths = [str(process.GetCoreFile())]
+    else:
+        paths = [path for path in _mapped_files() if _is_core_file(path)]
+    found = [path for path in paths if _agree(process, path, list(_stacks(process)))]
+    if len(found) > 1:
+        found = [path for path in found if _agree(process, path, list(_regions(process)))]
+    return found[0] if found else None
+
+
+def _stacks(process: Any) -> Iterator[tuple[int, int]]:
+    for thread in _threads(process):
+        pointer = thread.GetFrameAtIndex(0).GetSP()
+        if pointer:
+            yield pointer, _STACK_BYTES
+
+
+def _regions(process: Any) -> Iterator[tuple[int, int]]:
+    """Give the begin of each region; what two cores of one process hold differs there, if not what they left out."""
+    regions = process.GetMemoryRegions()
+    info = lldb.SBMemoryRegionInfo()
+    for index in range(min(regions.GetSize(), _MAX_SAMPLED_REGIONS)):
+        if regions.GetMemoryRegionAtIndex(index, info):
+            start, size = info.GetRegionBase(), info.GetRegionEnd() - info.GetRegionBase()
+            yield start, min(size, _SAMPLE_BYTES)
+            yield start + size // 2, min(size - size // 2, _SAMPLE_BYTES)
+
+
+def _agree(process: Any, path: str, samples: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether a core file holds what LLDB reads, and lacks what LLDB cannot read."""
+    try:
+        core = ElfCore(path, _no_image)
+    except DlwhyError:
+        return False
+    try:
+        return all(_or_none(core.read, *s) == _or_none(lambda a, n: _read(process, a, n), *s) for s in samples)
+    finally:
+        core.close()
+
+
+def _is_in_table(arch: str, build_id: Optional[str]) -> bool:
+    try:
+        return any(build.ld_build_id == build_id for build in load_table(arch).builds)
+    except LayoutError:
+        return False
+
+
+def _no_image(_: Module) -> Optional[BinaryIO]:
+    return None
+
+
+def _or_none(read: Callable[[int, int], bytes], address: int, size: int) -> Optional[bytes]:
+    try:
+        return read(address, size)
+    except FaultError:
+        return None
+
+
+def _mapped_files() -> list[str]:
+    """List the files that this process maps, LLDB's own included."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
-            paths = {line.split(None, 5)[5].rstrip("\n") for line in stream if line.count(" ") >= 5 and "/" in line}
+            words = [line.rstrip("\n").split(None, 5) for line in stream]
     except OSError:
-        return None
-    cores = [path for path in sorted(paths) if _is_core_file(path)]
-    return cores[0] if len(cores) == 1 else None
+        return []
+    return sorted({word[5].replace("\\012", "\n") for word in words if len(word) == 6 and word[5].startswith("/")})
 
 
 def _is_core_file(path: str) -> bool:
@@ -197,7 +315,8 @@ def _fields(kind: Any, byteorder: str, prefix: str = "", base: int = 0, depth: i
         if member.IsBitfield():
             count = int(member.GetBitfieldSizeInBits())
             shift = position % 8 if byteorder == "little" else 8 - position % 8 - count
-            yield name, Field(base + position // 8, 1, shift, count)
+            if member.GetName():  # what has none only fills up, and DWARF does not name it: LLDB makes it up
+                yield name, Field(base + position // 8, 1, shift, count)
             continue
         offset = base + position // 8
         if member.GetName():

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from dlwhy.tests.hosts import lldbs
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRY = ROOT / "gdb_ext" / "dlwhy_gdb.py"
+LLDB_ENTRY = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 USERS_OWN = b"set history save on\n# caf\xe9, not UTF-8\n"
 
 
@@ -90,6 +92,7 @@ def test_install_twice_then_uninstall(home: Path, environment: dict[str, str]) -
     assert "help dlstate" in first
     installed = content(home)
     assert (home / ".gdbinit").read_text().splitlines()[1] == f"source {ENTRY}"
+    assert (home / ".lldbinit").read_text().splitlines()[1] == f'command script import "{LLDB_ENTRY}"'
     assert [name for name in installed if name.endswith(("tabulate/__init__.py", "elftools/__init__.py"))]
     assert not [name for name in installed if name.endswith((".so", ".pyc"))]
 
@@ -117,19 +120,23 @@ def test_a_dry_run_changes_nothing(home: Path, environment: dict[str, str], comm
     [USERS_OWN, USERS_OWN.rstrip(b"\n"), b"", b"\n\n", USERS_OWN.replace(b"\n", b"\r\n")],
     ids=["lines", "no line end", "empty", "blank lines", "CRLF"],
 )
-def test_an_init_file_is_restored_to_the_byte(home: Path, environment: dict[str, str], original: bytes) -> None:
-    init = home / ".gdbinit"
-    init.write_bytes(original)
-    init.chmod(0o640)
+def test_init_files_are_restored_to_the_byte(home: Path, environment: dict[str, str], original: bytes) -> None:
+    inits = [home / ".gdbinit", home / ".lldbinit"]
+    for init in inits:
+        init.write_bytes(original)
+        init.chmod(0o640)
     run(environment, "install")
-    installed = init.read_bytes()
-    assert installed.startswith(original)
-    assert stat.S_IMODE(init.stat().st_mode) == 0o640
+    installed = content(home)
+    for init in inits:
+        assert init.read_bytes().startswith(original)
+        assert b"dlwhy" in init.read_bytes()
+        assert stat.S_IMODE(init.stat().st_mode) == 0o640
     run(environment, "install")
-    assert init.read_bytes() == installed
+    assert content(home) == installed
     run(environment, "uninstall")
-    assert init.read_bytes() == original
-    assert stat.S_IMODE(init.stat().st_mode) == 0o640
+    for init in inits:
+        assert init.read_bytes() == original
+        assert stat.S_IMODE(init.stat().st_mode) == 0o640
 
 
 def test_lines_added_after_the_block_stay(home: Path, environment: dict[str, str]) -> None:
@@ -196,7 +203,7 @@ def copy_of_checkout(folder: Path) -> Path:
     folder.mkdir()
     for name in ("__init__.py", "install.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    for name in ("common", "gdb_ext"):
+    for name in ("common", "gdb_ext", "lldb_ext"):
         shutil.copytree(ROOT / name, folder / name)
     return folder
 
@@ -228,7 +235,14 @@ def test_doctor_before_and_after(home: Path, environment: dict[str, str]) -> Non
     run(environment, "install")
     after = run(environment, "doctor")
     assert "FAIL" not in after
-    for line in (f"{home}/.gdbinit loads {ENTRY}", "gdb knows the command dlstate"):
+    lines = [
+        f"{home}/.gdbinit loads dlwhy into gdb: source {ENTRY}",
+        f'{home}/.lldbinit loads dlwhy into LLDB: command script import "{LLDB_ENTRY}"',
+        "gdb knows the command dlstate",
+        "lldb-14 knows the command dlstate",
+        "lldb-14's Python has tabulate, pygments, pyelftools",
+    ]
+    for line in lines:
         assert f"ok    {line}" in after
     assert "tabulate, pygments, pyelftools" in after
 
@@ -246,7 +260,125 @@ def tools_without_gdb(folder: Path, apt_get: str | None = None) -> str:
 def test_without_gdb_and_apt_the_package_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     environment["PATH"] = tools_without_gdb(tmp_path / "bin")
     assert "install with your package manager what Debian calls: gdb" in run(environment, "install", status=1)
-    assert "FAIL  no gdb on PATH: " in run(environment, "doctor", status=1)
+    report = run(environment, "doctor", status=1)
+    assert "FAIL  no gdb on PATH: " in report
+    assert "note  no LLDB on PATH: " in report
+
+
+def only(folder: Path, *commands: str) -> str:
+    """Make a PATH with these commands, the shell and Python."""
+    folder.mkdir()
+    for command in ("sh", "sleep", "python3", "dpkg-query", *commands):
+        found = shutil.which(command, path=f"/usr/bin:/bin:{os.environ['PATH']}")
+        assert found is not None, f"{command} is needed: python3 install.py test installs it"
+        (folder / command).symlink_to(found)
+    return str(folder)
+
+
+def test_an_lldb_without_python_is_named(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PATH"] = only(tmp_path / "bin", "gdb")
+    lldb = tmp_path / "bin" / "lldb"
+    lldb.write_text("#!/bin/sh\necho lldb version 17.0.1\n")
+    lldb.chmod(0o755)
+    said = run(environment, "install")
+    assert f"note: {lldb} was built without Python: install a full LLDB" in said
+    assert "start gdb and type" in said
+    assert not (home / ".lldbinit").exists()
+    assert f"note  {lldb} was built without Python: install a full LLDB" in run(environment, "doctor")
+    (tmp_path / "bin" / "gdb").unlink()
+    assert "was built without Python: install a full LLDB" in run(environment, "install", status=1)
+    assert f"FAIL  {lldb} was built without Python: " in run(environment, "doctor", status=1)
+
+
+def test_with_gdb_alone(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PATH"] = only(tmp_path / "bin", "gdb")
+    assert "dlwhy is installed: start gdb and type: help dlstate" in run(environment, "install")
+    assert not (home / ".lldbinit").exists()
+    report = run(environment, "doctor")
+    assert "note  no LLDB on PATH: not needed" in report
+    run(environment, "uninstall")
+    assert content(home) == {}
+
+
+def test_with_lldb_alone(home: Path, environment: dict[str, str], tmp_path: Path, modules: str) -> None:
+    environment["PATH"] = only(tmp_path / "bin", "lldb-14")
+    environment["PYTHONPATH"] = modules
+    assert "dlwhy is installed: start lldb-14 and type: help dlstate" in run(environment, "install")
+    assert not (home / ".gdbinit").exists()
+    report = run(environment, "doctor")
+    assert "note  no gdb on PATH: not needed" in report
+    assert "ok    lldb-14 knows the command dlstate" in report
+    assert "by itself" not in report
+    assert run(environment, "install") == "dlwhy is installed already: nothing to do\n"
+    run(environment, "uninstall")
+    assert content(home) == {}
+
+
+@pytest.fixture
+def modules() -> str:
+    """Return where LLDB 14 has its Python modules."""
+    return lldbs.get(lldbs.OLD).environment["PYTHONPATH"]
+
+
+def test_the_real_lldbs_load_dlwhy(home: Path, environment: dict[str, str]) -> None:
+    (home / ".lldbinit").write_bytes(b"settings set stop-line-count-before 1")
+    run(environment, "install")
+    for version in (lldbs.OLD, lldbs.NEW):
+        lldb = lldbs.get(version)
+        words = [*lldb.command, "--batch", "-o", "help dlstate", "-o", "settings show stop-line-count-before"]
+        done = subprocess.run(words, env={**environment, **lldb.environment}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: dlstate" in done.stdout
+        assert re.search(r"^stop-line-count-before \(\w+\) = 1$", done.stdout, re.MULTILINE)
+        assert done.stderr == ""
+
+
+def test_the_file_that_lldb_prefers_is_used(home: Path, environment: dict[str, str], modules: str) -> None:
+    environment["PYTHONPATH"] = modules
+    for name in (".lldbinit", ".lldbinit-lldb"):
+        (home / name).write_bytes(USERS_OWN.replace(b"set history save on", b"# nothing"))
+    before = content(home)
+    run(environment, "install")
+    assert (home / ".lldbinit").read_bytes() == before[".lldbinit"]
+    assert b"command script import" in (home / ".lldbinit-lldb").read_bytes()
+    assert "ok    lldb-14 knows the command dlstate" in run(environment, "doctor")
+    run(environment, "uninstall")
+    assert content(home) == before
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_doctor_knows_debians_lldb_14(
+    environment: dict[str, str], installer: ModuleType, tmp_path: Path, modules: str, alone: bool
+) -> None:
+    """It looks for its Python modules in a wrong folder, and says so in a dozen lines at each start."""
+    environment.pop("PYTHONPATH", None)
+    environment["PATH"] = only(tmp_path / "bin", *(["lldb-14"] if alone else ["gdb", "lldb-14"]))
+    path = tmp_path / "bin" / "lldb-14"
+    if not installer.ask_lldb(str(path)).variables:
+        return  # mended by Debian
+    advice = f"does not find its Python modules by itself: start it as: PYTHONPATH={modules} lldb-14"
+    assert f"note: {path} {advice}" in run(environment, "install")
+    report = run(environment, "doctor", status=int(alone))
+    assert f"{'FAIL' if alone else 'note'}  lldb-14 {advice}" in report
+    assert "ok    lldb-14 knows the command dlstate" in report
+
+
+@pytest.mark.parametrize("version", [lldbs.OLD, lldbs.NEW])
+def test_a_path_with_quotes_is_loaded(environment: dict[str, str], tmp_path: Path, version: str) -> None:
+    other = copy_of_checkout(tmp_path / 'an "other" \\ one')
+    run(environment, "install", root=other)
+    lldb = lldbs.get(version)
+    words = [*lldb.command, "--batch", "-o", "help dlstate"]
+    words += ["-o", "script import sys; print(sys.modules['dlwhy'].__file__)"]
+    done = subprocess.run(words, env={**environment, **lldb.environment}, capture_output=True, text=True)
+    assert str(other / "__init__.py") in done.stdout, done.stderr
+
+
+def test_a_path_that_lldb_cannot_import_is_refused(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    other = copy_of_checkout(tmp_path / "a `whoami` b")
+    report = run(environment, "install", root=other)
+    assert "note: LLDB cannot import a file whose path holds a line end or `" in report
+    assert not (home / ".lldbinit").exists()
 
 
 def test_missing_packages_are_installed_by_root(
@@ -257,7 +389,7 @@ def test_missing_packages_are_installed_by_root(
     monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", apt_get))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
-    assert log.read_text() == "update -q\ninstall -y --no-install-recommends gdb\n"
+    assert log.read_text() == "update -q\ninstall -y --no-install-recommends --no-remove gdb\n"
 
 
 def test_missing_packages_are_named_to_others(
@@ -268,7 +400,7 @@ def test_missing_packages_are_named_to_others(
     with pytest.raises(installer.Failure) as failure:
         installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
     assert str(failure.value) == (
-        "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends gdb make"
+        "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends --no-remove gdb make"
     )
 
 

@@ -229,7 +229,7 @@ def test_commands(debugger: Debugger, program: Path) -> None:
     assert text == info_text
     assert text.startswith("libowed.so stays loaded: 4 pending TLS destructors.\n")
     assert text.splitlines()[:4] == verbose.splitlines()[:4]
-    assert "l_tls_dtor_count   = 4" in verbose
+    assert "l_tls_dtor_count = 4" in verbose
     assert [each["name"] for each in json.loads(document)["libraries"]] == ["libowed.so"]
     assert by_address.startswith("main stays loaded")
     assert COLOUR.sub("", coloured) == text
