@@ -698,11 +698,11 @@ def demo(changes: Changes) -> int:
     gdb = require_gdb(changes, DEMO_PACKAGES)
     if gdb is not None:
         prepare_dependencies(changes, python_of(gdb))
-    rust = has_rust()
-    if not rust:
+    rustc = find_rustc()
+    if rustc is None:
         say("there is no rustc that works here: libA is written in C++ instead of Rust")
     with tempfile.TemporaryDirectory(prefix="dlwhy-demo-") as folder:
-        for command in story_build(Path(folder), rust):
+        for command in story_build(Path(folder), rustc):
             source = next(Path(word).name for word in command if word.startswith(str(STORY_FOLDER)))
             changes.make(f"build {Path(command[-1]).name} from {source}", run_or_fail, command, command[0])
         if gdb is None or changes.dry_run:
@@ -714,12 +714,12 @@ def demo(changes: Changes) -> int:
     return plain or logged
 
 
-def story_build(folder: Path, rust: bool) -> list[list[str]]:
+def story_build(folder: Path, rustc: Optional[str]) -> list[list[str]]:
     """List the commands that build the story; the last argument of each is the file that it makes."""
     shared = ["g++", "-g", "-shared", "-fPIC", "-Wl,-rpath,$ORIGIN", f"-L{folder}"]
     liba = [*shared, str(STORY_FOLDER / "liba.cpp"), "-lB"]
-    if rust:
-        liba = ["rustc", "-g", "--crate-type=cdylib", f"-Lnative={folder}", "-lB"]
+    if rustc is not None:
+        liba = [rustc, "-g", "--crate-type=cdylib", f"-Lnative={folder}", "-lB"]
         liba += ["-Clink-arg=-Wl,-rpath,$ORIGIN", str(STORY_FOLDER / "liba.rs")]
     program = ["g++", "-g", "-pthread", "-Wl,-rpath,$ORIGIN", str(STORY_FOLDER / "progA.cpp"), "-ldl"]
     return [
@@ -778,7 +778,7 @@ def run_check(name: str, command: list[str], failed: list[str]) -> None:
 def prepare_test_packages(changes: Changes) -> None:
     """Install the system packages of the tests; where that cannot be, name them and go on."""
     packages = dict(TEST_PACKAGES)
-    if not has_rust():
+    if find_rustc() is None:
         packages["rustc"] = None
     try:
         require_packages(changes, packages)
@@ -786,9 +786,13 @@ def prepare_test_packages(changes: Changes) -> None:
         say(f"install.py: some tests will not run: {failure}")
 
 
-def has_rust() -> bool:
-    """Tell whether there is a rustc that works; rustup's stand-in without a toolchain does not."""
-    return output_of(["rustc", "--version"]).startswith("rustc ")
+def find_rustc() -> Optional[str]:
+    """Find the first rustc on PATH that works; rustup's stand-in without a toolchain does not."""
+    for folder in os.get_exec_path():
+        path = shutil.which("rustc", path=folder)
+        if path and output_of([path, "--version"]).startswith("rustc "):
+            return path
+    return None
 
 
 def prepare_test_environment(changes: Changes) -> Path:

@@ -420,10 +420,16 @@ def test_a_rustc_that_does_not_work_is_none(
 ) -> None:
     rustc = tmp_path / "rustc"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not installer.has_rust()
+    assert installer.find_rustc() is None
     rustc.write_text("#!/bin/sh\necho error: no default toolchain >&2; exit 1\n")
     rustc.chmod(0o755)
-    assert not installer.has_rust()
+    assert installer.find_rustc() is None
+    working = tmp_path / "later" / "rustc"
+    working.parent.mkdir()
+    working.write_text("#!/bin/sh\necho rustc 1.63.0\n")
+    working.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{working.parent}")
+    assert installer.find_rustc() == str(working)
 
 
 def test_lists_are_read_as_toml_reads_them(installer: ModuleType) -> None:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
+from dlwhy.install import find_rustc
 from dlwhy.tests.hosts.scenario import FIXTURES, SUFFIXES, Build, Fixture
 
 COMPILERS = {".c": "gcc", ".cpp": "g++", ".rs": "rustc"}
@@ -29,7 +30,9 @@ class Toolchain:
 
     def command(self, words: list[str], folder: Path) -> list[str]:
         """Wrap a compiler's command line so that it runs in that folder; there is no rustc in a tree."""
-        if self.tree is None or words[0] == "rustc":
+        if words[0] == "rustc":
+            return [find_compiler("rustc") or "rustc", *words[1:]]
+        if self.tree is None:
             return words
         inside = "/" + folder.relative_to(self.tree).as_posix()
         enter = ["chroot", str(self.tree), "/usr/bin/env", "-C", inside, "PATH=/usr/bin:/bin", *words]
@@ -45,9 +48,15 @@ def cache_folder() -> Path:
 
 
 @cache
+def find_compiler(name: str) -> Optional[str]:
+    """Find a compiler that works: rustup puts a rustc on PATH that has no toolchain where HOME is another."""
+    return find_rustc() if name == "rustc" else shutil.which(name)
+
+
+@cache
 def compiler_version(compiler: str) -> str:
     """Return the first line of what a compiler says of itself."""
-    path = shutil.which(compiler)
+    path = find_compiler(compiler)
     if path is None:
         raise FileNotFoundError(f"{compiler} is needed to build the fixtures: python3 install.py test installs it")
     run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
