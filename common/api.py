@@ -1,9 +1,9 @@
 """How does a script ask, without a command line?
 
 with dlwhy.open_core("core.4711") as process:
-library = process.library("libB.so")
-if library.held:
-print([hold.kind.value for hold in library.holds])
+    library = process.library("libB.so")
+    if library.held:
+        print([hold.kind.value for hold in library.holds])
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Optional
 
 from .analysis.matching import select
+from .analysis.plan import plan_all, plan_close
 from .analysis.state import explain
 from .errors import NotFoundError
-from .model import Library, State
+from .model import Library, Plan, State
 from .target import Target
 
 
@@ -63,6 +64,20 @@ class Examination:
         if len(found) > 1:
             raise NotFoundError(f"{len(found)} loaded libraries match '{name}'", [each.path for each in found])
         return found[0]
+
+    def plan(self, name: str, closes: Optional[int] = 1) -> Plan:
+        """Predict what closing the one library that a name fits would unload; ``closes`` None: as often as it is open.
+
+        :raises NotFoundError: if there is none, or more than one.
+        """
+        return plan_close(self.target, name, _number, closes).plans[0]
+
+    def plans(self, closes: Optional[int] = None) -> tuple[Plan, ...]:
+        """Predict for each open library what closing it would unload, the largest first.
+
+        :raises DlwhyError: if the target cannot be examined.
+        """
+        return plan_all(self.target, closes).plans
 
 
 def _number(text: str) -> int:

@@ -105,9 +105,15 @@ class GdbTarget:
         return {int(m[1]): int(m[2], 0) for m in re.finditer(pattern, text, re.MULTILINE)}
 
     def modules(self) -> Sequence[Module]:
-        """Give the main program, where gdb knows its file and address."""
+        """Give the main program: as the core says, else where gdb knows its file and address."""
+        if self._core is not None:
+            mapped = self._core.file_at(self._core.auxv.get(3, 0))
+            if mapped is not None:
+                return (Module(mapped.path, mapped.start),)
         space = gdb.current_progspace()
         filename = space.filename if space else None
+        if filename and filename.startswith("target:"):
+            filename = filename[len("target:") :]
         entry = self.auxv().get(3)
         if not filename or not entry:
             return ()

@@ -12,9 +12,10 @@ import lldb
 from ..common.commands import dlstate  # noqa: F401 - defines the command
 from ..common.commands.registry import COMMANDS, Command
 from ..common.commands.run import run
-from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from ..common.errors import DlwhyError, NotFoundError, UsageError
 from ..common.host import Screen
-from .target import LldbTarget
+from ..common.render.text import escape
+from .target import LldbTarget, selected_target
 
 
 class LldbHost:
@@ -30,12 +31,8 @@ class LldbHost:
     def target(self) -> LldbTarget:
         """Give the target of the command's context."""
         target = self._context.GetTarget()
-        if not target.IsValid():
-            # A command that a script runs inside `command script import` has the context of before.
-            target = self._debugger.GetSelectedTarget()
-        if not target.IsValid():
-            raise NoTargetError("no target: use target create, attach, or target create --core first")
-        return LldbTarget(target)
+        # A command that a script runs inside `command script import` has the context of before.
+        return LldbTarget(target) if target.IsValid() else selected_target(self._debugger)
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression."""
@@ -50,7 +47,7 @@ class LldbHost:
 
     def write(self, text: str) -> None:
         """Write into the command's result, so that scripts can capture it."""
-        self._result.PutCString(_plain(text.rstrip("\n")))
+        self._result.PutCString(text.rstrip("\n"))
 
     def screen(self) -> Screen:
         """Follow LLDB's use-color, and NO_COLOR, which LLDB ignores."""
@@ -64,11 +61,6 @@ def _split(words: str) -> list[str]:
         return shlex.split(words)
     except ValueError as error:
         raise UsageError(f"{error} in {words}") from error
-
-
-def _plain(text: str) -> str:
-    """Write bytes that are no UTF-8 as escapes: LLDB takes none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _first_line(text: str) -> str:
@@ -89,11 +81,12 @@ class _LldbCommand:
         try:
             run(LldbHost(debugger, context, result), self.command, _split(words))
         except DlwhyError as error:
-            result.SetError(_plain(f"{self.command.name}: {error}"))
+            result.SetError(f"{self.command.name}: {escape(str(error))}")
         except KeyboardInterrupt:
             result.SetError(f"{self.command.name}: interrupted")
         except Exception:  # noqa: BLE001 - to LLDB a command that raises has succeeded
-            result.SetError(_plain(f"{self.command.name}: a bug in dlwhy:\n{traceback.format_exc()}"))
+            trace = traceback.format_exc().encode("ascii", "backslashreplace").decode()
+            result.SetError(f"{self.command.name}: a bug in dlwhy:\n{trace}")
 
     def get_short_help(self) -> str:
         """Give the one line of ``help``."""

@@ -10,6 +10,7 @@ import lldb
 
 from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
+from ..common.dumps.procfs import find_inner_id
 from ..common.elf.files import open_first
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.layouts.tables import load_table
@@ -155,7 +156,16 @@ class LldbTarget:
         """List the threads in LLDB's order; LLDB names those of a core after the program."""
         if self._core is not None:
             return self._core.threads()
-        return [Thread(t.GetIndexID(), t.GetThreadID(), t.GetName() or None) for t in _threads(self._process)]
+        pid = self.pid if self.kind == "live" else None
+        return [
+            Thread(
+                t.GetIndexID(),
+                t.GetThreadID(),
+                t.GetName() or None,
+                find_inner_id(pid, t.GetThreadID()) if pid is not None else None,
+            )
+            for t in _threads(self._process)
+        ]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Read the thread pointer; LLDB 14 has no register for it on x86-64."""
@@ -186,6 +196,17 @@ class _Core(CoreTarget):
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file."""
         return open_first(self._image_paths(module))
+
+
+def selected_target(debugger: Any) -> LldbTarget:
+    """Give the target that is selected in an ``SBDebugger``.
+
+    :raises NoTargetError: if there is nothing to examine.
+    """
+    target = debugger.GetSelectedTarget()
+    if not target.IsValid():
+        raise NoTargetError("no target: use target create, attach, or target create --core first")
+    return LldbTarget(target)
 
 
 def _require_stopped(process: Any) -> None:

@@ -24,6 +24,18 @@ _PF_KTHREAD = 0x00200000
 _MAX_THREADS = 1_000_000
 
 
+def find_inner_id(pid: int, lwp: int) -> Optional[int]:
+    """Find a thread's id in the process's own pid namespace; None where that is ours."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
+            return None
+        with open(f"/proc/{pid}/task/{lwp}/status", "rb") as stream:
+            numbers = next((line.split()[1:] for line in stream if line.startswith(b"NSpid:")), [])
+    except OSError:
+        return None
+    return int(numbers[-1]) if numbers else None
+
+
 class ProcTarget:
     """A process of this machine, read while it runs."""
 
@@ -130,7 +142,7 @@ class ProcTarget:
         except OSError:
             return ()
         lwps.sort(key=lambda lwp: lwp != self.pid)
-        return [Thread(number, lwp, self._comm(lwp)) for number, lwp in enumerate(lwps, 1)]
+        return [Thread(n, lwp, self._comm(lwp), find_inner_id(self.pid, lwp)) for n, lwp in enumerate(lwps, 1)]
 
     def _comm(self, lwp: int) -> Optional[str]:
         try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 import traceback
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import gdb
+from dlwhy.tests.hosts.mending import mend
 
 PLAN = json.loads(Path(os.environ["DLWHY_SCENARIO"]).read_text(encoding="utf-8"))
 OUT = Path(PLAN["out"])
@@ -37,30 +37,6 @@ def keep(stop: int, kind: str, text: str) -> None:
     (OUT / f"{stop}.{kind}").write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def mend(core: Path, start: int, pid: int) -> None:
-    """Fill in a mapping that gdb gave up.
-
-    Since glibc 2.42, on Linux 6.13 or newer, a thread's stack has guard pages inside one mapping, and gdb <= 13 writes
-    nothing of such a mapping. The kernel writes all the rest of it.
-    """
-    with core.open("r+b") as file, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        header = file.read(64)
-        (table,), (size, count) = struct.unpack_from("<Q", header, 32), struct.unpack_from("<HH", header, 54)
-        for index in range(count):
-            file.seek(table + index * size)
-            kind, _, offset, address, _, length, _, _ = struct.unpack("<IIQQQQQQ", file.read(56))
-            if (kind, address) != (1, start):
-                continue
-            for page in range(0, length, 4096):
-                try:
-                    memory.seek(address + page)
-                    data = memory.read(4096)
-                except (OSError, OverflowError):  # a guard page; the vsyscall page
-                    continue
-                file.seek(offset + page)
-                file.write(data)
-
-
 def record(stop: int) -> None:
     """Ask everything that is to be asked at a stop."""
     keep(stop, "json", answer("dlstate --json"))
@@ -81,8 +57,7 @@ def record(stop: int) -> None:
     if PLAN["cores"]:
         core = OUT / f"{stop}.core"
         said = gdb.execute(f"generate-core-file {core}", to_string=True)
-        for start in re.findall(r"Memory read failed for corefile section, \d+ bytes at (0x[0-9a-f]+)", said):
-            mend(core, int(start, 16), pid)
+        mend(core, said, pid)
 
 
 def number_of_stop() -> int:

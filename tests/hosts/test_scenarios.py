@@ -22,8 +22,22 @@ from dlwhy.tests.hosts.runs import Runs, failures, named
 from dlwhy.tests.hosts.scenario import fixtures, is_named, scenarios
 
 SCENARIOS = scenarios()
-DEBUG_INFO = pytest.mark.parametrize("debug_info", [True, False], ids=["libc6-dbg", "no-debug-info"])
 SEVERAL = [("tls_cpp", "plain"), ("relocation", "plain"), ("nodelete_unique", "plain"), ("startup", "plain")]
+# test_all_hosts.py asks about all of them without debug information too, in the shell.
+SAMPLE = [each if each in SEVERAL else pytest.param(*each, marks=pytest.mark.matrix) for each in SCENARIOS]
+DEBUG_INFO = pytest.mark.parametrize(
+    ("name", "run", "debug_info"),
+    [
+        pytest.param(
+            *each,
+            debug_info,
+            id="-".join([*each, "libc6-dbg" if debug_info else "no-debug-info"]),
+            marks=() if debug_info or each in SEVERAL else pytest.mark.matrix,
+        )
+        for each in SCENARIOS
+        for debug_info in (True, False)
+    ],
+)
 
 
 def report(found: list[str]) -> str:
@@ -52,7 +66,6 @@ def same_as_alone(answers: Answers, name: str, run: str) -> list[str]:
 
 
 @DEBUG_INFO
-@pytest.mark.parametrize(("name", "run"), SCENARIOS)
 def test_live(runs: Runs, name: str, run: str, debug_info: bool) -> None:
     answers = runs.live(name, run, debug_info=debug_info)
     found = failures(answers, name, run) + same_as_alone(answers, name, run)
@@ -60,7 +73,6 @@ def test_live(runs: Runs, name: str, run: str, debug_info: bool) -> None:
 
 
 @DEBUG_INFO
-@pytest.mark.parametrize(("name", "run"), SCENARIOS)
 def test_cores_say_the_same(runs: Runs, name: str, run: str, debug_info: bool) -> None:
     live = runs.live(name, run, debug_info=debug_info)
     answers = runs.cores(name, run, debug_info=debug_info)
@@ -70,7 +82,7 @@ def test_cores_say_the_same(runs: Runs, name: str, run: str, debug_info: bool) -
         assert comparable(answers.documents[stop]) == comparable(live.documents[stop]), f"stop {stop}"
 
 
-@pytest.mark.parametrize(("name", "run"), SCENARIOS)
+@pytest.mark.parametrize(("name", "run"), SAMPLE)
 def test_debug_information_changes_nothing(runs: Runs, name: str, run: str) -> None:
     def shape(answers: Answers) -> list[tuple[object, ...]]:
         return [

@@ -1,0 +1,146 @@
+"""How much does the shell command cost beside gdb and others? Prints figures, judges none: -m bench -s."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dlwhy
+import pytest
+from dlwhy.common.analysis.state import explain
+from dlwhy.common.api import Examination
+from dlwhy.tests.bench.test_dlstate import running
+from dlwhy.tests.hosts.build import cache_folder
+from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+
+HERE = Path(__file__).resolve().parent
+LIBRARIES = 300
+ROUNDS = 11
+DRGN = """
+import sys, drgn
+program = drgn.Program()
+(program.set_pid(int(sys.argv[2])) if sys.argv[1] == "pid" else program.set_core_dump(sys.argv[2]))
+print(len([module.name for module, _ in program.loaded_modules()]))
+"""
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run a program with 300 libraries."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "lib.c").write_text("static int calls; int f(void) { return ++calls; }\n")
+    subprocess.run(["gcc", "-o", folder / "many", HERE / "many.c"], check=True)
+    for index in range(LIBRARIES):
+        output = folder / f"lib{index}.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", output, folder / "lib.c"], check=True)
+    with running(folder / "many", LIBRARIES) as pid:
+        yield pid
+
+
+@pytest.fixture(scope="module")
+def core(process: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Let gdb write a core of it."""
+    path = tmp_path_factory.mktemp("many") / "many.core"
+    words = ["gdb", "-nx", "-batch", "-p", str(process), "-ex", f"generate-core-file {path}"]
+    subprocess.run(words, check=True, capture_output=True, env=clean_environment({}))
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def drgn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[str]] | None:
+    """Install drgn, where it can be had; return what makes a command line of it."""
+    folder = cache_folder() / "drgn"
+    if not folder.is_dir():
+        words = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--target", str(folder)]
+        if subprocess.run([*words, "drgn"], check=False).returncode:
+            return None
+    script = tmp_path_factory.mktemp("drgn") / "modules.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(folder)!r})\n{DRGN}")
+    return lambda kind, what: [sys.executable, str(script), kind, what]
+
+
+def seconds(words: list[str]) -> float:
+    """Run a command and return how long it took."""
+    begin = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, env=clean_environment({}), check=False)
+    taken = time.perf_counter() - begin
+    assert done.stdout.count(b"\n") > 0, done.stderr
+    return taken
+
+
+def compare(commands: dict[str, list[str]], inside: dict[str, Callable[[], object]], unit: str) -> None:
+    """Run commands and functions in turns; print the median of each and its ratio to one of them."""
+    times: dict[str, list[float]] = {name: [] for name in (*commands, *inside)}
+    for _ in range(ROUNDS):
+        for name, words in commands.items():
+            times[name].append(seconds(words))
+        for name, function in inside.items():
+            begin = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - begin)
+    print()
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times[unit]))
+        print(f"{name:<42} {statistics.median(taken) * 1000:8.1f} ms  {ratio:6.3f}")
+
+
+def gdb(*words: str) -> list[str]:
+    """Return a command line of gdb that lists the libraries."""
+    return ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", *words, "-ex", "info sharedlibrary"]
+
+
+def shell(*words: str) -> list[str]:
+    """Return a command line of ours."""
+    return [sys.executable, str(ROOT), *words]
+
+
+def state_of(examined: Examination) -> object:
+    """Examine a process or core as dlstate does for its table, and let it go."""
+    with examined:
+        return explain(examined.target, identify=False)
+
+
+def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> None:
+    pid = str(process)
+    unit = "gdb info sharedlibrary"
+    commands = {
+        unit: gdb("-p", pid),
+        "dlwhy --pid dlstate": shell("--pid", pid, "dlstate"),
+        "dlwhy --pid dlstate --json": shell("--pid", pid, "dlstate", "--json"),
+        "dlwhy --pid dlstate lib7.so": shell("--pid", pid, "dlstate", "lib7.so"),
+        "pldd": ["pldd", pid],
+        "eu-stack -p": ["eu-stack", "-p", pid],
+        "eu-unstrip -n -p": ["eu-unstrip", "-n", "-p", pid],
+    }
+    if drgn is not None:
+        commands["drgn, its list of modules"] = drgn("pid", pid)
+    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open_pid(process))}, unit)
+
+
+def test_core(process: int, core: Path, drgn: Callable[[str, str], list[str]] | None) -> None:
+    unit = "gdb info sharedlibrary, live"
+    path = str(core)
+    commands = {
+        unit: gdb("-p", str(process)),
+        "gdb info sharedlibrary": gdb(f"/proc/{process}/exe", path),
+        "dlwhy --core dlstate": shell("--core", path, "dlstate"),
+        "dlwhy --core dlstate --json": shell("--core", path, "dlstate", "--json"),
+        "eu-stack --core": ["eu-stack", f"--core={path}"],
+        "eu-unstrip -n --core": ["eu-unstrip", "-n", f"--core={path}"],
+    }
+    if drgn is not None:
+        commands["drgn, its list of modules"] = drgn("core", path)
+    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open_core(path))}, unit)
+
+
+def test_help() -> None:
+    unit = "python3 -c pass"
+    # It prints something, as all that are timed here.
+    compare({unit: [sys.executable, "-c", "print()"], "dlwhy --help": shell("--help")}, {}, unit)

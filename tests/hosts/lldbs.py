@@ -1,0 +1,71 @@
+"""Where do two generations of LLDB come from? One is installed; the other's packages are extracted and cached.
+
+Debian's LLDB packages exclude one another, and its LLDB 14 looks for its own Python modules where they are not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from dlwhy.tests.hosts.build import cache_folder
+from dlwhy.tests.hosts.glibcs import locked
+
+OLD, NEW = "14", "19"
+NEW_PACKAGES = ("lldb-19", "python3-lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+
+
+@dataclass(frozen=True)
+class Lldb:
+    """An LLDB: the command that starts it, and what its environment must say."""
+
+    version: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def get(version: str) -> Lldb:
+    """Find or fetch an LLDB by its major version."""
+    return _installed() if version == OLD else _extracted()
+
+
+def _installed() -> Lldb:
+    path = shutil.which(f"lldb-{OLD}")
+    if path is None:
+        raise FileNotFoundError(f"lldb-{OLD} is needed: python3 install.py test installs it")
+    found = Path(os.path.realpath(path)).parent.parent.glob("lib/python3*/dist-packages/lldb/embedded_interpreter.py")
+    modules = [each.parent.parent for each in sorted(found)]
+    return Lldb(OLD, (path,), {"PYTHONPATH": str(modules[0])} if modules else {})
+
+
+def _extracted() -> Lldb:
+    root = cache_folder() / f"lldb-{NEW}"
+    with locked(cache_folder() / f"lldb-{NEW}.lock"):
+        if not root.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=f"lldb-{NEW}-", dir=root.parent))
+            try:
+                _extract(scratch)
+                (scratch / "tree").rename(root)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    llvm = root / "usr" / "lib" / f"llvm-{NEW}"
+    libraries = sorted((root / "usr" / "lib").glob("*-linux-gnu"))
+    path = ":".join(map(str, [*libraries, llvm / "lib"]))
+    return Lldb(NEW, (str(llvm / "bin" / "lldb"),), {"LD_LIBRARY_PATH": path})
+
+
+def _extract(folder: Path) -> None:
+    """Download the packages and unpack them into ``tree``; the mirror is the one that apt is configured with."""
+    words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *NEW_PACKAGES]
+    run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise RuntimeError(f"{' '.join(words)}:\n{run.stdout}{run.stderr}")
+    for package in sorted(folder.glob("*.deb")):
+        subprocess.run(["dpkg-deb", "-x", str(package), str(folder / "tree")], check=True)
