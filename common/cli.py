@@ -74,7 +74,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    from .commands import dlstate  # noqa: F401 - defines the command
+    from .commands import dlplan, dlstate  # noqa: F401 - define the commands
     from .commands.run import run
 
     if arguments.command == "help" or arguments.command not in COMMANDS:
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process or a core.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dlstate.",
+        epilog="dlwhy help COMMAND explains a command. Commands: dlplan, dlstate.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument("command", metavar="COMMAND", help="dlstate, or help")
+    parser.add_argument("command", metavar="COMMAND", help="dlplan, dlstate, or help")
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
     return parser
 

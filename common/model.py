@@ -45,11 +45,16 @@ class Symbol(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread of the target; ``number`` counts as the debugger does, ``lwp`` is the kernel's id."""
+    """A thread of the target.
+
+    ``number`` counts as the debugger does, ``lwp`` is the kernel's id, ``tid`` the id in the process's own pid
+    namespace where that is another one.
+    """
 
     number: int
     lwp: int
     name: Optional[str] = None
+    tid: Optional[int] = None
 
 
 class SourceKind(enum.Enum):
@@ -222,4 +227,93 @@ class State(NamedTuple):
     loader: LoaderInfo
     libraries: tuple[Library, ...]
     asked: Optional[str] = None
+    problems: tuple[Problem, ...] = ()
+
+
+class Outcome(enum.Enum):
+    """What happens to a library when it is closed.
+
+    EARLY_RETURN: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
+    nested; that one collects again.  NOT_OPEN: the count is 0, dlclose fails.  UNKNOWN: not all could be read.
+    """
+
+    UNLOADS = "unloads"
+    KEEPS = "keeps"
+    EARLY_RETURN = "early-return"
+    DEFERRED = "deferred"
+    NOT_OPEN = "not-open"
+    UNKNOWN = None
+
+
+class Action(enum.Enum):
+    """What can make a library go: a close, one that only libc can do, threads that exit, any other close."""
+
+    CLOSE = "close"
+    LIBC_CLOSE = "libc-close"
+    THREAD_EXIT = "thread-exit"
+    COLLECT = "collect"
+
+
+class Step(NamedTuple):
+    """Something that must happen before a library can go.
+
+    ``library`` is the base name of the one that is concerned, ``total`` how many closes it takes or how many
+    destructors are pending, ``threads`` those that must exit, as far as they were found.
+    """
+
+    action: Action
+    library: str
+    link_map: int
+    namespace: int
+    total: int = 0
+    threads: tuple[ThreadRef, ...] = ()
+
+
+class Change(NamedTuple):
+    """The least that must happen, besides the closes that were asked about, for a library to go.
+
+    ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
+    the holds that it has itself.
+    """
+
+    steps: tuple[Step, ...] = ()
+    blocker: Optional[Library] = None
+
+
+class Plan(NamedTuple):
+    """What would be unloaded if ``library`` were closed ``closes`` times.
+
+    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order`` (the name of
+    the algorithm that sorts them) is None, ``keeps`` are those of its dependencies that stay, itself among them,
+    with the holds that they have then.  ``at_least`` names those that could close more while they are unloaded.
+    ``size`` is what the mappings of the unloaded take, in bytes.  ``change`` is None for a library that goes, or where
+    it is not known.
+    """
+
+    library: Library
+    open_count: Optional[int]
+    closes: int
+    outcome: Outcome
+    unloads: tuple[Library, ...] = ()
+    order: Optional[str] = None
+    order_certain: bool = True
+    keeps: tuple[Library, ...] = ()
+    at_least: tuple[str, ...] = ()
+    size: int = 0
+    change: Optional[Change] = None
+
+    @property
+    def goes(self) -> bool:
+        """Tell whether the closed library itself would go, so that a later dlopen would map it anew."""
+        return any(library.link_map == self.library.link_map for library in self.unloads)
+
+
+class Plans(NamedTuple):
+    """The answer of ``dlplan``: one plan, or one for each open handle; ``garbage`` goes with any of them."""
+
+    target: TargetInfo
+    loader: LoaderInfo
+    plans: tuple[Plan, ...]
+    asked: Optional[str] = None
+    garbage: tuple[Library, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .model import Hold, HoldKind, Library, Problem, Root, State, ThreadRef
+from .model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, State, TargetInfo, ThreadRef
 from .render.document import Document, Facts, Part, Sentence, Table
 
 # Smaller values are counts and flags: Linux maps nothing below this by default (vm.mmap_min_addr).
@@ -29,7 +29,7 @@ _NODELETE_BRIEFS = {
     "unique-symbol": "NODELETE (unique symbols)",
     "bound-by-startup": "NODELETE (bound by what was loaded at start)",
     "dlopen-flag": "NODELETE (RTLD_NODELETE)",
-    "pending": "NODELETE once the dlopen in progress ends",
+    "pending": "NODELETE when the dlopen ends",
     "unknown": "NODELETE (RTLD_NODELETE or dlsym)",
 }
 
@@ -50,7 +50,7 @@ _LIBC_PURPOSES = (
 
 def state_view(state: State, verbose: bool) -> Document:
     """Put a state into words: one library in detail, or several in a table."""
-    notes = [*(_layout_parts(state) if verbose else ()), *_problem_parts(state.problems)]
+    notes = [*(layout_parts(state.target, state.loader) if verbose else ()), *problem_parts(state.problems)]
     if len(state.libraries) == 1 and state.asked is not None:
         library = state.libraries[0]
         return Document((*_library_parts(library, verbose), *notes, Sentence(_remedy(library))))
@@ -62,16 +62,17 @@ def completed(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _layout_parts(state: State) -> Iterator[Part]:
-    loader = state.loader
+def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
+    """Say what was examined, and where the offsets came from."""
     version = f" {loader.version}" if loader.version else ""
-    rows = [(f"{loader.kind}{version}, {state.target.arch}", state.target.description)]
+    rows = [(f"{loader.kind}{version}, {target.arch}", target.description)]
     if loader.layout:
         rows.append((f"offsets: {loader.layout.kind.value}", loader.layout.detail))
     yield Facts(tuple(rows))
 
 
-def _problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
+def problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
+    """Say what could not be established."""
     for problem in problems:
         yield Sentence(f"problem: {problem.where}: {problem.message}")
 
@@ -92,7 +93,7 @@ def _table_parts(state: State) -> Iterator[Part]:
             parts.append(f"{unknown} not known")
         yield Sentence(f"{completed(len(libraries), 'library', 'libraries')}: {', '.join(parts)}.")
     rows = tuple(
-        (library.name, str(library.namespace), f"{library.base:#x}", _state_word(library), _because(library))
+        (library.name, str(library.namespace), f"{library.base:#x}", _state_word(library), because(library))
         for library in libraries
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
@@ -106,21 +107,22 @@ def _state_word(library: Library) -> str:
     return "stays" if library.held else "can go"
 
 
-def _because(library: Library) -> str:
+def because(library: Library) -> str:
+    """Give the strongest reason and the number of further ones."""
     if not library.holds:
         return "nothing keeps it" if library.held is False else "its holders could not all be read"
     more = len(library.holds) - 1 + library.holds_omitted
-    return _brief(library.holds[0]) + (f" +{more}" if more else "")
+    return brief(library.holds[0]) + (f" +{more} more" if more else "")
 
 
-def _brief(hold: Hold) -> str:
+def brief(hold: Hold) -> str:
     """Give the reason without symbols, which can be long."""
     if hold.kind is HoldKind.NODELETE:
         return _NODELETE_BRIEFS[hold.origin or "unknown"]
     if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
         return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
-    return _reason(hold)
+    return reason(hold)
 
 
 # -- one library ----------------------------------------------------------------------------------------------
@@ -164,11 +166,11 @@ def _answer(library: Library) -> str:
     if library.held is False:
         return f"{name} can go: nothing keeps it, but the loader has not collected it yet."
     if library.held is None:
-        reasons = [_reason(hold) for hold in library.holds] or ["not all libraries could be read"]
+        reasons = [reason(hold) for hold in library.holds] or ["not all libraries could be read"]
         return f"{name}: not known whether it can go: {'; '.join(reasons)}."
     if len(library.holds) == 1 and library.holds[0].kind is HoldKind.MAIN_PROGRAM:
         return f"{name} stays loaded: it is the main program."
-    reasons = [_reason(hold) for hold in library.holds[:_SHOWN_REASONS]]
+    reasons = [reason(hold) for hold in library.holds[:_SHOWN_REASONS]]
     more = len(library.holds) - len(reasons) + library.holds_omitted
     if more:
         reasons.append(f"and {more} more")
@@ -194,7 +196,8 @@ def _field_cells(library: Library) -> list[str]:
     return cells
 
 
-def _reason(hold: Hold) -> str:
+def reason(hold: Hold) -> str:
+    """Give the reason with the symbol that stands for it."""
     kind = hold.kind
     if kind is HoldKind.MAIN_PROGRAM:
         return "main program"
@@ -212,8 +215,8 @@ def _reason(hold: Hold) -> str:
         return "its destructors are running"
     if kind is HoldKind.OPEN_COUNT:
         if hold.origin == "libc":
-            return f"opened {_times(hold.total)} by libc for itself"
-        return f"opened {_times(hold.total)}, not closed"
+            return f"opened {times(hold.total)} by libc for itself"
+        return f"opened {times(hold.total)}, not closed"
     if kind is HoldKind.TLS_DESTRUCTORS:
         return completed(hold.total or 0, "pending TLS destructor")
     if kind is HoldKind.DEPENDENCY:
@@ -240,7 +243,8 @@ def _more_symbols(hold: Hold) -> str:
     return f" and {more} more" if more else ""
 
 
-def _times(count: object) -> str:
+def times(count: object) -> str:
+    """Say how often."""
     return "once" if count == 1 else f"{count} times"
 
 
@@ -278,7 +282,7 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
             where = f" in {function.library}" if function.library else ""
             yield (
                 "TLS destructor",
-                _thread(destructor.thread),
+                thread_words(destructor.thread),
                 name + where,
                 f"object {destructor.object:#x}",
             )
@@ -312,7 +316,8 @@ def _symbol_rows(what: str, hold: Hold, verbose: bool) -> Iterator[tuple[str, ..
         yield (what, f"and {hidden} more" + ("; -v shows them" if not verbose and not hold.symbols_omitted else ""))
 
 
-def _thread(thread: ThreadRef) -> str:
+def thread_words(thread: ThreadRef) -> str:
+    """Name a thread."""
     name = f', "{thread.name}"' if thread.name else ""
     return f"thread {thread.number} (LWP {thread.lwp}{name})"
 
@@ -338,7 +343,7 @@ def _remedy(library: Library) -> str:
     if library.held is None:
         return "Ask again when the dlopen in progress has returned, or with a complete core."
     for hold in library.holds:
-        text = _permanent_remedy(library, hold)
+        text = permanent_remedy(library, hold)
         if text:
             return text
     conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
@@ -350,7 +355,7 @@ def _remedy(library: Library) -> str:
         else f", and another dlclose in namespace {library.namespace} has run the collector"
     )
     more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
-    return f"It can go once {_join([c.text for c in conditions])}{more}{collector}."
+    return f"It can go once {join([c.text for c in conditions])}{more}{collector}."
 
 
 class _Condition(NamedTuple):
@@ -360,7 +365,8 @@ class _Condition(NamedTuple):
     collects: bool = False
 
 
-def _permanent_remedy(library: Library, hold: Hold) -> str:
+def permanent_remedy(library: Library, hold: Hold) -> str:
+    """Say what would have helped against a hold that nothing in this process lifts; empty for others."""
     if hold.kind is HoldKind.MAIN_PROGRAM:
         return "The main program stays until the process ends."
     if hold.kind is HoldKind.STARTUP:
@@ -408,12 +414,12 @@ def _nodelete_fix(library: Library, hold: Hold) -> str:
 
 def _conditions(hold: Hold) -> Iterator[_Condition]:
     if hold.kind is HoldKind.OPEN_COUNT:
-        yield _Condition(f"dlclose has been called on it {_times(hold.total)} more", collects=True)
+        yield _Condition(f"dlclose has been called on it {times(hold.total)} more", collects=True)
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
         threads = sorted({d.thread.number for d in hold.destructors})
         if threads:
             noun, verb = ("thread", "has") if len(threads) == 1 else ("threads", "have")
-            yield _Condition(f"{noun} {_join([str(t) for t in threads])} {verb} exited")
+            yield _Condition(f"{noun} {join([str(t) for t in threads])} {verb} exited")
         else:
             yield _Condition("the threads that owe it a destructor have exited")
     elif hold.kind is HoldKind.HALF_LOADED:
@@ -430,6 +436,7 @@ def _conditions(hold: Hold) -> Iterator[_Condition]:
             yield _Condition(f"no thread owes {root.library} a TLS destructor")
 
 
-def _join(words: Iterable[str]) -> str:
+def join(words: Iterable[str]) -> str:
+    """Join words with commas and an "and"."""
     items = list(words)
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

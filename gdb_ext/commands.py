@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import gdb
 
-from ..common.commands import dlstate  # noqa: F401 - defines the command
+from ..common.commands import dlplan, dlstate  # noqa: F401 - define the commands
 from ..common.commands.registry import COMMANDS, Command
 from ..common.commands.run import run
 from ..common.errors import DlwhyError, NotFoundError

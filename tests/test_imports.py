@@ -20,7 +20,7 @@ LAYERS = (
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),
     ("analysis",),
-    ("views", "render"),
+    ("views", "views_plan", "render"),
     ("commands",),
     ("cli", "api"),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Optional
 
 from ..elf.bindings import Bindings
@@ -82,6 +84,14 @@ PERMANENT = frozenset(
 )
 
 
+class Motion(Enum):
+    """Whether the loader of a running process changed anything while it was read; HELD: a thread is about to."""
+
+    STILL = "still"
+    HELD = "held"
+    MOVING = "moving"
+
+
 class GlibcExamination:
     """One examination of a glibc process."""
 
@@ -97,36 +107,55 @@ class GlibcExamination:
             dict.fromkeys((*memory.target.problems(), *start.problems, *self.graph.problems, *chosen.problems))
         )
         self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
-        self.kept: dict[int, tuple[RootKind, ...]] = {}
-        for namespace in self.graph.namespaces:
-            self.kept.update(glibc.mark(namespace, self.graph, self.rules))
+        self.counts: Mapping[int, int] = {}
+        self.kept = self._mark()
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
         self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
         self._direct: dict[int, tuple[int, ...]] = {}
 
+    def _mark(self) -> dict[int, tuple[RootKind, ...]]:
+        kept: dict[int, tuple[RootKind, ...]] = {}
+        for namespace in self.graph.namespaces:
+            kept.update(glibc.mark(namespace, self.graph, self.rules, self.counts))
+        return kept
+
+    def after(self, counts: Mapping[int, int]) -> GlibcExamination:
+        """Give the examination of the same process as if some libraries had other open counts, by link_map."""
+        other = copy.copy(self)
+        for name in ("holders", "_permanent_holders"):
+            other.__dict__.pop(name, None)
+        other.counts = {**self.counts, **counts}
+        other.kept = other._mark()
+        return other
+
     def state(self, identify: bool) -> State:
         """Give the verdict on every library."""
-        self._note_motion()
-        libraries = tuple(self._library(m, identify) for m in self.graph.by_address.values())
-        version = self.layouts.version
-        loader = LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
-        return State(target_info(self.memory), loader, libraries, problems=tuple(self.problems))
+        self.note_motion()
+        libraries = tuple(self.judge(m, identify) for m in self.graph.by_address.values())
+        return State(target_info(self.memory), self.loader_info(), libraries, problems=tuple(self.problems))
 
-    def has_stood_still(self) -> bool:
+    def loader_info(self) -> LoaderInfo:
+        """Describe the loader."""
+        version = self.layouts.version
+        return LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
+
+    def find_motion(self) -> Motion:
         """Read the loader's state once more and compare."""
-        if self.lock.owner is not None or self.start.r_state != 0:
-            return False
         memory = Memory(self.memory.target)
         rtld_global = self.private.rtld_global
         try:
             again = glibc.read_graph(memory, self.layouts, rtld_global, names=False)
         except DlwhyError:
-            return False
-        return glibc.read_load_lock(memory, self.layouts, rtld_global).owner is None and again.is_same_as(self.graph)
+            return Motion.MOVING
+        owner = glibc.read_load_lock(memory, self.layouts, rtld_global).owner
+        if owner != self.lock.owner or not again.is_same_as(self.graph):
+            return Motion.MOVING
+        return Motion.STILL if owner is None and self.start.r_state == 0 else Motion.HELD
 
-    def _note_motion(self) -> None:
+    def note_motion(self) -> None:
+        """Add a problem if libraries are being added or removed."""
         owner = self.lock.owner
         if owner is not None:
             message = f"thread {owner} is inside dlopen or dlclose: the state is in motion"
@@ -137,7 +166,8 @@ class GlibcExamination:
 
     # -- facts of one library ------------------------------------------------------------------------------
 
-    def _name(self, link_map: LinkMap) -> str:
+    def name(self, link_map: LinkMap) -> str:
+        """Give a library's base name."""
         return base_name(self._path(link_map))
 
     def _path(self, link_map: LinkMap) -> str:
@@ -147,18 +177,26 @@ class GlibcExamination:
             return self.program or "the main program"
         return f"link_map {link_map.address:#x}"
 
-    def _range(self, link_map: LinkMap) -> tuple[int, int]:
+    def extent(self, link_map: LinkMap) -> tuple[int, int]:
+        """Give the addresses of a library's mappings, start and end."""
         return link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
 
-    def _image(self, link_map: LinkMap) -> Optional[Image]:
-        return self._images.at(self._range(link_map)[0])
+    def image(self, link_map: LinkMap) -> Optional[Image]:
+        """Give a library's image, None if it cannot be read."""
+        return self._images.at(self.extent(link_map)[0])
 
-    def _library(self, link_map: LinkMap, identify: bool) -> Library:
+    def judge(self, link_map: LinkMap, identify: bool) -> Library:
+        """Give the verdict on one library."""
         holds, omitted = self._holds(link_map)
-        image = self._image(link_map) if identify and not link_map.is_proxy else None
-        first, last = self._range(link_map)
+        library = self.describe(link_map, identify)
+        return library._replace(held=self._held(link_map, holds), holds=holds, holds_omitted=omitted)
+
+    def describe(self, link_map: LinkMap, identify: bool) -> Library:
+        """Give the facts of one library, without a verdict."""
+        image = self.image(link_map) if identify and not link_map.is_proxy else None
+        first, last = self.extent(link_map)
         return Library(
-            name=self._name(link_map),
+            name=self.name(link_map),
             path=self._path(link_map),
             soname=image.read_soname() if image else None,
             build_id=image.read_build_id() if image else None,
@@ -168,9 +206,7 @@ class GlibcExamination:
             namespace=link_map.l_ns,
             link_map=link_map.address,
             fields=self._reported_fields(link_map),
-            held=self._held(link_map, holds),
-            holds=holds,
-            holds_omitted=omitted,
+            held=None,
             proxy=link_map.is_proxy,
         )
 
@@ -206,6 +242,10 @@ class GlibcExamination:
         others, omitted = self._dependency_holds(link_map)
         return (*own, *others), omitted
 
+    def open_count(self, link_map: LinkMap) -> int:
+        """Give the open count, which is another one than that in memory in an examination of what would be."""
+        return self.counts.get(link_map.address, link_map.l_direct_opencount)
+
     def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
         kinds = self.kept.get(link_map.address, ())
         auditing = bool(link_map.field("l_auditing"))
@@ -217,21 +257,21 @@ class GlibcExamination:
             yield Hold(HoldKind.NODELETE, self._evidence(link_map, "l_nodelete_pending"), origin="pending")
         if not link_map.field("l_relocated"):
             yield Hold(HoldKind.HALF_LOADED, self._evidence(link_map, "l_relocated"))
-        elif self._is_closing(link_map):
+        elif self.is_closing(link_map):
             yield Hold(HoldKind.CLOSE_IN_PROGRESS, self._evidence(link_map, "l_removed", "l_idx"))
         if RootKind.OPEN_COUNT in kinds and RootKind.NODELETE not in kinds and not auditing:
             yield Hold(
                 HoldKind.OPEN_COUNT,
                 self._evidence(link_map, "l_direct_opencount"),
-                origin=_opened_by(link_map.name),
-                total=link_map.l_direct_opencount,
+                origin=opened_by(link_map.name),
+                total=self.open_count(link_map),
             )
         if RootKind.TLS_DESTRUCTORS in kinds:
             yield Hold(
                 HoldKind.TLS_DESTRUCTORS,
                 self._evidence(link_map, "l_tls_dtor_count"),
                 total=link_map.l_tls_dtor_count,
-                destructors=tuple(self._destructor(p) for p in self._pending.get(link_map.address, ())),
+                destructors=tuple(self._destructor(p) for p in self.pending.get(link_map.address, ())),
             )
 
     def _evidence(self, link_map: LinkMap, *names: str) -> tuple[Evidence, ...]:
@@ -246,14 +286,14 @@ class GlibcExamination:
         return tuple(result)
 
     def _startup_origin(self, link_map: LinkMap) -> str:
-        first = self._range(link_map)[0]
+        first = self.extent(link_map)[0]
         if link_map.address == self.private.rtld_map.address:
             return "rtld"
         vdso = self.memory.target.auxv().get(AT_SYSINFO_EHDR)
         if link_map.name.startswith(("linux-vdso", "linux-gate")) or (vdso and first == vdso):
             return "vdso"
-        image = self._image(link_map)
-        names = {self._name(link_map), image.read_soname() if image else None}
+        image = self.image(link_map)
+        names = {self.name(link_map), image.read_soname() if image else None}
         return "needed" if names & self._needed_at_start else "preload"
 
     @functools.cached_property
@@ -261,7 +301,7 @@ class GlibcExamination:
         """Collect the DT_NEEDED base names of all start-up objects."""
         names: set[str] = set()
         for link_map in self.graph.by_address.values():
-            image = self._image(link_map) if link_map.l_type != LT_LOADED else None
+            image = self.image(link_map) if link_map.l_type != LT_LOADED else None
             if image is not None:
                 try:
                     names.update(base_name(name) for name in image.read_needed())
@@ -269,7 +309,7 @@ class GlibcExamination:
                     continue
         return frozenset(names)
 
-    def _is_closing(self, link_map: LinkMap) -> bool:
+    def is_closing(self, link_map: LinkMap) -> bool:
         """Tell whether the collector has just condemned a map: its destructors run, then it goes.
 
         The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
@@ -294,7 +334,7 @@ class GlibcExamination:
             origin=origin,
             symbols=tuple(names[:MAX_SYMBOLS]),
             symbols_omitted=max(0, len(names) - MAX_SYMBOLS),
-            early_return=link_map.l_direct_opencount > 0,
+            early_return=self.open_count(link_map) > 0,
         )
 
     def _nodelete_origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
@@ -313,7 +353,7 @@ class GlibcExamination:
         """Tell whether the file asks for NODELETE: until glibc 2.30 l_flags_1 holds the other causes too."""
         if link_map.l_nodelete_active is not None:
             return link_map.l_flags_1 & DF_1_NODELETE != 0
-        image = self._image(link_map)
+        image = self.image(link_map)
         try:
             return image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE != 0
         except DlwhyError as error:
@@ -321,7 +361,7 @@ class GlibcExamination:
             return False
 
     def _add_problem(self, link_map: LinkMap, message: str) -> None:
-        self.problems.append(Problem(self._name(link_map), message))
+        self.problems.append(Problem(self.name(link_map), message))
 
     @functools.cached_property
     def _unique(self) -> Mapping[int, list[str]]:
@@ -349,16 +389,17 @@ class GlibcExamination:
 
     def _symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
         if holder.address not in self._bindings:
-            image = self._image(holder)
+            image = self.image(holder)
             if image is None:
                 return ()
             self._bindings[holder.address] = Bindings(self.memory, image)
-        return self._bindings[holder.address].symbols_into(*self._range(held))
+        return self._bindings[holder.address].symbols_into(*self.extent(held))
 
     # -- TLS destructors -----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _pending(self) -> Mapping[int, tuple[Pending, ...]]:
+    def pending(self) -> Mapping[int, tuple[Pending, ...]]:
+        """Collect the TLS destructors that are pending, by the address of the map that they keep."""
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
         found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
@@ -374,17 +415,17 @@ class GlibcExamination:
 
     def _code_symbol(self, address: int) -> CodeSymbol:
         for link_map in self.graph.by_address.values():
-            first, last = self._range(link_map)
+            first, last = self.extent(link_map)
             if first <= address < last and not link_map.is_proxy:
-                return CodeSymbol(address, self._function_name(link_map, address), self._name(link_map))
+                return CodeSymbol(address, self._function_name(link_map, address), self.name(link_map))
         return CodeSymbol(address, None, None)
 
     def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
-        image = self._image(link_map)
+        image = self.image(link_map)
         if image is None:
             return None
         try:
-            name = name_function(self.memory, image, self._path(link_map), self._range(link_map)[0], address)
+            name = name_function(self.memory, image, self._path(link_map), self.extent(link_map)[0], address)
         except DlwhyError:
             return None
         return demangle(name) if name else None
@@ -392,7 +433,7 @@ class GlibcExamination:
     # -- dependencies --------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
+    def holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
         """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
         holders: dict[int, list[tuple[int, Edge]]] = {}
         by_relocation: dict[int, list[tuple[int, Edge]]] = {}
@@ -413,7 +454,7 @@ class GlibcExamination:
         roots = []
         steps = 0
         for address in queue:
-            holders = self._holders.get(address, ())
+            holders = self.holders.get(address, ())
             steps += len(holders)
             for holder, edge in holders:
                 if holder != link_map.address and holder not in towards:
@@ -446,7 +487,7 @@ class GlibcExamination:
     @functools.cached_property
     def _permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
         """Collect for each map the next one on its shortest way to a root that never goes."""
-        queue = [address for address in self.kept if self._never_goes(address)]
+        queue = [address for address in self.kept if self.never_goes(address)]
         seen = set(queue)
         holders: dict[int, tuple[int, Edge]] = {}
         for address in queue:
@@ -460,7 +501,8 @@ class GlibcExamination:
                     queue.append(needed)
         return holders
 
-    def _never_goes(self, root: int) -> bool:
+    def never_goes(self, root: int) -> bool:
+        """Tell whether a root, by its map's address, stays for good."""
         kinds = (_ROOT_HOLDS[kind] for kind in self.kept[root])
         return not PERMANENT.isdisjoint(kinds) or bool(self.graph.by_address[root].field("l_auditing"))
 
@@ -483,11 +525,11 @@ class GlibcExamination:
         return Hold(
             HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
             self._evidence(maps[-2], member),
-            chain=tuple(self._name(m) for m in maps),
+            chain=tuple(self.name(m) for m in maps),
             root=Root(
-                self._name(maps[0]),
+                self.name(maps[0]),
                 tuple(kinds),
-                _opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
+                opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
             ),
             symbols=symbols[:MAX_SYMBOLS],
             symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
@@ -517,7 +559,7 @@ class GlibcExamination:
         return self._direct[address]
 
     def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
-        image = self._image(link_map)
+        image = self.image(link_map)
         try:
             wanted = {base_name(name) for name in image.read_needed()} if image else set()
         except DlwhyError:
@@ -526,10 +568,10 @@ class GlibcExamination:
             other = self.graph.by_address.get(address)
             if other is None:
                 continue
-            if self._name(other) in wanted:
+            if self.name(other) in wanted:
                 yield address
                 continue
-            other_image = self._image(other)
+            other_image = self.image(other)
             if other_image is not None and other_image.read_soname() in wanted:
                 yield address
 
@@ -548,7 +590,7 @@ def _as_int(value: Optional[int]) -> Optional[int]:
     return value - (1 << 32) if value is not None and value >> 31 else value
 
 
-def _opened_by(path: str) -> str:
+def opened_by(path: str) -> str:
     """Tell who most probably opened a library: libc opens these for itself and hands out no handle."""
     name = base_name(path)
     internal = name.startswith(("libgcc_s.so", "libnss_", "libidn2.so")) or "/gconv/" in path

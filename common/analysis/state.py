@@ -3,61 +3,96 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
+from collections.abc import Callable
+from typing import Optional, TypeVar
 
 from ..elf.image import PT_INTERP
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ..loaders import glibc, musl
-from ..loaders.start import STATIC, find_start
+from ..loaders.start import STATIC, Start, find_start
 from ..memory import Memory
 from ..model import Problem, State
 from ..target import Capability, Target
-from .glibc_state import GlibcExamination
+from .glibc_state import GlibcExamination, Motion
 from .musl_state import explain_musl
 
-#: How long a running process is read again and again, and the pause between two readings.
+#: How long a running process is read again and again, and how long until a thread that holds the loader's lock without
+#: changing anything is taken to stay there.
 MAX_SETTLING_SECONDS = 1.0
+HELD_SECONDS = 0.1
+#: The pause between two readings, at least, and for each second that a reading took: a reading holds the process up at
+#: its own system calls on memory, which halved the rate of one that did nothing but open and close libraries.
 RETRY_SECONDS = 0.001
+PAUSE_PER_READING = 10
+
+
+_Answer = TypeVar("_Answer")
 
 
 def explain(target: Target, identify: bool = True) -> State:
     """Examine all libraries of the target.
 
     Without ``identify`` their sonames and build-ids are not read, which halves the time for many libraries.
+
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+    state, racy = examine(target, lambda examined: examined.state(identify), explain_musl)
+    return state._replace(problems=(*state.problems, *racy))
+
+
+def examine(
+    target: Target,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, tuple[Problem, ...]]:
+    """Examine the target and answer a question about it.
+
     A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
 
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
     if Capability.RUNNING not in target.capabilities:
-        return _explain_once(Memory(target), identify)[0]
-    deadline = time.monotonic() + MAX_SETTLING_SECONDS
+        return _examine_once(Memory(target), of_glibc, of_musl)[0], ()
+    begin = time.monotonic()
+    latest: Optional[_Answer] = None
     while True:
+        started = time.monotonic()
         failure: Optional[DlwhyError] = None
+        motion = Motion.MOVING
         try:
-            state, settled = _explain_once(Memory(target), identify)
+            latest, motion = _examine_once(Memory(target), of_glibc, of_musl)
         except (FaultError, CorruptError, LayoutError) as error:
-            failure, settled = error, False
-        if settled:
-            return state
-        if time.monotonic() > deadline:
-            if failure is not None:
-                raise failure
+            failure = error
+        now = time.monotonic()
+        # A thread that stays inside dlopen, in a constructor say, changes nothing meanwhile.
+        if motion is Motion.STILL or (motion is Motion.HELD and now - begin > HELD_SECONDS):
+            assert latest is not None
+            return latest, ()
+        if now - begin > MAX_SETTLING_SECONDS:
+            if latest is None:
+                raise failure or CorruptError("the loader never stood still while it was read")
             message = "the loader never stood still while it was read: the answer can mix two states"
-            return state._replace(problems=(*state.problems, Problem("racy", message)))
-        time.sleep(RETRY_SECONDS)
+            return latest, (Problem("racy", message),)
+        time.sleep(max(RETRY_SECONDS, (now - started) * PAUSE_PER_READING))
 
 
-def _explain_once(memory: Memory, identify: bool) -> tuple[State, bool]:
-    """Examine once; tells also whether the loader's state is the same afterwards and no thread is changing it."""
+def _examine_once(
+    memory: Memory,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, Motion]:
+    """Examine once; tells also whether the loader moved meanwhile."""
     start = find_start(memory)
     if musl.is_musl(memory, start):
-        return explain_musl(memory, start), True
+        return of_musl(memory, start), Motion.STILL
     private = glibc.find_private(memory, start)
     if private is None and start.main.find_header(PT_INTERP) is None:
         raise UnsupportedError(STATIC)
     if private is None:
         raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
     examined = GlibcExamination(memory, start, private)
-    state = examined.state(identify)
-    return state, Capability.RUNNING not in memory.target.capabilities or examined.has_stood_still()
+    answer = of_glibc(examined)
+    is_running = Capability.RUNNING in memory.target.capabilities
+    return answer, examined.find_motion() if is_running else Motion.STILL

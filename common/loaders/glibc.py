@@ -107,8 +107,8 @@ class Fields:
 class LinkMap:
     """A ``struct link_map`` as it was read, with glibc's own member names.
 
-    ``needed`` are the maps of l_initfini behind the first entry (which is the map itself), ``relocated_to``
-    those of l_reldeps; both are the collector's edges.
+    ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
+    ``relocated_to`` those of l_reldeps; the last two are the collector's edges.
     """
 
     __slots__ = (
@@ -129,6 +129,7 @@ class LinkMap:
         "l_reldeps",
         "l_tls_dtor_count",
         "l_type",
+        "listed",
         "name",
         "needed",
         "raw",
@@ -156,6 +157,7 @@ class LinkMap:
         self._fields = fields
         self._values: Optional[tuple[int, ...]] = None
         self.name = ""
+        self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
 
@@ -231,6 +233,7 @@ class MapReader:
             entries = self._read_null_terminated(link_map.l_initfini)
             if link_map.address not in entries:
                 raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
+            link_map.listed = entries
             link_map.needed = entries[1:]
         if link_map.l_reldeps:
             link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
@@ -417,8 +420,8 @@ class RootKind(Enum):
     TLS_DESTRUCTORS = "tls-destructors"
 
 
-def root_kinds(link_map: LinkMap, rules: Rules) -> tuple[RootKind, ...]:
-    """Tell why the collector keeps a map whatever the others are."""
+def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
+    """Tell why the collector keeps a map whatever the others are, were its open count this one (None: as it is)."""
     kinds = []
     if link_map.l_type == LT_EXECUTABLE:
         kinds.append(RootKind.EXECUTABLE)
@@ -427,7 +430,7 @@ def root_kinds(link_map: LinkMap, rules: Rules) -> tuple[RootKind, ...]:
     has_destructors = bool(link_map.l_tls_dtor_count)
     if link_map.nodelete and (rules.tls_count_is_root or not has_destructors):
         kinds.append(RootKind.NODELETE)
-    if link_map.l_direct_opencount > 0:
+    if (link_map.l_direct_opencount if count is None else count) > 0:
         kinds.append(RootKind.OPEN_COUNT)
     if has_destructors:
         kinds.append(RootKind.TLS_DESTRUCTORS)
@@ -441,12 +444,17 @@ class Edge(Enum):
     RELOCATION = "relocation"
 
 
-def mark(namespace: Namespace, graph: Graph, rules: Rules) -> Mapping[int, tuple[RootKind, ...]]:
-    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others)."""
+def mark(
+    namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
+) -> Mapping[int, tuple[RootKind, ...]]:
+    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others).
+
+    ``counts`` are open counts by the map's address, where others are asked about than those that are there.
+    """
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []
     for link_map in namespace.maps:
-        kinds = root_kinds(link_map, rules)
+        kinds = root_kinds(link_map, rules, counts.get(link_map.address) if counts else None)
         if kinds:
             kept[link_map.address] = kinds
             work.append(link_map)

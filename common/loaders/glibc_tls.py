@@ -103,7 +103,7 @@ def _thread_pointers(
         pointer = target.registers(thread).get(THREAD_POINTER)
         if not pointer or not _is_thread_block(memory, pointer):
             by_lwp = listed() if by_lwp is None else by_lwp
-            pointer = by_lwp.get(thread.lwp)
+            pointer = by_lwp.get(thread.lwp if thread.tid is None else thread.tid)
         if pointer and _is_thread_block(memory, pointer):
             yield thread, pointer
         else:

@@ -7,9 +7,25 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Optional
 
-from ..model import Evidence, Hold, HoldKind, Library, LoaderInfo, State, TargetInfo, TlsDestructor
+from ..model import (
+    Change,
+    Evidence,
+    Hold,
+    HoldKind,
+    Library,
+    LoaderInfo,
+    Outcome,
+    Plan,
+    Plans,
+    Problem,
+    State,
+    TargetInfo,
+    ThreadRef,
+    TlsDestructor,
+)
 
 SCHEMA = "dlwhy/1"
 
@@ -19,8 +35,88 @@ def state_document(command: str, state: State) -> dict[str, Any]:
     return {
         **_envelope(command, state.target, state.loader),
         "libraries": [_library(library) for library in state.libraries],
-        "problems": [{"where": p.where, "message": p.message} for p in state.problems],
+        "problems": _problems(state.problems),
     }
+
+
+def plan_document(command: str, plans: Plans) -> dict[str, Any]:
+    """Build the document of a prediction: of one close, or of all open libraries."""
+    envelope = _envelope(command, plans.target, plans.loader)
+    garbage = [library.name for library in plans.garbage]
+    if plans.asked is None:
+        handles = [_plan(plan) for plan in plans.plans]
+        return {**envelope, "handles": handles, "garbage": garbage, "problems": _problems(plans.problems)}
+    plan = plans.plans[0]
+    return {
+        **envelope,
+        **_plan(plan),
+        "keeps": [_kept(library) for library in plan.keeps],
+        "change": _change(plan.change) if plan.change else None,
+        "garbage": garbage,
+        "problems": _problems(plans.problems),
+    }
+
+
+def _problems(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"where": p.where, "message": p.message} for p in problems]
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "library": _reference(plan.library),
+        "open_count": plan.open_count,
+        "closes": plan.closes,
+        "outcome": plan.outcome.value,
+        "unloads": [library.name for library in plan.unloads],
+        "unmapped": [
+            {**_reference(library), "range": [_hex(library.start), _hex(library.end)]} for library in plan.unloads
+        ],
+        "order": plan.order,
+        "order_certain": plan.order_certain,
+        "at_least": list(plan.at_least),
+        "bytes": plan.size,
+        "reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
+    }
+
+
+def _reference(library: Library) -> dict[str, Any]:
+    return {
+        "name": library.name,
+        "path": library.path,
+        "namespace": library.namespace,
+        "link_map": _hex(library.link_map),
+    }
+
+
+def _kept(library: Library) -> dict[str, Any]:
+    return {
+        **_reference(library),
+        "held": library.held,
+        "holds": [_hold(hold) for hold in library.holds],
+        "holds_omitted": library.holds_omitted,
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "possible": change.blocker is None,
+        "blocker": _kept(change.blocker) if change.blocker else None,
+        "steps": [
+            {
+                "action": step.action.value,
+                "library": step.library,
+                "link_map": _hex(step.link_map),
+                "namespace": step.namespace,
+                "count": step.total,
+                "threads": [_thread(thread) for thread in step.threads],
+            }
+            for step in change.steps
+        ],
+    }
+
+
+def _thread(thread: ThreadRef) -> dict[str, Any]:
+    return {"lwp": thread.lwp, "name": thread.name}
 
 
 def dump(document: dict[str, Any]) -> str:
@@ -110,7 +206,7 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
 def _destructor(destructor: TlsDestructor) -> dict[str, Any]:
     function = destructor.function
     return {
-        "thread": {"lwp": destructor.thread.lwp, "name": destructor.thread.name},
+        "thread": _thread(destructor.thread),
         "function": {
             "address": _hex(function.address) if function.address else None,
             "name": function.name,

@@ -54,7 +54,7 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
         (["--pid", "4194305", "dlstate"], 3, "there is no process"),
         (["--pid", "x", "dlstate"], 2, "invalid int value"),
         (["--pid", "1", "--core", "x", "dlstate"], 2, "not allowed with"),
-        (["nonsense"], 2, "there is no command nonsense; commands: dlstate"),
+        (["nonsense"], 2, "there is no command nonsense; commands: dlplan, dlstate"),
         (["--core", "CORE", "dlstate", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--core", "CORE", "dlstate", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
         ([], 2, "required: COMMAND"),

@@ -1,0 +1,70 @@
+"""``dlplan``: what would this close do?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Optional
+
+from ..analysis.plan import plan_all, plan_close
+from ..errors import UsageError
+from ..model import Plans
+from ..views_plan import plan_view
+from .registry import Result, Session, argument, command
+
+_DESCRIPTION = """\
+Predicts which libraries dlclose would unmap, in the order in which their finalisers run, which ones
+stay and why, and the least that would make the library go. Nothing is closed, and nothing is written.
+With --all, ranks every open library by what closing it would free.
+
+LIBRARY is a name (libB.so), soname or end of a path, or an expression for an address inside the
+library ($pc) or for the handle that dlopen gave; a leading & says that it is such a handle."""
+
+
+@command(
+    "dlplan",
+    "predict what closing a shared library would unload",
+    _DESCRIPTION,
+    (
+        argument("library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to close"),
+        argument(
+            "--closes",
+            metavar="N",
+            help="how often it is closed; 'all': as often as it is open (default: 1, with --all: all)",
+        ),
+        argument("--all", action="store_true", help="rank all open libraries"),
+    ),
+)
+def dlplan(session: Session, arguments: argparse.Namespace) -> Result:
+    """Answer ``dlplan LIBRARY`` and ``dlplan --all``."""
+    wanted = " ".join(arguments.library)
+    if bool(wanted) == arguments.all:
+        raise UsageError("name one library, or give --all; see help dlplan")
+    if arguments.all:
+        plans = plan_all(session.target, _number_of_closes(arguments.closes or "all"))
+    else:
+        closes = _number_of_closes(arguments.closes or "1")
+        plans = plan_close(session.target, wanted, session.host.evaluate, closes)
+    return Result(
+        document=lambda: _document(plans),
+        view=lambda verbose: plan_view(plans, verbose),
+        has_problems=bool(plans.problems),
+        has_findings=plans.asked is not None and not plans.plans[0].goes,
+    )
+
+
+def _number_of_closes(text: str) -> Optional[int]:
+    if text == "all":
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"--closes takes a number from 1 on, or 'all', not '{text}'")
+    return number
+
+
+def _document(plans: Plans) -> dict[str, object]:
+    from ..render.jsonout import plan_document
+
+    return plan_document("dlplan", plans)

@@ -1,0 +1,200 @@
+"""Does a prediction follow from what the loader has noted: the set, the order, the outcome, the least change?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import pytest
+from dlwhy.common.analysis.plan import plan_all, plan_close
+from dlwhy.common.errors import NotFoundError
+from dlwhy.common.model import Action, HoldKind, Outcome, Plan, Plans
+from dlwhy.tests.fakes import X86_64, FakeTarget
+from dlwhy.tests.synth.glibc import Layout, Library, Process
+from dlwhy.tests.unit.test_loaders_glibc import V235, V239
+
+
+def target(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> FakeTarget:
+    """Make a process with these libraries."""
+    start = [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1)]
+    return Process(
+        X86_64,
+        layout,
+        [*start, *libraries],
+        rtld_global_size=4352 if layout is V239 else 4304,
+        version=version,
+        exports_descriptors=True,
+        mangles=True,
+    ).target()
+
+
+def number(text: str) -> int:
+    """Evaluate as the shell's host does."""
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise NotFoundError(text) from error
+
+
+def plan(libraries: Sequence[Library], name: str, closes: Optional[int] = 1, **more: Any) -> Plan:
+    """Predict one close."""
+    return plan_close(target(libraries, **more), name, number, closes).plans[0]
+
+
+def names(plan: Plan) -> list[str]:
+    """Name what goes."""
+    return [library.name for library in plan.unloads]
+
+
+def steps(plan: Plan) -> list[tuple[Action, str, int]]:
+    """Give the steps of the least change."""
+    assert plan.change is not None
+    assert plan.change.blocker is None
+    return [(step.action, step.library, step.total) for step in plan.change.steps]
+
+
+CHAIN = [
+    Library("libtop.so", opencount=1, needs=["libmiddle.so", "liblow.so"]),
+    Library("libmiddle.so", needs=["liblow.so"]),
+    Library("liblow.so"),
+]
+
+
+def test_all_that_only_it_keeps_goes_with_it_in_order() -> None:
+    found = plan(CHAIN, "libtop.so")
+    assert found.outcome is Outcome.UNLOADS
+    assert found.goes
+    assert names(found) == ["libtop.so", "libmiddle.so", "liblow.so"]
+    assert found.order == "depth-first"
+    assert found.size == 3 * 0x5000
+    assert found.change is None
+    assert found.keeps == ()
+
+
+def test_a_count_that_stays_above_zero_unloads_nothing_not_even_garbage() -> None:
+    found = plan([Library("liba.so", opencount=3), Library("libgarbage.so")], "liba.so")
+    assert (found.outcome, names(found), found.open_count) == (Outcome.KEEPS, [], 3)
+    assert found.keeps[0].holds[0].total == 2
+    assert steps(found) == [(Action.CLOSE, "liba.so", 2)]
+
+
+def test_all_closes_and_garbage_that_goes_with_them() -> None:
+    found = plan([Library("liba.so", opencount=3), Library("libgarbage.so")], "liba.so", None)
+    assert (found.outcome, found.closes) == (Outcome.UNLOADS, 3)
+    assert sorted(names(found)) == ["liba.so", "libgarbage.so"]
+
+
+def test_a_nodelete_library_returns_early() -> None:
+    found = plan([Library("liba.so", opencount=2, nodelete=True, elf_nodelete=True)], "liba.so", None)
+    assert (found.outcome, names(found)) == (Outcome.EARLY_RETURN, [])
+    assert found.change is not None
+    assert found.change.blocker is not None
+    assert [(h.kind, h.origin) for h in found.change.blocker.holds] == [(HoldKind.NODELETE, "elf-flag")]
+
+
+def test_what_is_not_open() -> None:
+    found = plan(CHAIN, "liblow.so")
+    assert (found.outcome, names(found)) == (Outcome.NOT_OPEN, [])
+    assert steps(found) == [(Action.CLOSE, "libtop.so", 1)]
+
+
+def test_garbage_needs_a_collection() -> None:
+    found = plan([Library("libgarbage.so")], "libgarbage.so")
+    assert found.outcome is Outcome.NOT_OPEN
+    assert steps(found) == [(Action.COLLECT, "libgarbage.so", 0)]
+
+
+def test_tls_destructors_keep_it_until_their_threads_exit() -> None:
+    found = plan([Library("liba.so", opencount=1, owed=2)], "liba.so")
+    assert (found.outcome, found.goes) == (Outcome.KEEPS, False)
+    assert steps(found) == [(Action.THREAD_EXIT, "liba.so", 2), (Action.COLLECT, "liba.so", 0)]
+    assert found.change is not None
+    assert len(found.change.steps[0].threads) == 1
+
+
+def test_every_root_has_to_cease() -> None:
+    libraries = [
+        Library("liba.so", opencount=1),
+        Library("libb.so", opencount=2, needs=["libc.so"]),
+        Library("libc.so", bound_to=["liba.so"], owed=1),
+        Library("libother.so", opencount=4),
+    ]
+    found = plan(libraries, "liba.so")
+    assert sorted(steps(found), key=str) == sorted(
+        [(Action.THREAD_EXIT, "libc.so", 1), (Action.CLOSE, "libb.so", 2)], key=str
+    )
+
+
+def test_a_permanent_holder_blocks() -> None:
+    libraries = [
+        Library("liba.so", opencount=1),
+        Library("libpinned.so", nodelete=True, elf_nodelete=True, needs=["liba.so"]),
+    ]
+    found = plan(libraries, "liba.so")
+    assert found.change is not None
+    assert found.change.blocker is not None
+    assert found.change.blocker.name == "libpinned.so"
+    assert [hold.kind for hold in found.change.blocker.holds] == [HoldKind.NODELETE]
+
+
+def test_what_libc_opened_only_libc_closes() -> None:
+    found = plan([Library("libgcc_s.so.1", opencount=2)], "libgcc_s.so.1")
+    assert steps(found) == [(Action.LIBC_CLOSE, "libgcc_s.so.1", 1)]
+
+
+def test_what_was_loaded_at_start_stays() -> None:
+    found = plan([], "libc.so.6")
+    assert found.outcome is Outcome.NOT_OPEN
+    assert found.change is not None
+    assert found.change.blocker is not None
+    assert found.change.blocker.holds[0].kind is HoldKind.STARTUP
+
+
+CYCLE = [
+    Library("libleft.so", opencount=1, needs=["libright.so"]),
+    Library("libright.so", needs=["libleft.so"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("version", "layout", "order"),
+    [((2, 40), V239, ["libleft.so", "libright.so"]), ((2, 35), V235, ["libright.so", "libleft.so"])],
+)
+def test_since_2_39_the_closed_library_is_finalised_first(
+    version: tuple[int, int], layout: Layout, order: list[str]
+) -> None:
+    assert names(plan(CYCLE, "libleft.so", version=version, layout=layout)) == order
+
+
+def test_an_order_that_rests_on_an_environment_that_is_not_there_is_not_certain() -> None:
+    assert plan(CYCLE, "libleft.so").order_certain is False
+
+
+def test_an_ambiguous_name_is_refused() -> None:
+    with pytest.raises(NotFoundError, match=r"2 loaded libraries match .*: name one by its handle, &0x\w+ \(libleft"):
+        plan(CYCLE, "lib[lr]*t.so")
+    with pytest.raises(NotFoundError, match="2 loaded libraries match"):
+        plan([Library("liba.so"), Library("libb.so")], "lib[ab].so")
+
+
+def test_a_handle_names_a_library() -> None:
+    handle = plan(CYCLE, "libleft.so").library.link_map
+    assert plan(CYCLE, f"&{handle:#x}").library.name == "libleft.so"
+    assert plan(CYCLE, f"{handle:#x}").library.name == "libleft.so"
+
+
+def ranked(libraries: Sequence[Library]) -> Plans:
+    """Rank open libraries."""
+    return plan_all(target(libraries))
+
+
+def test_all_open_libraries_are_ranked() -> None:
+    pinned = Library("libpinned.so", opencount=5, nodelete=True)
+    plans = ranked([pinned, Library("libalone.so", opencount=2), *CHAIN, Library("libgarbage.so")])
+    assert [(p.library.name, p.closes, p.outcome) for p in plans.plans] == [
+        ("libtop.so", 1, Outcome.UNLOADS),
+        ("libalone.so", 2, Outcome.UNLOADS),
+        ("libpinned.so", 5, Outcome.EARLY_RETURN),
+    ]
+    assert [library.name for library in plans.garbage] == ["libgarbage.so"]
+    assert ranked([]).plans == ()

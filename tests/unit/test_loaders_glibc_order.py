@@ -1,0 +1,99 @@
+"""Are finalisers sorted by the algorithm of each version, where the result is known by hand?
+
+Against real loaders the order is checked by tests/plan; here stands what no glibc at hand does, or what is too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+import pytest
+from dlwhy.common.loaders.glibc import Fields, Graph, LinkMap, Namespace
+from dlwhy.common.loaders.glibc_order import OrderRule, Sorting, finaliser_order
+from dlwhy.common.model import Field, Layout
+
+LAYOUT = Layout("link_map", 16, {"l_init_called_next": Field(0, 8), "l_init_called": Field(8, 1)})
+ORIGINAL = OrderRule(Sorting.ORIGINAL, False, True)
+DEPTH_FIRST = OrderRule(Sorting.DEPTH_FIRST, False, True)
+CLOSED_FIRST = OrderRule(Sorting.DEPTH_FIRST, True, True)
+CONSTRUCTORS = OrderRule(Sorting.CONSTRUCTORS, False, True)
+
+Names = Mapping[str, Sequence[str]]
+
+
+def graph_of(needs: Names, bound: Optional[Names] = None, following: Optional[Mapping[str, str]] = None) -> Graph:
+    """Make a namespace: the main program, then libraries named by letters in list order."""
+    graph = Graph()
+    addresses = {name: 0x1000 * index for index, name in enumerate(["main", *needs], 1)}
+    maps = []
+    for name, address in addresses.items():
+        after = addresses[following[name]] if following and name in following else 0
+        link_map = LinkMap(address, after.to_bytes(8, "little") + b"\1" + bytes(7), Fields(LAYOUT, "<"))
+        link_map.name = name
+        link_map.l_type = 0 if name == "main" else 2
+        link_map.l_ns = 0
+        link_map.l_real = address
+        link_map.listed = tuple(addresses[each] for each in [name, *needs.get(name, ())])
+        link_map.relocated_to = tuple(addresses[each] for each in (bound or {}).get(name, ()))
+        link_map.l_reldeps = 1 if link_map.relocated_to else 0
+        maps.append(link_map)
+        graph.by_address[address] = link_map
+    graph.namespaces.append(Namespace(0, 0, tuple(maps)))
+    return graph
+
+
+def order(graph: Graph, condemned: str, closed: str, rule: OrderRule) -> Optional[str]:
+    """Sort, in letters."""
+    maps = graph.namespaces[0].maps
+    by_name = {m.name: m for m in maps}
+    addresses = {by_name[name].address for name in condemned}
+    found = finaliser_order(maps, graph, addresses, by_name.get(closed), rule)
+    return None if found is None else "".join(graph.by_address[address].name for address in found)
+
+
+@pytest.mark.parametrize("rule", [ORIGINAL, DEPTH_FIRST, CLOSED_FIRST])
+def test_what_needs_others_comes_before_them(rule: OrderRule) -> None:
+    graph = graph_of({"c": (), "b": "c", "a": "bc"})
+    assert order(graph, "abc", "a", rule) == "abc"
+
+
+@pytest.mark.parametrize("rule", [ORIGINAL, DEPTH_FIRST])
+def test_relocations_count_where_needs_do_not_contradict(rule: OrderRule) -> None:
+    assert order(graph_of({"a": (), "b": ()}, {"b": "a"}), "ab", "a", rule) == "ba"
+    assert order(graph_of({"a": "b", "b": ()}, {"b": "a"}), "ab", "a", rule) == "ab"
+
+
+def test_in_a_cycle_the_closed_one_is_first_since_2_39() -> None:
+    graph = graph_of({"a": "b", "b": "a"})
+    assert order(graph, "ab", "a", DEPTH_FIRST) == "ba"
+    assert order(graph, "ab", "a", CLOSED_FIRST) == "ab"
+    assert order(graph, "ab", "b", CLOSED_FIRST) == "ba"
+    assert order(graph, "ab", "a", OrderRule(Sorting.ORIGINAL, True, True)) == "ab"
+
+
+def test_a_repeated_collection_puts_none_first() -> None:
+    assert order(graph_of({"a": "b", "b": "a"}), "ab", "", CLOSED_FIRST) == "ba"
+
+
+def test_what_stays_is_left_out() -> None:
+    assert order(graph_of({"a": "bc", "b": "c", "c": ()}), "ab", "a", DEPTH_FIRST) == "ab"
+
+
+def test_reverse_construction() -> None:
+    following = {"c": "a", "a": "b", "b": "main"}
+    assert order(graph_of({"a": "b", "b": (), "c": ()}, None, following), "abc", "a", CONSTRUCTORS) == "cab"
+    looped = {"c": "a", "a": "b", "b": "a"}
+    assert order(graph_of({"a": "b", "b": (), "c": ()}, None, looped), "abc", "a", CONSTRUCTORS) == "cab"
+
+
+def test_a_chain_of_any_length_is_no_recursion() -> None:
+    names = [chr(0x4E00 + number) for number in range(5000)]
+    needs = {name: names[number + 1 : number + 2] for number, name in enumerate(names)}
+    assert order(graph_of(needs), "".join(names), names[0], DEPTH_FIRST) == "".join(names)
+
+
+def test_sorting_that_takes_too_long_is_given_up() -> None:
+    names = [chr(0x4E00 + number) for number in range(700)]
+    needs = {name: [other for other in names if other != name] for name in names}
+    assert order(graph_of(needs), "".join(names), names[0], ORIGINAL) is None

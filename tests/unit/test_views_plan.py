@@ -1,0 +1,201 @@
+"""Is every prediction put into the words of the golden file, in at most 100 columns, and into valid JSON?
+
+DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_plan.py        writes the golden file anew; read its diff
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from dlwhy.common.model import Action, Change, HoldKind, Library, LoaderInfo, Outcome, Plan, Plans, Step, ThreadRef
+from dlwhy.common.render.jsonout import dump, plan_document
+from dlwhy.common.render.text import MAX_WIDTH, render
+from dlwhy.common.views_plan import plan_view
+from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GOLDEN = Path(__file__).resolve().parent / "golden" / "views_plan.txt"
+SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+LIB = library(opened(2))
+MANY = tuple(library(name=f"lib{number:02}.so")._replace(link_map=LINK_MAP + 4096 * number) for number in range(1, 21))
+OTHER, THIRD = MANY[:2]
+SIZE = 0x8E000
+THREADS = (ThreadRef(7, 4717, "worker"), ThreadRef(9, 4719, None))
+
+
+def close(total: int, of: Library = LIB) -> Step:
+    """Make a step that closes a library."""
+    return Step(Action.CLOSE, of.name, of.link_map, 0, total)
+
+
+def exit_of(*threads: ThreadRef, of: Library = LIB) -> Step:
+    """Make a step in which threads exit."""
+    return Step(Action.THREAD_EXIT, of.name, of.link_map, 0, 2, threads)
+
+
+COLLECT = Step(Action.COLLECT, LIB.name, LINK_MAP, 0)
+
+
+def kept(outcome: Outcome, *keeps: Library, steps: tuple[Step, ...] = (), count: int = 1, **more: Any) -> Plan:
+    """Make a plan of a library that stays."""
+    return Plan(LIB, count, more.pop("closes", 1), outcome, keeps=keeps, change=Change(steps), **more)
+
+
+def blocked(outcome: Outcome, blocker: Library, *keeps: Library, count: int = 1) -> Plan:
+    """Make a plan of a library that nothing unloads."""
+    return Plan(LIB, count, 1, outcome, keeps=keeps, change=Change(blocker=blocker))
+
+
+def gone(*with_it: Library, **more: Any) -> Plan:
+    """Make a plan of a library that goes."""
+    size = SIZE * (len(with_it) + 1)
+    given = {"order": "depth-first", "size": size, **more}
+    return Plan(LIB, given.pop("count", 1), given.pop("closes", 1), Outcome.UNLOADS, (LIB, *with_it), **given)
+
+
+SAMPLES: dict[str, Plan] = {
+    "unloads it alone": gone(),
+    "unloads three": gone(OTHER, THIRD),
+    "unloads many": gone(*MANY),
+    "unloads by two closes": gone(OTHER, count=2, closes=2),
+    "unloads at least": gone(OTHER, at_least=(OTHER.name,)),
+    "unloads at least, two": gone(OTHER, at_least=(LIB.name, OTHER.name)),
+    "unloads in an uncertain order": gone(OTHER, order_certain=False),
+    "unloads in an unknown order": gone(OTHER, order=None),
+    "unloads and keeps a dependency": gone(OTHER, keeps=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
+    "keeps: open more often": kept(Outcome.KEEPS, library(opened(2)), OTHER, steps=(close(2),), count=3),
+    "keeps: needed": kept(Outcome.KEEPS, library(HOLDS["dependency"]), steps=(close(2, OTHER),)),
+    "keeps: destructors": kept(Outcome.KEEPS, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), COLLECT)),
+    "keeps: destructors of two threads, and a count": kept(
+        Outcome.KEEPS,
+        library(opened(1), owed(destructor(7), destructor(9))),
+        steps=(exit_of(*THREADS), close(1)),
+        count=2,
+    ),
+    "keeps: destructors of threads that are not known": kept(
+        Outcome.KEEPS, library(owed(total=2)), steps=(exit_of(), COLLECT)
+    ),
+    "keeps: a holder's destructors": kept(
+        Outcome.KEEPS, library(HOLDS["relocation"]), steps=(exit_of(THREADS[0], of=OTHER), COLLECT)
+    ),
+    "keeps: libc": kept(
+        Outcome.KEEPS, library(opened(1, "libc")), steps=(Step(Action.LIBC_CLOSE, LIB.name, LINK_MAP, 0, 1),), count=2
+    ),
+    "keeps, but others go": kept(
+        Outcome.KEEPS,
+        library(HOLDS["dependency"]),
+        steps=(close(1, OTHER),),
+        unloads=(THIRD,),
+        order="original",
+        size=SIZE,
+    ),
+    "blocked by a NODELETE holder": blocked(
+        Outcome.KEEPS, OTHER._replace(holds=(nodelete("elf-flag"),)), library(HOLDS["dependency"])
+    ),
+    "blocked by a start-up library": blocked(
+        Outcome.KEEPS, OTHER._replace(holds=(startup("needed"),)), library(HOLDS["dependency"])
+    ),
+    "early return: the file's flag": blocked(
+        Outcome.EARLY_RETURN, library(nodelete("elf-flag", early=True)), library(nodelete("elf-flag", early=True))
+    ),
+    "early return: a unique symbol": blocked(
+        Outcome.EARLY_RETURN, library(HOLDS["nodelete-unique-symbol"]), library(HOLDS["nodelete-unique-symbol"])
+    ),
+    "early return until threads exit": kept(
+        Outcome.EARLY_RETURN, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), close(1))
+    ),
+    "not open": kept(Outcome.NOT_OPEN, library(HOLDS["dependency"]), steps=(close(1, OTHER),), count=0),
+    "not open: garbage": kept(Outcome.NOT_OPEN, library(held=False), steps=(COLLECT,), count=0),
+    "not open: loaded at start": blocked(
+        Outcome.NOT_OPEN, library(startup("needed")), library(startup("needed")), count=0
+    ),
+    "not known": Plan(LIB, 1, 1, Outcome.UNKNOWN, keeps=(library(held=None),)),
+    "deferred": Plan(LIB, 1, 1, Outcome.DEFERRED, (LIB,), order="depth-first", size=SIZE),
+    "deferred, in another namespace": kept(Outcome.DEFERRED, library(held=False), steps=(COLLECT,)),
+}
+
+
+def answer(*plans: Plan, asked: bool = True) -> Plans:
+    """Make an answer."""
+    made = state()
+    return Plans(made.target, made.loader, plans, "libB.so" if asked else None)
+
+
+def texts() -> dict[str, str]:
+    """Write every sample."""
+    found = {}
+    for name, plan in SAMPLES.items():
+        found[name] = render(plan_view(answer(plan), verbose=False))
+        found[f"{name} -v"] = render(plan_view(answer(plan), verbose=True))
+    every = answer(*SAMPLES.values(), asked=False)
+    found["all"] = render(plan_view(every._replace(garbage=(OTHER, THIRD)), verbose=False))
+    found["all: none frees anything"] = render(
+        plan_view(answer(SAMPLES["keeps: needed"], asked=False)._replace(garbage=(OTHER,)), verbose=False)
+    )
+    found["all: none is open"] = render(plan_view(answer(asked=False), verbose=False))
+    never = library(HOLDS["never-unloads"])
+    musl = Plan(never, None, 1, Outcome.KEEPS, keeps=(never,), change=Change(blocker=never))
+    info = LoaderInfo("musl", None)
+    found["musl"] = render(plan_view(answer(musl)._replace(loader=info), verbose=False))
+    found["musl, all"] = render(plan_view(answer(asked=False)._replace(loader=info), verbose=False))
+    return found
+
+
+def test_golden() -> None:
+    written = "\n".join(f"==== {name}\n{text}" for name, text in texts().items())
+    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
+        GOLDEN.write_text(written, encoding="utf-8")
+    assert written == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_no_line_is_too_long() -> None:
+    long = [
+        line
+        for name, text in texts().items()
+        if not name.endswith("-v")
+        for line in text.splitlines()
+        if len(line) > MAX_WIDTH
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_json_follows_the_schema(name: str) -> None:
+    document = json.loads(dump(plan_document("dlplan", answer(SAMPLES[name]))))
+    VALIDATOR.validate(document)
+    assert document["outcome"] == SAMPLES[name].outcome.value
+    assert document["unloads"] == [each["name"] for each in document["unmapped"]]
+    if SAMPLES[name].outcome is Outcome.UNKNOWN:
+        assert document["reopen"] is None
+    else:
+        assert document["reopen"] == ("fresh" if "libB.so" in document["unloads"] else "same")
+
+
+def test_json_of_all_follows_the_schema() -> None:
+    document = json.loads(dump(plan_document("dlplan", answer(*SAMPLES.values(), asked=False))))
+    VALIDATOR.validate(document)
+    assert len(document["handles"]) == len(SAMPLES)
+    VALIDATOR.validate(json.loads(dump(plan_document("dlplan", answer(asked=False)))))
+
+
+def test_a_document_with_a_hole_does_not_follow_the_schema() -> None:
+    document = plan_document("dlplan", answer(SAMPLES["keeps: needed"]))
+    for key in ("library", "outcome", "unloads", "keeps", "change", "garbage", "reopen"):
+        damaged = {name: value for name, value in document.items() if name != key}
+        assert not VALIDATOR.is_valid(damaged), key
+    assert not VALIDATOR.is_valid({**document, "outcome": "perhaps"})
+    assert not VALIDATOR.is_valid({**document, "command": "dlstate"})
+
+
+def test_the_samples_have_every_outcome_and_every_action() -> None:
+    assert {plan.outcome for plan in SAMPLES.values()} == set(Outcome)
+    actions = {step.action for plan in SAMPLES.values() if plan.change for step in plan.change.steps}
+    assert actions == set(Action)
+    assert HoldKind.NODELETE in {h.kind for p in SAMPLES.values() for each in p.keeps for h in each.holds}
