@@ -753,6 +753,7 @@ def run_tests(changes: Changes, pytest_arguments: list[str]) -> int:
     """Install what the tests need, then run the linters, the type checker and, last, pytest."""
     prepare_test_packages(changes)
     python = prepare_test_environment(changes)
+    prepare_debugger_dependencies(changes)
     ruff = [str(python.parent / "ruff")]
     commands = {
         "ruff check": [*ruff, "check", "."],
@@ -784,6 +785,15 @@ def prepare_test_packages(changes: Changes) -> None:
         require_packages(changes, packages)
     except Failure as failure:
         say(f"install.py: some tests will not run: {failure}")
+
+
+def prepare_debugger_dependencies(changes: Changes) -> None:
+    """Fill the private folders for the Pythons of the debuggers in which the tests run dlwhy."""
+    gdb = find_gdb()
+    debuggers = [*find_lldbs(), *([] if gdb is None else [gdb])]
+    pythons = {debugger.python for debugger in debuggers}
+    for version in sorted(python for python in pythons if python is not None and python >= OLDEST_PYTHON):
+        prepare_dependencies(changes, version)
 
 
 def find_rustc() -> Optional[str]:
