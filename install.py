@@ -790,8 +790,7 @@ def prepare_test_packages(changes: Changes) -> None:
 def prepare_debugger_dependencies(changes: Changes) -> None:
     """Fill the private folders for the Pythons of the debuggers in which the tests run dlwhy."""
     gdb = find_gdb()
-    debuggers = [*find_lldbs(), *([] if gdb is None else [gdb])]
-    pythons = {debugger.python for debugger in debuggers}
+    pythons = {lldb.python for lldb in find_lldbs()} | {gdb.python if gdb is not None else None}
     for version in sorted(python for python in pythons if python is not None and python >= OLDEST_PYTHON):
         prepare_dependencies(changes, version)
 
