@@ -42,7 +42,12 @@ def _installed() -> Lldb:
         raise FileNotFoundError(f"lldb-{OLD} is needed: python3 install.py test installs it")
     found = Path(os.path.realpath(path)).parent.parent.glob("lib/python3*/dist-packages/lldb/embedded_interpreter.py")
     modules = [each.parent.parent for each in sorted(found)]
-    return Lldb(OLD, (path,), {"PYTHONPATH": str(modules[0])} if modules else {})
+    return Lldb(OLD, (path,), {**_system_python(), **({"PYTHONPATH": str(modules[0])} if modules else {})})
+
+
+def _system_python() -> dict[str, str]:
+    """Put the system's python3 first: LLDB takes its packages' folders from the python3 on PATH, such as a venv's."""
+    return {"PATH": f"/usr/bin{os.pathsep}{os.environ['PATH']}"}
 
 
 def _extracted() -> Lldb:
@@ -58,7 +63,7 @@ def _extracted() -> Lldb:
     llvm = root / "usr" / "lib" / f"llvm-{NEW}"
     libraries = sorted((root / "usr" / "lib").glob("*-linux-gnu"))
     path = ":".join(map(str, [*libraries, llvm / "lib"]))
-    return Lldb(NEW, (str(llvm / "bin" / "lldb"),), {"LD_LIBRARY_PATH": path})
+    return Lldb(NEW, (str(llvm / "bin" / "lldb"),), {**_system_python(), "LD_LIBRARY_PATH": path})
 
 
 def _extract(folder: Path) -> None:
