@@ -138,7 +138,8 @@ def _register_mi(command: Command) -> None:
             except DlwhyError as error:
                 raise gdb.GdbError(escape(str(error))) from error
             document = {"help": command.help()} if result is None else result.document()
-            return {key: _mi_value(value) for key, value in document.items()}
+            converted: dict[str, Any] = _mi_value(document)
+            return converted
 
     MiCommand()
 

@@ -345,6 +345,18 @@ def test_mi(debugger: Debugger, program: Path, core: Path, kind: str) -> None:
     assert f'\\"kind\\": \\"{kind}\\"' in answers[-2]
 
 
+def test_mi_writes_all_names_with_dashes(debugger: Debugger, program: Path, core: Path) -> None:
+    load = f'-interpreter-exec console "core-file {core}"'
+    answers = mi(debugger, f"-file-exec-and-symbols {program}", load, "-dlplan libowed.so")
+    plan = next(line for answer in answers for line in answer.splitlines() if "dlplan" in line)
+    if debugger.version < (12, 0):
+        assert plan.startswith('^error,msg="Undefined MI command: dlplan"')
+    else:
+        assert plan.startswith('^done,schema="dlwhy/1",command="dlplan"')
+        assert ',open-count="' in plan
+        assert re.search(r"[{,]\w*_\w*=", plan) is None
+
+
 def test_mi_at_a_terminal(debugger: Debugger, program: Path) -> None:
     with Terminal(debugger, "-i=mi3") as terminal:
         for command in at_stop(program):
