@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ from dlwhy.tests.hosts.test_witness import listed_files, mapped_files
 
 # Debian's own: it has its extension modules as files, where other builds have them inside.
 PYTHON = "/usr/bin/python3"
+# Loads the compiled modules of all packages of the tests' environment, mypy's among them.
+LOAD_PACKAGES = """
+import ctypes, glob, sys, sysconfig
+for path in sorted(glob.glob(sysconfig.get_path("platlib") + "/**/*.cpython-*.so", recursive=True)):
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        pass
+"""
 IMPORT_ALL = """
 import glob, importlib.util, sys, sysconfig
 for path in sorted(glob.glob(sysconfig.get_path("platstdlib") + "/lib-dynload/*.so")):
@@ -114,6 +124,15 @@ def test_python_with_its_extension_modules(tmp_path: Path) -> None:
     modules = [library for library in document["libraries"] if "lib-dynload" in library["path"]]
     assert len(modules) >= 30
     assert all("open-count" in [hold["kind"] for hold in library["holds"]] for library in modules)
+
+
+def test_python_with_a_hundred_extension_modules(tmp_path: Path) -> None:
+    script = LOAD_PACKAGES + WAIT
+    with running([sys.executable, "-I", "-c", script], "ready", tmp_path) as process:
+        document = check_clean(tmp_path, process.pid, 100)
+    modules = [library for library in document["libraries"] if "/site-packages/" in library["path"]]
+    assert len(modules) >= 100
+    assert all(library["held"] for library in modules)
 
 
 def test_perl_with_extension_modules(tmp_path: Path) -> None:
