@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from .ntimage import KernelImage
 from .ntlayout import Structs, Windows
 
 PAGE = 4096
@@ -248,11 +249,10 @@ class Process:
 class Machine:
     """A machine: physical pages, kernel space, and processes."""
 
-    def __init__(self, layout: Windows, *, image: Optional[bytes] = None, pae: bool = True, lab: str = "") -> None:
-        """Begin; ``image`` is the kernel's image as it lies in memory, with `symbols` in place of GLOBALS.
-
-        On x86, ``pae`` chooses the page tables.
-        """
+    def __init__(
+        self, layout: Windows, *, image: Optional[KernelImage] = None, pae: bool = True, lab: str = ""
+    ) -> None:
+        """Begin; ``image`` is one with a PDB, in place of the plain one.  On x86, ``pae`` chooses the page tables."""
         self.layout = layout
         self.pointer_size = layout.pointer_size
         self.pae = pae
@@ -262,8 +262,11 @@ class Machine:
         self._pool = 0xFFFFFA8000000000 if self.pointer_size == 8 else 0x85000000
         self._pool_end = self._pool
         self.base = X64_IMAGE if self.pointer_size == 8 else X86_IMAGE
+        content = plain_image(layout, self.base)
         self.symbols = dict(GLOBALS)
-        self.image_size = IMAGE_SIZE
+        if image is not None:
+            self.base, self.symbols, content = image.base, image.symbols, image.content
+        self.image_size = len(content)
         self.body = self.structs["_OBJECT_HEADER"]["fields"]["Body"][0]
         self.lab = lab or f"{layout.build}.1.synth"
         self.roots: list[int] = []
@@ -271,7 +274,7 @@ class Machine:
         self.processes: list[Process] = []
         for offset in range(0, self.image_size, PAGE):
             self.map_page(self.kernel_root, self.base + offset, self.new_frame())
-        self.write(self.base, plain_image(layout, self.base) if image is None else image)
+        self.write(self.base, content)
         self._grow_pool(PAGE)
         self.process(4, "System")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from .ntdump import Machine
+from .ntimage import KernelImage
 from .ntlayout import Windows
 
 PYTHON35 = "\\Program Files\\Python35\\python35.dll"
@@ -47,9 +48,9 @@ TRUTH = {
 }
 
 
-def build(layout: Windows, *, pae: bool = True) -> Machine:
+def build(layout: Windows, *, pae: bool = True, image: Optional[KernelImage] = None) -> Machine:
     """Build the machine with all traps."""
-    machine = Machine(layout, pae=pae)
+    machine = Machine(layout, pae=pae, image=image)
     top_of_references = 15 if layout.pointer_size == 8 else 7
     python = machine.process(2296, "python.exe")
     pythonw = machine.process(2408, "pythonw.exe", wow64=layout.pointer_size == 8)
@@ -58,10 +59,10 @@ def build(layout: Windows, *, pae: bool = True) -> Machine:
     machine.current = python
 
     file = machine.file(PYTHON35)
-    image = file.image(file.open("R--", "r-d"), references=3)
-    python.map(image, 0x66FB0000, 0x67393000, commit=151)
-    pythonw.map(image, 0x66FB0000, 0x67393000, commit=149)
-    machine.put(image.control_area, "_CONTROL_AREA", "NumberOfUserReferences", 1)
+    dll = file.image(file.open("R--", "r-d"), references=3)
+    python.map(dll, 0x66FB0000, 0x67393000, commit=151)
+    pythonw.map(dll, 0x66FB0000, 0x67393000, commit=149)
+    machine.put(dll.control_area, "_CONTROL_AREA", "NumberOfUserReferences", 1)
     data = file.data(file.open("R--", "rwd"))
     backup.map(data, 0x1D50000, 0x2133000)
 
