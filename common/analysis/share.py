@@ -16,7 +16,7 @@ from ..model_windows import MappedFile, Mapping, Opener, OpenFile, SectionUse, S
 from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
 from ..winkernel.handles import HandleReader
-from ..winkernel.nt import find_nt
+from ..winkernel.kernel import find_nt
 from ..winkernel.processes import Process, list_processes
 from ..winkernel.vad import Vad, VadReader
 from .share_rules import Situation, judge
