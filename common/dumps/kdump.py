@@ -271,10 +271,10 @@ class KernelDump:
             return self._read_run_pages()
         if header.dump_type == 2:
             return self._read_summary_pages()
-        if header.platform.pointer_size == 4:
-            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         if header.dump_type in (5, 6):
             return self._read_bitmap_pages()
+        if header.platform.pointer_size == 4:
+            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         return self._read_range_pages()
 
     def _read_run_pages(self) -> _Pages:

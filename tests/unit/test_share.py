@@ -47,10 +47,10 @@ class Case(NamedTuple):
         return windows(self.version, self.arch)
 
 
-FORMS = {"x86_64": ("complete", "bitmap", "kernel", "ranges"), "i386": ("complete", "kernel")}
+FORMS = {"x86_64": ("complete", "bitmap", "kernel", "ranges"), "i386": ("complete", "kernel", "bitmap")}
 CASES = [
     *(Case(version, form=FORMS["x86_64"][number % 4]) for number, version in enumerate(X64)),
-    *(Case(version, "i386", FORMS["i386"][number % 2]) for number, version in enumerate(X86)),
+    *(Case(version, "i386", FORMS["i386"][number % 3]) for number, version in enumerate(X86)),
     Case("5.1.2600.5512", "i386", "complete", pae=False),
     Case("6.1.7601.17514", "i386", "kernel", pae=False),
 ]
