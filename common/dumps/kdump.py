@@ -319,6 +319,8 @@ class KernelDump:
         size = -(-bits // 8)
         if size > MAX_BITMAP_BYTES or first_page < offset + size:
             raise DumpFormatError(self._path, f"a bitmap of {bits:#x} pages before {first_page:#x} cannot be", offset)
+        if first_page > self._length:
+            raise DumpFormatError(self._path, "cut off: no page of memory is there", self._length)
         return _BitmapPages(self._at(offset, size), first_page)
 
     def _read_range_pages(self) -> _Pages:

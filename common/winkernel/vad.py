@@ -13,7 +13,11 @@ from ..errors import FaultError
 from ..model import Problem
 from .kernel import Nt
 
-MAX_VADS = 1 << 20
+#: In one process, and in all of them; Windows itself does not come near.
+MAX_VADS = 1 << 19
+MAX_ALL_VADS = 1 << 21
+#: So many problems of one tree are told.
+_TOLD_PROBLEMS = 8
 PAGE_SHIFT = 12
 
 # MI_VAD_TYPE: what of these is mapped from a section.
@@ -59,6 +63,7 @@ class VadReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
+        self._total = 0
         self._root = nt.offset("_EPROCESS", "VadRoot")
         self._node = 0
         if nt.has("_MMVAD_SHORT", "VadNode"):
@@ -93,6 +98,14 @@ class VadReader:
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        own: list[Problem] = []
+        found = self._read_tree(eprocess, where, own)
+        problems += own[:_TOLD_PROBLEMS]
+        if len(own) > _TOLD_PROBLEMS:
+            problems.append(Problem(where, f"its VAD tree has {len(own) - _TOLD_PROBLEMS} more faults"))
+        return found
+
+    def _read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         memory = self._nt.memory
         try:
             root = memory.pointer(eprocess + self._root)
@@ -107,9 +120,11 @@ class VadReader:
             if node in seen:
                 problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
                 continue
-            if len(seen) >= MAX_VADS:
-                problems.append(Problem(where, f"its VAD tree has more than {MAX_VADS} entries"))
+            if len(seen) >= MAX_VADS or self._total >= MAX_ALL_VADS:
+                limit = f"{MAX_VADS} entries, or all together more than {MAX_ALL_VADS}"
+                problems.append(Problem(where, f"its VAD tree has more than {limit}"))
                 break
+            self._total += 1
             seen.add(node)
             address = node - self._node
             try:
