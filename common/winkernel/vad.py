@@ -92,9 +92,9 @@ class VadReader:
         self._tag_before = 12 if nt.pointer_size == 8 else 4
         direct = nt.has("_MMVAD", "ControlArea")
         self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
-        core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
-        self._section -= core
-        self._tag_before += core
+        self._core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= self._core
+        self._tag_before += self._core
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
@@ -141,6 +141,13 @@ class VadReader:
             stack += [child for child in (right, left) if child]
         found.sort(key=lambda vad: vad.start)
         return found
+
+    def read_long(self, address: int) -> Vad:
+        """Read the VAD of a section, by the address of its ``_MMVAD``.
+
+        :raises FaultError: if it cannot be read.
+        """
+        return self._read(address + self._core)
 
     def _read(self, address: int) -> Vad:
         ranges = self._ranges.read(address)

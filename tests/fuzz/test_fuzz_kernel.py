@@ -58,11 +58,11 @@ def damaged(data: bytes, damage: list[tuple[float, float]], start: int) -> bytes
     words = (len(data) - start) // 8 - 1
     for place, new in damage:
         at = start + int(place * words) * 8
-        if isinstance(new, float):
+        if isinstance(new, int):
+            result[at : at + 8] = struct.pack("<Q", new)
+        else:
             source = start + int(new * words) * 8
             result[at : at + 8] = data[source : source + 8]
-        else:
-            result[at : at + 8] = struct.pack("<Q", new)
     return bytes(result)
 
 

@@ -152,6 +152,8 @@ class File:
 class Process:
     """A process of the machine."""
 
+    hidden = False
+
     def __init__(self, machine: Machine, pid: int, name: str, *, wow64: bool, exited: bool) -> None:
         self.machine = machine
         self.pid = pid
@@ -293,9 +295,12 @@ class Machine:
 
     # -- what tests build with --------------------------------------------------------------------------------
 
-    def process(self, pid: int, name: str, *, wow64: bool = False, exited: bool = False) -> Process:
-        """Start a process."""
+    def process(
+        self, pid: int, name: str, *, wow64: bool = False, exited: bool = False, hidden: bool = False
+    ) -> Process:
+        """Start a process; a hidden one is in no list."""
         process = Process(self, pid, name, wow64=wow64, exited=exited)
+        process.hidden = hidden
         self.processes.append(process)
         return process
 
@@ -562,15 +567,19 @@ class Machine:
     def symbol(self, name: str) -> int:
         return self.base + self.symbols[name]
 
-    def _finish(self) -> None:
-        """Link processes, balance VAD trees, write handle tables and what debuggers want; once."""
+    def finish(self) -> None:
+        """Link processes, balance VAD trees, write handle tables and what debuggers want; once.
+
+        `save` does it; call it before to damage the result.
+        """
         if self._finished:
             return
         self._finished = True
         head = self.symbol("PsActiveProcessHead")
         self.empty_list(head)
         for process in self.processes:
-            self.link_tail(head, process.eprocess + self.field("_EPROCESS", "ActiveProcessLinks")[0])
+            if not process.hidden:
+                self.link_tail(head, process.eprocess + self.field("_EPROCESS", "ActiveProcessLinks")[0])
             self._plant(process)
             self._write_handles(process)
         self._write_debugger_data()
@@ -804,7 +813,7 @@ class Machine:
 
     def save(self, path: Path, form: str = "complete") -> Path:
         """Write the dump: complete, kernel, bitmap, or ranges."""
-        self._finish()
+        self.finish()
         wide = self.pointer_size == 8
         kind = {"complete": 1, "kernel": 2, "bitmap": 5, "ranges": 8}[form]
         header = self._header_64(kind) if wide else self._header_32(kind)
