@@ -528,6 +528,10 @@ class Machine:
     def map_page(self, root: int, address: int, frame: int, *, user: bool = False) -> None:
         self.set_entry(root, address, frame * PAGE | (0x67 if user else 0x63))
 
+    def read_table(self, root: int, address: int) -> int:
+        """Give the table of the second level for an address."""
+        return self._table(root, address, 1)
+
     def map_large(self, root: int, address: int, frame: int) -> None:
         """Map a large page, 2 MiB or, with two-level tables, 4 MiB."""
         depth = len(self.shifts) - 2
