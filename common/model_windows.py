@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Optional
 
-from .model import LoaderInfo, Problem, TargetInfo
+from .model import Evidence, LoaderInfo, Problem, TargetInfo
 
 
 class Mapping(NamedTuple):
@@ -104,7 +104,7 @@ class MappedFile(NamedTuple):
 
     ``name`` is that of the file object, relative to its volume, None where it cannot be read (then ``name_address``
     says where it would be); ``device`` is the address of the volume's _DEVICE_OBJECT.  ``file`` is the file object of
-    the section, ``sections`` one or both of image and data.
+    the section, ``sections`` one or both of image and data.  ``evidence`` are the members that the verdicts rest on.
     """
 
     name: Optional[str]
@@ -115,6 +115,7 @@ class MappedFile(NamedTuple):
     mappings: tuple[Mapping, ...]
     openers: tuple[Opener, ...]
     operations: tuple[Operation, ...]
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def base_name(self) -> str:
