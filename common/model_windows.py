@@ -14,12 +14,11 @@ from .model import Evidence, LoaderInfo, Problem, TargetInfo
 class Mapping(NamedTuple):
     """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
 
-    ``commit`` counts pages, None where none are charged; ``exited`` says that the process's last thread has gone.
+    ``commit`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
     """
 
     pid: int
     process: str
-    eprocess: int
     base: int
     end: int
     vad: int
@@ -27,7 +26,6 @@ class Mapping(NamedTuple):
     protection: str
     commit: Optional[int] = None
     wow64: bool = False
-    exited: bool = False
 
 
 class OpenFile(NamedTuple):

@@ -135,7 +135,6 @@ class _Machine:
             Mapping(
                 pid=process.pid,
                 process=process.name,
-                eprocess=process.eprocess,
                 base=vad.start,
                 end=vad.end,
                 vad=vad.address,
@@ -143,7 +142,6 @@ class _Machine:
                 protection=vad.protection,
                 commit=vad.commit,
                 wow64=bool(process.wow64),
-                exited=process.exited,
             )
         )
 

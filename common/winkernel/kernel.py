@@ -53,7 +53,6 @@ class UnicodeString(NamedTuple):
     """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
 
     buffer: int
-    length: int
     text: Optional[str]
 
 
@@ -151,11 +150,11 @@ class Nt:
         length = self.memory.unsigned(address, 2)
         buffer = self.memory.pointer(address + self.pointer_size)
         if length == 0:
-            return UnicodeString(buffer, 0, "" if buffer == 0 else None)
+            return UnicodeString(buffer, "" if buffer == 0 else None)
         if length > MAX_UNICODE_STRING or length % 2:
-            return UnicodeString(buffer, length, None)
+            return UnicodeString(buffer, None)
         data = self.memory.try_read(buffer, length)
-        return UnicodeString(buffer, length, None if data is None else data.decode("utf-16-le", "surrogatepass"))
+        return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
 def find_nt(target: KernelTarget) -> Nt:

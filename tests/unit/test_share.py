@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+import dlwhy
 import jsonschema
 import pytest
 from dlwhy.common import cli
@@ -374,3 +375,19 @@ def test_a_count_that_cannot_be(tmp_path: Path) -> None:
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
     assert (share.handles_complete, only(share).operations[0].possible) == (False, Possible.PROBABLY)
     assert ["unknown form" in problem.message for problem in share.problems] == [True]
+
+
+def test_a_script(machine_dump: Path) -> None:
+    with dlwhy.open_dump(str(machine_dump)) as machine:
+        check(machine.share("held.dll"), "held.dll")
+        assert len(machine.shares().files) == 8
+        assert [file.base_name for file in machine.shares(3120).files] == ["ntdll.dll"]
+        with pytest.raises(NotFoundError, match="no process maps"):
+            machine.share("none.dll")
+
+
+def test_a_header_that_nobody_filled_in(tmp_path: Path) -> None:
+    path = build(windows("10.0.17763.379")).save(tmp_path / "m.dmp")
+    content = path.read_bytes()
+    path.write_bytes(content[:0x20] + b"PAGE" * 4 + content[0x30:])
+    check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
