@@ -16,6 +16,7 @@ from dlwhy.common.dumps.kdump import KernelDump
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.model_windows import MappedFile, Possible, Share
+from dlwhy.common.render.json_share import share_document
 from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
 from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
@@ -213,7 +214,8 @@ def test_the_pdb_comes_before_the_tables(tmp_path: Path) -> None:
     by_pdb = share_file(WithPdb(str(path), layout), "python35.dll", no_number)
     by_table = share_file(KernelDump(str(path)), "python35.dll", no_number)
     assert [s.loader.layout and s.loader.layout.kind.value for s in (by_pdb, by_table)] == ["debug-info", "table"]
-    assert by_pdb.files == by_table.files
+    documents = [share_document("dllshare", share) for share in (by_pdb, by_table)]
+    assert documents[0]["files"] == documents[1]["files"]
 
 
 def test_a_pdb_of_another_build_does_not_fit_and_the_table_takes_over(tmp_path: Path) -> None:
