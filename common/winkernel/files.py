@@ -104,7 +104,7 @@ class FileReader:
             "NumberOfMappedViews",
             "NumberOfUserReferences",
             "FilePointer",
-            "u2.e2.WritableUserReferences",
+            optional=("u2.e2.WritableUserReferences",),
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)

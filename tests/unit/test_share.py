@@ -393,3 +393,27 @@ def test_a_header_that_nobody_filled_in(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:0x20] + b"PAGE" * 4 + content[0x30:])
     check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
+
+
+@pytest.mark.parametrize(
+    ("struct", "member"),
+    [
+        ("_MMVAD_FLAGS", "VadType"),
+        ("_MMVAD_FLAGS1", "CommitCharge"),
+        ("_MMVAD_SHORT", "EndingVpn"),
+        ("_MMVAD", "Subsection"),
+        ("_CONTROL_AREA", "NumberOfMappedViews"),
+        ("_FILE_OBJECT", "SharedDelete"),
+        ("_HANDLE_TABLE", "TableCode"),
+        ("_OBJECT_HEADER", "Body"),
+        ("_EPROCESS", "VadRoot"),
+        ("_EPROCESS", "ObjectTable"),
+    ],
+)
+def test_a_pdb_that_lacks_a_member_is_an_error_in_words(tmp_path: Path, struct: str, member: str) -> None:
+    path = build(never_shipped()).save(tmp_path / "m.dmp")
+    lacking = never_shipped()
+    del lacking.structs[struct]["fields"][member]
+    with pytest.raises(LayoutError) as failure:
+        share_file(WithPdb(str(path), lacking), "python35.dll", no_number)
+    assert struct in str(failure.value)
