@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from .analysis.matching import runs_wine
 from .model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, State, TargetInfo, ThreadRef
 from .render.document import Document, Facts, Part, Sentence, Table
 
@@ -97,6 +98,8 @@ def _table_parts(state: State) -> Iterator[Part]:
         for library in libraries
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
+    if state.asked is None and runs_wine(libraries):
+        yield Sentence("Wine runs this process: the Windows modules in it are loaded by Wine, and are not listed here.")
 
 
 def _state_word(library: Library) -> str:
