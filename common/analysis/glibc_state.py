@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Optional
-
-from ..elf.bindings import Bindings
-from ..elf.demangle import demangle
-from ..elf.files import name_function
 from ..elf.image import DT_FLAGS_1, Image
 from ..errors import CorruptError, DlwhyError, FaultError
+from ..lean import Enum, cached_property
 from ..loaders import glibc
 from ..loaders.glibc import (
     DF_1_NODELETE,
@@ -26,8 +18,6 @@ from ..loaders.glibc import (
     Rules,
 )
 from ..loaders.glibc_layout import choose_layouts
-from ..loaders.glibc_threads import find_thread_pointers
-from ..loaders.glibc_tls import Pending, read_destructors
 from ..loaders.start import AT_SYSINFO_EHDR, R_STATES, Start
 from ..memory import Memory
 from ..model import (
@@ -44,6 +34,15 @@ from ..model import (
     TlsDestructor,
 )
 from .naming import base_name, main_program_path, target_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Optional
+
+    from ..elf.bindings import Bindings
+    from ..loaders.glibc_tls import Pending
+
 
 #: glibc's own names of the members that a verdict rests on.
 REPORTED_FIELDS = (
@@ -123,6 +122,8 @@ class GlibcExamination:
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Give the examination of the same process as if some libraries had other open counts, by link_map."""
+        import copy
+
         other = copy.copy(self)
         for name in ("holders", "_permanent_holders"):
             other.__dict__.pop(name, None)
@@ -296,7 +297,7 @@ class GlibcExamination:
         names = {self.name(link_map), image.read_soname() if image else None}
         return "needed" if names & self._needed_at_start else "preload"
 
-    @functools.cached_property
+    @cached_property
     def _needed_at_start(self) -> frozenset[str]:
         """Collect the DT_NEEDED base names of all start-up objects."""
         names: set[str] = set()
@@ -327,7 +328,7 @@ class GlibcExamination:
         flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
         evidence = self._evidence(link_map, flag, "l_direct_opencount")
         origin, symbols = self._nodelete_origin(link_map)
-        names = _without_guards({demangle(symbol) for symbol in symbols})
+        names = _without_guards(_demangled(symbols))
         return Hold(
             HoldKind.NODELETE,
             evidence,
@@ -363,7 +364,7 @@ class GlibcExamination:
     def _add_problem(self, link_map: LinkMap, message: str) -> None:
         self.problems.append(Problem(self.name(link_map), message))
 
-    @functools.cached_property
+    @cached_property
     def _unique(self) -> Mapping[int, list[str]]:
         """Collect the unique symbols by the address of the map that owns them."""
         owners: dict[int, list[str]] = {}
@@ -392,20 +393,26 @@ class GlibcExamination:
             image = self.image(holder)
             if image is None:
                 return ()
+            from ..elf.bindings import Bindings
+
             self._bindings[holder.address] = Bindings(self.memory, image)
         return self._bindings[holder.address].symbols_into(*self.extent(held))
 
     # -- TLS destructors -----------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def pending(self) -> Mapping[int, tuple[Pending, ...]]:
         """Collect the TLS destructors that are pending, by the address of the map that they keep."""
+        from ..loaders.glibc_tls import read_destructors
+
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
         found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map
 
     def _listed_threads(self) -> Mapping[int, int]:
+        from ..loaders.glibc_threads import find_thread_pointers
+
         return find_thread_pointers(self.memory, self.layouts, self.graph, self.private.rtld_global)
 
     def _destructor(self, pending: Pending) -> TlsDestructor:
@@ -424,6 +431,9 @@ class GlibcExamination:
         image = self.image(link_map)
         if image is None:
             return None
+        from ..elf.demangle import demangle
+        from ..elf.files import name_function
+
         try:
             name = name_function(self.memory, image, self._path(link_map), self.extent(link_map)[0], address)
         except DlwhyError:
@@ -432,7 +442,7 @@ class GlibcExamination:
 
     # -- dependencies --------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
         """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
         holders: dict[int, list[tuple[int, Edge]]] = {}
@@ -484,7 +494,7 @@ class GlibcExamination:
             address = holder
         return (address, towards) if towards else None
 
-    @functools.cached_property
+    @cached_property
     def _permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
         """Collect for each map the next one on its shortest way to a root that never goes."""
         queue = [address for address in self.kept if self.never_goes(address)]
@@ -516,7 +526,7 @@ class GlibcExamination:
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
         symbols: tuple[str, ...] = ()
         if edge is Edge.RELOCATION:
-            symbols = tuple(sorted({demangle(s) for s in self._symbols_into(maps[-2], held)}))
+            symbols = tuple(sorted(_demangled(self._symbols_into(maps[-2], held))))
         kinds = [_ROOT_HOLDS[kind] for kind in self.kept[root]]
         if maps[0].field("l_auditing"):
             kinds = [HoldKind.AUDIT]
@@ -574,6 +584,12 @@ class GlibcExamination:
             other_image = self.image(other)
             if other_image is not None and other_image.read_soname() in wanted:
                 yield address
+
+
+def _demangled(symbols: Iterable[str]) -> set[str]:
+    from ..elf.demangle import demangle
+
+    return {demangle(symbol) for symbol in symbols}
 
 
 def _without_guards(names: set[str]) -> list[str]:

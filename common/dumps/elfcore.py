@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import BinaryIO, NamedTuple, Optional
 
 from ..elf.files import open_first
 from ..elf.image import (
@@ -25,9 +23,16 @@ from ..elf.image import (
 )
 from ..elf.machine import platform_of
 from ..errors import DumpFormatError, FaultError, UnsupportedError
+from ..lean import NamedTuple
 from ..model import Layout, Module, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO, Optional
+
 
 AT_PHDR = 3
 ET_CORE = 4

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from typing import BinaryIO, Optional, cast
 
 from ..errors import DumpFormatError, NotFoundError, UnsupportedError
 from .elfcore import CoreTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Optional
+
 
 # First bytes of a compressed file: the command that writes its content to standard output.
 _COMPRESSIONS = {
@@ -65,7 +69,7 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "") -> CoreTa
 
 def _capture(command: list[str]) -> tuple[Optional[BinaryIO], str]:
     """Run a command with its output in a temporary file; gives the file, or None and the reason."""
-    content = cast(BinaryIO, tempfile.TemporaryFile(prefix="dlwhy-core-"))  # noqa: SIM115 - returned
+    content: BinaryIO = tempfile.TemporaryFile(prefix="dlwhy-core-")  # noqa: SIM115 - returned
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=content, stderr=subprocess.PIPE, check=False)
     if done.returncode == 0:
         return content, ""

@@ -8,11 +8,16 @@ Sources: System V ABI, gabi chapters 4 and 5; the GNU hash section as described 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, DlwhyError, FaultError
+from ..lean import NamedTuple
 from ..memory import Memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional
+
 
 PT_LOAD = 1
 PT_DYNAMIC = 2

@@ -6,18 +6,21 @@ elf/dl-open.c, elf/dl-lookup.c (unique symbols), include/link.h, sysdeps/generic
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Enum
-from typing import NamedTuple, Optional
 
 from ..elf.image import Image
 from ..errors import CorruptError, DlwhyError, FaultError
 from ..layouts.resolve import Fingerprint, LayoutSet
+from ..lean import Enum, NamedTuple
 from ..memory import Memory
 from ..model import Field, Layout, Problem
 from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Optional
+
 
 # enum l_type of include/link.h
 LT_EXECUTABLE = 0
@@ -36,8 +39,7 @@ MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
 BANNER_SCAN_BYTES = 4 << 20
 
-_BANNER = re.compile(rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)")
-_VERSION = re.compile(r"(\d+)\.(\d+)")
+_BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
 # Read for every library on every run; all else is decoded when it is asked for.
 _HOT_FIELDS = (
@@ -567,7 +569,7 @@ def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
 def is_libc(path: str) -> bool:
     """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
     name = path.rsplit("/", 1)[-1]
-    return name in LIBC_NAMES or re.match(r"libc-2\.\d+\.so$", name) is not None
+    return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 
 
 def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
@@ -585,9 +587,9 @@ def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, 
         return None
     try:
         symbol = libc.find_symbol("__nptl_version")
-        match = _VERSION.match(memory.c_string(symbol[0], 32)) if symbol else None
-        if match:
-            return int(match.group(1)), int(match.group(2))
+        parts = memory.c_string(symbol[0], 32).split(".") if symbol else []
+        if len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal():
+            return int(parts[0]), int(parts[1])
     except DlwhyError:
         pass
     return _scan_for_banner(memory, libc)
@@ -595,10 +597,12 @@ def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, 
 
 def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
     """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
+    import re  # 3 ms, and few need it
+
     constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
     for header in sorted(constants, key=lambda h: h.flags & 1):
         data = memory.try_read(libc.address(header.vaddr), header.memsz)
-        match = _BANNER.search(data) if data else None
+        match = re.search(_BANNER, data) if data else None
         if match:
             return int(match.group(1)), int(match.group(2))
     return None

@@ -6,17 +6,21 @@ matter most: they alone tell the 2.36 release from Debian's 2.36, whose members 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
-
 from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
 from ..errors import CorruptError, FaultError, LayoutError
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
+from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Layout, Module, Problem, Source, SourceKind
 from .glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, Private, read_graph
 from .start import Start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional
+
 
 # Larger values are taken for a wrong offset.
 _MAX_COUNT = 1 << 20
