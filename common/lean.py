@@ -25,7 +25,9 @@ else:
             defaults = {field: namespace[field] for field in fields if field in namespace}
             namespace.update({field: property(itemgetter(index)) for index, field in enumerate(fields)})
             namespace.update(_fields=fields, _field_defaults=defaults, _size=len(fields), __slots__=())
-            return type.__new__(cls, name, bases, namespace)
+            made = type.__new__(cls, name, bases, namespace)
+            made._in_order = itemgetter(*fields) if len(fields) > 1 else made._one_in_order
+            return made
 
     class NamedTuple(tuple, metaclass=_NamedTupleType):
         """As ``typing.NamedTuple``."""
@@ -39,14 +41,23 @@ else:
         @classmethod
         def _complete(cls, values, named):
             """Give all items in order, those that are not given by default."""
-            fields = cls._fields
-            found = {**cls._field_defaults, **dict(zip(fields, values)), **named}
-            items = [found[name] for name in fields if name in found]
-            if len(values) > cls._size or len(items) < len(found) or not named.keys().isdisjoint(fields[: len(values)]):
-                raise TypeError(f"{cls.__name__} takes {', '.join(fields)}, not {len(values)} and {', '.join(named)}")
-            if len(items) < cls._size:
-                raise TypeError(f"{cls.__name__} lacks {', '.join(name for name in fields if name not in found)}")
+            if values:
+                first = dict(zip(cls._fields, values))
+                if len(first) < len(values) or not named.keys().isdisjoint(first):
+                    raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}, each once")
+                named = {**first, **named}
+            found = {**cls._field_defaults, **named}
+            try:
+                items = cls._in_order(found)
+            except KeyError as error:
+                raise TypeError(f"{cls.__name__} lacks {error}") from None
+            if len(found) > cls._size:
+                raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}, not {', '.join(named)}")
             return items
+
+        @classmethod
+        def _one_in_order(cls, found):
+            return tuple(found[name] for name in cls._fields)
 
         def _replace(self, **named):
             return type(self)(**{**self._asdict(), **named})

@@ -125,6 +125,12 @@ class Memory:
 
         :raises CorruptError: if no terminator comes within ``limit`` bytes.
         """
+        start = address % CHUNK_SIZE
+        chunk = self._chunks.get(address - start)
+        if chunk is not None:
+            stop = chunk.find(b"\0", start, start + limit)
+            if stop >= 0:
+                return chunk[start:stop]
         parts = []
         remaining = limit
         while remaining > 0:

@@ -31,15 +31,15 @@ RETRY_SECONDS = 0.001
 PAUSE_PER_READING = 10
 
 
-def explain(target: Target, identify: bool = True) -> State:
+def explain(target: Target, brief: bool = False) -> State:
     """Examine all libraries of the target.
 
-    Without ``identify`` their sonames and build-ids are not read, which halves the time for many libraries.
+    A brief state lacks what a table does not show: sonames, build-ids, fields, symbols and evidence.
 
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
-    state, racy = examine(target, lambda examined: examined.state(identify), _explain_musl)
+    state, racy = examine(target, lambda examined: examined.state(brief), _explain_musl)
     return state._replace(problems=(*state.problems, *racy))
 
 

@@ -80,6 +80,8 @@ def read_plain_words(arguments: Sequence[Argument], words: Sequence[str]) -> Opt
     Plain are options in full, each value as argparse's ``type`` and ``choices`` allow it, and the positional words all
     in one place.
     """
+    if "--" in words:
+        return None
     values = {item.name: item.default for item in arguments}
     options = {flag: item for item in arguments for flag in item.flags if item.is_option}
     positional = [item for item in arguments if not item.is_option]

@@ -30,7 +30,7 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
 def dlstate(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
     wanted = " ".join(arguments.library)
-    state = explain(session.target, identify=bool(wanted or arguments.json))
+    state = explain(session.target, brief=not (wanted or arguments.json))
     if wanted:
         from ..analysis.matching import select
 

@@ -181,12 +181,10 @@ class ElfCore:
         if len(words) < 2 or words[0] > (len(words) - 2) // 3:
             return ()
         count, page_size = words[0], words[1]
-        names = note[(2 + 3 * count) * self.pointer_size :].split(b"\0")
-        entries = []
-        for index, name in enumerate(names[:count]):
-            start, end, page = words[2 + 3 * index : 5 + 3 * index]
-            entries.append(MappedFile(start, end, page * page_size, os.fsdecode(name)))
-        return tuple(sorted(entries))
+        end_of_table = 2 + 3 * count
+        names = os.fsdecode(note[end_of_table * self.pointer_size :]).split("\0")
+        table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
+        return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 
     def file_at(self, address: int) -> Optional[MappedFile]:
         """Find the file mapping that holds an address."""

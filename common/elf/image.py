@@ -98,15 +98,19 @@ def parse_program_headers(data: bytes, entry_size: int, is_64: bool, prefix: str
     form = struct.Struct(prefix + ("IIQQQQQQ" if is_64 else "8I"))
     if entry_size < form.size:
         raise CorruptError(f"e_phentsize {entry_size} is too small")
-    headers = []
-    for start in range(0, len(data) - form.size + 1, entry_size):
-        values = form.unpack_from(data, start)
-        if is_64:
-            kind, flags, offset, vaddr, _, filesz, memsz, align = values
-        else:
-            kind, offset, vaddr, _, filesz, memsz, flags, align = values
-        headers.append(ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align))
-    return tuple(headers)
+    if entry_size == form.size:
+        entries = form.iter_unpack(data[: len(data) - len(data) % form.size])
+    else:
+        entries = (form.unpack_from(data, start) for start in range(0, len(data) - form.size + 1, entry_size))
+    if is_64:
+        return tuple(
+            ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align)
+            for kind, flags, offset, vaddr, _, filesz, memsz, align in entries
+        )
+    return tuple(
+        ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align)
+        for kind, offset, vaddr, _, filesz, memsz, flags, align in entries
+    )
 
 
 def find_build_id(notes: bytes, prefix: str) -> Optional[str]:

@@ -29,7 +29,7 @@ _MAX_TLS_MODULES = 1 << 16
 _SHOWN_CONTRADICTIONS = 2
 
 # Layouts of the very build can be wrong only throughout, so the first libraries show it.
-_EXACT_SAMPLE = 32
+_EXACT_SAMPLE = 16
 
 
 class Chosen(NamedTuple):
@@ -52,7 +52,7 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     for candidate in _candidates(memory, private, debug_info):
         try:
             graph = read_graph(memory, candidate, private.rtld_global)
-        except (FaultError, CorruptError) as error:
+        except (FaultError, CorruptError, LayoutError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
         sample = _EXACT_SAMPLE if candidate.exact else None
@@ -127,7 +127,7 @@ def for_each_contradiction(
         return
     base = graph.namespaces[0]
     first = base.maps[0] if base.maps else None
-    if first is None or first.address != start.maps[0].address:
+    if first is None or first.address != next(iter(start.list)).address:
         yield "_dl_ns[0]._ns_loaded is not the first library of r_debug"
         return
     if first.l_type != LT_EXECUTABLE:

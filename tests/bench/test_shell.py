@@ -104,7 +104,7 @@ def shell(*words: str) -> list[str]:
 def state_of(examined: Examination) -> object:
     """Examine a process or core as dlstate does for its table, and let it go."""
     with examined:
-        return explain(examined.target, identify=False)
+        return explain(examined.target, brief=True)
 
 
 def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> None:
