@@ -24,7 +24,8 @@ else:
             fields = tuple(namespace.get("__annotations__", ()))
             defaults = {field: namespace[field] for field in fields if field in namespace}
             namespace.update({field: property(itemgetter(index)) for index, field in enumerate(fields)})
-            namespace.update(_fields=fields, _field_defaults=defaults, _size=len(fields), __slots__=())
+            namespace.update(_fields=fields, _field_defaults=defaults, __slots__=())
+            namespace.update(_size=len(fields), _defaults=tuple(defaults.values()))
             made = type.__new__(cls, name, bases, namespace)
             made._in_order = itemgetter(*fields) if len(fields) > 1 else made._one_in_order
             return made
@@ -34,13 +35,17 @@ else:
 
         def __new__(cls, *values, **named):
             """Take items by position or by name."""
-            if named or len(values) != cls._size:
-                values = cls._complete(values, named)
+            if named:
+                values = cls._in_order_of_names(values, named)
+            elif len(values) != cls._size:
+                values += cls._defaults[len(values) - cls._size :]
+                if len(values) != cls._size:
+                    raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}, not {len(values)} items")
             return tuple.__new__(cls, values)
 
         @classmethod
-        def _complete(cls, values, named):
-            """Give all items in order, those that are not given by default."""
+        def _in_order_of_names(cls, values, named):
+            """Give all items, those that are not given by default."""
             if values:
                 first = dict(zip(cls._fields, values))
                 if len(first) < len(values) or not named.keys().isdisjoint(first):

@@ -92,6 +92,8 @@ def outcome(expression: str, names: SimpleNamespace) -> object:
         "Point(1, 2, z=3)",
         "Point(x=1, z=3)",
         "Point()",
+        "Point(1, 2, 'a', 4, 5, 6)",
+        "tuple(Point(1, 2))",
         "Point(1, 2) == Point(x=1, y=2) == (1, 2, 'p')",
         "hash(Point(1, 2)) == hash((1, 2, 'p'))",
         "sorted([Point(2, 1), Point(1, 2)])[0].x",
