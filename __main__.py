@@ -17,6 +17,11 @@ if not __package__:
     sys.modules["dlwhy"] = PACKAGE
     with open(PACKAGE.__file__, encoding="utf-8") as stream:
         exec(compile(stream.read(), PACKAGE.__file__, "exec"), vars(PACKAGE))
+    # Where install.py puts the packages that dlwhy uses.
+    DATA = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(DATA):
+        DATA = os.path.join(os.path.expanduser("~"), ".local", "share")
+    sys.path.append(os.path.join(DATA, "dlwhy", "python{}.{}".format(*sys.version_info)))
 
 from dlwhy.common.cli import entry
 
