@@ -223,12 +223,13 @@ class MapReader:
         self._fields = Fields(layout, memory.struct_prefix)
         self._hot = Fields(layout, memory.struct_prefix, (*_HOT_INTEGERS, *_HOT_OTHERS))
         places = self._hot.places
-        missing = [name for name in _HOT_INTEGERS if name not in places]
+        missing = [name for name in (*_HOT_INTEGERS, "l_type", "l_relocated") if name not in places]
         if missing:
             raise LayoutError(f"the layout of struct link_map lacks {', '.join(missing)}")
         self._pick_integers = itemgetter(*(places[name][0] for name in _HOT_INTEGERS))
-        self._others = [(name, *places[name]) for name in _HOT_OTHERS if name in places]
-        self._absent = [name for name in _HOT_OTHERS if name not in places]
+        self._other_places = [places.get(name) for name in _HOT_OTHERS]
+        self._pick_others = itemgetter(*(place[0] for place in self._other_places if place))
+        self._others: dict[tuple[int, ...], tuple[Optional[int], ...]] = {}
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
     def read(self, address: int) -> LinkMap:
@@ -255,10 +256,20 @@ class MapReader:
             result.l_map_start,
             result.l_map_end,
         ) = self._pick_integers(values)
-        for name, index, shift, mask in self._others:
-            setattr(result, name, values[index] >> shift & mask)
-        for name in self._absent:
-            setattr(result, name, None)
+        # Nearly all libraries have these alike.
+        alike = self._pick_others(values)
+        if alike not in self._others:
+            self._others[alike] = tuple(
+                place and values[place[0]] >> place[1] & place[2] for place in self._other_places
+            )
+        (
+            result.l_type,
+            result.l_auditing,
+            result.l_relocated,
+            result.l_nodelete_active,
+            result.l_nodelete_pending,
+            result.l_tls_dtor_count,
+        ) = self._others[alike]
         return result
 
     def read_edges(self, link_map: LinkMap) -> None:
