@@ -1,4 +1,4 @@
-"""Run dlwhy from the shell: ``python3 -m dlwhy …``, or ``python3 CHECKOUT …``."""
+"""Run dlwhy from the shell: ``python3 -m dlwhy …``, or ``python3 CHECKOUT …``, or by the command of install.py."""
 
 from __future__ import annotations
 

@@ -22,16 +22,24 @@ else:
         def __new__(cls, name, bases, namespace):
             """Replace the members by properties."""
             fields = tuple(namespace.get("__annotations__", ()))
+            if not fields:
+                return type.__new__(cls, name, bases, namespace)  # it adds methods to a named tuple, or is empty
             defaults = {field: namespace[field] for field in fields if field in namespace}
             namespace.update({field: property(itemgetter(index)) for index, field in enumerate(fields)})
             namespace.update(_fields=fields, _field_defaults=defaults, __slots__=())
             namespace.update(_size=len(fields), _defaults=tuple(defaults.values()))
             made = type.__new__(cls, name, bases, namespace)
-            made._in_order = itemgetter(*fields) if len(fields) > 1 else made._one_in_order
+            if len(fields) > 1:
+                made._in_order = itemgetter(*fields)
             return made
 
     class NamedTuple(tuple, metaclass=_NamedTupleType):
         """As ``typing.NamedTuple``."""
+
+        __slots__ = ()
+        _fields = _defaults = ()
+        _field_defaults = {}  # noqa: RUF012 - as typing's, and nobody changes it
+        _size = 0
 
         def __new__(cls, *values, **named):
             """Take items by position or by name."""
@@ -61,7 +69,7 @@ else:
             return items
 
         @classmethod
-        def _one_in_order(cls, found):
+        def _in_order(cls, found):
             return tuple(found[name] for name in cls._fields)
 
         def _replace(self, **named):

@@ -20,7 +20,7 @@ from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Optional
+    from typing import Any, Optional
 
 
 # enum l_type of include/link.h
@@ -229,7 +229,7 @@ class MapReader:
         self._pick_integers = itemgetter(*(places[name][0] for name in _HOT_INTEGERS))
         self._other_places = [places.get(name) for name in _HOT_OTHERS]
         self._pick_others = itemgetter(*(place[0] for place in self._other_places if place))
-        self._others: dict[tuple[int, ...], tuple[Optional[int], ...]] = {}
+        self._others: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
     def read(self, address: int) -> LinkMap:
@@ -259,9 +259,7 @@ class MapReader:
         # Nearly all libraries have these alike.
         alike = self._pick_others(values)
         if alike not in self._others:
-            self._others[alike] = tuple(
-                place and values[place[0]] >> place[1] & place[2] for place in self._other_places
-            )
+            self._others[alike] = tuple(each and values[each[0]] >> each[1] & each[2] for each in self._other_places)
         (
             result.l_type,
             result.l_auditing,

@@ -40,6 +40,12 @@ class Point(NamedTuple):
     def origin(cls) -> Point:
         return cls(0, 0)
 
+class Named(Point):
+    """A point with more methods."""
+
+    def __len__(self) -> int:
+        return 7
+
 class Empty(NamedTuple):
     """Nothing."""
 
@@ -67,7 +73,7 @@ def define(source: Any) -> SimpleNamespace:
     """Define the same classes with the real ones or with ours."""
     names = {"__name__": "definitions", **{name: getattr(source, name) for name in vars(REAL)}}
     exec(DEFINITIONS, names)
-    return SimpleNamespace(**{name: names[name] for name in ("Point", "Empty", "Colour", "Ability")})
+    return SimpleNamespace(**{name: names[name] for name in ("Point", "Named", "Empty", "Colour", "Ability")})
 
 
 OURS, THEIRS = define(lean), define(REAL)
@@ -105,6 +111,8 @@ def outcome(expression: str, names: SimpleNamespace) -> object:
         "setattr(Point(1, 2), 'x', 3)",
         "setattr(Point(1, 2), 'other', 3)",
         "tuple(Empty()), repr(Empty())",
+        "Empty(x=1)",
+        "repr(Named(1, y=2)), Named(1, 2).total, len(Named(1, 2)), Named(1, 2) == Point(1, 2), Named._fields",
         "Empty(1)",
         "[(c.name, c.value) for c in Colour]",
         "len(Colour), repr(Colour.RED), str(Colour.GREEN), Colour.__doc__",
