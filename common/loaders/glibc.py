@@ -372,7 +372,9 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
         address = rtld_global + outer["_dl_ns"].offset + number * inner.size
         values = fields.decode(memory.read(address, inner.size))
         head = fields.get(values, "_ns_loaded") or 0
-        note(address, inner.fields["_ns_loaded"])
+        for name in ("_ns_loaded", "_ns_nloaded"):
+            if name in inner.fields:
+                note(address, inner.fields[name])
         if not head and fields.get(values, "_ns_nloaded"):
             message = f"_ns_nloaded is {fields.get(values, '_ns_nloaded')}, but the list is empty"
             graph.problems.append(Problem(f"namespace {number}", message))
