@@ -8,15 +8,17 @@ with dlwhy.open_core("core.4711") as process:
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Optional
-
 from .analysis.matching import select
 from .analysis.plan import plan_all, plan_close
 from .analysis.state import explain
 from .errors import NotFoundError
 from .model import Library, Plan, State
 from .target import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Optional
 
 
 class Examination:

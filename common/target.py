@@ -6,19 +6,21 @@ way for every debugger.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Optional, Protocol
-
+from .lean import Flag, Protocol
 from .model import Layout, Module, Platform, Problem, Thread
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO, Optional
 
-class Capability(enum.Flag):
+
+class Capability(Flag):
     """What a target is or can do beyond reading memory: RUNNING means that nothing stops it meanwhile."""
 
     NONE = 0
-    LIVE = enum.auto()
-    RUNNING = enum.auto()
+    LIVE = 1
+    RUNNING = 2
 
 
 class Target(Protocol):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
-
 from .analysis.matching import runs_wine
+from .lean import NamedTuple
 from .model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, State, TargetInfo, ThreadRef
-from .render.document import Document, Facts, Part, Sentence, Table
+from .render.document import Document, Facts, Sentence, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .render.document import Part
+
 
 # Smaller values are counts and flags: Linux maps nothing below this by default (vm.mmap_min_addr).
 _FIRST_POINTER = 65536

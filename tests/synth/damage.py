@@ -156,6 +156,8 @@ def examine(patient: Patient, target: Optional[CoreTarget] = None) -> Answer:
         answer = error
     else:
         show(patient, answer)
+        brief = explain(target, brief=True)
+        assert render(state_view(brief, verbose=False)) == render(state_view(answer, verbose=False))
     seconds = time.process_time() - began
     assert seconds < LIMIT_SECONDS, f"it took {seconds:.1f} s"
     assert target.bytes_read < LIMIT_BYTES, f"{target.bytes_read} bytes were read"
