@@ -102,9 +102,9 @@ def unexpected(
     return found
 
 
-def ask_all(hosts: Hosts, subject: Subject, command: str = ALL) -> dict[str, Reply]:
-    """Ask every host the same."""
-    return {host: hosts.ask(host, subject, [command])[0] for host in HOSTS}
+def ask_all(hosts: Hosts, subject: Subject, asked: Sequence[str] = HOSTS) -> dict[str, Reply]:
+    """Ask hosts for the state of everything."""
+    return {host: hosts.ask(host, subject, [ALL])[0] for host in asked}
 
 
 def ask_all_with_plans(hosts: Hosts, subject: Subject) -> tuple[dict[str, Reply], dict[str, Reply]]:
