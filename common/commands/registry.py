@@ -99,6 +99,12 @@ def all_commands() -> Mapping[str, Command]:
     return COMMANDS
 
 
+def elf_commands() -> Mapping[str, Command]:
+    """Give the commands for targets other than Windows, by name: those of Windows begin with dll."""
+    names = [name for name in NAMES if not name.startswith("dll")]
+    return {name: command for name in names for command in (find_command(name),) if command is not None}
+
+
 def command(
     name: str, summary: str, description: str, arguments: Sequence[Argument]
 ) -> Callable[[Callable[[Session, Namespace], Result]], Command]:
