@@ -131,7 +131,7 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """Return what a program under Wine needs; PYTHONHOME and the like are for Linux's Pythons."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "CI") if name in os.environ}
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return {
             **inherited,
             "WINEPREFIX": str(self.prefix),
