@@ -17,7 +17,7 @@ from typing import NoReturn, Optional
 
 from .commands.registry import COMMANDS, HelpFormatter
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
-from .host import Screen
+from .host import Screen, write_to
 from .render.text import escape
 from .target import Target
 
@@ -50,7 +50,7 @@ class CliHost:
 
     def write(self, text: str) -> None:
         """Write to standard output."""
-        sys.stdout.write(text)
+        write_to(sys.stdout, text)
 
     def screen(self) -> Screen:
         """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""

@@ -10,14 +10,16 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Optional, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 import pykd
 
 from ..common.elf.files import open_first
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
+from ..common.winkernel.nt import rsds
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -102,7 +104,7 @@ class EngineTarget:
         return {}
 
     def modules(self) -> Sequence[Module]:
-        """List the modules, the main program first where there is one."""
+        """List the modules, in the order of their addresses."""
         mask = self.platform.address_mask
         return [Module(str(each.image()), each.begin() & mask) for each in self._modules()]
 
@@ -158,6 +160,11 @@ class ProcessTarget(EngineTarget):
     def description(self) -> str:
         """Describe the target."""
         return f"dump {self._where}".rstrip() if self._is_dump else f"process {self.pid}"
+
+    def modules(self) -> Sequence[Module]:
+        """List the modules, the main program first."""
+        program = str(pykd.targetProcess.getCurrent().exeName)
+        return sorted(super().modules(), key=lambda module: module.path != program)
 
     def peb(self) -> Optional[int]:
         """Give the address of the native PEB."""
@@ -226,7 +233,8 @@ class MachineTarget(EngineTarget):
             image = pykd.module("nt")
         except pykd.DbgException as error:
             raise UnsupportedError("the engine has not found the kernel: try .reload /f nt") from error
-        return Module(str(image.image()), int(image.begin()) & self.platform.address_mask)
+        base = int(image.begin()) & self.platform.address_mask
+        return Module(str(image.image()), base, rsds(Memory(self), base))
 
     @property
     def build_number(self) -> Optional[int]:
@@ -299,3 +307,10 @@ def current_target() -> Union[ProcessTarget, MachineTarget]:
     except pykd.DbgException as error:
         raise NoTargetError("no target: open a dump, start a program or attach to a process first") from error
     return MachineTarget() if is_machine else ProcessTarget()
+
+
+if TYPE_CHECKING:
+    from ..common.target import KernelTarget, Target
+
+    _process_conforms: type[Target] = ProcessTarget
+    _machine_conforms: type[KernelTarget] = MachineTarget
