@@ -38,7 +38,7 @@ class CliHost:
     def target(self) -> Target:
         """Give what the command line names."""
         if self._target is None:
-            raise NoTargetError("nothing to examine: give --pid PID or --core FILE before the command")
+            raise NoTargetError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
         return self._target
 
     def evaluate(self, expression: str) -> int:
@@ -74,7 +74,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    from .commands import dlplan, dlstate  # noqa: F401 - define the commands
+    from .commands import dllgone, dllplan, dllstate, dlplan, dlstate  # noqa: F401 - define the commands  # noqa: F401 - likewise
     from .commands.run import run
 
     if arguments.command == "help" or arguments.command not in COMMANDS:
@@ -99,8 +99,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dlwhy",
-        description="Explain the dynamic libraries of a running process or a core.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dlplan, dlstate.",
+        description="Explain the dynamic libraries of a running process, a core or a dump.",
+        epilog="dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllstate, dlplan, dlstate.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -110,12 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--coredump", metavar="MATCH", help="examine the core that coredumpctl has of a pid or executable"
     )
+    source.add_argument("--dump", metavar="FILE", help="examine this dump of Windows; it may be compressed")
     parser.add_argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR")
     parser.add_argument(
         "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument("command", metavar="COMMAND", help="dlplan, dlstate, or help")
+    parser.add_argument("command", metavar="COMMAND", help="dllgone, dllplan, dllstate, dlplan, dlstate, or help")
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
     return parser
 
@@ -146,4 +147,8 @@ def _open(arguments: argparse.Namespace) -> Optional[Target]:
         from .dumps.opener import open_coredump
 
         return open_coredump(arguments.coredump, arguments.sysroot, arguments.exe)
+    if arguments.dump is not None:
+        from .dumps.opener import open_dump
+
+        return open_dump(arguments.dump)
     return None

@@ -1,14 +1,17 @@
-"""Which reader opens this core: plain, compressed, or kept by systemd-coredump?"""
+"""Which reader opens this core or dump: plain, compressed, or kept by systemd-coredump?"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tempfile
-from typing import BinaryIO, Optional, cast
+from typing import TYPE_CHECKING, BinaryIO, Optional, cast
 
 from ..errors import DumpFormatError, NotFoundError, UnsupportedError
 from .elfcore import CoreTarget
+
+if TYPE_CHECKING:
+    from ..target import Target
 
 # First bytes of a compressed file: the command that writes its content to standard output.
 _COMPRESSIONS = {
@@ -36,6 +39,36 @@ def open_core(path: str, sysroot: str = "", executable: str = "") -> CoreTarget:
         if start.startswith(magic):
             return CoreTarget(path, sysroot, _decompress(path, command), executable)
     return CoreTarget(path, sysroot, executable=executable)
+
+
+def open_dump(path: str) -> Target:
+    """Open a dump of Windows by its signature, decompressed into a temporary file first where it is compressed.
+
+    :raises DumpFormatError: if it is none, or damaged.
+    :raises UnsupportedError: if its kind or processor is not known, or the program that decompresses it is not here.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(8)
+            content: Optional[BinaryIO] = None
+            for magic, command in _COMPRESSIONS.items():
+                if start.startswith(magic):
+                    content = _decompress(path, command)
+                    content.seek(0)
+                    start = content.read(8)
+    except OSError as error:
+        raise DumpFormatError(path, error.strerror or str(error)) from error
+    if start.startswith(b"MDMP"):
+        from .minidump import MinidumpTarget
+
+        return MinidumpTarget(path, content)
+    if start in (b"USERDU64", b"USERDUMP"):
+        raise UnsupportedError(
+            f"{path} is a full user dump of the old format: only WinDbg reads it; .dump /ma rewrites it"
+        )
+    if start.startswith(b"\x7fELF"):
+        raise DumpFormatError(path, "it is an ELF file: give a core of Linux by --core", 0)
+    raise DumpFormatError(path, "no dump of Windows: it begins neither with MDMP nor with PAGEDU64", 0)
 
 
 def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
