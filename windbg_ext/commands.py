@@ -11,12 +11,12 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Union
+from typing import Optional, Union
 
 import pykd
 
-from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
 from ..common import commands as definitions
+from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
 from ..common.commands.registry import COMMANDS, Command, HelpFormatter
 from ..common.commands.run import run
 from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
@@ -27,6 +27,8 @@ from .target import MachineTarget, ProcessTarget, current_target
 
 # The engine cuts longer pieces of output off, at 16 KiB.
 _PIECE = 4000
+# What the name of a DLL in a command's output is a link to.
+_LINKS = {"dllshare": "!dllshare", "dllstate": "!dllstate", "dllplan": "!dllstate"}
 # What extensions of WinDbg take for --help.
 _HELP = ("-?", "/?")
 
@@ -36,8 +38,10 @@ class WinDbgHost:
 
     name = "windbg"
 
-    def __init__(self) -> None:
+    def __init__(self, link: Optional[str] = None) -> None:
+        """Take the command, such as ``!dllshare``, that a DLL's name in the output shall be a link to."""
         self._is_windbg = bool(pykd.isWindbgExt())
+        self._link = link
 
     def target(self) -> Union[ProcessTarget, MachineTarget]:
         """Give what the engine examines."""
@@ -56,12 +60,19 @@ class WinDbgHost:
             write_to(sys.stdout, text)
             return
         for line in text.splitlines(keepends=True):
-            marked = to_dml(line)
+            marked = to_dml(line, self._link)
             if len(marked) <= _PIECE:
                 pykd.dprint(marked, True)
                 continue
             for start in range(0, len(line), _PIECE):
                 pykd.dprint(line[start : start + _PIECE], False)
+
+    def fail(self, text: str) -> None:
+        """Tell the user what went wrong; without WinDbg on standard error."""
+        if self._is_windbg:
+            pykd.dprint(text, False)
+        else:
+            write_to(sys.stderr, text)
 
     def screen(self) -> Screen:
         """Take neither escape codes nor a limit: WinDbg shows none, and wraps itself."""
@@ -78,7 +89,6 @@ def windows_commands() -> Mapping[str, Command]:
 
 def main(words: Sequence[str], script: str) -> int:
     """Run what the words say: a command of ours, after what is to be opened without WinDbg; give the exit status."""
-    host = WinDbgHost()
     parser = _parser(bool(pykd.isWindbgExt()))
     arguments = parser.parse_args(words)
     if arguments.install:
@@ -86,14 +96,15 @@ def main(words: Sequence[str], script: str) -> int:
         return 0
     command = windows_commands().get(arguments.command)
     if command is None:
-        host.write(parser.format_help())
+        WinDbgHost().fail(parser.format_help())
         return EXIT_USAGE
+    host = WinDbgHost(None if "--json" in arguments.words else _LINKS.get(command.name))
     try:
         if not pykd.isWindbgExt():
             _open(arguments)
         result = run(host, command, ["--help" if word in _HELP else word for word in arguments.words])
     except DlwhyError as error:
-        host.write(f"{command.name}: {escape(str(error))}\n")
+        host.fail(f"{command.name}: {escape(str(error))}\n")
         return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
     return EXIT_PROBLEMS if result is not None and result.has_problems else 0
 
@@ -111,7 +122,9 @@ def _parser(is_windbg: bool) -> argparse.ArgumentParser:
     if not is_windbg:
         source = parser.add_mutually_exclusive_group()
         source.add_argument("-z", dest="dump", metavar="FILE", help="open this dump")
-        source.add_argument("-p", dest="pid", metavar="PID", type=int, help="attach to this process, and let it go after")
+        source.add_argument(
+            "-p", dest="pid", metavar="PID", type=int, help="attach to this process, and let it go after"
+        )
         parser.add_argument("-y", dest="symbols", metavar="PATH", help="look for PDBs here, as _NT_SYMBOL_PATH says")
     parser.add_argument("command", metavar="COMMAND", nargs="?", help=names)
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")

@@ -1,4 +1,4 @@
-"""Load dlwhy into WinDbg: ``!py -g "…\\windbg_ext\\dlwhy_windbg.py" --install``, through the bootstrapper of pykd.
+r"""Load dlwhy into WinDbg: ``!py -g "…\windbg_ext\dlwhy_windbg.py" --install``, through the bootstrapper of pykd.
 
 That defines aliases such as ``!dllshare``, which run this file again.  Without WinDbg it opens a dump itself:
 ``python dlwhy_windbg.py -z MEMORY.DMP dllshare python35.dll``, in a Python that has pykd.
@@ -39,7 +39,9 @@ if sys.version_info < (3, 9):
 else:
     # Not __file__: the bootstrapper sets none.  Each of its runs puts our folder on the path once more.
     SCRIPT = os.path.abspath(_load_package.__code__.co_filename)
-    sys.path[:] = [folder for folder in sys.path if os.path.normcase(folder) != os.path.normcase(os.path.dirname(SCRIPT))]
+    sys.path[:] = [
+        folder for folder in sys.path if os.path.normcase(folder) != os.path.normcase(os.path.dirname(SCRIPT))
+    ]
     _append_dependencies()
     _load_package(os.path.dirname(os.path.dirname(SCRIPT)))
     from dlwhy.windbg_ext import commands as _commands

@@ -20,6 +20,7 @@ from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
 from ..common.winkernel.nt import rsds
+from ..common.winmodel import Image, SystemVersion, UnloadedImage
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -28,6 +29,13 @@ PLATFORMS = {
 # A type that the source gave no name; compilers differ in what they write for it.
 _UNNAMED = re.compile(r"<unnamed-|<anonymous-|__unnamed")
 _MAX_NESTED_STRUCTS = 4
+_UNLOADED = re.compile(r"^Unloaded modules:$", re.MULTILINE)
+_UNLOADED_MODULE = re.compile(
+    r"^(?P<base>[0-9a-f`]+) [0-9a-f`]+ +(?P<name>.*)\n"
+    r" +Timestamp: .*\((?P<timestamp>[0-9A-F]+)\)\n"
+    r" +Checksum: +(?P<checksum>[0-9A-F]+)\n +ImageSize: +(?P<size>[0-9A-F]+)",
+    re.MULTILINE,
+)
 _REGISTERS = {
     "x86_64": ("rip", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))),
     "i386": ("eip", "esp", "ebp", "eax", "ebx", "ecx", "edx", "esi", "edi"),
@@ -96,7 +104,7 @@ class EngineTarget:
             words = pykd.loadQWords(address, whole, is_physical) if whole else ()
             tail = pykd.loadBytes(address + 8 * whole, rest, is_physical) if rest else ()
         except (pykd.DbgException, OverflowError) as error:
-            raise FaultError(address, size) from error
+            raise FaultError(address, size, "not in the dump" if self._is_dump else "") from error
         return struct.pack(f"<{whole}Q", *words) + bytes(tail)
 
     def auxv(self) -> Mapping[int, int]:
@@ -161,10 +169,45 @@ class ProcessTarget(EngineTarget):
         """Describe the target."""
         return f"dump {self._where}".rstrip() if self._is_dump else f"process {self.pid}"
 
+    @property
+    def system(self) -> SystemVersion:
+        """Give the version of Windows as the engine tells it."""
+        try:
+            version = pykd.getSystemVersion()
+            return SystemVersion(int(version.win32Major), int(version.win32Minor), int(version.buildNumber))
+        except pykd.DbgException:
+            return SystemVersion(0, 0, 0)
+
+    def images(self) -> Sequence[Image]:
+        """List the modules with what their headers say, the main program first."""
+        mask = self.platform.address_mask
+        found = [
+            Image(str(m.image()), m.begin() & mask, int(m.size()), int(m.timestamp()), int(m.checksum()))
+            for m in self._modules()
+        ]
+        program = str(pykd.targetProcess.getCurrent().exeName)
+        return sorted(found, key=lambda image: image.path != program)
+
     def modules(self) -> Sequence[Module]:
         """List the modules, the main program first."""
-        program = str(pykd.targetProcess.getCurrent().exeName)
-        return sorted(super().modules(), key=lambda module: module.path != program)
+        return [Module(image.path, image.base) for image in self.images()]
+
+    def unloaded_images(self) -> Sequence[UnloadedImage]:
+        """List the modules that the engine knows to be unloaded, which it tells in text only."""
+        if not _UNLOADED.search(pykd.dbgCommand("lm") or ""):
+            return ()
+        found = _UNLOADED.split(pykd.dbgCommand("lmv") or "", 1)
+        mask = self.platform.address_mask
+        return [
+            UnloadedImage(
+                match["name"].strip(),
+                int(match["base"].replace("`", ""), 16) & mask,
+                int(match["size"], 16),
+                int(match["timestamp"], 16),
+                int(match["checksum"], 16),
+            )
+            for match in _UNLOADED_MODULE.finditer(found[-1])
+        ]
 
     def peb(self) -> Optional[int]:
         """Give the address of the native PEB."""
@@ -310,7 +353,8 @@ def current_target() -> Union[ProcessTarget, MachineTarget]:
 
 
 if TYPE_CHECKING:
-    from ..common.target import KernelTarget, Target
+    from ..common.target import KernelTarget
+    from ..common.wintarget import WindowsTarget
 
-    _process_conforms: type[Target] = ProcessTarget
+    _process_conforms: type[WindowsTarget] = ProcessTarget
     _machine_conforms: type[KernelTarget] = MachineTarget

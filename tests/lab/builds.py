@@ -8,7 +8,15 @@ from pathlib import Path
 
 from dlwhy.tests.lab.windows import COMPILER
 
-CLANG = ("clang", "--target=x86_64-pc-windows-msvc", "-g", "-gcodeview", "-O0", "-ffreestanding", "-fno-stack-protector")
+CLANG = (
+    "clang",
+    "--target=x86_64-pc-windows-msvc",
+    "-g",
+    "-gcodeview",
+    "-O0",
+    "-ffreestanding",
+    "-fno-stack-protector",
+)
 LINKER = ("lld-link", "/debug:full", "/nodefaultlib")
 
 

@@ -38,7 +38,7 @@ IDLE_SECONDS = 300
 
 INTERPRETER = "panda3d==1.10.16"
 STDLIB = ("libpython3.9-stdlib", "libpython3.9-minimal")
-# pip judges "only on Windows" and "only before 3.11" by the Python that runs it: such requirements stand here themselves.
+# pip judges "only on Windows" and "only before 3.11" by the Python that runs it: what is meant so stands here itself.
 # jsonschema 4.18 and later need a module in Rust, which needs a DLL that Wine 8 lacks.
 PACKAGES = (
     "pykd==0.3.4.15",
@@ -72,8 +72,7 @@ REGISTRY = (
 )
 # explorer.exe would keep a run's pipes open for a second; the engine's DLLs are Microsoft's, where Wine has its own.
 OVERRIDES = (
-    "explorer.exe,winemenubuilder.exe,winedbg.exe,mshtml=d;"
-    "dbghelp,dbgeng,dbgmodel,symsrv,srcsrv,msdia140,mscoree=n,b"
+    "explorer.exe,winemenubuilder.exe,winedbg.exe,mshtml=d;dbghelp,dbgeng,dbgmodel,symsrv,srcsrv,msdia140,mscoree=n,b"
 )
 END_OF_ANSWER = "\4"
 
@@ -161,7 +160,7 @@ class Lab:
     ) -> list[str]:
         """Type commands at the prompt of the real engine and return what each printed.
 
-        ``subject`` is what is opened, in the prompt's words: ``-z DUMP``, ``-o PROGRAM`` or ``-p PID``, in Windows' paths.
+        ``subject`` is what is opened, as the prompt takes it: ``-z DUMP``, ``-o PROGRAM`` or ``-p PID``, with Windows' paths.
 
         :raises AssertionError: if it cannot be opened or the prompt dies.
         """
