@@ -8,8 +8,8 @@ The header names the page tables, the list of modules and the list of processes;
 - memory dumps since Windows 10 20H1 (types 8 to 10): ranges of pages, ``RDMP``
 
 Sources: DUMP_HEADER64 of Microsoft's windows-docs-rs, mindumpdef.h of the WDK, kdmp-parser (MIT), rekall.  Both
-``PAGEDU64`` and the 32-bit ``PAGEDUMP`` are read here, because kdmp-parser has no 32-bit and no kernel dumps, and packages
-for x86-64 only; it is a witness in the tests.
+``PAGEDU64`` and the 32-bit ``PAGEDUMP`` are read here, because kdmp-parser has no 32-bit and no kernel dumps, and
+packages for x86-64 only; it is a witness in the tests.
 """
 
 from __future__ import annotations
@@ -165,16 +165,16 @@ class KernelDump:
     pid = None
     capabilities = Capability.KERNEL
 
-    def __init__(self, path: str) -> None:
-        """Open a dump.
+    def __init__(self, path: str, content: Optional[BinaryIO] = None) -> None:
+        """Open a dump; ``content`` is what is read where that is not the file itself, as for compressed ones.
 
         :raises DumpFormatError: if it is none, or damaged.
         :raises UnsupportedError: if it is a dump of another kind.
         """
         self._path = path
         try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by close
-            self._length = os.stat(path).st_size
+            self._file: BinaryIO = content or open(path, "rb")  # noqa: SIM115 - closed by close
+            self._length = self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error
         try:
@@ -258,8 +258,8 @@ class KernelDump:
     def _checked(self, header: _Header) -> _Header:
         if header.dump_type == _TRIAGE:
             raise UnsupportedError(
-                f"{self._path} is a small (triage) dump, which has no VADs: set the machine to write kernel or complete "
-                "memory dumps"
+                f"{self._path} is a small (triage) dump, which has no VADs: set the machine to write kernel or "
+                "complete memory dumps"
             )
         if header.dump_type not in _TYPES:
             raise UnsupportedError(f"{self._path} is a kernel dump of unknown type {header.dump_type}")
@@ -281,7 +281,7 @@ class KernelDump:
         wide = self._header.platform.pointer_size == 8
         offset = 0x88 if wide else 0x64
         block = self._at(offset, 700)
-        count, pages = struct.unpack_from("<IxxxxQ" if wide else "<II", block)
+        count = int.from_bytes(block[:4], "little")
         first, entry = (16, "<QQ") if wide else (8, "<II")
         size = struct.calcsize(entry)
         if count in (0, _FILLER_32) or first + count * size > len(block):

@@ -22,8 +22,8 @@ class ControlArea(NamedTuple):
     """A section's control area.
 
     ``file_object`` is 0 where the section is backed by the page file; ``fast_ref`` is the count that was masked off the
-    pointer, None where this version keeps a plain pointer.  ``writable_references`` is None where it is not recorded: of
-    an image, or in this version.
+    pointer, None where this version keeps a plain pointer.  ``writable_references`` is None where it is not recorded:
+    of an image, or in this version.
     """
 
     address: int
@@ -38,9 +38,14 @@ class ControlArea(NamedTuple):
 
 
 class FileObject(NamedTuple):
-    """A file object: one open of a file.  ``cleaned_up`` says that no handle of it is open any more."""
+    """A file object: one open of a file.
+
+    ``device`` is the address of its ``_DEVICE_OBJECT``, which tells volumes apart.  ``cleaned_up`` says that no handle
+    of it is open any more.
+    """
 
     address: int
+    device: int
     name: UnicodeString
     section_object_pointer: int
     delete_pending: bool
@@ -61,14 +66,6 @@ class FileObject(NamedTuple):
     def sharing(self) -> str:
         """Give what it lets others do, such as ``r-d``."""
         return _letters("rwd", (self.shared_read, self.shared_write, self.shared_delete))
-
-    @property
-    def counts(self) -> bool:
-        """Tell whether its sharing binds others: a handle is open, and it was opened for more than attributes.
-
-        IoCheckShareAccess looks at opens for reading, writing or deleting only.
-        """
-        return not self.cleaned_up and (self.read or self.write or self.delete)
 
 
 class SectionPointers(NamedTuple):
@@ -108,6 +105,7 @@ class FileReader:
             "_FILE_OBJECT",
             "Type",
             "Size",
+            "DeviceObject",
             "SectionObjectPointer",
             "DeletePending",
             "ReadAccess",
@@ -182,6 +180,7 @@ class FileReader:
             return None
         return FileObject(
             address=address,
+            device=values["DeviceObject"],
             name=name,
             section_object_pointer=values["SectionObjectPointer"],
             delete_pending=bool(values["DeletePending"]),

@@ -14,8 +14,9 @@ MAX_PROCESSES = 1 << 16
 class Process(NamedTuple):
     """A process: the address of its ``_EPROCESS``, and the members that matter here.
 
-    ``name`` is ``ImageFileName``, at most 14 characters of it.  ``wow64`` is the WoW64 process pointer (the 32-bit PEB up
-    to Windows 10 1511, ``_EWOW64PROCESS`` later), 0 for a native process.  ``exited`` says that its last thread has gone.
+    ``name`` is ``ImageFileName``, at most 14 characters of it.  ``wow64`` is the WoW64 process pointer (the 32-bit PEB
+    up to Windows 10 1511, ``_EWOW64PROCESS`` later), 0 for a native process.  ``exited`` says that its last thread has
+    gone.
     """
 
     eprocess: int

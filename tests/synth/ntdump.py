@@ -1,12 +1,12 @@
-"""Write the dump of a Windows machine that never ran, from nothing but a layout of NT's structures.
+r"""Write the dump of a Windows machine that never ran, from nothing but a layout of NT's structures.
 
-It shares no code with the readers.  What it holds is what `dllshare` and its witnesses look at: page tables, the list of
-processes, VAD trees, sections, file objects, handle tables, and what a debugger needs to open it at all (header,
+It shares no code with the readers.  What it holds is what `dllshare` and its witnesses look at: page tables, the list
+of processes, VAD trees, sections, file objects, handle tables, and what a debugger needs to open it at all (header,
 KDDEBUGGER_DATA64, a processor's PRCB, the kernel's image).
 
     machine = Machine(windows("6.1.7601.17514"))
     python = machine.process(2296, "python.exe")
-    file = machine.file("\\\\Program Files\\\\Python35\\\\python35.dll")
+    file = machine.file("\\Program Files\\Python35\\python35.dll")
     image = file.image(file.open("R--", "r-d"), references=3)
     python.map(image, 0x66FB0000, 0x66FB0000 + 0x3E2000)
     machine.write(path)
@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from .ntlayout import Windows
+from .ntimage import KernelImage
+from .ntlayout import Structs, Windows
 
 PAGE = 4096
 PAGES_IN_RUN = 37  # then a hole follows, so that a dump has more than one run
@@ -106,7 +107,10 @@ class File:
         """Open it; ``closed`` says that the last handle was closed since, as the loader does."""
         m = self.machine
         address = m.allocate("_FILE_OBJECT", b"File", before=m.body)
-        put = lambda member, value: m.put(address, "_FILE_OBJECT", member, value)  # noqa: E731
+
+        def put(member: str, value: int) -> None:
+            m.put(address, "_FILE_OBJECT", member, value)
+
         put("Type", 5)
         put("Size", m.size("_FILE_OBJECT"))
         put("SectionObjectPointer", self.pointers)
@@ -151,7 +155,10 @@ class Process:
         self.handles: list[tuple[int, int]] = []
         m = machine
         self.eprocess = m.allocate("_EPROCESS", b"Proc", before=m.body)
-        put = lambda member, value: m.put(self.eprocess, "_EPROCESS", member, value)  # noqa: E731
+
+        def put(member: str, value: int) -> None:
+            m.put(self.eprocess, "_EPROCESS", member, value)
+
         put("UniqueProcessId", pid)
         put("CreateTime", 0x1D4F8386FE97488)
         put("ExitTime", 0x1D4F8386FE97999 if exited else 0)
@@ -205,9 +212,7 @@ class Process:
         self.vads.append(Node(start, vad))
         return vad
 
-    def _fill(
-        self, vad: int, start: int, end: int, kind: int, protection: str, commit: int, *, private: bool
-    ) -> None:
+    def _fill(self, vad: int, start: int, end: int, kind: int, protection: str, commit: int, *, private: bool) -> None:
         m = self.machine
         for member, value in (("StartingVpn", start // PAGE), ("EndingVpn", end // PAGE - 1)):
             bits = 8 * m.field("_MMVAD_SHORT", member)[1]
@@ -244,11 +249,10 @@ class Process:
 class Machine:
     """A machine: physical pages, kernel space, and processes."""
 
-    def __init__(self, layout: Windows, *, image: Optional[bytes] = None, pae: bool = True, lab: str = "") -> None:
-        """Begin; ``image`` is the kernel's image as it lies in memory, with `symbols` in place of GLOBALS.
-
-        On x86, ``pae`` chooses the page tables.
-        """
+    def __init__(
+        self, layout: Windows, *, image: Optional[KernelImage] = None, pae: bool = True, lab: str = ""
+    ) -> None:
+        """Begin; ``image`` is one with a PDB, in place of the plain one.  On x86, ``pae`` chooses the page tables."""
         self.layout = layout
         self.pointer_size = layout.pointer_size
         self.pae = pae
@@ -258,8 +262,11 @@ class Machine:
         self._pool = 0xFFFFFA8000000000 if self.pointer_size == 8 else 0x85000000
         self._pool_end = self._pool
         self.base = X64_IMAGE if self.pointer_size == 8 else X86_IMAGE
+        content = plain_image(layout, self.base)
         self.symbols = dict(GLOBALS)
-        self.image_size = IMAGE_SIZE
+        if image is not None:
+            self.base, self.symbols, content = image.base, image.symbols, image.content
+        self.image_size = len(content)
         self.body = self.structs["_OBJECT_HEADER"]["fields"]["Body"][0]
         self.lab = lab or f"{layout.build}.1.synth"
         self.roots: list[int] = []
@@ -267,7 +274,7 @@ class Machine:
         self.processes: list[Process] = []
         for offset in range(0, self.image_size, PAGE):
             self.map_page(self.kernel_root, self.base + offset, self.new_frame())
-        self.write(self.base, plain_image(layout, self.base) if image is None else image)
+        self.write(self.base, content)
         self._grow_pool(PAGE)
         self.process(4, "System")
 
@@ -316,11 +323,17 @@ class Machine:
                 self.empty_list(area + self.field("_CONTROL_AREA", ring)[0])
         return Section(area, subsection, prototypes, file, is_image)
 
+    def event(self) -> FileObject:
+        """Make an object that is no file: the type of a semaphore is 5 too, as that of a file object."""
+        address = self.pool(0x20 + self.body, b"Sema") + self.body
+        self.write(address, b"\x05\x00\x08\x00")
+        return FileObject(address, 0)
+
     # -- structures -------------------------------------------------------------------------------------------
 
     @property
-    def structs(self) -> dict[str, dict[str, object]]:
-        return self.layout.structs  # type: ignore[return-value]
+    def structs(self) -> Structs:
+        return self.layout.structs
 
     def has(self, name: str, member: str) -> bool:
         return name in self.layout.structs and member in self.layout.structs[name]["fields"]
@@ -590,7 +603,7 @@ class Machine:
         table = self.allocate("_HANDLE_TABLE", b"Obtb")
         size = self.size("_HANDLE_TABLE_ENTRY")
         per_page = PAGE // size
-        pages = []
+        pages: list[int] = []
         entries = list(process.handles)
         while entries or not pages:
             page = self.page()
@@ -723,8 +736,13 @@ class Machine:
         ):
             pointer(offset, self.symbol(name))
         struct.pack_into("<Q", data, 0x138, PAGE)
-        kthread = lambda member: self.field("_KTHREAD", member)[0]  # noqa: E731
-        eprocess = lambda member: self.field("_EPROCESS", member)[0]  # noqa: E731
+
+        def kthread(member: str) -> int:
+            return self.field("_KTHREAD", member)[0]
+
+        def eprocess(member: str) -> int:
+            return self.field("_EPROCESS", member)[0]
+
         table = eprocess("Pcb") + self.field("_KPROCESS", "DirectoryTableBase")[0]
         short(0x298, 0, kthread("Teb"), 0, 0, apc, kthread("State"), 0, 0)
         short(0x2A8, self.size("_EPROCESS"), eprocess("Peb"), eprocess("InheritedFromUniqueProcessId"), table)
