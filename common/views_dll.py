@@ -39,10 +39,10 @@ _PIN_REMEDIES = {
 }
 
 _RULES = {
-    LoaderRule.XP: "XP: 16-bit counts along the import tables",
-    LoaderRule.WIN7: "Windows 7: 16-bit counts along the import tables",
-    LoaderRule.WIN8: "Windows 8 to 11: one count for each edge of the graph",
-    LoaderRule.WINE: "Wine: 16-bit counts along the edges of the graph",
+    LoaderRule.XP: "XP (16-bit counts along the import tables)",
+    LoaderRule.WIN7: "Windows 7 (16-bit counts along the import tables)",
+    LoaderRule.WIN8: "Windows 8 to 11 (one count for each edge of the graph)",
+    LoaderRule.WINE: "Wine (16-bit counts along the edges of the graph)",
 }
 
 _ORDERS = {
@@ -75,13 +75,10 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
 
 def _rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
     """Say by which rules was judged: always where it is not what every current Windows does."""
-    rows = []
     for each in rules:
-        if verbose or each.rule is not LoaderRule.WIN8 or each.loader != "native":
-            which = "32-bit loader" if each.loader == "wow64" else "loader"
-            rows.append((which, _RULES[each.rule], each.reason))
-    if rows:
-        yield Facts(tuple(rows))
+        if verbose or each.rule is not LoaderRule.WIN8:
+            which = "The 32-bit loader is judged" if each.loader == "wow64" else "Judged"
+            yield Sentence(f"{which} by the rules of {_RULES[each.rule]}; {each.reason}.")
 
 
 # -- the table of several DLLs --------------------------------------------------------------------------------
@@ -170,7 +167,7 @@ def dll_reason(hold: DllHold, brief: bool = False) -> str:
     if kind is DllHoldKind.LOAD_COUNT:
         if hold.total is None:
             count = hold.evidence[0].value if hold.evidence else 0
-            return f"load count {count}, how much of it is LoadLibrary's is not known"
+            return f"load count {count}" + ("" if brief else ", how much of it is LoadLibrary's is not known")
         return f"loaded {times(hold.total)} by LoadLibrary, not freed"
     if kind is DllHoldKind.UNLOADING:
         return "a FreeLibrary is unloading it"
@@ -388,8 +385,8 @@ def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
     if plan.rule is LoaderRule.WINE:
         return f"Import cycle {names}: entered at {cycle[0]}, where it is broken when its count becomes 0."
     return (
-        f"Import cycle {names}: entered at {cycle[0]}, whose count is the higher by that; freed through another of them, "
-        "the counts would not come out even."
+        f"Import cycle {names}: entered at {cycle[0]}, whose count is higher for that; freed through "
+        "another of them, the counts would not come out even."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Optional
 
 from ..errors import DlwhyError, NotFoundError
 from ..loaders.windows import Entry, Loader
-from ..loaders.windows_unload import World, gets_detached
+from ..loaders.windows_unload import World, components, gets_detached
 from ..model import Outcome, Problem
 from ..pe.image import find_image
 from ..target import Target
@@ -176,36 +176,6 @@ def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...
                     seen.add(key)
                     queue.append(key)
         return
-    for component in _components(world, entry.address):
+    for component in components(world, [entry.address]):
         if len(component) > 1:
             yield tuple(judge.name(key) for key in component)
-
-
-def _components(world: World, start: int) -> Iterator[list[int]]:
-    """Yield the strongly connected components below a unit (Tarjan's algorithm), each from where it is entered."""
-    index: dict[int, int] = {start: 0}
-    low: dict[int, int] = {start: 0}
-    path = [start]
-    on_path = {start}
-    stack = [(start, iter(world.units[start].children))]
-    while stack:
-        key, children = stack[-1]
-        child = next(children, None)
-        if child is not None:
-            if child not in index and child in world.units:
-                index[child] = low[child] = len(index)
-                path.append(child)
-                on_path.add(child)
-                stack.append((child, iter(world.units[child].children)))
-            elif child in on_path:
-                low[key] = min(low[key], index[child])
-            continue
-        stack.pop()
-        if stack:
-            low[stack[-1][0]] = min(low[stack[-1][0]], low[key])
-        if low[key] == index[key]:
-            place = path.index(key)
-            component = path[place:]
-            del path[place:]
-            on_path.difference_update(component)
-            yield component

@@ -34,25 +34,10 @@ _MISC1_PROCESS_ID = 1
 _ARCHITECTURES = {0: Platform("i386", 4, "little", "windows"), 9: Platform("x86_64", 8, "little", "windows")}
 _OTHER_ARCHITECTURES = {1: "MIPS", 2: "Alpha", 3: "PowerPC", 5: "ARM", 6: "Itanium", 12: "ARM64"}
 
-_AMD64_REGISTERS = [
-    "rax",
-    "rcx",
-    "rdx",
-    "rbx",
-    "rsp",
-    "rbp",
-    "rsi",
-    "rdi",
-    "r8",
-    "r9",
-    "r10",
-    "r11",
-    "r12",
-    "r13",
-    "r14",
-    "r15",
-    "rip",
-]
+_AMD64_REGISTERS = (
+    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"),
+)
 _AMD64_FIRST = 0x78
 _X86_REGISTERS = ["edi", "esi", "ebx", "edx", "ecx", "eax", "ebp", "eip"]
 _X86_FIRST, _X86_ESP = 0x9C, 0xC4

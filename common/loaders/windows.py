@@ -1,8 +1,8 @@
 """What does Windows' loader know about the DLLs of a process?
 
 The way goes through memory: TEB -> PEB -> PEB_LDR_DATA -> three lists of LDR_DATA_TABLE_ENTRY, and since Windows 8 the
-graph of LDR_DDAG_NODE.  Which rules count is decided by structure, not by version: the version that a process is told can be wrong (Wine claims any).  A process of 32-bit code on 64-bit Windows has two
-loaders, each with its own lists.
+graph of LDR_DDAG_NODE.  Which rules count is decided by structure, not by version: the version that a process is told
+can be wrong (Wine claims any).  A process of 32-bit code on 64-bit Windows has two loaders, each with its own lists.
 """
 
 from __future__ import annotations

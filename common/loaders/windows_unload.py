@@ -7,7 +7,7 @@ copy is freed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from ..errors import DlwhyError
@@ -207,68 +207,111 @@ def _find_own_counts(world: World) -> None:
         for unit in world.units.values():
             if not unit.pinned and unit.count is not None:
                 unit.own = unit.count - len(unit.parents)
+        if world.rule is LoaderRule.WINE:
+            _mend_wine_cycles(world)
         return
     _solve_closures(world)
+
+
+def _mend_wine_cycles(world: World) -> None:
+    """Give back what Wine loses: the edge that closes an import cycle counts nothing where the cycle was entered."""
+    place = {key: number for number, key in enumerate(world.units)}
+    for component in components(world, world.units):
+        if len(component) < 2:
+            continue
+        inside = set(component)
+        members = [world.units[key] for key in component]
+        entered = any(parent not in inside for unit in members for parent in unit.parents)
+        if not entered and sum(unit.own or 0 for unit in members) <= 0:
+            first = min(members, key=lambda unit: place[unit.key])
+            if first.own is not None:
+                first.own += 1
 
 
 def _solve_closures(world: World) -> None:
     """Find how often each DLL was loaded before Windows 8: counts follow from the loads, importers first.
 
-    A load of R adds 1 to R and 1 to T for each importer of T in R's closure.  What is in an import cycle, or was loaded
-    by something whose own share is not known, stays unknown.
+    A load of R adds 1 to R, and 1 to T for each importer of T in R's closure.  The members of an import cycle share
+    their closure, so with L loads of them in all, member i has its own loads and L for each importer in the cycle.
+    What does not come out even, and all that it imports, stays unknown.
     """
+    if world.unread:
+        return
     share: dict[int, int] = dict.fromkeys(world.units, 0)
     tainted: set[int] = set()
-    order, cyclic = _importers_first(world)
     steps = 0
-    for key in order:
-        unit = world.units[key]
-        if unit.pinned or unit.count is None:
+    for component in reversed(list(components(world, world.units))):
+        members = [world.units[key] for key in component]
+        if all(unit.pinned for unit in members):
             continue
-        if key in cyclic or key in tainted or world.unread:
-            tainted.update(_closure(world, key))
-            continue
-        own = unit.count - share[key]
-        unit.own = own
-        if own <= 0:
-            continue
-        closure = _closure(world, key)
+        counts = [unit.count - share[unit.key] if unit.count is not None else -1 for unit in members]
+        inside = set(component)
+        inner = [sum(parent in inside for parent in unit.parents) for unit in members]
+        loads, rest = divmod(sum(counts), 1 + sum(inner))
+        own = [count - loads * each for count, each in zip(counts, inner)]
+        closure = _closure(world, component[0])
         steps += len(closure)
-        if steps > MAX_CLOSURE_STEPS:
-            tainted.update(world.units)
+        is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
+        if is_odd or not tainted.isdisjoint(component) or steps > MAX_CLOSURE_STEPS:
+            tainted.update(closure)
             continue
-        inside = set(closure)
-        for member in closure:
-            share[member] += own * sum(parent in inside for parent in world.units[member].parents)
+        for unit, each in zip(members, own):
+            unit.own = each
+        for member in set(closure) - inside:
+            share[member] += loads * sum(parent in closure for parent in world.units[member].parents)
 
 
-def _closure(world: World, start: int) -> list[int]:
-    seen, stack = {start}, [start]
-    found = []
+def _closure(world: World, start: int) -> dict[int, None]:
+    """Give a unit and all that it imports."""
+    seen = {start: None}
+    stack = [start]
     while stack:
-        key = stack.pop()
-        found.append(key)
-        for child in world.units[key].children:
+        for child in world.units[stack.pop()].children:
             if child not in seen:
-                seen.add(child)
+                seen[child] = None
                 stack.append(child)
-    return found
+    return seen
 
 
-def _importers_first(world: World) -> tuple[list[int], set[int]]:
-    """Sort so that importers come before what they import; what is on a cycle, or below one, comes last and is told."""
-    left = {key: len(unit.parents) for key, unit in world.units.items()}
-    ready = [key for key, number in left.items() if not number]
-    order: list[int] = []
-    while ready:
-        key = ready.pop()
-        order.append(key)
-        for child in world.units[key].children:
-            left[child] -= 1
-            if not left[child]:
-                ready.append(child)
-    rest = [key for key in world.units if key not in set(order)]
-    return order + rest, set(rest)
+def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
+    """Yield the strongly connected components below some units, what is imported first (Tarjan's algorithm).
+
+    Each begins with the unit through which it was entered.
+    """
+    index: dict[int, int] = {}
+    low: dict[int, int] = {}
+    path: list[int] = []
+    on_path: set[int] = set()
+    for start in starts:
+        if start in index:
+            continue
+        stack = [_enter(world, start, index, low, path, on_path)]
+        while stack:
+            key, children = stack[-1]
+            child = next(children, None)
+            if child is not None:
+                if child not in index and child in world.units:
+                    stack.append(_enter(world, child, index, low, path, on_path))
+                elif child in on_path:
+                    low[key] = min(low[key], index[child])
+                continue
+            stack.pop()
+            if stack:
+                low[stack[-1][0]] = min(low[stack[-1][0]], low[key])
+            if low[key] == index[key]:
+                component = path[path.index(key) :]
+                del path[-len(component) :]
+                on_path.difference_update(component)
+                yield component
+
+
+def _enter(
+    world: World, key: int, index: dict[int, int], low: dict[int, int], path: list[int], on_path: set[int]
+) -> tuple[int, Iterator[int]]:
+    index[key] = low[key] = len(index)
+    path.append(key)
+    on_path.add(key)
+    return key, iter(world.units[key].children)
 
 
 class _Rule:
@@ -358,6 +401,8 @@ class _WineRule(_Rule):
             return "pinned"
         if unit.count is None:
             return "unknown"
+        if unit.own is not None:
+            unit.own -= 1
         in_progress: set[int] = set()
         stack: list[tuple[Unit, Iterator[int]]] = []
         self._lower(unit, in_progress, stack)
@@ -392,9 +437,6 @@ class _WineRule(_Rule):
             for parent in unit.parents:
                 if parent in units:
                     units[parent].children = [key for key in units[parent].children if key != entry.address]
-        for unit in units.values():
-            if unit.own is not None and unit.count is not None:
-                unit.own = unit.count - len(unit.parents)
         return dead
 
     def _is_dead(self, entry: Entry) -> bool:
