@@ -96,7 +96,7 @@ class FileReader:
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)
-        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "BeingDeleted", "UserWritable")
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "BeingDeleted")
         self._segment = nt.offset("_CONTROL_AREA", "Segment")
         reference = nt.layouts.get("_EX_FAST_REF")
         count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0

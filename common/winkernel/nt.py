@@ -208,6 +208,7 @@ def _misfit(nt: Nt) -> Optional[str]:
         name_field = nt.field("_EPROCESS", "ImageFileName")
         members = nt.members("_EPROCESS", "UniqueProcessId", "VadRoot", "ObjectTable")
         table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        in_process = nt.offset("_EPROCESS", "Pcb") + table_base.offset
         head = nt.find_symbol("PsActiveProcessHead")
         if head is None:
             return "PsActiveProcessHead is not known"
@@ -224,7 +225,7 @@ def _misfit(nt: Nt) -> Optional[str]:
                 return f"the first process is not System with id 4 but {name!r} with {values['UniqueProcessId']}"
             if values["UniqueProcessId"] % 4 or not name or any(byte < 0x20 for byte in name):
                 return f"no process at {process:#x}"
-            base = nt.memory.unsigned(process + table_base.offset, table_base.size)
+            base = nt.memory.unsigned(process + in_process, table_base.size)
             if base == 0 or base >> 52:
                 return f"_KPROCESS.DirectoryTableBase of the process at {process:#x} is {base:#x}"
             entry = nt.memory.pointer(entry)

@@ -73,7 +73,8 @@ class _Reader:
         self.nt = nt
         self.links = nt.offset("_EPROCESS", "ActiveProcessLinks")
         self._name = nt.field("_EPROCESS", "ImageFileName")
-        self._table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        self._table_base = table_base._replace(offset=table_base.offset + nt.offset("_EPROCESS", "Pcb"))
         self._members = nt.members(
             "_EPROCESS",
             "UniqueProcessId",

@@ -83,9 +83,13 @@ class VadReader:
             self._commit_bits = nt.field("_MMVAD_FLAGS1", "CommitCharge").bit_count
         else:
             self._commit_bits = nt.field("_MMVAD_FLAGS", "CommitCharge").bit_count
+        # PoolTag in _POOL_HEADER, which is 16 or 8 bytes long.
+        self._tag_before = 12 if nt.pointer_size == 8 else 4
         direct = nt.has("_MMVAD", "ControlArea")
         self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
-        self._tag_before = 12 if nt.pointer_size == 8 else 4
+        core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= core
+        self._tag_before += core
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""

@@ -72,7 +72,7 @@ def build(layout: Windows, *, pae: bool = True, image: Optional[KernelImage] = N
     python.open(open_file)
 
     released = machine.file("\\Temp\\released.dll")
-    python.map(released.image(released.open("R--", "r--")), 0x11000000, 0x11008000)
+    python.map(released.image(released.open("R--", "r--"), references=0), 0x11000000, 0x11008000)
 
     opened = machine.file("\\Temp\\opened.dll")
     pythonw.map(opened.image(opened.open("R--", "r-d"), references=7), 0x12000000, 0x12010000)
