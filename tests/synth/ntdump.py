@@ -655,10 +655,22 @@ class Machine:
         if wide:
             write(prcb + PRCB["Special"], struct.pack("<4Q", 0x80050033, 0, self.kernel_root, 0x6F8))
             write(prcb + PRCB["Special"] + 0x56, struct.pack("<HQ", 16 * 8 - 1, self.symbol("KiGdt")))
-        gdt = (0, 0, 0x00209B0000000000, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x0020FB0000000000)
+            code, data, user_code, user_data = (0x00CF9B000000FFFF | ring << 45 for ring in (0, 0, 3, 3))
+            wide_code = 0x00209B0000000000
+            gdt = (0, 0, wide_code, data & ~(8 << 40), user_code, user_data & ~(8 << 40), wide_code | 3 << 45)
+            self.put_pointer(pcr + 0x18, pcr)
+            self.put_pointer(pcr + 0x20, prcb)
+        else:
+            # _KPROCESSOR_STATE begins with the CONTEXT here; KDDEBUGGER_DATA64's offset of the registers is not asked.
+            special = prcb + PRCB["Frame"] + len(context)
+            write(special, struct.pack("<4I", 0x80010031, 0, self.kernel_root, 0x6F8))
+            write(special + 0x2A, struct.pack("<HI", 16 * 8 - 1, self.symbol("KiGdt")))
+            code, data, user_code, user_data = (0x00CF9B000000FFFF | ring << 45 for ring in (0, 0, 3, 3))
+            in_pcr = (pcr >> 24) << 56 | 0x0040930000003748 | (pcr & 0xFFFFFF) << 16
+            gdt = (0, code, data & ~(8 << 40), user_code, user_data & ~(8 << 40), 0, in_pcr)
+            self.put_pointer(pcr + 0x1C, pcr)
+            self.put_pointer(pcr + 0x20, prcb)
         write(self.symbol("KiGdt"), struct.pack("<7Q", *gdt))
-        self.put_pointer(pcr + 0x18, pcr)
-        self.put_pointer(pcr + 0x20, prcb)
         write(self.symbol("KiProcessorBlock"), prcb.to_bytes(self.pointer_size, "little"))
         write(self.symbol("NtBuildLab"), self.lab.encode()[:63] + b"\0")
         write(self.symbol("KeTimeIncrement"), struct.pack("<I", 156250))
@@ -693,7 +705,9 @@ class Machine:
         if self.pointer_size == 4:
             context = bytearray(0x2CC)
             struct.pack_into("<I", context, 0, 0x10007)
-            struct.pack_into("<6I", context, 0xB8, self.symbol("KeBugCheckEx"), 8, 0x202, 0, 0x10, 0)
+            struct.pack_into("<4I", context, 0x8C, 0, 0x30, 0x23, 0x23)
+            stack = self.symbol("KiStack") + 0x1F00
+            struct.pack_into("<6I", context, 0xB4, stack, self.symbol("KeBugCheckEx"), 8, 0x202, stack, 0x10)
             return bytes(context)
         context = bytearray(0x4D0)
         struct.pack_into("<II", context, 0x30, 0x10000F, 0x1F80)
@@ -748,8 +762,12 @@ class Machine:
         short(0x2A8, self.size("_EPROCESS"), eprocess("Peb"), eprocess("InheritedFromUniqueProcessId"), table)
         short(0x2B0, PRCB_SIZE, PRCB["Dpc"], PRCB["CurrentThread"], PRCB["MHz"], PRCB["CpuType"], PRCB["Vendor"])
         short(0x2BC, PRCB["Frame"], PRCB["Number"], self.size("_KTHREAD") + 0x100)
-        short(0x2E0, PRCB_IN_PCR + PRCB_SIZE, 0x18, 0x20, PRCB_IN_PCR, 0, 0, 0, 0, 0, PRCB["Special"])
-        short(0x2F4, 0x10, 0x18, 0x20, 0x30, 0x28, 0x50, 0, 0x40, 0x20, 0x50)
+        self_pcr = 0x18 if self.pointer_size == 8 else 0x1C
+        short(0x2E0, PRCB_IN_PCR + PRCB_SIZE, self_pcr, 0x20, PRCB_IN_PCR, 0, 0, 0, 0, 0, PRCB["Special"])
+        if self.pointer_size == 8:
+            short(0x2F4, 0x10, 0x18, 0x20, 0x30, 0x28, 0x50, 0, 0x40, 0x20, 0x50)
+        else:
+            short(0x2F4, 0x8, 0x10, 0x30, 0x18, 0x20, 0x38, 0, 0x28, 0, 0)
         short(0x338, PRCB["Context"])
         return bytes(data)
 
@@ -818,6 +836,9 @@ class Machine:
             for number, run in enumerate(runs):
                 put("<II", header, 0x6C + 8 * number, *run)
         header[0x320 : 0x320 + 1200] = self.context().ljust(1200, b"\0")
+        # pykd copies as many parameters as the exception says that it has.
+        header[0x7D0:0x820] = struct.pack("<5I", 0x80000003, 0, 0, self.symbol("KeBugCheckEx"), 0).ljust(0x50, b"\0")
+        header[0x820:0x8A0] = bytes(128)
         put("<I", header, 0xF88, kind)
         put("<Q", header, 0xFA0, 0x1000 + PAGE * len(self.pages))
         return bytes(header)
