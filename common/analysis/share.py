@@ -6,6 +6,7 @@ shows in no VAD.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
@@ -15,10 +16,21 @@ from ..model_windows import MappedFile, Mapping, Opener, OpenFile, SectionUse, S
 from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
 from ..winkernel.handles import HandleReader
-from ..winkernel.nt import find_nt
+from ..winkernel.kernel import find_nt
 from ..winkernel.processes import Process, list_processes
 from ..winkernel.vad import Vad, VadReader
 from .share_rules import Situation, judge
+
+# The first build of each version of NT, from XP on.
+_FIRST_BUILDS = (
+    (2600, "5.1"),
+    (3790, "5.2"),
+    (6000, "6.0"),
+    (7600, "6.1"),
+    (9200, "6.2"),
+    (9600, "6.3"),
+    (10240, "10.0"),
+)
 
 #: One damaged structure can spoil the reading of many others: these many are told.
 MAX_PROBLEMS = 32
@@ -236,7 +248,10 @@ class _Machine:
 
     def _version(self) -> Optional[str]:
         build = self.nt.target.build_number
-        return None if build is None else str(build)
+        if build is None:
+            return None
+        index = bisect.bisect_right(_FIRST_BUILDS, (build, "~")) - 1
+        return f"{_FIRST_BUILDS[max(index, 0)][1]}.{build}"
 
     def _openers(self, keys: frozenset[int]) -> dict[int, list[tuple[Process, int, int, FileObject]]]:
         """Find the open handles of files, by the files' section object pointers."""

@@ -24,7 +24,7 @@ from ..errors import DumpFormatError, FaultError, UnsupportedError
 from ..memory import Memory
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import AddressSpace, Capability
-from ..winkernel.nt import rsds
+from ..winkernel.kernel import rsds
 from ..winkernel.paging import PAGE_SIZE, Pager, PagingMode
 
 SIGNATURE_64 = b"PAGEDU64"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError
-from .nt import Nt, UnicodeString
+from .kernel import Nt, UnicodeString
 
 #: FILE_OBJECT.Type of every file object (IO_TYPE_FILE of wdm.h).
 IO_TYPE_FILE = 5

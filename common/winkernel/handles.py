@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import FaultError
 from ..model import Field, Problem
-from .nt import Nt
+from .kernel import Nt
 from .paging import PAGE_SIZE
 
 MAX_HANDLES = 1 << 24

@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import FaultError
 from ..model import Problem
-from .nt import Nt
+from .kernel import Nt
 
 MAX_PROCESSES = 1 << 16
 

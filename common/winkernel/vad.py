@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import FaultError
 from ..model import Problem
-from .nt import Nt
+from .kernel import Nt
 
 MAX_VADS = 1 << 20
 PAGE_SHIFT = 12

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
+import jsonschema
 import pytest
 from dlwhy.common import cli
 from dlwhy.common.analysis.share import share_all, share_file
 from dlwhy.common.dumps.kdump import KernelDump
-from dlwhy.common.errors import LayoutError, NotFoundError, UnsupportedError
+from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.model_windows import MappedFile, Possible, Share
-from dlwhy.common.render.json_share import share_document
-from dlwhy.common.render.jsonout import dump
-from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
 from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
 
@@ -168,8 +166,16 @@ def test_all_of_one_process(machine_dump: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["python35.dll", "PYTHON35.DLL", "python35", "Python35\\python35.dll", "C:\\Program Files\\Python35\\python35.dll"]
-    + ["Program Files/Python35/python35.dll", "python3?.dll", PYTHON35],
+    [
+        "python35.dll",
+        "PYTHON35.DLL",
+        "python35",
+        "Python35\\python35.dll",
+        "C:\\Program Files\\Python35\\python35.dll",
+        "Program Files/Python35/python35.dll",
+        "python3?.dll",
+        PYTHON35,
+    ],
 )
 def test_ways_to_name_a_file(tmp_path: Path, text: str) -> None:
     path = build(windows("10.0.19041.3570")).save(tmp_path / "m.dmp")
@@ -219,7 +225,7 @@ def test_a_pdb_of_another_build_does_not_fit_and_the_table_takes_over(tmp_path: 
 def test_a_build_number_that_lies_is_refused(tmp_path: Path) -> None:
     real = windows("10.0.19041.3570")
     path = build(real._replace(build=7601, guid="AB" * 16)).save(tmp_path / "m.dmp")
-    with pytest.raises(LayoutError, match="no layout fits this Windows kernel.*first process is not System"):
+    with pytest.raises(LayoutError, match=r"no layout fits this Windows kernel.*first process is not System"):
         share_all(KernelDump(str(path)))
 
 
@@ -238,3 +244,81 @@ def test_debugger_data_that_is_encoded(tmp_path: Path) -> None:
     check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
     with pytest.raises(NotFoundError, match="no process is current: name one by -p PID"):
         share_file(KernelDump(str(path)), "0x66fb1234", lambda text: int(text, 0))
+
+
+# -- what users see -------------------------------------------------------------------------------------------
+
+SCHEMA = json.loads(
+    (Path(__file__).resolve().parent.parent.parent / "common/data/schema/dlwhy-1.schema.json").read_bytes()
+)
+
+
+def shell(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = cli.main(words)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_json(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["python35.dll"], ["*"], ["--all"]):
+        status, out, err = shell(capsys, "--dump", str(machine_dump), "dllshare", *words, "--json")
+        assert (status, err) == (0, "")
+        jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(out))
+
+
+TRANSCRIPT = """\
+\\Program Files\\Python35\\python35.dll
+  process     python.exe (0n2296)   base 66fb0000-67392fff   VAD VVVVVVVVVVVVVVVV  Mapped Exe EXECUTE_WRITECOPY  commit 0n151
+  control area AAAAAAAA`AAAAAAAA   2 mapped views, 1 user reference   image section
+  file object FFFFFFFF`FFFFFFFF (fast ref 3 masked)   access R--   sharing rwd: r-d   handle closed: sharing no longer enforced
+  rename      yes
+  delete      no   STATUS_CANNOT_DELETE 0xC0000121 → ERROR_ACCESS_DENIED (5): the image is mapped; POSIX delete fails alike
+  overwrite   no   STATUS_SHARING_VIOLATION 0xC0000043 → ERROR_SHARING_VIOLATION (32)
+  also mapped by  pythonw.exe (0n2408), backup.exe (0n3120, as data)
+To replace it now: rename it on the same volume, put the new file in place, delete the old one at
+the next boot (MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT).
+"""  # noqa: E501
+
+
+def test_the_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(windows("6.1.7601.17514")).save(tmp_path / "MEMORY.DMP")
+    status, out, err = shell(capsys, "--dump", str(path), "dllshare", "python35.dll")
+    file = only(share_file(KernelDump(str(path)), "python35.dll", no_number))
+    expected = TRANSCRIPT.replace("V" * 16, f"{file.mappings[0].vad:x}")
+    for letter, address in (("A", file.sections[0].control_area), ("F", file.file.address)):
+        expected = expected.replace(f"{letter * 8}`{letter * 8}", f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}")
+    assert (status, out, err) == (0, expected, "")
+
+
+def test_strict(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell(capsys, "--strict", "--dump", str(machine_dump), "dllshare", "python35.dll")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["dllshare"], 2, "name one file, or give --all"),
+        (["dllshare", "--all", "x"], 2, "name one file, or give --all"),
+        (
+            ["dllshare", "pyton35.dll"],
+            2,
+            "no process maps a file that 'pyton35.dll' fits; near: opened.dll, pending.dll, python35.dll",
+        ),
+        (["dllshare", "-p", "77", "python35.dll"], 2, "there is no process 77"),
+        (["dllshare", "-p", "x", "python35.dll"], 2, "-p takes a process id, not 'x'"),
+        (["dlstate"], 3, "is of Windows, whose commands begin with dll"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, message: str
+) -> None:
+    path = build(windows("10.0.22621.382")).save(tmp_path / "MEMORY.DMP", "kernel")
+    got, out, err = shell(capsys, "--dump", str(path), *words)
+    assert (got, out) == (status, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_process_is_no_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = shell(capsys, "--pid", str(os.getpid()), "dllshare", "x")
+    assert (status, "give a kernel or complete memory dump by --dump" in err) == (3, True)
