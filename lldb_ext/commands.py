@@ -9,13 +9,14 @@ from typing import Any
 
 import lldb
 
-from ..common.commands import dlplan, dlstate  # noqa: F401 - define the commands
+from ..common.commands import dllgone, dllplan, dllstate, dlplan, dlstate  # noqa: F401 - define the commands
 from ..common.commands.registry import COMMANDS, Command
 from ..common.commands.run import run
 from ..common.errors import DlwhyError, NotFoundError, UsageError
 from ..common.host import Screen
 from ..common.render.text import escape
-from .target import LldbTarget, selected_target
+from ..common.target import Target
+from .target import open_target, selected_target
 
 
 class LldbHost:
@@ -28,11 +29,11 @@ class LldbHost:
         self._context = context
         self._result = result
 
-    def target(self) -> LldbTarget:
+    def target(self) -> Target:
         """Give the target of the command's context."""
         target = self._context.GetTarget()
         # A command that a script runs inside `command script import` has the context of before.
-        return LldbTarget(target) if target.IsValid() else selected_target(self._debugger)
+        return open_target(target) if target.IsValid() else selected_target(self._debugger)
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression."""

@@ -19,7 +19,7 @@ from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
-from ..common.winkernel.nt import rsds
+from ..common.winkernel.kernel import rsds
 from ..common.winmodel import Image, SystemVersion, UnloadedImage
 
 PLATFORMS = {

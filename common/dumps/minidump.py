@@ -29,6 +29,8 @@ MAX_STREAMS = 4096
 MAX_STRING = 65536
 
 _MISC1_PROCESS_ID = 1
+#: VER_PLATFORM_WIN32_NT; Breakpad has its own numbers for other systems.
+_PLATFORM_WINDOWS_NT = 2
 
 #: PROCESSOR_ARCHITECTURE_*: what they are called, and whether their loader is known.
 _ARCHITECTURES = {0: Platform("i386", 4, "little", "windows"), 9: Platform("x86_64", 8, "little", "windows")}
@@ -153,6 +155,8 @@ class MinidumpTarget:
         if arch not in _ARCHITECTURES:
             name = _OTHER_ARCHITECTURES.get(arch, f"processor {arch}")
             raise UnsupportedError(f"{self.path} is of {name}: only x86 and x64 are supported")
+        if struct.unpack_from("<I", data, 20)[0] != _PLATFORM_WINDOWS_NT:
+            raise UnsupportedError(f"{self.path} is no minidump of Windows, but of a program of another system")
         self.system = SystemVersion(*struct.unpack_from("<III", data, 8))
         return _ARCHITECTURES[arch]
 

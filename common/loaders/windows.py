@@ -27,6 +27,9 @@ MAX_MERGED = 4096
 #: How many entries decide whether a layout fits.
 _SAMPLE = 8
 
+#: Build number of Windows Vista.
+FIRST_VISTA_BUILD = 6000
+
 PINNED = 0xFFFFFFFF
 PINNED_16 = 0xFFFF
 
@@ -93,6 +96,14 @@ ENTRY_FIELDS = (
 )
 NODE_FIELDS = ("LoadCount", "LoadWhileUnloadingCount", "State")
 _SIGNED = frozenset({"State", "LoadReason"})
+
+
+class Fit(enum.IntEnum):
+    """How well a layout's nodes, or the links that were there before them, fit: whether they point back at entries."""
+
+    WRONG = 0
+    UNREADABLE = 1
+    RIGHT = 2
 
 
 class Record:
@@ -213,6 +224,7 @@ class Loader:
         self.main: Optional[Entry] = None
         self.complete = True
         self.system_build = 0
+        self.fit = Fit.UNREADABLE
 
     def pointer(self, address: int) -> int:
         """Read a pointer of this loader's code."""
@@ -451,8 +463,11 @@ class Loader:
             self.rule_reason = f"build {build}; the nodes of its graph are not in memory"
             return
         ldr = self.layouts.require("_PEB_LDR_DATA")
-        if "ShutdownInProgress" not in ldr.fields or 0 < build < 6000:
+        if "ShutdownInProgress" not in ldr.fields:
             self.rule, self.rule_reason = LoaderRule.XP, "PEB_LDR_DATA has no ShutdownInProgress"
+            return
+        if self.fit is not Fit.RIGHT and 0 < build < FIRST_VISTA_BUILD:
+            self.rule, self.rule_reason = LoaderRule.XP, f"build {build}, and its entries have no ForwarderLinks"
             return
         self.rule, self.rule_reason = LoaderRule.WIN7, "its entries point at no node of a graph"
 
@@ -473,14 +488,6 @@ class Loader:
         """List the entries that are in that order."""
         listed = [each for each in self.entries.values() if "initialization" in each.orders]
         return sorted(listed, key=lambda each: each.orders["initialization"])
-
-
-class _Fit(enum.IntEnum):
-    """How well a layout's nodes, or the links that were there before them, fit: whether they point back at entries."""
-
-    WRONG = 0
-    UNREADABLE = 1
-    RIGHT = 2
 
 
 def find_loaders(memory: Memory, target: WindowsTarget) -> tuple[list[Loader], list[Problem]]:
@@ -572,8 +579,8 @@ def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: Window
         if failure:
             tried.append(f"{layouts.source.detail}: {failure}")
             continue
-        fit = _graph_fit(loader)
-        if fit is _Fit.RIGHT:
+        fit = loader.fit = _graph_fit(loader)
+        if fit is Fit.RIGHT:
             return loader
         # Where nothing tells, the order of the candidates decides, which is that of the version.
         if best is None or (-int(fit), rank) < best[0]:
@@ -626,7 +633,7 @@ def validate(loader: Loader) -> str:
     return ""
 
 
-def _graph_fit(loader: Loader) -> _Fit:
+def _graph_fit(loader: Loader) -> Fit:
     if not loader.layouts.has_graph:
         return _links_fit(loader)
     right = wrong = 0
@@ -640,17 +647,17 @@ def _graph_fit(loader: Loader) -> _Fit:
         else:
             wrong += 1
     if right > wrong:
-        return _Fit.RIGHT
-    return _Fit.WRONG if wrong else _Fit.UNREADABLE
+        return Fit.RIGHT
+    return Fit.WRONG if wrong else Fit.UNREADABLE
 
 
-def _links_fit(loader: Loader) -> _Fit:
+def _links_fit(loader: Loader) -> Fit:
     """Tell whether the entries have a list where those of Windows 8 have DdagNode: Vista and 7."""
     place = 0x98 if loader.pointer_size == 8 else 0x50
     right = wrong = 0
     for entry in loader.in_load_order()[:_SAMPLE]:
         if entry.record.layout.size <= place:
-            return _Fit.UNREADABLE
+            return Fit.UNREADABLE
         try:
             link = loader.pointer(entry.address + place)
             back = loader.pointer(link + loader.pointer_size)
@@ -661,8 +668,8 @@ def _links_fit(loader: Loader) -> _Fit:
         else:
             wrong += 1
     if right > wrong:
-        return _Fit.RIGHT
-    return _Fit.WRONG if wrong else _Fit.UNREADABLE
+        return Fit.RIGHT
+    return Fit.WRONG if wrong else Fit.UNREADABLE
 
 
 def by_base(entries: Sequence[Entry], address: int) -> Optional[Entry]:

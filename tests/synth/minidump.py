@@ -419,9 +419,9 @@ class Process:
         memory.number(peb + at.os_major, 4, major)
         memory.number(peb + at.os_major + 4, 4, minor)
         memory.number(peb + at.os_major + 8, 2, build)
-        memory.number(ldr, 4, 0x28 if form is XP else 0x58 if wide else 0x30)
+        memory.number(ldr, 4, 0x28 if form.name == "xp" else 0x58 if wide else 0x30)
         memory.number(ldr + 4, 1, 1)
-        if form is not XP:
+        if form.name != "xp":
             memory.number(ldr + (at.shutdown or 0), 1, int(loader.shutdown))
         entry_size = {"xp": 0x50, "win7": 0xE0 if wide else 0x78}.get(form.name, at.entry_size)
         for module in loader.loaded:
@@ -476,7 +476,7 @@ class Process:
             linked = 0x2 if module.parent and not form.graph else 0
             put(entry + at.flags, 4, module.flags | 0x80004 | linked)
             put(entry + at.load_count, 2, module.count)
-            if form is WIN7:
+            if form.name == "win7":
                 for link in (at.ddag - 2 * word, at.ddag, at.ddag + 2 * word):
                     self._ring(entry + link, [], word)
 
