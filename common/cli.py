@@ -17,7 +17,7 @@ from typing import NoReturn, Optional
 
 from .commands.registry import COMMANDS, HelpFormatter
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
-from .host import Screen
+from .host import Screen, write_to
 from .render.text import escape
 from .target import Target
 
@@ -50,7 +50,7 @@ class CliHost:
 
     def write(self, text: str) -> None:
         """Write to standard output."""
-        sys.stdout.write(text)
+        write_to(sys.stdout, text)
 
     def screen(self) -> Screen:
         """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""
@@ -74,7 +74,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    from .commands import dllgone, dllplan, dllstate, dlplan, dlstate  # noqa: F401 - define the commands  # noqa: F401 - likewise
+    from .commands import dllgone, dllplan, dllshare, dllstate, dlplan, dlstate  # noqa: F401 - define the commands
     from .commands.run import run
 
     if arguments.command == "help" or arguments.command not in COMMANDS:
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllstate, dlplan, dlstate.",
+        epilog="dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllshare, dllstate, dlplan, dlstate.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument("command", metavar="COMMAND", help="dllgone, dllplan, dllstate, dlplan, dlstate, or help")
+    parser.add_argument("command", metavar="COMMAND", help="dllgone, dllplan, dllshare, dllstate, dlplan, dlstate, or help")
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
     return parser
 

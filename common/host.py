@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Protocol
+from typing import NamedTuple, Optional, Protocol, TextIO
 
 from .target import Target
 
@@ -38,3 +38,12 @@ class Host(Protocol):
 
     def screen(self) -> Screen:
         """Tell how text can be shown."""
+
+
+def write_to(stream: TextIO, text: str) -> None:
+    """Write text to a stream, by escape sequences where its encoding lacks a character, as Windows' own do."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -77,7 +77,8 @@ class Field(NamedTuple):
     """A member of a structure.
 
     ``offset`` and ``size`` in bytes; for a bit-field ``size`` is 1, ``offset`` the byte, ``bit_shift`` the
-    distance from that byte's least significant bit in either byte order.
+    distance from that byte's least significant bit in either byte order.  Of NT's bit-fields, which are wider,
+    ``offset`` and ``size`` are those of the storage unit, and ``bit_shift`` counts from its lowest bit.
     """
 
     offset: int

@@ -14,11 +14,15 @@ from .model import Layout, Module, Platform, Problem, Thread
 
 
 class Capability(enum.Flag):
-    """What a target is or can do beyond reading memory: RUNNING means that nothing stops it meanwhile."""
+    """What a target is or can do beyond reading memory.
+
+    RUNNING means that nothing stops it meanwhile, KERNEL that it is a whole machine: a `KernelTarget`.
+    """
 
     NONE = 0
     LIVE = enum.auto()
     RUNNING = enum.auto()
+    KERNEL = enum.auto()
 
 
 class Target(Protocol):
@@ -73,3 +77,55 @@ class Target(Protocol):
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open the file that a module was loaded from, sysroot applied; None when it is not here."""
+
+
+class AddressSpace(Protocol):
+    """The memory that one process of a machine sees, kernel space included."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes of virtual memory.
+
+        :raises FaultError: if any of them cannot be read.
+        """
+
+
+class KernelTarget(Target, Protocol):
+    """What is examined is a whole Windows machine: a kernel debug session, or a dump of the system's memory.
+
+    ``capabilities`` has KERNEL; ``platform`` is that of the kernel with ``os`` ``windows``; ``pid`` is None;
+    ``modules`` lists kernel modules as far as the adapter knows them.  ``read`` reads kernel space, whichever process
+    is current; user space is read through `address_space`.
+
+    ``find_layout`` gives a type of the module's PDB, its own members only.  What lies in a union or structure without a
+    name of its own is a member by its path, such as ``u.VadFlags`` of ``_MMVAD_SHORT`` (named as in C: a member of an
+    anonymous union by its own name); what has a named type is one member, here ``VadFlags`` of ``_MMVAD_FLAGS``.  Of a
+    bit-field, ``offset`` and ``size`` are those of its storage unit, ``bit_shift`` counts from that unit's lowest bit.
+    """
+
+    @property
+    def kernel(self) -> Module:
+        """Give the kernel's own image.
+
+        ``build_id`` is the RSDS GUID as 32 upper-case hex digits, followed by the age in hex, as symbol servers file
+        it; None where the adapter does not know it.
+        """
+
+    @property
+    def build_number(self) -> Optional[int]:
+        """Give the build, such as 7601 for Windows 7 SP1; None when unknown."""
+
+    @property
+    def current_process(self) -> Optional[int]:
+        """Give the address of the current process's ``_EPROCESS``, None when unknown."""
+
+    def find_symbol(self, name: str) -> Optional[int]:
+        """Find the address of a global of the kernel, such as ``PsActiveProcessHead``; None when unknown."""
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes of physical memory.
+
+        :raises FaultError: if any of them cannot be read.
+        """
+
+    def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
+        """Give the memory of a process: the address of its ``_EPROCESS``, and its ``DirectoryTableBase``."""

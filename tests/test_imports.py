@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # What may import what: a layer those above it in this list, and its own; the first one nothing of ours.
 LAYERS = (
     ("errors", "model"),
-    ("target", "host", "winmodel", "wintarget"),
+    ("target", "host", "model_windows", "winmodel", "wintarget"),
     ("memory", "layouts"),
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),
     ("analysis",),
-    ("views", "views_plan", "views_dll", "render"),
+    ("views", "views_plan", "views_dll", "views_share", "render"),
     ("commands",),
     ("cli", "api"),
 )

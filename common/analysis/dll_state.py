@@ -82,8 +82,10 @@ class WindowsExamination:
             found += [judge.describe(entry, self.images.get(entry.base)) for entry in judge.loader.in_load_order()]
         if not all(loader.complete for loader in self.loaders) or not self.loaders:
             listed = {dll.base for dll in found}
-            images = enumerate(self.target.images())
-            found += [_from_image(image, number == 0) for number, image in images if image.base not in listed]
+            program, *others = self.target.images() or (None,)
+            # Debuggers and dumps order the others differently.
+            images = [*([program] if program else []), *sorted(others, key=lambda image: image.base)]
+            found += [_from_image(image, image is program) for image in images if image.base not in listed]
         return found
 
     def find(self, dll: Dll) -> tuple[Loader, World, Entry]:

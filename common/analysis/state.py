@@ -84,6 +84,8 @@ def _examine_once(
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, Motion]:
     """Examine once; tells also whether the loader moved meanwhile."""
+    if memory.platform.os == "windows":
+        raise UnsupportedError(f"{memory.target.description} is of Windows, whose commands begin with dll: dllshare")
     start = find_start(memory)
     if musl.is_musl(memory, start):
         return of_musl(memory, start), Motion.STILL

@@ -62,6 +62,10 @@ def open_dump(path: str) -> Target:
         from .minidump import MinidumpTarget
 
         return MinidumpTarget(path, content)
+    if start in (b"PAGEDU64", b"PAGEDUMP"):
+        from .kdump import KernelDump
+
+        return KernelDump(path, content)
     if start in (b"USERDU64", b"USERDUMP"):
         raise UnsupportedError(
             f"{path} is a full user dump of the old format: only WinDbg reads it; .dump /ma rewrites it"

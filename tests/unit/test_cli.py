@@ -48,13 +48,13 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["dlstate"], 3, "give --pid PID or --core FILE"),
+        (["dlstate"], 3, "give --pid PID, --core FILE or --dump FILE"),
         (["--core", "/nonexistent", "dlstate"], 3, "/nonexistent: No such file"),
         (["--core", "/proc/self/exe", "dlstate"], 3, "no core"),
         (["--pid", "4194305", "dlstate"], 3, "there is no process"),
         (["--pid", "x", "dlstate"], 2, "invalid int value"),
         (["--pid", "1", "--core", "x", "dlstate"], 2, "not allowed with"),
-        (["nonsense"], 2, "there is no command nonsense; commands: dlplan, dlstate"),
+        (["nonsense"], 2, "there is no command nonsense; commands: dl"),
         (["--core", "CORE", "dlstate", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--core", "CORE", "dlstate", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
         ([], 2, "required: COMMAND"),

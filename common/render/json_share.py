@@ -1,0 +1,113 @@
+"""How does the answer about mapped files look as JSON?  The contract is that of `jsonout`."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ..model_windows import MappedFile, Mapping, Opener, OpenFile, Operation, SectionUse, Share
+from .jsonout import _envelope as envelope
+from .jsonout import _hex as address_of
+from .jsonout import _problems as problems_of
+
+
+def share_document(command: str, share: Share) -> dict[str, Any]:
+    """Build the document of mapped files."""
+    return {
+        **envelope(command, share.target, share.loader),
+        "files": [_file(file) for file in share.files],
+        "handles_complete": share.handles_complete,
+        "problems": problems_of(share.problems),
+    }
+
+
+def _file(file: MappedFile) -> dict[str, Any]:
+    main = file.sections[0] if file.sections else None
+    return {
+        "file": _text(file.name),
+        "file_name_address": address_of(file.name_address),
+        "device": address_of(file.device),
+        "control_area": address_of(main.control_area) if main else None,
+        **_file_object(file.file),
+        "section": _section_word(file),
+        "sections": [_section(section) for section in file.sections],
+        "mappings": [_mapping(mapping) for mapping in file.mappings],
+        "openers": [_opener(opener) for opener in file.openers],
+        "operations": [_operation(operation) for operation in file.operations],
+    }
+
+
+def _text(text: Optional[str]) -> Optional[str]:
+    """Give a name of the target; halves of surrogate pairs, which JSON cannot carry, as their escapes."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _file_object(file: OpenFile) -> dict[str, Any]:
+    return {
+        "file_object": address_of(file.address),
+        "fast_ref": file.fast_ref,
+        "access": file.access,
+        "sharing": {
+            "read": "r" in file.sharing,
+            "write": "w" in file.sharing,
+            "delete": "d" in file.sharing,
+            "enforced": file.open,
+        },
+        "access_string": file.access + file.sharing,
+        "delete_pending": file.delete_pending,
+    }
+
+
+def _section_word(file: MappedFile) -> Optional[str]:
+    kinds = {section.image for section in file.sections}
+    return "both" if len(kinds) > 1 else "image" if True in kinds else "data" if kinds else None
+
+
+def _section(section: SectionUse) -> dict[str, Any]:
+    return {
+        "control_area": address_of(section.control_area),
+        "kind": "image" if section.image else "data",
+        "section_references": section.section_references,
+        "mapped_views": section.mapped_views,
+        "user_references": section.user_references,
+        "writable_references": section.writable_references,
+        "live": section.live,
+    }
+
+
+def _mapping(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "pid": mapping.pid,
+        "process": _text(mapping.process),
+        "base": address_of(mapping.base),
+        "end": address_of(mapping.end),
+        "vad": address_of(mapping.vad),
+        "as": "image" if mapping.image else "data",
+        "protection": mapping.protection,
+        "commit": mapping.commit,
+        "wow64": mapping.wow64,
+    }
+
+
+def _opener(opener: Opener) -> dict[str, Any]:
+    file = _file_object(opener.file)
+    del file["fast_ref"]
+    return {
+        "pid": opener.pid,
+        "process": _text(opener.process),
+        "handle": address_of(opener.handle),
+        "granted_access": address_of(opener.granted_access),
+        **file,
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    status = operation.status
+    return {
+        "name": operation.name,
+        "possible": operation.possible.value,
+        "ntstatus": f"0x{status.ntstatus:08X}" if status else None,
+        "ntstatus_name": status.name if status else None,
+        "win32": status.win32 if status else None,
+        "win32_name": status.win32_name if status else None,
+        "why": operation.why,
+    }

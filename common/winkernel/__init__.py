@@ -1,0 +1,1 @@
+"""Objects of the Windows kernel: processes, address spaces, sections, files, handles."""

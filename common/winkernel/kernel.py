@@ -1,0 +1,261 @@
+"""Where do the members of NT's structures lie in this kernel, and how are they read?
+
+From the kernel's PDB where the target has it, else from our tables; either way the answer is checked against the list
+of processes before it is used.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
+from ..layouts.nt_tables import for_each_nt_candidate, load_nt_table
+from ..memory import Memory
+from ..model import Field, Layout, Source, SourceKind
+from ..target import KernelTarget
+
+#: Without these nothing can be answered.
+REQUIRED_TYPES = (
+    "_EPROCESS",
+    "_KPROCESS",
+    "_MMVAD",
+    "_MMVAD_SHORT",
+    "_MMVAD_FLAGS",
+    "_CONTROL_AREA",
+    "_MMSECTION_FLAGS",
+    "_FILE_OBJECT",
+    "_SECTION_OBJECT_POINTERS",
+    "_HANDLE_TABLE",
+    "_HANDLE_TABLE_ENTRY",
+    "_OBJECT_HEADER",
+)
+#: Some versions have these, others do without.
+OPTIONAL_TYPES = (
+    "_EWOW64PROCESS",
+    "_EX_FAST_REF",
+    "_MMADDRESS_NODE",
+    "_MMVAD_FLAGS1",
+    "_MM_AVL_TABLE",
+    "_RTL_AVL_TREE",
+    "_RTL_BALANCED_NODE",
+    "_SEGMENT",
+    "_SUBSECTION",
+)
+
+MAX_UNICODE_STRING = 0xFFFE
+_SYSTEM_PID = 4
+_CHECKED_PROCESSES = 8
+
+
+class UnicodeString(NamedTuple):
+    """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
+
+    buffer: int
+    length: int
+    text: Optional[str]
+
+
+class Members:
+    """Read several members of a structure with one request; of those that this version lacks, the value is missing."""
+
+    def __init__(self, memory: Memory, layout: Layout, names: Sequence[str]) -> None:
+        self._memory = memory
+        found = [(name, layout.fields[name]) for name in names if name in layout.fields]
+        self._fields = [(name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in found]
+        self._size = max((end for _, _, end, _, _ in self._fields), default=0)
+        self.names = frozenset(name for name, _ in found)
+
+    def read(self, address: int) -> dict[str, int]:
+        """Read the members of the structure at an address, as unsigned numbers.
+
+        :raises FaultError: if it cannot be read.
+        """
+        data = self._memory.read(address, self._size)
+        convert = int.from_bytes
+        return {
+            name: (convert(data[start:end], "little") >> shift) & mask if mask else convert(data[start:end], "little")
+            for name, start, end, shift, mask in self._fields
+        }
+
+
+class Nt:
+    """The kernel of a target: its memory, layouts and globals."""
+
+    def __init__(self, target: KernelTarget, layouts: Mapping[str, Layout], source: Source) -> None:
+        self.target = target
+        self.memory = Memory(target)
+        self.layouts = layouts
+        self.source = source
+        self.pointer_size = target.platform.pointer_size
+        self._symbols: Mapping[str, int] = {}
+
+    def has(self, type_name: str, member: str) -> bool:
+        """Tell whether a structure of this version has a member."""
+        layout = self.layouts.get(type_name)
+        return layout is not None and member in layout.fields
+
+    def field(self, type_name: str, member: str) -> Field:
+        """Give a member of a structure.
+
+        :raises LayoutError: if this version has none such.
+        """
+        layout = self.layouts.get(type_name)
+        field = layout.fields.get(member) if layout else None
+        if field is None:
+            raise LayoutError(f"{type_name} has no member {member} in this kernel ({self.source.detail})")
+        return field
+
+    def offset(self, type_name: str, member: str) -> int:
+        """Give the offset of a member.
+
+        :raises LayoutError: if this version has none such.
+        """
+        return self.field(type_name, member).offset
+
+    def members(self, type_name: str, *names: str) -> Members:
+        """Prepare to read members of a structure; those that this version lacks are left out.
+
+        :raises LayoutError: if the structure is not known.
+        """
+        layout = self.layouts.get(type_name)
+        if layout is None:
+            raise LayoutError(f"no layout of {type_name} ({self.source.detail})")
+        return Members(self.memory, layout, names)
+
+    def find_symbol(self, name: str) -> Optional[int]:
+        """Find the address of a global of the kernel, None when unknown."""
+        address = self.target.find_symbol(name)
+        if address is None and name in self._symbols:
+            return self.target.kernel.base + self._symbols[name]
+        return address
+
+    def is_kernel_address(self, address: int) -> bool:
+        """Tell whether an address lies in kernel space, as the processor's address space is split by default."""
+        return address >= 1 << 63 if self.pointer_size == 8 else address >= 1 << 31
+
+    def unicode_string(self, address: int) -> UnicodeString:
+        """Read a ``_UNICODE_STRING``; its characters can be paged out.
+
+        ``Length`` counts bytes, and nothing terminates the characters.
+
+        :raises FaultError: if the structure itself cannot be read.
+        """
+        length = self.memory.unsigned(address, 2)
+        buffer = self.memory.pointer(address + self.pointer_size)
+        if length == 0:
+            return UnicodeString(buffer, 0, "" if buffer == 0 else None)
+        if length > MAX_UNICODE_STRING or length % 2:
+            return UnicodeString(buffer, length, None)
+        data = self.memory.try_read(buffer, length)
+        return UnicodeString(buffer, length, None if data is None else data.decode("utf-16-le", "surrogatepass"))
+
+
+def find_nt(target: KernelTarget) -> Nt:
+    """Find the kernel's layouts: from its PDB, else from our tables; whatever the source, they must fit the target.
+
+    :raises LayoutError: if none does.
+    """
+    tried = []
+    failure = ""
+    for nt in _for_each_candidate(target):
+        problem = _misfit(nt)
+        if problem is None:
+            return nt
+        tried.append(f"{nt.source.detail}: {problem}")
+    kernel = target.kernel
+    version = f"build {target.build_number}" if target.build_number is not None else "unknown build"
+    pdb = f", PDB {kernel.build_id}" if kernel.build_id else ""
+    if not tried:
+        failure = "open it in WinDbg with the symbols of ntkrnlmp, or add its layout to the tables"
+        raise LayoutError(f"no layout is known for this Windows kernel ({version}{pdb}): {failure}")
+    raise LayoutError(f"no layout fits this Windows kernel ({version}{pdb})", tried=tried)
+
+
+def _for_each_candidate(target: KernelTarget) -> Iterator[Nt]:
+    kernel = target.kernel
+    from_pdb = _layouts_of_pdb(target)
+    if from_pdb:
+        detail = f"PDB {kernel.build_id}" if kernel.build_id else "the kernel's PDB"
+        yield Nt(target, from_pdb, Source(SourceKind.DEBUG_INFO, detail))
+    guid = kernel.build_id[:32].upper() if kernel.build_id else None
+    for candidate in for_each_nt_candidate(load_nt_table(target.platform.arch), guid, target.build_number):
+        nt = Nt(target, candidate.layouts, candidate.source)
+        nt._symbols = candidate.symbols
+        yield nt
+
+
+def _layouts_of_pdb(target: KernelTarget) -> dict[str, Layout]:
+    found: dict[str, Layout] = {}
+    for name in (*REQUIRED_TYPES, *OPTIONAL_TYPES):
+        layout = target.find_layout(name, target.kernel)
+        if layout is not None:
+            found[name] = layout
+        elif name in REQUIRED_TYPES:
+            return {}
+    return found
+
+
+def _misfit(nt: Nt) -> Optional[str]:
+    """Say why these layouts are not those of the kernel, None if the first processes make sense by them.
+
+    Checked: the list links of each process agree in both directions, the first one is System with process id 4, the
+    names are text, the page tables are where page tables can be.
+    """
+    try:
+        links = nt.offset("_EPROCESS", "ActiveProcessLinks")
+        name_field = nt.field("_EPROCESS", "ImageFileName")
+        members = nt.members("_EPROCESS", "UniqueProcessId", "VadRoot", "ObjectTable")
+        table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        in_process = nt.offset("_EPROCESS", "Pcb") + table_base.offset
+        head = nt.find_symbol("PsActiveProcessHead")
+        if head is None:
+            return "PsActiveProcessHead is not known"
+        entry = nt.memory.pointer(head)
+        for number in range(_CHECKED_PROCESSES):
+            if entry == head:
+                return "the list of processes is empty" if number == 0 else None
+            process = entry - links
+            if nt.memory.pointer(entry + nt.pointer_size) in (0, entry):
+                return f"_EPROCESS.ActiveProcessLinks.Blink at {entry + nt.pointer_size:#x} leads nowhere"
+            values = members.read(process)
+            name = nt.memory.read(process + name_field.offset, name_field.size).partition(b"\0")[0]
+            if number == 0 and (values["UniqueProcessId"] != _SYSTEM_PID or name != b"System"):
+                return f"the first process is not System with id 4 but {name!r} with {values['UniqueProcessId']}"
+            if values["UniqueProcessId"] % 4 or not name or any(byte < 0x20 for byte in name):
+                return f"no process at {process:#x}"
+            base = nt.memory.unsigned(process + in_process, table_base.size)
+            if base == 0 or base >> 52:
+                return f"_KPROCESS.DirectoryTableBase of the process at {process:#x} is {base:#x}"
+            entry = nt.memory.pointer(entry)
+    except (FaultError, CorruptError, LayoutError, struct.error) as error:
+        return str(error)
+    return None
+
+
+def rsds(read: Memory, base: int) -> Optional[str]:
+    """Read the GUID and age of the PDB out of an image in memory, as symbol servers file them; None if it has none.
+
+    Source: Microsoft's PE/COFF specification, "Debug Directory"; the record is ``RSDS``, GUID, age, path.
+    """
+    try:
+        header = base + read.unsigned(base + 0x3C, 4)
+        if read.read(base, 2) != b"MZ" or read.read(header, 4) != b"PE\0\0":
+            return None
+        optional = header + 24
+        directories = optional + (112 if read.unsigned(optional, 2) == 0x20B else 96)
+        if read.unsigned(directories - 4, 4) < 7:
+            return None
+        table = base + read.unsigned(directories + 6 * 8, 4)
+        count = min(read.unsigned(directories + 6 * 8 + 4, 4) // 28, 16)
+        for number in range(count):
+            kind, _, rva = struct.unpack("<III", read.read(table + 28 * number + 12, 12))
+            record = read.try_read(base + rva, 24) if kind == 2 and rva else None
+            if record and record.startswith(b"RSDS"):
+                first, second, third = struct.unpack_from("<IHH", record, 4)
+                age = int.from_bytes(record[20:24], "little")
+                return f"{first:08X}{second:04X}{third:04X}{record[12:20].hex().upper()}{age:X}"
+    except DlwhyError:
+        return None
+    return None

@@ -1,0 +1,169 @@
+"""Which ranges of a process are mapped, and to what?
+
+The virtual address descriptors of a process form a balanced tree: ``_MM_AVL_TABLE`` whose sentinel is the table itself
+in Windows Vista and 7, a bare pointer to the root ``_MMVAD`` in XP, ``_RTL_AVL_TREE`` since 8.1.  Only long ones
+(``_MMVAD``) map sections; reading ``Subsection`` out of a short one (``_MMVAD_SHORT``) reads the next pool block.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ..errors import FaultError
+from ..model import Problem
+from .kernel import Nt
+
+MAX_VADS = 1 << 20
+PAGE_SHIFT = 12
+
+# MI_VAD_TYPE: what of these is mapped from a section.
+VAD_NONE = 0
+VAD_IMAGE_MAP = 2
+VAD_LARGE_PAGE_SECTION = 7
+_SECTION_TYPES = frozenset({VAD_NONE, VAD_IMAGE_MAP, VAD_LARGE_PAGE_SECTION})
+
+# Pool tags of _MMVAD_SHORT; those of _MMVAD are "Vad ", "Vadl" and "Vadm".
+_SHORT_TAGS = frozenset({b"VadS", b"VadF"})
+
+# As !vad prints MMVAD_FLAGS.Protection: three bits, and two more for caching and guard pages.
+_PROTECTIONS = (
+    "NO_ACCESS",
+    "READONLY",
+    "EXECUTE",
+    "EXECUTE_READ",
+    "READWRITE",
+    "WRITECOPY",
+    "EXECUTE_READWRITE",
+    "EXECUTE_WRITECOPY",
+)
+
+
+class Vad(NamedTuple):
+    """A range of addresses: ``start`` to ``end``, the last byte, inclusive.
+
+    ``section`` is the address in ``Subsection`` (in XP: of the ``_CONTROL_AREA`` itself), 0 for private memory.
+    ``commit`` counts pages, None where none are charged.
+    """
+
+    address: int
+    start: int
+    end: int
+    image: bool
+    protection: str
+    commit: Optional[int]
+    section: int
+
+
+class VadReader:
+    """Read the VAD trees of a kernel's processes."""
+
+    def __init__(self, nt: Nt) -> None:
+        self._nt = nt
+        self._root = nt.offset("_EPROCESS", "VadRoot")
+        self._node = 0
+        if nt.has("_MMVAD_SHORT", "VadNode"):
+            self._node = nt.offset("_MMVAD_SHORT", "VadNode")
+            self._left = self._node + nt.offset("_RTL_BALANCED_NODE", "Left")
+            self._right = self._node + nt.offset("_RTL_BALANCED_NODE", "Right")
+            self._root += nt.offset("_RTL_AVL_TREE", "Root")
+        else:
+            self._left = nt.offset("_MMVAD_SHORT", "LeftChild")
+            self._right = nt.offset("_MMVAD_SHORT", "RightChild")
+            if "_MM_AVL_TABLE" in nt.layouts:
+                self._root += nt.offset("_MM_AVL_TABLE", "BalancedRoot") + nt.offset("_MMADDRESS_NODE", "RightChild")
+        self._ranges = nt.members("_MMVAD_SHORT", "StartingVpn", "EndingVpn", "StartingVpnHigh", "EndingVpnHigh")
+        self._vpn_bits = 8 * nt.field("_MMVAD_SHORT", "StartingVpn").size
+        flags = "u.VadFlags" if nt.has("_MMVAD_SHORT", "u.VadFlags") else "u.LongFlags"
+        self._flags_offset = nt.offset("_MMVAD_SHORT", flags)
+        self._flags = nt.members("_MMVAD_FLAGS", "VadType", "ImageMap", "Protection", "PrivateMemory", "CommitCharge")
+        self._commit_offset: Optional[int] = None
+        if nt.has("_MMVAD_SHORT", "u1.VadFlags1"):
+            self._commit_offset = nt.offset("_MMVAD_SHORT", "u1.VadFlags1")
+            self._flags1 = nt.members("_MMVAD_FLAGS1", "CommitCharge")
+            self._commit_bits = nt.field("_MMVAD_FLAGS1", "CommitCharge").bit_count
+        else:
+            self._commit_bits = nt.field("_MMVAD_FLAGS", "CommitCharge").bit_count
+        # PoolTag in _POOL_HEADER, which is 16 or 8 bytes long.
+        self._tag_before = 12 if nt.pointer_size == 8 else 4
+        direct = nt.has("_MMVAD", "ControlArea")
+        self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
+        core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= core
+        self._tag_before += core
+
+    def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
+        """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        memory = self._nt.memory
+        try:
+            root = memory.pointer(eprocess + self._root)
+        except FaultError as error:
+            problems.append(Problem(where, f"its VAD tree cannot be read: {error}"))
+            return []
+        found: list[Vad] = []
+        seen: set[int] = set()
+        stack = [root] if root else []
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
+                continue
+            if len(seen) >= MAX_VADS:
+                problems.append(Problem(where, f"its VAD tree has more than {MAX_VADS} entries"))
+                break
+            seen.add(node)
+            address = node - self._node
+            try:
+                left = memory.pointer(address + self._left)
+                right = memory.pointer(address + self._right)
+                vad = self._read(address)
+            except FaultError as error:
+                problems.append(Problem(where, f"the VAD at {address:#x} cannot be read: {error}"))
+                continue
+            if vad.end < vad.start:
+                problems.append(Problem(where, f"the VAD at {address:#x} ends before it starts"))
+                continue
+            found.append(vad)
+            stack += [child for child in (right, left) if child]
+        found.sort(key=lambda vad: vad.start)
+        return found
+
+    def _read(self, address: int) -> Vad:
+        ranges = self._ranges.read(address)
+        flags = self._flags.read(address + self._flags_offset)
+        bits = self._vpn_bits
+        start = ranges["StartingVpn"] | ranges.get("StartingVpnHigh", 0) << bits
+        end = ranges["EndingVpn"] | ranges.get("EndingVpnHigh", 0) << bits
+        if self._commit_offset is None:
+            commit = flags["CommitCharge"]
+        else:
+            commit = self._flags1.read(address + self._commit_offset)["CommitCharge"]
+        kind = flags["VadType"] if "VadType" in flags else VAD_IMAGE_MAP if flags["ImageMap"] else VAD_NONE
+        mapped = kind == VAD_IMAGE_MAP or (kind in _SECTION_TYPES and not flags["PrivateMemory"])
+        section = 0
+        if mapped and not self._is_short(address):
+            section = self._nt.memory.pointer(address + self._section)
+        return Vad(
+            address=address,
+            start=start << PAGE_SHIFT,
+            end=(end << PAGE_SHIFT) + (1 << PAGE_SHIFT) - 1,
+            image=kind == VAD_IMAGE_MAP,
+            protection=_protection(flags["Protection"]),
+            commit=None if commit == (1 << self._commit_bits) - 1 else commit,
+            section=section,
+        )
+
+    def _is_short(self, address: int) -> bool:
+        """Tell whether the pool says that a VAD is a ``_MMVAD_SHORT``, whatever its flags say."""
+        return self._nt.memory.try_read(address - self._tag_before, 4) in _SHORT_TAGS
+
+
+def _protection(value: int) -> str:
+    words = [_PROTECTIONS[value & 7]]
+    modifier = value >> 3
+    if modifier == 1:
+        words.append("NOCACHE")
+    elif modifier == 2:
+        words.append("GUARD")
+    elif modifier == 3 and value & 7:
+        words.append("WRITECOMBINE")
+    return " ".join(words)

@@ -1,0 +1,324 @@
+"""Is what dllshare says of each file of a machine full of traps true, on every Windows whose layout is known?"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import jsonschema
+import pytest
+from dlwhy.common import cli
+from dlwhy.common.analysis.share import share_all, share_file
+from dlwhy.common.dumps.kdump import KernelDump
+from dlwhy.common.errors import LayoutError, NotFoundError
+from dlwhy.common.model import Field, Layout, Module
+from dlwhy.common.model_windows import MappedFile, Possible, Share
+from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
+from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
+
+X64 = (
+    "6.1.7601.17514",
+    "6.1.7601.24540",
+    "6.3.9600.19913",
+    "10.0.10240.16384",
+    "10.0.14393.4770",
+    "10.0.17763.379",
+    "10.0.18362.30",
+    "10.0.19041.3570",
+    "10.0.20348.288",
+    "10.0.22000.318",
+    "10.0.22621.382",
+    "10.0.22631.2428",
+)
+X86 = ("5.1.2600.5512", "6.1.7601.17514", "10.0.19041.928")
+
+
+class Case(NamedTuple):
+    """A machine: layout, form of its dump, page tables."""
+
+    version: str
+    arch: str = "x86_64"
+    form: str = "complete"
+    pae: bool = True
+
+    def layout(self) -> Windows:
+        return windows(self.version, self.arch)
+
+
+FORMS = {"x86_64": ("complete", "bitmap", "kernel", "ranges"), "i386": ("complete", "kernel")}
+CASES = [
+    *(Case(version, form=FORMS["x86_64"][number % 4]) for number, version in enumerate(X64)),
+    *(Case(version, "i386", FORMS["i386"][number % 2]) for number, version in enumerate(X86)),
+    Case("5.1.2600.5512", "i386", "complete", pae=False),
+    Case("6.1.7601.17514", "i386", "kernel", pae=False),
+]
+
+
+def no_number(text: str) -> int:
+    raise NotFoundError(f"'{text}' is no number")
+
+
+@pytest.fixture(scope="session", params=CASES, ids=lambda case: "-".join(map(str, case)))
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def machine_dump(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("machine") / "MEMORY.DMP"
+    return build(case.layout(), pae=case.pae).save(path, case.form)
+
+
+class WithPdb(KernelDump):
+    """A dump whose kernel's PDB is at hand: a layout stands for it."""
+
+    def __init__(self, path: str, layout: Windows) -> None:
+        super().__init__(path)
+        self._layout = layout
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        struct = self._layout.structs.get(type_name)
+        if struct is None:
+            return None
+        fields = {name: Field(*numbers) for name, numbers in struct["fields"].items()}
+        return Layout(type_name, struct["size"], fields)
+
+
+def only(share: Share) -> MappedFile:
+    (file,) = share.files
+    return file
+
+
+def check(share: Share, name: str, other_truth: Optional[Truth] = None) -> None:
+    """Compare an answer with the truth."""
+    truth = other_truth or TRUTH[name]
+    file = only(share)
+    assert (file.base_name, share.problems) == (name, ())
+    assert tuple((m.pid, "image" if m.image else "data") for m in file.mappings) == tuple(
+        sorted(truth.mapped, key=lambda mapped: mapped[1] == "data")
+    )
+    assert tuple(opener.pid for opener in file.openers) == truth.openers
+    said = {operation.name: operation.possible.value for operation in file.operations}
+    assert said == {
+        "rename": truth.rename,
+        "delete": truth.delete,
+        "posix-delete": truth.delete,
+        "overwrite": truth.overwrite,
+        "truncate": truth.truncate,
+    }
+    assert file.file.open == truth.enforced
+    for operation in file.operations:
+        assert (operation.status is not None) == (operation.possible is Possible.NO)
+        assert operation.why
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_the_truth(machine_dump: Path, case: Case, name: str) -> None:
+    share = share_file(KernelDump(str(machine_dump)), name, no_number)
+    if name == "locale.nls" and case.version.startswith("5."):
+        # XP does not count writable references, so a data section can be writable.
+        check(share, name, TRUTH[name]._replace(overwrite="depends"))
+    else:
+        check(share, name)
+
+
+def test_the_fast_reference_is_masked(machine_dump: Path, case: Case) -> None:
+    for name, truth in TRUTH.items():
+        share = share_file(KernelDump(str(machine_dump)), name, no_number)
+        expected = None if case.version.startswith("5.") else truth.fast_ref
+        assert only(share).file.fast_ref == expected
+
+
+def test_a_name_that_is_paged_out(machine_dump: Path) -> None:
+    share = share_all(KernelDump(str(machine_dump)))
+    names = [file.base_name for file in share.files]
+    assert sorted(names) == sorted(["", *(n for n, t in TRUTH.items() if ("image" in dict(t.mapped).values()))])
+    (nameless,) = (file for file in share.files if file.name is None)
+    assert nameless.name_address
+    assert nameless.mappings[0].base == 0x14000000
+
+
+def test_an_address_of_the_current_process(machine_dump: Path) -> None:
+    share = share_file(KernelDump(str(machine_dump)), "0x66fb1234", lambda text: int(text, 0))
+    assert only(share).name == PYTHON35
+
+
+def test_an_address_of_another_process(machine_dump: Path) -> None:
+    share = share_file(KernelDump(str(machine_dump)), "0x12000123", lambda text: int(text, 0), 2408)
+    assert only(share).base_name == "opened.dll"
+    with pytest.raises(NotFoundError, match="no process maps"):
+        share_file(KernelDump(str(machine_dump)), "0x12000123", lambda text: int(text, 0), 2296)
+
+
+def test_the_process_that_was_named_comes_first(machine_dump: Path) -> None:
+    share = share_file(KernelDump(str(machine_dump)), "python35.dll", no_number, 3120)
+    assert [mapping.pid for mapping in only(share).mappings] == [3120, 2296, 2408]
+
+
+def test_all_of_one_process(machine_dump: Path) -> None:
+    share = share_all(KernelDump(str(machine_dump)), 3120)
+    # Its data mapping of python35.dll is none of an image.
+    assert [file.base_name for file in share.files] == ["ntdll.dll"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "python35.dll",
+        "PYTHON35.DLL",
+        "python35",
+        "Python35\\python35.dll",
+        "C:\\Program Files\\Python35\\python35.dll",
+        "Program Files/Python35/python35.dll",
+        "python3?.dll",
+        PYTHON35,
+    ],
+)
+def test_ways_to_name_a_file(tmp_path: Path, text: str) -> None:
+    path = build(windows("10.0.19041.3570")).save(tmp_path / "m.dmp")
+    assert only(share_file(KernelDump(str(path)), text, no_number)).name == PYTHON35
+
+
+# -- layouts --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def unknown_dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(never_shipped()).save(tmp_path_factory.mktemp("unknown") / "MEMORY.DMP")
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_windows_that_never_was_by_its_pdb(unknown_dump: Path, name: str) -> None:
+    share = share_file(WithPdb(str(unknown_dump), never_shipped()), name, no_number)
+    check(share, name)
+    assert share.loader.layout is not None
+    assert (share.loader.layout.kind.value, share.loader.layout.detail) == ("debug-info", f"PDB {'D1' * 16}1")
+
+
+def test_a_windows_that_never_was_without_its_pdb_is_refused(unknown_dump: Path) -> None:
+    with pytest.raises(
+        LayoutError, match=r"no layout is known for this Windows kernel \(build 19999, PDB D1D1.*WinDbg"
+    ):
+        share_file(KernelDump(str(unknown_dump)), "python35.dll", no_number)
+
+
+def test_the_pdb_comes_before_the_tables(tmp_path: Path) -> None:
+    layout = windows("10.0.17763.379")
+    path = build(layout).save(tmp_path / "m.dmp")
+    by_pdb = share_file(WithPdb(str(path), layout), "python35.dll", no_number)
+    by_table = share_file(KernelDump(str(path)), "python35.dll", no_number)
+    assert [s.loader.layout and s.loader.layout.kind.value for s in (by_pdb, by_table)] == ["debug-info", "table"]
+    assert by_pdb.files == by_table.files
+
+
+def test_a_pdb_of_another_build_does_not_fit_and_the_table_takes_over(tmp_path: Path) -> None:
+    path = build(windows("10.0.17763.379")).save(tmp_path / "m.dmp")
+    share = share_file(WithPdb(str(path), windows("10.0.19041.3570")), "python35.dll", no_number)
+    check(share, "python35.dll")
+    assert share.loader.layout is not None
+    assert share.loader.layout.detail == "Windows 10.0.17763.379, by the GUID of its PDB"
+
+
+def test_a_build_number_that_lies_is_refused(tmp_path: Path) -> None:
+    real = windows("10.0.19041.3570")
+    path = build(real._replace(build=7601, guid="AB" * 16)).save(tmp_path / "m.dmp")
+    with pytest.raises(LayoutError, match=r"no layout fits this Windows kernel.*first process is not System"):
+        share_all(KernelDump(str(path)))
+
+
+@pytest.mark.parametrize("build_number", [19042, 19045, 18363])
+def test_builds_that_share_a_kernel(tmp_path: Path, build_number: int) -> None:
+    version = "10.0.18362.30" if build_number < 19000 else "10.0.19041.3570"
+    layout = windows(version)._replace(build=build_number, guid="AB" * 16)
+    path = build(layout).save(tmp_path / "m.dmp")
+    check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
+
+
+def test_debugger_data_that_is_encoded(tmp_path: Path) -> None:
+    machine = build(windows("10.0.19041.3570"))
+    machine.encoded = True
+    path = machine.save(tmp_path / "m.dmp")
+    check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
+    with pytest.raises(NotFoundError, match="no process is current: name one by -p PID"):
+        share_file(KernelDump(str(path)), "0x66fb1234", lambda text: int(text, 0))
+
+
+# -- what users see -------------------------------------------------------------------------------------------
+
+SCHEMA = json.loads(
+    (Path(__file__).resolve().parent.parent.parent / "common/data/schema/dlwhy-1.schema.json").read_bytes()
+)
+
+
+def shell(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = cli.main(words)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_json(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["python35.dll"], ["*"], ["--all"]):
+        status, out, err = shell(capsys, "--dump", str(machine_dump), "dllshare", *words, "--json")
+        assert (status, err) == (0, "")
+        jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(out))
+
+
+TRANSCRIPT = """\
+\\Program Files\\Python35\\python35.dll
+  process     python.exe (0n2296)   base 66fb0000-67392fff   VAD VVVVVVVVVVVVVVVV  Mapped Exe EXECUTE_WRITECOPY  commit 0n151
+  control area AAAAAAAA`AAAAAAAA   2 mapped views, 1 user reference   image section
+  file object FFFFFFFF`FFFFFFFF (fast ref 3 masked)   access R--   sharing rwd: r-d   handle closed: sharing no longer enforced
+  rename      yes
+  delete      no   STATUS_CANNOT_DELETE 0xC0000121 → ERROR_ACCESS_DENIED (5): the image is mapped; POSIX delete fails alike
+  overwrite   no   STATUS_SHARING_VIOLATION 0xC0000043 → ERROR_SHARING_VIOLATION (32)
+  also mapped by  pythonw.exe (0n2408), backup.exe (0n3120, as data)
+To replace it now: rename it on the same volume, put the new file in place, delete the old one at
+the next boot (MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT).
+"""  # noqa: E501
+
+
+def test_the_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(windows("6.1.7601.17514")).save(tmp_path / "MEMORY.DMP")
+    status, out, err = shell(capsys, "--dump", str(path), "dllshare", "python35.dll")
+    file = only(share_file(KernelDump(str(path)), "python35.dll", no_number))
+    expected = TRANSCRIPT.replace("V" * 16, f"{file.mappings[0].vad:x}")
+    for letter, address in (("A", file.sections[0].control_area), ("F", file.file.address)):
+        expected = expected.replace(f"{letter * 8}`{letter * 8}", f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}")
+    assert (status, out, err) == (0, expected, "")
+
+
+def test_strict(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell(capsys, "--strict", "--dump", str(machine_dump), "dllshare", "python35.dll")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["dllshare"], 2, "name one file, or give --all"),
+        (["dllshare", "--all", "x"], 2, "name one file, or give --all"),
+        (
+            ["dllshare", "pyton35.dll"],
+            2,
+            "no process maps a file that 'pyton35.dll' fits; near: opened.dll, pending.dll, python35.dll",
+        ),
+        (["dllshare", "-p", "77", "python35.dll"], 2, "there is no process 77"),
+        (["dllshare", "-p", "x", "python35.dll"], 2, "-p takes a process id, not 'x'"),
+        (["dlstate"], 3, "is of Windows, whose commands begin with dll"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, message: str
+) -> None:
+    path = build(windows("10.0.22621.382")).save(tmp_path / "MEMORY.DMP", "kernel")
+    got, out, err = shell(capsys, "--dump", str(path), *words)
+    assert (got, out) == (status, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_process_is_no_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = shell(capsys, "--pid", str(os.getpid()), "dllshare", "x")
+    assert (status, "give a kernel or complete memory dump by --dump" in err) == (3, True)
