@@ -122,7 +122,7 @@ class WindowsExamination:
     def loader_info(self) -> LoaderInfo:
         """Say which loader it is."""
         source = self.loaders[0].source if self.loaders else None
-        system = self.target.system
+        system = self.loaders[0].version if self.loaders else self.target.system
         return LoaderInfo("nt", str(system) if system.build else None, source)
 
     def rules(self) -> tuple[LoaderRules, ...]:
@@ -130,7 +130,7 @@ class WindowsExamination:
         found = []
         for loader in self.loaders:
             reason = loader.rule_reason
-            if loader.rule is LoaderRule.WIN8 and 0 < self.target.system.build < _FIRST_KNOWN_GRAPH_BUILD:
+            if loader.rule is LoaderRule.WIN8 and 0 < loader.version.build < _FIRST_KNOWN_GRAPH_BUILD:
                 reason += "; frees by the rule of Windows 10"
             found.append(LoaderRules(loader.kind, loader.rule, reason))
         return tuple(found)
@@ -350,7 +350,7 @@ class Judge:
         if first.name.lower() in CORE_DLLS:
             origin = "loader"
         elif self.world.rule is LoaderRule.WIN8:
-            build = self.loader.system_build
+            build = self.loader.version.build
             if first.has_flag(FLAG_SHIM_DLL):
                 origin = "shim"
             elif first.has_flag(FLAG_VERIFIER_PROVIDER) and build >= _VERIFIER_BUILD:
