@@ -490,9 +490,12 @@ class Loader:
         return sorted(listed, key=lambda each: each.orders["initialization"])
 
 
-def find_loaders(memory: Memory, target: WindowsTarget) -> tuple[list[Loader], list[Problem]]:
+def find_loaders(
+    memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
+) -> tuple[list[Loader], list[Problem]]:
     """Find and read the loaders of a process, the native one first.
 
+    ``wow64_peb`` is the PEB of 32-bit code where it is known, else it is looked for by the threads.
     Problems say why a loader, or all of them, could not be read.
 
     :raises UnsupportedError: if it is no process of Windows.
@@ -511,7 +514,7 @@ def find_loaders(memory: Memory, target: WindowsTarget) -> tuple[list[Loader], l
         if problem:
             problems.append(problem)
     if target.platform.pointer_size == 8:
-        small = find_wow64_peb(memory, target)
+        small = wow64_peb or find_wow64_peb(memory, target)
         if small:
             loader, problem = _open("wow64", memory, small, "i386", target)
             if loader:

@@ -35,6 +35,7 @@ LINUX_ONLY = {
     "runs a program of Linux: bash, dpkg-deb, coredumpctl, a compressor": (
         "tests/unit/test_cli.py::test_reader_that_goes_away",
         "tests/unit/test_layout_generate.py::test_file_that_is_no_package",
+        "tests/unit/test_minidump.py::test_a_compressed_dump",
         "tests/unit/test_opener.py::test_compressed_core",
         "tests/unit/test_opener.py::test_missing_decompressor_is_named",
         "tests/unit/test_opener.py::test_core_out_of_coredumpctl",
