@@ -761,7 +761,7 @@ class Machine:
         short(0x298, 0, kthread("Teb"), 0, 0, apc, kthread("State"), 0, 0)
         short(0x2A8, self.size("_EPROCESS"), eprocess("Peb"), eprocess("InheritedFromUniqueProcessId"), table)
         short(0x2B0, PRCB_SIZE, PRCB["Dpc"], PRCB["CurrentThread"], PRCB["MHz"], PRCB["CpuType"], PRCB["Vendor"])
-        short(0x2BC, PRCB["Frame"], PRCB["Number"], self.size("_KTHREAD") + 0x100)
+        short(0x2BC, PRCB["Frame"], PRCB["Number"], self.size("_KTHREAD"))
         self_pcr = 0x18 if self.pointer_size == 8 else 0x1C
         short(0x2E0, PRCB_IN_PCR + PRCB_SIZE, self_pcr, 0x20, PRCB_IN_PCR, 0, 0, 0, 0, 0, PRCB["Special"])
         if self.pointer_size == 8:
@@ -785,6 +785,7 @@ class Machine:
     def save(self, path: Path, form: str = "complete") -> Path:
         """Write the dump: complete, kernel, bitmap, or ranges."""
         self._finish()
+        self.new_frame()  # of a dump with a bitmap Microsoft's engine does not show the last page
         wide = self.pointer_size == 8
         kind = {"complete": 1, "kernel": 2, "bitmap": 5, "ranges": 8}[form]
         header = self._header_64(kind) if wide else self._header_32(kind)
@@ -804,7 +805,7 @@ class Machine:
         put("<Q", header, 0x80, self.symbol("KdDebuggerDataBlock"))
         runs = self.runs()
         room = (0x348 - 0x98) // 16
-        if kind == 1:
+        if kind in (1, 2):
             assert len(runs) <= room, "more runs than a header holds: write another form"
             put("<IIQ", header, 0x88, len(runs), 0, len(self.pages))
             for number, run in enumerate(runs):
@@ -830,7 +831,7 @@ class Machine:
         put("<BBH", header, 0x5C, int(self.pae), 0, 0)
         put("<I", header, 0x60, self.symbol("KdDebuggerDataBlock"))
         runs = self.runs()
-        if kind == 1:
+        if kind in (1, 2):
             assert 8 + 8 * len(runs) <= 700
             put("<II", header, 0x64, len(runs), len(self.pages))
             for number, run in enumerate(runs):
