@@ -17,7 +17,7 @@ from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
 from ..winkernel.handles import HandleReader
 from ..winkernel.kernel import find_nt
-from ..winkernel.processes import Process, list_processes
+from ..winkernel.processes import Process, ProcessReader, list_processes
 from ..winkernel.vad import Vad, VadReader
 from .share_rules import Situation, judge
 
@@ -99,12 +99,13 @@ class _Machine:
         self.files = FileReader(self.nt)
         self.processes = list_processes(self.nt, self.problems)
         self._all_listed = not self.problems
+        self._process_reader = ProcessReader(self.nt)
+        self._vad_reader = VadReader(self.nt)
         self.found: dict[int, _Found] = {}
         self._sections: dict[int, Optional[tuple[int, ControlArea]]] = {}
-        reader = VadReader(self.nt)
         for process in self.processes:
             where = _process_words(process)
-            for vad in () if process.exited else reader.read_tree(process.eprocess, where, self.problems):
+            for vad in () if process.exited else self._vad_reader.read_tree(process.eprocess, where, self.problems):
                 if vad.section:
                     self._take(process, vad)
 
@@ -136,6 +137,25 @@ class _Machine:
                 exited=process.exited,
             )
         )
+
+    def _take_from_ring(self, key: int) -> None:
+        """Add the views that only the sections' own lists show: their process is in no list, or its tree is damaged."""
+        known = {process.eprocess: process for process in self.processes}
+        found = self.found[key]
+        seen = {mapping.vad for mapping in found.mappings}
+        for area in list(found.areas.values()):
+            for view in self.files.views(area):
+                try:
+                    process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
+                    vad = self._vad_reader.read_long(view.vad)
+                except FaultError:
+                    continue
+                if vad.address in seen or not vad.section or process.exited:
+                    continue
+                where = "the list of processes" if view.eprocess not in known else "the VAD tree of its process"
+                message = f"the section {area.address:#x} has a view at {vad.start:#x} that is not in {where}"
+                self.problems.append(Problem(_process_words(process), message))
+                self._take(process, vad)
 
     def _find_section(self, process: Process, vad: Vad) -> Optional[tuple[int, ControlArea]]:
         """Find the file that a view belongs to, by its section object pointers; None where it is backed by none."""
@@ -222,6 +242,8 @@ class _Machine:
 
     def answer(self, keys: Sequence[int], asked: Optional[str], pid: Optional[int]) -> Share:
         """Judge files."""
+        for key in keys:
+            self._take_from_ring(key)
         before = len(self.problems)
         openers = self._openers(frozenset(keys))
         complete = self._all_listed and len(self.problems) == before

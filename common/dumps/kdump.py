@@ -271,10 +271,10 @@ class KernelDump:
             return self._read_run_pages()
         if header.dump_type == 2:
             return self._read_summary_pages()
-        if header.platform.pointer_size == 4:
-            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         if header.dump_type in (5, 6):
             return self._read_bitmap_pages()
+        if header.platform.pointer_size == 4:
+            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         return self._read_range_pages()
 
     def _read_run_pages(self) -> _Pages:
@@ -319,6 +319,8 @@ class KernelDump:
         size = -(-bits // 8)
         if size > MAX_BITMAP_BYTES or first_page < offset + size:
             raise DumpFormatError(self._path, f"a bitmap of {bits:#x} pages before {first_page:#x} cannot be", offset)
+        if first_page > self._length:
+            raise DumpFormatError(self._path, "cut off: no page of memory is there", self._length)
         return _BitmapPages(self._at(offset, size), first_page)
 
     def _read_range_pages(self) -> _Pages:

@@ -37,7 +37,7 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     head = nt.find_symbol("PsActiveProcessHead")
     if head is None:
         return []
-    reader = _Reader(nt)
+    reader = ProcessReader(nt)
     found: dict[int, Process] = {}
     broken = _follow(reader, head, 0, found)
     if broken is not None:
@@ -49,7 +49,7 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     return list(found.values())
 
 
-def _follow(reader: _Reader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
+def _follow(reader: ProcessReader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
     """Follow ``Flink`` (``link`` 0) or ``Blink``; gives what stopped it before it came round."""
     memory = reader.nt.memory
     entry = head
@@ -68,7 +68,9 @@ def _follow(reader: _Reader, head: int, link: int, found: dict[int, Process]) ->
         return f"the list of processes is cut off: {error}"
 
 
-class _Reader:
+class ProcessReader:
+    """Read ``_EPROCESS`` structures."""
+
     def __init__(self, nt: Nt) -> None:
         self.nt = nt
         self.links = nt.offset("_EPROCESS", "ActiveProcessLinks")
@@ -87,6 +89,10 @@ class _Reader:
         )
 
     def read(self, eprocess: int) -> Process:
+        """Read a process.
+
+        :raises FaultError: if it cannot be read.
+        """
         memory = self.nt.memory
         values = self._members.read(eprocess)
         name = memory.read(eprocess + self._name.offset, self._name.size).partition(b"\0")[0]

@@ -13,7 +13,11 @@ from ..errors import FaultError
 from ..model import Problem
 from .kernel import Nt
 
-MAX_VADS = 1 << 20
+#: In one process, and in all of them; Windows itself does not come near.
+MAX_VADS = 1 << 19
+MAX_ALL_VADS = 1 << 21
+#: So many problems of one tree are told.
+_TOLD_PROBLEMS = 8
 PAGE_SHIFT = 12
 
 # MI_VAD_TYPE: what of these is mapped from a section.
@@ -59,6 +63,7 @@ class VadReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
+        self._total = 0
         self._root = nt.offset("_EPROCESS", "VadRoot")
         self._node = 0
         if nt.has("_MMVAD_SHORT", "VadNode"):
@@ -87,12 +92,20 @@ class VadReader:
         self._tag_before = 12 if nt.pointer_size == 8 else 4
         direct = nt.has("_MMVAD", "ControlArea")
         self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
-        core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
-        self._section -= core
-        self._tag_before += core
+        self._core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= self._core
+        self._tag_before += self._core
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        own: list[Problem] = []
+        found = self._read_tree(eprocess, where, own)
+        problems += own[:_TOLD_PROBLEMS]
+        if len(own) > _TOLD_PROBLEMS:
+            problems.append(Problem(where, f"its VAD tree has {len(own) - _TOLD_PROBLEMS} more faults"))
+        return found
+
+    def _read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         memory = self._nt.memory
         try:
             root = memory.pointer(eprocess + self._root)
@@ -107,9 +120,11 @@ class VadReader:
             if node in seen:
                 problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
                 continue
-            if len(seen) >= MAX_VADS:
-                problems.append(Problem(where, f"its VAD tree has more than {MAX_VADS} entries"))
+            if len(seen) >= MAX_VADS or self._total >= MAX_ALL_VADS:
+                limit = f"{MAX_VADS} entries, or all together more than {MAX_ALL_VADS}"
+                problems.append(Problem(where, f"its VAD tree has more than {limit}"))
                 break
+            self._total += 1
             seen.add(node)
             address = node - self._node
             try:
@@ -126,6 +141,13 @@ class VadReader:
             stack += [child for child in (right, left) if child]
         found.sort(key=lambda vad: vad.start)
         return found
+
+    def read_long(self, address: int) -> Vad:
+        """Read the VAD of a section, by the address of its ``_MMVAD``.
+
+        :raises FaultError: if it cannot be read.
+        """
+        return self._read(address + self._core)
 
     def _read(self, address: int) -> Vad:
         ranges = self._ranges.read(address)

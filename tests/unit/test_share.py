@@ -15,6 +15,7 @@ from dlwhy.common.dumps.kdump import KernelDump
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.model_windows import MappedFile, Possible, Share
+from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
 from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
 
@@ -47,10 +48,10 @@ class Case(NamedTuple):
         return windows(self.version, self.arch)
 
 
-FORMS = {"x86_64": ("complete", "bitmap", "kernel", "ranges"), "i386": ("complete", "kernel")}
+FORMS = {"x86_64": ("complete", "bitmap", "kernel", "ranges"), "i386": ("complete", "kernel", "bitmap")}
 CASES = [
     *(Case(version, form=FORMS["x86_64"][number % 4]) for number, version in enumerate(X64)),
-    *(Case(version, "i386", FORMS["i386"][number % 2]) for number, version in enumerate(X86)),
+    *(Case(version, "i386", FORMS["i386"][number % 3]) for number, version in enumerate(X86)),
     Case("5.1.2600.5512", "i386", "complete", pae=False),
     Case("6.1.7601.17514", "i386", "kernel", pae=False),
 ]
@@ -322,3 +323,54 @@ def test_what_is_wrong_is_said(
 def test_a_process_is_no_machine(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = shell(capsys, "--pid", str(os.getpid()), "dllshare", "x")
     assert (status, "give a kernel or complete memory dump by --dump" in err) == (3, True)
+
+
+# -- who maps it, where the lists are damaged -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["6.1.7601.17514", "10.0.17763.379"])
+def test_a_process_in_no_list_is_found_by_the_ring_of_views(tmp_path: Path, version: str) -> None:
+    machine = Machine(windows(version))
+    file = machine.file("\\a\\b.dll")
+    image = file.image(file.open())
+    machine.process(100, "seen.exe").map(image, 0x10000000, 0x10004000)
+    machine.process(200, "hidden.exe", hidden=True).map(image, 0x20000000, 0x20004000)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
+    assert [mapping.process for mapping in only(share).mappings] == ["seen.exe", "hidden.exe"]
+    assert [problem.where for problem in share.problems] == ["hidden.exe (200)"]
+    assert "not in the list of processes" in share.problems[0].message
+
+
+def test_a_broken_list_of_processes_is_read_from_both_ends(tmp_path: Path) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    python = machine.processes[2]
+    machine.put_pointer(python.eprocess + machine.field("_EPROCESS", "ActiveProcessLinks")[0], 0xFFFF000000000000)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert [mapping.pid for mapping in only(share).mappings] == [2296, 2408, 3120]
+    assert [problem.where for problem in share.problems] == ["PsActiveProcessHead"]
+    # A process can be missing, and with it a handle.
+    rename = only(share).operations[0]
+    assert (rename.possible, "another opener can object" in rename.why) == (Possible.PROBABLY, True)
+
+
+def test_a_vad_tree_in_a_circle(tmp_path: Path) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    vad = min(machine.processes[1].vads).address
+    right = machine.field("_MMVAD_SHORT", "VadNode")[0] + machine.field("_RTL_BALANCED_NODE", "Right")[0]
+    root = machine.get(machine.processes[1].eprocess, "_EPROCESS", "VadRoot")
+    machine.put_pointer(vad + right, root)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert [mapping.pid for mapping in only(share).mappings] == [2296, 2408, 3120]
+    assert ["runs in a circle" in problem.message for problem in share.problems] == [True]
+
+
+def test_a_count_that_cannot_be(tmp_path: Path) -> None:
+    machine = build(windows("6.1.7601.17514"))
+    machine.finish()
+    table = machine.get(machine.processes[1].eprocess, "_EPROCESS", "ObjectTable")
+    machine.put(table, "_HANDLE_TABLE", "TableCode", machine.get(table, "_HANDLE_TABLE", "TableCode") | 3)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert (share.handles_complete, only(share).operations[0].possible) == (False, Possible.PROBABLY)
+    assert ["unknown form" in problem.message for problem in share.problems] == [True]
