@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument("command", metavar="COMMAND", help="dllgone, dllplan, dllshare, dllstate, dlplan, dlstate, or help")
+    parser.add_argument(
+        "command", metavar="COMMAND", help="dllgone, dllplan, dllshare, dllstate, dlplan, dlstate, or help"
+    )
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
     return parser
 

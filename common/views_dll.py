@@ -14,6 +14,8 @@ from .winmodel import Dll, DllHold, DllHoldKind, DllPlan, DllPlans, DllState, Go
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_NAMES = 16
+_SHOWN_RELATIONS = 4
+_SHOWN_STEPS = 8
 _SHOWN_POINTERS = 4
 _FIRST_POINTER = 65536
 
@@ -51,6 +53,7 @@ _ORDERS = {
 }
 
 _REFUSALS = {
+    "static": "it is a static import of the program, so FreeLibrary returns at once and lowers nothing",
     "pinned": "it is pinned, so FreeLibrary returns at once and lowers nothing",
     "imported": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
     "unloading": "it is being unloaded already",
@@ -171,10 +174,10 @@ def dll_reason(hold: DllHold, brief: bool = False) -> str:
         return f"loaded {times(hold.total)} by LoadLibrary, not freed"
     if kind is DllHoldKind.UNLOADING:
         return "a FreeLibrary is unloading it"
-    return f"imported by {hold.chain[-2]}{_root_words(hold)}"
+    return f"imported by {hold.chain[-2]}{_root_words(hold, brief)}"
 
 
-def _root_words(hold: DllHold) -> str:
+def _root_words(hold: DllHold, brief: bool) -> str:
     if not hold.root_kinds:
         return ""
     root = hold.chain[0]
@@ -182,9 +185,9 @@ def _root_words(hold: DllHold) -> str:
         return f" (kept by {root})"
     words = {
         DllHoldKind.MAIN_PROGRAM: "the program",
-        DllHoldKind.STATIC_IMPORT: "a static import of the program",
+        DllHoldKind.STATIC_IMPORT: "static import" if brief else "a static import of the program",
         DllHoldKind.PINNED: "pinned",
-        DllHoldKind.LOAD_COUNT: "loaded by LoadLibrary",
+        DllHoldKind.LOAD_COUNT: "loaded" if brief else "loaded by LoadLibrary",
     }
     return f" ({', '.join(words[kind] for kind in hold.root_kinds if kind in words)})"
 
@@ -209,21 +212,20 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
     yield Facts(tuple(rows))
     relations = []
     if dll.importers:
-        relations.append(("imported by", _names(dll.importers, verbose)))
+        relations.append(("imported by", _names(dll.importers, verbose, _SHOWN_RELATIONS)))
     if dll.imports:
-        relations.append(("imports", _names(dll.imports, verbose)))
+        relations.append(("imports", _names(dll.imports, verbose, _SHOWN_RELATIONS)))
     if dll.cycle:
-        relations.append(("import cycle with", _names(dll.cycle, verbose)))
+        relations.append(("import cycle with", _names(dll.cycle, verbose, _SHOWN_RELATIONS)))
     orders = [f"{name} {place}" for name, place in zip(dll.orders._fields, dll.orders) if place is not None]
     if verbose and orders:
         relations.append(("place in order of", "  ".join(orders)))
     shown = dll.holds if verbose else dll.holds[:_SHOWN_HOLDS]
     for hold in shown:
-        if len(hold.chain) > 1 and hold.kind is not DllHoldKind.PINNED:
+        if len(hold.chain) > 2 and hold.kind is not DllHoldKind.PINNED:
             relations.append(("chain", " → ".join(hold.chain)))
-    hidden = len(dll.holds) - len(shown) + dll.holds_omitted
-    if hidden:
-        relations.append(("", f"and {hidden} more" + ("" if verbose else "; -v shows them")))
+    if len(shown) < len(dll.holds):
+        relations.append(("", f"and {len(dll.holds) - len(shown)} further reasons; -v shows them"))
     if relations:
         yield Facts(tuple(relations))
     if verbose:
@@ -238,8 +240,8 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
             yield Facts(evidence)
 
 
-def _names(names: Sequence[str], verbose: bool) -> str:
-    shown = list(names) if verbose else list(names[:_SHOWN_NAMES])
+def _names(names: Sequence[str], verbose: bool, limit: int = _SHOWN_NAMES) -> str:
+    shown = list(names) if verbose else list(names[:limit])
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
@@ -273,20 +275,23 @@ def _remedy(dll: Dll) -> str:
         if remedy:
             return remedy
     conditions = []
+    roots: dict[str, None] = {}
     for hold in dll.holds:
         if hold.kind is DllHoldKind.LOAD_COUNT and hold.total:
             conditions.append(f"FreeLibrary has been called on it {times(hold.total)} more")
         elif hold.kind is DllHoldKind.DEPENDENCY:
             root = hold.chain[0] if hold.root_kinds else hold.chain[-2]
-            if DllHoldKind.LOAD_COUNT in hold.root_kinds or not hold.root_kinds:
-                conditions.append(f"{root} has been unloaded")
-            else:
+            if hold.root_kinds and DllHoldKind.LOAD_COUNT not in hold.root_kinds:
                 return f"Nothing unloads it in this process, because {root} stays and imports it; see dllstate {root}."
-    conditions = list(dict.fromkeys(conditions))
-    more = f" (and {dll.holds_omitted} more importers have gone)" if dll.holds_omitted else ""
+            roots[root] = None
+    more = len(roots) - _SHOWN_STEPS
+    more = max(0, more) + dll.holds_omitted
+    if roots:
+        names = [*list(roots)[:_SHOWN_STEPS], *([f"{more} more"] if more else [])]
+        conditions.append(f"{join(names)} {'has' if len(names) == 1 else 'have'} been unloaded")
     if not conditions:
         return f"How often it must be freed is not known; dllplan {dll.name} --frees all tries."
-    return f"It goes once {join(conditions)}{more}."
+    return f"It goes once {' and '.join(conditions)}."
 
 
 def _permanent(hold: DllHold) -> str:
@@ -324,17 +329,15 @@ def _plan_answer(plan: DllPlan) -> str:
     if plan.outcome is Outcome.UNKNOWN:
         return f"{call}: not known what it unloads, because its load count is not in memory."
     if plan.outcome is Outcome.EARLY_RETURN:
-        return f"{call} does nothing: {_REFUSALS[plan.refusal or 'pinned']}."
+        is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
+        return f"{call} does nothing: {_REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
         atleast = "at least " if plan.at_least else ""
         return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.size)})."
     if plan.load_count is not None:
-        then = plan.load_count - min(plan.frees, plan.load_count)
         kept = plan.keeps[0] if plan.keeps else plan.dll
         why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"
-        if plan.own_count is not None and plan.frees > plan.own_count >= 0:
-            then = plan.load_count - plan.own_count
-        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {then}; {why}."
+        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {plan.count_left}; {why}."
     return f"{call} unloads nothing."
 
 
@@ -364,6 +367,9 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         if len(shown) < len(plan.unloads):
             rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", "", ""))
         yield Table(("", "goes", "range", "detach"), tuple(rows))
+    if plan.over_freed:
+        frees = "One of these calls takes" if plan.over_freed == 1 else f"{plan.over_freed} of these calls take"
+        yield Sentence(f"{frees} what its importers hold, which LoadLibrary never gave: that is an over-free.")
     if plan.at_least:
         verb, whose = ("imports", "its") if len(plan.at_least) == 1 else ("import", "their")
         names = _names(plan.at_least, verbose)
@@ -400,7 +406,10 @@ def _plan_remedy(plan: DllPlan) -> str:
         why = dll_reason(plan.blocker.holds[0]) if plan.blocker.holds else "it stays"
         return f"Nothing unloads {name} in this process, because {plan.blocker.name} keeps it: {why}."
     if plan.steps and plan.outcome is not Outcome.UNKNOWN:
-        words = [f"free {step.dll} {times(step.total)}{' more' if step.dll == name else ''}" for step in plan.steps]
+        shown = plan.steps[:_SHOWN_STEPS]
+        words = [f"free {step.dll} {times(step.total)}{' more' if step.dll == name else ''}" for step in shown]
+        if len(shown) < len(plan.steps):
+            words.append(f"{len(plan.steps) - len(shown)} more")
         return f"To make {name} go: {join(words)}."
     return ""
 

@@ -152,9 +152,10 @@ class DllStep(NamedTuple):
 class DllPlan(NamedTuple):
     """What FreeLibrary would do when called ``frees`` times on ``dll``.
 
-    ``load_count`` is that of now, ``own_count`` the part of it that FreeLibrary can take back, None where it is not
-    known.  ``unloads`` are in the order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.
-    ``keeps`` are those of its imports that stay, itself among them, with the holds that they have then.  ``at_least``
+    ``load_count`` is that of now, ``own_count`` the part of it that LoadLibrary gave, ``count_left`` what is left
+    afterwards, None where it is not known; ``over_freed`` calls take from the importers' part.  ``unloads`` are in the
+    order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps`` are those of its imports
+    that stay, itself among them, with the holds that they have then.  ``at_least``
     names those that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first;
     ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
     """
@@ -165,6 +166,8 @@ class DllPlan(NamedTuple):
     own_count: Optional[int]
     frees: int
     outcome: Outcome
+    count_left: Optional[int] = None
+    over_freed: int = 0
     refusal: Optional[str] = None
     unloads: tuple[Dll, ...] = ()
     detached: tuple[int, ...] = ()

@@ -40,7 +40,7 @@ _POST_MORTEM = ("elf-core", "mach-o-core", "minidump", "trace")
 
 # How much is compared between a process that LLDB made of a core and a file that could be that core.
 _STACK_BYTES = 1024
-_SAMPLE_BYTES = 64
+_SAMPLE_BYTES = 4096
 _MAX_SAMPLED_REGIONS = 4096
 
 

@@ -57,7 +57,8 @@ def _plan(
     before = Judge(loader, world)
     unit = world.unit_of(entry)
     described = examined.describe(loader, world, entry)
-    wanted = frees if frees is not None else min(max(1, unit.own or unit.count or 1), MAX_FREES)
+    mine = unit.own if unit.own is not None else unit.count or 0
+    wanted = frees if frees is not None else min(max(1, mine), MAX_FREES)
     after = world.copy()
     result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
     dead = {each.address for each in result.dead}
@@ -89,6 +90,8 @@ def _plan(
         own_count=unit.own if not unit.pinned else None,
         frees=wanted,
         outcome=outcome,
+        count_left=_count_left(after, entry),
+        over_freed=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
         refusal=result.refusal,
         unloads=unloads,
         detached=tuple(each.base for each in result.dead if gets_detached(world.rule, each)),
@@ -101,6 +104,11 @@ def _plan(
         steps=steps,
         blocker=blocker,
     )
+
+
+def _count_left(after: World, entry: Entry) -> Optional[int]:
+    unit = after.units.get(after.by_entry[entry.address])
+    return unit.count if unit else 0
 
 
 def _keeps(

@@ -233,13 +233,15 @@ def _from_image(image: Image, is_first: bool) -> Dll:
 def _world_problems(loader: Loader, world: World, judge: Judge) -> Iterable[Problem]:
     for unit in world.units.values():
         name = judge.name(unit.key)
-        if unit.own is not None and unit.own < 0 and unit.count is not None and not unit.pinned:
+        is_going = judge.is_unloading(unit)
+        if unit.own is not None and unit.own < 0 and unit.count is not None and not unit.pinned and not is_going:
             if world.rule is LoaderRule.WINE:
                 continue  # an import found while its target was being linked has an edge, but its count is lost
             yield Problem(
-                name, f"its count was over-freed: it is {unit.count}, but {len(unit.parents)} importers are loaded"
+                name,
+                f"its count was over-freed: it is {unit.count}, but {len(unit.parents)} of its importers are loaded",
             )
-        elif unit.count == 0 and world.rule is LoaderRule.WIN8 and not judge.is_unloading(unit):
+        elif unit.count == 0 and world.rule is LoaderRule.WIN8 and not is_going:
             yield Problem(name, "its LoadCount is 0, but its State is not one of unloading")
     states = {
         judge.name(unit.key): state

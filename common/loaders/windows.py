@@ -77,8 +77,8 @@ LOAD_REASONS = {
     9: "patch-image",
 }
 
-#: _NT_TIB.Self and _TEB.ProcessEnvironmentBlock of 32-bit code; a 64-bit TEB of WoW64 points at the 32-bit one.
-_TEB32_SELF, _TEB32_PEB = 0x18, 0x30
+#: _NT_TIB.Self, _TEB.ProcessEnvironmentBlock and _PEB.Ldr of 32-bit code; a 64-bit TEB points at the 32-bit one.
+_TEB32_SELF, _TEB32_PEB, _PEB32_LDR = 0x18, 0x30, 0xC
 
 _LISTS = (
     ("load", "InLoadOrderModuleList", "InLoadOrderLinks"),
@@ -554,7 +554,8 @@ def find_wow64_peb(memory: Memory, target: WindowsTarget) -> Optional[int]:
         for candidate in (_word(memory, teb, 8), teb + 0x2000):
             if candidate and candidate >> 32 == 0 and _word(memory, candidate + _TEB32_SELF, 4) == candidate:
                 peb = _word(memory, candidate + _TEB32_PEB, 4)
-                if peb:
+                # Wine makes a 32-bit TEB and PEB for every process, but only in one of 32-bit code is there a loader.
+                if peb and _word(memory, peb + _PEB32_LDR, 4):
                     return peb
     return None
 

@@ -102,6 +102,8 @@ def _plan(plan: DllPlan) -> dict[str, Any]:
         "rule": plan.rule.value,
         "load_count": plan.load_count,
         "own_count": plan.own_count,
+        "count_left": plan.count_left,
+        "over_freed": plan.over_freed,
         "closes": plan.frees,
         "outcome": plan.outcome.value,
         "refusal": plan.refusal,

@@ -383,6 +383,8 @@ class Process:
         self.loader = loader
         self.memory = Memory()
         self.threads: list[tuple[int, int, dict[str, int]]] = []
+        #: For each loader the address of its PEB_LDR_DATA, where members are, and the size of a word.
+        self.heads: list[tuple[int, Offsets, int]] = []
         self.wow64 = wow64
         self.stack_base = 0x2_0000_0000 if loader.wide else 0x0020_0000
         self.teb = 0xCB_0000_0000 if loader.wide else 0x7FFD_E000
@@ -439,7 +441,7 @@ class Process:
             self._graph(loader, at, word, heap)
         if images:
             self._images(loader, word, heap)
-        self.__dict__.setdefault("heads", []).append((ldr, at, word))
+        self.heads.append((ldr, at, word))
         return peb
 
     def _ring(self, head: int, links: Sequence[int], word: int) -> None:

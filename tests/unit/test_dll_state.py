@@ -43,9 +43,9 @@ KINDS = DllHoldKind
 RULES = {"xp": LoaderRule.XP, "win7": LoaderRule.WIN7, "wine": LoaderRule.WINE}
 
 
-def explain(folder: Path, made: Process, **options: bool) -> DllState:
+def explain(folder: Path, made: Process) -> DllState:
     """Write the dump, ask, and check that the answer is fit to be shown."""
-    state = explain_dlls(MinidumpTarget(str(write(folder, made.dump(**options)))))
+    state = explain_dlls(MinidumpTarget(str(write(folder, made.dump()))))
     VALIDATOR.validate(json.loads(dump(dll_state_document("dllstate", state))))
     return state
 
@@ -228,7 +228,7 @@ def test_unloading_and_over_freed(tmp_path: Path) -> None:
     state = explain(tmp_path, Process(loader))
     assert find(state, "libB.dll").held is False
     assert kinds(find(state, "libB.dll")) == [KINDS.UNLOADING]
-    assert any("over-freed: it is 2, but 3 importers" in p.message for p in state.problems)
+    assert any("over-freed: it is 2, but 3 of its importers" in p.message for p in state.problems)
 
 
 def test_a_loader_at_work_is_told(tmp_path: Path) -> None:
