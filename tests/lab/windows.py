@@ -33,7 +33,7 @@ from dlwhy.tests.hosts.glibcs import locked, unpack
 NATIVE = Path(__file__).resolve().parent / "native"
 WINE = "/usr/lib/wine/wine64"
 WINESERVER = "/usr/lib/wine/wineserver64"
-TIMEOUT = 300
+TIMEOUT = 1200
 IDLE_SECONDS = 300
 
 INTERPRETER = "panda3d==1.10.16"

@@ -111,8 +111,8 @@ def written(folder: Path) -> str:
 def test_golden(tmp_path: Path) -> None:
     text = written(tmp_path)
     if os.environ.get("DLWHY_UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-    assert text == GOLDEN.read_text()
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_at_most_100_columns(tmp_path: Path) -> None:
