@@ -112,7 +112,8 @@ def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]
     for operation in file.operations:
         if not verbose and operation.name not in _IN_TEXT:
             continue
-        reason = operation.why if verbose else operation.why.partition(";")[0]
+        whole = verbose or operation.possible in (Possible.PROBABLY, Possible.DEPENDS)
+        reason = operation.why if whole else operation.why.partition(";")[0]
         words = [_status_words(operation)] if operation.status else []
         if operation.name == "delete" and posix.possible is Possible.NO and not verbose:
             reason = f"{reason}; POSIX delete fails alike" if operation.possible is Possible.NO else reason
@@ -174,6 +175,12 @@ def _verbose_parts(file: MappedFile) -> Iterator[Part]:
     )
     if rows:
         yield Table(("process", "pid", "range", "VAD", "as", "protection"), rows)
+    yield Facts(
+        tuple(
+            (f"{each.expression} = {each.value:#x}", f"at {each.address:#x}, offset {each.offset:#x}")
+            for each in file.evidence
+        )
+    )
     handles = tuple(
         (
             opener.process,

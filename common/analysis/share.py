@@ -7,11 +7,11 @@ shows in no VAD.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
-from ..model import LoaderInfo, Problem, TargetInfo
+from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..model_windows import MappedFile, Mapping, Opener, OpenFile, SectionUse, Share
 from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
@@ -20,6 +20,15 @@ from ..winkernel.kernel import find_nt
 from ..winkernel.processes import Process, ProcessReader, list_processes
 from ..winkernel.vad import Vad, VadReader
 from .share_rules import Situation, judge
+
+_SECTION_EVIDENCE = (
+    "NumberOfSectionReferences",
+    "NumberOfMappedViews",
+    "NumberOfUserReferences",
+    "u.LongFlags",
+    "FilePointer",
+)
+_FILE_EVIDENCE = ("SectionObjectPointer", "DeletePending", "SharedWrite", "SharedDelete", "Flags")
 
 # The first build of each version of NT, from XP on.
 _FIRST_BUILDS = (
@@ -126,7 +135,6 @@ class _Machine:
             Mapping(
                 pid=process.pid,
                 process=process.name,
-                eprocess=process.eprocess,
                 base=vad.start,
                 end=vad.end,
                 vad=vad.address,
@@ -134,7 +142,6 @@ class _Machine:
                 protection=vad.protection,
                 commit=vad.commit,
                 wow64=bool(process.wow64),
-                exited=process.exited,
             )
         )
 
@@ -329,8 +336,24 @@ class _Machine:
                 Opener(process.pid, process.name, value, access, opens[file.address])
                 for process, value, access, file in handles
             ),
+            evidence=tuple(self._evidence(areas.values(), opens.values())),
             operations=judge(Situation(sections, tuple(opens.values()), complete, self.nt.target.build_number)),
         )
+
+    def _evidence(self, areas: Iterable[ControlArea], opens: Iterable[OpenFile]) -> Iterator[Evidence]:
+        """Read once more what the verdicts rest on, each member with its address and the source of its offset."""
+        nt = self.nt
+        places = [("_CONTROL_AREA", area.address, _SECTION_EVIDENCE) for area in areas]
+        places += [("_FILE_OBJECT", each.address, _FILE_EVIDENCE) for each in opens]
+        for type_name, address, members in places:
+            for member in members:
+                if nt.has(type_name, member):
+                    field = nt.field(type_name, member)
+                    place = address + field.offset
+                    expression = f"((nt!{type_name} *) {address:#x})->{member}"
+                    data = nt.memory.try_read(place, field.size)
+                    if data is not None:
+                        yield Evidence(place, expression, int.from_bytes(data, "little"), field.offset, nt.source)
 
     def _area_of_file(self, address: int) -> Optional[ControlArea]:
         try:

@@ -54,7 +54,8 @@ _TYPES = {
 _FILLER_32 = int.from_bytes(b"PAGE", "little")
 _FILLER_64 = int.from_bytes(b"PAGEPAGE", "little")
 
-MAX_RUNS = 1 << 16
+#: A machine has tens of runs; what a kernel memory dump leaves out cuts them into thousands.
+MAX_RUNS = 1 << 20
 #: Physical addresses have at most 52 bits.
 MAX_FRAMES = 1 << 40
 #: A bitmap for 8 TiB of memory.
@@ -330,7 +331,7 @@ class KernelDump:
             raise DumpFormatError(self._path, f"no ranges of pages: it begins with {signature!r}", offset)
         start = offset + 0x30
         size = first_page - start
-        if not 0 <= size <= MAX_BITMAP_BYTES or metadata > MAX_BITMAP_BYTES:
+        if not 0 <= size <= 16 * MAX_RUNS or metadata > 16 * MAX_RUNS + 0x20:
             raise DumpFormatError(self._path, f"ranges of pages before {first_page:#x} cannot be", offset)
         runs = []
         for frame, count in struct.iter_unpack("<QQ", self._at(start, size - size % 16)):

@@ -36,7 +36,6 @@ class ControlArea(NamedTuple):
     mapped_views: int
     user_references: int
     writable_references: Optional[int]
-    being_deleted: bool
     file_object: int
     fast_ref: Optional[int]
 
@@ -105,11 +104,11 @@ class FileReader:
             "NumberOfMappedViews",
             "NumberOfUserReferences",
             "FilePointer",
-            "u2.e2.WritableUserReferences",
+            optional=("u2.e2.WritableUserReferences",),
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)
-        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "BeingDeleted")
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image")
         self._segment = nt.offset("_CONTROL_AREA", "Segment")
         reference = nt.layouts.get("_EX_FAST_REF")
         count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0
@@ -169,7 +168,6 @@ class FileReader:
             mapped_views=values["NumberOfMappedViews"],
             user_references=values["NumberOfUserReferences"],
             writable_references=None if image else values.get("u2.e2.WritableUserReferences"),
-            being_deleted=bool(flags["BeingDeleted"]),
             file_object=pointer & ~mask,
             fast_ref=None if self._direct else pointer & mask,
         )

@@ -53,19 +53,18 @@ class UnicodeString(NamedTuple):
     """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
 
     buffer: int
-    length: int
     text: Optional[str]
 
 
 class Members:
-    """Read several members of a structure with one request; of those that this version lacks, the value is missing."""
+    """Read several members of a structure with one request."""
 
-    def __init__(self, memory: Memory, layout: Layout, names: Sequence[str]) -> None:
+    def __init__(self, memory: Memory, fields: Mapping[str, Field]) -> None:
         self._memory = memory
-        found = [(name, layout.fields[name]) for name in names if name in layout.fields]
-        self._fields = [(name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in found]
+        self._fields = [
+            (name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in fields.items()
+        ]
         self._size = max((end for _, _, end, _, _ in self._fields), default=0)
-        self.names = frozenset(name for name, _ in found)
 
     def read(self, address: int) -> dict[str, int]:
         """Read the members of the structure at an address, as unsigned numbers.
@@ -120,15 +119,13 @@ class Nt:
         """
         return self.field(type_name, member).offset
 
-    def members(self, type_name: str, *names: str) -> Members:
-        """Prepare to read members of a structure; those that this version lacks are left out.
+    def members(self, type_name: str, *names: str, optional: Sequence[str] = ()) -> Members:
+        """Prepare to read members of a structure; of the optional ones, those that this version lacks are left out.
 
-        :raises LayoutError: if the structure is not known.
+        :raises LayoutError: if this version has not all the others.
         """
-        layout = self.layouts.get(type_name)
-        if layout is None:
-            raise LayoutError(f"no layout of {type_name} ({self.source.detail})")
-        return Members(self.memory, layout, names)
+        wanted = (*names, *(name for name in optional if self.has(type_name, name)))
+        return Members(self.memory, {name: self.field(type_name, name) for name in wanted})
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find the address of a global of the kernel, None when unknown."""
@@ -151,11 +148,11 @@ class Nt:
         length = self.memory.unsigned(address, 2)
         buffer = self.memory.pointer(address + self.pointer_size)
         if length == 0:
-            return UnicodeString(buffer, 0, "" if buffer == 0 else None)
+            return UnicodeString(buffer, "" if buffer == 0 else None)
         if length > MAX_UNICODE_STRING or length % 2:
-            return UnicodeString(buffer, length, None)
+            return UnicodeString(buffer, None)
         data = self.memory.try_read(buffer, length)
-        return UnicodeString(buffer, length, None if data is None else data.decode("utf-16-le", "surrogatepass"))
+        return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
 def find_nt(target: KernelTarget) -> Nt:

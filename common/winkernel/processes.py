@@ -82,10 +82,7 @@ class ProcessReader:
             "UniqueProcessId",
             "ObjectTable",
             "Peb",
-            "Wow64Process",
-            "WoW64Process",
-            "ExitTime",
-            "ActiveThreads",
+            optional=("Wow64Process", "WoW64Process", "ExitTime", "ActiveThreads"),
         )
 
     def read(self, eprocess: int) -> Process:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+import dlwhy
 import jsonschema
 import pytest
 from dlwhy.common import cli
@@ -15,6 +16,7 @@ from dlwhy.common.dumps.kdump import KernelDump
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.model_windows import MappedFile, Possible, Share
+from dlwhy.common.render.json_share import share_document
 from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
 from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
@@ -212,7 +214,8 @@ def test_the_pdb_comes_before_the_tables(tmp_path: Path) -> None:
     by_pdb = share_file(WithPdb(str(path), layout), "python35.dll", no_number)
     by_table = share_file(KernelDump(str(path)), "python35.dll", no_number)
     assert [s.loader.layout and s.loader.layout.kind.value for s in (by_pdb, by_table)] == ["debug-info", "table"]
-    assert by_pdb.files == by_table.files
+    documents = [share_document("dllshare", share) for share in (by_pdb, by_table)]
+    assert documents[0]["files"] == documents[1]["files"]
 
 
 def test_a_pdb_of_another_build_does_not_fit_and_the_table_takes_over(tmp_path: Path) -> None:
@@ -374,3 +377,43 @@ def test_a_count_that_cannot_be(tmp_path: Path) -> None:
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
     assert (share.handles_complete, only(share).operations[0].possible) == (False, Possible.PROBABLY)
     assert ["unknown form" in problem.message for problem in share.problems] == [True]
+
+
+def test_a_script(machine_dump: Path) -> None:
+    with dlwhy.open_dump(str(machine_dump)) as machine:
+        check(machine.share("held.dll"), "held.dll")
+        assert len(machine.shares().files) == 8
+        assert [file.base_name for file in machine.shares(3120).files] == ["ntdll.dll"]
+        with pytest.raises(NotFoundError, match="no process maps"):
+            machine.share("none.dll")
+
+
+def test_a_header_that_nobody_filled_in(tmp_path: Path) -> None:
+    path = build(windows("10.0.17763.379")).save(tmp_path / "m.dmp")
+    content = path.read_bytes()
+    path.write_bytes(content[:0x20] + b"PAGE" * 4 + content[0x30:])
+    check(share_file(KernelDump(str(path)), "python35.dll", no_number), "python35.dll")
+
+
+@pytest.mark.parametrize(
+    ("struct", "member"),
+    [
+        ("_MMVAD_FLAGS", "VadType"),
+        ("_MMVAD_FLAGS1", "CommitCharge"),
+        ("_MMVAD_SHORT", "EndingVpn"),
+        ("_MMVAD", "Subsection"),
+        ("_CONTROL_AREA", "NumberOfMappedViews"),
+        ("_FILE_OBJECT", "SharedDelete"),
+        ("_HANDLE_TABLE", "TableCode"),
+        ("_OBJECT_HEADER", "Body"),
+        ("_EPROCESS", "VadRoot"),
+        ("_EPROCESS", "ObjectTable"),
+    ],
+)
+def test_a_pdb_that_lacks_a_member_is_an_error_in_words(tmp_path: Path, struct: str, member: str) -> None:
+    path = build(never_shipped()).save(tmp_path / "m.dmp")
+    lacking = never_shipped()
+    del lacking.structs[struct]["fields"][member]
+    with pytest.raises(LayoutError) as failure:
+        share_file(WithPdb(str(path), lacking), "python35.dll", no_number)
+    assert struct in str(failure.value)
