@@ -40,6 +40,7 @@ _POST_MORTEM = ("elf-core", "mach-o-core", "minidump", "trace")
 
 # How much is compared between a process that LLDB made of a core and a file that could be that core.
 _STACK_BYTES = 1024
+_PAGE_BYTES = 4096
 _SAMPLE_BYTES = 4096
 _MAX_SAMPLED_REGIONS = 4096
 
@@ -293,7 +294,8 @@ def _stacks(process: Any) -> Iterator[tuple[int, int]]:
     for thread in _threads(process):
         pointer = thread.GetFrameAtIndex(0).GetSP()
         if pointer:
-            yield pointer, _STACK_BYTES
+            # LLDB reads no further than one range of a minidump, and ranges end with pages.
+            yield pointer, min(_STACK_BYTES, _PAGE_BYTES - pointer % _PAGE_BYTES)
 
 
 def _regions(process: Any) -> Iterator[tuple[int, int]]:

@@ -22,13 +22,13 @@ MAX_POINTERS = 64
 _POINTER_REGISTERS_SKIPPED = frozenset({"thread_pointer"})
 
 
-def find_gone(target: Target, address: Optional[int]) -> GoneDlls:
+def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None) -> GoneDlls:
     """Find the modules that were unloaded, those at an address if one is given, and what still points into them.
 
     :raises UnsupportedError: if it is no process of Windows.
     """
-    examined = WindowsExamination(target)
-    problems = [*target.problems()]
+    examined = WindowsExamination(target, pid)
+    problems = [*examined.target.problems()]
     found, lost = _collect(examined, problems)
     loaded = sorted(
         {(dll.start, dll.end, dll.name) for dll in examined.dlls() if dll.start < dll.end}

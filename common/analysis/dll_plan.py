@@ -27,13 +27,15 @@ MAX_FREES = 1 << 20
 _STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED})
 
 
-def plan_free(target: Target, text: str, evaluate: Callable[[str], int], frees: Optional[int] = 1) -> DllPlans:
+def plan_free(
+    target: Target, text: str, evaluate: Callable[[str], int], frees: Optional[int] = 1, pid: Optional[int] = None
+) -> DllPlans:
     """Predict what ``frees`` calls of FreeLibrary (None: all that have an effect) on the DLL ``text`` would do.
 
     :raises NotFoundError: if no DLL fits, or more than one.
     :raises UnsupportedError: if it is no process of Windows, or the loader's lists are not in memory.
     """
-    examined = WindowsExamination(target)
+    examined = WindowsExamination(target, pid)
     found = select_dlls(examined.dlls(), text, evaluate)
     if len(found) > 1:
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]

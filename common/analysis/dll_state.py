@@ -30,7 +30,7 @@ from ..loaders.windows import (
 from ..loaders.windows_unload import Unit, World, build_world
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
-from ..target import Target
+from ..target import Capability, KernelTarget, Target
 from ..winmodel import Dll, DllHold, DllHoldKind, DllState, Image, LoaderRule, LoaderRules, Orders
 from ..wintarget import WindowsTarget
 
@@ -57,16 +57,23 @@ class Path(NamedTuple):
 class WindowsExamination:
     """One look at the loaders of a process."""
 
-    def __init__(self, target: Target) -> None:
-        """Read the loaders.
+    def __init__(self, target: Target, pid: Optional[int] = None) -> None:
+        """Read the loaders; of a machine those of the process with that id, else of the current one.
 
         :raises UnsupportedError: if it is no process of Windows.
+        :raises NotFoundError: if the machine has no such process.
         """
         if target.platform.os != "windows":
             raise UnsupportedError("it is no process of Windows: ask with dlstate or dlplan")
+        wow64_peb: Optional[int] = None
+        if Capability.KERNEL in target.capabilities:
+            from ..winkernel.usermode import open_process
+
+            process = open_process(cast(KernelTarget, target), pid)
+            target, wow64_peb = process, process.wow64_peb()
         self.target = cast(WindowsTarget, target)
         self.memory = Memory(target)
-        self.loaders, problems = find_loaders(self.memory, self.target)
+        self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
         self.images: Mapping[int, Image] = {image.base: image for image in self.target.images()}
         self.problems = [*target.problems(), *problems]
         self.worlds = [build_world(loader) for loader in self.loaders]
@@ -122,7 +129,7 @@ class WindowsExamination:
     def loader_info(self) -> LoaderInfo:
         """Say which loader it is."""
         source = self.loaders[0].source if self.loaders else None
-        system = self.target.system
+        system = self.loaders[0].version if self.loaders else self.target.system
         return LoaderInfo("nt", str(system) if system.build else None, source)
 
     def rules(self) -> tuple[LoaderRules, ...]:
@@ -130,7 +137,7 @@ class WindowsExamination:
         found = []
         for loader in self.loaders:
             reason = loader.rule_reason
-            if loader.rule is LoaderRule.WIN8 and 0 < self.target.system.build < _FIRST_KNOWN_GRAPH_BUILD:
+            if loader.rule is LoaderRule.WIN8 and 0 < loader.version.build < _FIRST_KNOWN_GRAPH_BUILD:
                 reason += "; frees by the rule of Windows 10"
             found.append(LoaderRules(loader.kind, loader.rule, reason))
         return tuple(found)
@@ -159,12 +166,13 @@ class WindowsExamination:
                 )
 
 
-def explain_dlls(target: Target) -> DllState:
-    """Examine all DLLs of a process of Windows.
+def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
+    """Examine all DLLs of a process of Windows; of a machine, of the process with that id, else of the current one.
 
     :raises UnsupportedError: if it is no process of Windows.
+    :raises NotFoundError: if the machine has no such process.
     """
-    return WindowsExamination(target).state()
+    return WindowsExamination(target, pid).state()
 
 
 def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
@@ -350,7 +358,7 @@ class Judge:
         if first.name.lower() in CORE_DLLS:
             origin = "loader"
         elif self.world.rule is LoaderRule.WIN8:
-            build = self.loader.system_build
+            build = self.loader.version.build
             if first.has_flag(FLAG_SHIM_DLL):
                 origin = "shim"
             elif first.has_flag(FLAG_VERIFIER_PROVIDER) and build >= _VERIFIER_BUILD:

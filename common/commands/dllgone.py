@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..winmodel import GoneDlls
-from .registry import Result, Session, argument, command
+from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
 
 _DESCRIPTION = """\
 Lists the DLLs that were unloaded, from the loader's own record (RtlGetUnloadEventTraceEx) and from
@@ -17,7 +17,10 @@ ADDRESS, names the module that was there, with the offset, and says where that i
     "dllgone",
     "name the unloaded DLL that was at an address",
     _DESCRIPTION,
-    (argument("address", metavar="ADDRESS", nargs="*", help="a number, or an expression of the debugger's"),),
+    (
+        argument("address", metavar="ADDRESS", nargs="*", help="a number, or an expression of the debugger's"),
+        PROCESS_ARGUMENT,
+    ),
 )
 def dllgone(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dllgone [ADDRESS]``."""
@@ -25,7 +28,7 @@ def dllgone(session: Session, arguments: argparse.Namespace) -> Result:
     from ..views_dll import dll_gone_view
 
     wanted = " ".join(arguments.address)
-    answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None)
+    answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None, process_id(arguments.process))
     return Result(
         document=lambda: _document(answer),
         view=lambda verbose: dll_gone_view(answer, verbose),

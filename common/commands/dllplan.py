@@ -7,7 +7,7 @@ from typing import Optional
 
 from ..errors import UsageError
 from ..winmodel import DllPlans
-from .registry import Result, Session, argument, command
+from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
 
 _DESCRIPTION = """\
 Predicts which DLLs FreeLibrary unloads, in which order their DllMain gets DLL_PROCESS_DETACH, which
@@ -24,6 +24,7 @@ DLL is a name with or without .dll, the end of a path, or an address inside it (
     (
         argument("dll", metavar="DLL", nargs="+", completes_libraries=True, help="the DLL to free"),
         argument("--frees", metavar="N", default="1", help="how often it is freed; 'all': as often as it was loaded"),
+        PROCESS_ARGUMENT,
     ),
 )
 def dllplan(session: Session, arguments: argparse.Namespace) -> Result:
@@ -31,7 +32,13 @@ def dllplan(session: Session, arguments: argparse.Namespace) -> Result:
     from ..analysis.dll_plan import plan_free
     from ..views_dll import dll_plan_view
 
-    plans = plan_free(session.target, " ".join(arguments.dll), session.host.evaluate, _frees(arguments.frees))
+    plans = plan_free(
+        session.target,
+        " ".join(arguments.dll),
+        session.host.evaluate,
+        _frees(arguments.frees),
+        process_id(arguments.process),
+    )
     return Result(
         document=lambda: _document(plans),
         view=lambda verbose: dll_plan_view(plans, verbose),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..winmodel import DllState
-from .registry import Result, Session, argument, command
+from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
 
 _DESCRIPTION = """\
 Says for each module of a process of Windows whether FreeLibrary can unload it: its true load count
@@ -19,7 +19,7 @@ DLL is a name with or without .dll, the end of a path, a pattern (api*), or an a
     "dllstate",
     "explain why a DLL of Windows is still loaded",
     _DESCRIPTION,
-    (argument("dll", metavar="DLL", nargs="*", completes_libraries=True, help="the DLL to explain"),),
+    (argument("dll", metavar="DLL", nargs="*", completes_libraries=True, help="the DLL to explain"), PROCESS_ARGUMENT),
 )
 def dllstate(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dllstate [DLL]``."""
@@ -27,7 +27,7 @@ def dllstate(session: Session, arguments: argparse.Namespace) -> Result:
     from ..views_dll import dll_state_view
 
     wanted = " ".join(arguments.dll)
-    state = explain_dlls(session.target)
+    state = explain_dlls(session.target, process_id(arguments.process))
     if wanted:
         state = state._replace(dlls=select_dlls(state.dlls, wanted, session.host.evaluate), asked=wanted)
     return Result(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Optional
 
 from ..errors import UsageError
 from ..host import Host
@@ -42,6 +42,13 @@ def argument(*flags: str, completes_libraries: bool = False, **options: Any) -> 
 
 
 HELP_WIDTH = 100
+
+PROCESS_ARGUMENT = argument(
+    "-p",
+    "--process",
+    metavar="PID",
+    help="in a kernel's memory: this process (0n decimal, 0x hex), not the current",
+)
 
 OUTPUT_ARGUMENTS = (
     argument("-h", "--help", action="store_true", help="show this help"),
@@ -110,3 +117,16 @@ def command(
         return COMMANDS[name]
 
     return define
+
+
+def process_id(text: Optional[str]) -> Optional[int]:
+    """Take the number of PROCESS_ARGUMENT, None where it is not given.
+
+    :raises UsageError: if it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
+    except ValueError as error:
+        raise UsageError(f"-p takes a process id, not '{text}'") from error

@@ -16,7 +16,7 @@ from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..memory import Memory
 from ..model import Evidence, Layout, Problem, Source, SourceKind
 from ..pe.image import find_export
-from ..winmodel import LoaderRule
+from ..winmodel import LoaderRule, SystemVersion
 from ..wintarget import WindowsTarget
 
 #: More than this is taken for a corrupt list.
@@ -223,7 +223,7 @@ class Loader:
         self.shutdown: Optional[bool] = None
         self.main: Optional[Entry] = None
         self.complete = True
-        self.system_build = 0
+        self.version = SystemVersion(0, 0, 0)
         self.fit = Fit.UNREADABLE
 
     def pointer(self, address: int) -> int:
@@ -442,9 +442,9 @@ class Loader:
 
     # -- the rules --------------------------------------------------------------------------------------------
 
-    def decide_rule(self, build: int) -> None:
+    def decide_rule(self) -> None:
         """Decide by which rules the loader counts, and why."""
-        self.system_build = build
+        build = self.version.build
         wine = self._exports_wine()
         if self.has_nodes:
             filled = any(node.count or node.state for node in self.nodes.values())
@@ -490,9 +490,12 @@ class Loader:
         return sorted(listed, key=lambda each: each.orders["initialization"])
 
 
-def find_loaders(memory: Memory, target: WindowsTarget) -> tuple[list[Loader], list[Problem]]:
+def find_loaders(
+    memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
+) -> tuple[list[Loader], list[Problem]]:
     """Find and read the loaders of a process, the native one first.
 
+    ``wow64_peb`` is the PEB of 32-bit code where it is known, else it is looked for by the threads.
     Problems say why a loader, or all of them, could not be read.
 
     :raises UnsupportedError: if it is no process of Windows.
@@ -511,7 +514,7 @@ def find_loaders(memory: Memory, target: WindowsTarget) -> tuple[list[Loader], l
         if problem:
             problems.append(problem)
     if target.platform.pointer_size == 8:
-        small = find_wow64_peb(memory, target)
+        small = wow64_peb or find_wow64_peb(memory, target)
         if small:
             loader, problem = _open("wow64", memory, small, "i386", target)
             if loader:
@@ -530,7 +533,8 @@ def _open(
     try:
         loader = choose_layout(kind, memory, peb, arch, target)
         loader.read_graph()
-        loader.decide_rule(find_build(memory, loader, target))
+        loader.version = find_version(memory, loader, target)
+        loader.decide_rule()
     except FaultError as error:
         message = f"its lists are not in the dump ({error}): neither load counts nor pins are known"
         return None, Problem(where, message)
@@ -539,10 +543,11 @@ def _open(
     return loader, None
 
 
-def find_build(memory: Memory, loader: Loader, target: WindowsTarget) -> int:
-    """Give the build of Windows: the PEB's, else what the target claims."""
+def find_version(memory: Memory, loader: Loader, target: WindowsTarget) -> SystemVersion:
+    """Give the version of Windows: the PEB's, else what the target claims."""
     record = Record(memory, loader.peb, loader.layouts.require("_PEB"), loader.source)
-    return record.get("OSBuildNumber") or target.system.build
+    major, minor, build = (record.get(name) for name in ("OSMajorVersion", "OSMinorVersion", "OSBuildNumber"))
+    return SystemVersion(major, minor or 0, build) if major and build else target.system
 
 
 def find_wow64_peb(memory: Memory, target: WindowsTarget) -> Optional[int]:

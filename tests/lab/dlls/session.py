@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any, Optional
 
 import pykd
 
 ROOT = sys.argv[1]
 sys.path.insert(0, os.path.join(ROOT, "tests"))
-import conftest  # noqa: E402, F401 - registers the package
+import conftest  # type: ignore[import-not-found]  # noqa: E402, F401 - registers the package
 from dlwhy.common.analysis.dll_plan import plan_free  # noqa: E402
 from dlwhy.common.analysis.dll_state import explain_dlls  # noqa: E402
 from dlwhy.common.memory import Memory  # noqa: E402
@@ -26,27 +27,27 @@ from dlwhy.windbg_ext.target import ProcessTarget  # noqa: E402
 MASK = (1 << 64) - 1
 
 
-def number(text):  # type: ignore[no-untyped-def]
+def number(text: str) -> int:
     return int(text, 0)
 
 
-def state():  # type: ignore[no-untyped-def]
+def state() -> dict[str, Any]:
     return dll_state_document("dllstate", explain_dlls(ProcessTarget()))
 
 
-def modules():  # type: ignore[no-untyped-def]
+def modules() -> list[str]:
     """List what the engine itself, which follows the process's module events, has as loaded."""
     return [image.path.replace("/", "\\").rsplit("\\", 1)[-1] for image in ProcessTarget().images()]
 
 
-def say(what, document):  # type: ignore[no-untyped-def]
+def say(what: str, document: object) -> None:
     sys.stdout.write(f"{what} {json.dumps(document)}\n")
 
 
-def set_breakpoints():  # type: ignore[no-untyped-def]
+def set_breakpoints() -> dict[Optional[int], str]:
     target = ProcessTarget()
     program = next(image for image in target.images() if image.path.lower().endswith("prog.exe"))
-    stops = {}
+    stops: dict[Optional[int], str] = {}
     for name in ("before_free", "after_free", "at_wait"):
         address = find_export(Memory(target), program.base, name)
         stops[address] = name
@@ -54,11 +55,11 @@ def set_breakpoints():  # type: ignore[no-untyped-def]
     return stops
 
 
-def run(command):  # type: ignore[no-untyped-def]
+def run(command: str) -> None:
     pykd.startProcess(command)
     waits = 0
     stops = set_breakpoints()
-    before = None
+    before: dict[str, Any] = {}
     while True:
         try:
             pykd.go()
