@@ -745,23 +745,22 @@ def find_windbg() -> WinDbg:
 def windows_pythons() -> "list[Path]":
     """List the CPythons of the version that pykd needs: this one, and those that the registry knows."""
     found = [Path(sys.executable)] if sys.version_info[:2] == WINDBG_PYTHON else []
-    folders = registry_values("SOFTWARE\\Python\\PythonCore\\{}\\InstallPath".format(dotted(WINDBG_PYTHON)), "")
+    folders = registry_values(f"SOFTWARE\\Python\\PythonCore\\{dotted(WINDBG_PYTHON)}\\InstallPath", "")
     return found + [folder / "python.exe" for folder in folders]
 
 
 def registry_values(key: str, name: str) -> "list[Path]":
     """Read a path out of the registry, the machine's and the user's; none where there is no such value."""
-    if sys.platform != "win32":
-        return []
-    import winreg
+    found: list[Path] = []
+    if sys.platform == "win32":
+        import winreg
 
-    found = []
-    for root in (winreg.HKEY_LOCAL_MACHINE, winreg.HKEY_CURRENT_USER):
-        try:
-            with winreg.OpenKey(root, key) as opened:
-                found.append(Path(str(winreg.QueryValueEx(opened, name)[0])))
-        except OSError:
-            continue
+        for root in (winreg.HKEY_LOCAL_MACHINE, winreg.HKEY_CURRENT_USER):
+            try:
+                with winreg.OpenKey(root, key) as opened:
+                    found.append(Path(str(winreg.QueryValueEx(opened, name)[0])))
+            except OSError:
+                continue
     return found
 
 
@@ -773,8 +772,8 @@ def windbg_script() -> Path:
 def windbg_lines(bootstrapper: Path) -> str:
     """Compose that script: it loads the bootstrapper, and defines an alias for each command about Windows."""
     names = sorted(path.stem for path in (ROOT / "common" / "commands").glob("dll*.py"))
-    aliases = ['aS !{0} !py -g "{1}" {0}\n'.format(name, WINDBG_ENTRY_SCRIPT) for name in names]
-    return ".load {}\n".format(bootstrapper) + "".join(aliases)
+    aliases = [f'aS !{name} !py -g "{WINDBG_ENTRY_SCRIPT}" {name}\n' for name in names]
+    return f".load {bootstrapper}\n" + "".join(aliases)
 
 
 def install_into_windbg(changes: Changes) -> int:
@@ -812,7 +811,7 @@ def check_windbg_parts(found: WinDbg) -> "list[Check]":
         else Check("note", "no WinDbg was found", "winget install Microsoft.WinDbg; python with pykd opens dumps too"),
         Check("ok", f"CPython {version} is {found.python}")
         if found.python
-        else Check("FAIL", f"no CPython {version} was found", "pykd needs it; 64 bits: winget install Python.Python.3.9"),
+        else Check("FAIL", f"no CPython {version} was found", "winget install Python.Python.3.9 (64 bits)"),
         Check("ok", "it has pykd") if found.has_pykd else Check("FAIL", f"no CPython {version} has pykd", pip),
         Check("ok", f"the bootstrapper of pykd is {found.bootstrapper}")
         if found.bootstrapper

@@ -1,4 +1,4 @@
-"""Does the real engine, with a PDB of the kernel, say of a machine's mapped files what is true and what the shell says?"""
+"""Does the real engine, with the kernel's PDB, say of a machine's mapped files what is true, as the shell does?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dlwhy.tests.lab.asking import Json, ask_all, ask_pykd, ask_shell, assert_equal, comparable, document, type_at_prompt
+from dlwhy.tests.lab.asking import (
+    Json,
+    ask_all,
+    ask_pykd,
+    ask_shell,
+    assert_equal,
+    comparable,
+    document,
+    type_at_prompt,
+)
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.synth.ntimage import compile_kernel
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows

@@ -1,4 +1,4 @@
-"""Does the real engine say of a process's DLLs what the shell says, on dumps of every form and while the process lives?"""
+"""Does the real engine say of a process's DLLs what the shell says, on dumps of every form and live?"""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Lab:
     ) -> list[str]:
         """Type commands at the prompt of the real engine and return what each printed.
 
-        ``subject`` is what is opened, as the prompt takes it with Windows' paths: ``-z DUMP``, ``-o PROGRAM``, ``-p PID``.
+        ``subject`` is what is opened, with Windows' paths: ``-z DUMP``, ``-o PROGRAM`` or ``-p PID``.
 
         :raises AssertionError: if it cannot be opened or the prompt dies.
         """
