@@ -155,9 +155,10 @@ class _Machine:
                 try:
                     process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
                     vad = self._vad_reader.read_long(view.vad)
+                    is_view = vad.section and self.files.control_area_of(vad.section) == area.address
                 except FaultError:
                     continue
-                if vad.address in seen or not vad.section or process.exited:
+                if vad.address in seen or not is_view or process.exited or not process.is_plausible:
                     continue
                 where = "the list of processes" if view.eprocess not in known else "the VAD tree of its process"
                 message = f"the section {area.address:#x} has a view at {vad.start:#x} that is not in {where}"

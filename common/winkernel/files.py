@@ -178,8 +178,8 @@ class FileReader:
         Sound is a ring whose links agree in both directions and come round.
         """
         nt = self._nt
-        if self._ring is None:
-            return []
+        if self._ring is None or area.mapped_views == 0:
+            return []  # without views its links serve another list
         head = area.address + nt.offset("_CONTROL_AREA", self._ring)
         links = nt.offset("_MMVAD", "ViewLinks")
         owner = nt.offset("_MMVAD", "VadsProcess")

@@ -28,6 +28,11 @@ class Process(NamedTuple):
     wow64: int
     exited: bool
 
+    @property
+    def is_plausible(self) -> bool:
+        """Tell whether this can be a process at all, where no list says so."""
+        return self.pid > 0 and self.pid % 4 == 0 and self.name.isprintable() and self.directory_table_base > 0
+
 
 def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     """List the processes in the order of ``PsActiveProcessHead``.

@@ -417,3 +417,24 @@ def test_a_pdb_that_lacks_a_member_is_an_error_in_words(tmp_path: Path, struct: 
     with pytest.raises(LayoutError) as failure:
         share_file(WithPdb(str(path), lacking), "python35.dll", no_number)
     assert struct in str(failure.value)
+
+
+def test_a_ring_that_serves_another_list_gives_no_view(tmp_path: Path) -> None:
+    machine = Machine(windows("10.0.17763.379"))
+    file = machine.file("\\a\\b.dll")
+    image = file.image(file.open())
+    machine.process(100, "seen.exe").map(image, 0x10000000, 0x10004000)
+    # What looks like a view leads to the section of another file, or to no process.
+    other = machine.file("\\a\\c.dll")
+    stray = machine.process(200, "stray.exe", hidden=True)
+    stray_vad = stray.map(other.image(other.open()), 0x20000000, 0x20004000)
+    links = machine.field("_MMVAD", "ViewLinks")[0]
+    ring = image.control_area + machine.field("_CONTROL_AREA", "ListHead")[0]
+    machine.link_tail(ring, stray_vad + links)
+    nobody = machine.pool(machine.size("_EPROCESS"), b"Proc")
+    vad = machine.processes[1].map(image, 0x30000000, 0x30004000)
+    machine.put(vad, "_MMVAD", "VadsProcess", nobody)
+    machine.processes[1].vads.pop()
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
+    assert [(mapping.process, mapping.base) for mapping in only(share).mappings] == [("seen.exe", 0x10000000)]
+    assert share.problems == ()
