@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "examine", "open_core", "open_pid"]
+__all__ = ["__version__", "examine", "open_core", "open_dump", "open_pid"]
 
 
 def open_pid(pid: int) -> Examination:
@@ -30,6 +30,16 @@ def open_core(path: str, sysroot: str = "", executable: str = "") -> Examination
     from .common.dumps.opener import open_core as open_target
 
     return examine(open_target(path, sysroot, executable))
+
+
+def open_dump(path: str) -> Examination:
+    """Open a dump of Windows.
+
+    :raises DlwhyError: if it is none that can be read.
+    """
+    from .common.dumps.opener import open_dump as open_target
+
+    return examine(open_target(path))
 
 
 def examine(target: Target) -> Examination:

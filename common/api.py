@@ -13,9 +13,11 @@ from typing import Optional
 
 from .analysis.matching import select
 from .analysis.plan import plan_all, plan_close
+from .analysis.share import share_all, share_file
 from .analysis.state import explain
 from .errors import NotFoundError
 from .model import Library, Plan, State
+from .model_windows import Share
 from .target import Target
 
 
@@ -78,6 +80,21 @@ class Examination:
         :raises DlwhyError: if the target cannot be examined.
         """
         return plan_all(self.target, closes).plans
+
+    def share(self, name: str, pid: Optional[int] = None) -> Share:
+        """Judge the mapped files of a Windows machine that a name, path or pattern fits; ``pid``: in that process.
+
+        :raises NotFoundError: if there is none.
+        :raises UnsupportedError: if the target is a process, not a machine.
+        """
+        return share_file(self.target, name, _number, pid)
+
+    def shares(self, pid: Optional[int] = None) -> Share:
+        """Judge all files of a Windows machine that are mapped as images; ``pid``: by that process.
+
+        :raises UnsupportedError: if the target is a process, not a machine.
+        """
+        return share_all(self.target, pid)
 
 
 def _number(text: str) -> int:

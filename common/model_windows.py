@@ -8,18 +8,17 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Optional
 
-from .model import LoaderInfo, Problem, TargetInfo
+from .model import Evidence, LoaderInfo, Problem, TargetInfo
 
 
 class Mapping(NamedTuple):
     """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
 
-    ``commit`` counts pages, None where none are charged; ``exited`` says that the process's last thread has gone.
+    ``commit`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
     """
 
     pid: int
     process: str
-    eprocess: int
     base: int
     end: int
     vad: int
@@ -27,7 +26,6 @@ class Mapping(NamedTuple):
     protection: str
     commit: Optional[int] = None
     wow64: bool = False
-    exited: bool = False
 
 
 class OpenFile(NamedTuple):
@@ -104,7 +102,7 @@ class MappedFile(NamedTuple):
 
     ``name`` is that of the file object, relative to its volume, None where it cannot be read (then ``name_address``
     says where it would be); ``device`` is the address of the volume's _DEVICE_OBJECT.  ``file`` is the file object of
-    the section, ``sections`` one or both of image and data.
+    the section, ``sections`` one or both of image and data.  ``evidence`` are the members that the verdicts rest on.
     """
 
     name: Optional[str]
@@ -115,6 +113,7 @@ class MappedFile(NamedTuple):
     mappings: tuple[Mapping, ...]
     openers: tuple[Opener, ...]
     operations: tuple[Operation, ...]
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def base_name(self) -> str:

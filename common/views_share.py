@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from .model_windows import MappedFile, Mapping, OpenFile, Operation, Possible, SectionUse, Share
 from .render.document import Document, Facts, Part, Sentence, Table
+from .render.text import INDENT, MAX_WIDTH
 from .views import completed, layout_parts, problem_parts
 
 _LABEL = 11
@@ -111,7 +112,8 @@ def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]
     for operation in file.operations:
         if not verbose and operation.name not in _IN_TEXT:
             continue
-        reason = operation.why if verbose else operation.why.partition(";")[0]
+        whole = verbose or operation.possible in (Possible.PROBABLY, Possible.DEPENDS)
+        reason = operation.why if whole else operation.why.partition(";")[0]
         words = [_status_words(operation)] if operation.status else []
         if operation.name == "delete" and posix.possible is Possible.NO and not verbose:
             reason = f"{reason}; POSIX delete fails alike" if operation.possible is Possible.NO else reason
@@ -120,7 +122,7 @@ def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]
             if first not in told or verbose:
                 words.append(reason)
             told.add(first)
-        yield operation.name, f"{operation.possible.value:<5}{': '.join(words)}".rstrip()
+        yield operation.name, f"{operation.possible.value:<3}  {': '.join(words)}".rstrip()
 
 
 def _status_words(operation: Operation) -> str:
@@ -135,18 +137,28 @@ def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
         if first is None or mapping.pid != first.pid:
             others[f"{mapping.process} (0n{mapping.pid}{'' if mapping.image else ', as data'})"] = None
     if others:
-        yield "also mapped by ", _listed(list(others))
+        yield from _listed("also mapped by ", list(others))
     if file.openers:
         words = [
             f"{opener.process} (0n{opener.pid}, handle {opener.handle:x}, {opener.file.access}{opener.file.sharing})"
             for opener in file.openers
         ]
-        yield "open in", _listed(words)
+        yield from _listed("open in", words)
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(label: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Give a list as rows that fit the screen, the first one with the label."""
     more = len(words) - _SHOWN_PROCESSES
-    return ", ".join(words[:_SHOWN_PROCESSES]) + (f" and {more} more" if more > 0 else "")
+    shown = [*words[:_SHOWN_PROCESSES], *([f"and {more} more; -v or --json shows them"] if more > 0 else [])]
+    room = MAX_WIDTH - len(INDENT) - max(len(label), _LABEL) - 1
+    line = ""
+    for number, word in enumerate(shown):
+        piece = word if number == len(shown) - 1 else f"{word}, "
+        if line and len(line) + len(piece.rstrip()) > room:
+            yield label, line.rstrip()
+            label, line = " " * len(label), ""
+        line += piece
+    yield label, line
 
 
 def _verbose_parts(file: MappedFile) -> Iterator[Part]:
@@ -161,13 +173,33 @@ def _verbose_parts(file: MappedFile) -> Iterator[Part]:
         )
         for mapping in file.mappings
     )
-    yield Table(("process", "pid", "range", "VAD", "as", "protection"), rows)
+    if rows:
+        yield Table(("process", "pid", "range", "VAD", "as", "protection"), rows)
+    yield Facts(
+        tuple(
+            (f"{each.expression} = {each.value:#x}", f"at {each.address:#x}, offset {each.offset:#x}")
+            for each in file.evidence
+        )
+    )
+    handles = tuple(
+        (
+            opener.process,
+            str(opener.pid),
+            f"{opener.handle:x}",
+            f"{opener.file.address:x}",
+            opener.file.access + opener.file.sharing,
+            f"{opener.granted_access:08x}",
+        )
+        for opener in file.openers
+    )
+    if handles:
+        yield Table(("open in", "pid", "handle", "file object", "sharing", "granted"), handles)
 
 
 def _remedy(file: MappedFile) -> str:
     rename, delete, overwrite = (_operation(file, name) for name in _IN_TEXT)
     if any(opened.delete_pending for opened in (file.file, *(opener.file for opener in file.openers))):
-        return "It goes when the last handle is closed; a new file of that name can be put in place then."
+        return "It goes when its last handle is closed and nothing maps it; then a new one can take its name."
     if delete.possible is Possible.YES and overwrite.possible is Possible.YES:
         return "Nothing stands in the way: replace it."
     if rename.possible is Possible.NO:
@@ -175,9 +207,10 @@ def _remedy(file: MappedFile) -> str:
         return (
             f"To replace it, close its handle in {who} first." if who else "To replace it, close its open handle first."
         )
+    now = "To replace it now: rename it" if rename.possible is Possible.YES else "To replace it, try to rename it"
     return (
-        "To replace it now: rename it on the same volume, put the new file in place, delete the old one at the next "
-        "boot (MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT)."
+        f"{now} on the same volume, put the new file in place, delete the old one at the next boot "
+        "(MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT)."
     )
 
 

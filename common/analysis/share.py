@@ -7,19 +7,28 @@ shows in no VAD.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
-from ..model import LoaderInfo, Problem, TargetInfo
+from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..model_windows import MappedFile, Mapping, Opener, OpenFile, SectionUse, Share
 from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
 from ..winkernel.handles import HandleReader
 from ..winkernel.kernel import find_nt
-from ..winkernel.processes import Process, list_processes
+from ..winkernel.processes import Process, ProcessReader, list_processes
 from ..winkernel.vad import Vad, VadReader
 from .share_rules import Situation, judge
+
+_SECTION_EVIDENCE = (
+    "NumberOfSectionReferences",
+    "NumberOfMappedViews",
+    "NumberOfUserReferences",
+    "u.LongFlags",
+    "FilePointer",
+)
+_FILE_EVIDENCE = ("SectionObjectPointer", "DeletePending", "SharedWrite", "SharedDelete", "Flags")
 
 # The first build of each version of NT, from XP on.
 _FIRST_BUILDS = (
@@ -99,12 +108,13 @@ class _Machine:
         self.files = FileReader(self.nt)
         self.processes = list_processes(self.nt, self.problems)
         self._all_listed = not self.problems
+        self._process_reader = ProcessReader(self.nt)
+        self._vad_reader = VadReader(self.nt)
         self.found: dict[int, _Found] = {}
         self._sections: dict[int, Optional[tuple[int, ControlArea]]] = {}
-        reader = VadReader(self.nt)
         for process in self.processes:
             where = _process_words(process)
-            for vad in () if process.exited else reader.read_tree(process.eprocess, where, self.problems):
+            for vad in () if process.exited else self._vad_reader.read_tree(process.eprocess, where, self.problems):
                 if vad.section:
                     self._take(process, vad)
 
@@ -125,7 +135,6 @@ class _Machine:
             Mapping(
                 pid=process.pid,
                 process=process.name,
-                eprocess=process.eprocess,
                 base=vad.start,
                 end=vad.end,
                 vad=vad.address,
@@ -133,9 +142,28 @@ class _Machine:
                 protection=vad.protection,
                 commit=vad.commit,
                 wow64=bool(process.wow64),
-                exited=process.exited,
             )
         )
+
+    def _take_from_ring(self, key: int) -> None:
+        """Add the views that only the sections' own lists show: their process is in no list, or its tree is damaged."""
+        known = {process.eprocess: process for process in self.processes}
+        found = self.found[key]
+        seen = {mapping.vad for mapping in found.mappings}
+        for area in list(found.areas.values()):
+            for view in self.files.views(area):
+                try:
+                    process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
+                    vad = self._vad_reader.read_long(view.vad)
+                    is_view = vad.section and self.files.control_area_of(vad.section) == area.address
+                except FaultError:
+                    continue
+                if vad.address in seen or not is_view or process.exited or not process.is_plausible:
+                    continue
+                where = "the list of processes" if view.eprocess not in known else "the VAD tree of its process"
+                message = f"the section {area.address:#x} has a view at {vad.start:#x} that is not in {where}"
+                self.problems.append(Problem(_process_words(process), message))
+                self._take(process, vad)
 
     def _find_section(self, process: Process, vad: Vad) -> Optional[tuple[int, ControlArea]]:
         """Find the file that a view belongs to, by its section object pointers; None where it is backed by none."""
@@ -222,6 +250,8 @@ class _Machine:
 
     def answer(self, keys: Sequence[int], asked: Optional[str], pid: Optional[int]) -> Share:
         """Judge files."""
+        for key in keys:
+            self._take_from_ring(key)
         before = len(self.problems)
         openers = self._openers(frozenset(keys))
         complete = self._all_listed and len(self.problems) == before
@@ -307,8 +337,24 @@ class _Machine:
                 Opener(process.pid, process.name, value, access, opens[file.address])
                 for process, value, access, file in handles
             ),
+            evidence=tuple(self._evidence(areas.values(), opens.values())),
             operations=judge(Situation(sections, tuple(opens.values()), complete, self.nt.target.build_number)),
         )
+
+    def _evidence(self, areas: Iterable[ControlArea], opens: Iterable[OpenFile]) -> Iterator[Evidence]:
+        """Read once more what the verdicts rest on, each member with its address and the source of its offset."""
+        nt = self.nt
+        places = [("_CONTROL_AREA", area.address, _SECTION_EVIDENCE) for area in areas]
+        places += [("_FILE_OBJECT", each.address, _FILE_EVIDENCE) for each in opens]
+        for type_name, address, members in places:
+            for member in members:
+                if nt.has(type_name, member):
+                    field = nt.field(type_name, member)
+                    place = address + field.offset
+                    expression = f"((nt!{type_name} *) {address:#x})->{member}"
+                    data = nt.memory.try_read(place, field.size)
+                    if data is not None:
+                        yield Evidence(place, expression, int.from_bytes(data, "little"), field.offset, nt.source)
 
     def _area_of_file(self, address: int) -> Optional[ControlArea]:
         try:

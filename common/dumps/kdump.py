@@ -54,7 +54,8 @@ _TYPES = {
 _FILLER_32 = int.from_bytes(b"PAGE", "little")
 _FILLER_64 = int.from_bytes(b"PAGEPAGE", "little")
 
-MAX_RUNS = 1 << 16
+#: A machine has tens of runs; what a kernel memory dump leaves out cuts them into thousands.
+MAX_RUNS = 1 << 20
 #: Physical addresses have at most 52 bits.
 MAX_FRAMES = 1 << 40
 #: A bitmap for 8 TiB of memory.
@@ -271,10 +272,10 @@ class KernelDump:
             return self._read_run_pages()
         if header.dump_type == 2:
             return self._read_summary_pages()
-        if header.platform.pointer_size == 4:
-            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         if header.dump_type in (5, 6):
             return self._read_bitmap_pages()
+        if header.platform.pointer_size == 4:
+            raise UnsupportedError(f"{self._path} is a 32-bit dump of type {header.dump_type}, which is not supported")
         return self._read_range_pages()
 
     def _read_run_pages(self) -> _Pages:
@@ -319,6 +320,8 @@ class KernelDump:
         size = -(-bits // 8)
         if size > MAX_BITMAP_BYTES or first_page < offset + size:
             raise DumpFormatError(self._path, f"a bitmap of {bits:#x} pages before {first_page:#x} cannot be", offset)
+        if first_page > self._length:
+            raise DumpFormatError(self._path, "cut off: no page of memory is there", self._length)
         return _BitmapPages(self._at(offset, size), first_page)
 
     def _read_range_pages(self) -> _Pages:
@@ -328,7 +331,7 @@ class KernelDump:
             raise DumpFormatError(self._path, f"no ranges of pages: it begins with {signature!r}", offset)
         start = offset + 0x30
         size = first_page - start
-        if not 0 <= size <= MAX_BITMAP_BYTES or metadata > MAX_BITMAP_BYTES:
+        if not 0 <= size <= 16 * MAX_RUNS or metadata > 16 * MAX_RUNS + 0x20:
             raise DumpFormatError(self._path, f"ranges of pages before {first_page:#x} cannot be", offset)
         runs = []
         for frame, count in struct.iter_unpack("<QQ", self._at(start, size - size % 16)):

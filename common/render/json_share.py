@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from ..model_windows import MappedFile, Mapping, Opener, OpenFile, Operation, SectionUse, Share
 from .jsonout import _envelope as envelope
+from .jsonout import _evidence as evidence_of
 from .jsonout import _hex as address_of
 from .jsonout import _problems as problems_of
 
@@ -33,6 +34,7 @@ def _file(file: MappedFile) -> dict[str, Any]:
         "mappings": [_mapping(mapping) for mapping in file.mappings],
         "openers": [_opener(opener) for opener in file.openers],
         "operations": [_operation(operation) for operation in file.operations],
+        "evidence": [evidence_of(evidence) for evidence in file.evidence],
     }
 
 

@@ -17,6 +17,10 @@ IO_TYPE_FILE = 5
 #: FILE_OBJECT.Flags: the last handle is closed, so IoRemoveShareAccess has run (wdm.h).
 FO_CLEANUP_COMPLETE = 0x4000
 
+MAX_VIEWS = 1 << 16
+# The low bits of _MMVAD.VadsProcess are flags; an _EPROCESS is aligned to more.
+_OWNER_FLAGS = 7
+
 
 class ControlArea(NamedTuple):
     """A section's control area.
@@ -32,7 +36,6 @@ class ControlArea(NamedTuple):
     mapped_views: int
     user_references: int
     writable_references: Optional[int]
-    being_deleted: bool
     file_object: int
     fast_ref: Optional[int]
 
@@ -68,6 +71,13 @@ class FileObject(NamedTuple):
         return _letters("rwd", (self.shared_read, self.shared_write, self.shared_delete))
 
 
+class View(NamedTuple):
+    """An entry of a control area's list of views: the addresses of the ``_MMVAD`` and of its process."""
+
+    vad: int
+    eprocess: int
+
+
 class SectionPointers(NamedTuple):
     """What ``_SECTION_OBJECT_POINTERS`` hold: control areas, 0 for none."""
 
@@ -85,6 +95,8 @@ class FileReader:
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
         self._direct = nt.has("_MMVAD", "ControlArea")
+        rings = [name for name in ("ListHead", "ViewList") if nt.has("_CONTROL_AREA", name)]
+        self._ring = rings[0] if rings and nt.has("_MMVAD", "VadsProcess") else None
         self._control_area = 0 if self._direct else nt.offset("_SUBSECTION", "ControlArea")
         self._members = nt.members(
             "_CONTROL_AREA",
@@ -92,11 +104,11 @@ class FileReader:
             "NumberOfMappedViews",
             "NumberOfUserReferences",
             "FilePointer",
-            "u2.e2.WritableUserReferences",
+            optional=("u2.e2.WritableUserReferences",),
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)
-        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "BeingDeleted")
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image")
         self._segment = nt.offset("_CONTROL_AREA", "Segment")
         reference = nt.layouts.get("_EX_FAST_REF")
         count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0
@@ -156,10 +168,33 @@ class FileReader:
             mapped_views=values["NumberOfMappedViews"],
             user_references=values["NumberOfUserReferences"],
             writable_references=None if image else values.get("u2.e2.WritableUserReferences"),
-            being_deleted=bool(flags["BeingDeleted"]),
             file_object=pointer & ~mask,
             fast_ref=None if self._direct else pointer & mask,
         )
+
+    def views(self, area: ControlArea) -> list[View]:
+        """List the views of a section by its own ring, empty where this version keeps none, or it is not sound.
+
+        Sound is a ring whose links agree in both directions and come round.
+        """
+        nt = self._nt
+        if self._ring is None or area.mapped_views == 0:
+            return []  # without views its links serve another list
+        head = area.address + nt.offset("_CONTROL_AREA", self._ring)
+        links = nt.offset("_MMVAD", "ViewLinks")
+        owner = nt.offset("_MMVAD", "VadsProcess")
+        found: dict[int, View] = {}
+        try:
+            before, entry = head, nt.memory.pointer(head)
+            while entry != head:
+                if entry in found or len(found) >= MAX_VIEWS or nt.memory.pointer(entry + nt.pointer_size) != before:
+                    return []
+                vad = entry - links
+                found[entry] = View(vad, nt.memory.pointer(vad + owner) & ~_OWNER_FLAGS)
+                before, entry = entry, nt.memory.pointer(entry)
+        except FaultError:
+            return []
+        return list(found.values())
 
     def find_file(self, address: int) -> Optional[FileObject]:
         """Read a file object, None if there is none at this address."""

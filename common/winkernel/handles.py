@@ -15,7 +15,9 @@ from ..model import Field, Problem
 from .kernel import Nt
 from .paging import PAGE_SIZE
 
-MAX_HANDLES = 1 << 24
+#: In one process, and in all of them.
+MAX_HANDLES = 1 << 20
+MAX_ALL_HANDLES = 1 << 23
 _HANDLE_STEP = 4
 # Lock, inherit and audit bits in _HANDLE_TABLE_ENTRY.Object.
 _OBJECT_FLAGS = 7
@@ -34,6 +36,7 @@ class HandleReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
+        self._total = 0
         self._code = nt.offset("_HANDLE_TABLE", "TableCode")
         self._entry_size = nt.layouts["_HANDLE_TABLE_ENTRY"].size
         self._packed: Optional[Field] = None
@@ -60,26 +63,28 @@ class HandleReader:
         per_page = PAGE_SIZE // self._entry_size
         unread = 0
         seen: set[int] = set()
+        limit = min(MAX_HANDLES, MAX_ALL_HANDLES - self._total)
         for number, page in enumerate(self._pages(code & ~3, level, seen)):
-            if number * per_page >= MAX_HANDLES:
-                problems.append(Problem(where, f"its handle table has more than {MAX_HANDLES} entries"))
+            if number * per_page >= limit:
+                problems.append(Problem(where, f"its handle table has more than {limit} entries"))
                 break
-            data = memory.try_read(page, PAGE_SIZE) if page else None
-            if page and data is None:
+            self._total += per_page
+            data = memory.try_read(page, PAGE_SIZE)
+            if data is None:
                 unread += 1
-            if data is not None:
+            else:
                 yield from self._entries(data, number * per_page)
         if unread:
             problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
 
     def _pages(self, address: int, level: int, seen: set[int]) -> Iterator[int]:
-        """Iterate over the addresses of the pages of entries; -1-like gaps do not occur, a 0 ends a level."""
-        if level == 0:
-            yield address
-            return
+        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level."""
         if address in seen:
             return
         seen.add(address)
+        if level == 0:
+            yield address
+            return
         memory = self._nt.memory
         count = PAGE_SIZE // self._nt.pointer_size
         try:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
+from ..errors import DlwhyError, FaultError, LayoutError
 from ..layouts.nt_tables import for_each_nt_candidate, load_nt_table
 from ..memory import Memory
 from ..model import Field, Layout, Source, SourceKind
@@ -53,19 +53,18 @@ class UnicodeString(NamedTuple):
     """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
 
     buffer: int
-    length: int
     text: Optional[str]
 
 
 class Members:
-    """Read several members of a structure with one request; of those that this version lacks, the value is missing."""
+    """Read several members of a structure with one request."""
 
-    def __init__(self, memory: Memory, layout: Layout, names: Sequence[str]) -> None:
+    def __init__(self, memory: Memory, fields: Mapping[str, Field]) -> None:
         self._memory = memory
-        found = [(name, layout.fields[name]) for name in names if name in layout.fields]
-        self._fields = [(name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in found]
+        self._fields = [
+            (name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in fields.items()
+        ]
         self._size = max((end for _, _, end, _, _ in self._fields), default=0)
-        self.names = frozenset(name for name, _ in found)
 
     def read(self, address: int) -> dict[str, int]:
         """Read the members of the structure at an address, as unsigned numbers.
@@ -83,13 +82,19 @@ class Members:
 class Nt:
     """The kernel of a target: its memory, layouts and globals."""
 
-    def __init__(self, target: KernelTarget, layouts: Mapping[str, Layout], source: Source) -> None:
+    def __init__(
+        self,
+        target: KernelTarget,
+        layouts: Mapping[str, Layout],
+        source: Source,
+        symbols: Optional[Mapping[str, int]] = None,
+    ) -> None:
         self.target = target
         self.memory = Memory(target)
         self.layouts = layouts
         self.source = source
         self.pointer_size = target.platform.pointer_size
-        self._symbols: Mapping[str, int] = {}
+        self._symbols = symbols or {}
 
     def has(self, type_name: str, member: str) -> bool:
         """Tell whether a structure of this version has a member."""
@@ -114,15 +119,13 @@ class Nt:
         """
         return self.field(type_name, member).offset
 
-    def members(self, type_name: str, *names: str) -> Members:
-        """Prepare to read members of a structure; those that this version lacks are left out.
+    def members(self, type_name: str, *names: str, optional: Sequence[str] = ()) -> Members:
+        """Prepare to read members of a structure; of the optional ones, those that this version lacks are left out.
 
-        :raises LayoutError: if the structure is not known.
+        :raises LayoutError: if this version has not all the others.
         """
-        layout = self.layouts.get(type_name)
-        if layout is None:
-            raise LayoutError(f"no layout of {type_name} ({self.source.detail})")
-        return Members(self.memory, layout, names)
+        wanted = (*names, *(name for name in optional if self.has(type_name, name)))
+        return Members(self.memory, {name: self.field(type_name, name) for name in wanted})
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find the address of a global of the kernel, None when unknown."""
@@ -145,11 +148,11 @@ class Nt:
         length = self.memory.unsigned(address, 2)
         buffer = self.memory.pointer(address + self.pointer_size)
         if length == 0:
-            return UnicodeString(buffer, 0, "" if buffer == 0 else None)
+            return UnicodeString(buffer, "" if buffer == 0 else None)
         if length > MAX_UNICODE_STRING or length % 2:
-            return UnicodeString(buffer, length, None)
+            return UnicodeString(buffer, None)
         data = self.memory.try_read(buffer, length)
-        return UnicodeString(buffer, length, None if data is None else data.decode("utf-16-le", "surrogatepass"))
+        return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
 def find_nt(target: KernelTarget) -> Nt:
@@ -158,7 +161,6 @@ def find_nt(target: KernelTarget) -> Nt:
     :raises LayoutError: if none does.
     """
     tried = []
-    failure = ""
     for nt in _for_each_candidate(target):
         problem = _misfit(nt)
         if problem is None:
@@ -168,8 +170,8 @@ def find_nt(target: KernelTarget) -> Nt:
     version = f"build {target.build_number}" if target.build_number is not None else "unknown build"
     pdb = f", PDB {kernel.build_id}" if kernel.build_id else ""
     if not tried:
-        failure = "open it in WinDbg with the symbols of ntkrnlmp, or add its layout to the tables"
-        raise LayoutError(f"no layout is known for this Windows kernel ({version}{pdb}): {failure}")
+        remedy = "open it in WinDbg with the symbols of ntkrnlmp, or add its layout to the tables"
+        raise LayoutError(f"no layout is known for this Windows kernel ({version}{pdb}): {remedy}")
     raise LayoutError(f"no layout fits this Windows kernel ({version}{pdb})", tried=tried)
 
 
@@ -181,9 +183,7 @@ def _for_each_candidate(target: KernelTarget) -> Iterator[Nt]:
         yield Nt(target, from_pdb, Source(SourceKind.DEBUG_INFO, detail))
     guid = kernel.build_id[:32].upper() if kernel.build_id else None
     for candidate in for_each_nt_candidate(load_nt_table(target.platform.arch), guid, target.build_number):
-        nt = Nt(target, candidate.layouts, candidate.source)
-        nt._symbols = candidate.symbols
-        yield nt
+        yield Nt(target, candidate.layouts, candidate.source, candidate.symbols)
 
 
 def _layouts_of_pdb(target: KernelTarget) -> dict[str, Layout]:
@@ -200,38 +200,55 @@ def _layouts_of_pdb(target: KernelTarget) -> dict[str, Layout]:
 def _misfit(nt: Nt) -> Optional[str]:
     """Say why these layouts are not those of the kernel, None if the first processes make sense by them.
 
-    Checked: the list links of each process agree in both directions, the first one is System with process id 4, the
-    names are text, the page tables are where page tables can be.
+    Checked: the first process is System with id 4; of those that follow, ids are multiples of 4, names are text, and
+    page tables are where page tables can be.  Where the list is cut off behind System, that is no fault of the layout.
     """
     try:
-        links = nt.offset("_EPROCESS", "ActiveProcessLinks")
-        name_field = nt.field("_EPROCESS", "ImageFileName")
-        members = nt.members("_EPROCESS", "UniqueProcessId", "VadRoot", "ObjectTable")
-        table_base = nt.field("_KPROCESS", "DirectoryTableBase")
-        in_process = nt.offset("_EPROCESS", "Pcb") + table_base.offset
         head = nt.find_symbol("PsActiveProcessHead")
         if head is None:
             return "PsActiveProcessHead is not known"
+        links = nt.offset("_EPROCESS", "ActiveProcessLinks")
+        checker = _ProcessChecker(nt)
         entry = nt.memory.pointer(head)
-        for number in range(_CHECKED_PROCESSES):
-            if entry == head:
-                return "the list of processes is empty" if number == 0 else None
-            process = entry - links
-            if nt.memory.pointer(entry + nt.pointer_size) in (0, entry):
-                return f"_EPROCESS.ActiveProcessLinks.Blink at {entry + nt.pointer_size:#x} leads nowhere"
-            values = members.read(process)
-            name = nt.memory.read(process + name_field.offset, name_field.size).partition(b"\0")[0]
-            if number == 0 and (values["UniqueProcessId"] != _SYSTEM_PID or name != b"System"):
-                return f"the first process is not System with id 4 but {name!r} with {values['UniqueProcessId']}"
-            if values["UniqueProcessId"] % 4 or not name or any(byte < 0x20 for byte in name):
-                return f"no process at {process:#x}"
-            base = nt.memory.unsigned(process + in_process, table_base.size)
-            if base == 0 or base >> 52:
-                return f"_KPROCESS.DirectoryTableBase of the process at {process:#x} is {base:#x}"
-            entry = nt.memory.pointer(entry)
-    except (FaultError, CorruptError, LayoutError, struct.error) as error:
+        problem = checker.problem(entry - links, first=True)
+        if problem is not None:
+            return problem
+    except (FaultError, LayoutError) as error:
         return str(error)
+    try:
+        for _ in range(_CHECKED_PROCESSES):
+            entry = nt.memory.pointer(entry)
+            problem = checker.problem(entry - links, first=False) if entry != head else None
+            if entry == head or problem is not None:
+                return problem
+    except FaultError:
+        return None
     return None
+
+
+class _ProcessChecker:
+    def __init__(self, nt: Nt) -> None:
+        self._memory = nt.memory
+        self._name = nt.field("_EPROCESS", "ImageFileName")
+        self._members = nt.members("_EPROCESS", "UniqueProcessId")
+        table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        self._table_base = table_base._replace(offset=table_base.offset + nt.offset("_EPROCESS", "Pcb"))
+
+    def problem(self, process: int, *, first: bool) -> Optional[str]:
+        """Say why this is no process.
+
+        :raises FaultError: if it cannot be read.
+        """
+        pid = self._members.read(process)["UniqueProcessId"]
+        name = self._memory.read(process + self._name.offset, self._name.size).partition(b"\0")[0]
+        base = self._memory.unsigned(process + self._table_base.offset, self._table_base.size)
+        if first and (pid != _SYSTEM_PID or name != b"System"):
+            return f"the first process is not System with id 4 but {name!r} with {pid}"
+        if pid % 4 or not name or any(byte < 0x20 for byte in name):
+            return f"there is no process at {process:#x}"
+        if base == 0 or base >> 52:
+            return f"_KPROCESS.DirectoryTableBase of the process at {process:#x} is {base:#x}"
+        return None
 
 
 def rsds(read: Memory, base: int) -> Optional[str]:

@@ -28,6 +28,9 @@ _TRANSITION = 1 << 11
 # What stands in a prototype PTE's address where the VAD has to be asked: MI_PTE_LOOKUP_NEEDED.
 _LOOKUP_NEEDED = 0xFFFFFFFF0000
 
+# A page of prototype PTEs is itself in paged pool, whose own page tables are not paged out.
+_MAX_PROTOTYPE_DEPTH = 4
+
 
 class PagingMode(enum.Enum):
     """How the processor walks its tables."""
@@ -167,7 +170,7 @@ class Pager:
 
     def _prototype(self, address: int) -> Optional[int]:
         """Follow a prototype PTE, which lies in paged pool: that page can be described by one in turn."""
-        if address in self._resolving:
+        if address in self._resolving or len(self._resolving) >= _MAX_PROTOTYPE_DEPTH:
             return None
         self._resolving.add(address)
         try:

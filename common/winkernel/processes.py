@@ -28,6 +28,11 @@ class Process(NamedTuple):
     wow64: int
     exited: bool
 
+    @property
+    def is_plausible(self) -> bool:
+        """Tell whether this can be a process at all, where no list says so."""
+        return self.pid > 0 and self.pid % 4 == 0 and self.name.isprintable() and self.directory_table_base > 0
+
 
 def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     """List the processes in the order of ``PsActiveProcessHead``.
@@ -37,7 +42,7 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     head = nt.find_symbol("PsActiveProcessHead")
     if head is None:
         return []
-    reader = _Reader(nt)
+    reader = ProcessReader(nt)
     found: dict[int, Process] = {}
     broken = _follow(reader, head, 0, found)
     if broken is not None:
@@ -49,7 +54,7 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     return list(found.values())
 
 
-def _follow(reader: _Reader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
+def _follow(reader: ProcessReader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
     """Follow ``Flink`` (``link`` 0) or ``Blink``; gives what stopped it before it came round."""
     memory = reader.nt.memory
     entry = head
@@ -68,7 +73,9 @@ def _follow(reader: _Reader, head: int, link: int, found: dict[int, Process]) ->
         return f"the list of processes is cut off: {error}"
 
 
-class _Reader:
+class ProcessReader:
+    """Read ``_EPROCESS`` structures."""
+
     def __init__(self, nt: Nt) -> None:
         self.nt = nt
         self.links = nt.offset("_EPROCESS", "ActiveProcessLinks")
@@ -80,13 +87,14 @@ class _Reader:
             "UniqueProcessId",
             "ObjectTable",
             "Peb",
-            "Wow64Process",
-            "WoW64Process",
-            "ExitTime",
-            "ActiveThreads",
+            optional=("Wow64Process", "WoW64Process", "ExitTime", "ActiveThreads"),
         )
 
     def read(self, eprocess: int) -> Process:
+        """Read a process.
+
+        :raises FaultError: if it cannot be read.
+        """
         memory = self.nt.memory
         values = self._members.read(eprocess)
         name = memory.read(eprocess + self._name.offset, self._name.size).partition(b"\0")[0]

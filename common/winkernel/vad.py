@@ -7,13 +7,18 @@ in Windows Vista and 7, a bare pointer to the root ``_MMVAD`` in XP, ``_RTL_AVL_
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from ..errors import FaultError
-from ..model import Problem
-from .kernel import Nt
+from ..model import Field, Problem
+from .kernel import Members, Nt
 
-MAX_VADS = 1 << 20
+#: In one process, and in all of them; Windows itself does not come near.
+MAX_VADS = 1 << 19
+MAX_ALL_VADS = 1 << 21
+#: So many problems of one tree are told.
+_TOLD_PROBLEMS = 8
 PAGE_SHIFT = 12
 
 # MI_VAD_TYPE: what of these is mapped from a section.
@@ -59,40 +64,55 @@ class VadReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
+        self._total = 0
         self._root = nt.offset("_EPROCESS", "VadRoot")
         self._node = 0
+        # One request for each VAD: members of the structures that are nested in _MMVAD_SHORT, by their place in it.
+        members: dict[str, Field] = {}
         if nt.has("_MMVAD_SHORT", "VadNode"):
             self._node = nt.offset("_MMVAD_SHORT", "VadNode")
-            self._left = self._node + nt.offset("_RTL_BALANCED_NODE", "Left")
-            self._right = self._node + nt.offset("_RTL_BALANCED_NODE", "Right")
+            members["left"] = _inside(self._node, nt.field("_RTL_BALANCED_NODE", "Left"))
+            members["right"] = _inside(self._node, nt.field("_RTL_BALANCED_NODE", "Right"))
             self._root += nt.offset("_RTL_AVL_TREE", "Root")
         else:
-            self._left = nt.offset("_MMVAD_SHORT", "LeftChild")
-            self._right = nt.offset("_MMVAD_SHORT", "RightChild")
+            members["left"] = nt.field("_MMVAD_SHORT", "LeftChild")
+            members["right"] = nt.field("_MMVAD_SHORT", "RightChild")
             if "_MM_AVL_TABLE" in nt.layouts:
                 self._root += nt.offset("_MM_AVL_TABLE", "BalancedRoot") + nt.offset("_MMADDRESS_NODE", "RightChild")
-        self._ranges = nt.members("_MMVAD_SHORT", "StartingVpn", "EndingVpn", "StartingVpnHigh", "EndingVpnHigh")
-        self._vpn_bits = 8 * nt.field("_MMVAD_SHORT", "StartingVpn").size
-        flags = "u.VadFlags" if nt.has("_MMVAD_SHORT", "u.VadFlags") else "u.LongFlags"
-        self._flags_offset = nt.offset("_MMVAD_SHORT", flags)
-        self._flags = nt.members("_MMVAD_FLAGS", "VadType", "ImageMap", "Protection", "PrivateMemory", "CommitCharge")
-        self._commit_offset: Optional[int] = None
+        for name in ("StartingVpn", "EndingVpn"):
+            members[name] = nt.field("_MMVAD_SHORT", name)
+            if nt.has("_MMVAD_SHORT", f"{name}High"):
+                members[f"{name}High"] = nt.field("_MMVAD_SHORT", f"{name}High")
+        self._vpn_bits = 8 * members["StartingVpn"].size
+        flags = nt.offset("_MMVAD_SHORT", "u.VadFlags")
+        kind = "VadType" if nt.has("_MMVAD_FLAGS", "VadType") else "ImageMap"
+        for name in (kind, "Protection", "PrivateMemory"):
+            members[name] = _inside(flags, nt.field("_MMVAD_FLAGS", name))
         if nt.has("_MMVAD_SHORT", "u1.VadFlags1"):
-            self._commit_offset = nt.offset("_MMVAD_SHORT", "u1.VadFlags1")
-            self._flags1 = nt.members("_MMVAD_FLAGS1", "CommitCharge")
-            self._commit_bits = nt.field("_MMVAD_FLAGS1", "CommitCharge").bit_count
+            more_flags = nt.offset("_MMVAD_SHORT", "u1.VadFlags1")
+            members["CommitCharge"] = _inside(more_flags, nt.field("_MMVAD_FLAGS1", "CommitCharge"))
         else:
-            self._commit_bits = nt.field("_MMVAD_FLAGS", "CommitCharge").bit_count
+            members["CommitCharge"] = _inside(flags, nt.field("_MMVAD_FLAGS", "CommitCharge"))
+        self._no_commit = (1 << members["CommitCharge"].bit_count) - 1
+        self._members = Members(nt.memory, members)
         # PoolTag in _POOL_HEADER, which is 16 or 8 bytes long.
         self._tag_before = 12 if nt.pointer_size == 8 else 4
         direct = nt.has("_MMVAD", "ControlArea")
         self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
-        core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
-        self._section -= core
-        self._tag_before += core
+        self._core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= self._core
+        self._tag_before += self._core
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        own: list[Problem] = []
+        found = self._read_tree(eprocess, where, own)
+        problems += own[:_TOLD_PROBLEMS]
+        if len(own) > _TOLD_PROBLEMS:
+            problems.append(Problem(where, f"its VAD tree has {len(own) - _TOLD_PROBLEMS} more faults"))
+        return found
+
+    def _read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
         memory = self._nt.memory
         try:
             root = memory.pointer(eprocess + self._root)
@@ -107,38 +127,42 @@ class VadReader:
             if node in seen:
                 problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
                 continue
-            if len(seen) >= MAX_VADS:
-                problems.append(Problem(where, f"its VAD tree has more than {MAX_VADS} entries"))
+            if len(seen) >= MAX_VADS or self._total >= MAX_ALL_VADS:
+                limit = f"{MAX_VADS} entries, or all together more than {MAX_ALL_VADS}"
+                problems.append(Problem(where, f"its VAD tree has more than {limit}"))
                 break
+            self._total += 1
             seen.add(node)
             address = node - self._node
             try:
-                left = memory.pointer(address + self._left)
-                right = memory.pointer(address + self._right)
-                vad = self._read(address)
+                values = self._members.read(address)
+                vad = self._decode(address, values)
             except FaultError as error:
                 problems.append(Problem(where, f"the VAD at {address:#x} cannot be read: {error}"))
                 continue
+            stack += [child for child in (values["right"], values["left"]) if child]
             if vad.end < vad.start:
                 problems.append(Problem(where, f"the VAD at {address:#x} ends before it starts"))
-                continue
-            found.append(vad)
-            stack += [child for child in (right, left) if child]
+            else:
+                found.append(vad)
         found.sort(key=lambda vad: vad.start)
         return found
 
-    def _read(self, address: int) -> Vad:
-        ranges = self._ranges.read(address)
-        flags = self._flags.read(address + self._flags_offset)
+    def read_long(self, address: int) -> Vad:
+        """Read the VAD of a section, by the address of its ``_MMVAD``.
+
+        :raises FaultError: if it cannot be read.
+        """
+        address += self._core
+        return self._decode(address, self._members.read(address))
+
+    def _decode(self, address: int, values: Mapping[str, int]) -> Vad:
         bits = self._vpn_bits
-        start = ranges["StartingVpn"] | ranges.get("StartingVpnHigh", 0) << bits
-        end = ranges["EndingVpn"] | ranges.get("EndingVpnHigh", 0) << bits
-        if self._commit_offset is None:
-            commit = flags["CommitCharge"]
-        else:
-            commit = self._flags1.read(address + self._commit_offset)["CommitCharge"]
-        kind = flags["VadType"] if "VadType" in flags else VAD_IMAGE_MAP if flags["ImageMap"] else VAD_NONE
-        mapped = kind == VAD_IMAGE_MAP or (kind in _SECTION_TYPES and not flags["PrivateMemory"])
+        start = values["StartingVpn"] | values.get("StartingVpnHigh", 0) << bits
+        end = values["EndingVpn"] | values.get("EndingVpnHigh", 0) << bits
+        commit = values["CommitCharge"]
+        kind = values["VadType"] if "VadType" in values else VAD_IMAGE_MAP if values["ImageMap"] else VAD_NONE
+        mapped = kind == VAD_IMAGE_MAP or (kind in _SECTION_TYPES and not values["PrivateMemory"])
         section = 0
         if mapped and not self._is_short(address):
             section = self._nt.memory.pointer(address + self._section)
@@ -147,14 +171,19 @@ class VadReader:
             start=start << PAGE_SHIFT,
             end=(end << PAGE_SHIFT) + (1 << PAGE_SHIFT) - 1,
             image=kind == VAD_IMAGE_MAP,
-            protection=_protection(flags["Protection"]),
-            commit=None if commit == (1 << self._commit_bits) - 1 else commit,
+            protection=_PROTECTION_WORDS[values["Protection"] & 31],
+            commit=None if commit == self._no_commit else commit,
             section=section,
         )
 
     def _is_short(self, address: int) -> bool:
         """Tell whether the pool says that a VAD is a ``_MMVAD_SHORT``, whatever its flags say."""
         return self._nt.memory.try_read(address - self._tag_before, 4) in _SHORT_TAGS
+
+
+def _inside(offset: int, field: Field) -> Field:
+    """Give a member of a nested structure as a member of the outer one."""
+    return field._replace(offset=offset + field.offset)
 
 
 def _protection(value: int) -> str:
@@ -167,3 +196,6 @@ def _protection(value: int) -> str:
     elif modifier == 3 and value & 7:
         words.append("WRITECOMBINE")
     return " ".join(words)
+
+
+_PROTECTION_WORDS = tuple(_protection(value) for value in range(32))

@@ -33,7 +33,7 @@ from dlwhy.tests.hosts.glibcs import locked, unpack
 NATIVE = Path(__file__).resolve().parent / "native"
 WINE = "/usr/lib/wine/wine64"
 WINESERVER = "/usr/lib/wine/wineserver64"
-TIMEOUT = 300
+TIMEOUT = 1200
 IDLE_SECONDS = 300
 
 INTERPRETER = "panda3d==1.10.16"
@@ -160,7 +160,7 @@ class Lab:
     ) -> list[str]:
         """Type commands at the prompt of the real engine and return what each printed.
 
-        ``subject`` is what is opened, as the prompt takes it with Windows' paths: ``-z DUMP``, ``-o PROGRAM``, ``-p PID``.
+        ``subject`` is what is opened, with Windows' paths: ``-z DUMP``, ``-o PROGRAM`` or ``-p PID``.
 
         :raises AssertionError: if it cannot be opened or the prompt dies.
         """

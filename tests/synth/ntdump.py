@@ -23,6 +23,8 @@ from .ntimage import KernelImage
 from .ntlayout import Structs, Windows
 
 PAGE = 4096
+#: The top-level entry by which x64 page tables map themselves, up to Windows 10 1511.
+SELF_MAP = 0x1ED
 PAGES_IN_RUN = 37  # then a hole follows, so that a dump has more than one run
 
 IMAGE_SIZE = 0x10000
@@ -43,6 +45,7 @@ GLOBALS = {
     "KiBugcheckData": 0x2080,
     "NtBuildLab": 0x20C0,
     "KiGdt": 0x2100,
+    "MmProtectToValue": 0x2180,
     "KiProcessorBlock": 0x2200,
     "KdDebuggerDataBlock": 0x2400,
     "KiNtEntry": 0x2800,
@@ -57,6 +60,8 @@ PRCB_IN_PCR = 0x180
 PRCB_SIZE = 0x2000
 PRCB = {"Number": 0x4, "CurrentThread": 0x8, "IdleThread": 0x18, "MHz": 0x20, "CpuType": 0x24, "Vendor": 0x28}
 PRCB.update({"Dpc": 0x38, "Special": 0x40, "Frame": 0x140, "Context": 0x640})
+
+_VERSIONS = ((10240, (10, 0)), (9600, (6, 3)), (7600, (6, 1)), (2600, (5, 1)))
 
 PROTECTIONS = {"READONLY": 1, "EXECUTE_READ": 3, "READWRITE": 4, "EXECUTE_WRITECOPY": 7}
 VAD_IMAGE_MAP = 2
@@ -146,6 +151,8 @@ class File:
 
 class Process:
     """A process of the machine."""
+
+    hidden = False
 
     def __init__(self, machine: Machine, pid: int, name: str, *, wow64: bool, exited: bool) -> None:
         self.machine = machine
@@ -276,13 +283,24 @@ class Machine:
             self.map_page(self.kernel_root, self.base + offset, self.new_frame())
         self.write(self.base, content)
         self._grow_pool(PAGE)
+        self._share_user_data()
         self.process(4, "System")
+
+    def _share_user_data(self) -> None:
+        """Map KUSER_SHARED_DATA with the version of Windows, by which volatility3 knows page tables."""
+        address = 0xFFFFF78000000000 if self.pointer_size == 8 else 0xFFDF0000
+        self.map_page(self.kernel_root, address, self.new_frame())
+        version = next(v for build, v in _VERSIONS if self.layout.build >= build)
+        self.write(address + 0x26C, struct.pack("<II", *version))
 
     # -- what tests build with --------------------------------------------------------------------------------
 
-    def process(self, pid: int, name: str, *, wow64: bool = False, exited: bool = False) -> Process:
-        """Start a process."""
+    def process(
+        self, pid: int, name: str, *, wow64: bool = False, exited: bool = False, hidden: bool = False
+    ) -> Process:
+        """Start a process; a hidden one is in no list."""
         process = Process(self, pid, name, wow64=wow64, exited=exited)
+        process.hidden = hidden
         self.processes.append(process)
         return process
 
@@ -461,9 +479,11 @@ class Machine:
         if self.pointer_size == 4 and self.pae:
             for index in range(4):
                 self.set_word(root + 8 * index, self.new_frame() * PAGE | 1)
+        if self.pointer_size == 8:
+            self.set_word(root + 8 * SELF_MAP, root | 0x63)
         if not self.roots:
             self.roots.append(root)
-            for start in (0xFFFFF80000000000, 0xFFFFFA8000000000) if self.pointer_size == 8 else ():
+            for start in (0xFFFFF78000000000, 0xFFFFF80000000000, 0xFFFFFA8000000000) if self.pointer_size == 8 else ():
                 self._table(root, start, 1)
             return root
         self.roots.append(root)
@@ -474,6 +494,8 @@ class Machine:
         else:
             half = PAGE // 2
             self.pages[root // PAGE][half:] = self.pages[first // PAGE][half:]
+            if self.pointer_size == 8:
+                self.set_word(root + 8 * SELF_MAP, root | 0x63)
         return root
 
     def word(self, physical: int) -> int:
@@ -505,6 +527,10 @@ class Machine:
 
     def map_page(self, root: int, address: int, frame: int, *, user: bool = False) -> None:
         self.set_entry(root, address, frame * PAGE | (0x67 if user else 0x63))
+
+    def read_table(self, root: int, address: int) -> int:
+        """Give the table of the second level for an address."""
+        return self._table(root, address, 1)
 
     def map_large(self, root: int, address: int, frame: int) -> None:
         """Map a large page, 2 MiB or, with two-level tables, 4 MiB."""
@@ -545,15 +571,19 @@ class Machine:
     def symbol(self, name: str) -> int:
         return self.base + self.symbols[name]
 
-    def _finish(self) -> None:
-        """Link processes, balance VAD trees, write handle tables and what debuggers want; once."""
+    def finish(self) -> None:
+        """Link processes, balance VAD trees, write handle tables and what debuggers want; once.
+
+        `save` does it; call it before to damage the result.
+        """
         if self._finished:
             return
         self._finished = True
         head = self.symbol("PsActiveProcessHead")
         self.empty_list(head)
         for process in self.processes:
-            self.link_tail(head, process.eprocess + self.field("_EPROCESS", "ActiveProcessLinks")[0])
+            if not process.hidden:
+                self.link_tail(head, process.eprocess + self.field("_EPROCESS", "ActiveProcessLinks")[0])
             self._plant(process)
             self._write_handles(process)
         self._write_debugger_data()
@@ -677,6 +707,9 @@ class Machine:
         highest = (0x7FFFFFEFFFF, 0xFFFF080000000000, 0x7FFFFFF0000) if wide else (0x7FFEFFFF, 0x80000000, 0x7FFF0000)
         for name, value in zip(("MmHighestUserAddress", "MmSystemRangeStart", "MmUserProbeAddress"), highest):
             self.put_pointer(self.symbol(name), value)
+        # PAGE_NOACCESS to PAGE_EXECUTE_WRITECOPY (winnt.h), by MMVAD_FLAGS.Protection.
+        protections = struct.pack("<8I", 0x01, 0x02, 0x10, 0x20, 0x04, 0x08, 0x40, 0x80)
+        write(self.symbol("MmProtectToValue"), protections * 4)
         self._write_modules()
         write(self.symbol("KdDebuggerDataBlock"), self.debugger_data(apc))
 
@@ -761,7 +794,7 @@ class Machine:
         short(0x298, 0, kthread("Teb"), 0, 0, apc, kthread("State"), 0, 0)
         short(0x2A8, self.size("_EPROCESS"), eprocess("Peb"), eprocess("InheritedFromUniqueProcessId"), table)
         short(0x2B0, PRCB_SIZE, PRCB["Dpc"], PRCB["CurrentThread"], PRCB["MHz"], PRCB["CpuType"], PRCB["Vendor"])
-        short(0x2BC, PRCB["Frame"], PRCB["Number"], self.size("_KTHREAD") + 0x100)
+        short(0x2BC, PRCB["Frame"], PRCB["Number"], self.size("_KTHREAD"))
         self_pcr = 0x18 if self.pointer_size == 8 else 0x1C
         short(0x2E0, PRCB_IN_PCR + PRCB_SIZE, self_pcr, 0x20, PRCB_IN_PCR, 0, 0, 0, 0, 0, PRCB["Special"])
         if self.pointer_size == 8:
@@ -784,7 +817,8 @@ class Machine:
 
     def save(self, path: Path, form: str = "complete") -> Path:
         """Write the dump: complete, kernel, bitmap, or ranges."""
-        self._finish()
+        self.finish()
+        self.new_frame()  # of a dump with a bitmap Microsoft's engine does not show the last page
         wide = self.pointer_size == 8
         kind = {"complete": 1, "kernel": 2, "bitmap": 5, "ranges": 8}[form]
         header = self._header_64(kind) if wide else self._header_32(kind)
@@ -804,7 +838,7 @@ class Machine:
         put("<Q", header, 0x80, self.symbol("KdDebuggerDataBlock"))
         runs = self.runs()
         room = (0x348 - 0x98) // 16
-        if kind == 1:
+        if kind in (1, 2):
             assert len(runs) <= room, "more runs than a header holds: write another form"
             put("<IIQ", header, 0x88, len(runs), 0, len(self.pages))
             for number, run in enumerate(runs):
@@ -830,7 +864,7 @@ class Machine:
         put("<BBH", header, 0x5C, int(self.pae), 0, 0)
         put("<I", header, 0x60, self.symbol("KdDebuggerDataBlock"))
         runs = self.runs()
-        if kind == 1:
+        if kind in (1, 2):
             assert 8 + 8 * len(runs) <= 700
             put("<II", header, 0x64, len(runs), len(self.pages))
             for number, run in enumerate(runs):

@@ -30,6 +30,7 @@ _GLOBALS = {
     "KiBugcheckData": 64,
     "NtBuildLab": 64,
     "KiGdt": 256,
+    "MmProtectToValue": 128,
     "KiProcessorBlock": 512,
     "KdDebuggerDataBlock": 0x360,
     "KiNtEntry": 0x100,
@@ -42,11 +43,19 @@ _LISTS = ("PsActiveProcessHead", "PsLoadedModuleList")
 # Members whose C type matters to a debugger's own code, or to people who look with dt.
 _TYPED = {
     ("_EPROCESS", "Pcb"): "struct _KPROCESS",
+    ("_EPROCESS", "ObjectTable"): "struct _HANDLE_TABLE *",
     ("_EPROCESS", "ActiveProcessLinks"): "struct _LIST_ENTRY",
+    ("_MMVAD", "ControlArea"): "struct _CONTROL_AREA *",
     ("_MMVAD", "Core"): "struct _MMVAD_SHORT",
     ("_MMVAD", "ViewLinks"): "struct _LIST_ENTRY",
     ("_MMVAD", "Subsection"): "struct _SUBSECTION *",
     ("_MMVAD_SHORT", "VadNode"): "struct _RTL_BALANCED_NODE",
+    ("_MMVAD", "LeftChild"): "struct _MMVAD *",
+    ("_MMVAD", "RightChild"): "struct _MMVAD *",
+    ("_MMVAD_SHORT", "LeftChild"): "struct _MMVAD *",
+    ("_MMVAD_SHORT", "RightChild"): "struct _MMVAD *",
+    ("_MMADDRESS_NODE", "LeftChild"): "struct _MMADDRESS_NODE *",
+    ("_MMADDRESS_NODE", "RightChild"): "struct _MMADDRESS_NODE *",
     ("_SUBSECTION", "ControlArea"): "struct _CONTROL_AREA *",
     ("_CONTROL_AREA", "u.Flags"): "struct _MMSECTION_FLAGS",
     ("_CONTROL_AREA", "Segment"): "struct _SEGMENT *",
@@ -80,7 +89,7 @@ class KernelImage(NamedTuple):
     pdb: Path
 
 
-_Tree = dict[str, Union["_Tree", list[int]]]
+Tree = dict[str, Union["Tree", list[int]]]
 
 
 def compile_kernel(layout: Windows, folder: Path) -> KernelImage:
@@ -140,11 +149,11 @@ def c_source(layout: Windows) -> str:
         written.append(name)
         struct_ = layout.structs[name]
         for member in struct_["fields"]:
-            nested = _typed(name, member).removeprefix("struct ")
+            nested = member_type(layout, name, member).removeprefix("struct ")
             if nested and not nested.endswith("*"):
                 declare(nested)
         lines.append(f"struct {name} {{")
-        lines.extend(_body(layout, name, _tree(struct_["fields"]), struct_["size"], 0, "", 1))
+        lines.extend(_body(layout, name, member_tree(struct_["fields"]), struct_["size"], 0, "", 1))
         lines.append("};")
         lines.append(f'_Static_assert(sizeof(struct {name}) == {struct_["size"]}, "{name}");')
 
@@ -164,13 +173,19 @@ def c_source(layout: Windows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _typed(struct_name: str, member: str) -> str:
+def member_type(layout: Windows, struct_name: str, member: str) -> str:
+    """Give the C type of a member where that matters, else nothing."""
+    if (struct_name, member) == ("_EPROCESS", "VadRoot"):
+        size = layout.structs[struct_name]["fields"][member][1]
+        trees = ("_MM_AVL_TABLE", "_RTL_AVL_TREE")
+        found = (name for name in trees if layout.structs.get(name, {}).get("size") == size)
+        return f"struct {next(found, '_MMVAD *')}"
     return _TYPED.get((struct_name, member), _TYPED_ANYWHERE.get(member.rpartition(".")[2], ""))
 
 
-def _tree(fields: dict[str, list[int]]) -> _Tree:
+def member_tree(fields: dict[str, list[int]]) -> Tree:
     """Nest the members of unnamed structures, whose names have dots."""
-    root: _Tree = {}
+    root: Tree = {}
     for name, field in fields.items():
         place = root
         *outer, last = name.split(".")
@@ -182,19 +197,19 @@ def _tree(fields: dict[str, list[int]]) -> _Tree:
     return root
 
 
-def _extent(node: Union[_Tree, list[int]]) -> tuple[int, int]:
+def extent(node: Union[Tree, list[int]]) -> tuple[int, int]:
     if isinstance(node, list):
         return node[0], node[0] + node[1]
-    extents = [_extent(inner) for inner in node.values()]
+    extents = [extent(inner) for inner in node.values()]
     return min(start for start, _ in extents), max(end for _, end in extents)
 
 
-def _body(layout: Windows, struct_name: str, tree: _Tree, size: int, base: int, path: str, depth: int) -> list[str]:
+def _body(layout: Windows, struct_name: str, tree: Tree, size: int, base: int, path: str, depth: int) -> list[str]:
     """Write members as a union of structures, each with a gap before its one member."""
     indent = "  " * depth
     lines = [f"{indent}union {{", f"{indent}  unsigned char Bytes[{size}];"]
     for name, node in tree.items():
-        start, end = _extent(node)
+        start, end = extent(node)
         gap = f"unsigned char Gap{start - base}_{name}[{start - base}]; " if start > base else ""
         if isinstance(node, dict):
             lines.append(f"{indent}  struct {{ {gap}struct {{")
@@ -213,7 +228,7 @@ def _member(layout: Windows, struct_name: str, path: str, field: list[int]) -> s
         unit = _UNSIGNED[size]
         before = f"{unit} Before_{name} : {field[2]}; " if field[2] else ""
         return f"{before}{unit} {name} : {field[3]};"
-    typed = _typed(struct_name, path)
+    typed = member_type(layout, struct_name, path)
     nested = typed.removeprefix("struct ")
     if typed.endswith("*") and size == layout.pointer_size:
         return f"{typed}{name};"

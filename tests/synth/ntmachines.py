@@ -113,3 +113,27 @@ def build(layout: Windows, *, pae: bool = True, image: Optional[KernelImage] = N
     left = machine.file("\\Temp\\left.dll")
     exited.map(left.image(left.open()), 0x15000000, 0x15004000)
     return machine
+
+
+def busy(layout: Windows, processes: int, vads: int, files: int = 300, handles: int = 60) -> Machine:
+    """Build a machine with many processes, each with so many VADs, half of them of files that others map too."""
+    machine = Machine(layout)
+    images = []
+    for number in range(files):
+        file = machine.file(f"\\Windows\\System32\\library{number}.dll")
+        images.append(file.image(file.open(), references=number % 16))
+    for number in range(processes):
+        process = machine.process(1000 + 4 * number, f"proc{number}.exe")
+        if number == 0:
+            machine.current = process
+        for index in range(vads):
+            start = 0x10000000 + index * 0x200000
+            if index % 2:
+                process.private(start, start + 0x10000)
+            else:
+                process.map(images[(number * 7 + index) % files], start, start + 0x100000, commit=3)
+        for index in range(handles):
+            opened = images[(number + index) % files].file
+            assert opened is not None
+            process.open(opened)
+    return machine
