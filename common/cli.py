@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllshare, dllstate, dlplan, dlstate.",
+        epilog=(
+            "dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllshare, dllstate, dlplan, dlstate."
+        ),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )

@@ -86,7 +86,8 @@ def _examine_once(
     """Examine once; tells also whether the loader moved meanwhile."""
     if memory.platform.os == "windows":
         raise UnsupportedError(
-            f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, dllshare"
+            f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, "
+            "dllshare"
         )
     start = find_start(memory)
     if musl.is_musl(memory, start):

@@ -88,3 +88,13 @@ def test_the_users_thread_stays_selected(lab: Lab, tmp_path: Path) -> None:
         lab, ("-z", windows_path(dump)), ["~1s", "? @$tid", "!dllgone", "!dllstate", "? @$tid"]
     )
     assert before == after
+
+
+def test_the_users_processor_mode_stays(lab: Lab, tmp_path: Path) -> None:
+    # In a process of 32-bit code the engine begins in 32-bit mode, in which it cuts addresses off.
+    dump = write(tmp_path, Process(story(WIN10, True), story(WIN10, False)).dump())
+    typed = [".effmach amd64", "!dllstate --json", ".effmach x86", ".effmach", "!dllstate --json", ".effmach"]
+    _, wide, _, before, narrow, after = type_at_prompt(lab, ("-z", windows_path(dump)), typed)
+    assert "x86" in before
+    assert after == before
+    assert comparable(document(narrow)) == comparable(document(wide))
