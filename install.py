@@ -2,8 +2,8 @@
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
 ``install`` adds one marked block to gdb's init file, one to LLDB's, writes the shell's command dlwhy, and puts the
-pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  No system Python and nothing else
-of the user's is touched.
+pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  On Windows it writes a script
+that WinDbg runs at its start.  No system Python and nothing else of the user's is touched.
 """
 
 import sys
@@ -26,6 +26,9 @@ from typing import Callable, Mapping, NamedTuple, Optional
 ROOT = Path(__file__).resolve().parent
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
 LLDB_ENTRY_SCRIPT = ROOT / "lldb_ext" / "dlwhy_lldb.py"
+WINDBG_ENTRY_SCRIPT = ROOT / "windbg_ext" / "dlwhy_windbg.py"
+# pykd's wheels end here, and our code begins here.
+WINDBG_PYTHON = (3, 9)
 OLDEST_PYTHON = (3, 9)
 
 COMMAND_MARK = "# written by dlwhy's install.py, which also removes it: python3 install.py uninstall\n"
@@ -48,13 +51,16 @@ DEMO_PACKAGES = {"gdb": "gdb", "g++": "g++", "libc6-dev": None}
 TEST_PACKAGES = {
     "apache2-bin": "/usr/sbin/apache2",
     "bzip2": "bzip2",
+    "clang": "clang",
     "elfutils": "eu-unstrip",
     "g++": "g++",
     "gcc": "gcc",
+    "gcc-mingw-w64-x86-64-win32": "x86_64-w64-mingw32-gcc",
     "gdb": "gdb",
     "gdbserver": "gdbserver",
     "libc6-dbg": None,
     "libc6-dev": None,
+    "lld": "lld-link",
     "lldb-14": "lldb-14",
     "lz4": "lz4",
     "make": "make",
@@ -63,6 +69,7 @@ TEST_PACKAGES = {
     "perl": "perl",
     "python3": None,
     "python3-lldb-14": None,
+    "wine64": "/usr/lib/wine/wine64",
     "xz-utils": "xz",
     "zstd": "zstd",
 }
@@ -297,6 +304,8 @@ def base_folder(variable: str, default: str) -> Path:
 
 def data_folder() -> Path:
     """Give the folder that holds the private folders, one for each debugger Python."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "dlwhy"
     return base_folder("XDG_DATA_HOME", ".local/share") / "dlwhy"
 
 
@@ -502,7 +511,9 @@ def install_into_shell(changes: Changes) -> None:
 
 
 def install(changes: Changes) -> int:
-    """Make gdb and LLDB, those of them that are here, load dlwhy at their start."""
+    """Make gdb and LLDB, those of them that are here, load dlwhy at their start; on Windows WinDbg."""
+    if sys.platform == "win32":
+        return install_into_windbg(changes)
     gdb, lldbs = find_gdb(), find_lldbs()
     if gdb is None and not lldbs:
         gdb = require_gdb(changes, INSTALL_PACKAGES)
@@ -565,7 +576,9 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 
 def uninstall(changes: Changes) -> int:
-    """Take the blocks out of the debuggers' init files, remove the shell's command and the private folders."""
+    """Take our blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and our folders."""
+    if windbg_script().exists():
+        changes.make(f"remove {windbg_script()}", windbg_script().unlink)
     for path in [*init_files(), *lldb_init_files()]:
         old = read_init(path)
         new = without_block(path, old)
@@ -600,6 +613,8 @@ class Check(NamedTuple):
 
 def doctor() -> int:
     """Examine the installation, one line a check; 1 when something is broken."""
+    if sys.platform == "win32":
+        return tell(check_windbg())
     gdb, lldbs = find_gdb(), find_lldbs()
     checks = [check_gdb(gdb, needed=not lldbs)]
     if gdb is not None:
@@ -614,6 +629,11 @@ def doctor() -> int:
     if not lldbs:
         checks.append(Check("note", "no LLDB on PATH", "not needed; in Debian: apt-get install lldb"))
     checks += [check_shell(), check_debug_symbols()]
+    return tell(checks)
+
+
+def tell(checks: "list[Check]") -> int:
+    """Print the outcome of each check; 1 when something is broken."""
     for check in checks:
         say(f"{check.kind:<4}  {check.what}" + (f": {check.remedy}" if check.remedy else ""))
     return int(any(check.kind == "FAIL" for check in checks))
@@ -746,6 +766,134 @@ def check_debug_symbols() -> Check:
     if is_installed("libc6-dbg", None):
         return Check("ok", "libc6-dbg is installed")
     return Check("note", "libc6-dbg is not installed", "not needed; to have it: apt-get install libc6-dbg")
+
+
+# WinDbg and its Python
+
+
+class WinDbg(NamedTuple):
+    """What WinDbg needs to run dlwhy, None what was not found: itself, CPython with pykd, the bootstrapper of pykd."""
+
+    program: Optional[Path]
+    python: Optional[Path]
+    has_pykd: bool
+    bootstrapper: Optional[Path]
+
+
+PYKD = "print('pykd is there')"
+
+
+def find_windbg() -> WinDbg:
+    """Look for WinDbg and what makes Python run in it, where their installers put them."""
+    program_files = [Path(os.environ[name]) for name in ("ProgramFiles(x86)", "ProgramFiles") if os.environ.get(name)]
+    kits = registry_values("SOFTWARE\\Microsoft\\Windows Kits\\Installed Roots", "WindowsDebuggersRoot10")
+    kits += [folder / "Windows Kits" / "10" / "Debuggers" for folder in program_files]
+    local = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+    programs = [folder / "x64" / "windbg.exe" for folder in kits]
+    programs.append(local / "Microsoft" / "WindowsApps" / "WinDbgX.exe")
+    extensions = [local / "DBG" / "EngineExtensions" / "pykd.dll"]
+    extensions += [folder / "x64" / "winext" / "pykd.dll" for folder in kits]
+    pythons = [path for path in windows_pythons() if path.exists()]
+    with_pykd = [path for path in pythons if "pykd is there" in output_of([str(path), "-c", f"import pykd; {PYKD}"])]
+    return WinDbg(
+        next((path for path in programs if os.path.lexists(path)), None),
+        next(iter(with_pykd + pythons), None),
+        bool(with_pykd),
+        next((path for path in extensions if path.exists()), None),
+    )
+
+
+def windows_pythons() -> "list[Path]":
+    """List the CPythons of the version that pykd needs: this one, and those that the registry knows."""
+    found = [Path(sys.executable)] if sys.version_info[:2] == WINDBG_PYTHON else []
+    folders = registry_values(f"SOFTWARE\\Python\\PythonCore\\{dotted(WINDBG_PYTHON)}\\InstallPath", "")
+    return found + [folder / "python.exe" for folder in folders]
+
+
+def registry_values(key: str, name: str) -> "list[Path]":
+    """Read a path out of the registry, the machine's and the user's; none where there is no such value."""
+    found: list[Path] = []
+    if sys.platform == "win32":
+        import winreg
+
+        for root in (winreg.HKEY_LOCAL_MACHINE, winreg.HKEY_CURRENT_USER):
+            try:
+                with winreg.OpenKey(root, key) as opened:
+                    found.append(Path(str(winreg.QueryValueEx(opened, name)[0])))
+            except OSError:
+                continue
+    return found
+
+
+def windbg_script() -> Path:
+    """Give the script that WinDbg runs at its start."""
+    return data_folder() / "dlwhy.wds"
+
+
+def windbg_lines(bootstrapper: Path) -> str:
+    """Compose that script: it loads the bootstrapper, and defines an alias for each command about Windows."""
+    names = sorted(path.stem for path in (ROOT / "common" / "commands").glob("dll*.py"))
+    aliases = [f'aS !{name} !py -g "{WINDBG_ENTRY_SCRIPT}" {name}\n' for name in names]
+    return f".load {bootstrapper}\n" + "".join(aliases)
+
+
+def install_into_windbg(changes: Changes) -> int:
+    """Write WinDbg's script and fill the folder for its Python; say how to get what is missing."""
+    found = find_windbg()
+    if found.python is None or not found.has_pykd or found.bootstrapper is None:
+        missing = [check for check in check_windbg_parts(found) if check.kind == "FAIL"]
+        raise Failure("; ".join(f"{check.what}: {check.remedy}" for check in missing))
+    prepare_dependencies(changes, WINDBG_PYTHON)
+    script, text = windbg_script(), windbg_lines(found.bootstrapper)
+    if not script.exists() or script.read_text(encoding="utf-8") != text:
+        changes.make(f"write {script}:\n{text}", write_text, script, text)
+    if changes.count == 0:
+        say("dlwhy is installed already: nothing to do")
+    if found.program is None:
+        say("note: no WinDbg was found; to have it: winget install Microsoft.WinDbg")
+    program = (found.program or Path("WinDbgX.exe")).name
+    say(f'start WinDbg so: {program} -c "$$><{script}", and type: !dllstate --help')
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file and the folder it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8"))
+
+
+def check_windbg_parts(found: WinDbg) -> "list[Check]":
+    """Judge what was found of WinDbg and its Python."""
+    version = dotted(WINDBG_PYTHON)
+    pip = f"{found.python or 'python'} -m pip install pykd"
+    return [
+        Check("ok", f"WinDbg is {found.program}")
+        if found.program
+        else Check("note", "no WinDbg was found", "winget install Microsoft.WinDbg; python with pykd opens dumps too"),
+        Check("ok", f"CPython {version} is {found.python}")
+        if found.python
+        else Check("FAIL", f"no CPython {version} was found", "winget install Python.Python.3.9 (64 bits)"),
+        Check("ok", "it has pykd") if found.has_pykd else Check("FAIL", f"no CPython {version} has pykd", pip),
+        Check("ok", f"the bootstrapper of pykd is {found.bootstrapper}")
+        if found.bootstrapper
+        else Check(
+            "FAIL",
+            "the bootstrapper of pykd, pykd.dll, was not found",
+            "put it into %LOCALAPPDATA%\\DBG\\EngineExtensions; it is pykd_ext, https://github.com/ivellioscolin/pykd",
+        ),
+    ]
+
+
+def check_windbg() -> "list[Check]":
+    """Check what WinDbg needs, and that its script is ours."""
+    found = find_windbg()
+    checks = check_windbg_parts(found)
+    script = windbg_script()
+    if found.bootstrapper is None or not script.exists():
+        return [*checks, Check("FAIL", f"there is no {script}", "install.py install")]
+    if script.read_text(encoding="utf-8") != windbg_lines(found.bootstrapper):
+        return [*checks, Check("FAIL", f"{script} loads another checkout", "install.py install")]
+    return [*checks, Check("ok", f"{script} loads dlwhy into WinDbg")]
 
 
 STORY_FOLDER = ROOT / "tests" / "fixtures" / "story"

@@ -15,7 +15,7 @@ import sys
 from .commands.arguments import REMAINDER, argument, read_plain_words
 from .commands.registry import NAMES, find_command
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
-from .host import Screen
+from .host import Screen, write_to
 from .render.text import escape
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class CliHost:
 
     def write(self, text: str) -> None:
         """Write to standard output."""
-        sys.stdout.write(text)
+        write_to(sys.stdout, text)
 
     def screen(self) -> Screen:
         """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""

@@ -6,7 +6,7 @@ from .lean import NamedTuple, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, TextIO
 
     from .target import Target
 
@@ -42,3 +42,12 @@ class Host(Protocol):
 
     def screen(self) -> Screen:
         """Tell how text can be shown."""
+
+
+def write_to(stream: TextIO, text: str) -> None:
+    """Write text to a stream, by escape sequences where its encoding lacks a character, as Windows' own do."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -14,7 +14,8 @@ from ..common.commands.run import run
 from ..common.errors import DlwhyError, NotFoundError, UsageError
 from ..common.host import Screen
 from ..common.render.text import escape
-from .target import LldbTarget, selected_target
+from ..common.target import Target
+from .target import open_target, selected_target
 
 
 class LldbHost:
@@ -27,14 +28,18 @@ class LldbHost:
         self._context = context
         self._result = result
 
-    def target(self) -> LldbTarget:
+    def target(self) -> Target:
         """Give the target of the command's context."""
         target = self._context.GetTarget()
         # A command that a script runs inside `command script import` has the context of before.
-        return LldbTarget(target) if target.IsValid() else selected_target(self._debugger)
+        return open_target(target) if target.IsValid() else selected_target(self._debugger)
 
     def evaluate(self, expression: str) -> int:
-        """Evaluate an expression."""
+        """Evaluate an expression; of 32-bit minidumps LLDB 14 can evaluate nothing, but a number needs no LLDB."""
+        try:
+            return int(expression, 0)
+        except ValueError:
+            pass
         frame = self._context.GetFrame()
         scope = frame if frame.IsValid() else self._context.GetTarget()
         value = scope.EvaluateExpression(expression)

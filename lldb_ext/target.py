@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Optional
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol
 
 import lldb
 
 from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
+from ..common.dumps.minidump import SIGNATURE, MinidumpTarget
 from ..common.dumps.procfs import find_inner_id
 from ..common.elf.files import open_first
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
-from ..common.target import Capability
+from ..common.target import Capability, Target
 
 # First part of LLDB's triple: GNU name, register with the thread pointer.
 _ARCHITECTURES = {
@@ -39,7 +40,8 @@ _POST_MORTEM = ("elf-core", "mach-o-core", "minidump", "trace")
 
 # How much is compared between a process that LLDB made of a core and a file that could be that core.
 _STACK_BYTES = 1024
-_SAMPLE_BYTES = 64
+_PAGE_BYTES = 4096
+_SAMPLE_BYTES = 4096
 _MAX_SAMPLED_REGIONS = 4096
 
 
@@ -63,7 +65,7 @@ class LldbTarget:
         self.platform = Platform(arch, target.GetAddressByteSize(), byteorder)
         self._is_core = self._process.GetPluginName() in _POST_MORTEM
         self._is_local = not self._is_core and _is_traced_here(self.pid)
-        path = _find_core(self._process) if self._process.GetPluginName() == "elf-core" else None
+        path = _find_file(self._process, _open_core, _is_core) if self._process.GetPluginName() == "elf-core" else None
         self._core = _Core(path, self._image_paths) if path else None
         # Since LLDB 16: ^C sets a flag that is to be asked for.
         self._is_interrupted = getattr(target.GetDebugger(), "InterruptRequested", bool)
@@ -198,7 +200,7 @@ class _Core(CoreTarget):
         return open_first(self._image_paths(module))
 
 
-def selected_target(debugger: Any) -> LldbTarget:
+def selected_target(debugger: Any) -> Target:
     """Give the target that is selected in an ``SBDebugger``.
 
     :raises NoTargetError: if there is nothing to examine.
@@ -206,6 +208,21 @@ def selected_target(debugger: Any) -> LldbTarget:
     target = debugger.GetSelectedTarget()
     if not target.IsValid():
         raise NoTargetError("no target: use target create, attach, or target create --core first")
+    return open_target(target)
+
+
+def open_target(target: Any) -> Target:
+    """Take an ``SBTarget``: a minidump of Windows by its file, for LLDB's API tells neither TEBs nor unloaded modules.
+
+    :raises NoTargetError: if it has neither a stopped process nor a core.
+    :raises UnsupportedError: if its architecture is not known, or LLDB does not tell which minidump it has open.
+    """
+    process = target.GetProcess()
+    if process.IsValid() and process.GetPluginName() == "minidump" and "windows" in target.GetTriple():
+        path = _find_file(process, MinidumpTarget, lambda start: start.startswith(SIGNATURE))
+        if path is None:
+            raise UnsupportedError("LLDB does not tell which file it has open: ask as dlwhy --dump FILE in the shell")
+        return MinidumpTarget(path)
     return LldbTarget(target)
 
 
@@ -247,15 +264,29 @@ def _status_number(pid: int, key: str) -> Optional[int]:
         return None
 
 
-def _find_core(process: Any) -> Optional[str]:
+class _Dump(Protocol):
+    """A core or minidump that can be read and closed."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def _open_core(path: str) -> _Dump:
+    return ElfCore(path, _no_image)
+
+
+def _find_file(process: Any, open_dump: Callable[[str], _Dump], is_one: Callable[[bytes], bool]) -> Optional[str]:
     """Find the path of a core; LLDB 14 does not tell it, but has the file mapped, and those of former targets too."""
     if hasattr(process, "GetCoreFile"):
         paths = [str(process.GetCoreFile())]
     else:
-        paths = [path for path in _mapped_files() if _is_core_file(path)]
-    found = [path for path in paths if _agree(process, path, list(_stacks(process)))]
+        paths = [path for path in _mapped_files() if is_one(_first_bytes(path))]
+    found = [path for path in paths if _agree(process, path, open_dump, list(_stacks(process)))]
     if len(found) > 1:
-        found = [path for path in found if _agree(process, path, list(_regions(process)))]
+        found = [path for path in found if _agree(process, path, open_dump, list(_regions(process)))]
     return found[0] if found else None
 
 
@@ -263,7 +294,8 @@ def _stacks(process: Any) -> Iterator[tuple[int, int]]:
     for thread in _threads(process):
         pointer = thread.GetFrameAtIndex(0).GetSP()
         if pointer:
-            yield pointer, _STACK_BYTES
+            # LLDB reads no further than one range of a minidump, and ranges end with pages.
+            yield pointer, min(_STACK_BYTES, _PAGE_BYTES - pointer % _PAGE_BYTES)
 
 
 def _regions(process: Any) -> Iterator[tuple[int, int]]:
@@ -277,10 +309,10 @@ def _regions(process: Any) -> Iterator[tuple[int, int]]:
             yield start + size // 2, min(size - size // 2, _SAMPLE_BYTES)
 
 
-def _agree(process: Any, path: str, samples: Sequence[tuple[int, int]]) -> bool:
+def _agree(process: Any, path: str, open_dump: Callable[[str], _Dump], samples: Sequence[tuple[int, int]]) -> bool:
     """Tell whether a core file holds what LLDB reads, and lacks what LLDB cannot read."""
     try:
-        core = ElfCore(path, _no_image)
+        core = open_dump(path)
     except DlwhyError:
         return False
     try:
@@ -317,12 +349,15 @@ def _mapped_files() -> list[str]:
     return sorted({word[5].replace("\\012", "\n") for word in words if len(word) == 6 and word[5].startswith("/")})
 
 
-def _is_core_file(path: str) -> bool:
+def _first_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as stream:
-            header = stream.read(18)
+            return stream.read(18)
     except OSError:
-        return False
+        return b""
+
+
+def _is_core(header: bytes) -> bool:
     return header[:4] == b"\x7fELF" and len(header) == 18 and ET_CORE in (header[16], header[17])
 
 
@@ -347,6 +382,4 @@ def _fields(kind: Any, byteorder: str, prefix: str = "", base: int = 0, depth: i
 
 
 if TYPE_CHECKING:
-    from ..common.target import Target
-
     _conforms: type[Target] = LldbTarget

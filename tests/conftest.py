@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from dlwhy.tests.lab.windows import Lab
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,3 +52,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     forbid_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Return a Windows with CPython 3.9, pykd and the debugger engine; put together when a test first asks for it."""
+    from dlwhy.tests.lab import windows
+
+    with windows.session() as found:
+        yield found

@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 FOUNDATION = "lean"
 LAYERS = (
     ("errors", "model"),
-    ("target", "host", "model_windows"),
+    ("target", "host", "model_windows", "winmodel", "wintarget"),
     ("memory", "layouts"),
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),
     ("analysis",),
-    ("views", "views_plan", "views_share", "render"),
+    ("views", "views_plan", "views_dll", "views_share", "render"),
     ("commands",),
     ("cli", "api"),
 )

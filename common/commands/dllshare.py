@@ -7,12 +7,11 @@ from ..errors import UsageError
 from ..model_windows import Possible, Share
 from ..views_share import share_view
 from .arguments import argument
-from .registry import Result, Session, command
+from .registry import Result, Session, command, process_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Optional
 
 _DESCRIPTION = """\
 Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be
@@ -40,7 +39,7 @@ def dllshare(session: Session, arguments: Namespace) -> Result:
     wanted = " ".join(arguments.file)
     if bool(wanted) == arguments.all:
         raise UsageError("name one file, or give --all; see help dllshare")
-    pid = _process_id(arguments.process)
+    pid = process_id(arguments.process)
     if arguments.all:
         share = share_all(session.target, pid)
     else:
@@ -59,15 +58,6 @@ def _cannot_go(share: Share) -> bool:
         for file in share.files
         for operation in file.operations
     )
-
-
-def _process_id(text: Optional[str]) -> Optional[int]:
-    if text is None:
-        return None
-    try:
-        return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
-    except ValueError as error:
-        raise UsageError(f"-p takes a process id, not '{text}'") from error
 
 
 def _document(share: Share) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import UsageError
 from ..lean import NamedTuple
 from .arguments import argument, read_plain_words
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .arguments import Argument
 
 #: The commands, each defined by the module of its name.
-NAMES = ("dllshare", "dlplan", "dlstate")
+NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlplan", "dlstate")
 
 
 class Session(NamedTuple):
@@ -35,6 +36,13 @@ class Result(NamedTuple):
     has_problems: bool
     has_findings: bool
 
+
+PROCESS_ARGUMENT = argument(
+    "-p",
+    "--process",
+    metavar="PID",
+    help="in a kernel's memory: this process (0n decimal, 0x hex), not the current",
+)
 
 OUTPUT_ARGUMENTS = (
     argument("-h", "--help", action="store_true", help="show this help"),
@@ -100,9 +108,13 @@ def all_commands() -> Mapping[str, Command]:
 
 
 def elf_commands() -> Mapping[str, Command]:
-    """Give the commands for targets other than Windows, by name: those of Windows begin with dll."""
-    names = [name for name in NAMES if not name.startswith("dll")]
-    return {name: command for name in names for command in (find_command(name),) if command is not None}
+    """Give the commands for targets other than Windows, by name."""
+    return {name: command for name, command in all_commands().items() if not name.startswith("dll")}
+
+
+def windows_commands() -> Mapping[str, Command]:
+    """Give the commands for targets of Windows, by name."""
+    return {name: command for name, command in all_commands().items() if name.startswith("dll")}
 
 
 def command(
@@ -115,3 +127,16 @@ def command(
         return COMMANDS[name]
 
     return define
+
+
+def process_id(text: Optional[str]) -> Optional[int]:
+    """Take the number of PROCESS_ARGUMENT, None where it is not given.
+
+    :raises UsageError: if it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
+    except ValueError as error:
+        raise UsageError(f"-p takes a process id, not '{text}'") from error

@@ -11,7 +11,7 @@ import os
 import struct
 from bisect import bisect_right
 
-from ..elf.files import open_first
+from ..elf.files import open_first, read_at
 from ..elf.image import (
     MAX_NOTE_BYTES,
     MAX_PROGRAM_HEADERS,
@@ -121,7 +121,7 @@ class ElfCore:
     def _pread(self, offset: int, size: int) -> bytes:
         if not 0 <= offset <= self._size or size < 0:
             raise DumpFormatError(self.path, "a header points outside the file: the core is cut off", offset)
-        return os.pread(self._file.fileno(), size, offset)
+        return read_at(self._file, offset, size)
 
     def _read_headers(self) -> tuple[ProgramHeader, ...]:
         ident = self._pread(0, 64)
@@ -225,7 +225,7 @@ class ElfCore:
         inside = address - header.vaddr
         if inside >= header.filesz or header.offset + inside >= self._size:
             return b""
-        return os.pread(self._file.fileno(), min(size, header.filesz - inside), header.offset + inside)
+        return read_at(self._file, header.offset + inside, min(size, header.filesz - inside))
 
     def _from_file(self, address: int, size: int) -> bytes:
         mapped = self.file_at(address)
@@ -238,7 +238,7 @@ class ElfCore:
         following = self._starts[index + 1] if index + 1 < len(self._starts) else mapped.end
         stop = min(mapped.end, following, address + size)
         offset = mapped.offset + address - mapped.start
-        return os.pread(stream.fileno(), stop - address, offset) if offset < 1 << 63 else b""
+        return read_at(stream, offset, stop - address) if offset < 1 << 63 else b""
 
     def _verified_file(self, path: str) -> Optional[BinaryIO]:
         """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
@@ -255,7 +255,7 @@ class ElfCore:
         stream = self.open_image(Module(path, first.start, build_id))
         if stream is None:
             return None
-        if build_id_in_first_page(os.pread(stream.fileno(), 4096, 0)) != build_id:
+        if build_id_in_first_page(read_at(stream, 0, 4096)) != build_id:
             stream.close()
             return None
         return stream

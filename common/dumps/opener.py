@@ -41,22 +41,37 @@ def open_core(path: str, sysroot: str = "", executable: str = "") -> CoreTarget:
 
 
 def open_dump(path: str) -> Target:
-    """Open a dump of Windows, decompressed into a temporary file first where it is compressed.
+    """Open a dump of Windows by its signature, decompressed into a temporary file first where it is compressed.
 
     :raises DumpFormatError: if it is none, or damaged.
     :raises UnsupportedError: if its kind or processor is not known, or the program that decompresses it is not here.
     """
-    from .kdump import KernelDump
-
     try:
         with open(path, "rb") as stream:
             start = stream.read(8)
+            content: Optional[BinaryIO] = None
+            for magic, command in _COMPRESSIONS.items():
+                if start.startswith(magic):
+                    content = _decompress(path, command)
+                    content.seek(0)
+                    start = content.read(8)
     except OSError as error:
         raise DumpFormatError(path, error.strerror or str(error)) from error
-    for magic, command in _COMPRESSIONS.items():
-        if start.startswith(magic):
-            return KernelDump(path, _decompress(path, command))
-    return KernelDump(path)
+    if start.startswith(b"MDMP"):
+        from .minidump import MinidumpTarget
+
+        return MinidumpTarget(path, content)
+    if start in (b"PAGEDU64", b"PAGEDUMP"):
+        from .kdump import KernelDump
+
+        return KernelDump(path, content)
+    if start in (b"USERDU64", b"USERDUMP"):
+        raise UnsupportedError(
+            f"{path} is a full user dump of the old format: only WinDbg reads it; .dump /ma rewrites it"
+        )
+    if start.startswith(b"\x7fELF"):
+        raise DumpFormatError(path, "it is an ELF file: give a core of Linux by --core", 0)
+    raise DumpFormatError(path, "no dump of Windows: it begins neither with MDMP nor with PAGEDU64", 0)
 
 
 def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import struct
 
-from ..elf.files import ElfFile, read_elf_file
+from ..elf.files import ElfFile, read_at, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
 from ..errors import DlwhyError, FaultError, UnsupportedError
 from ..loaders.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
@@ -149,7 +149,7 @@ class _Finder:
             except FaultError:
                 return _UNVERIFIED
             self._said.setdefault(_TRUSTED, []).append(path)
-        elif recorded != build_id_in_first_page(os.pread(stream.fileno(), 4096, 0)):
+        elif recorded != build_id_in_first_page(read_at(stream, 0, 4096)):
             return _OTHER
         # What can be written was recorded, or is not what the file says any more.
         shown = [h for h in loads if not h.flags & PF_W and h.filesz]
@@ -172,7 +172,7 @@ class _Finder:
         loaded = self._core.read(header.vaddr + bias & self._mask, header.filesz)
         form = struct.Struct(self._core.prefix + ("QQ" if word == 8 else "II"))
         size = header.filesz - header.filesz % form.size
-        written = os.pread(stream.fileno(), size, header.offset)
+        written = read_at(stream, header.offset, size)
         for (tag, value), (loaded_tag, loaded_value) in zip(form.iter_unpack(written), form.iter_unpack(loaded[:size])):
             if tag != loaded_tag:
                 return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 
 from ..lean import NamedTuple
 from ..memory import Memory
@@ -40,6 +41,20 @@ def open_first(paths: Sequence[str]) -> Optional[BinaryIO]:
     return None
 
 
+if sys.platform == "win32":
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        stream.seek(offset)
+        return stream.read(size)
+
+else:
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        return os.pread(stream.fileno(), size, offset)
+
+
 class ElfFile(NamedTuple):
     """What the header of an ELF file says; ``table`` is where its program headers lie in the file."""
 
@@ -51,7 +66,7 @@ class ElfFile(NamedTuple):
 
 def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
     """Read the header of a file, None if it is no ELF file of a known processor."""
-    start = os.pread(stream.fileno(), 64, 0)
+    start = read_at(stream, 0, 64)
     platform = platform_of(start)
     if platform is None or len(start) < 64:
         return None
@@ -60,7 +75,7 @@ def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
     size, count = struct.unpack_from(prefix + "HH", start, 54 if is_64 else 42)
     if count > MAX_PROGRAM_HEADERS or not (56 if is_64 else 32) <= size <= 256 or table >= 1 << 62:
         return None
-    data = os.pread(stream.fileno(), count * size, table)
+    data = read_at(stream, table, count * size)
     return ElfFile(platform, entry, table, parse_program_headers(data, size, is_64, prefix))
 
 

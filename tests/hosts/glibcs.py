@@ -111,25 +111,31 @@ def apt(folder: Path, *words: str) -> None:
         "Debug::NoLocking": "true",
     }
     command = ["apt-get", "-q", "-y", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
-    run = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    archives = folder / "cache" / "archives"
+    run = subprocess.run([*command, *words], cwd=archives, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"apt-get {' '.join(words)}:\n{run.stdout}{run.stderr}")
 
 
-def extract(suite: Suite, tree: Path) -> None:
-    """Download a suite's packages and what they need, and unpack them into a tree."""
+def unpack(release: str, tree: Path, *words: str) -> None:
+    """Download what the apt-get command ``words`` gets of a release of Debian, and unpack it into a tree."""
     with tempfile.TemporaryDirectory(prefix="dlwhy-apt-") as scratch:
         folder = Path(scratch)
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "status").touch()
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        source = f"deb {signed}{mirror()} {suite.name} main\n"
+        source = f"deb {signed}{mirror()} {release} main\n"
         (folder / "sources.list").write_text(source, encoding="ascii")
         apt(folder, "update")
-        apt(folder, "install", "--download-only", *suite.packages)
+        apt(folder, *words)
         for package in sorted((folder / "cache" / "archives").glob("*.deb")):
             subprocess.run(["dpkg-deb", "-x", str(package), str(tree)], check=True)
+
+
+def extract(suite: Suite, tree: Path) -> None:
+    """Unpack a suite's packages and what they need into a tree."""
+    unpack(suite.name, tree, "install", "--download-only", *suite.packages)
     (tree / "tmp").mkdir(exist_ok=True)
     shutil.rmtree(tree / "usr" / "share", ignore_errors=True)
 

@@ -115,9 +115,16 @@ def build(layout: Windows, *, pae: bool = True, image: Optional[KernelImage] = N
     return machine
 
 
-def busy(layout: Windows, processes: int, vads: int, files: int = 300, handles: int = 60) -> Machine:
+def busy(
+    layout: Windows,
+    processes: int,
+    vads: int,
+    files: int = 300,
+    handles: int = 60,
+    image: Optional[KernelImage] = None,
+) -> Machine:
     """Build a machine with many processes, each with so many VADs, half of them of files that others map too."""
-    machine = Machine(layout)
+    machine = Machine(layout, image=image)
     images = []
     for number in range(files):
         file = machine.file(f"\\Windows\\System32\\library{number}.dll")

@@ -499,6 +499,7 @@ def test_a_core_cut_off_at_every_hundredth(
 def test_a_core_of_gdb_cut_off_is_refused(rich_core: Path, tmp_path: Path) -> None:
     # gdb writes the notes last: without them nothing can be found.
     copy = tmp_path / "core"
-    copy.write_bytes(rich_core.read_bytes()[:-65536])
+    whole = rich_core.read_bytes()
+    copy.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DumpFormatError, match="cut off"):
         snapshot(copy)

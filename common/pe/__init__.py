@@ -1,0 +1,1 @@
+"""PE images in memory: what the debugger does not give."""

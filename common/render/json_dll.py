@@ -1,0 +1,146 @@
+"""How do answers about DLLs look as JSON?  The contract is that of `jsonout`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..winmodel import Dll, DllHold, DllHoldKind, DllPlan, DllPlans, DllState, GoneDll, GoneDlls, LoaderRules, Pointer
+from .jsonout import _envelope as envelope
+from .jsonout import _evidence as evidence_of
+from .jsonout import _hex as address_of
+from .jsonout import _problems as problems_of
+
+
+def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
+    """Build the document of a state."""
+    return {
+        **envelope(command, state.target, state.loader),
+        "rules": _rules(state.rules),
+        "shutdown": state.shutdown,
+        "libraries": [_dll(dll) for dll in state.dlls],
+        "problems": problems_of(state.problems),
+    }
+
+
+def dll_plan_document(command: str, plans: DllPlans) -> dict[str, Any]:
+    """Build the document of a prediction."""
+    return {
+        **envelope(command, plans.target, plans.loader),
+        "rules": _rules(plans.rules),
+        **_plan(plans.plan),
+        "problems": problems_of(plans.problems),
+    }
+
+
+def dll_gone_document(command: str, answer: GoneDlls) -> dict[str, Any]:
+    """Build the document of what was unloaded."""
+    return {
+        **envelope(command, answer.target, answer.loader),
+        "address": address_of(answer.address),
+        "loaded": answer.loaded,
+        "lost": answer.lost,
+        "unloaded": [_gone(gone) for gone in answer.gone],
+        "problems": problems_of(answer.problems),
+    }
+
+
+def _rules(rules: Sequence[LoaderRules]) -> list[dict[str, str]]:
+    return [{"loader": each.loader, "rule": each.rule.value, "reason": each.reason} for each in rules]
+
+
+def _reference(dll: Dll) -> dict[str, Any]:
+    return {
+        "name": dll.name,
+        "path": dll.path,
+        "base": address_of(dll.base),
+        "range": [address_of(dll.start), address_of(dll.end)],
+        "loader": dll.loader,
+        "entry": address_of(dll.entry) if dll.entry else None,
+    }
+
+
+def _dll(dll: Dll) -> dict[str, Any]:
+    return {
+        **_reference(dll),
+        "node": address_of(dll.node) if dll.node else None,
+        "orders": dll.orders._asdict(),
+        "fields": dict(dll.fields),
+        "load_reason": dll.load_reason,
+        "state": dll.state,
+        "loaded_by": dll.loaded_by,
+        "imports": list(dll.imports),
+        "importers": list(dll.importers),
+        "cycle": list(dll.cycle),
+        **_verdict(dll),
+    }
+
+
+def _verdict(dll: Dll) -> dict[str, Any]:
+    return {"held": dll.held, "holds": [_hold(hold) for hold in dll.holds], "holds_omitted": dll.holds_omitted}
+
+
+def _hold(hold: DllHold) -> dict[str, Any]:
+    document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [evidence_of(each) for each in hold.evidence]}
+    if hold.kind is DllHoldKind.PINNED:
+        document["origin"] = hold.origin
+        document["chain"] = list(hold.chain)
+    elif hold.kind is DllHoldKind.STATIC_IMPORT:
+        document["chain"] = list(hold.chain)
+    elif hold.kind is DllHoldKind.LOAD_COUNT:
+        document["count"] = hold.total
+    elif hold.kind is DllHoldKind.DEPENDENCY:
+        document["chain"] = list(hold.chain)
+        kinds = [kind.value for kind in hold.root_kinds]
+        document["root"] = {"library": hold.chain[0], "kinds": kinds} if kinds else None
+    return document
+
+
+def _plan(plan: DllPlan) -> dict[str, Any]:
+    return {
+        "library": _reference(plan.dll),
+        "rule": plan.rule.value,
+        "load_count": plan.load_count,
+        "own_count": plan.own_count,
+        "count_left": plan.count_left,
+        "over_freed": plan.over_freed,
+        "closes": plan.frees,
+        "outcome": plan.outcome.value,
+        "refusal": plan.refusal,
+        "unloads": [dll.name for dll in plan.unloads],
+        "unmapped": [{**_reference(dll), "detached": dll.base in plan.detached} for dll in plan.unloads],
+        "order": plan.order,
+        "order_certain": plan.order_certain,
+        "at_least": list(plan.at_least),
+        "cycles": [list(cycle) for cycle in plan.cycles],
+        "bytes": plan.size,
+        "keeps": [{**_reference(dll), **_verdict(dll)} for dll in plan.keeps],
+        "steps": [{"library": step.dll, "count": step.total} for step in plan.steps],
+        "blocker": {**_reference(plan.blocker), **_verdict(plan.blocker)} if plan.blocker else None,
+    }
+
+
+def _gone(gone: GoneDll) -> dict[str, Any]:
+    image = gone.image
+    return {
+        "name": image.name,
+        "range": [address_of(image.base), address_of(image.base + image.size)],
+        "timestamp": image.timestamp,
+        "checksum": image.checksum,
+        "sequence": image.sequence,
+        "symbol": None,
+        "offset": gone.offset,
+        "confidence": gone.confidence,
+        "evidence": list(gone.sources),
+        "pointers": [_pointer(pointer) for pointer in gone.pointers],
+        "pointers_omitted": gone.pointers_omitted,
+    }
+
+
+def _pointer(pointer: Pointer) -> dict[str, Any]:
+    return {
+        "thread": {"lwp": pointer.thread.lwp, "name": pointer.thread.name},
+        "value": address_of(pointer.value),
+        "register": pointer.register,
+        "address": address_of(pointer.address),
+    }

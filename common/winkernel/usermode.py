@@ -1,0 +1,122 @@
+"""What does one process of a machine look like, taken by itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Optional
+
+from ..errors import FaultError, LayoutError, NotFoundError
+from ..model import Layout, Module, Problem, Thread
+from ..target import AddressSpace, Capability, KernelTarget
+from ..winmodel import Image, SystemVersion, UnloadedImage
+from .kernel import Nt, find_nt
+from .processes import Process, list_processes
+
+
+class MachineProcess:
+    """A process of a machine, with the memory that it sees; its threads are not looked at."""
+
+    def __init__(self, machine: KernelTarget, nt: Nt, process: Process, space: AddressSpace) -> None:
+        self._machine = machine
+        self._nt = nt
+        self._process = process
+        self._space = space
+        self.platform = machine.platform
+        self.capabilities = machine.capabilities & ~Capability.KERNEL
+        self.kind = machine.kind
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id."""
+        return self._process.pid
+
+    @property
+    def description(self) -> str:
+        """Describe it by its name and the machine."""
+        return f"process {self._process.name} ({self._process.pid}) of {self._machine.description}"
+
+    @property
+    def system(self) -> SystemVersion:
+        """Give the build; the PEB has the rest of the version."""
+        return SystemVersion(0, 0, self._machine.build_number or 0)
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell what is wrong with the machine's memory."""
+        return self._machine.problems()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory as the process sees it."""
+        return self._space.read(address, size)
+
+    def peb(self) -> Optional[int]:
+        """Give the native PEB; System and its like have none."""
+        return self._process.peb or None
+
+    def wow64_peb(self) -> Optional[int]:
+        """Give the PEB of 32-bit code, None in a native process."""
+        if not self._process.wow64:
+            return None
+        try:
+            member = self._nt.field("_EWOW64PROCESS", "Peb")
+        except LayoutError:
+            return self._process.wow64  # up to Windows 10 1511 the pointer itself
+        try:
+            return self._nt.memory.pointer(self._process.wow64 + member.offset) or None
+        except FaultError:
+            return None
+
+    def images(self) -> Sequence[Image]:
+        """List nothing: a machine's list is that of kernel modules."""
+        return ()
+
+    def unloaded_images(self) -> Sequence[UnloadedImage]:
+        """List nothing: the loader's own record has them."""
+        return ()
+
+    def modules(self) -> Sequence[Module]:
+        """List nothing."""
+        return ()
+
+    def threads(self) -> Sequence[Thread]:
+        """List nothing."""
+        return ()
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give nothing, as there are no threads."""
+        return {}
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give nothing: Windows has no such."""
+        return {}
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: the kernel's PDB is that of another module."""
+        return None
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open nothing."""
+        return None
+
+
+def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachineProcess:
+    """Take a process of a machine: the one with that id, else the current one.
+
+    :raises NotFoundError: if there is none.
+    :raises LayoutError: if the kernel's structures are not known.
+    """
+    nt = find_nt(machine)
+    processes = [process for process in list_processes(nt, []) if not process.exited]
+    current = machine.current_process
+    for process in processes:
+        if process.pid == pid or (pid is None and process.eprocess == current):
+            space = machine.address_space(process.eprocess, process.directory_table_base)
+            return MachineProcess(machine, nt, process, space)
+    near = [f"{process.name} ({process.pid})" for process in processes if process.peb][:8]
+    what = "the current process is not known" if pid is None else f"no process has the id {pid}"
+    raise NotFoundError(f"{what}: give one by --process", near)
+
+
+if TYPE_CHECKING:
+    from ..wintarget import WindowsTarget
+
+    _conforms: type[WindowsTarget] = MachineProcess

@@ -1,0 +1,101 @@
+"""Does our code run where it must, in the CPython 3.9 that WinDbg's extension pykd needs, and on Windows?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dlwhy.tests.lab.windows import Lab, windows_path
+from dlwhy.tests.synth import rich
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Unit tests that run programs of Linux, or are about what only Linux has: files, or what their ids begin with.
+LINUX_ONLY = {
+    "compiles ELF libraries or programs": (
+        "tests/unit/test_elf_bindings.py",
+        "tests/unit/test_elf_files.py::test_local_and_exported_functions",
+        "tests/unit/test_elf_files.py::test_another_build_is_not_believed",
+        "tests/unit/test_elf_files.py::test_a_stripped_or_missing_file",
+        "tests/unit/test_elf_files.py::test_damaged_section_headers",
+        "tests/unit/test_elf_files.py::test_what_is_no_file",
+        "tests/unit/test_elf_files.py::test_without_build_id_no_file_is_believed",
+        "tests/unit/test_elf_image.py::test_absurd_hash_tables",
+        "tests/unit/test_elf_image.py::test_every_symbol_is_found",
+        "tests/unit/test_elf_image.py::test_load_range",
+        "tests/unit/test_elf_image.py::test_names_and_notes",
+        "tests/unit/test_elf_image.py::test_relocated_entries_are_addresses",
+        "tests/unit/test_elf_image.py::test_symbol_count_and_relocations",
+        "tests/unit/test_elf_image.py::test_through_the_program_headers",
+        "tests/unit/test_elf_image.py::test_which_symbol_covers_an_address",
+        "tests/unit/test_layout_generate.py::test_dwarf_agrees_with_the_compiled_program",
+        "tests/unit/test_loaders_start.py",
+        "tests/unit/test_reads.py",
+    ),
+    "asks other readers, which are not there for CPython 3.9": ("tests/unit/test_kernel_witnesses.py",),
+    "runs a program of Linux: bash, dpkg-deb, coredumpctl, a compressor": (
+        "tests/unit/test_cli.py::test_reader_that_goes_away",
+        "tests/unit/test_layout_generate.py::test_file_that_is_no_package",
+        "tests/unit/test_kdump.py::test_a_compressed_dump",
+        "tests/unit/test_minidump.py::test_a_compressed_dump",
+        "tests/unit/test_opener.py::test_compressed_core",
+        "tests/unit/test_opener.py::test_missing_decompressor_is_named",
+        "tests/unit/test_opener.py::test_core_out_of_coredumpctl",
+    ),
+    "there are no /proc, no named pipes, no paths of Linux": (
+        "tests/unit/test_procfs.py",
+        "tests/unit/test_share.py::test_a_process_is_no_machine",
+        "tests/unit/test_dumps_elfcore.py::test_a_mapped_fifo_is_not_waited_for",
+        "tests/unit/test_dumps_elfcore.py::test_threads_of_a_real_core",
+    ),
+    "there is no libstdc++ to demangle names, which stay as they are": (
+        "tests/unit/test_elf_demangle.py::test_libstdcxx_as_cxxfilt_does",
+        "tests/unit/test_elf_demangle.py::test_known_names",
+        "tests/unit/test_elf_demangle.py::test_short_names_may_not_become_long_ones",
+        "tests/unit/test_elf_demangle.py::test_nested_pack_expansions",
+        "tests/unit/test_commands.py::test_one_library",
+        "tests/unit/test_hostile.py::test_the_undamaged_process_is_as_it_was_built",
+    ),
+}
+
+KEEP_NOTHING = ("-o", "tmp_path_retention_policy=none")
+SKIPPED = "needs Debian's libc6 and libc6-dbg"
+
+
+def test_the_unit_tests_pass_on_windows_in_cpython_3_9(lab: Lab, tmp_path: Path) -> None:
+    left_out = [f"--deselect={each}" for names in LINUX_ONLY.values() for each in names if "::" in each]
+    left_out += [f"--ignore={each}" for names in LINUX_ONLY.values() for each in names if "::" not in each]
+    found = lab.run_python(
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "--tb=short",
+            "-rfEs",
+            "-p",
+            "no:cacheprovider",
+            *KEEP_NOTHING,
+            *left_out,
+            "tests/unit",
+        ),
+        folder=ROOT,
+        variables={"DLWHY_RICH_CORE": windows_path(rich.core(tmp_path)), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert found.status == 0, found.output[-20000:] + found.errors
+    counts = re.search(r"^(\d+) passed,? .*in ", found.output, re.MULTILINE)
+    assert counts is not None, found.output[-2000:]
+    assert int(counts[1]) > 1000
+    reasons = set(re.findall(r"^SKIPPED .*?: (.*)", found.output, re.MULTILINE))
+    assert reasons <= {SKIPPED}
+
+
+def test_the_python_is_the_one_that_is_meant(lab: Lab) -> None:
+    found = lab.run_python("-c", "import struct, sys; print(sys.platform, sys.version_info[:2], struct.calcsize('P'))")
+    assert found.output == "win32 (3, 9) 8\n"
+
+
+def test_every_test_that_is_left_out_exists() -> None:
+    for name in (each for names in LINUX_ONLY.values() for each in names):
+        file, _, function = name.partition("::")
+        assert not function or f"def {function}" in (ROOT / file).read_text(encoding="utf-8"), name
+        assert (ROOT / file).is_file(), name

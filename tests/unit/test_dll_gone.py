@@ -1,0 +1,129 @@
+"""Is the DLL named that used to be at an address, and what still points there?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Optional
+
+import jsonschema
+import pytest
+from dlwhy.common.analysis.dll_gone import find_gone
+from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.render.json_dll import dll_gone_document
+from dlwhy.common.render.jsonout import dump
+from dlwhy.common.winmodel import GoneDlls
+from dlwhy.tests.synth.minidump import WIN10, WIN11, WINE, Form, Process, Unloaded
+from dlwhy.tests.synth.windows import form_id, process, real_dumps, story, write
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def ask(folder: Path, made: Process, address: Optional[int] = None, unloaded: tuple[Unloaded, ...] = ()) -> GoneDlls:
+    answer = find_gone(MinidumpTarget(str(write(folder, made.dump(unloaded=unloaded)))), address)
+    VALIDATOR.validate(json.loads(dump(dll_gone_document("dllgone", answer))))
+    return answer
+
+
+@pytest.mark.parametrize("form", [WIN10, WIN11, WINE], ids=form_id)
+@pytest.mark.parametrize("wide", [True, False], ids=form_id)
+def test_the_loaders_own_ring_is_read(tmp_path: Path, form: Form, wide: bool) -> None:
+    answer = ask(tmp_path, process(form, wide))
+    assert answer.problems == ()
+    assert [gone.image.name for gone in answer.gone] == [f"old{number}.dll" for number in range(4, 20)]
+    assert [gone.image.sequence for gone in answer.gone] == list(range(4, 20))
+    assert answer.lost == 4
+    assert {gone.sources for gone in answer.gone} == {("loader",)}
+
+
+def test_a_ring_that_was_never_used(tmp_path: Path) -> None:
+    loader = story()
+    loader.ring = []
+    assert ask(tmp_path, Process(loader)).gone == ()
+
+
+def test_both_rings_of_a_process_of_32_bit_code(tmp_path: Path) -> None:
+    answer = ask(tmp_path, Process(story(WIN10, True), story(WIN10, False)))
+    assert len(answer.gone) == 16, "both loaders unloaded the same modules here"
+
+
+def test_the_stream_and_the_ring_tell_of_the_same_module_once(tmp_path: Path) -> None:
+    same = Unloaded("old19.dll", 0x5000_0000 + 0x10000 * 19)
+    other = Unloaded("only.dll", 0x6100_0000)
+    answer = ask(tmp_path, process(), unloaded=(other, same))
+    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("stream",))
+    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "stream")]
+
+
+def test_an_address_is_named_with_its_offset(tmp_path: Path) -> None:
+    answer = ask(tmp_path, process(), 0x5000_0000 + 0x10000 * 19 + 0x123)
+    assert [(gone.image.name, gone.offset, gone.confidence) for gone in answer.gone] == [
+        ("old19.dll", 0x123, "certain")
+    ]
+    assert ask(tmp_path, process(), 0x1).gone == ()
+
+
+def test_a_range_that_was_used_twice_is_ambiguous(tmp_path: Path) -> None:
+    loader = story()
+    loader.ring = [Unloaded("one.dll", 0x5000_0000), Unloaded("two.dll", 0x5000_2000)]
+    answer = ask(tmp_path, Process(loader), 0x5000_3000)
+    assert [(gone.image.name, gone.confidence) for gone in answer.gone] == [
+        ("one.dll", "candidate"),
+        ("two.dll", "candidate"),
+    ]
+
+
+def test_a_range_that_is_in_use_again_is_told(tmp_path: Path) -> None:
+    loader = story()
+    lib = loader.known["liba.dll"]
+    loader.ring = [Unloaded("before.dll", lib.base)]
+    answer = ask(tmp_path, Process(loader), lib.base + 8)
+    assert answer.loaded == "libA.dll"
+    assert [gone.confidence for gone in answer.gone] == ["likely"]
+    assert all(not gone.pointers for gone in ask(tmp_path, Process(loader)).gone)
+
+
+def test_who_still_points_there(tmp_path: Path) -> None:
+    made = process()
+    made.registers["ip"] = 0x5000_0000 + 0x10000 * 19 + 0x42
+    place = made.stack_base - 0x800
+    made.memory.number(place, 8, 0x5000_0000 + 0x10000 * 18 + 4)
+    made.memory.number(made.stack_base - 0x1800, 8, 0x5000_0000 + 0x10000 * 17)  # below rsp
+    found = {gone.image.name: gone.pointers for gone in ask(tmp_path, made).gone if gone.pointers}
+    assert set(found) == {"old19.dll", "old18.dll"}
+    assert [(p.register, p.value) for p in found["old19.dll"]] == [("rip", 0x5000_0000 + 0x10000 * 19 + 0x42)]
+    assert [(p.address, p.thread.lwp) for p in found["old18.dll"]] == [(place, 0x5BC)]
+
+
+def test_many_unloaded_modules(tmp_path: Path) -> None:
+    many = tuple(Unloaded(f"u{number}.dll", 0x6200_0000 + 0x10000 * number) for number in range(3000))
+    answer = ask(tmp_path, process(), unloaded=many)
+    assert len(answer.gone) == 3016
+
+
+def test_code_of_an_unknown_form_is_not_guessed_at(tmp_path: Path) -> None:
+    made = process()
+    ntdll = made.loader.known["ntdll.dll"]
+    made.memory.write(ntdll.base + 0x1000, b"\x90" * 0x100)
+    answer = ask(tmp_path, made)
+    assert any("not of a known form" in problem.message for problem in answer.problems)
+    assert answer.lost is None
+
+
+def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for value in (0, 1, 0xFFFFFFFF):
+        made = process()
+        ntdll = made.loader.known["ntdll.dll"]
+        made.memory.number(ntdll.base + ntdll.size - 0x100, 4, value)
+        assert any("make no sense" in problem.message for problem in ask(tmp_path, made).problems)
+
+
+def test_real_dump_with_an_unloaded_module() -> None:
+    for path in real_dumps("tiny-exe-with-cet-xsave.dmp"):
+        answer = find_gone(MinidumpTarget(str(path)), None)
+        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("stream",))]
+        base = answer.gone[0].image.base
+        named = find_gone(MinidumpTarget(str(path)), base + 0x10)
+        assert [(gone.offset, gone.confidence) for gone in named.gone] == [(0x10, "certain")]

@@ -1,0 +1,80 @@
+"""Is a process in a kernel dump explained as the same process in a minidump?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dlwhy.common.analysis.dll_gone import find_gone
+from dlwhy.common.analysis.dll_plan import plan_free
+from dlwhy.common.analysis.dll_state import explain_dlls
+from dlwhy.common.dumps.kdump import KernelDump
+from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.errors import NotFoundError
+from dlwhy.tests.synth import minidump, ntdump
+from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, Form
+from dlwhy.tests.synth.ntlayout import windows
+from dlwhy.tests.synth.windows import form_id, process, story, write
+
+VERSIONS = {"win7": "6.1.7601.17514", "win10": "10.0.19041.3570", "win11": "10.0.22631.2428"}
+X86 = {"win7": "6.1.7601.17514", "win10": "10.0.19041.928"}
+PID = 4712
+
+
+def number(text: str) -> int:
+    raise NotFoundError(text)
+
+
+def machine(made: minidump.Process, wow64: bool = False) -> ntdump.Machine:
+    """Put the process into a machine, and have another one be the current process."""
+    name = made.loader.form.name
+    wide = made.loader.wide
+    layout = windows((VERSIONS if wide else X86)[name], "x86_64" if wide else "i386")
+    found = ntdump.Machine(layout)
+    found.current = found.process(2296, "other.exe")
+    process = found.process(PID, "prog.exe", wow64=wow64)
+    for address, piece in made.memory.pieces:
+        process.write_user(address, bytes(piece))
+    found.put(process.eprocess, "_EPROCESS", "Peb", made.peb)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "wide"), [(WIN7, True), (WIN10, True), (WIN11, True), (WIN7, False), (WIN10, False)], ids=form_id
+)
+def test_a_process_of_a_kernel_dump(tmp_path: Path, form: Form, wide: bool) -> None:
+    made = process(form, wide)
+    small = MinidumpTarget(str(write(tmp_path, made.dump())))
+    whole = KernelDump(str(machine(made).save(tmp_path / "MEMORY.DMP")))
+    state = explain_dlls(whole, PID)
+    expected = explain_dlls(small)
+    assert state.dlls == expected.dlls
+    assert state.rules == expected.rules
+    assert state.loader.version == expected.loader.version
+    assert state.target.pid == PID
+    assert "process prog.exe (4712) of complete dump" in state.target.description
+    assert plan_free(whole, "libA.dll", number, None, PID).plan == plan_free(small, "libA.dll", number, None).plan
+    assert find_gone(whole, None, PID).gone == find_gone(small, None).gone
+
+
+def test_the_32_bit_loader_in_a_kernel_dump(tmp_path: Path) -> None:
+    made = minidump.Process(story(WIN10, True), story(WIN10, False))
+    built = machine(made, wow64=True)
+    process = next(each for each in built.processes if each.pid == PID)
+    ldr, _, _ = made.heads[1]
+    peb32 = ldr - ldr % 0x1000  # the PEB is the first thing in its heap
+    member = "Wow64Process" if built.has("_EPROCESS", "Wow64Process") else "WoW64Process"
+    built.put(built.get(process.eprocess, "_EPROCESS", member), "_EWOW64PROCESS", "Peb", peb32)
+    whole = KernelDump(str(built.save(tmp_path / "MEMORY.DMP")))
+    state = explain_dlls(whole, PID)
+    assert [each.loader for each in state.rules] == ["native", "wow64"]
+    assert len(state.dlls) == 24
+
+
+def test_a_process_that_is_not_there(tmp_path: Path) -> None:
+    whole = KernelDump(str(machine(process()).save(tmp_path / "MEMORY.DMP")))
+    with pytest.raises(NotFoundError, match=r"no process has the id 99: give one by --process; near: prog\.exe"):
+        explain_dlls(whole, 99)
+    state = explain_dlls(whole)
+    assert state.dlls == ()
+    assert any(problem.where == "PEB" for problem in state.problems), "the current process has none"

@@ -1,0 +1,147 @@
+"""How do our commands appear in WinDbg: aliases, DML, and without WinDbg on a dump or process?
+
+An extension's command has to be an exported function, which Python cannot have: an alias makes ``!dllshare`` of the
+``!py`` of pykd's bootstrapper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import pykd
+
+from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
+from ..common.commands.registry import windows_commands
+from ..common.commands.run import run
+from ..common.commands.usage import HelpFormatter
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from ..common.host import Screen, write_to
+from ..common.render.dml import to_dml
+from ..common.render.text import escape
+from .target import MachineTarget, ProcessTarget, current_target
+
+# The engine cuts longer pieces of output off, at 16 KiB.
+_PIECE = 4000
+# What the name of a DLL in a command's output is a link to.
+_LINKS = {"dllshare": "!dllshare", "dllstate": "!dllstate", "dllplan": "!dllstate"}
+# What extensions of WinDbg take for --help.
+_HELP = ("-?", "/?")
+
+
+class WinDbgHost:
+    """WinDbg, or a Python that has opened the target by pykd, as the program that the user types into."""
+
+    name = "windbg"
+
+    def __init__(self, link: Optional[str] = None) -> None:
+        """Take the command, such as ``!dllshare``, that a DLL's name in the output shall be a link to."""
+        self._is_windbg = bool(pykd.isWindbgExt())
+        self._link = link
+
+    def target(self) -> Union[ProcessTarget, MachineTarget]:
+        """Give what the engine examines."""
+        return current_target()
+
+    def evaluate(self, expression: str) -> int:
+        """Evaluate an expression by the engine's evaluator."""
+        try:
+            return int(pykd.expr(expression)) & (1 << 64) - 1
+        except (pykd.DbgException, TypeError) as error:
+            raise NotFoundError(f"the engine cannot evaluate '{expression}'") from error
+
+    def write(self, text: str) -> None:
+        """Write to the debugger's window, with links where it shows DML; without WinDbg to standard output."""
+        if not self._is_windbg:
+            write_to(sys.stdout, text)
+            return
+        for line in text.splitlines(keepends=True):
+            marked = to_dml(line, self._link)
+            if len(marked) <= _PIECE:
+                pykd.dprint(marked, True)
+                continue
+            for start in range(0, len(line), _PIECE):
+                pykd.dprint(line[start : start + _PIECE], False)
+
+    def fail(self, text: str) -> None:
+        """Tell the user what went wrong; without WinDbg on standard error."""
+        if self._is_windbg:
+            pykd.dprint(text, False)
+        else:
+            write_to(sys.stderr, text)
+
+    def screen(self) -> Screen:
+        """Take neither escape codes nor a limit: WinDbg shows none, and wraps itself."""
+        return Screen(None, False)
+
+
+def main(words: Sequence[str], script: str) -> int:
+    """Run what the words say: a command of ours, after what is to be opened without WinDbg; give the exit status."""
+    parser = _parser(bool(pykd.isWindbgExt()))
+    arguments = parser.parse_args(words)
+    if arguments.install:
+        _define_aliases(script)
+        return 0
+    command = windows_commands().get(arguments.command)
+    if command is None:
+        WinDbgHost().fail(parser.format_help())
+        return EXIT_USAGE
+    host = WinDbgHost(None if "--json" in arguments.words else _LINKS.get(command.name))
+    try:
+        if not pykd.isWindbgExt():
+            _open(arguments)
+        result = run(host, command, ["--help" if word in _HELP else word for word in arguments.words])
+    except DlwhyError as error:
+        host.fail(f"{command.name}: {escape(str(error))}\n")
+        return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
+    return EXIT_PROBLEMS if result is not None and result.has_problems else 0
+
+
+def _parser(is_windbg: bool) -> argparse.ArgumentParser:
+    names = ", ".join(windows_commands())
+    parser = argparse.ArgumentParser(
+        prog="dlwhy_windbg.py",
+        description="Explain the DLLs of a process, a machine or a dump.",
+        epilog=f"COMMAND --help explains a command. Commands: {names}.",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--install", action="store_true", help="define an alias such as !dllshare for each command")
+    if not is_windbg:
+        source = parser.add_mutually_exclusive_group()
+        source.add_argument("-z", dest="dump", metavar="FILE", help="open this dump")
+        source.add_argument(
+            "-p", dest="pid", metavar="PID", type=int, help="attach to this process, and let it go after"
+        )
+        parser.add_argument("-y", dest="symbols", metavar="PATH", help="look for PDBs here, as _NT_SYMBOL_PATH says")
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help=names)
+    parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
+    return parser
+
+
+def _open(arguments: argparse.Namespace) -> None:
+    """Open what is to be examined, by an engine of our own.
+
+    :raises NoTargetError: if it cannot be.
+    """
+    if arguments.dump is None and arguments.pid is None:
+        raise NoTargetError("nothing to examine: give -z DUMP or -p PID before the command, or run it inside WinDbg")
+    try:
+        pykd.initialize()
+        if arguments.symbols is not None:
+            pykd.setSymbolPath(arguments.symbols)
+        if arguments.dump is not None:
+            pykd.loadDump(arguments.dump)
+        else:
+            pykd.attachProcess(arguments.pid)
+    except pykd.DbgException as error:
+        what = arguments.dump if arguments.dump is not None else f"process {arguments.pid}"
+        raise NoTargetError(f"the engine cannot open {what}: {' '.join(str(error).split())}") from error
+
+
+def _define_aliases(script: str) -> None:
+    for name in windows_commands():
+        # The option has to be there: the engine itself fails on a quoted word right after !py.
+        pykd.dbgCommand(f'aS !{name} !py -g "{script}" {name}')

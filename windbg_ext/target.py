@@ -1,0 +1,360 @@
+"""How are a target's bytes, threads and layouts had from the debugger engine?  Through pykd 0.3.4.
+
+Two traps: pykd takes and gives addresses of 32-bit targets with their sign extended, and in a WoW64 process, where the
+engine begins in 32-bit mode, it cuts 64-bit addresses off: each request is made in the mode of the native loader.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
+
+import pykd
+
+from ..common.elf.files import open_first
+from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.memory import Memory
+from ..common.model import Field, Layout, Module, Platform, Problem, Thread
+from ..common.target import AddressSpace, Capability
+from ..common.winkernel.kernel import rsds
+from ..common.winmodel import Image, SystemVersion, UnloadedImage
+
+PLATFORMS = {
+    "AMD64": Platform("x86_64", 8, "little", "windows"),
+    "I386": Platform("i386", 4, "little", "windows"),
+}
+# A type that the source gave no name; compilers differ in what they write for it.
+_UNNAMED = re.compile(r"<unnamed-|<anonymous-|__unnamed")
+_MAX_NESTED_STRUCTS = 4
+_UNLOADED = re.compile(r"^Unloaded modules:$", re.MULTILINE)
+_UNLOADED_MODULE = re.compile(
+    r"^(?P<base>[0-9a-f`]+) [0-9a-f`]+ +(?P<name>.*)\n"
+    r" +Timestamp: .*\((?P<timestamp>[0-9A-F]+)\)\n"
+    r" +Checksum: +(?P<checksum>[0-9A-F]+)\n +ImageSize: +(?P<size>[0-9A-F]+)",
+    re.MULTILINE,
+)
+_REGISTERS = {
+    "x86_64": ("rip", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))),
+    "i386": ("eip", "esp", "ebp", "eax", "ebx", "ecx", "edx", "esi", "edi"),
+}
+
+
+class EngineTarget:
+    """What the debugger engine examines: memory, modules and types, be it a process or a whole machine."""
+
+    def __init__(self) -> None:
+        """Take what the engine examines.
+
+        :raises NoTargetError: if it is nothing.
+        :raises UnsupportedError: if it is of a processor whose structures are not known.
+        """
+        try:
+            name = str(pykd.getCPUType())
+            self._mode = pykd.getCPUMode()
+        except pykd.DbgException as error:
+            raise NoTargetError("no target: open a dump, start a program or attach to a process first") from error
+        if name not in PLATFORMS:
+            raise UnsupportedError(f"the processor {name} is not supported")
+        self.platform = PLATFORMS[name]
+        self._native = getattr(pykd.CPUType, name)
+        self._is_dump = bool(pykd.isDumpAnalyzing())
+        self.kind = "dump" if self._is_dump else "live"
+
+    @contextmanager
+    def _native_mode(self) -> Iterator[None]:
+        """Have the engine in the mode of the native loader; the user's mode comes back."""
+        if self._mode == self._native:
+            yield
+            return
+        pykd.setCPUMode(self._native)
+        try:
+            yield
+        finally:
+            pykd.setCPUMode(self._mode)
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id; a machine has none."""
+        return None
+
+    @property
+    def _where(self) -> str:
+        """Give the dump's path as the engine tells it, empty without one."""
+        found = re.search(r"dump: (.*\S)", pykd.dbgCommand("||") or "") if self._is_dump else None
+        return found[1] if found else ""
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell of nothing: the engine says itself what is wrong with a dump when it opens it."""
+        return ()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory."""
+        with self._native_mode():
+            return self._load(address, size, False)
+
+    def _load(self, address: int, size: int, is_physical: bool) -> bytes:
+        """Read by the engine's words of 8 bytes: a list of single bytes takes pykd six times as long."""
+        if size == 0:
+            return b""
+        whole, rest = divmod(size, 8)
+        try:
+            words = pykd.loadQWords(address, whole, is_physical) if whole else ()
+            tail = pykd.loadBytes(address + 8 * whole, rest, is_physical) if rest else ()
+        except (pykd.DbgException, OverflowError) as error:
+            raise FaultError(address, size, "not in the dump" if self._is_dump else "") from error
+        return struct.pack(f"<{whole}Q", *words) + bytes(tail)
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give nothing: Windows has no such."""
+        return {}
+
+    def modules(self) -> Sequence[Module]:
+        """List the modules, in the order of their addresses."""
+        mask = self.platform.address_mask
+        return [Module(str(each.image()), each.begin() & mask) for each in self._modules()]
+
+    def _modules(self) -> Sequence[Any]:
+        with self._native_mode():
+            return list(pykd.getModulesList())
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find a structure in the module's PDB; of one without a PDB, or with a wrong one, the engine has no types."""
+        try:
+            info = pykd.module(module.base).type(type_name)
+            if not info.isUserDefined():
+                return None
+            fields = dict(_fields(info))
+            return Layout(type_name, int(info.size()), fields) if fields else None
+        except pykd.DbgException:
+            return None
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open the module's file, which is here when the process runs here."""
+        return open_first([module.path])
+
+
+def _fields(info: Any, prefix: str = "", base: int = 0, depth: int = 0) -> Iterator[tuple[str, Field]]:
+    """Yield the members; those of a member whose type has no name by their path, and that member itself too."""
+    for index, (name, member) in enumerate(info.fields()):
+        offset = base + int(info.fieldOffset(index))
+        if member.isBitField():
+            yield prefix + name, Field(offset, int(member.size()), int(member.bitOffset()), int(member.bitWidth()))
+            continue
+        yield prefix + name, Field(offset, int(member.size()))
+        if member.isUserDefined() and _UNNAMED.search(member.name()) and depth < _MAX_NESTED_STRUCTS:
+            yield from _fields(member, f"{prefix}{name}.", offset, depth + 1)
+
+
+class ProcessTarget(EngineTarget):
+    """A process of Windows, or a dump of one."""
+
+    @property
+    def capabilities(self) -> Capability:
+        """Tell a process, which the engine has stopped, from a dump."""
+        return Capability.NONE if self._is_dump else Capability.LIVE
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id, None where a dump does not tell it."""
+        try:
+            return int(pykd.targetProcess.getCurrent().systemID)
+        except pykd.DbgException:
+            return None
+
+    @property
+    def description(self) -> str:
+        """Describe the target."""
+        return f"dump {self._where}".rstrip() if self._is_dump else f"process {self.pid}"
+
+    @property
+    def system(self) -> SystemVersion:
+        """Give the version of Windows as the engine tells it."""
+        try:
+            version = pykd.getSystemVersion()
+            return SystemVersion(int(version.win32Major), int(version.win32Minor), int(version.buildNumber))
+        except pykd.DbgException:
+            return SystemVersion(0, 0, 0)
+
+    def images(self) -> Sequence[Image]:
+        """List the modules with what their headers say, the main program first."""
+        mask = self.platform.address_mask
+        found = [
+            Image(str(m.image()), m.begin() & mask, int(m.size()), int(m.timestamp()), int(m.checksum()))
+            for m in self._modules()
+        ]
+        program = str(pykd.targetProcess.getCurrent().exeName)
+        return sorted(found, key=lambda image: image.path != program)
+
+    def modules(self) -> Sequence[Module]:
+        """List the modules, the main program first."""
+        return [Module(image.path, image.base) for image in self.images()]
+
+    def unloaded_images(self) -> Sequence[UnloadedImage]:
+        """List the modules that the engine knows to be unloaded, which it tells in text only."""
+        if not _UNLOADED.search(pykd.dbgCommand("lm") or ""):
+            return ()
+        found = _UNLOADED.split(pykd.dbgCommand("lmv") or "", 1)
+        mask = self.platform.address_mask
+        return [
+            UnloadedImage(
+                match["name"].strip(),
+                int(match["base"].replace("`", ""), 16) & mask,
+                int(match["size"], 16),
+                int(match["timestamp"], 16),
+                int(match["checksum"], 16),
+            )
+            for match in _UNLOADED_MODULE.finditer(found[-1])
+        ]
+
+    def peb(self) -> Optional[int]:
+        """Give the address of the native PEB."""
+        try:
+            return int(pykd.getProcessOffset()) & self.platform.address_mask or None
+        except pykd.DbgException:
+            return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads by the engine's numbers."""
+        try:
+            found = pykd.targetProcess.getCurrent().threads()
+            return [Thread(int(each.id), int(each.systemID)) for each in found]
+        except pykd.DbgException:
+            return ()
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Read a thread's registers, and its TEB as ``thread_pointer``; the user's selected thread stays selected."""
+        before = pykd.targetThread.getCurrent()
+        try:
+            found = next((t for t in pykd.targetProcess.getCurrent().threads() if t.id == thread.number), None)
+            if found is None:
+                return {}
+            values = {"thread_pointer": int(found.teb)}
+            found.setCurrent()
+            with self._native_mode():
+                values.update((name, int(pykd.reg(name))) for name in _REGISTERS[self.platform.arch])
+        except pykd.DbgException:
+            return {}
+        finally:
+            before.setCurrent()
+        return {name: value & self.platform.address_mask for name, value in values.items()}
+
+
+class MachineTarget(EngineTarget):
+    """A whole machine of Windows: a kernel debug session, or a dump of the system's memory."""
+
+    @property
+    def capabilities(self) -> Capability:
+        """Tell that it is a machine, and one that runs meanwhile where the kernel debugs itself."""
+        if self._is_dump:
+            return Capability.KERNEL
+        local = Capability.RUNNING if pykd.isLocalKernelDebuggerEnabled() else Capability.NONE
+        return Capability.KERNEL | Capability.LIVE | local
+
+    @property
+    def description(self) -> str:
+        """Describe the target."""
+        return f"kernel dump {self._where}".rstrip() if self._is_dump else "kernel"
+
+    def threads(self) -> Sequence[Thread]:
+        """List nothing: the engine's numbers are those of processors here."""
+        return ()
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give nothing, as there are no threads."""
+        return {}
+
+    @property
+    def kernel(self) -> Module:
+        """Give the kernel's own image.
+
+        :raises UnsupportedError: if the engine has not found it.
+        """
+        try:
+            image = pykd.module("nt")
+        except pykd.DbgException as error:
+            raise UnsupportedError("the engine has not found the kernel: try .reload /f nt") from error
+        base = int(image.begin()) & self.platform.address_mask
+        return Module(str(image.image()), base, rsds(Memory(self), base))
+
+    @property
+    def build_number(self) -> Optional[int]:
+        """Give the build."""
+        try:
+            return int(pykd.getSystemVersion().buildNumber) or None
+        except pykd.DbgException:
+            return None
+
+    @property
+    def current_process(self) -> Optional[int]:
+        """Give the ``_EPROCESS`` whose address space the user looks at."""
+        try:
+            return int(pykd.getImplicitProcess()) & self.platform.address_mask or None
+        except pykd.DbgException:
+            return None
+
+    def find_symbol(self, name: str) -> Optional[int]:
+        """Find a global of the kernel by its PDB, without one by its exports and the header of the dump."""
+        try:
+            return int(pykd.module("nt").offset(name)) & self.platform.address_mask
+        except pykd.DbgException:
+            pass
+        text = pykd.dbgCommand(".dumpdebug") or "" if self._is_dump else ""
+        found = re.search(rf"^{re.escape(name)} +([0-9a-f`]+)\s*$", text, re.MULTILINE)
+        return int(found[1].replace("`", ""), 16) & self.platform.address_mask if found else None
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Read physical memory."""
+        return self._load(address, size, True)
+
+    def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
+        """Give the memory of a process; the user's implicit process stays what it is."""
+        return _ProcessSpace(self, process)
+
+
+class _ProcessSpace:
+    """The memory that one process of a machine sees, by making it the implicit one for each request."""
+
+    def __init__(self, target: MachineTarget, process: int) -> None:
+        self._target = target
+        self._process = _extended(target.platform, process)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory."""
+        try:
+            before = pykd.getImplicitProcess()
+            pykd.setImplicitProcess(self._process)
+        except pykd.DbgException as error:
+            raise FaultError(address, size, "the engine cannot switch to the process") from error
+        try:
+            return self._target.read(address, size)
+        finally:
+            pykd.setImplicitProcess(before)
+
+
+def _extended(platform: Platform, address: int) -> int:
+    """Extend the sign of a 32-bit address, as the engine writes them."""
+    return address | ~platform.address_mask & (1 << 64) - 1 if platform.pointer_size == 4 and address >> 31 else address
+
+
+def current_target() -> Union[ProcessTarget, MachineTarget]:
+    """Take what the engine examines now.
+
+    :raises NoTargetError: if it is nothing.
+    :raises UnsupportedError: if its processor is not known.
+    """
+    try:
+        is_machine = pykd.isKernelDebugging()
+    except pykd.DbgException as error:
+        raise NoTargetError("no target: open a dump, start a program or attach to a process first") from error
+    return MachineTarget() if is_machine else ProcessTarget()
+
+
+if TYPE_CHECKING:
+    from ..common.target import KernelTarget
+    from ..common.wintarget import WindowsTarget
+
+    _process_conforms: type[WindowsTarget] = ProcessTarget
+    _machine_conforms: type[KernelTarget] = MachineTarget
