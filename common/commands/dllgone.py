@@ -10,7 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-
 _DESCRIPTION = """\
 Lists the DLLs that were unloaded, from the loader's own record (RtlGetUnloadEventTraceEx) and from
 what the dump or debugger recorded, and which registers and stack words still point into them. With

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-
 _DESCRIPTION = """\
 Predicts which DLLs FreeLibrary unloads, in which order their DllMain gets DLL_PROCESS_DETACH, which
 ones stay and why, the import cycles on the way, and what else must be freed to make the DLL go.

@@ -10,7 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-
 _DESCRIPTION = """\
 Says for each module of a process of Windows whether FreeLibrary can unload it: its true load count
 (LDR_DDAG_NODE.LoadCount since Windows 8), pins and what caused them, who imports it, and what would

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..errors import UsageError
 from ..lean import NamedTuple
 from .arguments import argument, read_plain_words
 
@@ -139,4 +138,6 @@ def process_id(text: Optional[str]) -> Optional[int]:
     try:
         return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
     except ValueError as error:
+        from ..errors import UsageError
+
         raise UsageError(f"-p takes a process id, not '{text}'") from error

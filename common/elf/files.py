@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-
 DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 
 _STT_FUNC = 2
