@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
-``install`` adds one marked block to gdb's init file, one to LLDB's, and puts the pure-Python packages that dlwhy uses
-into a private folder for each debugger's own Python.  On Windows it writes a script that WinDbg runs at its start.
-No system Python and nothing else of the user's is touched.
+``install`` adds one marked block to gdb's init file, one to LLDB's, writes the shell's command dlwhy, and puts the
+pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  No system Python and nothing else
+of the user's is touched.  On Windows it writes a script that WinDbg runs at its start.
 """
 
 import sys
@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,7 @@ WINDBG_ENTRY_SCRIPT = ROOT / "windbg_ext" / "dlwhy_windbg.py"
 WINDBG_PYTHON = (3, 9)
 OLDEST_PYTHON = (3, 9)
 
+COMMAND_MARK = "# written by dlwhy's install.py, which also removes it: python3 install.py uninstall\n"
 BLOCK_BEGIN = b"# >>> dlwhy >>> written by install.py, which also removes it: python3 install.py uninstall"
 BLOCK_END = b"# <<< dlwhy <<<"
 CREATED_FILE = b" (the file is ours)"
@@ -463,6 +465,48 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
         file.truncate()
 
 
+# The shell's command
+
+
+def command_path() -> Path:
+    """Give the place of the command dlwhy: the folder for a user's own programs that systemd and Debian put on PATH."""
+    return Path.home() / ".local" / "bin" / "dlwhy"
+
+
+def command_text() -> str:
+    """Compose the command; without site (-S), of which dlwhy needs nothing, Python starts a third faster."""
+    words = [sys.executable, "-IS", str(ROOT / "__main__.py")]
+    return f'#!/bin/sh\n{COMMAND_MARK}exec {shlex.join(words)} "$@"\n'
+
+
+def read_command(path: Path) -> Optional[str]:
+    """Read the command dlwhy; None where there is none, or another that is not ours."""
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return text if COMMAND_MARK in text else None
+
+
+def write_command(path: Path, text: str) -> None:
+    """Write the command so that it is never there in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(".dlwhy-new")
+    fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+    fresh.chmod(0o755)
+    fresh.replace(path)
+
+
+def install_into_shell(changes: Changes) -> None:
+    """Write the command and fill the folder for its Python; one that is not ours stays."""
+    path = command_path()
+    old = read_command(path)
+    if old is None and os.path.lexists(path):
+        raise Unusable(f"{path} is not ours and stays; the shell's command is {sys.executable} {ROOT}")
+    prepare_dependencies(changes, sys.version_info[:2])
+    if old != command_text():
+        changes.make(f"write the command {path}", write_command, path, command_text())
+
+
 # Sub-commands
 
 
@@ -481,6 +525,7 @@ def install(changes: Changes) -> int:
         attempt(failures, usable, Path(lldbs[-1].path).name, lambda: install_into_lldb(changes, lldbs))
     if not usable:
         raise Failure("; ".join(failures))
+    attempt(failures, [], "the shell", lambda: install_into_shell(changes))
     if changes.count == 0:
         say("dlwhy is installed already: nothing to do")
         return 0
@@ -491,6 +536,8 @@ def install(changes: Changes) -> int:
         say(f"note: {text}")
     if not changes.dry_run:
         say(f"dlwhy is installed: start {' or '.join(usable)} and type: help dlstate")
+        if read_command(command_path()) and str(command_path().parent) not in os.environ.get("PATH", "").split(":"):
+            say(f"note: the shell finds {command_path()} when its folder is on PATH")
     return 0
 
 
@@ -529,7 +576,7 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 
 def uninstall(changes: Changes) -> int:
-    """Take the blocks out of the debuggers' init files, remove WinDbg's script and the private folders."""
+    """Take the blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and the private folders."""
     if windbg_script().exists():
         changes.make(f"remove {windbg_script()}", windbg_script().unlink)
     for path in [*init_files(), *lldb_init_files()]:
@@ -545,6 +592,8 @@ def uninstall(changes: Changes) -> int:
                 old,
                 new,
             )
+    if read_command(command_path()) is not None:
+        changes.make(f"remove {command_path()}", command_path().unlink)
     for folder in sorted(data_folder().glob("python3.*")):
         changes.make(f"remove {folder}", shutil.rmtree, folder)
     if changes.count == 0:
@@ -579,7 +628,7 @@ def doctor() -> int:
         checks.append(check_init_file("LLDB", lldb_init_file(), lldb_line()))
     if not lldbs:
         checks.append(Check("note", "no LLDB on PATH", "not needed; in Debian: apt-get install lldb"))
-    checks.append(check_debug_symbols())
+    checks += [check_shell(), check_debug_symbols()]
     return tell(checks)
 
 
@@ -696,6 +745,18 @@ def check_attach(gdb: Gdb) -> Check:
             "sudo sysctl kernel.yama.ptrace_scope=0, or run gdb by sudo",
         )
     return Check("FAIL", "gdb cannot attach to processes", "allow ptrace; in a container: --cap-add=SYS_PTRACE")
+
+
+def check_shell() -> Check:
+    """Check that the shell's command runs this checkout."""
+    path = command_path()
+    if read_command(path) is None:
+        where = "is not ours" if os.path.lexists(path) else "is not there"
+        return Check("note", f"{path} {where}", f"the shell's command is python3 {ROOT}; python3 install.py install")
+    output = output_of([str(path), "help", "dlstate"])
+    if read_command(path) != command_text() or "Usage: dlstate" not in output:
+        return Check("FAIL", f"{path} does not run this checkout", "python3 install.py install")
+    return Check("ok", f"{path} runs dlwhy in the shell")
 
 
 def check_debug_symbols() -> Check:

@@ -8,9 +8,6 @@ with dlwhy.open_core("core.4711") as process:
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Optional
-
 from .analysis.matching import select
 from .analysis.plan import plan_all, plan_close
 from .analysis.share import share_all, share_file
@@ -19,6 +16,11 @@ from .errors import NotFoundError
 from .model import Library, Plan, State
 from .model_windows import Share
 from .target import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Optional
 
 
 class Examination:

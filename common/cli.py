@@ -8,23 +8,45 @@ Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such li
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn, Optional
 
-from .commands.registry import COMMANDS, HelpFormatter
+from .commands.arguments import REMAINDER, argument, read_plain_words
+from .commands.registry import NAMES, find_command
 from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from .host import Screen, write_to
 from .render.text import escape
-from .target import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+    from typing import NoReturn, Optional
+
+    from .target import Target
 
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
 EXIT_TARGET = 3
 EXIT_PROBLEMS = 4
+
+ARGUMENTS = (
+    argument("--pid", type=int, choice="target", help="examine this process; it is neither attached to nor stopped"),
+    argument("--core", metavar="FILE", choice="target", help="examine this core; it may be compressed"),
+    argument(
+        "--coredump",
+        metavar="MATCH",
+        choice="target",
+        help="examine the core that coredumpctl has of a pid or executable",
+    ),
+    argument("--dump", metavar="FILE", choice="target", help="examine this dump of Windows; it may be compressed"),
+    argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR"),
+    argument("--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"),
+    argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays"),
+    argument("command", metavar="COMMAND", help=f"{', '.join(NAMES)}, or help"),
+    argument("words", metavar="ARGUMENT", nargs=REMAINDER, help="the command's own arguments"),
+)
 
 
 class CliHost:
@@ -72,15 +94,17 @@ def entry() -> NoReturn:
 
 def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
-    from .commands import dllgone, dllplan, dllshare, dllstate, dlplan, dlstate  # noqa: F401 - define the commands
-    from .commands.run import run
-
-    if arguments.command == "help" or arguments.command not in COMMANDS:
-        return _help(parser, arguments.command, arguments.words)
+    words = sys.argv[1:] if words is None else words
+    arguments = read_plain_words(ARGUMENTS, words)
+    if arguments is None:
+        arguments = _parser().parse_args(words)
+    command = find_command(arguments.command)
+    if command is None:
+        return _help(arguments.command, arguments.words)
     try:
-        result = run(CliHost(_open(arguments)), COMMANDS[arguments.command], arguments.words)
+        from .commands.run import run
+
+        result = run(CliHost(_open(arguments)), command, arguments.words)
         sys.stdout.flush()
     except DlwhyError as error:
         sys.stderr.write(f"{arguments.command}: {escape(str(error))}\n")
@@ -96,47 +120,36 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    from argparse import ArgumentParser
+
+    from .commands.usage import HelpFormatter, add_arguments
+
+    parser = ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dllgone, dllplan, dllshare, dllstate, dlplan, dlstate.",
+        epilog=f"dlwhy help COMMAND explains a command. Commands: {', '.join(NAMES)}.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--pid", type=int, help="examine this process; it is neither attached to nor stopped")
-    source.add_argument("--core", metavar="FILE", help="examine this core; it may be compressed")
-    source.add_argument(
-        "--coredump", metavar="MATCH", help="examine the core that coredumpctl has of a pid or executable"
-    )
-    source.add_argument("--dump", metavar="FILE", help="examine this dump of Windows; it may be compressed")
-    parser.add_argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR")
-    parser.add_argument(
-        "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
-    )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument(
-        "command", metavar="COMMAND", help="dllgone, dllplan, dllshare, dllstate, dlplan, dlstate, or help"
-    )
-    parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
+    add_arguments(parser, ARGUMENTS)
     return parser
 
 
-def _help(parser: argparse.ArgumentParser, command: str, words: Sequence[str]) -> int:
-
+def _help(command: str, words: Sequence[str]) -> int:
     wanted = words[0] if command == "help" and words else None
     if command == "help" and wanted is None:
-        parser.print_help()
+        _parser().print_help()
         return 0
-    if wanted in COMMANDS:
-        sys.stdout.write(COMMANDS[wanted].help() + "\n")
+    explained = find_command(wanted or "")
+    if explained is not None:
+        sys.stdout.write(explained.help() + "\n")
         return 0
-    sys.stderr.write(f"dlwhy: there is no command {wanted or command}; commands: {', '.join(COMMANDS)}\n")
+    sys.stderr.write(f"dlwhy: there is no command {wanted or command}; commands: {', '.join(NAMES)}\n")
     return EXIT_USAGE
 
 
-def _open(arguments: argparse.Namespace) -> Optional[Target]:
+def _open(arguments: Namespace) -> Optional[Target]:
     if arguments.pid is not None:
         from .dumps.procfs import ProcTarget
 

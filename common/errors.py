@@ -15,8 +15,10 @@ Messages: lower case, no full stop, what happened, then the remedy, on one line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Optional
 
 
 class DlwhyError(Exception):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Protocol, TextIO
+from .lean import NamedTuple, Protocol
 
-from .target import Target
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, TextIO
+
+    from .target import Target
 
 
 class Screen(NamedTuple):

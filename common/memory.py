@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import struct
-from typing import Optional
 
 from .errors import CorruptError, FaultError
 from .target import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
 
 # A read through gdb costs 1.8 us for 8 bytes and 3.5 us for 16 KiB (gdb 13, local process): reading more than
 # was asked for pays as soon as two requests fall into one chunk, and a loader's heap blocks lie close together.
@@ -121,6 +125,12 @@ class Memory:
 
         :raises CorruptError: if no terminator comes within ``limit`` bytes.
         """
+        start = address % CHUNK_SIZE
+        chunk = self._chunks.get(address - start)
+        if chunk is not None:
+            stop = chunk.find(b"\0", start, start + limit)
+            if stop >= 0:
+                return chunk[start:stop]
         parts = []
         remaining = limit
         while remaining > 0:

@@ -6,9 +6,12 @@ are glibc's own.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
-from typing import NamedTuple, Optional
+from .lean import Enum, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Optional
 
 
 class Platform(NamedTuple):
@@ -57,7 +60,7 @@ class Thread(NamedTuple):
     tid: Optional[int] = None
 
 
-class SourceKind(enum.Enum):
+class SourceKind(Enum):
     """Where an offset came from."""
 
     DEBUG_INFO = "debug-info"
@@ -136,7 +139,7 @@ class TlsDestructor(NamedTuple):
     object: int
 
 
-class HoldKind(enum.Enum):
+class HoldKind(Enum):
     """Why a library cannot be unloaded, strongest first."""
 
     MAIN_PROGRAM = "main-program"
@@ -231,7 +234,7 @@ class State(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-class Outcome(enum.Enum):
+class Outcome(Enum):
     """What happens to a library when it is closed.
 
     EARLY_RETURN: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
@@ -246,7 +249,7 @@ class Outcome(enum.Enum):
     UNKNOWN = None
 
 
-class Action(enum.Enum):
+class Action(Enum):
     """What can make a library go: a close, one that only libc can do, threads that exit, any other close."""
 
     CLOSE = "close"

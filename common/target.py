@@ -6,23 +6,25 @@ way for every debugger.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Optional, Protocol
-
+from .lean import Flag, Protocol
 from .model import Layout, Module, Platform, Problem, Thread
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO, Optional
 
-class Capability(enum.Flag):
+
+class Capability(Flag):
     """What a target is or can do beyond reading memory.
 
     RUNNING means that nothing stops it meanwhile, KERNEL that it is a whole machine: a `KernelTarget`.
     """
 
     NONE = 0
-    LIVE = enum.auto()
-    RUNNING = enum.auto()
-    KERNEL = enum.auto()
+    LIVE = 1
+    RUNNING = 2
+    KERNEL = 4
 
 
 class Target(Protocol):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
-
+from .analysis.matching import runs_wine
+from .lean import NamedTuple
 from .model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, State, TargetInfo, ThreadRef
-from .render.document import Document, Facts, Part, Sentence, Table
+from .render.document import Document, Facts, Sentence, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .render.document import Part
+
 
 # Smaller values are counts and flags: Linux maps nothing below this by default (vm.mmap_min_addr).
 _FIRST_POINTER = 65536
@@ -97,6 +103,8 @@ def _table_parts(state: State) -> Iterator[Part]:
         for library in libraries
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
+    if state.asked is None and runs_wine(libraries):
+        yield Sentence("Wine runs this process: the Windows modules in it are loaded by Wine, and are not listed here.")
 
 
 def _state_word(library: Library) -> str:

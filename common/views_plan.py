@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .model import Action, Change, Library, Outcome, Plan, Plans, Step, ThreadRef
-from .render.document import Document, Facts, Part, Sentence, Table
+from .render.document import Document, Facts, Sentence, Table
 from .views import because, completed, join, layout_parts, permanent_remedy, problem_parts, reason, times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .render.document import Part
+
 
 _SHOWN_LIBRARIES = 16
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from .model_windows import MappedFile, Mapping, OpenFile, Operation, Possible, SectionUse, Share
-from .render.document import Document, Facts, Part, Sentence, Table
+from .render.document import Document, Facts, Sentence, Table
 from .render.text import INDENT, MAX_WIDTH
 from .views import completed, layout_parts, problem_parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .render.document import Part
 
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")

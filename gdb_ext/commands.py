@@ -9,8 +9,7 @@ from typing import Any, Optional
 
 import gdb
 
-from ..common.commands import dlplan, dlstate  # noqa: F401 - define the commands
-from ..common.commands.registry import COMMANDS, Command
+from ..common.commands.registry import Command, elf_commands
 from ..common.commands.run import run
 from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
@@ -159,7 +158,7 @@ def _mi_value(value: Any) -> Any:
 
 def register() -> None:
     """Define all commands in gdb; a second call replaces them."""
-    for name, command in COMMANDS.items():
+    for name, command in elf_commands().items():
         text = command.help()
         _CliCommand(name, command, text)
         _CliCommand(f"info {name}", command, text)

@@ -9,8 +9,7 @@ from typing import Any
 
 import lldb
 
-from ..common.commands import dllgone, dllplan, dllstate, dlplan, dlstate  # noqa: F401 - define the commands
-from ..common.commands.registry import COMMANDS, Command
+from ..common.commands.registry import Command, all_commands
 from ..common.commands.run import run
 from ..common.errors import DlwhyError, NotFoundError, UsageError
 from ..common.host import Screen
@@ -104,7 +103,7 @@ class _LldbCommand:
 
 def register(debugger: Any, session: dict[str, Any]) -> None:
     """Define all commands in LLDB; a second call replaces them."""
-    for name, command in COMMANDS.items():
+    for name, command in all_commands().items():
         title = f"Command_{name}"
         # LLDB finds the class by its name in the session's dictionary.
         session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary})

@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What may import what: a layer those above it in this list, and its own; the first one nothing of ours.
+# What may import what: a layer those above it in this list, and its own; the first one nothing of ours.  All may
+# import the foundation.
+FOUNDATION = "lean"
 LAYERS = (
     ("errors", "model"),
     ("target", "host", "model_windows", "winmodel", "wintarget"),
@@ -24,7 +26,7 @@ LAYERS = (
     ("commands",),
     ("cli", "api"),
 )
-RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+RANKS = {FOUNDATION: 0, **{name: rank for rank, names in enumerate(LAYERS) for name in names}}
 ADAPTERS = {"gdb_ext": "gdb", "lldb_ext": "lldb", "windbg_ext": "pykd"}
 FOLDERS = {"common", "tests", *ADAPTERS}
 # Run as files, not as modules of a package: these register the package dlwhy and import from it by that name.
@@ -90,6 +92,8 @@ def judge(here: str, name: str) -> str | None:
     if there in ADAPTERS and there != here:
         return f"imports from the adapter {there}"
     if here in ADAPTERS or here not in RANKS or there in (here, "__version__"):
+        return None
+    if there == FOUNDATION and here != FOUNDATION:
         return None
     if there not in RANKS:
         return f"imports {name}, which has no place in LAYERS"

@@ -221,10 +221,36 @@ def test_a_damaged_block_is_left_alone(home: Path, environment: dict[str, str]) 
 
 def test_an_interrupted_installation_of_packages_is_done_again(home: Path, environment: dict[str, str]) -> None:
     run(environment, "install")
-    (stamp,) = (home / ".local/share/dlwhy").glob("python3.*/dlwhy-requirements.txt")
-    stamp.unlink()
+    stamps = list((home / ".local/share/dlwhy").glob("python3.*/dlwhy-requirements.txt"))
+    stamps[0].unlink()
     assert "install tabulate" in run(environment, "install")
-    assert stamp.exists()
+    assert stamps[0].exists()
+
+
+def test_the_shells_command(home: Path, environment: dict[str, str]) -> None:
+    command = home / ".local/bin/dlwhy"
+    words = [str(command), "--pid", str(os.getpid()), "dlstate", "--color=always"]
+    assert f"note: the shell finds {command} when its folder is on PATH" in run(environment, "install")
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert "libraries: " in done.stdout
+    assert "\x1b[" in done.stdout, "the private folder has pygments"
+
+    command.write_text(command.read_text().replace(str(ROOT), "/nowhere"))
+    assert f"FAIL  {command} does not run this checkout: python3 install.py install" in run(
+        environment, "doctor", status=1
+    )
+    run({**environment, "PATH": f"{command.parent}:{environment['PATH']}"}, "install")
+    assert f"ok    {command} runs dlwhy in the shell" in run(environment, "doctor")
+
+
+def test_a_command_of_somebody_else_stays(home: Path, environment: dict[str, str]) -> None:
+    command = home / ".local/bin/dlwhy"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\necho other\n")
+    assert f"note: {command} is not ours and stays; the shell's command is " in run(environment, "install")
+    assert f"note  {command} is not ours: the shell's command is python3 {ROOT}" in run(environment, "doctor")
+    run(environment, "uninstall")
+    assert command.read_text() == "#!/bin/sh\necho other\n"
 
 
 def test_doctor_before_and_after(home: Path, environment: dict[str, str]) -> None:

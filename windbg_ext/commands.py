@@ -7,18 +7,16 @@ An extension's command has to be an exported function, which Python cannot have:
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Optional, Union
 
 import pykd
 
-from ..common import commands as definitions
 from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
-from ..common.commands.registry import COMMANDS, Command, HelpFormatter
+from ..common.commands.registry import Command, all_commands
 from ..common.commands.run import run
+from ..common.commands.usage import HelpFormatter
 from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
@@ -80,11 +78,8 @@ class WinDbgHost:
 
 
 def windows_commands() -> Mapping[str, Command]:
-    """Give the commands that are about Windows: each has a module of its name."""
-    for module in pkgutil.iter_modules(definitions.__path__):
-        if module.name.startswith("dll"):
-            importlib.import_module(f"{definitions.__name__}.{module.name}")
-    return {name: command for name, command in COMMANDS.items() if name.startswith("dll")}
+    """Give the commands that are about Windows."""
+    return {name: command for name, command in all_commands().items() if name.startswith("dll")}
 
 
 def main(words: Sequence[str], script: str) -> int:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Optional
-
-from ..elf.bindings import Bindings
-from ..elf.demangle import demangle
-from ..elf.files import name_function
 from ..elf.image import DT_FLAGS_1, Image
 from ..errors import CorruptError, DlwhyError, FaultError
+from ..lean import Enum, cached_property
 from ..loaders import glibc
 from ..loaders.glibc import (
     DF_1_NODELETE,
@@ -26,8 +18,6 @@ from ..loaders.glibc import (
     Rules,
 )
 from ..loaders.glibc_layout import choose_layouts
-from ..loaders.glibc_threads import find_thread_pointers
-from ..loaders.glibc_tls import Pending, read_destructors
 from ..loaders.start import AT_SYSINFO_EHDR, R_STATES, Start
 from ..memory import Memory
 from ..model import (
@@ -44,6 +34,15 @@ from ..model import (
     TlsDestructor,
 )
 from .naming import base_name, main_program_path, target_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Optional
+
+    from ..elf.bindings import Bindings
+    from ..loaders.glibc_tls import Pending
+
 
 #: glibc's own names of the members that a verdict rests on.
 REPORTED_FIELDS = (
@@ -104,16 +103,21 @@ class GlibcExamination:
         self.graph: Graph = chosen.graph
         self.rules = Rules.of(self.layouts.version)
         self.problems: list[Problem] = list(
-            dict.fromkeys((*memory.target.problems(), *start.problems, *self.graph.problems, *chosen.problems))
+            dict.fromkeys((*memory.target.problems(), *self._list_problems(), *chosen.problems))
         )
         self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
         self.counts: Mapping[int, int] = {}
         self.kept = self._mark()
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
+        self.brief = False
         self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
         self._direct: dict[int, tuple[int, ...]] = {}
+
+    def _list_problems(self) -> tuple[Problem, ...]:
+        """Tell what is wrong with the lists; where glibc's own are whole, the public part of the first is whole too."""
+        return (*self.start.problems, *self.graph.problems) if self.graph.problems else ()
 
     def _mark(self) -> dict[int, tuple[RootKind, ...]]:
         kept: dict[int, tuple[RootKind, ...]] = {}
@@ -123,6 +127,8 @@ class GlibcExamination:
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Give the examination of the same process as if some libraries had other open counts, by link_map."""
+        import copy
+
         other = copy.copy(self)
         for name in ("holders", "_permanent_holders"):
             other.__dict__.pop(name, None)
@@ -130,10 +136,11 @@ class GlibcExamination:
         other.kept = other._mark()
         return other
 
-    def state(self, identify: bool) -> State:
-        """Give the verdict on every library."""
+    def state(self, brief: bool = False) -> State:
+        """Give the verdict on every library, in brief with neither identities nor fields, symbols and evidence."""
+        self.brief = brief
         self.note_motion()
-        libraries = tuple(self.judge(m, identify) for m in self.graph.by_address.values())
+        libraries = tuple(self.judge(m, identify=not brief) for m in self.graph.by_address.values())
         return State(target_info(self.memory), self.loader_info(), libraries, problems=tuple(self.problems))
 
     def loader_info(self) -> LoaderInfo:
@@ -144,13 +151,12 @@ class GlibcExamination:
     def find_motion(self) -> Motion:
         """Read the loader's state once more and compare."""
         memory = Memory(self.memory.target)
-        rtld_global = self.private.rtld_global
         try:
-            again = glibc.read_graph(memory, self.layouts, rtld_global, names=False)
+            unchanged = self.graph.is_unchanged(memory)
         except DlwhyError:
             return Motion.MOVING
-        owner = glibc.read_load_lock(memory, self.layouts, rtld_global).owner
-        if owner != self.lock.owner or not again.is_same_as(self.graph):
+        owner = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global).owner
+        if owner != self.lock.owner or not unchanged:
             return Motion.MOVING
         return Motion.STILL if owner is None and self.start.r_state == 0 else Motion.HELD
 
@@ -179,7 +185,7 @@ class GlibcExamination:
 
     def extent(self, link_map: LinkMap) -> tuple[int, int]:
         """Give the addresses of a library's mappings, start and end."""
-        return link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
+        return link_map.l_map_start, link_map.l_map_end
 
     def image(self, link_map: LinkMap) -> Optional[Image]:
         """Give a library's image, None if it cannot be read."""
@@ -188,26 +194,36 @@ class GlibcExamination:
     def judge(self, link_map: LinkMap, identify: bool) -> Library:
         """Give the verdict on one library."""
         holds, omitted = self._holds(link_map)
-        library = self.describe(link_map, identify)
-        return library._replace(held=self._held(link_map, holds), holds=holds, holds_omitted=omitted)
+        return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
 
-    def describe(self, link_map: LinkMap, identify: bool) -> Library:
-        """Give the facts of one library, without a verdict."""
+    def describe(
+        self,
+        link_map: LinkMap,
+        identify: bool,
+        held: Optional[bool] = None,
+        holds: tuple[Hold, ...] = (),
+        holds_omitted: int = 0,
+    ) -> Library:
+        """Give the facts of one library, with the verdict on it if there is one."""
         image = self.image(link_map) if identify and not link_map.is_proxy else None
+        path = self._path(link_map)
         first, last = self.extent(link_map)
+        # By position: by name takes five times as long, which shows with hundreds of libraries.
         return Library(
-            name=self.name(link_map),
-            path=self._path(link_map),
-            soname=image.read_soname() if image else None,
-            build_id=image.read_build_id() if image else None,
-            base=link_map.l_addr,
-            start=first,
-            end=last,
-            namespace=link_map.l_ns,
-            link_map=link_map.address,
-            fields=self._reported_fields(link_map),
-            held=None,
-            proxy=link_map.is_proxy,
+            base_name(path),
+            path,
+            image.read_soname() if image else None,
+            image.read_build_id() if image else None,
+            link_map.l_addr,
+            first,
+            last,
+            link_map.l_ns,
+            link_map.address,
+            {} if self.brief else self._reported_fields(link_map),
+            held,
+            holds,
+            holds_omitted,
+            link_map.is_proxy,
         )
 
     @staticmethod
@@ -238,7 +254,7 @@ class GlibcExamination:
         if link_map.l_type != LT_LOADED:
             origin = self._startup_origin(link_map)
             return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
-        own = list(self._own_holds(link_map))
+        own = self._own_holds(link_map)
         others, omitted = self._dependency_holds(link_map)
         return (*own, *others), omitted
 
@@ -248,35 +264,32 @@ class GlibcExamination:
 
     def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
         kinds = self.kept.get(link_map.address, ())
-        auditing = bool(link_map.field("l_auditing"))
+        auditing = bool(link_map.l_auditing)
         if auditing:
             yield Hold(HoldKind.AUDIT, self._evidence(link_map, "l_auditing", "l_direct_opencount"))
         if RootKind.NODELETE in kinds:
             yield self._nodelete_hold(link_map)
-        elif link_map.field("l_nodelete_pending"):
+        elif link_map.l_nodelete_pending:
             yield Hold(HoldKind.NODELETE, self._evidence(link_map, "l_nodelete_pending"), origin="pending")
-        if not link_map.field("l_relocated"):
+        if not link_map.l_relocated:
             yield Hold(HoldKind.HALF_LOADED, self._evidence(link_map, "l_relocated"))
         elif self.is_closing(link_map):
             yield Hold(HoldKind.CLOSE_IN_PROGRESS, self._evidence(link_map, "l_removed", "l_idx"))
         if RootKind.OPEN_COUNT in kinds and RootKind.NODELETE not in kinds and not auditing:
-            yield Hold(
-                HoldKind.OPEN_COUNT,
-                self._evidence(link_map, "l_direct_opencount"),
-                origin=opened_by(link_map.name),
-                total=self.open_count(link_map),
-            )
+            evidence = self._evidence(link_map, "l_direct_opencount")
+            yield Hold(HoldKind.OPEN_COUNT, evidence, opened_by(link_map.name), self.open_count(link_map))
         if RootKind.TLS_DESTRUCTORS in kinds:
+            pending = self.pending.get(link_map.address, ())
             yield Hold(
                 HoldKind.TLS_DESTRUCTORS,
                 self._evidence(link_map, "l_tls_dtor_count"),
                 total=link_map.l_tls_dtor_count,
-                destructors=tuple(self._destructor(p) for p in self.pending.get(link_map.address, ())),
+                destructors=() if self.brief else tuple(self._destructor(p) for p in pending),
             )
 
     def _evidence(self, link_map: LinkMap, *names: str) -> tuple[Evidence, ...]:
-        result = []
-        for name in names:
+        result: list[Evidence] = []
+        for name in () if self.brief else names:
             member = self.layouts.require("link_map").fields.get(name)
             value = self._signed(link_map, name)
             if member is not None and value is not None:
@@ -296,7 +309,7 @@ class GlibcExamination:
         names = {self.name(link_map), image.read_soname() if image else None}
         return "needed" if names & self._needed_at_start else "preload"
 
-    @functools.cached_property
+    @cached_property
     def _needed_at_start(self) -> frozenset[str]:
         """Collect the DT_NEEDED base names of all start-up objects."""
         names: set[str] = set()
@@ -327,7 +340,7 @@ class GlibcExamination:
         flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
         evidence = self._evidence(link_map, flag, "l_direct_opencount")
         origin, symbols = self._nodelete_origin(link_map)
-        names = _without_guards({demangle(symbol) for symbol in symbols})
+        names = [] if self.brief else _without_guards(_demangled(symbols))
         return Hold(
             HoldKind.NODELETE,
             evidence,
@@ -363,7 +376,7 @@ class GlibcExamination:
     def _add_problem(self, link_map: LinkMap, message: str) -> None:
         self.problems.append(Problem(self.name(link_map), message))
 
-    @functools.cached_property
+    @cached_property
     def _unique(self) -> Mapping[int, list[str]]:
         """Collect the unique symbols by the address of the map that owns them."""
         owners: dict[int, list[str]] = {}
@@ -392,20 +405,26 @@ class GlibcExamination:
             image = self.image(holder)
             if image is None:
                 return ()
+            from ..elf.bindings import Bindings
+
             self._bindings[holder.address] = Bindings(self.memory, image)
         return self._bindings[holder.address].symbols_into(*self.extent(held))
 
     # -- TLS destructors -----------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def pending(self) -> Mapping[int, tuple[Pending, ...]]:
         """Collect the TLS destructors that are pending, by the address of the map that they keep."""
+        from ..loaders.glibc_tls import read_destructors
+
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
         found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map
 
     def _listed_threads(self) -> Mapping[int, int]:
+        from ..loaders.glibc_threads import find_thread_pointers
+
         return find_thread_pointers(self.memory, self.layouts, self.graph, self.private.rtld_global)
 
     def _destructor(self, pending: Pending) -> TlsDestructor:
@@ -424,6 +443,9 @@ class GlibcExamination:
         image = self.image(link_map)
         if image is None:
             return None
+        from ..elf.demangle import demangle
+        from ..elf.files import name_function
+
         try:
             name = name_function(self.memory, image, self._path(link_map), self.extent(link_map)[0], address)
         except DlwhyError:
@@ -432,7 +454,7 @@ class GlibcExamination:
 
     # -- dependencies --------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
         """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
         holders: dict[int, list[tuple[int, Edge]]] = {}
@@ -449,6 +471,8 @@ class GlibcExamination:
 
     def _dependency_holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
         """Find the roots that lead to a map, each by its shortest chain; one that never goes is not left out."""
+        if link_map.address not in self.holders:
+            return [], 0
         towards: dict[int, tuple[int, Edge]] = {}
         queue = [link_map.address]
         roots = []
@@ -484,7 +508,7 @@ class GlibcExamination:
             address = holder
         return (address, towards) if towards else None
 
-    @functools.cached_property
+    @cached_property
     def _permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
         """Collect for each map the next one on its shortest way to a root that never goes."""
         queue = [address for address in self.kept if self.never_goes(address)]
@@ -504,7 +528,7 @@ class GlibcExamination:
     def never_goes(self, root: int) -> bool:
         """Tell whether a root, by its map's address, stays for good."""
         kinds = (_ROOT_HOLDS[kind] for kind in self.kept[root])
-        return not PERMANENT.isdisjoint(kinds) or bool(self.graph.by_address[root].field("l_auditing"))
+        return not PERMANENT.isdisjoint(kinds) or bool(self.graph.by_address[root].l_auditing)
 
     def _dependency_hold(self, held: LinkMap, root: int, towards: Mapping[int, tuple[int, Edge]]) -> Hold:
         chain = [root]
@@ -515,10 +539,10 @@ class GlibcExamination:
         maps = [self.graph.by_address[address] for address in chain]
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
         symbols: tuple[str, ...] = ()
-        if edge is Edge.RELOCATION:
-            symbols = tuple(sorted({demangle(s) for s in self._symbols_into(maps[-2], held)}))
+        if edge is Edge.RELOCATION and not self.brief:
+            symbols = tuple(sorted(_demangled(self._symbols_into(maps[-2], held))))
         kinds = [_ROOT_HOLDS[kind] for kind in self.kept[root]]
-        if maps[0].field("l_auditing"):
+        if maps[0].l_auditing:
             kinds = [HoldKind.AUDIT]
         elif HoldKind.NODELETE in kinds and HoldKind.OPEN_COUNT in kinds:
             kinds.remove(HoldKind.OPEN_COUNT)
@@ -574,6 +598,12 @@ class GlibcExamination:
             other_image = self.image(other)
             if other_image is not None and other_image.read_soname() in wanted:
                 yield address
+
+
+def _demangled(symbols: Iterable[str]) -> set[str]:
+    from ..elf.demangle import demangle
+
+    return {demangle(symbol) for symbol in symbols}
 
 
 def _without_guards(names: set[str]) -> list[str]:

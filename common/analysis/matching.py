@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from ..errors import NotFoundError
 from ..model import Library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 
 _GLOB_CHARACTERS = frozenset("*?[")
 
@@ -23,7 +26,15 @@ def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], in
     by_address = _by_expression(libraries, text, evaluate)
     if by_address:
         return by_address
-    raise NotFoundError(f"no loaded library matches '{text}'", _near(libraries, text))
+    message = f"no loaded library matches '{text}'"
+    if text.lower().endswith((".dll", ".exe")) and runs_wine(libraries):
+        message += ": Wine runs this process and loads Windows modules itself, unknown to glibc"
+    raise NotFoundError(message, _near(libraries, text))
+
+
+def runs_wine(libraries: Sequence[Library]) -> bool:
+    """Tell whether Wine runs in the process: its ntdll.so is the Unix side of Windows' loader."""
+    return any(library.name == "ntdll.so" and "/wine/" in library.path for library in libraries)
 
 
 def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:

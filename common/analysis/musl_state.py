@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Optional
-
 from ..elf.image import Images
 from ..loaders import musl
 from ..loaders.start import AT_BASE, AT_SYSINFO_EHDR, PublicMap, Start
 from ..memory import Memory
 from ..model import Hold, HoldKind, Library, LoaderInfo, Problem, State
 from .naming import base_name, main_program_path, target_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Optional
 
 
 def explain_musl(memory: Memory, start: Start) -> State:

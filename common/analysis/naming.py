@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from ..elf.image import Image
 from ..errors import DlwhyError
 from ..loaders.start import AT_EXECFN
 from ..memory import Memory
 from ..model import TargetInfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 
 def target_info(memory: Memory) -> TargetInfo:

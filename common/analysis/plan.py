@@ -7,12 +7,9 @@ the answer is a lower bound.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Optional
-
 from ..elf.image import DT_STRSZ, DT_STRTAB, Image
 from ..errors import DlwhyError, NotFoundError
+from ..lean import cached_property
 from ..loaders import glibc, glibc_order
 from ..loaders.glibc import LT_LOADED, LinkMap, RootKind
 from ..loaders.glibc_order import finaliser_order, find_order_rule
@@ -36,6 +33,12 @@ from .matching import select
 from .musl_state import explain_musl
 from .naming import target_info
 from .state import examine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Optional
+
 
 #: What a library imports by which its destructors can close others.
 CLOSERS = ("dlclose", "__libc_dlclose")
@@ -153,13 +156,13 @@ class Planner:
             and link_map.address not in self._condemned
         )
 
-    @functools.cached_property
+    @cached_property
     def _condemned(self) -> frozenset[int]:
         """Collect what a close that is running now has condemned."""
         maps = self.examined.graph.by_address.values()
         return frozenset(m.address for m in maps if self.examined.is_closing(m))
 
-    @functools.cached_property
+    @cached_property
     def _order_rule(self) -> glibc_order.OrderRule:
         examined = self.examined
         return find_order_rule(examined.memory, examined.graph, examined.private, examined.layouts.version)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Optional, TypeVar
 
 from ..elf.image import PT_INTERP
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
@@ -14,7 +12,14 @@ from ..memory import Memory
 from ..model import Problem, State
 from ..target import Capability, Target
 from .glibc_state import GlibcExamination, Motion
-from .musl_state import explain_musl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Optional, TypeVar
+
+    _Answer = TypeVar("_Answer")
+
 
 #: How long a running process is read again and again, and how long until a thread that holds the loader's lock without
 #: changing anything is taken to stay there.
@@ -26,19 +31,22 @@ RETRY_SECONDS = 0.001
 PAUSE_PER_READING = 10
 
 
-_Answer = TypeVar("_Answer")
-
-
-def explain(target: Target, identify: bool = True) -> State:
+def explain(target: Target, brief: bool = False) -> State:
     """Examine all libraries of the target.
 
-    Without ``identify`` their sonames and build-ids are not read, which halves the time for many libraries.
+    A brief state lacks what a table does not show: sonames, build-ids, fields, symbols and evidence.
 
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
-    state, racy = examine(target, lambda examined: examined.state(identify), explain_musl)
+    state, racy = examine(target, lambda examined: examined.state(brief), _explain_musl)
     return state._replace(problems=(*state.problems, *racy))
+
+
+def _explain_musl(memory: Memory, start: Start) -> State:
+    from .musl_state import explain_musl  # few processes have it
+
+    return explain_musl(memory, start)
 
 
 def examine(

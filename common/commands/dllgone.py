@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from ..winmodel import GoneDlls
-from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
+from .arguments import argument
+from .registry import PROCESS_ARGUMENT, Result, Session, command, process_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _DESCRIPTION = """\
 Lists the DLLs that were unloaded, from the loader's own record (RtlGetUnloadEventTraceEx) and from
@@ -22,7 +25,7 @@ ADDRESS, names the module that was there, with the offset, and says where that i
         PROCESS_ARGUMENT,
     ),
 )
-def dllgone(session: Session, arguments: argparse.Namespace) -> Result:
+def dllgone(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllgone [ADDRESS]``."""
     from ..analysis.dll_gone import find_gone
     from ..views_dll import dll_gone_view

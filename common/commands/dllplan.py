@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Optional
 
 from ..errors import UsageError
 from ..winmodel import DllPlans
-from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
+from .arguments import argument
+from .registry import PROCESS_ARGUMENT, Result, Session, command, process_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _DESCRIPTION = """\
 Predicts which DLLs FreeLibrary unloads, in which order their DllMain gets DLL_PROCESS_DETACH, which
@@ -27,7 +31,7 @@ DLL is a name with or without .dll, the end of a path, or an address inside it (
         PROCESS_ARGUMENT,
     ),
 )
-def dllplan(session: Session, arguments: argparse.Namespace) -> Result:
+def dllplan(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllplan DLL``."""
     from ..analysis.dll_plan import plan_free
     from ..views_dll import dll_plan_view

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-
 from ..analysis.share import share_all, share_file
 from ..errors import UsageError
 from ..model_windows import Possible, Share
 from ..views_share import share_view
-from .registry import Result, Session, argument, command, process_id
+from .arguments import argument
+from .registry import Result, Session, command, process_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _DESCRIPTION = """\
-Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be renamed,
-deleted or overwritten meanwhile, how Windows refuses what it refuses, and which processes map it or
-have it open. Needs the kernel: a kernel debug session, or a kernel or complete memory dump.
+Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be
+renamed, deleted or overwritten meanwhile, how Windows refuses what it refuses, and which processes
+map it or have it open. Needs the kernel: a kernel debug session, or a kernel or complete memory dump.
 Permissions and the read-only attribute are not looked at.
 
 FILE is a name (python35.dll), the end of a path, a pattern (python*.dll), or an expression for an
@@ -31,7 +34,7 @@ With --all, lists every file that is mapped as an image."""
         argument("--all", action="store_true", help="list all mapped images"),
     ),
 )
-def dllshare(session: Session, arguments: argparse.Namespace) -> Result:
+def dllshare(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllshare FILE`` and ``dllshare --all``."""
     wanted = " ".join(arguments.file)
     if bool(wanted) == arguments.all:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from ..winmodel import DllState
-from .registry import PROCESS_ARGUMENT, Result, Session, argument, command, process_id
+from .arguments import argument
+from .registry import PROCESS_ARGUMENT, Result, Session, command, process_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _DESCRIPTION = """\
 Says for each module of a process of Windows whether FreeLibrary can unload it: its true load count
@@ -21,7 +24,7 @@ DLL is a name with or without .dll, the end of a path, a pattern (api*), or an a
     _DESCRIPTION,
     (argument("dll", metavar="DLL", nargs="*", completes_libraries=True, help="the DLL to explain"), PROCESS_ARGUMENT),
 )
-def dllstate(session: Session, arguments: argparse.Namespace) -> Result:
+def dllstate(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllstate [DLL]``."""
     from ..analysis.dll_state import explain_dlls, select_dlls
     from ..views_dll import dll_state_view

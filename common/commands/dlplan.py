@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Optional
-
 from ..analysis.plan import plan_all, plan_close
 from ..errors import UsageError
 from ..model import Plans
 from ..views_plan import plan_view
-from .registry import Result, Session, argument, command
+from .arguments import argument
+from .registry import Result, Session, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Optional
+
 
 _DESCRIPTION = """\
 Predicts which libraries dlclose would unmap, in the order in which their finalisers run, which ones
@@ -34,7 +38,7 @@ library ($pc) or for the handle that dlopen gave; a leading & says that it is su
         argument("--all", action="store_true", help="rank all open libraries"),
     ),
 )
-def dlplan(session: Session, arguments: argparse.Namespace) -> Result:
+def dlplan(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlplan LIBRARY`` and ``dlplan --all``."""
     wanted = " ".join(arguments.library)
     if bool(wanted) == arguments.all:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-
-from ..analysis.matching import select
 from ..analysis.state import explain
-from ..model import State
 from ..views import state_view
-from .registry import Result, Session, argument, command
+from .arguments import argument
+from .registry import Result, Session, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from ..model import State
 
 _DESCRIPTION = """\
 Says whether dlclose can unload it, every reason why not with its evidence, and what would make it go.
@@ -24,11 +27,13 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
     _DESCRIPTION,
     (argument("library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to explain"),),
 )
-def dlstate(session: Session, arguments: argparse.Namespace) -> Result:
+def dlstate(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
     wanted = " ".join(arguments.library)
-    state = explain(session.target, identify=bool(wanted or arguments.json))
+    state = explain(session.target, brief=not (wanted or arguments.json))
     if wanted:
+        from ..analysis.matching import select
+
         chosen = select(state.libraries, wanted, session.host.evaluate)
         state = state._replace(libraries=chosen, asked=wanted)
     return Result(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, Optional
+from ..lean import NamedTuple
+from .arguments import argument, read_plain_words
 
-from ..errors import UsageError
-from ..host import Host
-from ..render.document import Document
-from ..target import Target
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Optional
+
+    from ..host import Host
+    from ..render.document import Document
+    from ..target import Target
+    from .arguments import Argument
+
+#: The commands, each defined by the module of its name.
+NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlplan", "dlstate")
 
 
 class Session(NamedTuple):
@@ -27,21 +35,6 @@ class Result(NamedTuple):
     has_problems: bool
     has_findings: bool
 
-
-class Argument(NamedTuple):
-    """An argument as argparse takes it; ``completes_libraries`` asks for the names of what is loaded."""
-
-    flags: tuple[str, ...]
-    options: Mapping[str, Any]
-    completes_libraries: bool = False
-
-
-def argument(*flags: str, completes_libraries: bool = False, **options: Any) -> Argument:
-    """Define an argument."""
-    return Argument(flags, options, completes_libraries)
-
-
-HELP_WIDTH = 100
 
 PROCESS_ARGUMENT = argument(
     "-p",
@@ -65,18 +58,27 @@ class Command(NamedTuple):
     summary: str
     description: str
     arguments: tuple[Argument, ...]
-    answer: Callable[[Session, argparse.Namespace], Result]
+    answer: Callable[[Session, Namespace], Result]
 
-    def parser(self) -> _Parser:
-        """Build the parser."""
-        parser = _Parser(
+    def parse(self, words: Sequence[str]) -> Namespace:
+        """Understand the words behind the command.
+
+        :raises UsageError: if they are wrong.
+        """
+        plain = read_plain_words((*self.arguments, *OUTPUT_ARGUMENTS), words)
+        return self.parser().parse_args(words) if plain is None else plain
+
+    def parser(self) -> ArgumentParser:
+        """Build argparse's parser; it raises `UsageError` and never exits."""
+        from .usage import CommandParser, HelpFormatter, add_arguments
+
+        parser = CommandParser(
             prog=self.name,
             description=f"{self.summary[:1].upper()}{self.summary[1:]}.\n\n{self.description}",
             formatter_class=HelpFormatter,
             add_help=False,
         )
-        for item in (*self.arguments, *OUTPUT_ARGUMENTS):
-            parser.add_argument(*item.flags, **item.options)
+        add_arguments(parser, (*self.arguments, *OUTPUT_ARGUMENTS))
         return parser
 
     def help(self) -> str:
@@ -87,32 +89,35 @@ class Command(NamedTuple):
         return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest}"
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the help the same whatever the terminal."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=HELP_WIDTH)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises: argparse's own exit would end the debugger."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see help {self.prog}", self.format_usage().strip())
-
-    def exit(self, status: int = 0, message: object = None) -> NoReturn:
-        raise UsageError(str(message or status), self.format_usage().strip())
-
-
 COMMANDS: dict[str, Command] = {}
+
+
+def find_command(name: str) -> Optional[Command]:
+    """Find a command, importing no other than its own module."""
+    if name in NAMES and name not in COMMANDS:
+        __import__(f"{__package__}.{name}")  # importing importlib for this takes longer than the module
+    return COMMANDS.get(name)
+
+
+def all_commands() -> Mapping[str, Command]:
+    """Give all commands by name."""
+    for name in NAMES:
+        find_command(name)
+    return COMMANDS
+
+
+def elf_commands() -> Mapping[str, Command]:
+    """Give the commands for targets other than Windows, by name: those of Windows begin with dll."""
+    names = [name for name in NAMES if not name.startswith("dll")]
+    return {name: command for name in names for command in (find_command(name),) if command is not None}
 
 
 def command(
     name: str, summary: str, description: str, arguments: Sequence[Argument]
-) -> Callable[[Callable[[Session, argparse.Namespace], Result]], Command]:
+) -> Callable[[Callable[[Session, Namespace], Result]], Command]:
     """Define a command over the function that answers it."""
 
-    def define(answer: Callable[[Session, argparse.Namespace], Result]) -> Command:
+    def define(answer: Callable[[Session, Namespace], Result]) -> Command:
         COMMANDS[name] = Command(name, summary, description, tuple(arguments), answer)
         return COMMANDS[name]
 
@@ -129,4 +134,6 @@ def process_id(text: Optional[str]) -> Optional[int]:
     try:
         return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
     except ValueError as error:
+        from ..errors import UsageError
+
         raise UsageError(f"-p takes a process id, not '{text}'") from error

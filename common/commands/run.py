@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
-
-from ..host import Host
 from ..render.text import render
-from .registry import Command, Result, Session
+from .registry import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Optional
+
+    from ..host import Host
+    from .registry import Command, Result
 
 
 def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
@@ -15,7 +19,7 @@ def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
 
     :raises DlwhyError: if it cannot be answered.
     """
-    arguments = command.parser().parse_args(list(words))
+    arguments = command.parse(words)
     if arguments.help:
         host.write(command.help() + "\n")
         return None

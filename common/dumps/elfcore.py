@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import BinaryIO, NamedTuple, Optional
 
 from ..elf.files import open_first, read_at
 from ..elf.image import (
@@ -25,9 +23,16 @@ from ..elf.image import (
 )
 from ..elf.machine import platform_of
 from ..errors import DumpFormatError, FaultError, UnsupportedError
+from ..lean import NamedTuple
 from ..model import Layout, Module, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO, Optional
+
 
 AT_PHDR = 3
 ET_CORE = 4
@@ -176,12 +181,10 @@ class ElfCore:
         if len(words) < 2 or words[0] > (len(words) - 2) // 3:
             return ()
         count, page_size = words[0], words[1]
-        names = note[(2 + 3 * count) * self.pointer_size :].split(b"\0")
-        entries = []
-        for index, name in enumerate(names[:count]):
-            start, end, page = words[2 + 3 * index : 5 + 3 * index]
-            entries.append(MappedFile(start, end, page * page_size, os.fsdecode(name)))
-        return tuple(sorted(entries))
+        end_of_table = 2 + 3 * count
+        names = os.fsdecode(note[end_of_table * self.pointer_size :]).split("\0")
+        table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
+        return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 
     def file_at(self, address: int) -> Optional[MappedFile]:
         """Find the file mapping that holds an address."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-from typing import TYPE_CHECKING, BinaryIO, Optional, cast
-
 from ..errors import DumpFormatError, NotFoundError, UnsupportedError
 from .elfcore import CoreTarget
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO, Optional
+
     from ..target import Target
+
 
 # First bytes of a compressed file: the command that writes its content to standard output.
 _COMPRESSIONS = {
@@ -76,7 +75,7 @@ def open_dump(path: str) -> Target:
 
 
 def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
-    program = shutil.which(command[0])
+    program = _find_program(command[0])
     if program is None:
         raise UnsupportedError(f"{path} is compressed: install {command[0]}, which decompresses it")
     content, failure = _capture([program, *command[1:], "--", path])
@@ -91,7 +90,7 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "") -> CoreTa
     :raises UnsupportedError: if coredumpctl is not installed.
     :raises NotFoundError: if it has no such core.
     """
-    program = shutil.which("coredumpctl")
+    program = _find_program("coredumpctl")
     if program is None:
         raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")
     content, failure = _capture([program, "dump", "--", match])
@@ -100,9 +99,18 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "") -> CoreTa
     return CoreTarget(f"coredumpctl {match}", sysroot, content, executable)
 
 
+def _find_program(name: str) -> Optional[str]:
+    import shutil  # as subprocess and tempfile, 10 ms that a plain core does not need
+
+    return shutil.which(name)
+
+
 def _capture(command: list[str]) -> tuple[Optional[BinaryIO], str]:
     """Run a command with its output in a temporary file; gives the file, or None and the reason."""
-    content = cast(BinaryIO, tempfile.TemporaryFile(prefix="dlwhy-core-"))  # noqa: SIM115 - returned
+    import subprocess
+    import tempfile
+
+    content: BinaryIO = tempfile.TemporaryFile(prefix="dlwhy-core-")  # noqa: SIM115 - returned
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=content, stderr=subprocess.PIPE, check=False)
     if done.returncode == 0:
         return content, ""

@@ -6,8 +6,6 @@ Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, bu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Optional
 
 from ..elf.files import open_first
 from ..elf.machine import platform_of
@@ -15,6 +13,12 @@ from ..errors import FaultError, NoTargetError, UnsupportedError
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO, Optional
+
 
 AT_PHDR = 3
 

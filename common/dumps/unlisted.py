@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO, Optional
 
 from ..elf.files import ElfFile, read_at, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
@@ -22,6 +21,11 @@ from ..memory import Memory
 from ..model import Module, Problem
 from ..target import Target
 from .elfcore import ElfCore, MappedFile, build_id_in_first_page
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Optional
+
 
 AT_ENTRY = 9
 PF_W = 2

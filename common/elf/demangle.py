@@ -6,9 +6,14 @@ through the package rust_demangler.  A name that neither knows, or for which nei
 
 from __future__ import annotations
 
-import functools
 import re
-from typing import Callable, Optional
+
+from ..lean import cache
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
 
 # A longer name is shown as it is: the C++ demangler's time grows faster than the name.
 MAX_MANGLED_LENGTH = 4096
@@ -67,7 +72,7 @@ def _demangle_rust(name: str) -> str:
         return name
 
 
-@functools.lru_cache(maxsize=1)
+@cache
 def _cxa_demangle() -> Optional[Callable[[str], Optional[str]]]:
     try:
         import ctypes

@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import struct
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, Optional, TypeVar
 
+from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Module, Platform
 from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, find_build_id, parse_program_headers
 from .machine import platform_of
 
-DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, BinaryIO, Optional, TypeVar
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
+
+DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
@@ -135,6 +138,8 @@ def _search(stream: BinaryIO, build_id: str, search: Callable[[Any], Optional[_T
         from elftools.elf.elffile import ELFFile
     except ImportError:
         return None
+    import zlib
+
     try:
         elf = ELFFile(stream)
         note = elf.get_section_by_name(".note.gnu.build-id")

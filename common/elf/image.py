@@ -8,11 +8,16 @@ Sources: System V ABI, gabi chapters 4 and 5; the GNU hash section as described 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, DlwhyError, FaultError
+from ..lean import NamedTuple
 from ..memory import Memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional
+
 
 PT_LOAD = 1
 PT_DYNAMIC = 2
@@ -93,15 +98,19 @@ def parse_program_headers(data: bytes, entry_size: int, is_64: bool, prefix: str
     form = struct.Struct(prefix + ("IIQQQQQQ" if is_64 else "8I"))
     if entry_size < form.size:
         raise CorruptError(f"e_phentsize {entry_size} is too small")
-    headers = []
-    for start in range(0, len(data) - form.size + 1, entry_size):
-        values = form.unpack_from(data, start)
-        if is_64:
-            kind, flags, offset, vaddr, _, filesz, memsz, align = values
-        else:
-            kind, offset, vaddr, _, filesz, memsz, flags, align = values
-        headers.append(ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align))
-    return tuple(headers)
+    if entry_size == form.size:
+        entries = form.iter_unpack(data[: len(data) - len(data) % form.size])
+    else:
+        entries = (form.unpack_from(data, start) for start in range(0, len(data) - form.size + 1, entry_size))
+    if is_64:
+        return tuple(
+            ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align)
+            for kind, flags, offset, vaddr, _, filesz, memsz, align in entries
+        )
+    return tuple(
+        ProgramHeader(kind, offset, vaddr, filesz, memsz, flags, align)
+        for kind, offset, vaddr, _, filesz, memsz, flags, align in entries
+    )
 
 
 def find_build_id(notes: bytes, prefix: str) -> Optional[str]:

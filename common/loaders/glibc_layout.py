@@ -6,17 +6,21 @@ matter most: they alone tell the 2.36 release from Debian's 2.36, whose members 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
-
 from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
 from ..errors import CorruptError, FaultError, LayoutError
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
+from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Layout, Module, Problem, Source, SourceKind
 from .glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, Private, read_graph
 from .start import Start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional
+
 
 # Larger values are taken for a wrong offset.
 _MAX_COUNT = 1 << 20
@@ -25,7 +29,7 @@ _MAX_TLS_MODULES = 1 << 16
 _SHOWN_CONTRADICTIONS = 2
 
 # Layouts of the very build can be wrong only throughout, so the first libraries show it.
-_EXACT_SAMPLE = 32
+_EXACT_SAMPLE = 16
 
 
 class Chosen(NamedTuple):
@@ -48,7 +52,7 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     for candidate in _candidates(memory, private, debug_info):
         try:
             graph = read_graph(memory, candidate, private.rtld_global)
-        except (FaultError, CorruptError) as error:
+        except (FaultError, CorruptError, LayoutError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
         sample = _EXACT_SAMPLE if candidate.exact else None
@@ -123,7 +127,7 @@ def for_each_contradiction(
         return
     base = graph.namespaces[0]
     first = base.maps[0] if base.maps else None
-    if first is None or first.address != start.maps[0].address:
+    if first is None or first.address != next(iter(start.list)).address:
         yield "_dl_ns[0]._ns_loaded is not the first library of r_debug"
         return
     if first.l_type != LT_EXECUTABLE:

@@ -8,13 +8,16 @@ All libraries of the namespace are sorted, also those that stay, and of these on
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
-
 from ..errors import DlwhyError
+from ..lean import Enum, NamedTuple
 from ..memory import Memory
 from .glibc import LT_EXECUTABLE, Graph, LinkMap, Private
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from typing import Optional
+
 
 AT_SECURE = 23
 
@@ -27,7 +30,7 @@ _MAX_STRING = 1 << 20
 _MAX_STEPS = 2_000_000
 
 
-class Sorting(enum.Enum):
+class Sorting(Enum):
     """The algorithm that sorts the libraries.
 
     Since glibc 2.35 DEPTH_FIRST is the default, and the tunable ``glibc.rtld.dynamic_sort=1`` selects ORIGINAL;

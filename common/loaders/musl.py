@@ -6,14 +6,17 @@ the public part of ``struct link_map``, and says which libraries dlopen brought.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Optional
-
 from ..elf.image import PT_INTERP
 from ..errors import DlwhyError, LayoutError
 from ..layouts.tables import load_musl_dso
 from ..memory import Memory
 from .start import PublicMap, Start, find_rtld
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Optional
+
 
 #: The members that are reported.
 FIELDS = ("runtime_loaded", "relocated", "constructed")
@@ -24,7 +27,7 @@ _PHDR_SIZES = {8: 56, 4: 32}
 
 def is_musl(memory: Memory, start: Start) -> bool:
     """Tell whether the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
-    found = find_rtld(memory, start.maps)
+    found = find_rtld(memory, start.list)
     if found is not None:
         try:
             if found[1].find_symbol("_dl_debug_addr") and found[1].find_symbol("__dls3"):

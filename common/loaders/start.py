@@ -7,13 +7,17 @@ executable with a copy relocation it is a truncated copy, and seen from outside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
-
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Optional
+
 
 AT_PHDR = 3
 AT_PHENT = 4
@@ -52,18 +56,82 @@ class PublicMap:
         return self._name
 
 
-class Start(NamedTuple):
-    """The loader's rendezvous: ``struct r_debug`` and the base namespace's list.
+class PublicList:
+    """The base namespace's list of libraries, read as far as it is asked for: ld.so and libc stand near its head."""
 
-    ``complete`` is False where the list could not be followed to its end; ``problems`` says why.
-    """
+    def __init__(self, memory: Memory, head: int) -> None:
+        self._memory = memory
+        self._maps: list[PublicMap] = []
+        self._seen: set[int] = set()
+        self._address = head
+        self._previous = 0
+        self._objection = ""
+
+    def __iter__(self) -> Iterator[PublicMap]:
+        """Iterate over the libraries in the list's order."""
+        index = 0
+        while index < len(self._maps) or self._read_next():
+            yield self._maps[index]
+            index += 1
+
+    def all(self) -> tuple[PublicMap, ...]:
+        """Read the list to its end, or as far as it can be followed."""
+        while self._read_next():
+            pass
+        return tuple(self._maps)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Say why the list could not be followed to its end."""
+        self.all()
+        return (Problem(f"link_map {self._address:#x}", self._objection),) if self._objection else ()
+
+    def _read_next(self) -> bool:
+        """Read one more library; False at the end."""
+        if not self._address or self._objection:
+            return False
+        if self._address in self._seen:
+            self._objection = "the list of libraries loops"
+            return False
+        if len(self._maps) >= MAX_LIBRARIES:
+            self._objection = f"more than {MAX_LIBRARIES} libraries"
+            return False
+        try:
+            l_addr, l_name, l_ld, l_next, l_prev = self._memory.words(self._address, 5)
+        except FaultError:
+            self._objection = "cannot be read: the libraries after it are not known"
+            return False
+        if l_prev != self._previous:
+            expected = f"l_prev is {l_prev:#x}, not {self._previous:#x}"
+            self._objection = f"{expected}: the libraries from here on are not known"
+            return False
+        self._seen.add(self._address)
+        self._maps.append(PublicMap(self._memory, self._address, l_addr, l_name, l_ld))
+        self._address, self._previous = l_next, self._address
+        return True
+
+
+class Start(NamedTuple):
+    """The loader's rendezvous: ``struct r_debug`` and the base namespace's list."""
 
     main: Image
     r_debug: int
     r_state: int
-    maps: tuple[PublicMap, ...]
-    complete: bool
-    problems: tuple[Problem, ...]
+    list: PublicList
+
+    @property
+    def maps(self) -> tuple[PublicMap, ...]:
+        """Give the libraries of the list."""
+        return self.list.all()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Say why the list could not be followed to its end."""
+        return self.list.problems()
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the list could be followed to its end."""
+        return not self.problems
 
 
 def find_start(memory: Memory) -> Start:
@@ -82,8 +150,7 @@ def find_start(memory: Memory) -> Start:
         raise CorruptError(f"struct r_debug cannot be read ({error})") from error
     if r_map == 0:
         raise UnsupportedError(NOT_YET)
-    maps, problems = _walk(memory, r_map)
-    return Start(main, r_debug, r_state, maps, not problems, problems)
+    return Start(main, r_debug, r_state, PublicList(memory, r_map))
 
 
 def _find_main_image(memory: Memory) -> Image:
@@ -128,29 +195,6 @@ def _find_r_debug(main: Image) -> int:
     raise UnsupportedError(NOT_YET)
 
 
-def _walk(memory: Memory, head: int) -> tuple[tuple[PublicMap, ...], tuple[Problem, ...]]:
-    maps: list[PublicMap] = []
-    seen: set[int] = set()
-    address, previous = head, 0
-    while address:
-        where = f"link_map {address:#x}"
-        if address in seen:
-            return tuple(maps), (Problem(where, "the list of libraries loops"),)
-        if len(maps) >= MAX_LIBRARIES:
-            return tuple(maps), (Problem(where, f"more than {MAX_LIBRARIES} libraries"),)
-        seen.add(address)
-        try:
-            l_addr, l_name, l_ld, l_next, l_prev = memory.words(address, 5)
-        except FaultError:
-            return tuple(maps), (Problem(where, "cannot be read: the libraries after it are not known"),)
-        if l_prev != previous:
-            message = f"l_prev is {l_prev:#x}, not {previous:#x}: the libraries from here on are not known"
-            return tuple(maps), (Problem(where, message),)
-        maps.append(PublicMap(memory, address, l_addr, l_name, l_ld))
-        address, previous = l_next, address
-    return tuple(maps), ()
-
-
 def read_name(memory: Memory, address: int) -> str:
     """Read a library's name; empty when it is absent or cannot be read."""
     if not address:
@@ -161,17 +205,20 @@ def read_name(memory: Memory, address: int) -> str:
         return ""
 
 
-def find_rtld(memory: Memory, maps: tuple[PublicMap, ...]) -> Optional[tuple[PublicMap, Image]]:
+def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, Image]]:
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
     It lies at AT_BASE; where ld.so was started as the program it is known by its name.
     """
     base = memory.target.auxv().get(AT_BASE, 0)
-    by_base = [entry for entry in maps if base and entry.l_addr == base]
-    by_name = [entry for entry in maps if entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))]
-    for entry in (*by_base, *by_name):
-        try:
-            return entry, Image.at(memory, entry.l_addr)
-        except DlwhyError:
-            continue
+    for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):
+        for entry in filter(is_rtld, maps):
+            try:
+                return entry, Image.at(memory, entry.l_addr)
+            except DlwhyError:
+                continue
     return None
+
+
+def _is_named_as_rtld(entry: PublicMap) -> bool:
+    return entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))

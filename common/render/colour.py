@@ -5,7 +5,9 @@ The plain text is the truth; colour is lexed from it afterwards and carries no m
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 def colourise(text: str) -> str:

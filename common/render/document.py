@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from ..lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    Part = Union["Sentence", "Facts", "Table"]
 
 
 class Sentence(NamedTuple):
@@ -22,9 +28,6 @@ class Table(NamedTuple):
 
     titles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-Part = Union[Sentence, Facts, Table]
 
 
 class Document(NamedTuple):

@@ -7,8 +7,6 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Optional
 
 from ..model import (
     Change,
@@ -26,6 +24,12 @@ from ..model import (
     ThreadRef,
     TlsDestructor,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Optional
+
 
 SCHEMA = "dlwhy/1"
 

@@ -51,7 +51,7 @@ def main(path: str) -> None:
                 except pykd.MemoryException:
                     names[pointer] = ""
         entry = pykd.ptrPtr(entry)
-    print(vads, len(names))  # noqa: T201 - a script
+    print(vads, len(names))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import dlwhy
 import pytest
@@ -66,29 +69,46 @@ def drgn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[
     return lambda kind, what: [sys.executable, str(script), kind, what]
 
 
-def seconds(words: list[str]) -> float:
-    """Run a command and return how long it took."""
-    begin = time.perf_counter()
+class Cost(NamedTuple):
+    """What a run took, in seconds: by the clock, and of the processors, which other programs disturb less."""
+
+    clock: float
+    processors: float
+
+
+def processor_time() -> float:
+    """Return what this process and its children have had of the processors, in user and system mode."""
+    every = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in every)
+
+
+def cost(function: Callable[[], object]) -> Cost:
+    """Run a function and return what it took."""
+    begin, before = time.perf_counter(), processor_time()
+    function()
+    return Cost(time.perf_counter() - begin, processor_time() - before)
+
+
+def ran(words: list[str]) -> None:
+    """Run a command that prints something."""
     done = subprocess.run(words, capture_output=True, env=clean_environment({}), check=False)
-    taken = time.perf_counter() - begin
     assert done.stdout.count(b"\n") > 0, done.stderr
-    return taken
 
 
 def compare(commands: dict[str, list[str]], inside: dict[str, Callable[[], object]], unit: str) -> None:
-    """Run commands and functions in turns; print the median of each and its ratio to one of them."""
-    times: dict[str, list[float]] = {name: [] for name in (*commands, *inside)}
+    """Run commands and functions in turns; print the median of each and its ratio to one of them, by both times."""
+    functions = {name: partial(ran, words) for name, words in commands.items()} | inside
+    costs: dict[str, list[Cost]] = {name: [] for name in functions}
     for _ in range(ROUNDS):
-        for name, words in commands.items():
-            times[name].append(seconds(words))
-        for name, function in inside.items():
-            begin = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - begin)
-    print()
-    for name, taken in times.items():
-        ratio = statistics.median(a / b for a, b in zip(taken, times[unit]))
-        print(f"{name:<42} {statistics.median(taken) * 1000:8.1f} ms  {ratio:6.3f}")
+        for name, function in functions.items():
+            costs[name].append(cost(function))
+    print(f"\n{'':<42} {'clock':>11}   ratio  {'user+sys':>11}   ratio")
+    for name, taken in costs.items():
+        line = f"{name:<42}"
+        for kind in range(2):
+            ratio = statistics.median(a[kind] / b[kind] for a, b in zip(taken, costs[unit]))
+            line += f" {statistics.median(each[kind] for each in taken) * 1000:8.1f} ms  {ratio:6.3f}"
+        print(line)
 
 
 def gdb(*words: str) -> list[str]:
@@ -97,14 +117,14 @@ def gdb(*words: str) -> list[str]:
 
 
 def shell(*words: str) -> list[str]:
-    """Return a command line of ours."""
-    return [sys.executable, str(ROOT), *words]
+    """Return a command line of ours, as install.py's command runs it."""
+    return [sys.executable, "-IS", str(ROOT / "__main__.py"), *words]
 
 
 def state_of(examined: Examination) -> object:
     """Examine a process or core as dlstate does for its table, and let it go."""
     with examined:
-        return explain(examined.target, identify=False)
+        return explain(examined.target, brief=True)
 
 
 def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> None:
@@ -115,6 +135,8 @@ def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> Non
         "dlwhy --pid dlstate": shell("--pid", pid, "dlstate"),
         "dlwhy --pid dlstate --json": shell("--pid", pid, "dlstate", "--json"),
         "dlwhy --pid dlstate lib7.so": shell("--pid", pid, "dlstate", "lib7.so"),
+        "python3 CHECKOUT --pid dlstate": [sys.executable, str(ROOT), "--pid", pid, "dlstate"],
+        "python3 -c pass": [sys.executable, "-c", "print()"],
         "pldd": ["pldd", pid],
         "eu-stack -p": ["eu-stack", "-p", pid],
         "eu-unstrip -n -p": ["eu-unstrip", "-n", "-p", pid],

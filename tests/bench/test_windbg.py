@@ -29,6 +29,7 @@ def test_dllshare_beside_a_bare_walk(lab: Lab, tmp_path: Path) -> None:
     layout = windows("10.0.19041.3570")
     dump = busy(layout, PROCESSES, VADS, image=compile_kernel(layout, tmp_path)).save(tmp_path / "MEMORY.DMP", "bitmap")
     ours, bare = [], []
+    counts = None
     for _ in range(ROUNDS):
         began = time.perf_counter()
         found = ask_pykd(lab, dump, ["dllshare", "library7.dll"], tmp_path)
@@ -39,6 +40,7 @@ def test_dllshare_beside_a_bare_walk(lab: Lab, tmp_path: Path) -> None:
         assert found.status == 0, found
         counts = re.fullmatch(r"(\d+) (\d+)\n", walked.output)
         assert counts is not None, walked
+    assert counts is not None
     mine, theirs = statistics.median(ours), statistics.median(bare)
     print(f"\n{PROCESSES} processes, {counts[1]} VADs: dllshare {mine:.2f} s, bare walk {theirs:.2f} s: ", end="")
     print(f"{mine / theirs:.1f} times")

@@ -241,6 +241,7 @@ def run_emulated(
         commands.append(f"python assert int(gdb.selected_frame().read_var('number')) == {stop}")
         commands.append(_keep(out / f"{stop}.json", "dlstate --json"))
         commands.append(_keep(out / f"{stop}.txt", "dlstate"))
+        commands.append(_keep(out / f"{stop}.plans", "dlplan --all --json"))
         for index, library in enumerate(libraries[str(stop)]):
             commands.append(_keep(out / f"{stop}.{index}.json", f"dlstate {library} --json"))
             commands.append(_keep(out / f"{stop}.{index}.txt", f"dlstate {library} -v"))

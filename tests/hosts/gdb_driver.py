@@ -41,6 +41,7 @@ def record(stop: int) -> None:
     """Ask everything that is to be asked at a stop."""
     keep(stop, "json", answer("dlstate --json"))
     keep(stop, "txt", answer("dlstate"))
+    keep(stop, "plans", answer("dlplan --all --json"))
     for index, library in enumerate(PLAN["libraries"].get(str(stop), [])):
         keep(stop, f"{index}.json", answer(f"dlstate {quote(library)} --json"))
         keep(stop, f"{index}.txt", answer(f"dlstate {quote(library)} -v"))

@@ -35,6 +35,10 @@ class Answers:
         """Return the answer to `dlstate LIBRARY --json` for the stop's library of that index."""
         return read_document(self.folder / f"{stop}.{index}.json")
 
+    def plans(self, stop: int) -> Json:
+        """Return the answer to `dlplan --all --json`."""
+        return read_document(self.folder / f"{stop}.plans")
+
     def text(self, stop: int, index: Optional[int] = None) -> str:
         """Return the text answer for all libraries, or for the library of that index."""
         name = f"{stop}.txt" if index is None else f"{stop}.{index}.txt"

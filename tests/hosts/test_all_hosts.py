@@ -20,6 +20,7 @@ from dlwhy.tests.hosts.scenario import Fixture, Json, Run, check, scenarios
 SCENARIOS = scenarios()
 SEVERAL = [("tls_cpp", "plain"), ("relocation", "plain"), ("nodelete_unique", "plain"), ("startup", "plain")]
 ALL = "dlstate --json"
+PLANS = "dlplan --all --json"
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,14 @@ def unexpected(
 
 
 def ask_all(hosts: Hosts, subject: Subject, asked: Sequence[str] = HOSTS) -> dict[str, Reply]:
-    """Ask every host for everything."""
+    """Ask hosts for the state of everything."""
     return {host: hosts.ask(host, subject, [ALL])[0] for host in asked}
+
+
+def ask_all_with_plans(hosts: Hosts, subject: Subject) -> tuple[dict[str, Reply], dict[str, Reply]]:
+    """Ask every host for the state of everything, and what closing any library would do."""
+    both = {host: hosts.ask(host, subject, [ALL, PLANS]) for host in HOSTS}
+    return {host: replies[0] for host, replies in both.items()}, {host: replies[1] for host, replies in both.items()}
 
 
 def look(hosts: Hosts, folder: Path, name: str, run_name: str) -> list[str]:
@@ -120,14 +127,16 @@ def look(hosts: Hosts, folder: Path, name: str, run_name: str) -> list[str]:
             where = f"{name} ({run_name}) stop {stop}"
             smaps = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="surrogateescape")
             subject = Subject(pid=pid, program=program)
-            live = ask_all(hosts, subject)
+            live, plans = ask_all_with_plans(hosts, subject)
+            found += compare(plans, f"{where}, plans, live")
             core.unlink(missing_ok=True)
             hosts.ask(GDB, subject, (), core)
             again = hosts.ask(SHELL, subject, [ALL])[0]
             found += compare({SHELL: live[SHELL], "the shell once more": again}, where)
             found += compare(live, f"{where}, live")
             found += unexpected(live, fixture, run, stop, "live", thread_names=True)
-            dumped = ask_all(hosts, Subject(core=core, program=program))
+            dumped, plans = ask_all_with_plans(hosts, Subject(core=core, program=program))
+            found += compare(plans, f"{where}, plans, core", thread_names=False)
             found += compare(dumped, f"{where}, core", thread_names=False)
             found += unexpected(dumped, fixture, run, stop, "core", thread_names=False)
             both = {"live": live[SHELL], "core": dumped[SHELL]}
@@ -200,10 +209,11 @@ def ask_about(hosts: Hosts, host: str, subject: Subject, libraries: Sequence[str
     """Ask for the documents of single libraries, and for the texts of all and of each."""
     if host == SHELL:
         documents = [ask_shell(subject, ["dlstate", library, "--json"]) for library in libraries]
-        texts = [ask_shell(subject, ["dlstate", library]) for library in libraries]
+        texts = [ask_shell(subject, [command, library]) for library in libraries for command in ("dlstate", "dlplan")]
         return documents, [ask_shell(subject, ["dlstate"]), *texts]
     names = [quoted(host, library) for library in libraries]
-    commands = [f"dlstate {name} --json" for name in names] + ["dlstate"] + [f"dlstate {name}" for name in names]
+    commands = [f"dlstate {name} --json" for name in names] + ["dlstate"]
+    commands += [f"{command} {name}" for name in names for command in ("dlstate", "dlplan")]
     replies = hosts.ask(host, subject, commands)
     return replies[: len(names)], replies[len(names) :]
 

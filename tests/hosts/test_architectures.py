@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Optional
 
@@ -47,6 +48,8 @@ NAMES = (
 )
 CASES = [(name, run.name) for name in NAMES for run in portable(name).runs]
 ALL = "dlstate --json"
+PLANS = "dlplan --all --json"
+Plans = dict[str, tuple[str, list[str]]]
 ON_TRUST = "taken on trust"
 SYSTEMS = [pytest.param(each, suite, id=f"{each.name}-{suite}") for each in EMULATED for suite in each.suites]
 WITH_CORES = [
@@ -85,6 +88,26 @@ def failed(found: list[str], answers: Answers) -> str:
     return "\n".join(["", *found, answers.output[-3000:]])
 
 
+def plans_of(document: Json) -> Plans:
+    """Return what closing each open library would do and unload, in order, by names."""
+    if "error" in document:
+        return {document["error"]: ("", [])}
+    return {each["library"]["name"]: (each["outcome"], each["unloads"]) for each in document["handles"]}
+
+
+def without_order(plans: Plans) -> Plans:
+    """Return the plans with their libraries sorted by name: glibc 2.39 changed the order of the finalisers."""
+    return {name: (outcome, sorted(unloads)) for name, (outcome, unloads) in plans.items()}
+
+
+@cache
+def native_plans(name: str, run: str) -> dict[int, Plans]:
+    """Return the same of this machine's own processor, at each stop."""
+    fixture = fixtures()[name]
+    with at_stops(fixture, run_of(fixture, run), build(fixture)) as stops:
+        return {stop: plans_of(ask_shell(Subject(pid=pid), PLANS.split()).document) for pid, stop in stops}
+
+
 # i386, on this machine
 
 
@@ -117,8 +140,15 @@ def test_i386(hosts: Hosts, tmp_path: Path, name: str, run: str) -> None:
         for pid, stop in stops:
             seen.append(stop)
             process = Subject(pid=pid, program=program)
-            replies = {host: hosts.ask(host, process, [ALL])[0] for host in HOSTS}
-            found += compare_all(fixture, run, stop, replies, "live")
+            both = {host: hosts.ask(host, process, [ALL, PLANS]) for host in HOSTS}
+            found += compare_all(fixture, run, stop, {host: replies[0] for host, replies in both.items()}, "live")
+            planned = {host: plans_of(replies[1].document) for host, replies in both.items()}
+            expected = native_plans(fixture.name, run)[stop]
+            found += [
+                f"stop {stop}: {host} plans {each}, not {expected}"
+                for host, each in planned.items()
+                if each != expected
+            ]
             hosts.ask(GDB, process, (), core)
             dumped = {host: hosts.ask(host, Subject(core=core, program=program), [ALL])[0] for host in HOSTS}
             found += compare_all(fixture, run, stop, dumped, "core")
@@ -193,6 +223,9 @@ def test_gdb_over_qemu(tmp_path: Path, architecture: Architecture, suite: str, n
     for stop in answers.stops:
         found += differences(fixture, run, stop, answers.documents[stop], architecture)
         found += against_witness(answers, stop)
+        planned, expected = plans_of(answers.plans(stop)), native_plans(name, run)[stop]
+        if without_order(planned) != without_order(expected):
+            found.append(f"stop {stop}: plans {planned}, not {expected}")
     assert not found, failed(found, answers)
 
 

@@ -145,3 +145,11 @@ def test_one_name_is_offered_once() -> None:
 def test_no_libraries_at_all() -> None:
     with pytest.raises(NotFoundError):
         found("libc.so.6", ())
+
+
+def test_a_windows_module_under_wine() -> None:
+    wine = make("/usr/lib/wine/../x86_64-linux-gnu/wine/x86_64-unix/ntdll.so", 9)
+    with pytest.raises(NotFoundError, match="Wine runs this process and loads Windows modules itself"):
+        found("kernel32.dll", (MAIN, LIBC, wine))
+    with pytest.raises(NotFoundError, match=r"no loaded library matches 'kernel32\.dll'$"):
+        found("kernel32.dll", (MAIN, LIBC))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dlwhy.common.analysis.state import explain
 from dlwhy.common.model import HoldKind, State
 from dlwhy.common.render.text import render
 from dlwhy.common.views import state_view
-from dlwhy.tests.fakes import X86_64
+from dlwhy.tests.fakes import X86_64, snapshot
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.unit.test_loaders_glibc import V235, V239
 
@@ -100,3 +101,13 @@ def test_two_kinds_of_holders() -> None:
     ]
     held = answer(libraries).libraries[-1]
     assert [hold.kind for hold in held.holds] == [HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION]
+
+
+def test_a_brief_state_has_the_same_table(rich_core: Path) -> None:
+    whole = explain(snapshot(rich_core))
+    brief = explain(snapshot(rich_core), brief=True)
+    assert render(state_view(brief, verbose=False)) == render(state_view(whole, verbose=False))
+    assert [library.held for library in brief.libraries] == [library.held for library in whole.libraries]
+    assert brief.problems == whole.problems
+    assert any(library.soname and library.fields for library in whole.libraries)
+    assert not any(library.soname or library.fields for library in brief.libraries)

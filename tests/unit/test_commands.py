@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.cli import main
-from dlwhy.common.commands import dlstate  # noqa: F401 - defines the command
-from dlwhy.common.commands.registry import COMMANDS, HELP_WIDTH, argument, command
+from dlwhy.common.commands.arguments import argument
+from dlwhy.common.commands.registry import COMMANDS, all_commands, command
 from dlwhy.common.commands.run import run
+from dlwhy.common.commands.usage import HELP_WIDTH
 from dlwhy.common.errors import NotFoundError, UsageError
 from dlwhy.tests.fakes import CoreTarget, FakeHost, snapshot
 
-DLSTATE = COMMANDS["dlstate"]
+DLSTATE = all_commands()["dlstate"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_help(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[1].startswith(f"Usage: {name} ")
     assert all(len(line) <= HELP_WIDTH + 3 for line in lines), [line for line in lines if len(line) > HELP_WIDTH]
     assert all(flag in text for flag in ("--verbose", "--json", "--color"))
-    assert "LIBRARY" in text
+    assert str(COMMANDS[name].arguments[0].options["metavar"]) in text
     assert not text.endswith("\n")
     for columns in ("20", "300"):
         monkeypatch.setenv("COLUMNS", columns)
@@ -55,7 +56,7 @@ def test_help(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrong_words(words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        DLSTATE.parser().parse_args(words)
+        DLSTATE.parse(words)
     assert "dlstate" in caught.value.usage
     assert "\n" not in str(caught.value)
     assert "help dlstate" in str(caught.value)
@@ -64,7 +65,7 @@ def test_wrong_words(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["--version"], ["-1", "-2"], ["--"], ["@file"], ["%n"], ["\0"]])
 def test_no_words_end_the_debugger(words: list[str]) -> None:
     try:
-        DLSTATE.parser().parse_args(words)
+        DLSTATE.parse(words)
     except UsageError:
         return
     except SystemExit:  # pragma: no cover - that is the failure
@@ -72,7 +73,7 @@ def test_no_words_end_the_debugger(words: list[str]) -> None:
 
 
 def test_what_words_mean() -> None:
-    parse = DLSTATE.parser().parse_args
+    parse = DLSTATE.parse
     plain = parse([])
     assert (plain.library, plain.verbose, plain.json, plain.color) == ([], False, False, "auto")
     full = parse(["-v", "lib B.so", "--json", "--color=never"])
@@ -88,9 +89,9 @@ def test_a_command_is_defined_once_for_all_hosts(monkeypatch: pytest.MonkeyPatch
     defined = command("dltest", "count things", "Counts.", [item])(DLSTATE.answer)
     try:
         assert COMMANDS["dltest"] is defined
-        assert defined.parser().parse_args(["--count", "7"]).count == 7
+        assert defined.parse(["--count", "7"]).count == 7
         with pytest.raises(UsageError, match="invalid int"):
-            defined.parser().parse_args(["--count", "x"])
+            defined.parse(["--count", "x"])
     finally:
         del COMMANDS["dltest"]
 

@@ -123,10 +123,10 @@ def test_short_rust_names_may_not_become_long_ones() -> None:
     assert demangle(doubling_rust(3)) == "a::b::<(i32, i32), ((i32, i32), (i32, i32)), " + (
         "(((i32, i32), (i32, i32)), ((i32, i32), (i32, i32)))>"
     )
-    began = time.perf_counter()
+    began = time.process_time()
     answer = demangle(doubling_rust(13))
     assert len(answer) < SMALL // 16
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 10
 
 
 def test_nested_pack_expansions() -> None:

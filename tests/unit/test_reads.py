@@ -68,9 +68,9 @@ def test_the_graph_and_its_marks(many: CoreTarget) -> None:
     assert many.reads <= 0.25 * len(graph.by_address)
 
 
-def test_without_identities_few_images_are_looked_at(many: CoreTarget) -> None:
+def test_in_brief_few_images_are_looked_at(many: CoreTarget) -> None:
     many.heal()
-    state = explain(many, identify=False)
+    state = explain(many, brief=True)
     assert {each.soname for each in state.libraries if each.name.startswith("libtiny")} == {None}
     assert many.reads <= 0.5 * len(state.libraries)
 

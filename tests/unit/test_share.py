@@ -438,3 +438,49 @@ def test_a_ring_that_serves_another_list_gives_no_view(tmp_path: Path) -> None:
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
     assert [(mapping.process, mapping.base) for mapping in only(share).mappings] == [("seen.exe", 0x10000000)]
     assert share.problems == ()
+
+
+# -- single facts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["6.3.9600.19913", "10.0.22631.2428"])
+def test_a_range_that_ends_on_a_boundary_of_the_vpn_s_halves(tmp_path: Path, version: str) -> None:
+    machine = Machine(windows(version))
+    file = machine.file("\\a\\b.dll")
+    image = file.image(file.open())
+    machine.process(100, "one.exe").map(image, 0x0FFFFFFF0000, 0x100000000000)
+    machine.process(200, "two.exe").map(image, 0x100000000000, 0x100000010000)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
+    assert [(mapping.base, mapping.end) for mapping in only(share).mappings] == [
+        (0x0FFFFFFF0000, 0x0FFFFFFFFFFF),
+        (0x100000000000, 0x10000000FFFF),
+    ]
+
+
+def test_a_process_of_32_bit_code_on_x64(machine_dump: Path, case: Case) -> None:
+    share = share_file(KernelDump(str(machine_dump)), "python35.dll", no_number)
+    expected = {2408} if case.arch == "x86_64" else set()
+    assert {mapping.pid for mapping in only(share).mappings if mapping.wow64} == expected
+
+
+def test_a_handle_in_the_second_page_of_the_table(machine_dump: Path) -> None:
+    (opener,) = only(share_file(KernelDump(str(machine_dump)), "opened.dll", no_number)).openers
+    assert (opener.pid, opener.granted_access, opener.file.sharing) == (3120, 0x120089, "r--")
+    assert opener.handle > 4 * 600
+
+
+def test_an_exited_process_maps_nothing(machine_dump: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"no process maps a file that 'left.dll' fits"):
+        share_file(KernelDump(str(machine_dump)), "left.dll", no_number)
+
+
+def test_the_same_name_on_two_volumes(tmp_path: Path) -> None:
+    machine = Machine(windows("10.0.17763.379"))
+    process = machine.process(100, "one.exe")
+    for volume in (1, 2):
+        file = machine.file("\\a\\b.dll")
+        opened = file.open()
+        machine.put(opened.address, "_FILE_OBJECT", "DeviceObject", 0xFFFFFA8000000000 + volume)
+        process.map(file.image(opened), 0x10000000 * volume, 0x10000000 * volume + 0x4000)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
+    assert [file.device & 0xFF for file in share.files] == [1, 2]

@@ -59,8 +59,8 @@ def test_golden(tmp_path: Path) -> None:
     texts = {name: stable(render(share_view(share, verbose))) for name, (share, verbose) in answers(tmp_path).items()}
     written = "\n".join(f"==== {name}\n{text}" for name, text in texts.items())
     if "DLWHY_UPDATE_GOLDEN" in os.environ:
-        GOLDEN.write_text(written)
-    assert written == GOLDEN.read_text()
+        GOLDEN.write_text(written, encoding="utf-8")
+    assert written == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_lists_fit_the_screen(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""How does argparse read a command line, name its mistakes, and explain it?"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from .arguments import Argument
+
+HELP_WIDTH = 100
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the help the same whatever the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=HELP_WIDTH)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises: argparse's own exit would end the debugger."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong."""
+        raise UsageError(f"{message}; see help {self.prog}", self.format_usage().strip())
+
+    def exit(self, status: int = 0, message: object = None) -> NoReturn:
+        """Say what argparse would have said last."""
+        raise UsageError(str(message or status), self.format_usage().strip())
+
+
+def add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:
+    """Add arguments to a parser, those of one choice to a group that allows one of them."""
+    choices: dict[str, argparse._MutuallyExclusiveGroup] = {}
+    for item in arguments:
+        if item.choice and item.choice not in choices:
+            choices[item.choice] = parser.add_mutually_exclusive_group()
+        (choices[item.choice] if item.choice else parser).add_argument(*item.flags, **item.options)
