@@ -576,7 +576,7 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 
 def uninstall(changes: Changes) -> int:
-    """Take the blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and the private folders."""
+    """Take the blocks out of the init files, remove the shell's command, WinDbg's script and the private folders."""
     if windbg_script().exists():
         changes.make(f"remove {windbg_script()}", windbg_script().unlink)
     for path in [*init_files(), *lldb_init_files()]:

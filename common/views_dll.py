@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from .model import Outcome
-from .render.document import Document, Facts, Part, Sentence, Table
+from .render.document import Document, Facts, Sentence, Table
 from .views import completed, join, layout_parts, problem_parts, times
 from .views_plan import size_words
 from .winmodel import Dll, DllHold, DllHoldKind, DllPlan, DllPlans, DllState, GoneDll, GoneDlls, LoaderRule, LoaderRules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .render.document import Part
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8

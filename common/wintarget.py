@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, Protocol
+from typing import Optional
 
+from .lean import Protocol
 from .target import Target
 from .winmodel import Image, SystemVersion, UnloadedImage
 

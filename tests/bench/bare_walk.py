@@ -1,4 +1,4 @@
-"""Walk the VADs of all processes by pykd alone, as a script that judges nothing would: what dllshare is measured against.
+"""Walk the VADs of all processes by pykd alone, as a script that judges nothing would: the peer of dllshare.
 
 Run by the Windows CPython of the lab: bare_walk.py DUMP.  Members come from the PDB, by pykd's own types.
 """

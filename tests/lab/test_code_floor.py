@@ -58,7 +58,7 @@ LINUX_ONLY = {
     ),
 }
 
-KEEP_NOTHING = ("-o", "tmp_path_retention_policy=none")
+KEEP_NOTHING = ("-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none")
 SKIPPED = "needs Debian's libc6 and libc6-dbg"
 
 
@@ -66,7 +66,7 @@ def test_the_unit_tests_pass_on_windows_in_cpython_3_9(lab: Lab, tmp_path: Path)
     left_out = [f"--deselect={each}" for names in LINUX_ONLY.values() for each in names if "::" in each]
     left_out += [f"--ignore={each}" for names in LINUX_ONLY.values() for each in names if "::" not in each]
     found = lab.run_python(
-        *("-m", "pytest", "-q", "--tb=short", "-rfEs", "-p", "no:cacheprovider", *KEEP_NOTHING, *left_out, "tests/unit"),
+        *("-m", "pytest", "-q", "--tb=short", "-rfEs", *KEEP_NOTHING, *left_out, "tests/unit"),
         folder=ROOT,
         variables={"DLWHY_RICH_CORE": windows_path(rich.core(tmp_path)), "PYTHONDONTWRITEBYTECODE": "1"},
     )
