@@ -278,6 +278,8 @@ def _remedy(dll: Dll) -> str:
         remedy = _permanent(hold)
         if remedy:
             return remedy
+    if dll.holds and all(hold.kind is DllHoldKind.DEPENDENCY and not hold.root_kinds for hold in dll.holds):
+        return "Only modules that import one another keep it, as far as is known: no FreeLibrary lowers that."
     conditions = []
     roots: dict[str, None] = {}
     for hold in dll.holds:

@@ -35,7 +35,11 @@ class LldbHost:
         return open_target(target) if target.IsValid() else selected_target(self._debugger)
 
     def evaluate(self, expression: str) -> int:
-        """Evaluate an expression."""
+        """Evaluate an expression; of 32-bit minidumps LLDB 14 can evaluate nothing, but a number needs no LLDB."""
+        try:
+            return int(expression, 0)
+        except ValueError:
+            pass
         frame = self._context.GetFrame()
         scope = frame if frame.IsValid() else self._context.GetTarget()
         value = scope.EvaluateExpression(expression)

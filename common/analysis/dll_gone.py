@@ -11,15 +11,12 @@ from ..memory import Memory
 from ..model import Problem, ThreadRef
 from ..target import Target
 from ..winmodel import GoneDll, GoneDlls, Pointer, UnloadedImage
-from ..wintarget import WindowsTarget
 from .dll_state import WindowsExamination
 
-#: How much of each thread's stack is looked at, and of how many threads.
+#: How much is looked at of each thread's stack, and of all of them.
 MAX_STACK = 1 << 20
-MAX_THREADS = 4096
+MAX_STACKS = 32 << 20
 MAX_POINTERS = 64
-
-_POINTER_REGISTERS_SKIPPED = frozenset({"thread_pointer"})
 
 
 def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None) -> GoneDlls:
@@ -46,7 +43,7 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
             for gone in found
         ]
     else:
-        found = _with_pointers(examined, found, loaded)
+        found = _with_pointers(examined, found, loaded, problems)
     return GoneDlls(
         examined.target_info(), examined.loader_info(), tuple(found), address, now, lost, problems=tuple(problems)
     )
@@ -66,16 +63,14 @@ def _collect(examined: WindowsExamination, problems: list[Problem]) -> tuple[lis
                 # The same module at the same place twice: the newer event stands for both.
                 recorded.pop(_identity(event), None)
                 recorded[_identity(event)] = GoneDll(event, ("loader",))
-    streamed: list[GoneDll] = []
+    streamed: dict[tuple[str, int, int, int], GoneDll] = {}
     for image in examined.target.unloaded_images():
         known = recorded.get(_identity(image))
         if known:
             recorded[_identity(image)] = known._replace(sources=("loader", "stream"))
         else:
-            gone = GoneDll(image, ("stream",))
-            if gone not in streamed:
-                streamed.append(gone)
-    return [*streamed, *recorded.values()], lost
+            streamed[_identity(image)] = GoneDll(image, ("stream",))
+    return [*streamed.values(), *recorded.values()], lost
 
 
 def _identity(image: UnloadedImage) -> tuple[str, int, int, int]:
@@ -91,56 +86,81 @@ def _name_at(loaded: Sequence[tuple[int, int, str]], address: int) -> Optional[s
 
 
 def _with_pointers(
-    examined: WindowsExamination, found: list[GoneDll], loaded: Sequence[tuple[int, int, str]]
+    examined: WindowsExamination,
+    found: list[GoneDll],
+    loaded: Sequence[tuple[int, int, str]],
+    problems: list[Problem],
 ) -> list[GoneDll]:
     """Add what points into each range that nothing uses now: registers, and words of the stacks."""
-    if not found:
+    taken = _joined(loaded)
+    free = [gone for gone in found if not _overlaps(taken, gone.image.base, gone.image.base + gone.image.size)]
+    # The newest owner of a range is whom a stale pointer is about.
+    owners = sorted({(gone.image.base, gone.image.base + gone.image.size): gone for gone in free}.items())
+    if not owners:
         return found
-    free = [g for g in found if not any(s < g.image.base + g.image.size and g.image.base < e for s, e, _ in loaded)]
-    # The newest owner of a range is who a stale pointer is about.
-    owners = sorted({(g.image.base, g.image.base + g.image.size): g for g in free}.items())
     starts = [span[0] for span, _ in owners]
-    pointers: dict[GoneDll, list[Pointer]] = {gone: [] for gone in found}
-
-    def note(value: int, thread: ThreadRef, register: Optional[str], place: Optional[int]) -> None:
-        index = bisect_right(starts, value) - 1
-        if index >= 0 and value < owners[index][0][1]:
-            pointers[owners[index][1]].append(Pointer(thread, value, register, place))
-
-    low, high = (starts[0], max(span[1] for span, _ in owners)) if owners else (0, 0)
-    for number, (thread, register, place, value) in enumerate(_words(examined.target, examined.memory)):
-        if low <= value < high:
-            note(value, thread, register, place)
-        del number
+    low, high = starts[0], max(span[1] for span, _ in owners)
+    pointers: dict[GoneDll, list[Pointer]] = {}
+    for thread, register, place, value in _words(examined, low, high, problems):
+        span, gone = owners[bisect_right(starts, value) - 1]
+        if value < span[1]:
+            pointers.setdefault(gone, []).append(Pointer(thread, value, register, place))
     return [
         gone._replace(
-            pointers=tuple(pointers[gone][:MAX_POINTERS]),
-            pointers_omitted=max(0, len(pointers[gone]) - MAX_POINTERS),
+            pointers=tuple(pointers.get(gone, ())[:MAX_POINTERS]),
+            pointers_omitted=max(0, len(pointers.get(gone, ())) - MAX_POINTERS),
         )
         for gone in found
     ]
 
 
-def _words(target: WindowsTarget, memory: Memory) -> Iterator[tuple[ThreadRef, Optional[str], Optional[int], int]]:
-    """Yield each register and stack word of each thread: thread, register or address, value."""
+def _joined(loaded: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:
+    """Join sorted ranges that touch or overlap."""
+    joined: list[tuple[int, int]] = []
+    for start, end, _ in loaded:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _overlaps(ranges: Sequence[tuple[int, int]], start: int, end: int) -> bool:
+    index = bisect_right(ranges, (end, 0)) - 1
+    return index >= 0 and start < ranges[index][1] and ranges[index][0] < end
+
+
+def _words(
+    examined: WindowsExamination, low: int, high: int, problems: list[Problem]
+) -> Iterator[tuple[ThreadRef, Optional[str], Optional[int], int]]:
+    """Yield each register and stack word from ``low`` to ``high``: thread, register or address, value."""
+    target, memory = examined.target, examined.memory
     size = memory.pointer_size
-    for thread in list(target.threads())[:MAX_THREADS]:
+    budget = MAX_STACKS
+    for thread in target.threads():
         who = ThreadRef(thread.number, thread.lwp, thread.name)
         registers = dict(target.registers(thread))
-        teb = registers.get("thread_pointer", 0)
+        teb = registers.pop("thread_pointer", 0)
         for name, value in registers.items():
-            if name not in _POINTER_REGISTERS_SKIPPED:
+            if low <= value < high:
                 yield who, name, None, value
-        pointer = registers.get("rsp" if size == 8 else "esp", 0)
         # _NT_TIB.StackBase, .StackLimit
         raw = memory.try_read(teb + size, 2 * size) if teb else None
         if raw is None:
             continue
         base, limit = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
+        pointer = registers.get("rsp" if size == 8 else "esp", 0)
         start = pointer if limit <= pointer < base else limit
-        for address, words in _stack(memory, start - start % size, min(base, start + MAX_STACK), size):
+        start -= start % size
+        if budget <= 0:
+            problems.append(Problem("stacks", f"only those of the first {thread.number - 1} threads were looked at"))
+            return
+        end = min(base, start + MAX_STACK, start + budget)
+        budget -= max(0, end - start)
+        for address, words in _stack(memory, start, end, size):
             for index, value in enumerate(words):
-                yield who, None, address + index * size, value
+                if low <= value < high:
+                    yield who, None, address + index * size, value
 
 
 def _stack(memory: Memory, start: int, end: int, size: int) -> Iterator[tuple[int, tuple[int, ...]]]:

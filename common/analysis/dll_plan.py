@@ -58,13 +58,13 @@ def _plan(
 ) -> DllPlan:
     before = Judge(loader, world)
     unit = world.unit_of(entry)
-    described = examined.describe(loader, world, entry)
+    described = before.describe(entry, examined.images.get(entry.base))
     mine = unit.own if unit.own is not None else unit.count or 0
     wanted = frees if frees is not None else min(max(1, mine), MAX_FREES)
     after = world.copy()
     result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
     dead = {each.address for each in result.dead}
-    unloads = tuple(examined.describe(loader, world, each) for each in result.dead)
+    unloads = tuple(before.describe(each, examined.images.get(each.base)) for each in result.dead)
     outcome = Outcome.KEEPS
     if result.refusal == "unknown":
         outcome = Outcome.UNKNOWN

@@ -37,6 +37,8 @@ from ..wintarget import WindowsTarget
 #: These the loader itself pins.
 CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
 MAX_DEPENDENCY_HOLDS = 16
+#: Longer chains are not named in full.
+MAX_CHAIN = 62
 #: The first build whose Flags tell a verifier's provider.
 _VERIFIER_BUILD = 26100
 #: Windows 8 and 8.1 free by an older function, which was not looked at.
@@ -47,11 +49,11 @@ _DYNAMIC_REASONS = frozenset({2, 3, 4})
 _OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED, DllHoldKind.LOAD_COUNT)
 
 
-class Path(NamedTuple):
-    """The shortest chain of units from one that stays by itself, and why that one does."""
+class Reach(NamedTuple):
+    """How units are reached along imports: the one before each (roots have themselves), and each one's root."""
 
-    keys: tuple[int, ...]
-    kinds: tuple[DllHoldKind, ...]
+    before: Mapping[int, int]
+    root: Mapping[int, int]
 
 
 class WindowsExamination:
@@ -104,10 +106,6 @@ class WindowsExamination:
             if loader.kind == dll.loader and dll.entry in loader.entries:
                 return loader, world, loader.entries[dll.entry]
         raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
-
-    def describe(self, loader: Loader, world: World, entry: Entry) -> Dll:
-        """Describe a DLL as it would be in another state of its loader."""
-        return Judge(loader, world).describe(entry, self.images.get(entry.base))
 
     def state(self) -> DllState:
         """Give the answer of ``dllstate``."""
@@ -274,8 +272,9 @@ class Judge:
         self.world = world
         self._main = world.by_entry.get(loader.main.address) if loader.main else None
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
-        self._paths: Optional[dict[int, Path]] = None
-        self._from_main: Optional[dict[int, int]] = None
+        self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
+        self._held: Optional[Reach] = None
+        self._from_main: Optional[Reach] = None
 
     # -- names ------------------------------------------------------------------------------------------------
 
@@ -342,12 +341,20 @@ class Judge:
         """Give the names from the program to a unit along its imports; empty if there is no such chain."""
         if self._from_main is None:
             self._from_main = _breadth_first(self.world, [self._main] if self._main is not None else [])
-        if key not in self._from_main:
+        return self._chain(self._from_main, key)
+
+    def _chain(self, reach: Reach, key: int) -> tuple[str, ...]:
+        """Give the names from the root to a unit; of a long chain the middle is left out."""
+        if key not in reach.before:
             return ()
-        keys = [key]
-        while self._from_main[keys[-1]] != keys[-1]:
-            keys.append(self._from_main[keys[-1]])
-        return tuple(self.name(each) for each in reversed(keys))
+        names = [self.name(key)]
+        while reach.before[key] != key:
+            key = reach.before[key]
+            if len(names) >= MAX_CHAIN:
+                names += ["…", self.name(reach.root[key])]
+                break
+            names.append(self.name(key))
+        return tuple(reversed(names))
 
     def _pin(self, unit: Unit) -> DllHold:
         first = unit.entries[0]
@@ -400,30 +407,17 @@ class Judge:
         unit = self.world.units[key]
         return unit.count == (PINNED if self.world.rule is LoaderRule.WIN8 else PINNED_16)
 
-    def _find_paths(self) -> dict[int, Path]:
+    def _find_held(self) -> Reach:
         """Find the shortest chain from what stays by itself to each unit."""
-        if self._paths is None:
-            kinds = {}
+        if self._held is None:
             for key, unit in self.world.units.items():
                 own = tuple(hold.kind for hold in self.own_holds(unit) if hold.kind in _OWN)
                 if own:
-                    kinds[key] = own
+                    self._kinds[key] = own
             # What stays for good roots a chain rather than what is only loaded.
-            roots = sorted(kinds, key=lambda key: _OWN.index(kinds[key][0]))
-            before = _breadth_first(self.world, roots)
-            paths: dict[int, Path] = {}
-            for key in before:
-                keys = [key]
-                while before[keys[-1]] != keys[-1]:
-                    keys.append(before[keys[-1]])
-                    if keys[-1] in paths:
-                        head = paths[keys[-1]]
-                        paths[key] = Path((*head.keys, *reversed(keys[:-1])), head.kinds)
-                        break
-                else:
-                    paths[key] = Path(tuple(reversed(keys)), kinds[keys[-1]])
-            self._paths = paths
-        return self._paths
+            roots = sorted(self._kinds, key=lambda key: _OWN.index(self._kinds[key][0]))
+            self._held = _breadth_first(self.world, roots)
+        return self._held
 
     def holds(self, unit: Unit) -> tuple[tuple[DllHold, ...], int]:
         """Give what keeps a unit, strongest first, and how many further importers do."""
@@ -431,14 +425,15 @@ class Judge:
         if unit.pinned or unit.key == self._main or self.is_unloading(unit):
             return tuple(own), 0
         parents = list(dict.fromkeys(key for key in unit.parents if key in self.world.units and key != unit.key))
-        paths = self._find_paths()
+        held = self._find_held()
         dependencies = []
         for key in parents[:MAX_DEPENDENCY_HOLDS]:
-            path = paths.get(key)
             chain: tuple[str, ...] = (self.name(key), self.name(unit.key))
             kinds: tuple[DllHoldKind, ...] = ()
-            if path is not None and unit.key not in path.keys:
-                chain, kinds = tuple(self.name(each) for each in (*path.keys, unit.key)), path.kinds
+            above = self._chain(held, key)
+            # In a cycle the chain of an importer can lead through this very unit: then it is no reason.
+            if above and self.name(unit.key) not in above:
+                chain, kinds = (*above, self.name(unit.key)), self._kinds[held.root[key]]
             evidence = unit.entries[0].node_evidence("IncomingDependencies")
             dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))
         return (*own, *dependencies), max(0, len(parents) - MAX_DEPENDENCY_HOLDS)
@@ -502,14 +497,16 @@ def _entry_name(entry: Entry) -> str:
     return entry.name or _base_name(entry.path) or f"{entry.base:#x}"
 
 
-def _breadth_first(world: World, roots: Sequence[int]) -> dict[int, int]:
-    """Give for each unit that can be reached along imports the one before it; roots have themselves."""
+def _breadth_first(world: World, roots: Sequence[int]) -> Reach:
+    """Find the shortest way along imports from any root to each unit."""
     before = {root: root for root in roots}
+    origin = dict(before)
     queue = deque(roots)
     while queue:
         key = queue.popleft()
         for child in world.units[key].children:
             if child not in before and child in world.units:
                 before[child] = key
+                origin[child] = origin[key]
                 queue.append(child)
-    return before
+    return Reach(before, origin)

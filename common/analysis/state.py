@@ -93,7 +93,10 @@ def _examine_once(
 ) -> tuple[_Answer, Motion]:
     """Examine once; tells also whether the loader moved meanwhile."""
     if memory.platform.os == "windows":
-        raise UnsupportedError(f"{memory.target.description} is of Windows, whose commands begin with dll: dllshare")
+        raise UnsupportedError(
+            f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, "
+            "dllshare"
+        )
     start = find_start(memory)
     if musl.is_musl(memory, start):
         return of_musl(memory, start), Motion.STILL

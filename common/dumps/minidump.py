@@ -27,6 +27,7 @@ _UNLOADED_MODULE_LIST, _MISC_INFO, _THREAD_NAMES = 14, 15, 24
 _THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE = 48, 108, 24
 MAX_STREAMS = 4096
 MAX_STRING = 65536
+MAX_UNLOADED = 65536
 
 _MISC1_PROCESS_ID = 1
 #: VER_PLATFORM_WIN32_NT; Breakpad has its own numbers for other systems.
@@ -265,9 +266,9 @@ class MinidumpTarget:
         if header < 12 or size < _UNLOADED_SIZE:
             self._note("unloaded module list", f"its header of {header} and entries of {size} bytes make no sense")
             return ()
-        room = max(0, len(data) - header) // size
+        room = min(max(0, len(data) - header) // size, MAX_UNLOADED)
         if count > room:
-            self._note("unloaded module list", f"{count} entries are announced, {room} are there")
+            self._note("unloaded module list", f"{count} entries are announced, {room} are there or looked at")
         found = []
         for number in range(min(count, room)):
             base, length, checksum, timestamp, name = struct.unpack_from("<QIIII", data, header + number * size)

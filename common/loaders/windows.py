@@ -23,7 +23,6 @@ from ..wintarget import WindowsTarget
 MAX_ENTRIES = 65_536
 #: Records of the graph that are read in all: a damaged graph can be endless.
 MAX_RECORDS = 500_000
-MAX_MERGED = 4096
 #: How many entries decide whether a layout fits.
 _SAMPLE = 8
 
@@ -224,6 +223,8 @@ class Loader:
         self.main: Optional[Entry] = None
         self.complete = True
         self.version = SystemVersion(0, 0, 0)
+        # Each entry is in one ring.
+        self._ring_budget = 4 * MAX_ENTRIES
         self.fit = Fit.UNREADABLE
 
     def pointer(self, address: int) -> int:
@@ -387,13 +388,12 @@ class Loader:
     def _ring(self, head: int) -> tuple[int, ...]:
         """Follow _LDR_DDAG_NODE.Modules; gives the addresses of the entries, in its order."""
         link_field = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
-        found: list[int] = []
+        found: dict[int, None] = {}
         try:
             link = self.pointer(head)
-            while link != head and len(found) < MAX_MERGED:
-                if link - link_field in found[-64:]:
-                    break
-                found.append(link - link_field)
+            while link != head and link - link_field not in found and self._ring_budget > 0:
+                found[link - link_field] = None
+                self._ring_budget -= 1
                 link = self.pointer(link)
         except FaultError:
             pass

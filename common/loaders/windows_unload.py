@@ -27,6 +27,8 @@ from .windows import (
 
 #: Closures of the import tables that are walked to tell LoadLibrary's share of a count before Windows 8.
 MAX_CLOSURE_STEPS = 2_000_000
+#: Imports that are looked at in all: a real process has some ten of each module.
+MAX_IMPORTS = 500_000
 
 
 class Unit:
@@ -182,13 +184,15 @@ def _add_import_edges(loader: Loader, world: World) -> None:
     by_name: dict[str, int] = {}
     for entry in loader.in_load_order():
         by_name.setdefault(entry.name.lower(), entry.address)
+    budget = MAX_IMPORTS
     for entry in loader.in_load_order():
-        image = find_image(loader.memory, entry.base)
+        image = find_image(loader.memory, entry.base) if budget > 0 else None
         if image is None:
             world.unread.add(entry.address)
             continue
         try:
             for imported in image.imports():
+                budget -= 1
                 name = imported.name.lower()
                 if name.startswith(("api-ms-win-", "ext-ms-")):
                     world.api_sets.add(entry.address)
@@ -299,8 +303,10 @@ def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
             if stack:
                 low[stack[-1][0]] = min(low[stack[-1][0]], low[key])
             if low[key] == index[key]:
-                component = path[path.index(key) :]
-                del path[-len(component) :]
+                component = [path.pop()]
+                while component[-1] != key:
+                    component.append(path.pop())
+                component.reverse()
                 on_path.difference_update(component)
                 yield component
 

@@ -16,7 +16,13 @@ from dlwhy.tests.synth.minidump import WIN10, Process, Unloaded
 from dlwhy.tests.synth.windows import FORMS, process, real_dumps, story
 
 LLDB_SCRIPT = ROOT / "lldb_ext" / "dlwhy_lldb.py"
-COMMANDS = ("dllstate --json", "dllstate --json libC.dll", "dllplan --json libA.dll --frees all", "dllgone --json")
+COMMANDS = (
+    "dllstate --json",
+    "dllstate --json libC.dll",
+    "dllplan --json libA.dll --frees all",
+    "dllgone --json",
+    "dllgone --json 0x50130042",
+)
 # Runs inside LLDB: one line of JSON for each dump and command.
 ASK = """
 import json, sys, lldb

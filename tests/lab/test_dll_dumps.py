@@ -102,7 +102,7 @@ def test_what_is_known_of_the_process(dumps: dict[str, Path]) -> None:
         holds = {name: [hold["kind"] for hold in library["holds"]] for name, library in libraries.items()}
         assert holds["prog.exe"] == ["main-program"]
         assert libraries["a.dll"]["holds"][0]["count"] == 2
-        assert holds["pinned.dll"] == ["pinned"]
+        assert [hold["origin"] for hold in libraries["pinned.dll"]["holds"]] == ["explicit"]
         assert holds["msvcrt.dll"] == ["static-import"], form
         assert libraries["b.dll"]["holds"][0]["count"] == 2, "by the driver and in keeper's DllMain"
         plan = answers["dllplan --json a.dll --frees all"]

@@ -12,6 +12,7 @@ READY_TO_RUN = 9
 STATIC_DEPENDENCY, DYNAMIC_LOAD = 0, 4
 STATIC_IMPORT = 0x20
 FLAGS = 0x8A2CC
+CORE = ("ntdll.dll", "kernel32.dll", "kernelbase.dll")
 
 
 class _File:
@@ -37,6 +38,10 @@ class _File:
     def get(self, code: str, address: int) -> int:
         return int(struct.unpack_from("<" + code, self.data, self.place(address))[0])
 
+    def text(self, address: int) -> str:
+        size, buffer = self.get("H", address), self.place(self.get("Q", address + 8))
+        return self.data[buffer : buffer + size].decode("utf-16-le")
+
     def put(self, code: str, address: int, value: int) -> None:
         struct.pack_into("<" + code, self.data, self.place(address), value)
 
@@ -50,8 +55,8 @@ def to_windows_10(content: bytes) -> bytes:
     while entry != head:
         node = file.get("Q", entry + 0x98)
         count = file.get("h", entry + 0x6C)
-        core = first or file.get("Q", node + 0x30) == 0
-        static = count == -1 and not core
+        core = first or file.text(entry + 0x58).lower() in CORE
+        static = count == -1 and not core and file.get("Q", node + 0x30) != 0
         if static:
             # A static import of the program keeps its count: one for each edge.
             tail = file.get("Q", node + 0x30)

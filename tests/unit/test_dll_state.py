@@ -406,3 +406,23 @@ def test_real_dump_without_the_loaders_lists() -> None:
         assert state.dlls[0].name == "tiny.exe"
         assert all(dll.held is None for dll in state.dlls[1:])
         assert any("lists are not in the dump" in problem.message for problem in state.problems)
+
+
+# -- bounded ------------------------------------------------------------------------------------------------------
+
+
+def deep(form: Form, count: int) -> Process:
+    """Load a chain: each DLL imports the next."""
+    loader = Loader(form)
+    loader.define(*(Module(f"d{n}.dll", [f"d{n + 1}.dll"] if n + 1 < count else []) for n in range(count)))
+    loader.start(Module(EXE, [KERNEL32]))
+    loader.load("d0.dll")
+    return Process(loader)
+
+
+@pytest.mark.parametrize("form", [WIN7, WIN10, WINE], ids=form_id)
+def test_a_long_chain_is_named_by_its_ends(tmp_path: Path, form: Form) -> None:
+    state = explain(tmp_path, deep(form, 400))
+    chain = find(state, "d399.dll").holds[0].chain
+    assert (chain[0], chain[1], chain[-1], len(chain)) == ("d0.dll", "…", "d399.dll", 65)
+    assert find(state, "d3.dll").holds[0].chain == ("d0.dll", "d1.dll", "d2.dll", "d3.dll")
