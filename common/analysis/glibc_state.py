@@ -11,7 +11,7 @@ from typing import Optional
 from ..elf.bindings import Bindings
 from ..elf.demangle import demangle
 from ..elf.files import name_function
-from ..elf.image import DT_FLAGS_1, Image
+from ..elf.image import DT_FLAGS_1, Image, Images
 from ..errors import CorruptError, DlwhyError, FaultError
 from ..loaders import glibc
 from ..loaders.glibc import (
@@ -70,6 +70,10 @@ MAX_SEARCH_STEPS = 20_000
 
 _GUARD = "guard variable for "
 
+# What is computed once for an examination, and depends on the open counts, or on the memory.
+_OF_COUNTS = ("kept", "holders", "_permanent_holders")
+_OF_MEMORY = ("_needed_at_start", "_unique", "pending")
+
 _ROOT_HOLDS = {
     RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
     RootKind.LIBRARY: HoldKind.STARTUP,
@@ -108,14 +112,15 @@ class GlibcExamination:
         )
         self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
         self.counts: Mapping[int, int] = {}
-        self.kept = self._mark()
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
         self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
         self._direct: dict[int, tuple[int, ...]] = {}
 
-    def _mark(self) -> dict[int, tuple[RootKind, ...]]:
+    @functools.cached_property
+    def kept(self) -> dict[int, tuple[RootKind, ...]]:
+        """Mark as the collector would: the maps it keeps, each with its own root kinds."""
         kept: dict[int, tuple[RootKind, ...]] = {}
         for namespace in self.graph.namespaces:
             kept.update(glibc.mark(namespace, self.graph, self.rules, self.counts))
@@ -124,10 +129,30 @@ class GlibcExamination:
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Give the examination of the same process as if some libraries had other open counts, by link_map."""
         other = copy.copy(self)
-        for name in ("holders", "_permanent_holders"):
+        for name in _OF_COUNTS:
             other.__dict__.pop(name, None)
         other.counts = {**self.counts, **counts}
-        other.kept = other._mark()
+        return other
+
+    def later(self, reader: glibc.GraphReader) -> GlibcExamination:
+        """Examine the same process again, after it has gone on: its layouts are what they were.
+
+        :raises FaultError: if the loader's lists cannot be read.
+        :raises CorruptError: if they are absurd.
+        """
+        memory = Memory(self.memory.target)
+        other = copy.copy(self)
+        for name in (*_OF_COUNTS, *_OF_MEMORY):
+            other.__dict__.pop(name, None)
+        other.memory = memory
+        other.graph = reader.read(memory, self.graph)
+        other.problems = list(other.graph.problems)
+        other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
+        other.counts = {}
+        other.namespaces = {n.number: n for n in other.graph.namespaces}
+        other._images = Images(memory)
+        other._bindings = {}
+        other._direct = {}
         return other
 
     def state(self, identify: bool) -> State:

@@ -169,23 +169,27 @@ class Planner:
 
         With ``brief`` without the holds of what stays, and without what would make it go.
         """
+        times = max(link_map.l_direct_opencount, 1) if closes is None else closes
+        outcome, left, unloads = self.predict(link_map, times)
+        return self._finish(link_map, times, outcome, left, unloads, brief)
+
+    def predict(self, link_map: LinkMap, times: int = 1) -> tuple[Outcome, int, tuple[int, ...]]:
+        """Predict how a close ends: the outcome, the open count that is left, and the maps that go, in list order."""
         count = link_map.l_direct_opencount
-        times = max(count, 1) if closes is None else closes
         left = max(0, count - times)
         if link_map.nodelete:
-            return self._finish(link_map, times, Outcome.EARLY_RETURN, count, (), brief)
+            return Outcome.EARLY_RETURN, count, ()
         if count == 0:
-            return self._finish(link_map, times, Outcome.NOT_OPEN, count, (), brief)
+            return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:
-            return self._finish(link_map, times, Outcome.KEEPS, left, (), brief)
+            return Outcome.KEEPS, left, ()
         if not self.examined.graph.complete:
             # What was not seen can keep anything.
-            return self._finish(link_map, times, Outcome.UNKNOWN, left, (), brief)
+            return Outcome.UNKNOWN, left, ()
         unloads = self._collected(link_map)
         if self._condemned:
-            return self._finish(link_map, times, Outcome.DEFERRED, left, unloads, brief)
-        outcome = Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS
-        return self._finish(link_map, times, outcome, left, unloads, brief)
+            return Outcome.DEFERRED, left, unloads
+        return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
     def _collected(self, link_map: LinkMap) -> tuple[int, ...]:
         """Mark as the collector would after the last close of a map; gives what it unloads, in list order.

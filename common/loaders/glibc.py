@@ -108,13 +108,14 @@ class LinkMap:
     """A ``struct link_map`` as it was read, with glibc's own member names.
 
     ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
-    ``relocated_to`` those of l_reldeps; the last two are the collector's edges.
+    ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` the bytes of both lists.
     """
 
     __slots__ = (
         "_fields",
         "_values",
         "address",
+        "edges",
         "l_addr",
         "l_direct_opencount",
         "l_flags_1",
@@ -157,6 +158,7 @@ class LinkMap:
         self._fields = fields
         self._values: Optional[tuple[int, ...]] = None
         self.name = ""
+        self.edges: tuple[bytes, bytes] = (b"", b"")
         self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
@@ -197,7 +199,7 @@ class MapReader:
     """Read ``struct link_map`` with one request each."""
 
     def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory = memory
+        self.memory = memory
         self.layout = layout
         self._fields = Fields(layout, memory.struct_prefix)
         present = [(n, layout.fields[n]) for n in _HOT_FIELDS if n in layout.fields]
@@ -208,12 +210,14 @@ class MapReader:
         self._struct = struct.Struct(memory.struct_prefix + _pack_format(m for m, _ in plain))
         self._pointers = struct.Struct(f"{memory.struct_prefix}32{memory.pointer_code}")
 
-    def read(self, address: int) -> LinkMap:
-        """Read one map without its edges.
+    def read(self, address: int, known: Optional[LinkMap] = None) -> LinkMap:
+        """Read one map without its edges; gives ``known``, an earlier reading, where nothing has changed.
 
         :raises FaultError: if it cannot be read.
         """
-        raw = self._memory.read(address, self.layout.size)
+        raw = self.memory.read(address, self.layout.size)
+        if known is not None and known.raw == raw and self._has_edges(known):
+            return known
         result = LinkMap(address, raw, self._fields)
         for name, value in zip(self._names, self._struct.unpack_from(raw)):
             setattr(result, name, value)
@@ -222,6 +226,14 @@ class MapReader:
         for name in self._absent:
             setattr(result, name, None)
         return result
+
+    def _has_edges(self, link_map: LinkMap) -> bool:
+        """Tell whether the lists of a map are what they were."""
+        listed, relocated = link_map.edges
+        read = self.memory.try_read
+        return (not listed or read(link_map.l_initfini, len(listed)) == listed) and (
+            not relocated or read(link_map.l_reldeps, len(relocated)) == relocated
+        )
 
     def read_edges(self, link_map: LinkMap) -> None:
         """Read the lists of maps that one map keeps.
@@ -237,14 +249,19 @@ class MapReader:
             link_map.needed = entries[1:]
         if link_map.l_reldeps:
             link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
+        word = self.memory.pointer_size
+        link_map.edges = (
+            self.memory.read(link_map.l_initfini, word * (len(link_map.listed) + 1)) if link_map.l_initfini else b"",
+            self.memory.read(link_map.l_reldeps, word * (len(link_map.relocated_to) + 1)) if link_map.l_reldeps else b"",
+        )
 
     def _read_null_terminated(self, address: int) -> tuple[int, ...]:
-        word = self._memory.pointer_size
+        word = self.memory.pointer_size
         entries: list[int] = []
         while len(entries) < MAX_EDGES:
-            piece = self._memory.try_read(address, self._pointers.size)
+            piece = self.memory.try_read(address, self._pointers.size)
             if piece is None:
-                value = self._memory.pointer(address)
+                value = self.memory.pointer(address)
                 if value == 0:
                     return tuple(entries)
                 entries.append(value)
@@ -260,10 +277,10 @@ class MapReader:
 
     def _read_relocation_dependencies(self, address: int) -> tuple[int, ...]:
         # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
-        count = self._memory.unsigned(address, 4)
+        count = self.memory.unsigned(address, 4)
         if count > MAX_EDGES:
             raise CorruptError(f"{count} relocation dependencies", address)
-        return self._memory.words(address + self._memory.pointer_size, count)
+        return self.memory.words(address + self.memory.pointer_size, count)
 
 
 def _pack_format(members: Iterable[Field]) -> str:
@@ -314,70 +331,103 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int, names: bool
     :raises FaultError: if _rtld_global itself cannot be read.
     :raises CorruptError: if the number of namespaces is absurd.
     """
-    graph = Graph()
-    reader = MapReader(memory, layouts.require("link_map"))
-    inner = layouts.require("link_namespaces")
-    fields = Fields(inner, memory.struct_prefix)
-    outer = layouts.require("rtld_global").fields
-    count = memory.unsigned(rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
-    if not 1 <= count <= MAX_NAMESPACES:
-        raise CorruptError(f"_dl_nns is {count}", rtld_global + outer["_dl_nns"].offset)
-    for number in range(count):
-        address = rtld_global + outer["_dl_ns"].offset + number * inner.size
-        values = fields.decode(memory.read(address, inner.size))
-        head = fields.get(values, "_ns_loaded") or 0
-        if not head and fields.get(values, "_ns_nloaded"):
-            message = f"_ns_nloaded is {fields.get(values, '_ns_nloaded')}, but the list is empty"
-            graph.problems.append(Problem(f"namespace {number}", message))
-        if head:
-            maps = tuple(_walk(reader, head, graph))
-            loaded = fields.get(values, "_ns_nloaded")
-            if graph.complete and loaded != len(maps):
-                message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+    return GraphReader(memory, layouts, rtld_global).read(memory, names=names)
+
+
+class GraphReader:
+    """Read the maps of all namespaces, again and again while the process goes on."""
+
+    def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
+        self._maps = MapReader(memory, layouts.require("link_map"))
+        self._namespace = layouts.require("link_namespaces")
+        self._fields = Fields(self._namespace, memory.struct_prefix)
+        outer = layouts.require("rtld_global").fields
+        self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
+        self._first = rtld_global + outer["_dl_ns"].offset
+
+    def read(self, memory: Memory, known: Optional[Graph] = None, names: bool = True) -> Graph:
+        """Read all maps; takes over from ``known``, an earlier reading, what has not changed since.
+
+        :raises FaultError: if _rtld_global itself cannot be read.
+        :raises CorruptError: if the number of namespaces is absurd.
+        """
+        graph = Graph()
+        known = known if known is not None and known.complete else None
+        reader = self._maps
+        reader.memory = memory
+        count = memory.unsigned(*self._count)
+        if not 1 <= count <= MAX_NAMESPACES:
+            raise CorruptError(f"_dl_nns is {count}", self._count[0])
+        for number in range(count):
+            address = self._first + number * self._namespace.size
+            values = self._fields.decode(memory.read(address, self._namespace.size))
+            head = self._fields.get(values, "_ns_loaded") or 0
+            loaded = self._fields.get(values, "_ns_nloaded")
+            if not head and loaded:
+                message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
-            graph.namespaces.append(Namespace(number, address, maps))
-    for link_map in graph.by_address.values():
-        unknown = [a for a in (*link_map.needed, *link_map.relocated_to) if a not in graph.by_address]
-        if unknown:
-            message = f"depends on {unknown[0]:#x}, which is no library"
-            graph.problems.append(Problem(f"link_map {link_map.address:#x}", message))
-    if names:
-        for link_map in graph.by_address.values():
-            link_map.name = read_name(memory, link_map.l_name)
-    return graph
+            if head:
+                maps = tuple(_walk(reader, head, graph, known.by_address if known else {}))
+                if graph.complete and loaded != len(maps):
+                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                    graph.problems.append(Problem(f"namespace {number}", message))
+                graph.namespaces.append(Namespace(number, address, maps))
+        self._check_edges(graph, known)
+        if names:
+            for link_map in graph.by_address.values():
+                link_map.name = link_map.name or read_name(memory, link_map.l_name)
+        return graph
+
+    @staticmethod
+    def _check_edges(graph: Graph, known: Optional[Graph]) -> None:
+        before = known.by_address if known is not None and known.by_address.keys() == graph.by_address.keys() else {}
+        for address, link_map in graph.by_address.items():
+            if before.get(address) is link_map:
+                continue
+            unknown = [a for a in (*link_map.needed, *link_map.relocated_to) if a not in graph.by_address]
+            if unknown:
+                message = f"depends on {unknown[0]:#x}, which is no library"
+                graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
+def _walk(reader: MapReader, head: int, graph: Graph, known: Mapping[int, LinkMap]) -> Iterator[LinkMap]:
     address, previous = head, 0
     while address:
-        where = f"link_map {address:#x}"
         if address in graph.by_address:
-            graph.problems.append(Problem(where, "the list of libraries loops"))
+            graph.problems.append(Problem(_where(address), "the list of libraries loops"))
             return
         if len(graph.by_address) >= MAX_LIBRARIES:
-            graph.problems.append(Problem(where, f"more than {MAX_LIBRARIES} libraries"))
+            graph.problems.append(Problem(_where(address), f"more than {MAX_LIBRARIES} libraries"))
             return
+        before = known.get(address)
         try:
-            link_map = reader.read(address)
+            link_map = reader.read(address, before)
         except FaultError as error:
             message = f"{error}: this library and those after it are not known"
-            graph.problems.append(Problem(where, message))
+            graph.problems.append(Problem(_where(address), message))
             return
-        try:
-            reader.read_edges(link_map)
-        except (FaultError, CorruptError) as error:
-            graph.problems.append(Problem(where, f"what it depends on is not known: {error}"))
+        if link_map is not before:
+            try:
+                reader.read_edges(link_map)
+            except (FaultError, CorruptError) as error:
+                message = f"what it depends on is not known: {error}"
+                graph.problems.append(Problem(_where(address), message))
         if link_map.l_prev != previous:
             message = f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
-            graph.problems.append(Problem(where, message))
+            graph.problems.append(Problem(_where(address), message))
             return
-        absurdity = _find_absurdity(link_map)
+        absurdity = None if link_map is before else _find_absurdity(link_map)
         if absurdity:
-            graph.problems.append(Problem(where, f"{absurdity}: this library and those after it are not known"))
+            message = f"{absurdity}: this library and those after it are not known"
+            graph.problems.append(Problem(_where(address), message))
             return
         graph.by_address[address] = link_map
         yield link_map
         previous, address = address, link_map.l_next
+
+
+def _where(address: int) -> str:
+    return f"link_map {address:#x}"
 
 
 def _find_absurdity(link_map: LinkMap) -> Optional[str]:
