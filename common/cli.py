@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import NoReturn, Optional
 
 from .commands.registry import COMMANDS, HelpFormatter
-from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from .errors import DlwhyError, NoTargetError, NotFoundError, UnsupportedError, UsageError
 from .host import Screen
 from .render.text import escape
-from .target import Target
+from .target import LiveTarget, Target
 
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
@@ -34,12 +34,17 @@ class CliHost:
 
     def __init__(self, target: Optional[Target]) -> None:
         self._target = target
+        self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
         """Give what the command line names."""
         if self._target is None:
             raise NoTargetError("nothing to examine: give --pid PID or --core FILE before the command")
         return self._target
+
+    def live_target(self) -> LiveTarget:
+        """Refuse: nothing is run here."""
+        raise UnsupportedError("a trace needs a debugger that runs the process: use dltrace in gdb or LLDB")
 
     def evaluate(self, expression: str) -> int:
         """Take a number: there is no debugger here to evaluate more."""
@@ -74,7 +79,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    from .commands import dlplan, dlstate  # noqa: F401 - define the commands
+    from .commands import dlplan, dlstate, dltrace  # noqa: F401 - define the commands
     from .commands.run import run
 
     if arguments.command == "help" or arguments.command not in COMMANDS:
@@ -100,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process or a core.",
-        epilog="dlwhy help COMMAND explains a command. Commands: dlplan, dlstate.",
+        epilog="dlwhy help COMMAND explains a command. Commands: dlplan, dlstate, dltrace.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -115,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays")
-    parser.add_argument("command", metavar="COMMAND", help="dlplan, dlstate, or help")
+    parser.add_argument("command", metavar="COMMAND", help="dlplan, dlstate, dltrace, or help")
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
     return parser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Protocol
 
-from .target import Target
+from .target import LiveTarget, Target
 
 
 class Screen(NamedTuple):
@@ -26,6 +26,17 @@ class Host(Protocol):
 
         :raises NoTargetError: if there is nothing.
         """
+
+    def live_target(self) -> LiveTarget:
+        """Give the process that is run here, for a trace that outlives the command.
+
+        :raises UnsupportedError: if this program runs none.
+        :raises NoTargetError: if there is none.
+        """
+
+    @property
+    def kept(self) -> dict[str, object]:
+        """Give what commands keep from one run to the next, by their names."""
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression in the program's own syntax to an address.

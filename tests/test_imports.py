@@ -20,7 +20,7 @@ LAYERS = (
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),
     ("analysis",),
-    ("views", "views_plan", "render"),
+    ("views", "views_plan", "views_trace", "render"),
     ("commands",),
     ("cli", "api"),
 )

@@ -193,9 +193,10 @@ class GlibcExamination:
 
     def name(self, link_map: LinkMap) -> str:
         """Give a library's base name."""
-        return base_name(self._path(link_map))
+        return base_name(self.path(link_map))
 
-    def _path(self, link_map: LinkMap) -> str:
+    def path(self, link_map: LinkMap) -> str:
+        """Give a library's path, or what stands for it where it has none."""
         if link_map.name:
             return link_map.name
         if link_map.l_type == LT_EXECUTABLE:
@@ -222,7 +223,7 @@ class GlibcExamination:
         first, last = self.extent(link_map)
         return Library(
             name=self.name(link_map),
-            path=self._path(link_map),
+            path=self.path(link_map),
             soname=image.read_soname() if image else None,
             build_id=image.read_build_id() if image else None,
             base=link_map.l_addr,
@@ -340,7 +341,7 @@ class GlibcExamination:
         The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
         earlier was kept then, so it has -1.
         """
-        if link_map.address in self.kept or self.lock.owner is None:
+        if link_map.address in self.kept or not self.lock.is_held:
             return False
         return bool(link_map.field("l_removed")) or (
             not link_map.field("l_map_used") and (self._signed(link_map, "l_idx") or 0) >= 0
@@ -435,22 +436,34 @@ class GlibcExamination:
 
     def _destructor(self, pending: Pending) -> TlsDestructor:
         thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
-        function = self._code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        function = self.code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
         return TlsDestructor(thread, function, pending.object)
 
-    def _code_symbol(self, address: int) -> CodeSymbol:
+    def code_symbol(self, address: int) -> CodeSymbol:
+        """Name the function that covers an address, and its library."""
+        link_map = self.find_map(address)
+        if link_map is None:
+            return CodeSymbol(address, None, None)
+        return CodeSymbol(address, self._function_name(link_map, address), self.name(link_map))
+
+    def find_map(self, address: int) -> Optional[LinkMap]:
+        """Find the library in whose mappings an address lies."""
         for link_map in self.graph.by_address.values():
             first, last = self.extent(link_map)
             if first <= address < last and not link_map.is_proxy:
-                return CodeSymbol(address, self._function_name(link_map, address), self.name(link_map))
-        return CodeSymbol(address, None, None)
+                return link_map
+        return None
+
+    def binds(self, holder: LinkMap, held: LinkMap) -> bool:
+        """Tell whether a library is bound to a symbol of another one."""
+        return bool(self._symbols_into(holder, held))
 
     def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
         image = self.image(link_map)
         if image is None:
             return None
         try:
-            name = name_function(self.memory, image, self._path(link_map), self.extent(link_map)[0], address)
+            name = name_function(self.memory, image, self.path(link_map), self.extent(link_map)[0], address)
         except DlwhyError:
             return None
         return demangle(name) if name else None

@@ -232,14 +232,14 @@ class Planner:
             order=order,
             order_certain=order is None or rule.certain,
             at_least=tuple(
-                self.examined.name(by_address[address]) for address in unloads if self._can_close(by_address[address])
+                self.examined.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
             ),
             size=sum(self._size(by_address[address]) for address in unloads),
         )
         if brief:
             return plan
         after = self.examined.after({link_map.address: left})
-        stays = [m for m in self._closure(link_map) if m.address not in unloads]
+        stays = [m for m in self.closure(link_map) if m.address not in unloads]
         keeps = tuple(after.judge(m, identify=False) for m in stays)
         known = self.examined.graph.complete and link_map.address not in unloads
         change = find_change(after, link_map) if known else None
@@ -254,7 +254,7 @@ class Planner:
     def _describe(self, link_map: LinkMap) -> Library:
         return self.examined.describe(link_map, identify=False)
 
-    def _closure(self, link_map: LinkMap) -> list[LinkMap]:
+    def closure(self, link_map: LinkMap) -> list[LinkMap]:
         """List a library and all that it keeps; what was loaded at start is left out."""
         by_address = self.examined.graph.by_address
         found = [link_map]
@@ -267,7 +267,7 @@ class Planner:
                     found.append(other)
         return found
 
-    def _can_close(self, link_map: LinkMap) -> bool:
+    def can_close(self, link_map: LinkMap) -> bool:
         """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
         if link_map.address not in self._closers:
             image = self.examined.image(link_map)

@@ -16,7 +16,14 @@ class Session(NamedTuple):
     """What one run of a command works on."""
 
     host: Host
-    target: Target
+
+    @property
+    def target(self) -> Target:
+        """Give what is examined.
+
+        :raises NoTargetError: if there is nothing.
+        """
+        return self.host.target()
 
 
 class Result(NamedTuple):

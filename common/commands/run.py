@@ -15,12 +15,11 @@ def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
 
     :raises DlwhyError: if it cannot be answered.
     """
-    arguments = command.parser().parse_args(list(words))
+    arguments = command.parser().parse_intermixed_args(list(words))
     if arguments.help:
         host.write(command.help() + "\n")
         return None
-    target = host.target()
-    result = command.answer(Session(host, target), arguments)
+    result = command.answer(Session(host), arguments)
     if arguments.json:
         from ..render.jsonout import dump
 

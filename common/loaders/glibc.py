@@ -34,6 +34,7 @@ MAX_NAMESPACES = 16
 MAX_EDGES = 100_000
 MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
+MAX_DEPTH = 1 << 16
 BANNER_SCAN_BYTES = 4 << 20
 
 _BANNER = re.compile(rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)")
@@ -519,9 +520,19 @@ def mark(
 
 
 class Lock(NamedTuple):
-    """The state of the loader's lock ``_dl_load_lock``: the kernel id of the thread that holds it, None if free."""
+    """The state of the loader's lock ``_dl_load_lock``.
+
+    ``owner`` is the kernel's id of the thread that holds it, None if it is free or not known; ``depth`` how many opens
+    and closes that thread is in, one within the other.  Until glibc 2.33 a process without libpthread has no owner.
+    """
 
     owner: Optional[int]
+    depth: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether a thread is inside dlopen or dlclose."""
+        return self.owner is not None or self.depth > 0
 
 
 def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
@@ -533,8 +544,8 @@ def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock
     raw = memory.try_read(rtld_global + member.offset, 12)
     if raw is None:
         return Lock(None)
-    lock, _, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
-    return Lock(owner if lock and owner > 0 else None)
+    lock, count, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
+    return Lock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
 
 
 class UniqueSymbol(NamedTuple):
