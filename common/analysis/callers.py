@@ -7,6 +7,7 @@ one read.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple, Optional
 
@@ -23,6 +24,12 @@ MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
 STACK_BYTES = 2048
+
+
+_CALL_BYTES = 7
+# call rel32; call r/m with no, 8 or 32 bits of displacement, and with a SIB byte: those end where a return goes to.
+_X86_CALL = re.compile(rb"(\xe8....|\xff([\x10-\x17\xd0-\xd7]|[\x50-\x57].|[\x90-\x97]....|\x14.|\x54..))\Z", re.DOTALL)
+_CALLS_BEFORE = {"x86_64": _X86_CALL, "i386": _X86_CALL}
 
 
 class Caller(NamedTuple):
@@ -79,7 +86,10 @@ class Callers:
                 return Caller(given, "user")
         data = memory.try_read(stack, STACK_BYTES) or memory.try_read(stack, STACK_BYTES // 8) or b""
         known = self._recognise(memory, data)
-        return known or self._unwind(hit, examined, stack, by)
+        if known is not None:
+            return known
+        found = self._unwind(hit, examined, stack, by)
+        return found if found.pc is not None else self._scan(examined, data, by)
 
     def _recognise(self, memory: Memory, data: bytes) -> Optional[Caller]:
         form = struct.Struct(memory.struct_prefix + memory.pointer_code)
@@ -101,6 +111,26 @@ class Callers:
             if self._function(examined, frame.pc) == "dlclose":
                 by = "user"
             words.append((at, frame.pc))
+        return Caller(None, by)
+
+    def _scan(self, examined: GlibcExamination, data: bytes, by: str) -> Caller:
+        """Find the caller among the words on the stack, where the debugger cannot unwind.
+
+        LLDB 14 does not find ld.so in a process that it has launched.
+        """
+        memory = examined.memory
+        if memory.platform.arch not in _CALLS_BEFORE:
+            return Caller(None, by)
+        form = struct.Struct(memory.struct_prefix + memory.pointer_code)
+        for (word,) in form.iter_unpack(data[: len(data) - len(data) % form.size]):
+            link_map = examined.find_map(word)
+            before = memory.try_read(word - _CALL_BYTES, _CALL_BYTES) if link_map else None
+            if before is None or not _CALLS_BEFORE[memory.platform.arch].search(before):
+                continue
+            if not self._is_inner(examined, word):
+                return Caller(word, by)
+            if self._function(examined, word) == "dlclose":
+                by = "user"
         return Caller(None, by)
 
     def _is_inner(self, examined: GlibcExamination, pc: int) -> bool:

@@ -227,7 +227,7 @@ class Tracer:
 
     def stop(self) -> None:
         """Take the breakpoints back, and settle what has begun, as far as that can be seen."""
-        if self.ending is None:
+        if self.is_watching():
             self.settle()
             self.end("it was stopped")
 
@@ -244,6 +244,12 @@ class Tracer:
             self._emit(operation.event(ended=False))
         self._operations.clear()
 
+    def is_watching(self) -> bool:
+        """Tell whether the trace goes on; not every debugger tells when a process has ended."""
+        if not self.target.is_alive():
+            self.end(EXITED)
+        return self.ending is None
+
     def settle(self) -> None:
         """Read the lists while the process stands, and end what has ended."""
         try:
@@ -255,7 +261,7 @@ class Tracer:
 
     def report(self) -> Trace:
         """Give the sums of all events."""
-        watching = self.ending is None
+        watching = self.is_watching()
         if watching:
             self.settle()
         places = self._places
@@ -302,9 +308,12 @@ class Tracer:
             return Reaction.RESUME
 
     def _on_exit(self, hit: Hit) -> Reaction:
-        """See the process about to end, when nothing more is opened or closed."""
-        del hit
-        self.settle()
+        """See the process about to end, when nothing more is opened or closed: what can have ended has."""
+        try:
+            self._look()
+            self._advance(hit.lwp, 0)
+        except (FaultError, CorruptError) as error:
+            self._add_problem(f"_exit in thread {hit.lwp}", str(error))
         return Reaction.RESUME
 
     def _look(self) -> None:

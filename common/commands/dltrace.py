@@ -54,7 +54,7 @@ def dltrace(session: Session, arguments: argparse.Namespace) -> Result:
 
 def _start(session: Session, arguments: argparse.Namespace) -> Result:
     before = session.host.kept.get("dltrace")
-    if isinstance(before, _Tracing) and before.tracer.ending is None:
+    if isinstance(before, _Tracing) and before.tracer.is_watching():
         raise UsageError("a trace is going on: use dltrace stop first")
     tracing = _Tracing(session, arguments)
     session.host.kept["dltrace"] = tracing
