@@ -85,12 +85,14 @@ def _facts(trace: Trace) -> Iterator[tuple[str, ...]]:
     state = "going on" if trace.watching else f"over: {trace.ending}"
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
     yield ("breakpoints", f"opens: {trace.opens_by}; closes: {trace.closes_by}")
-    ended = totals.closes - totals.unended
+    ended = totals.closes - totals.unended - totals.raced
     yield (
         "predictions",
         f"{totals.exact} of {ended} exact when the close began; {totals.nested} closes within others; "
         f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
     )
+    if totals.raced:
+        yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
     if totals.unended:
         yield ("not seen to end", completed(totals.unended, "event"))
     if totals.unseen_opens or totals.unseen_closes:

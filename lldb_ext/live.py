@@ -60,6 +60,8 @@ class LldbLiveTarget(LldbTarget):
             raise NoTargetError("a core file does not run: dltrace needs a process")
         self._dispatcher = dispatcher
         self._unique_id = int(self._process.GetUniqueID())
+        self._is_in_handler = False
+        self._doomed: list[Any] = []
 
     @property
     def keeps_breakpoints(self) -> bool:
@@ -68,6 +70,7 @@ class LldbLiveTarget(LldbTarget):
 
     def is_alive(self) -> bool:
         """Tell whether the target still has the process."""
+        self._bury()
         process = self._target.GetProcess()
         ended = (lldb.eStateExited, lldb.eStateDetached, lldb.eStateInvalid, lldb.eStateUnloaded)
         return int(process.GetUniqueID()) == self._unique_id and process.GetState() not in ended
@@ -84,7 +87,21 @@ class LldbLiveTarget(LldbTarget):
             self._dispatcher.add(breakpoint_, lambda frame, location: self._react(frame, location, on_hit))
             breakpoint_.AddName(NAME)
             made.append(breakpoint_)
-        return _Removal(self._target, self._dispatcher, made)
+        return _Removal(self, made)
+
+    def remove(self, breakpoints: Sequence[Any]) -> None:
+        """Delete breakpoints; within a handler they are only disabled, and deleted when a command next asks."""
+        self._doomed += breakpoints
+        for each in breakpoints:
+            self._dispatcher.drop(each)
+            each.SetEnabled(False)
+        if not self._is_in_handler:
+            self._bury()
+
+    def _bury(self) -> None:
+        doomed, self._doomed = self._doomed, []
+        for each in doomed:
+            self._target.BreakpointDelete(each.GetID())
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Never call back: LLDB tells nobody when a process ends, so it is to be asked, by `is_alive`."""
@@ -93,10 +110,13 @@ class LldbLiveTarget(LldbTarget):
     def _react(self, frame: Any, location: Any, on_hit: Callable[[Hit], Reaction]) -> bool:
         if int(frame.GetThread().GetProcess().GetUniqueID()) != self._unique_id:
             return False
+        self._is_in_handler = True
         try:
             return on_hit(_LldbHit(frame, int(location.GetLoadAddress()))) is Reaction.STOP
         except KeyboardInterrupt:
             return True
+        finally:
+            self._is_in_handler = False
 
     def find_line(self, address: int) -> Optional[str]:
         """Ask LLDB for the line; the file's own name is enough."""
@@ -144,15 +164,12 @@ class _LldbHit:
 
 
 class _Removal:
-    def __init__(self, target: Any, dispatcher: Dispatcher, breakpoints: Sequence[Any]) -> None:
+    def __init__(self, target: LldbLiveTarget, breakpoints: Sequence[Any]) -> None:
         self._target = target
-        self._dispatcher = dispatcher
         self._breakpoints = breakpoints
 
     def remove(self) -> None:
-        for each in self._breakpoints:
-            self._dispatcher.drop(each)
-            self._target.BreakpointDelete(each.GetID())
+        self._target.remove(self._breakpoints)
 
 
 class _Nothing:

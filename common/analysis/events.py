@@ -32,6 +32,7 @@ class Moment(NamedTuple):
 
     ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``by`` says whether it called
     itself ("user") or libc did for it ("libc").  ``inside`` is the number of the event during which this one happened.
+    ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be told.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Moment(NamedTuple):
     by: str = "user"
     inside: Optional[int] = None
     at_exit: bool = False
+    raced: bool = False
 
 
 class OpenResult(Enum):
@@ -90,7 +92,7 @@ class Close(NamedTuple):
 
     @property
     def stayed(self) -> tuple[Instance, ...]:
-        """Give what was predicted to go and stayed: a mistake of ours."""
+        """Give what was predicted to go and stayed: a mistake of ours, unless another thread came before."""
         return _without((*self.predicted, *self.remarked), self.went) if self.ended else ()
 
     @property
@@ -192,6 +194,7 @@ class Totals(NamedTuple):
     keeping: int = 0
     exact: int = 0
     nested: int = 0
+    raced: int = 0
     mismatches: int = 0
     unended: int = 0
     unseen_opens: int = 0

@@ -71,10 +71,11 @@ class Ledger:
         counts["unloading"] += bool(event.went)
         counts["unloaded"] += len(event.went)
         counts["keeping"] += bool(event.keeps)
-        counts["exact"] += event.is_exact
+        counts["raced"] += event.moment.raced
+        counts["exact"] += event.is_exact and not event.moment.raced
         counts["nested"] += event.moment.inside is not None
         counts["unended"] += not event.ended
-        if event.stayed or event.surprises:
+        if (event.stayed or event.surprises) and not event.moment.raced:
             counts["mismatches"] += 1
             _append(self.mismatches, event)
         if event.library is not None:

@@ -40,6 +40,9 @@ from .plan import Planner
 from .state import examine
 
 EXITED = "the process ended"
+ANOTHER_PROGRAM = "the process executed another program"
+
+AT_RANDOM = 25
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
 _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
@@ -185,6 +188,8 @@ class Tracer:
         self._callers = Callers(target, CONVENTIONS[arch], examined.private.rtld_map.address)
         self.ledger = Ledger(examined.graph)
         self._problems: dict[Problem, None] = dict.fromkeys(examined.problems)
+        self._random = examined.memory.target.auxv().get(AT_RANDOM, 0)
+        self._identity = self._read_identity()
         self._begun = time.monotonic()
         self._seconds: Optional[float] = None
         self._number = 0
@@ -254,15 +259,14 @@ class Tracer:
         """Read the lists while the process stands, and end what has ended."""
         try:
             self._look()
-        except (FaultError, CorruptError) as error:
-            self._add_problem("loader", str(error))
+        except (FaultError, CorruptError, UnsupportedError) as error:
+            self._fail("loader", error)
             return
         self._advance(None, None)
 
     def report(self) -> Trace:
         """Give the sums of all events."""
-        watching = self.is_watching()
-        if watching:
+        if self.is_watching():
             self.settle()
         places = self._places
         assert places is not None
@@ -271,7 +275,7 @@ class Tracer:
         return Trace(
             self._info,
             self._examined.loader_info(),
-            watching,
+            self.ending is None,
             self.ending,
             seconds,
             places.opens_by,
@@ -303,28 +307,55 @@ class Tracer:
             if entry in (Entry.DL_CLOSE, Entry.DLCLOSE):
                 return self._begin_close(hit, entry, stack)
             return self._begin_open(hit, entry, stack)
-        except (FaultError, CorruptError) as error:
-            self._add_problem(f"{entry.value} in thread {hit.lwp}", str(error))
-            return Reaction.RESUME
+        except (FaultError, CorruptError, UnsupportedError) as error:
+            return self._fail(f"{entry.value} in thread {hit.lwp}", error)
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """See the process about to end, when nothing more is opened or closed: what can have ended has."""
         try:
             self._look()
-            self._advance(hit.lwp, 0)
-        except (FaultError, CorruptError) as error:
-            self._add_problem(f"_exit in thread {hit.lwp}", str(error))
+            self._waiting = None
+            self._advance(None, None)
+        except (FaultError, CorruptError, UnsupportedError) as error:
+            return self._fail(f"_exit in thread {hit.lwp}", error)
+        return Reaction.RESUME
+
+    def _fail(self, where: str, error: DlwhyError) -> Reaction:
+        """Note that an event could not be read; where there will be none any more, end."""
+        if str(error) == ANOTHER_PROGRAM:
+            self.end(ANOTHER_PROGRAM)
+        else:
+            self._add_problem(where, str(error))
         return Reaction.RESUME
 
     def _look(self) -> None:
-        """Read the lists again."""
+        """Read the lists again.
+
+        :raises UnsupportedError: if the process executes another program, even the same one once more.
+        """
+        if self._read_identity() != self._identity:
+            raise UnsupportedError(ANOTHER_PROGRAM)
         self._examined = self._examined.later(self._reader)
+
+    def _read_identity(self) -> Optional[bytes]:
+        """Read the random bytes that the kernel gives to each program that it starts."""
+        try:
+            return self.target.read(self._random, 16) if self._random else None
+        except FaultError:
+            return None
 
     def _moment(self, hit: Hit, caller: Optional[Site], by: str) -> Moment:
         self._number += 1
         around = [op for op in self._operations if op.moment.lwp == hit.lwp]
         inside = around[-1].moment.number if around else None
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
+
+    def _add_operation(self, operation: _Operation) -> None:
+        others = [op for op in self._operations if op.moment.lwp != operation.moment.lwp]
+        for each in (*others, operation) if others else ():
+            each.moment = each.moment._replace(raced=True)
+        self._operations.append(operation)
+        self._waiting = operation
 
     def _now(self) -> float:
         return round(time.monotonic() - self._begun, 6)
@@ -354,8 +385,7 @@ class Tracer:
         closing = _Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
             self._predict(closing, link_map)
-        self._operations.append(closing)
-        self._waiting = closing
+        self._add_operation(closing)
         stop = self._find_stop_of_close(closing)
         if closing.does_nothing:
             self._finish(closing)
@@ -439,8 +469,7 @@ class Tracer:
         signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
         # The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
         opening = _Opening(moment, stack, requested or None, flags & 0xFFFF, signed)
-        self._operations.append(opening)
-        self._waiting = opening
+        self._add_operation(opening)
         return self._react(self._find_stop_of_open(opening), opening)
 
     # -- what came of it ---------------------------------------------------------------------------------------
@@ -508,7 +537,7 @@ class Tracer:
             if (other is None or not is_same(link_map, other)) and not link_map.is_proxy:
                 self._assign_added(link_map)
                 ups += link_map.l_direct_opencount - self._raise(link_map, link_map.l_direct_opencount)
-        if (ups or downs) and not self._exiting:
+        if (ups or downs) and not self._exiting and not any(op.moment.raced for op in self._operations):
             self.ledger.count_unseen(ups, downs)
 
     def _assign_gone(self, link_map: LinkMap) -> None:
@@ -567,6 +596,11 @@ class Tracer:
 
     def _finish(self, operation: _Operation) -> None:
         """Settle an operation."""
+        if isinstance(operation, _Opening) and operation.library is None and operation.moment.raced:
+            # A close by another thread can have taken the count back before it was looked at.
+            maps = self._examined.graph.by_address.values()
+            found = next((m for m in maps if _is_request_for(operation, m) and not m.is_proxy), None)
+            operation.library = self._instance(found) if found else None
         self._operations.remove(operation)
         if self._waiting is operation:
             self._waiting = None
@@ -649,8 +683,8 @@ class Tracer:
             owner = code.library if code.library != library.name else None
             moment = self._moment(hit, site, "user")
             self._emit(Registration(moment, library, code, subject, owner))
-        except (FaultError, CorruptError) as error:
-            self._add_problem(f"__cxa_thread_atexit_impl in thread {hit.lwp}", str(error))
+        except (FaultError, CorruptError, UnsupportedError) as error:
+            return self._fail(f"__cxa_thread_atexit_impl in thread {hit.lwp}", error)
         return Reaction.RESUME
 
     def _skip_runtime(self, hit: Hit, examined: GlibcExamination, pc: int) -> int:

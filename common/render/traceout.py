@@ -100,6 +100,7 @@ def _moment(moment: Moment) -> dict[str, Any]:
         "by": moment.by,
         "inside": moment.inside,
         "at_exit": moment.at_exit,
+        "raced": moment.raced,
     }
 
 

@@ -20,7 +20,9 @@ from dlwhy.tests.trace.attached import Traced, document_in
 DEBUGGERS = [host for host in HOSTS if host != SHELL]
 
 
-def debug(host: str, folder: Path, program: Path, commands: list[str], **variables: str) -> Traced:
+def debug(
+    host: str, folder: Path, program: Path, commands: list[str], arguments: str = "", **variables: str
+) -> Traced:
     """Run a program in a debugger from main on, and give these commands."""
     folder.mkdir(parents=True, exist_ok=True)
     if host == GDB:
@@ -28,13 +30,14 @@ def debug(host: str, folder: Path, program: Path, commands: list[str], **variabl
         words += ["-iex", "set pagination off", "-x", str(SCRIPT), str(program)]
         flag, environment = "-ex", {}
         given = [f"set environment {name} {value}" for name, value in variables.items()]
-        before = ["set startup-with-shell off", *given, "break main", "run"]
+        before = ["set startup-with-shell off", *given, f"set args {arguments}", "break main", "run"]
     else:
         lldb = lldbs.get(host.rpartition("-")[2])
         words = [*lldb.command, "--no-lldbinit", "--batch", str(program)]
         flag, environment = "-o", dict(lldb.environment)
         given = [f"settings set target.env-vars {name}={value}" for name, value in variables.items()]
         before = [f'command script import "{LLDB_SCRIPT}"', *given, "breakpoint set -n main", "run"]
+        before.insert(1, f"settings set -- target.run-args {arguments}")
     for command in [*before, *commands]:
         words += [flag, command.replace("$LOG", str(folder / "log.jsonl"))]
     run = subprocess.run(
