@@ -68,11 +68,9 @@ class GdbLiveTarget(GdbTarget):
         if selected.num != self._inferior.num or selected.pid != self._pid:
             return False  # a child that gdb follows
         thread = gdb.selected_thread()
-        if thread is None:
-            return False
         self._is_in_handler = True
         try:
-            return breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
+            return thread is not None and breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
         except KeyboardInterrupt:
             return True
         finally:
@@ -155,7 +153,7 @@ class _GdbHit:
 
 
 def _unsigned(value: Any) -> int:
-    return int(value) & (1 << 8 * value.type.sizeof) - 1
+    return int(value) & (1 << 8 * int(value.type.sizeof)) - 1
 
 
 class _Removal:

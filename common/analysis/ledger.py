@@ -7,7 +7,21 @@ from typing import Optional
 
 from ..loaders.glibc import LT_LOADED, Graph
 from ..model import Outcome
-from .events import Account, Close, Deeds, Event, Instance, Kept, Leak, Open, OpenResult, Pin, Registration, Site, Totals
+from .events import (
+    Account,
+    Close,
+    Deeds,
+    Event,
+    Instance,
+    Kept,
+    Leak,
+    Open,
+    OpenResult,
+    Pin,
+    Registration,
+    Site,
+    Totals,
+)
 
 #: How many events of each kind are kept for the report; all are in the log.
 MAX_LISTED = 1000
@@ -75,7 +89,8 @@ class Ledger:
         counts["exact"] += event.is_exact and not event.moment.raced
         counts["nested"] += event.moment.inside is not None
         counts["unended"] += not event.ended
-        if (event.stayed or event.surprises) and not event.moment.raced:
+        is_judged = not event.moment.raced and event.outcome is not Outcome.UNKNOWN
+        if is_judged and (event.stayed or event.surprises):
             counts["mismatches"] += 1
             _append(self.mismatches, event)
         if event.library is not None:

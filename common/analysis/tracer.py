@@ -155,7 +155,7 @@ def begin(
     def of_glibc(examined: GlibcExamination) -> Tracer:
         return Tracer(target, examined, options, sink, announce)
 
-    def of_musl(memory: Memory, start: Start) -> Tracer:
+    def of_musl(_memory: Memory, _start: Start) -> Tracer:
         raise UnsupportedError("musl never unloads, by design: there is no close to trace")
 
     tracer, _ = examine(target, of_glibc, of_musl)
@@ -417,9 +417,7 @@ class Tracer:
             if self._closers[link_map.name]:
                 yield self._examined.name(link_map)
 
-    def _keeps(
-        self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]
-    ) -> tuple[Library, ...]:
+    def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
         """Judge what stays of a library and all that it needs, after its last close."""
         if link_map.l_type != LT_LOADED or link_map.nodelete:
             return (self._judge_lasting(link_map),)
@@ -477,11 +475,13 @@ class Tracer:
     def _advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
         """Compare with the lists of the event before, and end what has ended; without a thread: at a stop."""
         graph = self._examined.graph
-        before, self._compared = self._compared, graph
-        self._note_exit()
-        if before is not graph:
-            self._assign(before, graph)
-            self._find_pins(before, graph)
+        if graph.complete:
+            before, self._compared = self._compared, graph
+            self._note_exit()
+            if before is not graph:
+                self._assign(before, graph)
+                self._find_pins(before, graph)
+        # Else another thread has been stopped while it changed the lists: the next event will compare.
         ended = [op for op in self._operations if self._has_ended(op, lwp, stack)]
         for operation in self._operations:
             if isinstance(operation, _Closing) and not operation.has_effect and operation.moment.lwp != lwp:

@@ -60,7 +60,7 @@ def _start(session: Session, arguments: argparse.Namespace) -> Result:
     session.host.kept["dltrace"] = tracing
     trace = tracing.tracer.report()
     result = _result(trace)
-    return result._replace(view=lambda verbose: started_view(trace, arguments.library), has_findings=False)
+    return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
 
 
 def _result(trace: Trace) -> Result:
@@ -89,7 +89,7 @@ class _Tracing:
             path = os.path.expanduser(arguments.log)
             try:
                 # Lines are written as they come: what ends the debugger must not take the last ones along.
-                self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)
+                self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
             except OSError as error:
                 raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         options = Options(tuple(libraries), arguments.stop_when, arguments.tls)

@@ -253,7 +253,9 @@ class MapReader:
         word = self.memory.pointer_size
         link_map.edges = (
             self.memory.read(link_map.l_initfini, word * (len(link_map.listed) + 1)) if link_map.l_initfini else b"",
-            self.memory.read(link_map.l_reldeps, word * (len(link_map.relocated_to) + 1)) if link_map.l_reldeps else b"",
+            self.memory.read(link_map.l_reldeps, word * (len(link_map.relocated_to) + 1))
+            if link_map.l_reldeps
+            else b"",
         )
 
     def _read_null_terminated(self, address: int) -> tuple[int, ...]:

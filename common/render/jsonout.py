@@ -41,14 +41,14 @@ def state_document(command: str, state: State) -> dict[str, Any]:
 
 def plan_document(command: str, plans: Plans) -> dict[str, Any]:
     """Build the document of a prediction: of one close, or of all open libraries."""
-    envelope = envelope(command, plans.target, plans.loader)
+    head = envelope(command, plans.target, plans.loader)
     garbage = [library.name for library in plans.garbage]
     if plans.asked is None:
         handles = [_plan(plan) for plan in plans.plans]
-        return {**envelope, "handles": handles, "garbage": garbage, "problems": problem_documents(plans.problems)}
+        return {**head, "handles": handles, "garbage": garbage, "problems": problem_documents(plans.problems)}
     plan = plans.plans[0]
     return {
-        **envelope,
+        **head,
         **_plan(plan),
         "keeps": [kept_document(library) for library in plan.keeps],
         "change": _change(plan.change) if plan.change else None,
@@ -70,7 +70,8 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "outcome": plan.outcome.value,
         "unloads": [library.name for library in plan.unloads],
         "unmapped": [
-            {**_reference(library), "range": [hexadecimal(library.start), hexadecimal(library.end)]} for library in plan.unloads
+            {**_reference(library), "range": [hexadecimal(library.start), hexadecimal(library.end)]}
+            for library in plan.unloads
         ],
         "order": plan.order,
         "order_certain": plan.order_certain,

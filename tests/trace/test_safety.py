@@ -24,7 +24,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # It must need libc, else its namespace has no ld.so in it.
     shared = ["-shared", "-fPIC", "-Wl,--no-as-needed", "-lc"]
     subprocess.run(["gcc", "-g", "-o", folder / "libother.so", source, *shared], check=True)
-    words = ["-g", "-O1", "-Wall", "-Wextra", "-o", folder / "safety", HERE / "safety.c"]
+    words = ["-g", "-O1", "-Wall", "-Wextra", "-o", str(folder / "safety"), str(HERE / "safety.c")]
     subprocess.run(["gcc", *words, "-ldl", "-lpthread"], check=True)
     return folder / "safety"
 
@@ -42,7 +42,7 @@ def run(host: str, folder: Path, program: Path, what: str, commands: Sequence[st
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_survives_namespaces_that_go(host: str, program: Path, tmp_path: Path) -> None:
-    # gdb 13 to 17 take the end of a namespace for that of ld.so and forget a breakpoint there, of which the process dies.
+    # gdb 13 to 17 take the end of a namespace for that of ld.so, and forget a breakpoint there: the process dies of it.
     result = run(host, tmp_path, program, "spaces", ["start", "go", "report"])
     closes = result.events("close")
     assert [each["library"]["namespace"] for each in closes] == [0, 1, 0, 1, 0, 1, 0]

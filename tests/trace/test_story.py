@@ -20,9 +20,7 @@ from dlwhy.tests.trace.attached import Traced, document_in
 DEBUGGERS = [host for host in HOSTS if host != SHELL]
 
 
-def debug(
-    host: str, folder: Path, program: Path, commands: list[str], arguments: str = "", **variables: str
-) -> Traced:
+def debug(host: str, folder: Path, program: Path, commands: list[str], arguments: str = "", **variables: str) -> Traced:
     """Run a program in a debugger from main on, and give these commands."""
     folder.mkdir(parents=True, exist_ok=True)
     if host == GDB:
@@ -37,7 +35,8 @@ def debug(
         flag, environment = "-o", dict(lldb.environment)
         given = [f"settings set target.env-vars {name}={value}" for name, value in variables.items()]
         before = [f'command script import "{LLDB_SCRIPT}"', *given, "breakpoint set -n main", "run"]
-        before.insert(1, f"settings set -- target.run-args {arguments}")
+        if arguments:
+            before.insert(1, f"settings set -- target.run-args {arguments}")
     for command in [*before, *commands]:
         words += [flag, command.replace("$LOG", str(folder / "log.jsonl"))]
     run = subprocess.run(
@@ -74,7 +73,12 @@ def stories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     told = {}
     for host in DEBUGGERS:
         commands = ["dltrace start --tls --stop-when kept --log $LOG libB.so libA.so", "continue"]
-        commands += ["thread backtrace" if host != GDB else "backtrace", "continue", "dltrace report", "dltrace report -v"]
+        commands += [
+            "thread backtrace" if host != GDB else "backtrace",
+            "continue",
+            "dltrace report",
+            "dltrace report -v",
+        ]
         commands += ["dltrace report --json"]
         if host != GDB:
             commands[1] = commands[3] = "process continue"
