@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.build import build
@@ -16,6 +17,7 @@ from dlwhy.tests.hosts.debuggers import GDB, HOSTS, LLDB_SCRIPT, SHELL
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.hosts.scenario import fixtures
 from dlwhy.tests.trace.attached import Traced, document_in
+from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
 
 DEBUGGERS = [host for host in HOSTS if host != SHELL]
 
@@ -120,6 +122,15 @@ def test_closes_are_predicted_and_kept(host: str, stories: dict[str, Traced]) ->
     assert report["watching"] is False
     assert report["totals"]["mismatches"] == report["totals"]["unseen_closes"] == report["totals"]["unended"] == 0
     assert report["problems"] == []
+
+
+def test_the_schema_holds(stories: dict[str, Traced]) -> None:
+    event = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["event"], "$defs": SCHEMA["$defs"]})
+    for told in stories.values():
+        VALIDATOR.validate(told.report)
+        for each in told.events():
+            event.validate(each)
+        assert {each["event"] for each in told.events()} >= {"open", "close", "registration"}
 
 
 def test_every_debugger_says_the_same(stories: dict[str, Traced]) -> None:
