@@ -32,6 +32,7 @@ from ..memory import Memory
 from ..model import Hold, HoldKind, Library, Outcome, Problem, TargetInfo
 from ..target import Frame, Hit, LiveTarget, Reaction, Subscription
 from .callers import Callers, is_same
+from .descriptors import MAKERS, Descriptors, Snapshot, name_call, read_path
 from .events import Close, Event, Instance, Moment, Open, OpenResult, Pin, Registration, Site, Trace
 from .glibc_state import PERMANENT, GlibcExamination
 from .ledger import Ledger
@@ -52,11 +53,15 @@ _MAX_NAME = 4096
 
 
 class Options(NamedTuple):
-    """What is traced: only ``libraries`` (names or patterns; none: all), and at what the process is to stop."""
+    """What is traced: only ``libraries`` (names or patterns; none: all), and at what the process is to stop.
+
+    ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
+    """
 
     libraries: tuple[str, ...] = ()
     stop_when: Optional[str] = None
     tls: bool = False
+    fds: bool = False
 
 
 class Stop(NamedTuple):
@@ -75,6 +80,7 @@ class _Operation:
         self.stack = stack
         self.has_effect = False
         self.is_counted = False
+        self.open_before: Snapshot = {}
         self.went: dict[int, Instance] = {}
 
     def event(self, ended: bool) -> Event:
@@ -201,8 +207,10 @@ class Tracer:
         self._closers: dict[str, bool] = {}
         self._tids: dict[int, int] = {}
         self._lasting: dict[int, tuple[LinkMap, Library]] = {}
+        self._makers: dict[int, str] = {}
         self._subscriptions: list[Subscription] = []
         self._places: Optional[Places] = None
+        self._descriptors = self._watch_descriptors() if options.fds else None
         self._late: list[Instance] = []
 
     # -- beginning and end -------------------------------------------------------------------------------------
@@ -226,9 +234,19 @@ class Tracer:
             if register is None:
                 raise UnsupportedError("this glibc has no __cxa_thread_atexit_impl: it is older than 2.18")
             watched.append(((register,), self._on_registration))
+        if self._descriptors is not None and self.options.libraries:
+            makers = {find_function([private.libc], name): name for name in MAKERS}
+            self._makers = {address: name for address, name in makers.items() if address is not None}
+            watched.append((tuple(self._makers), self._on_descriptor))
         for addresses, handler in watched:
             self._subscriptions.append(self.target.add_breakpoint(addresses, handler))
         self._subscriptions.append(self.target.on_end(self.end))
+
+    def _watch_descriptors(self) -> Descriptors:
+        pid = self.target.pid
+        if self._info.kind != "live" or pid is None:
+            raise UnsupportedError("descriptors can be watched only in a process on this machine")
+        return Descriptors(pid)
 
     def stop(self) -> None:
         """Take the breakpoints back, and settle what has begun, as far as that can be seen."""
@@ -351,6 +369,8 @@ class Tracer:
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
     def _add_operation(self, operation: _Operation) -> None:
+        if self._descriptors is not None:
+            operation.open_before = self._descriptors.read()
         others = [op for op in self._operations if op.moment.lwp != operation.moment.lwp]
         for each in (*others, operation) if others else ():
             each.moment = each.moment._replace(raced=True)
@@ -555,6 +575,8 @@ class Tracer:
         openings = [op for op in self._operations if isinstance(op, _Opening)]
         if openings:
             openings[-1].added[link_map.address] = self._instance(link_map)
+            if self._descriptors is not None:
+                self._descriptors.note_birth(link_map, openings[-1].open_before)
             if self.options.stop_when == "opened":
                 self._late.append(self._instance(link_map))
 
@@ -605,6 +627,11 @@ class Tracer:
         if self._waiting is operation:
             self._waiting = None
         self._emit(operation.event(ended=True))
+        if self._descriptors is not None and isinstance(operation, _Closing) and operation.went:
+            moment = operation.moment._replace(inside=operation.moment.number)
+            for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
+                self._number += 1
+                self._emit(leak._replace(moment=moment._replace(number=self._number)))
 
     def _emit(self, event: Event) -> None:
         if not self.options.libraries or any(self._is_wanted(name) for name in names_of(event)):
@@ -697,6 +724,25 @@ class Tracer:
             if examined.find_map(frame.pc) is not link_map:
                 return frame.pc
         return pc
+
+    # -- descriptors -------------------------------------------------------------------------------------------
+
+    def _on_descriptor(self, hit: Hit) -> Reaction:
+        """See a call of a function that makes a descriptor."""
+        assert self._descriptors is not None
+        try:
+            memory = Memory(self.target)
+            pc = self._callers.return_address(hit, memory)
+            if self._examined.find_map(pc) is None:
+                self._look()
+            found = name_call(self._callers, self._examined, pc)
+            if found is not None and self._is_wanted(self._examined.path(found[0])):
+                index = MAKERS[self._makers[hit.address]]
+                path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
+                self._descriptors.note_call(*found, path)
+        except (FaultError, CorruptError, UnsupportedError) as error:
+            return self._fail(f"{self._makers[hit.address]} in thread {hit.lwp}", error)
+        return Reaction.RESUME
 
     # -- stops -------------------------------------------------------------------------------------------------
 

@@ -36,13 +36,18 @@ after that)."""
         argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
         argument("--log", metavar="FILE", help="write each event to FILE as a line of JSON (schema dlwhy/1)"),
         argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
+        argument(
+            "--fds",
+            action="store_true",
+            help="watch which descriptors a library leaves open; with LIB also which of its calls opened them",
+        ),
     ),
 )
 def dltrace(session: Session, arguments: argparse.Namespace) -> Result:
     """Answer ``dltrace start|report|stop``."""
     if arguments.action == "start":
         return _start(session, arguments)
-    if arguments.library or arguments.stop_when or arguments.log or arguments.tls:
+    if arguments.library or arguments.stop_when or arguments.log or arguments.tls or arguments.fds:
         raise UsageError(f"dltrace {arguments.action} takes no libraries and no options of dltrace start")
     tracing = session.host.kept.get("dltrace")
     if not isinstance(tracing, _Tracing):
@@ -92,7 +97,7 @@ class _Tracing:
                 self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
             except OSError as error:
                 raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-        options = Options(tuple(libraries), arguments.stop_when, arguments.tls)
+        options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
         self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
 
     def stop(self) -> None:
