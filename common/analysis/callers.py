@@ -82,7 +82,7 @@ class Callers:
         by = "libc"
         if entry is Entry.DL_OPEN:
             given = self.argument(hit, memory, 2)
-            if not self._is_inner(examined, given):
+            if self._is_known_outside(examined, given) or not self._is_inner(examined, given):
                 return Caller(given, "user")
         data = memory.try_read(stack, STACK_BYTES) or memory.try_read(stack, STACK_BYTES // 8) or b""
         known = self._recognise(memory, data)
@@ -132,6 +132,11 @@ class Callers:
             if self._function(examined, word) == "dlclose":
                 by = "user"
         return Caller(None, by)
+
+    def _is_known_outside(self, examined: GlibcExamination, pc: int) -> bool:
+        """Tell whether a place has been named before, as that of a caller."""
+        known = self._sites.get(pc)
+        return known is not None and known[0] is not None and _is_there(examined.graph, known[0])
 
     def _is_inner(self, examined: GlibcExamination, pc: int) -> bool:
         link_map = examined.find_map(pc)

@@ -151,4 +151,3 @@ def name_call(callers: Callers, examined: GlibcExamination, pc: int) -> Optional
     holder = examined.find_map(pc)
     site = callers.name(examined, pc)
     return (holder, site) if holder is not None and site is not None else None
-

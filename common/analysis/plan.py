@@ -156,6 +156,8 @@ class Planner:
     @functools.cached_property
     def _condemned(self) -> frozenset[int]:
         """Collect what a close that is running now has condemned."""
+        if not self.examined.lock.is_held:
+            return frozenset()
         maps = self.examined.graph.by_address.values()
         return frozenset(m.address for m in maps if self.examined.is_closing(m))
 

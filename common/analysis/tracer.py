@@ -321,12 +321,29 @@ class Tracer:
         try:
             self._look()
             stack = self._callers.stack(hit)
+            self._forget_repeated(hit, entry, stack)
             self._advance(hit.lwp, stack)
             if entry in (Entry.DL_CLOSE, Entry.DLCLOSE):
                 return self._begin_close(hit, entry, stack)
             return self._begin_open(hit, entry, stack)
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"{entry.value} in thread {hit.lwp}", error)
+
+    def _forget_repeated(self, hit: Hit, entry: Entry, stack: int) -> None:
+        """Forget a close whose first instruction is about to be executed once more.
+
+        A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.
+        """
+        last = next((op for op in reversed(self._operations) if op.moment.lwp == hit.lwp), None)
+        if entry not in (Entry.DL_CLOSE, Entry.DLCLOSE) or not isinstance(last, _Closing) or last.moment.raced:
+            return
+        link_map = last.link_map
+        if last.stack != stack or last.does_nothing or last.has_effect or link_map is None:
+            return
+        if self._callers.argument(hit, self._examined.memory, 0) == link_map.address:
+            now = self._examined.graph.by_address.get(link_map.address)
+            if now is not None and is_same(link_map, now) and now.l_direct_opencount == link_map.l_direct_opencount:
+                self._operations.remove(last)
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """See the process about to end, when nothing more is opened or closed: what can have ended has."""
@@ -554,7 +571,7 @@ class Tracer:
                 ups += change - self._raise(other, change)
         for address, link_map in now.items():
             other = before.by_address.get(address)
-            if (other is None or not is_same(link_map, other)) and not link_map.is_proxy:
+            if other is not link_map and not is_same(link_map, other) and not link_map.is_proxy:
                 self._assign_added(link_map)
                 ups += link_map.l_direct_opencount - self._raise(link_map, link_map.l_direct_opencount)
         if (ups or downs) and not self._exiting and not any(op.moment.raced for op in self._operations):

@@ -110,6 +110,7 @@ class LinkMap:
 
     ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
     ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` the bytes of both lists.
+    ``kinds`` is what `mark` found of it, at its own open count.
     """
 
     __slots__ = (
@@ -117,6 +118,7 @@ class LinkMap:
         "_values",
         "address",
         "edges",
+        "kinds",
         "l_addr",
         "l_direct_opencount",
         "l_flags_1",
@@ -160,6 +162,7 @@ class LinkMap:
         self._values: Optional[tuple[int, ...]] = None
         self.name = ""
         self.edges: tuple[bytes, bytes] = (b"", b"")
+        self.kinds: Optional[tuple[RootKind, ...]] = None
         self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
@@ -383,9 +386,11 @@ class GraphReader:
 
     @staticmethod
     def _check_edges(graph: Graph, known: Optional[Graph]) -> None:
-        before = known.by_address if known is not None and known.by_address.keys() == graph.by_address.keys() else {}
+        before = known.by_address if known is not None else {}
+        removed = before.keys() - graph.by_address.keys()
         for address, link_map in graph.by_address.items():
-            if before.get(address) is link_map:
+            is_known = before.get(address) is link_map
+            if is_known and removed.isdisjoint(link_map.needed) and removed.isdisjoint(link_map.relocated_to):
                 continue
             unknown = [a for a in (*link_map.needed, *link_map.relocated_to) if a not in graph.by_address]
             if unknown:
@@ -507,14 +512,20 @@ def mark(
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []
     for link_map in namespace.maps:
-        kinds = root_kinds(link_map, rules, counts.get(link_map.address) if counts else None)
+        count = counts.get(link_map.address) if counts else None
+        if count is not None:
+            kinds = root_kinds(link_map, rules, count)
+        else:
+            if link_map.kinds is None:
+                link_map.kinds = root_kinds(link_map, rules)
+            kinds = link_map.kinds
         if kinds:
             kept[link_map.address] = kinds
             work.append(link_map)
     by_address = graph.by_address
     while work:
         link_map = work.pop()
-        for address in (*link_map.needed, *link_map.relocated_to):
+        for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
             if address not in kept and address in by_address:
                 kept[address] = ()
                 work.append(by_address[address])
