@@ -84,7 +84,8 @@ def _facts(trace: Trace) -> Iterator[tuple[str, ...]]:
     totals = trace.totals
     state = "going on" if trace.watching else f"over: {trace.ending}"
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
-    yield ("breakpoints", f"opens: {trace.opens_by}; closes: {trace.closes_by}")
+    yield ("seen by", f"opens: {trace.opens_by}")
+    yield ("", f"closes: {trace.closes_by}")
     ended = totals.closes - totals.unended - totals.raced
     yield (
         "predictions",
@@ -104,17 +105,13 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
         return
     shown = kept if verbose else kept[:_SHOWN]
     rows = [
-        (
-            each.library.name,
-            str(each.times),
-            because(each.library),
-            f"#{each.close.moment.number} {_close_words(each.close)}",
-        )
-        for each in shown
+        (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in shown
     ]
     if len(shown) < len(kept):
         rows.append((f"and {len(kept) - len(shown)} more", "", "-v shows them", ""))
     yield Table(("stayed", "times", "because", "last at"), tuple(rows))
+    closes = {each.close.moment.number: each.close for each in shown}
+    yield Facts(tuple((f"#{number}", _close_words(closes[number])) for number in sorted(closes)))
 
 
 def _close_words(close: Close) -> str:
@@ -175,7 +172,7 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
     shown = pins if verbose else pins[:_SHOWN]
     rows = []
     for pin in shown:
-        symbols = ", ".join(pin.symbols[:2]) + (f" and {len(pin.symbols) - 2} more" if len(pin.symbols) > 2 else "")
+        symbols = ", ".join(pin.symbols[:2]) if verbose else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {join(pin.lookups)}" if pin.lookups else ""
         rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
