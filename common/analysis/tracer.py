@@ -50,6 +50,8 @@ _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
 #: A trace that meets more problems than this is of no use.
 MAX_PROBLEMS = 50
 _MAX_NAME = 4096
+#: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.
+_RACE_EVENTS = 16
 
 
 class Options(NamedTuple):
@@ -199,6 +201,7 @@ class Tracer:
         self._begun = time.monotonic()
         self._seconds: Optional[float] = None
         self._number = 0
+        self._raced_until = 0
         self._operations: list[_Operation] = []
         self._waiting: Optional[_Operation] = None
         self._compared: Graph = examined.graph
@@ -391,6 +394,7 @@ class Tracer:
         others = [op for op in self._operations if op.moment.lwp != operation.moment.lwp]
         for each in (*others, operation) if others else ():
             each.moment = each.moment._replace(raced=True)
+            self._raced_until = operation.moment.number + _RACE_EVENTS
         self._operations.append(operation)
         self._waiting = operation
 
@@ -574,7 +578,7 @@ class Tracer:
             if other is not link_map and not is_same(link_map, other) and not link_map.is_proxy:
                 self._assign_added(link_map)
                 ups += link_map.l_direct_opencount - self._raise(link_map, link_map.l_direct_opencount)
-        if (ups or downs) and not self._exiting and not any(op.moment.raced for op in self._operations):
+        if (ups or downs) and not self._exiting and self._number > self._raced_until:
             self.ledger.count_unseen(ups, downs)
 
     def _assign_gone(self, link_map: LinkMap) -> None:
