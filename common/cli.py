@@ -14,7 +14,7 @@ import sys
 
 from .commands.arguments import REMAINDER, argument, read_plain_words
 from .commands.registry import NAMES, find_command
-from .errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from .errors import DlwhyError, NoTargetError, NotFoundError, UnsupportedError, UsageError
 from .host import Screen, write_to
 from .render.text import escape
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn, Optional
 
-    from .target import Target
+    from .target import LiveTarget, Target
 
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
@@ -56,12 +56,17 @@ class CliHost:
 
     def __init__(self, target: Optional[Target]) -> None:
         self._target = target
+        self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
         """Give what the command line names."""
         if self._target is None:
             raise NoTargetError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
         return self._target
+
+    def live_target(self) -> LiveTarget:
+        """Refuse: nothing is run here."""
+        raise UnsupportedError("a trace needs a debugger that runs the process: use dltrace in gdb or LLDB")
 
     def evaluate(self, expression: str) -> int:
         """Take a number: there is no debugger here to evaluate more."""

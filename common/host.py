@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional, TextIO
 
-    from .target import Target
+    from .target import LiveTarget, Target
 
 
 class Screen(NamedTuple):
@@ -30,6 +30,17 @@ class Host(Protocol):
 
         :raises NoTargetError: if there is nothing.
         """
+
+    def live_target(self) -> LiveTarget:
+        """Give the process that is run here, for a trace that outlives the command.
+
+        :raises UnsupportedError: if this program runs none.
+        :raises NoTargetError: if there is none.
+        """
+
+    @property
+    def kept(self) -> dict[str, object]:
+        """Give what commands keep from one run to the next, by their names."""
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression in the program's own syntax to an address.

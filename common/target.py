@@ -6,12 +6,12 @@ way for every debugger.
 
 from __future__ import annotations
 
-from .lean import Flag, Protocol
+from .lean import Enum, Flag, NamedTuple, Protocol
 from .model import Layout, Module, Platform, Problem, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import BinaryIO, Optional
 
 
@@ -131,3 +131,71 @@ class KernelTarget(Target, Protocol):
 
     def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
         """Give the memory of a process: the address of its ``_EPROCESS``, and its ``DirectoryTableBase``."""
+
+
+class Reaction(Enum):
+    """What becomes of a process that has hit a breakpoint: it goes on as if there were none, or stays for the user."""
+
+    RESUME = "resume"
+    STOP = "stop"
+
+
+class Frame(NamedTuple):
+    """A function that is being executed: its program counter, and its stack pointer at that place."""
+
+    pc: int
+    sp: int
+
+
+class Hit(Protocol):
+    """A thread at a breakpoint; valid until the handler returns."""
+
+    @property
+    def address(self) -> int:
+        """Give the place."""
+
+    @property
+    def lwp(self) -> int:
+        """Give the kernel's id of the thread."""
+
+    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Read registers by their names in the debugger, all of them unsigned.
+
+        :raises UnsupportedError: if there is none of that name.
+        """
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        """Unwind: this frame first, then its callers, as far as it goes."""
+
+
+class Subscription(Protocol):
+    """A breakpoint or a callback that can be taken back."""
+
+    def remove(self) -> None:
+        """Take it back; from within a handler this waits for the next stop."""
+
+
+class LiveTarget(Target, Protocol):
+    """A process that a debugger runs.
+
+    A handler answers with a reaction and does nothing else to the debugger.
+    """
+
+    @property
+    def keeps_breakpoints(self) -> bool:
+        """Tell whether a breakpoint in ld.so survives the end of a namespace, in which ld.so stands once more."""
+
+    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
+        """Set breakpoints that the user's own lists do not show."""
+
+    def on_end(self, callback: Callable[[str], None]) -> Subscription:
+        """Call back, with what happened, when the process has ended, executes another program, or is let go."""
+
+    def is_alive(self) -> bool:
+        """Tell whether it is still the process that it was."""
+
+    def find_line(self, address: int) -> Optional[str]:
+        """Find the source line of an instruction, such as ``main.c:12``, None without debug information."""
+
+    def say(self, text: str) -> None:
+        """Tell the user something between commands."""

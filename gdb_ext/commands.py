@@ -16,6 +16,7 @@ from ..common.host import Screen
 from ..common.loaders.start import find_start
 from ..common.memory import Memory
 from ..common.render.text import escape
+from .live import GdbLiveTarget
 from .target import GdbTarget, selected_target
 
 
@@ -24,12 +25,17 @@ class GdbHost:
 
     name = "gdb"
 
-    def __init__(self, colour: Optional[bool] = None) -> None:
+    def __init__(self, kept: dict[str, object], colour: Optional[bool] = None) -> None:
+        self.kept = kept
         self._colour = colour
 
     def target(self) -> GdbTarget:
         """Give the selected inferior."""
         return selected_target()
+
+    def live_target(self) -> GdbLiveTarget:
+        """Give the selected inferior, to be watched while it runs."""
+        return GdbLiveTarget(gdb.selected_inferior())
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression; a function or array stands for its address."""
@@ -81,16 +87,17 @@ def _is_mi() -> bool:
 class _CliCommand(gdb.Command):
     """One of our commands on gdb's command line."""
 
-    def __init__(self, name: str, command: Command, text: str) -> None:
+    def __init__(self, name: str, command: Command, text: str, kept: dict[str, object]) -> None:
         self.__doc__ = text
         self._command = command
+        self._kept = kept
         super().__init__(name, gdb.COMMAND_STATUS)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command."""
         self.dont_repeat()
         try:
-            run(GdbHost(), self._command, gdb.string_to_argv(argument))
+            run(GdbHost(self._kept), self._command, gdb.string_to_argv(argument))
         except DlwhyError as error:
             raise gdb.GdbError(f"{self._command.name}: {escape(str(error))}") from error
 
@@ -120,7 +127,7 @@ class _MiHost(GdbHost):
         """Write nothing."""
 
 
-def _register_mi(command: Command) -> None:
+def _register_mi(command: Command, kept: dict[str, object]) -> None:
     if not hasattr(gdb, "MICommand"):
         return  # gdb before 12
 
@@ -133,7 +140,7 @@ def _register_mi(command: Command) -> None:
         def invoke(self, argv: Sequence[str]) -> dict[str, Any]:
             """Run the command and give its JSON document as a result record."""
             try:
-                result = run(_MiHost(False), command, [*argv, "--color=never"])
+                result = run(_MiHost(kept, False), command, [*argv, "--color=never"])
             except DlwhyError as error:
                 raise gdb.GdbError(escape(str(error))) from error
             document = {"help": command.help()} if result is None else result.document()
@@ -158,8 +165,9 @@ def _mi_value(value: Any) -> Any:
 
 def register() -> None:
     """Define all commands in gdb; a second call replaces them."""
+    kept: dict[str, object] = {}
     for name, command in elf_commands().items():
         text = command.help()
-        _CliCommand(name, command, text)
-        _CliCommand(f"info {name}", command, text)
-        _register_mi(command)
+        _CliCommand(name, command, text, kept)
+        _CliCommand(f"info {name}", command, text, kept)
+        _register_mi(command, kept)

@@ -15,6 +15,7 @@ from ..common.errors import DlwhyError, NotFoundError, UsageError
 from ..common.host import Screen
 from ..common.render.text import escape
 from ..common.target import Target
+from .live import Dispatcher, LldbLiveTarget
 from .target import open_target, selected_target
 
 
@@ -23,7 +24,9 @@ class LldbHost:
 
     name = "lldb"
 
-    def __init__(self, debugger: Any, context: Any, result: Any) -> None:
+    def __init__(self, debugger: Any, context: Any, result: Any, kept: dict[str, object], calls: Dispatcher) -> None:
+        self.kept = kept
+        self._calls = calls
         self._debugger = debugger
         self._context = context
         self._result = result
@@ -33,6 +36,11 @@ class LldbHost:
         target = self._context.GetTarget()
         # A command that a script runs inside `command script import` has the context of before.
         return open_target(target) if target.IsValid() else selected_target(self._debugger)
+
+    def live_target(self) -> LldbLiveTarget:
+        """Give the target of the command's context, to be watched while it runs."""
+        target = self._context.GetTarget()
+        return LldbLiveTarget(target if target.IsValid() else self._debugger.GetSelectedTarget(), self._calls)
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression; of 32-bit minidumps LLDB 14 can evaluate nothing, but a number needs no LLDB."""
@@ -76,6 +84,8 @@ class _LldbCommand:
     """One of our commands in LLDB; subclasses name it."""
 
     command: Command
+    kept: dict[str, object]
+    calls: Dispatcher
 
     def __init__(self, debugger: Any, session: Any) -> None:
         pass
@@ -83,7 +93,7 @@ class _LldbCommand:
     def __call__(self, debugger: Any, words: str, context: Any, result: Any) -> None:
         """Run the command."""
         try:
-            run(LldbHost(debugger, context, result), self.command, _split(words))
+            run(LldbHost(debugger, context, result, self.kept, self.calls), self.command, _split(words))
         except DlwhyError as error:
             result.SetError(f"{self.command.name}: {escape(str(error))}")
         except KeyboardInterrupt:
@@ -107,10 +117,11 @@ class _LldbCommand:
 
 def register(debugger: Any, session: dict[str, Any]) -> None:
     """Define all commands in LLDB; a second call replaces them."""
+    shared = {"kept": {}, "calls": Dispatcher(session)}
     for name, command in all_commands().items():
         title = f"Command_{name}"
         # LLDB finds the class by its name in the session's dictionary.
-        session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary})
+        session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary, **shared})
         completion = "-C module " if _completes_arguments(debugger) and _names_libraries(command) else ""
         debugger.HandleCommand(f"command script add -o {completion}-c {title} {name}")
 

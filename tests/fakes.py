@@ -17,7 +17,7 @@ from dlwhy.common.elf.files import open_first
 from dlwhy.common.errors import FaultError
 from dlwhy.common.host import Screen
 from dlwhy.common.model import Layout, Module, Platform, Problem, Thread
-from dlwhy.common.target import Capability
+from dlwhy.common.target import Capability, LiveTarget
 
 X86_64 = Platform("x86_64", 8, "little")
 I386 = Platform("i386", 4, "little")
@@ -253,7 +253,14 @@ class FakeHost:
         self._target = target
         self._values = dict(values or {})
         self._colour = colour
+        self.kept: dict[str, object] = {}
         self.written = ""
+
+    def live_target(self) -> LiveTarget:
+        """Refuse: nothing runs here."""
+        from dlwhy.common.errors import UnsupportedError
+
+        raise UnsupportedError("a fake does not run")
 
     def target(self) -> FakeTarget | CoreTarget:
         """Give the target."""

@@ -17,10 +17,11 @@ from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
 from ..common.commands.registry import windows_commands
 from ..common.commands.run import run
 from ..common.commands.usage import HelpFormatter
-from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UnsupportedError, UsageError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
 from ..common.render.text import escape
+from ..common.target import LiveTarget
 from .target import MachineTarget, ProcessTarget, current_target
 
 # The engine cuts longer pieces of output off, at 16 KiB.
@@ -40,10 +41,15 @@ class WinDbgHost:
         """Take the command, such as ``!dllshare``, that a DLL's name in the output shall be a link to."""
         self._is_windbg = bool(pykd.isWindbgExt())
         self._link = link
+        self.kept: dict[str, object] = {}
 
     def target(self) -> Union[ProcessTarget, MachineTarget]:
         """Give what the engine examines."""
         return current_target()
+
+    def live_target(self) -> LiveTarget:
+        """Refuse: no command watches a process here."""
+        raise UnsupportedError("a trace needs gdb or LLDB")
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression by the engine's evaluator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..elf.image import DT_FLAGS_1, Image
+from ..elf.image import DT_FLAGS_1, Image, Images
 from ..errors import CorruptError, DlwhyError, FaultError
 from ..lean import Enum, cached_property
 from ..loaders import glibc
@@ -69,6 +69,10 @@ MAX_SEARCH_STEPS = 20_000
 
 _GUARD = "guard variable for "
 
+# What is computed once for an examination, and depends on the open counts, or on the memory.
+_OF_COUNTS = ("kept", "holders", "_permanent_holders")
+_OF_MEMORY = ("_needed_at_start", "_unique", "pending")
+
 _ROOT_HOLDS = {
     RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
     RootKind.LIBRARY: HoldKind.STARTUP,
@@ -107,7 +111,6 @@ class GlibcExamination:
         )
         self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
         self.counts: Mapping[int, int] = {}
-        self.kept = self._mark()
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
         self.brief = False
@@ -119,7 +122,9 @@ class GlibcExamination:
         """Tell what is wrong with the lists; where glibc's own are whole, the public part of the first is whole too."""
         return (*self.start.problems, *self.graph.problems) if self.graph.problems else ()
 
-    def _mark(self) -> dict[int, tuple[RootKind, ...]]:
+    @cached_property
+    def kept(self) -> dict[int, tuple[RootKind, ...]]:
+        """Mark as the collector would: the maps it keeps, each with its own root kinds."""
         kept: dict[int, tuple[RootKind, ...]] = {}
         for namespace in self.graph.namespaces:
             kept.update(glibc.mark(namespace, self.graph, self.rules, self.counts))
@@ -130,10 +135,32 @@ class GlibcExamination:
         import copy
 
         other = copy.copy(self)
-        for name in ("holders", "_permanent_holders"):
+        for name in _OF_COUNTS:
             other.__dict__.pop(name, None)
         other.counts = {**self.counts, **counts}
-        other.kept = other._mark()
+        return other
+
+    def later(self, reader: glibc.GraphReader) -> GlibcExamination:
+        """Examine the same process again, after it has gone on: its layouts are what they were.
+
+        :raises FaultError: if the loader's lists cannot be read.
+        :raises CorruptError: if they are absurd.
+        """
+        import copy
+
+        memory = Memory(self.memory.target)
+        other = copy.copy(self)
+        for name in (*_OF_COUNTS, *_OF_MEMORY):
+            other.__dict__.pop(name, None)
+        other.memory = memory
+        other.graph = reader.read(memory, self.graph)
+        other.problems = list(other.graph.problems)
+        other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
+        other.counts = {}
+        other.namespaces = {n.number: n for n in other.graph.namespaces}
+        other._images = Images(memory)
+        other._bindings = {}
+        other._direct = {}
         return other
 
     def state(self, brief: bool = False) -> State:
@@ -174,9 +201,10 @@ class GlibcExamination:
 
     def name(self, link_map: LinkMap) -> str:
         """Give a library's base name."""
-        return base_name(self._path(link_map))
+        return base_name(self.path(link_map))
 
-    def _path(self, link_map: LinkMap) -> str:
+    def path(self, link_map: LinkMap) -> str:
+        """Give a library's path, or what stands for it where it has none."""
         if link_map.name:
             return link_map.name
         if link_map.l_type == LT_EXECUTABLE:
@@ -206,7 +234,7 @@ class GlibcExamination:
     ) -> Library:
         """Give the facts of one library, with the verdict on it if there is one."""
         image = self.image(link_map) if identify and not link_map.is_proxy else None
-        path = self._path(link_map)
+        path = self.path(link_map)
         first, last = self.extent(link_map)
         # By position: by name takes five times as long, which shows with hundreds of libraries.
         return Library(
@@ -328,7 +356,7 @@ class GlibcExamination:
         The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
         earlier was kept then, so it has -1.
         """
-        if link_map.address in self.kept or self.lock.owner is None:
+        if link_map.address in self.kept or not self.lock.is_held:
             return False
         return bool(link_map.field("l_removed")) or (
             not link_map.field("l_map_used") and (self._signed(link_map, "l_idx") or 0) >= 0
@@ -429,15 +457,27 @@ class GlibcExamination:
 
     def _destructor(self, pending: Pending) -> TlsDestructor:
         thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
-        function = self._code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        function = self.code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
         return TlsDestructor(thread, function, pending.object)
 
-    def _code_symbol(self, address: int) -> CodeSymbol:
+    def code_symbol(self, address: int) -> CodeSymbol:
+        """Name the function that covers an address, and its library."""
+        link_map = self.find_map(address)
+        if link_map is None:
+            return CodeSymbol(address, None, None)
+        return CodeSymbol(address, self._function_name(link_map, address), self.name(link_map))
+
+    def find_map(self, address: int) -> Optional[LinkMap]:
+        """Find the library in whose mappings an address lies."""
         for link_map in self.graph.by_address.values():
             first, last = self.extent(link_map)
             if first <= address < last and not link_map.is_proxy:
-                return CodeSymbol(address, self._function_name(link_map, address), self.name(link_map))
-        return CodeSymbol(address, None, None)
+                return link_map
+        return None
+
+    def binds(self, holder: LinkMap, held: LinkMap) -> bool:
+        """Tell whether a library is bound to a symbol of another one."""
+        return bool(self._symbols_into(holder, held))
 
     def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
         image = self.image(link_map)
@@ -447,7 +487,7 @@ class GlibcExamination:
         from ..elf.files import name_function
 
         try:
-            name = name_function(self.memory, image, self._path(link_map), self.extent(link_map)[0], address)
+            name = name_function(self.memory, image, self.path(link_map), self.extent(link_map)[0], address)
         except DlwhyError:
             return None
         return demangle(name) if name else None

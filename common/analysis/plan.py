@@ -159,6 +159,8 @@ class Planner:
     @cached_property
     def _condemned(self) -> frozenset[int]:
         """Collect what a close that is running now has condemned."""
+        if not self.examined.lock.is_held:
+            return frozenset()
         maps = self.examined.graph.by_address.values()
         return frozenset(m.address for m in maps if self.examined.is_closing(m))
 
@@ -172,23 +174,27 @@ class Planner:
 
         With ``brief`` without the holds of what stays, and without what would make it go.
         """
+        times = max(link_map.l_direct_opencount, 1) if closes is None else closes
+        outcome, left, unloads = self.predict(link_map, times)
+        return self._finish(link_map, times, outcome, left, unloads, brief)
+
+    def predict(self, link_map: LinkMap, times: int = 1) -> tuple[Outcome, int, tuple[int, ...]]:
+        """Predict how a close ends: the outcome, the open count that is left, and the maps that go, in list order."""
         count = link_map.l_direct_opencount
-        times = max(count, 1) if closes is None else closes
         left = max(0, count - times)
         if link_map.nodelete:
-            return self._finish(link_map, times, Outcome.EARLY_RETURN, count, (), brief)
+            return Outcome.EARLY_RETURN, count, ()
         if count == 0:
-            return self._finish(link_map, times, Outcome.NOT_OPEN, count, (), brief)
+            return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:
-            return self._finish(link_map, times, Outcome.KEEPS, left, (), brief)
+            return Outcome.KEEPS, left, ()
         if not self.examined.graph.complete:
             # What was not seen can keep anything.
-            return self._finish(link_map, times, Outcome.UNKNOWN, left, (), brief)
+            return Outcome.UNKNOWN, left, ()
         unloads = self._collected(link_map)
         if self._condemned:
-            return self._finish(link_map, times, Outcome.DEFERRED, left, unloads, brief)
-        outcome = Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS
-        return self._finish(link_map, times, outcome, left, unloads, brief)
+            return Outcome.DEFERRED, left, unloads
+        return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
     def _collected(self, link_map: LinkMap) -> tuple[int, ...]:
         """Mark as the collector would after the last close of a map; gives what it unloads, in list order.
@@ -231,14 +237,14 @@ class Planner:
             order=order,
             order_certain=order is None or rule.certain,
             at_least=tuple(
-                self.examined.name(by_address[address]) for address in unloads if self._can_close(by_address[address])
+                self.examined.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
             ),
             size=sum(self._size(by_address[address]) for address in unloads),
         )
         if brief:
             return plan
         after = self.examined.after({link_map.address: left})
-        stays = [m for m in self._closure(link_map) if m.address not in unloads]
+        stays = [m for m in self.closure(link_map) if m.address not in unloads]
         keeps = tuple(after.judge(m, identify=False) for m in stays)
         known = self.examined.graph.complete and link_map.address not in unloads
         change = find_change(after, link_map) if known else None
@@ -253,7 +259,7 @@ class Planner:
     def _describe(self, link_map: LinkMap) -> Library:
         return self.examined.describe(link_map, identify=False)
 
-    def _closure(self, link_map: LinkMap) -> list[LinkMap]:
+    def closure(self, link_map: LinkMap) -> list[LinkMap]:
         """List a library and all that it keeps; what was loaded at start is left out."""
         by_address = self.examined.graph.by_address
         found = [link_map]
@@ -266,7 +272,7 @@ class Planner:
                     found.append(other)
         return found
 
-    def _can_close(self, link_map: LinkMap) -> bool:
+    def can_close(self, link_map: LinkMap) -> bool:
         """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
         if link_map.address not in self._closers:
             image = self.examined.image(link_map)

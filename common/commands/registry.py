@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from .arguments import Argument
 
 #: The commands, each defined by the module of its name.
-NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlplan", "dlstate")
+NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlplan", "dlstate", "dltrace")
 
 
 class Session(NamedTuple):
     """What one run of a command works on."""
 
     host: Host
-    target: Target
+
+    @property
+    def target(self) -> Target:
+        """Give what is examined.
+
+        :raises NoTargetError: if there is nothing.
+        """
+        return self.host.target()
 
 
 class Result(NamedTuple):
@@ -66,7 +73,7 @@ class Command(NamedTuple):
         :raises UsageError: if they are wrong.
         """
         plain = read_plain_words((*self.arguments, *OUTPUT_ARGUMENTS), words)
-        return self.parser().parse_args(words) if plain is None else plain
+        return self.parser().parse_intermixed_args(list(words)) if plain is None else plain
 
     def parser(self) -> ArgumentParser:
         """Build argparse's parser; it raises `UsageError` and never exits."""

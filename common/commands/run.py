@@ -23,8 +23,7 @@ def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
     if arguments.help:
         host.write(command.help() + "\n")
         return None
-    target = host.target()
-    result = command.answer(Session(host, target), arguments)
+    result = command.answer(Session(host), arguments)
     if arguments.json:
         from ..render.jsonout import dump
 

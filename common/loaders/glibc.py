@@ -14,7 +14,7 @@ from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
 from ..layouts.resolve import Fingerprint, LayoutSet
 from ..lean import Enum, NamedTuple
 from ..memory import Memory
-from ..model import Field, Layout, Problem
+from ..model import Layout, Problem
 from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ MAX_NAMESPACES = 16
 MAX_EDGES = 100_000
 MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
+MAX_DEPTH = 1 << 16
 BANNER_SCAN_BYTES = 4 << 20
 
 _BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
@@ -122,13 +123,17 @@ class LinkMap:
     """A ``struct link_map`` as it was read, with glibc's own member names.
 
     ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
-    ``relocated_to`` those of l_reldeps; the last two are the collector's edges.
+    ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` where the bytes
+    of both lists lie, and what they are.
+    ``kinds`` is what `mark` found of it, at its own open count.
     """
 
     __slots__ = (
         "_fields",
         "_values",
         "address",
+        "edges",
+        "kinds",
         "l_addr",
         "l_auditing",
         "l_direct_opencount",
@@ -181,6 +186,8 @@ class LinkMap:
         self._fields = fields
         self._values: Optional[tuple[int, ...]] = None
         self.name = ""
+        self.edges: Sequence[tuple[int, bytes]] = ()
+        self.kinds: Optional[tuple[RootKind, ...]] = None
         self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
@@ -217,7 +224,7 @@ class MapReader:
     """Read ``struct link_map`` with one request each; ``pieces`` are the addresses and bytes that were read."""
 
     def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory = memory
+        self.memory = memory
         self.layout = layout
         self.pieces: list[tuple[int, bytes]] = []
         self._fields = Fields(layout, memory.struct_prefix)
@@ -232,13 +239,16 @@ class MapReader:
         self._others: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
-    def read(self, address: int) -> LinkMap:
-        """Read one map without its edges.
+    def read(self, address: int, known: Optional[LinkMap] = None) -> LinkMap:
+        """Read one map without its edges; gives ``known``, an earlier reading, where nothing has changed.
 
         :raises FaultError: if it cannot be read.
         """
-        raw = self._memory.read(address, self.layout.size)
+        raw = self.memory.read(address, self.layout.size)
         self.pieces.append((address, raw))
+        if known is not None and known.raw == raw and self._has_edges(known):
+            self.pieces.extend(known.edges)
+            return known
         result = LinkMap(address, raw, self._fields)
         values = self._hot.decode(raw)
         (
@@ -270,12 +280,18 @@ class MapReader:
         ) = self._others[alike]
         return result
 
+    def _has_edges(self, link_map: LinkMap) -> bool:
+        """Tell whether the lists of a map are what they were."""
+        read = self.memory.try_read
+        return all(read(address, len(raw)) == raw for address, raw in link_map.edges)
+
     def read_edges(self, link_map: LinkMap) -> None:
         """Read the lists of maps that one map keeps.
 
         :raises FaultError: if they cannot be read.
         :raises CorruptError: if a list has no end.
         """
+        before = len(self.pieces)
         if link_map.l_initfini:
             entries = self._read_null_terminated(link_map.l_initfini)
             if link_map.address not in entries:
@@ -284,15 +300,16 @@ class MapReader:
             link_map.needed = entries[1:]
         if link_map.l_reldeps:
             link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
+        link_map.edges = self.pieces[before:]
 
     def _read_null_terminated(self, address: int) -> tuple[int, ...]:
-        word = self._memory.pointer_size
+        word = self.memory.pointer_size
         entries: tuple[int, ...] = ()
         while len(entries) < MAX_EDGES:
-            piece = self._memory.try_read(address, self._pointers.size)
+            piece = self.memory.try_read(address, self._pointers.size)
             if piece is None:
-                piece = self._memory.read(address, word)
-                values: tuple[int, ...] = self._memory.words(address, 1)
+                piece = self.memory.read(address, word)
+                values: tuple[int, ...] = self.memory.words(address, 1)
             else:
                 values = self._pointers.unpack(piece)
             if 0 in values:
@@ -306,12 +323,12 @@ class MapReader:
 
     def _read_relocation_dependencies(self, address: int) -> tuple[int, ...]:
         # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
-        count = self._memory.unsigned(address, 4)
+        count = self.memory.unsigned(address, 4)
         if count > MAX_EDGES:
             raise CorruptError(f"{count} relocation dependencies", address)
-        word = self._memory.pointer_size
-        self.pieces.append((address, self._memory.read(address, word * (count + 1))))
-        return self._memory.words(address + word, count)
+        word = self.memory.pointer_size
+        self.pieces.append((address, self.memory.read(address, word * (count + 1))))
+        return self.memory.words(address + word, count)
 
 
 class Namespace(NamedTuple):
@@ -354,67 +371,98 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
     :raises FaultError: if _rtld_global itself cannot be read.
     :raises CorruptError: if the number of namespaces is absurd.
     """
-    graph = Graph()
-    reader = MapReader(memory, layouts.require("link_map"))
-    graph.pieces = reader.pieces
-    inner = layouts.require("link_namespaces")
-    fields = Fields(inner, memory.struct_prefix)
-    outer = layouts.require("rtld_global").fields
+    return GraphReader(memory, layouts, rtld_global).read(memory)
 
-    def note(start: int, member: Field) -> None:
-        reader.pieces.append((start + member.offset, memory.read(start + member.offset, member.size)))
 
-    count = memory.unsigned(rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
-    if not 1 <= count <= MAX_NAMESPACES:
-        raise CorruptError(f"_dl_nns is {count}", rtld_global + outer["_dl_nns"].offset)
-    note(rtld_global, outer["_dl_nns"])
-    for number in range(count):
-        address = rtld_global + outer["_dl_ns"].offset + number * inner.size
-        values = fields.decode(memory.read(address, inner.size))
-        head = fields.get(values, "_ns_loaded") or 0
-        for name in ("_ns_loaded", "_ns_nloaded"):
-            if name in inner.fields:
-                note(address, inner.fields[name])
-        if not head and fields.get(values, "_ns_nloaded"):
-            message = f"_ns_nloaded is {fields.get(values, '_ns_nloaded')}, but the list is empty"
-            graph.problems.append(Problem(f"namespace {number}", message))
-        if head:
-            maps = tuple(_walk(reader, head, graph))
-            loaded = fields.get(values, "_ns_nloaded")
-            if graph.complete and loaded != len(maps):
-                message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+class GraphReader:
+    """Read the maps of all namespaces, again and again while the process goes on."""
+
+    def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
+        self._maps = MapReader(memory, layouts.require("link_map"))
+        self._namespace = layouts.require("link_namespaces")
+        self._fields = Fields(self._namespace, memory.struct_prefix)
+        outer = layouts.require("rtld_global").fields
+        self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
+        self._first = rtld_global + outer["_dl_ns"].offset
+
+    def read(self, memory: Memory, known: Optional[Graph] = None) -> Graph:
+        """Read all maps; takes over from ``known``, an earlier reading, what has not changed since.
+
+        :raises FaultError: if _rtld_global itself cannot be read.
+        :raises CorruptError: if the number of namespaces is absurd.
+        """
+        graph = Graph()
+        known = known if known is not None and known.complete else None
+        reader = self._maps
+        reader.memory = memory
+        graph.pieces = reader.pieces = []
+        count = memory.unsigned(*self._count)
+        if not 1 <= count <= MAX_NAMESPACES:
+            raise CorruptError(f"_dl_nns is {count}", self._count[0])
+        self._note(*self._count)
+        for number in range(count):
+            address = self._first + number * self._namespace.size
+            values = self._fields.decode(memory.read(address, self._namespace.size))
+            for name in ("_ns_loaded", "_ns_nloaded"):
+                member = self._namespace.fields.get(name)
+                if member is not None:
+                    self._note(address + member.offset, member.size)
+            head = self._fields.get(values, "_ns_loaded") or 0
+            loaded = self._fields.get(values, "_ns_nloaded")
+            if not head and loaded:
+                message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
-            graph.namespaces.append(Namespace(number, address, maps))
-    known = set(graph.by_address)
-    for link_map in graph.by_address.values():
-        if not (known.issuperset(link_map.needed) and known.issuperset(link_map.relocated_to)):
-            unknown = next(a for a in (*link_map.needed, *link_map.relocated_to) if a not in known)
+            if head:
+                maps = tuple(_walk(reader, head, graph, known.by_address if known else {}))
+                if graph.complete and loaded != len(maps):
+                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                    graph.problems.append(Problem(f"namespace {number}", message))
+                graph.namespaces.append(Namespace(number, address, maps))
+        _check_edges(graph, known)
+        for link_map in graph.by_address.values():
+            link_map.name = link_map.name or read_name(memory, link_map.l_name)
+        return graph
+
+    def _note(self, address: int, size: int) -> None:
+        self._maps.pieces.append((address, self._maps.memory.read(address, size)))
+
+
+def _check_edges(graph: Graph, known: Optional[Graph]) -> None:
+    """Note maps that depend on what is no map; those of an earlier reading only if one has gone since."""
+    before = known.by_address if known is not None else {}
+    there = set(graph.by_address)
+    has_lost = not there.issuperset(before)
+    for address, link_map in graph.by_address.items():
+        if before.get(address) is link_map and not has_lost:
+            continue
+        if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
+            unknown = next(a for a in (*link_map.needed, *link_map.relocated_to) if a not in there)
             message = f"depends on {unknown:#x}, which is no library"
-            graph.problems.append(Problem(f"link_map {link_map.address:#x}", message))
-        link_map.name = read_name(memory, link_map.l_name)
-    return graph
+            graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
+def _walk(reader: MapReader, head: int, graph: Graph, known: Mapping[int, LinkMap]) -> Iterator[LinkMap]:
     address, previous = head, 0
     while address:
         link_map: Optional[LinkMap] = None
         objection: Optional[str] = None
+        before = known.get(address)
         if address in graph.by_address:
             objection = "the list of libraries loops"
         elif len(graph.by_address) >= MAX_LIBRARIES:
             objection = f"more than {MAX_LIBRARIES} libraries"
         else:
             try:
-                link_map = reader.read(address)
+                link_map = reader.read(address, before)
             except FaultError as error:
                 objection = f"{error}: this library and those after it are not known"
         if link_map is not None:
-            try:
-                reader.read_edges(link_map)
-            except (FaultError, CorruptError) as error:
-                message = f"what it depends on is not known: {error}"
-                graph.problems.append(Problem(f"link_map {address:#x}", message))
+            if link_map is not before:
+                try:
+                    reader.read_edges(link_map)
+                except (FaultError, CorruptError) as error:
+                    message = f"what it depends on is not known: {error}"
+                    graph.problems.append(Problem(f"link_map {address:#x}", message))
             objection = _find_objection(link_map, previous)
         if link_map is None or objection:
             graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
@@ -506,14 +554,20 @@ def mark(
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []
     for link_map in namespace.maps:
-        kinds = root_kinds(link_map, rules, counts.get(link_map.address) if counts else None)
+        count = counts.get(link_map.address) if counts else None
+        if count is not None:
+            kinds = root_kinds(link_map, rules, count)
+        else:
+            if link_map.kinds is None:
+                link_map.kinds = root_kinds(link_map, rules)
+            kinds = link_map.kinds
         if kinds:
             kept[link_map.address] = kinds
             work.append(link_map)
     by_address = graph.by_address
     while work:
         link_map = work.pop()
-        for address in (*link_map.needed, *link_map.relocated_to):
+        for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
             if address not in kept and address in by_address:
                 kept[address] = ()
                 work.append(by_address[address])
@@ -521,9 +575,19 @@ def mark(
 
 
 class Lock(NamedTuple):
-    """The state of the loader's lock ``_dl_load_lock``: the kernel id of the thread that holds it, None if free."""
+    """The state of the loader's lock ``_dl_load_lock``.
+
+    ``owner`` is the kernel's id of the thread that holds it, None if it is free or not known; ``depth`` how many opens
+    and closes that thread is in, one within the other.  Until glibc 2.33 a process without libpthread has no owner.
+    """
 
     owner: Optional[int]
+    depth: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether a thread is inside dlopen or dlclose."""
+        return self.owner is not None or self.depth > 0
 
 
 def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
@@ -535,8 +599,8 @@ def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock
     raw = memory.try_read(rtld_global + member.offset, 12)
     if raw is None:
         return Lock(None)
-    lock, _, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
-    return Lock(owner if lock and owner > 0 else None)
+    lock, count, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
+    return Lock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
 
 
 class UniqueSymbol(NamedTuple):

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..winmodel import Dll, DllHold, DllHoldKind, DllPlan, DllPlans, DllState, GoneDll, GoneDlls, LoaderRules, Pointer
-from .jsonout import _envelope as envelope
-from .jsonout import _evidence as evidence_of
-from .jsonout import _hex as address_of
-from .jsonout import _problems as problems_of
+from .jsonout import envelope, evidence_document, hexadecimal, problem_documents
 
 
 def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
@@ -19,7 +16,7 @@ def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
         "rules": _rules(state.rules),
         "shutdown": state.shutdown,
         "libraries": [_dll(dll) for dll in state.dlls],
-        "problems": problems_of(state.problems),
+        "problems": problem_documents(state.problems),
     }
 
 
@@ -29,7 +26,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> dict[str, Any]:
         **envelope(command, plans.target, plans.loader),
         "rules": _rules(plans.rules),
         **_plan(plans.plan),
-        "problems": problems_of(plans.problems),
+        "problems": problem_documents(plans.problems),
     }
 
 
@@ -37,11 +34,11 @@ def dll_gone_document(command: str, answer: GoneDlls) -> dict[str, Any]:
     """Build the document of what was unloaded."""
     return {
         **envelope(command, answer.target, answer.loader),
-        "address": address_of(answer.address),
+        "address": hexadecimal(answer.address),
         "loaded": answer.loaded,
         "lost": answer.lost,
         "unloaded": [_gone(gone) for gone in answer.gone],
-        "problems": problems_of(answer.problems),
+        "problems": problem_documents(answer.problems),
     }
 
 
@@ -53,17 +50,17 @@ def _reference(dll: Dll) -> dict[str, Any]:
     return {
         "name": dll.name,
         "path": dll.path,
-        "base": address_of(dll.base),
-        "range": [address_of(dll.start), address_of(dll.end)],
+        "base": hexadecimal(dll.base),
+        "range": [hexadecimal(dll.start), hexadecimal(dll.end)],
         "loader": dll.loader,
-        "entry": address_of(dll.entry) if dll.entry else None,
+        "entry": hexadecimal(dll.entry) if dll.entry else None,
     }
 
 
 def _dll(dll: Dll) -> dict[str, Any]:
     return {
         **_reference(dll),
-        "node": address_of(dll.node) if dll.node else None,
+        "node": hexadecimal(dll.node) if dll.node else None,
         "orders": dll.orders._asdict(),
         "fields": dict(dll.fields),
         "load_reason": dll.load_reason,
@@ -81,7 +78,10 @@ def _verdict(dll: Dll) -> dict[str, Any]:
 
 
 def _hold(hold: DllHold) -> dict[str, Any]:
-    document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [evidence_of(each) for each in hold.evidence]}
+    document: dict[str, Any] = {
+        "kind": hold.kind.value,
+        "evidence": [evidence_document(each) for each in hold.evidence],
+    }
     if hold.kind is DllHoldKind.PINNED:
         document["origin"] = hold.origin
         document["chain"] = list(hold.chain)
@@ -124,7 +124,7 @@ def _gone(gone: GoneDll) -> dict[str, Any]:
     image = gone.image
     return {
         "name": image.name,
-        "range": [address_of(image.base), address_of(image.base + image.size)],
+        "range": [hexadecimal(image.base), hexadecimal(image.base + image.size)],
         "timestamp": image.timestamp,
         "checksum": image.checksum,
         "sequence": image.sequence,
@@ -140,7 +140,7 @@ def _gone(gone: GoneDll) -> dict[str, Any]:
 def _pointer(pointer: Pointer) -> dict[str, Any]:
     return {
         "thread": {"lwp": pointer.thread.lwp, "name": pointer.thread.name},
-        "value": address_of(pointer.value),
+        "value": hexadecimal(pointer.value),
         "register": pointer.register,
-        "address": address_of(pointer.address),
+        "address": hexadecimal(pointer.address),
     }

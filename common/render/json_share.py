@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from ..model_windows import MappedFile, Mapping, Opener, OpenFile, Operation, SectionUse, Share
-from .jsonout import _envelope as envelope
-from .jsonout import _evidence as evidence_of
-from .jsonout import _hex as address_of
-from .jsonout import _problems as problems_of
+from .jsonout import envelope, evidence_document, hexadecimal, problem_documents
 
 
 def share_document(command: str, share: Share) -> dict[str, Any]:
@@ -17,7 +14,7 @@ def share_document(command: str, share: Share) -> dict[str, Any]:
         **envelope(command, share.target, share.loader),
         "files": [_file(file) for file in share.files],
         "handles_complete": share.handles_complete,
-        "problems": problems_of(share.problems),
+        "problems": problem_documents(share.problems),
     }
 
 
@@ -25,16 +22,16 @@ def _file(file: MappedFile) -> dict[str, Any]:
     main = file.sections[0] if file.sections else None
     return {
         "file": _text(file.name),
-        "file_name_address": address_of(file.name_address),
-        "device": address_of(file.device),
-        "control_area": address_of(main.control_area) if main else None,
+        "file_name_address": hexadecimal(file.name_address),
+        "device": hexadecimal(file.device),
+        "control_area": hexadecimal(main.control_area) if main else None,
         **_file_object(file.file),
         "section": _section_word(file),
         "sections": [_section(section) for section in file.sections],
         "mappings": [_mapping(mapping) for mapping in file.mappings],
         "openers": [_opener(opener) for opener in file.openers],
         "operations": [_operation(operation) for operation in file.operations],
-        "evidence": [evidence_of(evidence) for evidence in file.evidence],
+        "evidence": [evidence_document(evidence) for evidence in file.evidence],
     }
 
 
@@ -45,7 +42,7 @@ def _text(text: Optional[str]) -> Optional[str]:
 
 def _file_object(file: OpenFile) -> dict[str, Any]:
     return {
-        "file_object": address_of(file.address),
+        "file_object": hexadecimal(file.address),
         "fast_ref": file.fast_ref,
         "access": file.access,
         "sharing": {
@@ -66,7 +63,7 @@ def _section_word(file: MappedFile) -> Optional[str]:
 
 def _section(section: SectionUse) -> dict[str, Any]:
     return {
-        "control_area": address_of(section.control_area),
+        "control_area": hexadecimal(section.control_area),
         "kind": "image" if section.image else "data",
         "section_references": section.section_references,
         "mapped_views": section.mapped_views,
@@ -80,9 +77,9 @@ def _mapping(mapping: Mapping) -> dict[str, Any]:
     return {
         "pid": mapping.pid,
         "process": _text(mapping.process),
-        "base": address_of(mapping.base),
-        "end": address_of(mapping.end),
-        "vad": address_of(mapping.vad),
+        "base": hexadecimal(mapping.base),
+        "end": hexadecimal(mapping.end),
+        "vad": hexadecimal(mapping.vad),
         "as": "image" if mapping.image else "data",
         "protection": mapping.protection,
         "commit": mapping.commit,
@@ -96,8 +93,8 @@ def _opener(opener: Opener) -> dict[str, Any]:
     return {
         "pid": opener.pid,
         "process": _text(opener.process),
-        "handle": address_of(opener.handle),
-        "granted_access": address_of(opener.granted_access),
+        "handle": hexadecimal(opener.handle),
+        "granted_access": hexadecimal(opener.granted_access),
         **file,
     }
 

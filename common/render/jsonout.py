@@ -37,31 +37,32 @@ SCHEMA = "dlwhy/1"
 def state_document(command: str, state: State) -> dict[str, Any]:
     """Build the document of a state."""
     return {
-        **_envelope(command, state.target, state.loader),
+        **envelope(command, state.target, state.loader),
         "libraries": [_library(library) for library in state.libraries],
-        "problems": _problems(state.problems),
+        "problems": problem_documents(state.problems),
     }
 
 
 def plan_document(command: str, plans: Plans) -> dict[str, Any]:
     """Build the document of a prediction: of one close, or of all open libraries."""
-    envelope = _envelope(command, plans.target, plans.loader)
+    head = envelope(command, plans.target, plans.loader)
     garbage = [library.name for library in plans.garbage]
     if plans.asked is None:
         handles = [_plan(plan) for plan in plans.plans]
-        return {**envelope, "handles": handles, "garbage": garbage, "problems": _problems(plans.problems)}
+        return {**head, "handles": handles, "garbage": garbage, "problems": problem_documents(plans.problems)}
     plan = plans.plans[0]
     return {
-        **envelope,
+        **head,
         **_plan(plan),
-        "keeps": [_kept(library) for library in plan.keeps],
+        "keeps": [kept_document(library) for library in plan.keeps],
         "change": _change(plan.change) if plan.change else None,
         "garbage": garbage,
-        "problems": _problems(plans.problems),
+        "problems": problem_documents(plans.problems),
     }
 
 
-def _problems(problems: Sequence[Problem]) -> list[dict[str, str]]:
+def problem_documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """Build the documents of problems."""
     return [{"where": p.where, "message": p.message} for p in problems]
 
 
@@ -73,7 +74,8 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "outcome": plan.outcome.value,
         "unloads": [library.name for library in plan.unloads],
         "unmapped": [
-            {**_reference(library), "range": [_hex(library.start), _hex(library.end)]} for library in plan.unloads
+            {**_reference(library), "range": [hexadecimal(library.start), hexadecimal(library.end)]}
+            for library in plan.unloads
         ],
         "order": plan.order,
         "order_certain": plan.order_certain,
@@ -88,11 +90,12 @@ def _reference(library: Library) -> dict[str, Any]:
         "name": library.name,
         "path": library.path,
         "namespace": library.namespace,
-        "link_map": _hex(library.link_map),
+        "link_map": hexadecimal(library.link_map),
     }
 
 
-def _kept(library: Library) -> dict[str, Any]:
+def kept_document(library: Library) -> dict[str, Any]:
+    """Build the document of a library that stays."""
     return {
         **_reference(library),
         "held": library.held,
@@ -104,12 +107,12 @@ def _kept(library: Library) -> dict[str, Any]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "possible": change.blocker is None,
-        "blocker": _kept(change.blocker) if change.blocker else None,
+        "blocker": kept_document(change.blocker) if change.blocker else None,
         "steps": [
             {
                 "action": step.action.value,
                 "library": step.library,
-                "link_map": _hex(step.link_map),
+                "link_map": hexadecimal(step.link_map),
                 "namespace": step.namespace,
                 "count": step.total,
                 "threads": [_thread(thread) for thread in step.threads],
@@ -128,7 +131,8 @@ def dump(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, Any]:
+def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, Any]:
+    """Build what every document begins with."""
     layout = loader.layout
     return {
         "schema": SCHEMA,
@@ -148,7 +152,8 @@ def _envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str,
     }
 
 
-def _hex(value: Optional[int]) -> Optional[str]:
+def hexadecimal(value: Optional[int]) -> Optional[str]:
+    """Write an address; unknown is null."""
     return None if value is None else f"{value:#x}"
 
 
@@ -158,10 +163,10 @@ def _library(library: Library) -> dict[str, Any]:
         "path": library.path,
         "soname": library.soname,
         "build_id": library.build_id,
-        "base": _hex(library.base),
-        "range": [_hex(library.start), _hex(library.end)],
+        "base": hexadecimal(library.base),
+        "range": [hexadecimal(library.start), hexadecimal(library.end)],
         "namespace": library.namespace,
-        "link_map": _hex(library.link_map),
+        "link_map": hexadecimal(library.link_map),
         "proxy": library.proxy,
         "fields": dict(library.fields),
         "held": library.held,
@@ -171,7 +176,7 @@ def _library(library: Library) -> dict[str, Any]:
 
 
 def _hold(hold: Hold) -> dict[str, Any]:
-    document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [_evidence(e) for e in hold.evidence]}
+    document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
     if hold.kind is HoldKind.STARTUP:
         document["origin"] = hold.origin
     elif hold.kind is HoldKind.OPEN_COUNT:
@@ -199,9 +204,10 @@ def _hold(hold: Hold) -> dict[str, Any]:
     return document
 
 
-def _evidence(evidence: Evidence) -> dict[str, Any]:
+def evidence_document(evidence: Evidence) -> dict[str, Any]:
+    """Build the document of a member that was read."""
     return {
-        "address": _hex(evidence.address),
+        "address": hexadecimal(evidence.address),
         "expression": evidence.expression,
         "value": evidence.value,
     }
@@ -212,9 +218,9 @@ def _destructor(destructor: TlsDestructor) -> dict[str, Any]:
     return {
         "thread": _thread(destructor.thread),
         "function": {
-            "address": _hex(function.address) if function.address else None,
+            "address": hexadecimal(function.address) if function.address else None,
             "name": function.name,
             "library": function.library,
         },
-        "object": _hex(destructor.object),
+        "object": hexadecimal(destructor.object),
     }

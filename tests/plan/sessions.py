@@ -109,6 +109,12 @@ class Session:
     def pid(self) -> int:
         return self.process.pid
 
+    def finish(self) -> None:
+        """Let the driver come to its end: it has nothing more to read."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.stdin = None
+
     def send(self, text: str) -> None:
         """Write to the driver."""
         assert self.process.stdin is not None

@@ -1,0 +1,221 @@
+"""What can a trace see happen?  Values, in glibc's and the user's own terms."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple, Optional, Union
+
+from ..model import Library, LoaderInfo, Outcome, Problem, TargetInfo
+
+
+class Site(NamedTuple):
+    """A place in code: library, function and source line, each None when unknown."""
+
+    address: int
+    library: Optional[str] = None
+    function: Optional[str] = None
+    line: Optional[str] = None
+
+
+class Instance(NamedTuple):
+    """A library as it is loaded from one open to one close."""
+
+    name: str
+    path: str
+    namespace: int
+    link_map: int
+    base: int
+
+
+class Moment(NamedTuple):
+    """Which event it is, when it was (seconds since the start of the trace), in which thread, and on whose behalf.
+
+    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``by`` says whether it called
+    itself ("user") or libc did for it ("libc").  ``inside`` is the number of the event during which this one happened.
+    ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be told.
+    """
+
+    number: int
+    time: float
+    lwp: int
+    caller: Optional[Site] = None
+    by: str = "user"
+    inside: Optional[int] = None
+    at_exit: bool = False
+    raced: bool = False
+
+
+class OpenResult(Enum):
+    """How a dlopen ended: LOADED is new, COUNTED was there already, UNKNOWN was not seen to end."""
+
+    LOADED = "loaded"
+    COUNTED = "counted"
+    FAILED = "failed"
+    UNKNOWN = None
+
+
+class Open(NamedTuple):
+    """A dlopen or dlmopen: what was asked for (None: the program itself), and what came of it.
+
+    ``space`` is the namespace that was asked for, negative for a new one or the caller's.  ``added`` are all libraries
+    that came, ``went`` those that a failed one made the collector find.
+    """
+
+    moment: Moment
+    requested: Optional[str]
+    flags: int
+    space: int
+    result: OpenResult = OpenResult.UNKNOWN
+    library: Optional[Instance] = None
+    added: tuple[Instance, ...] = ()
+    went: tuple[Instance, ...] = ()
+
+
+class Close(NamedTuple):
+    """A close: the prediction when it began, and what it then did.
+
+    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within;
+    ``keeps`` are those of its dependencies that stay at its last close, itself among them, with their holds.
+    ``open_count`` is that of before.  ``ended`` is False where the end was not seen: then ``went`` is not known either.
+    """
+
+    moment: Moment
+    library: Optional[Instance]
+    open_count: int
+    outcome: Outcome
+    predicted: tuple[Instance, ...] = ()
+    remarked: tuple[Instance, ...] = ()
+    at_least: tuple[str, ...] = ()
+    keeps: tuple[Library, ...] = ()
+    went: tuple[Instance, ...] = ()
+    ended: bool = False
+
+    @property
+    def stayed(self) -> tuple[Instance, ...]:
+        """Give what was predicted to go and stayed: a mistake of ours, unless another thread came before."""
+        return _without((*self.predicted, *self.remarked), self.went) if self.ended else ()
+
+    @property
+    def surprises(self) -> tuple[Instance, ...]:
+        """Give what went without having been predicted, by any of the markings."""
+        return _without(self.went, (*self.predicted, *self.remarked)) if self.ended else ()
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether what went is what was predicted when the close began."""
+        return self.ended and set(self.predicted) == set(self.went)
+
+
+def _without(some: tuple[Instance, ...], others: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    taken = set(others)
+    return tuple(each for each in some if each not in taken)
+
+
+class Pin(NamedTuple):
+    """A library became NODELETE: why, by which symbols, looked up by which libraries, during which open."""
+
+    moment: Moment
+    library: Instance
+    origin: Optional[str]
+    symbols: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
+
+
+class Registration(NamedTuple):
+    """A call of ``__cxa_thread_atexit_impl``: the library that it keeps, by its dso_symbol, and the destructor.
+
+    ``owner`` is the destructor's own library where that is another one: it can go before the destructor runs.
+    """
+
+    moment: Moment
+    library: Optional[Instance]
+    function: Site
+    object: int
+    owner: Optional[str] = None
+
+
+class Leak(NamedTuple):
+    """A file descriptor that was opened while a library was loaded and is still open after that has gone.
+
+    ``sites`` are the calls in that library that made descriptors, as far as they were watched.
+    """
+
+    moment: Moment
+    library: Instance
+    descriptor: int
+    path: str
+    sites: tuple[Site, ...] = ()
+
+
+Event = Union[Open, Close, Pin, Registration, Leak]
+
+
+class Deeds(NamedTuple):
+    """How often one place opened, or closed, a library."""
+
+    site: Optional[Site]
+    by: str
+    total: int
+
+
+class Account(NamedTuple):
+    """The opens and closes of one library in one namespace; ``before`` is its open count when the trace began.
+
+    ``left`` is the open count now, None where it is not loaded.  ``early_returns`` are closes that did nothing, because
+    it is NODELETE.
+    """
+
+    name: str
+    path: str
+    namespace: int
+    before: int
+    opens: tuple[Deeds, ...]
+    closes: tuple[Deeds, ...]
+    early_returns: int
+    left: Optional[int]
+
+
+class Kept(NamedTuple):
+    """A library that stayed at a last close: how often, the latest of those closes, and what kept it then."""
+
+    library: Library
+    times: int
+    close: Close
+
+
+class Totals(NamedTuple):
+    """What was counted."""
+
+    opens: int = 0
+    failed: int = 0
+    closes: int = 0
+    unloading: int = 0
+    unloaded: int = 0
+    keeping: int = 0
+    exact: int = 0
+    nested: int = 0
+    raced: int = 0
+    mismatches: int = 0
+    unended: int = 0
+    unseen_opens: int = 0
+    unseen_closes: int = 0
+
+
+class Trace(NamedTuple):
+    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why."""
+
+    target: TargetInfo
+    loader: LoaderInfo
+    watching: bool
+    ending: Optional[str]
+    seconds: float
+    opens_by: str
+    closes_by: str
+    totals: Totals
+    accounts: tuple[Account, ...]
+    kept: tuple[Kept, ...]
+    mismatches: tuple[Close, ...]
+    pins: tuple[Pin, ...]
+    registrations: tuple[Registration, ...]
+    leaks: tuple[Leak, ...]
+    problems: tuple[Problem, ...] = ()

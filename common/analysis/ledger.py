@@ -1,0 +1,146 @@
+"""Who opened and closed what, how often, and what was kept?  Sums of events, so that a long trace takes little."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Optional
+
+from ..loaders.glibc import LT_LOADED, Graph
+from ..model import Outcome
+from .events import (
+    Account,
+    Close,
+    Deeds,
+    Event,
+    Instance,
+    Kept,
+    Leak,
+    Open,
+    OpenResult,
+    Pin,
+    Registration,
+    Site,
+    Totals,
+)
+
+#: How many events of each kind are kept for the report; all are in the log.
+MAX_LISTED = 1000
+
+_Key = tuple[str, int]
+
+
+class _Sums:
+    def __init__(self, name: str, before: int) -> None:
+        self.name = name
+        self.before = before
+        self.opens: Counter[tuple[Optional[Site], str]] = Counter()
+        self.closes: Counter[tuple[Optional[Site], str]] = Counter()
+        self.early_returns = 0
+
+
+class Ledger:
+    """Sums of the events of a trace."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.mismatches: list[Close] = []
+        self.pins: list[Pin] = []
+        self.registrations: list[Registration] = []
+        self.leaks: list[Leak] = []
+        self._accounts: dict[_Key, _Sums] = {}
+        self._kept: dict[_Key, Kept] = {}
+        self._counts: Counter[str] = Counter()
+        for link_map in graph.by_address.values():
+            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
+                name = link_map.name.rpartition("/")[2]
+                self._accounts[link_map.name, link_map.l_ns] = _Sums(name, link_map.l_direct_opencount)
+
+    def add(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, Open):
+            self._add_open(event)
+        elif isinstance(event, Close):
+            self._add_close(event)
+        elif isinstance(event, Pin):
+            _append(self.pins, event)
+        elif isinstance(event, Registration):
+            _append(self.registrations, event)
+        else:
+            _append(self.leaks, event)
+
+    def count_unseen(self, opens: int, closes: int) -> None:
+        """Count what moved an open count without having been seen."""
+        self._counts["unseen_opens"] += opens
+        self._counts["unseen_closes"] += closes
+
+    def _add_open(self, event: Open) -> None:
+        self._counts["opens"] += 1
+        self._counts["failed"] += event.result is OpenResult.FAILED
+        self._counts["unended"] += event.result is OpenResult.UNKNOWN
+        if event.library is not None:
+            self._sums(event.library).opens[event.moment.caller, event.moment.by] += 1
+
+    def _add_close(self, event: Close) -> None:
+        counts = self._counts
+        counts["closes"] += 1
+        counts["unloading"] += bool(event.went)
+        counts["unloaded"] += len(event.went)
+        counts["keeping"] += bool(event.keeps)
+        counts["raced"] += event.moment.raced
+        counts["exact"] += event.is_exact and not event.moment.raced
+        counts["nested"] += event.moment.inside is not None
+        counts["unended"] += not event.ended
+        is_judged = not event.moment.raced and event.outcome is not Outcome.UNKNOWN
+        if is_judged and (event.stayed or event.surprises):
+            counts["mismatches"] += 1
+            _append(self.mismatches, event)
+        if event.library is not None:
+            sums = self._sums(event.library)
+            if event.outcome is Outcome.EARLY_RETURN:
+                sums.early_returns += 1
+            else:
+                sums.closes[event.moment.caller, event.moment.by] += 1
+        for library in event.keeps:
+            key = (library.path, library.namespace)
+            before = self._kept.get(key)
+            self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
+
+    def _sums(self, library: Instance) -> _Sums:
+        return self._accounts.setdefault((library.path, library.namespace), _Sums(library.name, 0))
+
+    def totals(self) -> Totals:
+        """Give what was counted."""
+        return Totals(**{name: self._counts[name] for name in Totals._fields})
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Give the libraries that stayed at a last close, those that stayed most often first."""
+        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.library.name)))
+
+    def accounts(self, graph: Optional[Graph]) -> tuple[Account, ...]:
+        """Give the account of each library; ``graph`` is what is loaded now, None after the end."""
+        left = {}
+        for link_map in graph.by_address.values() if graph else ():
+            if not link_map.is_proxy:
+                left[link_map.name, link_map.l_ns] = link_map.l_direct_opencount
+        found = [
+            Account(
+                sums.name,
+                path,
+                namespace,
+                sums.before,
+                _deeds(sums.opens),
+                _deeds(sums.closes),
+                sums.early_returns,
+                left.get((path, namespace)),
+            )
+            for (path, namespace), sums in self._accounts.items()
+        ]
+        return tuple(sorted(found, key=lambda each: (-(each.left or 0), each.name, each.namespace)))
+
+
+def _deeds(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Deeds, ...]:
+    return tuple(Deeds(site, by, total) for (site, by), total in counter.most_common())
+
+
+def _append(events: list, event: object) -> None:  # type: ignore[type-arg]
+    if len(events) < MAX_LISTED:
+        events.append(event)

@@ -1,0 +1,121 @@
+"""``dltrace``: which close did not unload, who opened it, and who never closed it?"""
+
+from __future__ import annotations
+
+import os
+
+from ..analysis.events import Event, Trace
+from ..analysis.tracer import Options, Stop, Tracer, begin
+from ..errors import UsageError
+from ..views_trace import started_view, stop_text, trace_view
+from .arguments import argument
+from .registry import Result, Session, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+    from typing import Any, Optional, TextIO
+
+_DESCRIPTION = """\
+Watches every dlopen, dlmopen and dlclose of the process, libc's own among them. Each close is
+predicted when it begins, and compared with what it then does.
+
+  dltrace start [LIB]...   begins; LIB is a library's name or a pattern; without one all are traced
+  dltrace report           sums up: who opened and closed what how often, what stayed and why
+  dltrace stop             ends, and sums up
+
+The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
+or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or
+close after that)."""
+
+
+@command(
+    "dltrace",
+    "watch which closes do not unload, and who never closed",
+    _DESCRIPTION,
+    (
+        argument("action", metavar="start|report|stop", choices=("start", "report", "stop"), help="what to do"),
+        argument("library", metavar="LIB", nargs="*", completes_libraries=True, help="trace only these libraries"),
+        argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
+        argument("--log", metavar="FILE", help="write each event to FILE as a line of JSON (schema dlwhy/1)"),
+        argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
+        argument(
+            "--fds",
+            action="store_true",
+            help="watch which descriptors a library leaves open; with LIB also which of its calls opened them",
+        ),
+    ),
+)
+def dltrace(session: Session, arguments: Namespace) -> Result:
+    """Answer ``dltrace start|report|stop``."""
+    if arguments.action == "start":
+        return _start(session, arguments)
+    if arguments.library or arguments.stop_when or arguments.log or arguments.tls or arguments.fds:
+        raise UsageError(f"dltrace {arguments.action} takes no libraries and no options of dltrace start")
+    tracing = session.host.kept.get("dltrace")
+    if not isinstance(tracing, _Tracing):
+        raise UsageError("nothing has been traced: use dltrace start first")
+    if arguments.action == "stop":
+        tracing.stop()
+    return _result(tracing.tracer.report())
+
+
+def _start(session: Session, arguments: Namespace) -> Result:
+    before = session.host.kept.get("dltrace")
+    if isinstance(before, _Tracing) and before.tracer.is_watching():
+        raise UsageError("a trace is going on: use dltrace stop first")
+    tracing = _Tracing(session, arguments)
+    session.host.kept["dltrace"] = tracing
+    trace = tracing.tracer.report()
+    result = _result(trace)
+    return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
+
+
+def _result(trace: Trace) -> Result:
+    return Result(
+        document=lambda: _document(trace),
+        view=lambda verbose: trace_view(trace, verbose),
+        has_problems=bool(trace.problems),
+        has_findings=bool(trace.kept),
+    )
+
+
+def _document(trace: Trace) -> dict[str, Any]:
+    from ..render.traceout import trace_document
+
+    return trace_document("dltrace", trace)
+
+
+class _Tracing:
+    """A trace with its log."""
+
+    def __init__(self, session: Session, arguments: Namespace) -> None:
+        libraries: Sequence[str] = arguments.library
+        self._target = session.host.live_target()
+        self._log: Optional[TextIO] = None
+        if arguments.log:
+            path = os.path.expanduser(arguments.log)
+            try:
+                # Lines are written as they come: what ends the debugger must not take the last ones along.
+                self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
+            except OSError as error:
+                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
+        self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
+
+    def stop(self) -> None:
+        """End the trace."""
+        self.tracer.stop()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _write(self, event: Event) -> None:
+        if self._log is not None:
+            from ..render.traceout import dump_event
+
+            self._log.write(dump_event(event))
+
+    def _announce(self, stop: Stop) -> None:
+        self._target.say(stop_text(stop))

@@ -1,0 +1,194 @@
+"""How does gdb tell that a thread has come to a place, and that its process is gone?  gdb 10 to 18."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+import gdb
+
+from ..common.errors import NoTargetError, UnsupportedError
+from ..common.model import Platform
+from ..common.render.text import escape
+from ..common.target import Frame, Hit, Reaction, Subscription
+from .target import GdbTarget
+
+#: From 13 on gdb lists the libraries of all namespaces, ld.so's entry in them too.  When that entry goes, gdb up to at
+#: least 16.3 takes it for the end of ld.so: it forgets its breakpoints there and leaves their instructions in memory,
+#: of which the process dies; 18.1 does not.
+_FORGETS_FROM = 13
+_FORGETS_BELOW = 18
+
+
+class GdbLiveTarget(GdbTarget):
+    """The selected inferior of gdb, while gdb runs it."""
+
+    def __init__(self, inferior: gdb.Inferior) -> None:
+        """Take an inferior.
+
+        :raises NoTargetError: if it is no process.
+        """
+        super().__init__(inferior)
+        if self.kind == "core":
+            raise NoTargetError("a core file does not run: dltrace needs a process")
+        self._pid = int(inferior.pid)
+        self._platform = super().platform
+        self._breakpoints: list[_Breakpoint] = []
+        self._doomed: list[_Breakpoint] = []
+        self._is_in_handler = False
+        self._ending: Optional[_Ending] = None
+
+    @property
+    def platform(self) -> Platform:
+        """Give the architecture."""
+        return self._platform
+
+    @property
+    def keeps_breakpoints(self) -> bool:
+        """Tell by gdb's version."""
+        return not _FORGETS_FROM <= _major_version() < _FORGETS_BELOW
+
+    def is_alive(self) -> bool:
+        """Tell whether the inferior still has the process."""
+        return bool(self._inferior.is_valid() and self._inferior.pid == self._pid)
+
+    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
+        """Set internal breakpoints, which gdb lists only by ``maintenance info breakpoints``."""
+        made = [_Breakpoint(self, place, on_hit) for place in places]
+        self._breakpoints += made
+        return _Removal(self, made)
+
+    def on_end(self, callback: Callable[[str], None]) -> Subscription:
+        """Listen to the end of the process, and to another program in it."""
+        return _Ending(self, callback)
+
+    def react(self, breakpoint_: _Breakpoint) -> bool:
+        """Let a handler answer; gives whether the process stops."""
+        selected = gdb.selected_inferior()
+        if selected.num != self._inferior.num or selected.pid != self._pid:
+            return False  # a child that gdb follows
+        thread = gdb.selected_thread()
+        self._is_in_handler = True
+        try:
+            return thread is not None and breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
+        except KeyboardInterrupt:
+            return True
+        finally:
+            self._is_in_handler = False
+
+    def remove(self, breakpoints: Sequence[_Breakpoint]) -> None:
+        """Delete breakpoints, within a handler when the process next stops."""
+        if self._is_in_handler:
+            if not self._doomed:
+                gdb.events.stop.connect(self._bury)
+            self._doomed += breakpoints
+            return
+        for each in breakpoints:
+            if each.is_valid():
+                each.delete()
+
+    def _bury(self, _: object) -> None:
+        gdb.events.stop.disconnect(self._bury)
+        doomed, self._doomed = self._doomed, []
+        self.remove(doomed)
+
+    def find_line(self, address: int) -> Optional[str]:
+        """Ask gdb for the line; the file's own name is enough."""
+        found = gdb.find_pc_line(address)
+        if found.symtab is None or not found.line:
+            return None
+        return f"{found.symtab.filename.rpartition('/')[2]}:{found.line}"
+
+    def say(self, text: str) -> None:
+        """Write to gdb's output."""
+        gdb.write("".join(escape(line) + "\n" for line in text.splitlines()))
+
+
+def _major_version() -> int:
+    return int("".join(c if c.isdigit() else " " for c in gdb.VERSION).split()[0])
+
+
+class _Breakpoint(gdb.Breakpoint):
+    def __init__(self, target: GdbLiveTarget, place: int, on_hit: Callable[[Hit], Reaction]) -> None:
+        super().__init__(f"*{place:#x}", internal=True)
+        self.silent = True
+        self.place = place
+        self.on_hit = on_hit
+        self._target = target
+
+    def stop(self) -> bool:
+        """Answer gdb's question whether to stop."""
+        return self._target.react(self)
+
+
+class _GdbHit:
+    def __init__(self, address: int, thread: gdb.InferiorThread) -> None:
+        self.address = address
+        self._thread = thread
+        self._frame: Optional[gdb.Frame] = None
+
+    @property
+    def lwp(self) -> int:
+        return int(self._thread.ptid[1] or self._thread.ptid[2])
+
+    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
+        if self._frame is None:
+            self._frame = gdb.newest_frame()
+        try:
+            return tuple(_unsigned(self._frame.read_register(name)) for name in names)
+        except (gdb.error, ValueError) as error:
+            raise UnsupportedError(f"gdb cannot read the registers {', '.join(names)}: {error}") from error
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        found: list[Frame] = []
+        frame: Optional[gdb.Frame] = gdb.newest_frame()
+        try:
+            while frame is not None and len(found) < most:
+                if frame.type() != gdb.INLINE_FRAME:
+                    found.append(Frame(int(frame.pc()), _unsigned(frame.read_register("sp"))))
+                frame = frame.older()
+        except (gdb.error, ValueError):
+            pass  # gdb cannot unwind any further
+        return found
+
+
+def _unsigned(value: Any) -> int:
+    return int(value) & (1 << 8 * int(value.type.sizeof)) - 1
+
+
+class _Removal:
+    def __init__(self, target: GdbLiveTarget, breakpoints: Sequence[_Breakpoint]) -> None:
+        self._target = target
+        self._breakpoints = breakpoints
+
+    def remove(self) -> None:
+        self._target.remove(self._breakpoints)
+
+
+class _Ending:
+    """gdb's events that say that an inferior has lost its process, or that this executes another program."""
+
+    def __init__(self, target: GdbLiveTarget, callback: Callable[[str], None]) -> None:
+        self._target = target
+        self._callback = callback
+        gdb.events.exited.connect(self._on_exited)
+        gdb.events.clear_objfiles.connect(self._on_cleared)
+
+    def _on_exited(self, event: Any) -> None:
+        # Also when the user kills it, or detaches from it.
+        if event.inferior.num == self._target._inferior.num:
+            self._callback("the process ended" if hasattr(event, "exit_code") else "gdb let go of the process")
+
+    def _on_cleared(self, event: Any) -> None:
+        if event.progspace == self._target._inferior.progspace:
+            self._callback("the process executed another program")
+
+    def remove(self) -> None:
+        gdb.events.exited.disconnect(self._on_exited)
+        gdb.events.clear_objfiles.disconnect(self._on_cleared)
+
+
+if TYPE_CHECKING:
+    from ..common.target import LiveTarget
+
+    _conforms: type[LiveTarget] = GdbLiveTarget

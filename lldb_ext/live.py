@@ -1,0 +1,183 @@
+"""How does LLDB tell that a thread has come to a place, and that its process is gone?  LLDB 14 and 19."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+import lldb
+
+from ..common.errors import NoTargetError, UnsupportedError
+from ..common.render.text import escape
+from ..common.target import Frame, Hit, Reaction, Subscription
+from .target import LldbTarget
+
+#: What our breakpoints are called; breakpoints of this name are not listed, and the user's commands for all
+#: breakpoints leave them alone.
+NAME = "dlwhy"
+
+#: By this name LLDB finds the callback in the session's dictionary.
+CALLBACK = "dlwhy_on_hit"
+
+
+class Dispatcher:
+    """Finds the handler of a breakpoint: LLDB knows callbacks by the name of a function only."""
+
+    def __init__(self, session: dict[str, Any]) -> None:
+        self._handlers: dict[tuple[int, int], Callable[[Any, Any], bool]] = {}
+        session[CALLBACK] = self._on_hit
+
+    def add(self, breakpoint_: Any, handler: Callable[[Any, Any], bool]) -> None:
+        """Let a breakpoint call a handler, which tells whether the process stops."""
+        self._handlers[_key(breakpoint_)] = handler
+        breakpoint_.SetScriptCallbackFunction(CALLBACK)
+
+    def drop(self, breakpoint_: Any) -> None:
+        """Forget a breakpoint."""
+        self._handlers.pop(_key(breakpoint_), None)
+
+    def _on_hit(self, frame: Any, location: Any, _: Any, __: Any = None) -> bool:
+        handler = self._handlers.get(_key(location.GetBreakpoint()))
+        return handler is not None and handler(frame, location)
+
+
+def _key(breakpoint_: Any) -> tuple[int, int]:
+    target = breakpoint_.GetTarget() if hasattr(breakpoint_, "GetTarget") else None
+    return (hash(target.GetExecutable().fullpath) if target else 0, int(breakpoint_.GetID()))
+
+
+class LldbLiveTarget(LldbTarget):
+    """A target of LLDB, while LLDB runs its process."""
+
+    def __init__(self, target: Any, dispatcher: Dispatcher) -> None:
+        """Take an ``SBTarget``.
+
+        :raises NoTargetError: if it has no process.
+        """
+        super().__init__(target)
+        if self.kind == "core":
+            raise NoTargetError("a core file does not run: dltrace needs a process")
+        self._dispatcher = dispatcher
+        self._unique_id = int(self._process.GetUniqueID())
+        self._is_in_handler = False
+        self._doomed: list[Any] = []
+
+    @property
+    def keeps_breakpoints(self) -> bool:
+        """Tell that it does: LLDB lists no other namespaces."""
+        return True
+
+    def is_alive(self) -> bool:
+        """Tell whether the target still has the process."""
+        self._bury()
+        process = self._target.GetProcess()
+        ended = (lldb.eStateExited, lldb.eStateDetached, lldb.eStateInvalid, lldb.eStateUnloaded)
+        return int(process.GetUniqueID()) == self._unique_id and process.GetState() not in ended
+
+    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
+        """Set breakpoints that are not listed."""
+        name = lldb.SBBreakpointName(self._target, NAME)
+        name.SetAllowList(False)
+        name.SetAllowDelete(False)
+        name.SetAllowDisable(False)
+        made = []
+        for place in places:
+            breakpoint_ = self._target.BreakpointCreateByAddress(place)
+            self._dispatcher.add(breakpoint_, lambda frame, location: self._react(frame, location, on_hit))
+            breakpoint_.AddName(NAME)
+            made.append(breakpoint_)
+        return _Removal(self, made)
+
+    def remove(self, breakpoints: Sequence[Any]) -> None:
+        """Delete breakpoints; within a handler they are only disabled, and deleted when a command next asks."""
+        self._doomed += breakpoints
+        for each in breakpoints:
+            self._dispatcher.drop(each)
+            each.SetEnabled(False)
+        if not self._is_in_handler:
+            self._bury()
+
+    def _bury(self) -> None:
+        doomed, self._doomed = self._doomed, []
+        for each in doomed:
+            self._target.BreakpointDelete(each.GetID())
+
+    def on_end(self, callback: Callable[[str], None]) -> Subscription:
+        """Never call back: LLDB tells nobody when a process ends, so it is to be asked, by `is_alive`."""
+        return _Nothing()
+
+    def _react(self, frame: Any, location: Any, on_hit: Callable[[Hit], Reaction]) -> bool:
+        if int(frame.GetThread().GetProcess().GetUniqueID()) != self._unique_id:
+            return False
+        self._is_in_handler = True
+        try:
+            return on_hit(_LldbHit(frame, int(location.GetLoadAddress()))) is Reaction.STOP
+        except KeyboardInterrupt:
+            return True
+        finally:
+            self._is_in_handler = False
+
+    def find_line(self, address: int) -> Optional[str]:
+        """Ask LLDB for the line; the file's own name is enough."""
+        entry = self._target.ResolveLoadAddress(address).GetLineEntry()
+        if not entry.IsValid() or not entry.GetLine():
+            return None
+        return f"{entry.GetFileSpec().GetFilename()}:{entry.GetLine()}"
+
+    def say(self, text: str) -> None:
+        """Write to LLDB's output."""
+        sys.stdout.write("".join(escape(line) + "\n" for line in text.splitlines()))
+        sys.stdout.flush()
+
+
+class _LldbHit:
+    def __init__(self, frame: Any, address: int) -> None:
+        self.address = address
+        self._frame = frame
+        self._thread = frame.GetThread()
+
+    @property
+    def lwp(self) -> int:
+        return int(self._thread.GetThreadID())
+
+    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
+        found = []
+        for name in names:
+            value = self._frame.FindRegister(name)
+            if not value.IsValid():
+                raise UnsupportedError(f"LLDB cannot read the register {name}")
+            found.append(int(value.GetValueAsUnsigned()))
+        return tuple(found)
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        found: list[Frame] = []
+        index = 0
+        while len(found) < most:
+            frame = self._thread.GetFrameAtIndex(index)
+            if not frame.IsValid():
+                break
+            if not frame.IsInlined():
+                found.append(Frame(int(frame.GetPC()), int(frame.GetSP())))
+            index += 1
+        return found
+
+
+class _Removal:
+    def __init__(self, target: LldbLiveTarget, breakpoints: Sequence[Any]) -> None:
+        self._target = target
+        self._breakpoints = breakpoints
+
+    def remove(self) -> None:
+        self._target.remove(self._breakpoints)
+
+
+class _Nothing:
+    def remove(self) -> None:
+        """Have nothing to take back."""
+
+
+if TYPE_CHECKING:
+    from ..common.target import LiveTarget
+
+    _conforms: type[LiveTarget] = LldbLiveTarget

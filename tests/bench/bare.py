@@ -1,0 +1,38 @@
+"""Run inside gdb: breakpoints where a trace has them, with a stop() that only says no."""
+
+from __future__ import annotations
+
+import gdb
+from dlwhy.common.analysis.state import examine
+from dlwhy.common.errors import UnsupportedError
+from dlwhy.common.loaders.glibc_calls import Places, find_places
+from dlwhy.gdb_ext.live import GdbLiveTarget
+
+
+class Bare(gdb.Breakpoint):
+    """A breakpoint that nobody asks anything."""
+
+    def stop(self) -> bool:
+        """Let the process go on."""
+        return False
+
+
+def refuse(*_: object) -> Places:
+    """Have no musl here."""
+    raise UnsupportedError("musl")
+
+
+target = GdbLiveTarget(gdb.selected_inferior())
+places, _ = examine(
+    target,
+    lambda examined: find_places(
+        examined.memory,
+        examined.layouts,
+        examined.private,
+        examined.graph,
+        in_rtld=target.keeps_breakpoints,
+    ),
+    refuse,
+)
+for place in places.entries:
+    Bare(f"*{place:#x}", internal=True)

@@ -1,0 +1,154 @@
+"""Does a trace leave process and debugger alone: namespaces that go, forks, exec, kill, run again, threads?"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL
+from dlwhy.tests.trace.attached import Traced, document_in
+from dlwhy.tests.trace.test_story import debug
+
+HERE = Path(__file__).resolve().parent
+DEBUGGERS = [host for host in HOSTS if host != SHELL]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("safety")
+    source = folder / "other.c"
+    source.write_text("int other;\n")
+    # It must need libc, else its namespace has no ld.so in it.
+    shared = ["-shared", "-fPIC", "-Wl,--no-as-needed", "-lc"]
+    subprocess.run(["gcc", "-g", "-o", folder / "libother.so", source, *shared], check=True)
+    words = ["-g", "-O1", "-Wall", "-Wextra", "-o", str(folder / "safety"), str(HERE / "safety.c")]
+    subprocess.run(["gcc", *words, "-ldl", "-lpthread"], check=True)
+    return folder / "safety"
+
+
+def run(host: str, folder: Path, program: Path, what: str, commands: Sequence[str]) -> Traced:
+    """Do one thing in a debugger; `go` and `report` stand for its own commands."""
+    go = "continue" if host == GDB else "process continue"
+    given = {"go": go, "report": "dltrace report --json", "start": "dltrace start --log $LOG"}
+    arguments = f"{what} {program.parent / 'libother.so'}"
+    result = debug(host, folder, program, [given.get(each, each) for each in commands], arguments)
+    if "report" in commands:
+        result.report = document_in(result.output)
+    return result
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_survives_namespaces_that_go(host: str, program: Path, tmp_path: Path) -> None:
+    # gdb 13 to 17 take the end of a namespace for that of ld.so, and forget a breakpoint there: the process dies of it.
+    result = run(host, tmp_path, program, "spaces", ["start", "go", "report"])
+    closes = result.events("close")
+    assert [each["library"]["namespace"] for each in closes] == [0, 1, 0, 1, 0, 1, 0]
+    assert all(each["exact"] for each in closes)
+    assert closes[1]["went"] == ["libc.so.6", "libother.so"]
+    assert "warning" not in result.output
+    assert "SIGSEGV" not in result.output
+    assert result.report["totals"]["unended"] == 0
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+@pytest.mark.parametrize("what", ["fork", "fork-exec"])
+def test_children_are_left_alone(host: str, what: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, what, ["start", "go", "report"])
+    assert "done" in result.output
+    assert len(result.events("close")) == 2
+    assert result.report["totals"]["mismatches"] == 0
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_another_program_ends_the_trace(host: str, program: Path, tmp_path: Path) -> None:
+    # gdb stops again at main, LLDB at the exec too.
+    result = run(host, tmp_path, program, "exec", ["start", *["go"] * (2 if host == GDB else 3), "report"])
+    assert "done" in result.output
+    assert len(result.events("close")) == 1
+    assert result.report["ending"] == "the process executed another program"
+    assert "Cannot insert breakpoint" not in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_threads_at_once(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "threads", ["start", "go", "report"])
+    closes = result.events("close")
+    assert len(closes) == len(result.events("open")) == 81
+    totals = result.report["totals"]
+    assert (totals["mismatches"], totals["unended"], totals["unseen_opens"], totals["unseen_closes"]) == (0, 0, 0, 0)
+    assert result.report["problems"] == []
+    assert sum(each["went"] == ["libother.so"] for each in closes) == totals["unloading"]
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_failed_opens(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "failures", ["start", "go", "report"])
+    failed = [each for each in result.events("open") if each["result"] == "failed"]
+    assert [each["requested"] for each in failed] == ["libmissing.so", "libmissing.so"]
+    assert result.report["totals"]["failed"] == 2
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_names_who_never_closed(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "leave", ["start", "go", "dltrace report", "report"])
+    (account,) = result.report["accounts"]
+    assert (account["name"], account["before"]) == ("libother.so", 0)
+    assert sum(each["count"] for each in account["opens"]) == 6
+    assert sum(each["count"] for each in account["closes"]) == 3
+    assert "Never closed: libother.so was opened 3 times more than closed, by " in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_a_stopped_trace_leaves_nothing(host: str, program: Path, tmp_path: Path) -> None:
+    listing = "maintenance info breakpoints" if host == GDB else "breakpoint list --internal"
+    result = run(host, tmp_path, program, "spaces", ["start", "dltrace stop", listing, "go", "report"])
+    assert result.events() == []
+    assert result.report["ending"] == "it was stopped"
+    assert "exited" in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_kill_and_run_again(host: str, program: Path, tmp_path: Path) -> None:
+    go = ["kill" if host == GDB else "process kill", "run", "go"]
+    result = run(host, tmp_path, program, "spaces", ["start", *go, "report"])
+    assert result.events() == []
+    assert "done" in result.output
+    assert result.report["watching"] is False
+    # And a new trace can begin in the new process.
+    again = run(host, tmp_path / "again", program, "fork", ["start", *go[:2], "start", "go", "report"])
+    assert len(again.events("close")) == 2
+
+
+def test_detaching_takes_the_breakpoints_away(program: Path, tmp_path: Path) -> None:
+    result = run(GDB, tmp_path, program, "spaces", ["start", "detach", "shell sleep 0.5", "dltrace report --json"])
+    assert "done" in result.output
+    assert document_in(result.output)["watching"] is False
+
+
+def test_the_users_breakpoints_are_as_they_were(program: Path, tmp_path: Path) -> None:
+    commands = ["info breakpoints", "start", "info breakpoints", "break puts", "go", "backtrace 1", "report"]
+    result = run(GDB, tmp_path, program, "spaces", commands)
+    listings = result.output.split("Num     Type")[1:]
+    assert len(listings) == 2
+    assert listings[0].splitlines()[1:3] == listings[1].splitlines()[1:3]
+    assert "Breakpoint 2 at" in result.output  # as if there were no others
+    assert "#0  " in result.output
+
+
+def test_non_stop_mode(program: Path, tmp_path: Path) -> None:
+    result = run(GDB, tmp_path, program, "threads", ["kill", "set non-stop on", "run", "start", "go", "report"])
+    assert len(result.events("close")) == 81
+    assert result.report["totals"]["mismatches"] == 0
+
+
+def test_nothing_is_asked_twice(program: Path, tmp_path: Path) -> None:
+    commands = ["dltrace report", "dltrace stop", "start", "dltrace start", "dltrace report --tls", "go", "dltrace bar"]
+    result = run(GDB, tmp_path, program, "fork", commands)
+    assert result.output.count("dltrace: nothing has been traced: use dltrace start first") == 2
+    assert "dltrace: a trace is going on: use dltrace stop first" in result.output
+    assert "dltrace: dltrace report takes no libraries and no options of dltrace start" in result.output
+    assert "invalid choice: 'bar'" in result.output
+    assert shutil.which("gdb")

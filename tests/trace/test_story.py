@@ -1,0 +1,139 @@
+"""Does dltrace alone tell the story: who keeps libB, at which close, and who registered the destructor?
+
+Each host is asked for the same; what it says must be the same too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from dlwhy.tests.hosts import lldbs
+from dlwhy.tests.hosts.build import build
+from dlwhy.tests.hosts.debuggers import GDB, HOSTS, LLDB_SCRIPT, SHELL
+from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.trace.attached import Traced, document_in
+from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
+
+DEBUGGERS = [host for host in HOSTS if host != SHELL]
+
+
+def debug(host: str, folder: Path, program: Path, commands: list[str], arguments: str = "", **variables: str) -> Traced:
+    """Run a program in a debugger from main on, and give these commands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if host == GDB:
+        words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load safe-path /"]
+        words += ["-iex", "set pagination off", "-x", str(SCRIPT), str(program)]
+        flag, environment = "-ex", {}
+        given = [f"set environment {name} {value}" for name, value in variables.items()]
+        before = ["set startup-with-shell off", *given, f"set args {arguments}", "break main", "run"]
+    else:
+        lldb = lldbs.get(host.rpartition("-")[2])
+        words = [*lldb.command, "--no-lldbinit", "--batch", str(program)]
+        flag, environment = "-o", dict(lldb.environment)
+        given = [f"settings set target.env-vars {name}={value}" for name, value in variables.items()]
+        before = [f'command script import "{LLDB_SCRIPT}"', *given, "breakpoint set -n main", "run"]
+        if arguments:
+            before.insert(1, f"settings set -- target.run-args {arguments}")
+    for command in [*before, *commands]:
+        words += [flag, command.replace("$LOG", str(folder / "log.jsonl"))]
+    run = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=folder,
+        check=False,
+        env=clean_environment(environment),
+        timeout=120,
+    )
+    assert "Traceback" not in run.stdout, run.stdout
+    return Traced(folder, run.stdout)
+
+
+def comparable(value: Any) -> Any:
+    """Leave out what differs between runs and debuggers: times, threads, addresses, and the reading of line tables."""
+    if isinstance(value, dict):
+        left_out = ("time", "thread", "address", "link_map", "line", "expression", "object", "seconds", "value")
+        return {key: comparable(each) for key, each in value.items() if key not in left_out}
+    if isinstance(value, list):
+        return [comparable(each) for each in value]
+    return value
+
+
+@pytest.fixture(scope="module", params=["rust", "cpp"])
+def stories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
+    """Let every debugger tell the story."""
+    folder = build(fixtures()["story"])
+    variables = {"LD_LIBRARY_PATH": str(folder / "cpp")} if request.param == "cpp" else {}
+    told = {}
+    for host in DEBUGGERS:
+        commands = ["dltrace start --tls --stop-when kept --log $LOG libB.so libA.so", "continue"]
+        commands += [
+            "thread backtrace" if host != GDB else "backtrace",
+            "continue",
+            "dltrace report",
+            "dltrace report -v",
+        ]
+        commands += ["dltrace report --json"]
+        if host != GDB:
+            commands[1] = commands[3] = "process continue"
+        out = tmp_path_factory.mktemp(f"{host}-{request.param}")
+        told[host] = debug(host, out, folder / "progA", commands, **variables)
+        told[host].report = document_in(told[host].output)
+    return told
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_stops_at_the_close_that_keeps_libb(host: str, stories: dict[str, Traced]) -> None:
+    output = stories[host].output
+    assert "dltrace: dlclose(libA.so) by must_close" in output
+    assert "keeps libB.so.\n" in output
+    assert "  libB.so stays: 1 pending TLS destructor\n" in output
+    assert output.count("dltrace: ") == 1, output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_says_who_registered_the_destructor(host: str, stories: dict[str, Traced]) -> None:
+    (registered,) = stories[host].events("registration")
+    assert registered["library"]["name"] == "libB.so"
+    assert registered["function"]["function"] == "Tally::~Tally()"
+    assert registered["caller"]["library"] == "libB.so"
+    assert registered["caller"]["function"] == "libb_add"
+    assert registered["owner"] is None
+    assert "Tally::~Tally() (libb.cpp:" in stories[host].output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_closes_are_predicted_and_kept(host: str, stories: dict[str, Traced]) -> None:
+    first, second = stories[host].events("close")
+    assert (first["predicted"], first["went"], first["exact"]) == (["libA.so"], ["libA.so"], True)
+    kept = {each["name"]: each["holds"] for each in first["keeps"]}
+    assert kept["libB.so"][0]["kind"] == "tls-destructors"
+    # The thread has exited: now libB goes with any close.
+    assert (second["library"]["name"], second["went"]) == ("libother.so", ["libB.so", "libother.so"])
+    report = stories[host].report
+    assert report["watching"] is False
+    assert report["totals"]["mismatches"] == report["totals"]["unseen_closes"] == report["totals"]["unended"] == 0
+    assert report["problems"] == []
+
+
+def test_the_schema_holds(stories: dict[str, Traced]) -> None:
+    event = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["event"], "$defs": SCHEMA["$defs"]})
+    for told in stories.values():
+        VALIDATOR.validate(told.report)
+        for each in told.events():
+            event.validate(each)
+        assert {each["event"] for each in told.events()} >= {"open", "close", "registration"}
+
+
+def test_every_debugger_says_the_same(stories: dict[str, Traced]) -> None:
+    documents = {host: comparable(told.events()) for host, told in stories.items()}
+    for host in DEBUGGERS[1:]:
+        assert documents[host] == documents[GDB], host
