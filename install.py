@@ -2,8 +2,8 @@
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
 ``install`` adds one marked block to gdb's init file, one to LLDB's, writes the shell's command dlwhy, and puts the
-pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  No system Python and nothing else
-of the user's is touched.  On Windows it writes a script that WinDbg runs at its start.
+pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  On Windows it writes a script
+that WinDbg runs at its start.  No system Python and nothing else of the user's is touched.
 """
 
 import sys
@@ -576,7 +576,7 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 
 def uninstall(changes: Changes) -> int:
-    """Take the blocks out of the init files, remove the shell's command, WinDbg's script and the private folders."""
+    """Take our blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and our folders."""
     if windbg_script().exists():
         changes.make(f"remove {windbg_script()}", windbg_script().unlink)
     for path in [*init_files(), *lldb_init_files()]:

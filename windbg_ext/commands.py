@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Optional, Union
 
 import pykd
 
 from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
-from ..common.commands.registry import Command, all_commands
+from ..common.commands.registry import windows_commands
 from ..common.commands.run import run
 from ..common.commands.usage import HelpFormatter
 from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
@@ -75,11 +75,6 @@ class WinDbgHost:
     def screen(self) -> Screen:
         """Take neither escape codes nor a limit: WinDbg shows none, and wraps itself."""
         return Screen(None, False)
-
-
-def windows_commands() -> Mapping[str, Command]:
-    """Give the commands that are about Windows."""
-    return {name: command for name, command in all_commands().items() if name.startswith("dll")}
 
 
 def main(words: Sequence[str], script: str) -> int:

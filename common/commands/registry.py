@@ -107,9 +107,13 @@ def all_commands() -> Mapping[str, Command]:
 
 
 def elf_commands() -> Mapping[str, Command]:
-    """Give the commands for targets other than Windows, by name: those of Windows begin with dll."""
-    names = [name for name in NAMES if not name.startswith("dll")]
-    return {name: command for name in names for command in (find_command(name),) if command is not None}
+    """Give the commands for targets other than Windows, by name."""
+    return {name: command for name, command in all_commands().items() if not name.startswith("dll")}
+
+
+def windows_commands() -> Mapping[str, Command]:
+    """Give the commands for targets of Windows, by name."""
+    return {name: command for name, command in all_commands().items() if name.startswith("dll")}
 
 
 def command(

@@ -22,7 +22,7 @@ class MachineProcess:
         self._process = process
         self._space = space
         self.platform = machine.platform
-        self.capabilities = machine.capabilities & ~Capability.KERNEL
+        self.capabilities = machine.capabilities & (Capability.LIVE | Capability.RUNNING)
         self.kind = machine.kind
 
     @property
