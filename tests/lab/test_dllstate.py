@@ -64,13 +64,7 @@ def test_a_process_and_its_dump(lab: Lab, program: Path) -> None:
     typed = ["g", *(f"!{question} --json" for question in questions), f".dump /ma /o {windows_path(dump)}"]
     _, *live, _ = type_at_prompt(lab, ("-o", windows_path(program)), typed, folder=program.parent)
     answers = ask_all(lab, dump, [question.split() for question in questions])
-    for text, expected in zip(live, answers["shell"]):
-        # Of a live process the engine tells the version that Windows shows to programs without a manifest.
-        found = document(text)
-        assert found["loader"]["version"] == "6.2.9200"
-        found["loader"]["version"] = expected["loader"]["version"]
-        assert_equal({"shell": [expected], "live": [found]})
-    assert_equal(answers)
+    assert_equal({**answers, "live": [document(text) for text in live]})
     state = {each["name"]: each for each in answers["prompt"][0]["libraries"]}
     counts = {name: state[name]["fields"]["ObsoleteLoadCount"] for name in ("liba.dll", "libb.dll", "libc.dll")}
     assert counts == {"liba.dll": 2, "libb.dll": 2, "libc.dll": 0xFFFF}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import os
 import pickle
 import subprocess
 import sys
@@ -171,7 +172,7 @@ def test_what_is_remembered(source: Any) -> None:
 
 
 def test_they_import_nothing() -> None:
-    code = f"import sys; before = set(sys.modules); sys.path.insert(0, {str(lean.__file__).rpartition('/')[0]!r})"
+    code = f"import sys; before = set(sys.modules); sys.path.insert(0, {os.path.dirname(str(lean.__file__))!r})"
     code += "; import lean; print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert eval(done.stdout) == ["__future__", "_operator", "lean", "operator"]
