@@ -73,7 +73,11 @@ class Command(NamedTuple):
         :raises UsageError: if they are wrong.
         """
         plain = read_plain_words((*self.arguments, *OUTPUT_ARGUMENTS), words)
-        return self.parser().parse_intermixed_args(list(words)) if plain is None else plain
+        if plain is not None:
+            return plain
+        # Before Python 3.13 argparse loses the "--" where options may stand between the words.
+        parser = self.parser()
+        return parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words)
 
     def parser(self) -> ArgumentParser:
         """Build argparse's parser; it raises `UsageError` and never exits."""
