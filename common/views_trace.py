@@ -53,7 +53,7 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
 def stop_text(stop: Stop) -> str:
     """Say why the process stops."""
     event = stop.event
-    caller = _site_words(event.moment.caller)
+    caller = site_words(event.moment.caller)
     names = join(stop.libraries)
     if isinstance(event, Open):
         verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
@@ -121,7 +121,7 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
 def _close_words(close: Close) -> str:
     name = close.library.name if close.library else "no library"
     early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
-    return f"dlclose({name}) by {_site_words(close.moment.caller)}{early}"
+    return f"dlclose({name}) by {site_words(close.moment.caller)}{early}"
 
 
 def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
@@ -160,10 +160,11 @@ def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
 
 
 def _by_words(deeds: Deeds) -> str:
-    return f"by {_site_words(deeds.site)}" + (" through libc" if deeds.by == "libc" else "")
+    return f"by {site_words(deeds.site)}" + (" through libc" if deeds.by == "libc" else "")
 
 
-def _site_words(site: Optional[Site]) -> str:
+def site_words(site: Optional[Site]) -> str:
+    """Name a place in code."""
     if site is None:
         return "a caller not known"
     where = " ".join(filter(None, (site.line and f"({site.line})", site.library and f"in {site.library}")))
@@ -190,7 +191,7 @@ def _registration_parts(registrations: Sequence[Registration], verbose: bool) ->
     for each in registrations:
         warning = f"wrong owner: the destructor is in {each.owner}" if each.owner else ""
         name = each.library.name if each.library else "the program"
-        key = (name, _site_words(each.function), _site_words(each.moment.caller), warning)
+        key = (name, site_words(each.function), site_words(each.moment.caller), warning)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
     shown = rows if verbose else rows[:_SHOWN]
@@ -202,7 +203,7 @@ def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
         return
     grouped: dict[tuple[str, str, str], int] = {}
     for each in leaks:
-        sites = join([_site_words(site) for site in each.sites]) if each.sites else "not watched"
+        sites = join([site_words(site) for site in each.sites]) if each.sites else "not watched"
         key = (each.library.name, each.path, sites)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
