@@ -386,7 +386,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         yield Sentence(_cycle_words(plan, cycle))
     if plan.keeps:
         shown = plan.keeps if verbose else plan.keeps[:_SHOWN_NAMES]
-        rows2 = [(each.name, _because(each)) for each in shown]
+        rows2 = [(each.name, dll_because(each)) for each in shown]
         if len(shown) < len(plan.keeps):
             rows2.append((f"and {len(plan.keeps) - len(shown)} more", "-v shows them"))
         yield Table(("stays", "because"), tuple(rows2))

@@ -75,9 +75,7 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     shown = kept if verbose else kept[:_SHOWN]
-    rows = [
-        (each.dll.name, str(each.times), _why_kept(each), f"#{each.close.close.moment.number}") for each in shown
-    ]
+    rows = [(each.dll.name, str(each.times), _why_kept(each), f"#{each.close.close.moment.number}") for each in shown]
     if len(shown) < len(kept):
         rows.append((f"and {len(kept) - len(shown)} more", "", "-v shows them", ""))
     yield Table(("freed, but stayed", "times", "because", "last at"), tuple(rows))

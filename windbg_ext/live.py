@@ -37,8 +37,10 @@ class LiveProcess(ProcessTarget):
         self._traced_pid = self.pid
 
     def is_alive(self) -> bool:
-        """Tell whether the engine still has the process."""
+        """Tell whether the engine still has the process; one that has exited stays listed, without its memory."""
         try:
+            if self.is_current():
+                return bool(pykd.isValid(self.peb() or 0))
             return self._traced_pid in [int(each.systemID) for each in _processes()]
         except pykd.DbgException:
             return False

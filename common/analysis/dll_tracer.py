@@ -20,7 +20,7 @@ from ..loaders.windows_unload import World
 from ..memory import Memory
 from ..model import Outcome, Problem
 from ..pe.image import find_export
-from ..target import Hit, Reaction, Subscription
+from ..target import Frame, Hit, Reaction, Subscription
 from ..winmodel import DllPlan, LoaderRule
 from ..wintarget import LiveWindowsTarget
 from .dll_events import DllClose, DllEvent, DllOpen, DllPin, DllTrace, KeptDll, instance_of
@@ -52,16 +52,20 @@ _FIRST_ADDRESS = 0x10000
 _MAX_NAME = 1 << 15
 #: The fifth argument lies behind the return address and the home of the first four.
 _FIFTH_ARGUMENT = 0x28
+_WORD = 8
 
 
 class _Call:
     """A call of ntdll that is going on."""
 
-    def __init__(self, function: str, stack: int, returns_to: int, moment: Moment) -> None:
+    def __init__(
+        self, function: str, stack: int, returns_to: int, moment: Moment, examined: WindowsExamination
+    ) -> None:
         self.function = function
         self.stack = stack
         self.returns_to = returns_to
         self.moment = moment
+        self.examined = examined
         self.raced = False
         self.requested: Optional[str] = None
         self.flags = 0
@@ -84,9 +88,7 @@ class _Call:
 class DllTracer:
     """A trace of one process, from its creation to `stop` or the end of the process."""
 
-    def __init__(
-        self, target: LiveWindowsTarget, names: Sequence[str], on_event: Callable[[DllEvent], None]
-    ) -> None:
+    def __init__(self, target: LiveWindowsTarget, names: Sequence[str], on_event: Callable[[DllEvent], None]) -> None:
         """Begin to watch.
 
         :raises UnsupportedError: if the process cannot be traced.
@@ -100,6 +102,7 @@ class DllTracer:
         self._is_exiting = False
         self._number = 0
         self._pending: dict[int, list[_Call]] = {}
+        self._lwps: set[int] = set()
         self._returns: dict[int, Subscription] = {}
         self._sites: dict[int, Site] = {}
         self._ledger = Ledger()
@@ -132,6 +135,11 @@ class DllTracer:
             self._note_what_is_left()
         self._end("stopped")
 
+    def note_stop(self, why: str) -> None:
+        """Take down why the debugger does not let the process run on, if it is not because of its end."""
+        if self.is_watching():
+            self._problems[Problem("the debugger", why)] = None
+
     def report(self) -> DllTrace:
         """Sum up."""
         if self.is_watching() and not self._is_exiting:
@@ -139,7 +147,7 @@ class DllTracer:
         ledger = self._ledger
         totals = ledger.totals()._replace(
             keeping=sum(kept.times for kept in self._kept.values()),
-            unended=sum(map(len, self._pending.values())),
+            unended=ledger.totals().unended + sum(map(len, self._pending.values())),
             unseen_opens=self._unseen[True],
             unseen_closes=self._unseen[False],
         )
@@ -249,21 +257,30 @@ class DllTracer:
 
     def _push(self, hit: Hit, function: str) -> _Call:
         (stack,) = hit.registers(("rsp",))
-        memory = Memory(self._target)
-        returns_to = memory.unsigned(stack, 8)
+        returns_to = Memory(self._target).unsigned(stack, _WORD)
+        examined = self._examine()
+        frames = hit.frames(MAX_FRAMES)
+        self._lwps.add(hit.lwp)
         calls = self._pending.setdefault(hit.lwp, [])
-        while calls and calls[-1].stack <= stack:
-            self._drop(calls)  # was left by an exception, or by the end of an earlier thread of that number
-        self._number += 1
+        number, began = self._number + 1, round(time.monotonic() - self._started, 6)
+        if calls and (calls[-1].stack, calls[-1].function, calls[-1].returns_to) == (stack, function, returns_to):
+            # Where several threads come to a breakpoint at once, the engine lets them come there again.
+            number, began = calls[-1].moment.number, calls[-1].moment.time
+            self._forget(calls.pop())
+        for call in [each for each in calls if not _is_going_on(each, frames)]:
+            calls.remove(call)
+            self._abandon(call)
+        self._number = max(self._number, number)
         moment = Moment(
-            self._number,
-            round(time.monotonic() - self._started, 6),
+            number,
+            began,
             hit.lwp,
-            self._find_caller(hit),
+            self._find_caller(frames),
             inside=calls[-1].moment.number if calls else None,
             at_exit=self._is_exiting,
         )
-        call = _Call(function, stack, returns_to, moment)
+        call = _Call(function, stack, returns_to, moment, examined)
+        call.before = self._counts(examined)
         for lwp, others in self._pending.items():
             if lwp != hit.lwp and others:
                 call.raced = True
@@ -276,14 +293,16 @@ class DllTracer:
                 self._returns[returns_to] = self._target.add_breakpoint([returns_to], handler)
         return call
 
-    def _drop(self, calls: list[_Call]) -> None:
-        call = calls.pop()
+    def _forget(self, call: _Call) -> None:
         for subscription in call.entries.values():
             subscription.remove()
         self._release(call.returns_to)
 
     def _release(self, place: int) -> None:
-        """Remove the breakpoint at a return address that no call needs any more."""
+        """Remove the breakpoint at a return address that no call needs any more, unless it is where all calls pass."""
+        library = by_base(tuple(self._entries.values()), place)
+        if library is not None and library.name.lower() in CORE_DLLS:
+            return
         if any(call.returns_to == place for calls in self._pending.values() for call in calls):
             return
         subscription = self._returns.pop(place, None)
@@ -293,30 +312,38 @@ class DllTracer:
     def _return(self, hit: Hit) -> None:
         stack, result = hit.registers(("rsp", "rax"))
         calls = self._pending.get(hit.lwp, [])
-        if not any(call.returns_to == hit.address and call.stack < stack for call in calls):
+        place = next((n for n, c in enumerate(calls) if (c.stack + _WORD, c.returns_to) == (stack, hit.address)), None)
+        if place is None:
             return
-        while calls and calls[-1].stack < stack:
-            call = calls[-1]
-            if call.returns_to == hit.address and (len(calls) < 2 or calls[-2].stack >= stack):
-                calls.pop()
-                self._release(call.returns_to)
-                self._finish(call, result & _MASK_32)
-                return
-            self._drop(calls)
+        self._lwps.add(hit.lwp)
+        call, *inner = calls[place:]
+        del calls[place:]
+        for each in inner:
+            self._abandon(each)
+        self._forget(call)
+        self._finish(call, result & _MASK_32)
+
+    def _abandon(self, call: _Call) -> None:
+        """Report a call whose end was not seen: an exception left it, or the engine missed a breakpoint."""
+        self._forget(call)
+        moment = call.moment._replace(raced=call.raced)
+        if call.function == UNLOAD:
+            close = Close(moment, call.library, call.before.get(call.base) or 0, call.outcome, call.predicted)
+            self._emit(DllClose(close, None, call.before.get(call.base), None, call.refusal), _known(call.library))
+        elif call.function == LOAD:
+            opened = Open(moment, call.requested, call.flags, 0, added=tuple(call.added), went=tuple(call.went))
+            self._emit(DllOpen(opened, call.function), call.added, call.requested)
 
     def _finish(self, call: _Call, status: int) -> None:
-        for subscription in call.entries.values():
-            subscription.remove()
         call.moment = call.moment._replace(raced=call.raced)
         if call.function == UNLOAD:
             self._finish_unload(call, status)
         elif call.counts_itself:
             self._finish_load(call, status)
 
-    def _find_caller(self, hit: Hit) -> Optional[Site]:
+    def _find_caller(self, frames: Sequence[Frame]) -> Optional[Site]:
         """Find the nearest function outside of ntdll, kernelbase and kernel32."""
-        frames = hit.frames(MAX_FRAMES)[1:]
-        for frame in frames:
+        for frame in frames[1:]:
             library = by_base(tuple(self._entries.values()), frame.pc)
             if library is None or library.name.lower() not in CORE_DLLS:
                 return self._site(frame.pc, library)
@@ -340,7 +367,6 @@ class DllTracer:
         # Windows passes a pointer to the flags, Wine themselves.
         call.flags = flags if flags < _FIRST_ADDRESS else int.from_bytes(memory.try_read(flags, 4) or b"", "little")
         call.requested = _unicode_string(memory, name)
-        call.before = self._counts(self._examine())
 
     def _begin_add_ref(self, hit: Hit) -> None:
         flags, base = hit.registers(("rcx", "rdx"))
@@ -349,7 +375,6 @@ class DllTracer:
         for outer in self._pending[hit.lwp]:
             # The outer call asks this one to count.
             outer.counts_itself &= outer.function != GET_HANDLE
-        call.before = self._counts(self._examine())
         if base in self._entries:
             call.requested = self._entries[base].name
 
@@ -362,7 +387,6 @@ class DllTracer:
         call.requested = _unicode_string(memory, name)
         call.output = memory.unsigned(call.stack + _FIFTH_ARGUMENT, 8)
         call.pins = bool(flags & _HANDLE_PIN)
-        call.before = self._counts(self._examine())
 
     def _finish_load(self, call: _Call, status: int) -> None:
         examined = self._examine()
@@ -377,15 +401,14 @@ class DllTracer:
                 pin = DllPin(Pin(call.moment, library, "explicit"), call.function)
                 self._emit(pin, [library])
             return
+        result = OpenResult.COUNTED if base in call.before else OpenResult.LOADED
         if has_failed:
             result = OpenResult.FAILED
-        else:
-            result = OpenResult.COUNTED if base in call.before else OpenResult.LOADED
         added = tuple(self._renamed(each) for each in call.added)
         opened = Open(call.moment, call.requested, call.flags, 0, result, library, added, tuple(call.went))
         after = self._counts(examined)
         event = DllOpen(opened, call.function, status, call.before.get(base), after.get(base) if entry else None)
-        self._emit(event, [*added, *([library] if library else [])], call.requested)
+        self._emit(event, [*added, *_known(library)], call.requested)
 
     # -- frees ------------------------------------------------------------------------------------------------
 
@@ -395,21 +418,17 @@ class DllTracer:
             return
         call = self._push(hit, UNLOAD)
         call.base = base
-        examined = self._examine()
-        call.before = self._counts(examined)
-        for loader, world in zip(examined.loaders, examined.worlds):
+        for loader, world in zip(call.examined.loaders, call.examined.worlds):
             entry = next((each for each in loader.entries.values() if each.base == base), None)
             if entry is not None:
                 call.library = _instance(entry)
-                self._predict(call, examined, loader, world, entry)
+                self._predict(call, loader, world, entry)
 
-    def _predict(
-        self, call: _Call, examined: WindowsExamination, loader: Loader, world: World, entry: Entry
-    ) -> None:
+    def _predict(self, call: _Call, loader: Loader, world: World, entry: Entry) -> None:
         if self._is_exiting:
             call.outcome, call.refusal = Outcome.EARLY_RETURN, "shutdown"
             return
-        call.plan = plan = plan_once(examined, loader, world, entry)
+        call.plan = plan = plan_once(call.examined, loader, world, entry)
         call.outcome, call.refusal = plan.outcome, plan.refusal
         is_within = any(each.function == UNLOAD for each in self._pending[call.moment.lwp] if each is not call)
         if is_within and self._rule is not LoaderRule.WIN8 and plan.refusal is None:
@@ -438,8 +457,12 @@ class DllTracer:
         remarked: tuple[Instance, ...] = ()
         if plan is not None and plan.at_least and call.outcome is Outcome.UNLOADS:
             remarked = tuple(each for each in went if each not in call.predicted)
+        moment = call.moment
+        if len(self._lwps) > 1 and set(went) != {*call.predicted, *remarked}:
+            # Of several threads that come at once the engine can miss one: what it did is not known.
+            moment = moment._replace(raced=True)
         close = Close(
-            moment=call.moment,
+            moment=moment,
             library=call.library,
             open_count=call.before.get(call.base) or 0,
             outcome=call.outcome,
@@ -461,7 +484,7 @@ class DllTracer:
             keeps,
             tuple(call.detached),
         )
-        self._emit(event, [*went, *close.predicted, *([call.library] if call.library else [])])
+        self._emit(event, [*went, *close.predicted, *_known(call.library)])
 
     # -- what is seen -----------------------------------------------------------------------------------------
 
@@ -523,6 +546,17 @@ def _entries(loader: Loader) -> list[Entry]:
 
 def _instance(entry: Entry) -> Instance:
     return Instance(entry.name, entry.path, 0, entry.address, entry.base)
+
+
+def _known(library: Optional[Instance]) -> list[Instance]:
+    return [] if library is None else [library]
+
+
+def _is_going_on(call: _Call, frames: Sequence[Frame]) -> bool:
+    """Tell whether a call's frame is still on its thread's stack, as far as that was unwound."""
+    if not frames or frames[-1].sp <= call.stack + _WORD:
+        return True
+    return any((frame.pc, frame.sp) == (call.returns_to, call.stack + _WORD) for frame in frames)
 
 
 def _own_count(world: World, entry: Entry) -> int:

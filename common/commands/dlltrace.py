@@ -70,7 +70,11 @@ def _start(session: Session, arguments: Namespace) -> Result:
     tracing = _Tracing(session, arguments)
     session.host.kept["dlltrace"] = tracing
     if arguments.go:
-        tracing.target.run()
+        try:
+            tracing.target.run()
+        except UnsupportedError as error:
+            # Between the process's own end and that of its last thread the engine has nothing to run any more.
+            tracing.tracer.note_stop(str(error))
         return _result(tracing.tracer.report())
     trace = tracing.tracer.report()
     view = dll_trace_started_view(trace, arguments.dll)
