@@ -17,7 +17,6 @@ import pytest
 from dlwhy.tests.lab.asking import ROOT, SCRIPT, ask_shell, document, type_at_prompt
 from dlwhy.tests.lab.builds import compile_with_mingw
 from dlwhy.tests.lab.graphs import DLLS, Dll, build, random_dlls, random_script
-from dlwhy.tests.lab.test_dll_predictions import STORY
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.synth.windows import process, write
 
@@ -70,13 +69,6 @@ SCRIPT_OF_STORY = (
     "load keeper.dll free keeper.dll load loader.dll load c.dll free c.dll free loader.dll free c.dll "
     "load pinned.dll pin pinned.dll free pinned.dll load a.dll"
 )
-
-
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("story")
-    build(folder, STORY)
-    return folder
 
 
 def test_the_story(lab: Lab, story: Path) -> None:
@@ -180,7 +172,7 @@ def try_random_graphs(lab: Lab, folder: Path, seed: int, rounds: int) -> None:
 
 
 def test_random_graphs(lab: Lab, tmp_path: Path) -> None:
-    try_random_graphs(lab, tmp_path, 7, 2)
+    try_random_graphs(lab, tmp_path, 7, 1)
 
 
 @pytest.mark.matrix
