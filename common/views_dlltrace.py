@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from .analysis.dll_events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 from .analysis.events import Account, Deeds
 from .model import Outcome
-from .render.document import Document, Facts, Sentence, Table
+from .render.document import Document, Sentence
+from .render.fit import wrap_facts
 from .views import completed, join, layout_parts, problem_parts, times
 from .views_dll import REFUSALS, dll_because, dll_rule_parts
-from .views_trace import site_words
+from .views_trace import rest_row, short_name, site_words, trace_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .render.document import Part
 
 _SHOWN = 16
+_NAMED = 4
 
 
 def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
@@ -29,17 +31,17 @@ def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
 
 def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
     """Put the sums of a trace into words."""
-    parts: list[Part] = [Sentence(_answer(trace)), Facts(tuple(_facts(trace)))]
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace, verbose)
     parts += _failure_parts(trace.failures, verbose)
     parts += _pin_parts(trace.pins, verbose)
-    parts += _mismatch_parts(trace.mismatches)
+    parts += _mismatch_parts(trace.mismatches, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += dll_rule_parts(trace.rules, verbose)
     parts += problem_parts(trace.problems)
-    parts += [Sentence(text) for text in (_never_freed(trace),) if text]
+    parts += [Sentence(text) for text in (_never_freed(trace, verbose),) if text]
     return Document(tuple(parts))
 
 
@@ -92,7 +94,7 @@ def _close_words(close: DllClose) -> str:
     nothing = ""
     if close.close.outcome is Outcome.EARLY_RETURN:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
-    return f"FreeLibrary({name}) by {site_words(close.close.moment.caller)}{nothing}"
+    return f"FreeLibrary({name}) by {site_words(close.close.moment.caller, verbose)}{nothing}"
 
 
 def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
@@ -100,7 +102,7 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
     if not active:
         return
     shown = active if verbose else active[:_SHOWN]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             each.name,
             str(each.before),
@@ -110,12 +112,11 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
         )
         for each in shown
     ]
-    if len(shown) < len(active):
-        rows.append((f"and {len(active) - len(shown)} more", "", "", "-v shows them", ""))
-    yield Table(("DLL", "loads before", "loaded", "freed", "loads left"), tuple(rows))
+    rows += rest_row(active, shown, 5, 3)
+    yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose)
     details = [row for each in shown for row in _deed_rows(each)] if verbose else []
     if details:
-        yield Facts(tuple(details))
+        yield wrap_facts(details, whole_words=True)
 
 
 def _left_words(trace: DllTrace, account: Account) -> str:
@@ -131,7 +132,7 @@ def _total(deeds: Sequence[Deeds]) -> str:
 def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
     for verb, deeds in (("loaded", account.opens), ("freed", account.closes)):
         for each in deeds:
-            yield (account.name, f"{verb} {times(each.total)}", f"by {site_words(each.site)}")
+            yield (account.name, f"{verb} {times(each.total)}", f"by {site_words(each.site, verbose=True)}")
 
 
 def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]:
@@ -140,37 +141,41 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
     grouped: dict[tuple[str, str, str], int] = {}
     for each in failures:
         status = "" if each.status is None else f"{each.status:#010x}"
-        key = (each.open.requested or "?", status, site_words(each.open.moment.caller))
+        key = (each.open.requested or "?", status, site_words(each.open.moment.caller, verbose))
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
-    yield Table(("failed load of", "times", "NTSTATUS", "by"), tuple(rows if verbose else rows[:_SHOWN]))
+    shown = rows if verbose else rows[:_SHOWN]
+    titles = ("failed load of", "times", "NTSTATUS", "by")
+    yield trace_table(titles, [*shown, *rest_row(rows, shown, 4, 3)], verbose)
 
 
 def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
-    rows = [(each.pin.library.name, each.function, site_words(each.pin.moment.caller)) for each in pins]
-    yield Table(("was pinned", "in", "by"), tuple(rows if verbose else rows[:_SHOWN]))
+    rows = [(each.pin.library.name, each.function, site_words(each.pin.moment.caller, verbose)) for each in pins]
+    shown = rows if verbose else rows[:_SHOWN]
+    yield trace_table(("was pinned", "in", "by"), [*shown, *rest_row(rows, shown, 3, 2)], verbose)
 
 
-def _mismatch_parts(mismatches: Sequence[DllClose]) -> Iterator[Part]:
+def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
     for each in mismatches[:_SHOWN]:
         close = each.close
         stayed, surprises = ([one.name for one in some] for some in (close.stayed, close.surprises))
         words = [f"{join(stayed)} stayed"] if stayed else []
         words += [f"{join(surprises)} went too"] if surprises else []
-        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(each)}: {'; '.join(words)}.")
+        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(each, verbose)}: {'; '.join(words)}.")
 
 
-def _never_freed(trace: DllTrace) -> str:
+def _never_freed(trace: DllTrace, verbose: bool) -> str:
     """Name who loaded more often than was freed."""
     words = []
     for each in trace.accounts:
         opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
         if each.left and opened > closed and each.path not in trace.pinned:
-            by = f"by {site_words(each.opens[0].site)}"
-            words.append(f"{each.name} was loaded {times(opened - closed)} more than freed, {by}")
+            by = f"by {site_words(each.opens[0].site, verbose)}"
+            words.append(f"{short_name(each.name, verbose)} was loaded {times(opened - closed)} more than freed, {by}")
     if not words:
         return ""
-    more = f"; and {len(words) - 4} more" if len(words) > 4 else ""
-    return f"Never freed: {'; '.join(words[:4])}{more}."
+    shown = words if verbose else words[:_NAMED]
+    more = f"; and {len(words) - len(shown)} more" if len(shown) < len(words) else ""
+    return f"Never freed: {'; '.join(shown)}{more}."

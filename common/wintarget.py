@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from .lean import Protocol
+from .lean import NamedTuple, Protocol
 from .target import LiveTarget, Subscription, Target
 from .winmodel import Image, SystemVersion, UnloadedImage
 
@@ -32,6 +32,13 @@ class WindowsTarget(Target, Protocol):
         """List the modules that the debugger or dump knows to be unloaded, the oldest first."""
 
 
+class Frame(NamedTuple):
+    """A function that is being executed: its program counter, and its stack pointer at that place."""
+
+    pc: int
+    sp: int
+
+
 class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
     """A process of Windows that a debugger runs.
 
@@ -43,6 +50,9 @@ class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
 
     def current_lwp(self) -> int:
         """Give the id of the thread that the last event came from."""
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
 
     def find_symbol(self, address: int) -> Optional[str]:
         """Name the function that an address lies in, such as ``main+0x12``; the nearest export without a PDB."""

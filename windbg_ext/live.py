@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import pykd
 
 from ..common.errors import NoTargetError, UnsupportedError
-from ..common.target import Capability, Frame, Hit, Reaction
+from ..common.target import Capability, Hit, Reaction
+from ..common.wintarget import Frame
 from .target import MachineTarget, ProcessTarget, current_target
 
 _MASK = (1 << 64) - 1
@@ -74,6 +75,13 @@ class LiveProcess(ProcessTarget):
         """Listen to the end of the process."""
         return _Removal([_StatusEvents(self, callback)])
 
+    def frames(self, most: int) -> Sequence[Frame]:
+        """Unwind by the engine."""
+        try:
+            return [Frame(int(each.ip) & _MASK, int(each.sp) & _MASK) for each in pykd.getStack()[:most]]
+        except pykd.DbgException:
+            return ()
+
     def find_symbol(self, address: int) -> Optional[str]:
         """Name the function by the module's PDB, else by its exports."""
         try:
@@ -126,12 +134,6 @@ class _EngineHit:
             return tuple(int(pykd.reg(name)) & _MASK for name in names)
         except pykd.DbgException as error:
             raise UnsupportedError(f"the engine has no register of {', '.join(names)}") from error
-
-    def frames(self, most: int) -> Sequence[Frame]:
-        try:
-            return [Frame(int(each.ip) & _MASK, int(each.sp) & _MASK) for each in pykd.getStack()[:most]]
-        except pykd.DbgException:
-            return ()
 
 
 class _ModuleEvents(pykd.eventHandler):  # type: ignore[misc]

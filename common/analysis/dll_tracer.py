@@ -20,9 +20,9 @@ from ..loaders.windows_unload import World
 from ..memory import Memory
 from ..model import Outcome, Problem
 from ..pe.image import find_export
-from ..target import Frame, Hit, Reaction, Subscription
+from ..target import Hit, Reaction, Subscription
 from ..winmodel import DllPlan, LoaderRule
-from ..wintarget import LiveWindowsTarget
+from ..wintarget import Frame, LiveWindowsTarget
 from .dll_events import DllClose, DllEvent, DllOpen, DllPin, DllTrace, KeptDll, instance_of
 from .dll_plan import plan_once
 from .dll_state import CORE_DLLS, WindowsExamination
@@ -259,7 +259,7 @@ class DllTracer:
         (stack,) = hit.registers(("rsp",))
         returns_to = Memory(self._target).unsigned(stack, _WORD)
         examined = self._examine()
-        frames = hit.frames(MAX_FRAMES)
+        frames = self._target.frames(MAX_FRAMES)
         self._lwps.add(hit.lwp)
         calls = self._pending.setdefault(hit.lwp, [])
         number, began = self._number + 1, round(time.monotonic() - self._started, 6)
