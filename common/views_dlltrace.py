@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .analysis.dll_events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 from .analysis.events import Account, Deeds
 from .model import Outcome
-from .render.document import Document, Sentence
+from .render.document import Document, Facts, Sentence
 from .render.fit import wrap_facts
 from .views import completed, join, layout_parts, problem_parts, times
 from .views_dll import REFUSALS, dll_because, dll_rule_parts
@@ -55,13 +55,13 @@ def _answer(trace: DllTrace) -> str:
     )
 
 
-def _facts(trace: DllTrace) -> Iterator[tuple[str, ...]]:
+def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     yield ("trace", f"{'going on' if trace.watching else f'over: {trace.ending}'}, {trace.seconds:.1f} s")
     judged = totals.closes - totals.raced
     yield (
         "predictions",
-        f"{totals.exact} of {judged} exact when the free began; {totals.nested} frees within other calls; "
+        f"{totals.exact} of {judged} exact when the free began; {completed(totals.nested, 'free')} within other calls; "
         f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
     )
     if totals.raced:
@@ -77,20 +77,18 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     shown = kept if verbose else kept[:_SHOWN]
-    rows = [(each.dll.name, str(each.times), _why_kept(each), f"#{each.close.close.moment.number}") for each in shown]
-    if len(shown) < len(kept):
-        rows.append((f"and {len(kept) - len(shown)} more", "", "-v shows them", ""))
-    yield Table(("freed, but stayed", "times", "because", "last at"), tuple(rows))
+    rows: list[tuple[str, ...]] = [
+        (each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.close.moment.number}") for each in shown
+    ]
+    rows += rest_row(kept, shown, 4, 2)
+    yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose)
     closes = {each.close.close.moment.number: each.close for each in shown}
-    yield Facts(tuple((f"#{number}", _close_words(closes[number])) for number in sorted(closes)))
+    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
+    yield wrap_facts(facts, whole_words=verbose)
 
 
-def _why_kept(kept: KeptDll) -> str:
-    return dll_because(kept.dll)
-
-
-def _close_words(close: DllClose) -> str:
-    name = close.close.library.name if close.close.library else "no DLL"
+def _close_words(close: DllClose, verbose: bool) -> str:
+    name = short_name(close.close.library.name, verbose) if close.close.library else "no DLL"
     nothing = ""
     if close.close.outcome is Outcome.EARLY_RETURN:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
@@ -116,7 +114,7 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
     yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose)
     details = [row for each in shown for row in _deed_rows(each)] if verbose else []
     if details:
-        yield wrap_facts(details, whole_words=True)
+        yield Facts(tuple(details))
 
 
 def _left_words(trace: DllTrace, account: Account) -> str:
