@@ -49,6 +49,11 @@ class Memory:
                 return chunk[start : start + size]
         return self._read_slowly(address, size)
 
+    def chunk(self, address: int) -> Optional[bytes]:
+        """Read the whole chunk that an address lies in; None where a part of it cannot be read."""
+        key = address - address % CHUNK_SIZE
+        return self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
+
     def _fetch_chunk(self, key: int) -> Optional[bytes]:
         data = self._try(key, CHUNK_SIZE)
         self._chunks[key] = data

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
     from ..elf.bindings import Bindings
+    from ..loaders.glibc_follow import GraphFollower
     from ..loaders.glibc_tls import Pending
 
 
@@ -140,7 +141,7 @@ class GlibcExamination:
         other.counts = {**self.counts, **counts}
         return other
 
-    def later(self, reader: glibc.GraphReader) -> GlibcExamination:
+    def later(self, follower: GraphFollower) -> GlibcExamination:
         """Examine the same process again, after it has gone on: its layouts are what they were.
 
         :raises FaultError: if the loader's lists cannot be read.
@@ -153,7 +154,7 @@ class GlibcExamination:
         for name in (*_OF_COUNTS, *_OF_MEMORY):
             other.__dict__.pop(name, None)
         other.memory = memory
-        other.graph = reader.read(memory, self.graph)
+        other.graph = follower.read(memory)
         other.problems = list(other.graph.problems)
         other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
         other.counts = {}

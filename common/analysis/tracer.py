@@ -18,7 +18,6 @@ from typing import NamedTuple, Optional
 
 from ..dumps.procfs import find_inner_id
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ..loaders import glibc
 from ..loaders.glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap
 from ..loaders.glibc_calls import (
     CONVENTIONS,
@@ -27,6 +26,7 @@ from ..loaders.glibc_calls import (
     find_function,
     find_places,
 )
+from ..loaders.glibc_follow import GraphFollower
 from ..loaders.start import Start
 from ..memory import Memory
 from ..model import Hold, HoldKind, Library, Outcome, Problem, TargetInfo
@@ -189,7 +189,7 @@ class Tracer:
         self._announce = announce
         self._examined = examined
         self._info: TargetInfo = target_info(examined.memory)
-        self._reader = glibc.GraphReader(examined.memory, examined.layouts, examined.private.rtld_global)
+        self._follower = GraphFollower(examined.memory, examined.layouts, examined.private.rtld_global)
         arch = examined.memory.platform.arch
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
@@ -373,7 +373,7 @@ class Tracer:
         """
         if self._read_identity() != self._identity:
             raise UnsupportedError(ANOTHER_PROGRAM)
-        self._examined = self._examined.later(self._reader)
+        self._examined = self._examined.later(self._follower)
 
     def _read_identity(self) -> Optional[bytes]:
         """Read the random bytes that the kernel gives to each program that it starts."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from dlwhy.common.analysis.callers import _X86_CALL
 from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc_follow import GraphFollower
 from dlwhy.common.memory import Memory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, build_driver, build_graph, random_shapes
@@ -23,7 +24,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
     dice = random.Random(5)
     with Session(tmp_path / "driver", tmp_path / "graph", clean_environment()) as session:
         first = look(session.target).examined
-        reader = glibc.GraphReader(first.memory, first.layouts, first.private.rtld_global)
+        follower = GraphFollower(first.memory, first.layouts, first.private.rtld_global)
         known = first.graph
         handles: list[str] = []
         reused = 0
@@ -34,7 +35,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
                 flags = RTLD_LAZY | dice.choice((0, RTLD_GLOBAL))
                 lines = session.tell(f"open {flags:x} {session.folder / dice.choice(shapes).name}")
                 handles += [line.split()[1] for line in lines if line.startswith("handle ")]
-            again = reader.read(Memory(session.target), known)
+            again = follower.read(Memory(session.target))
             fresh = glibc.read_graph(Memory(session.target), first.layouts, first.private.rtld_global)
             assert again.problems == fresh.problems == []
             assert again.pieces == fresh.pieces
