@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 16384
 PAGE_SIZE = 4096
 STRING_LIMIT = 4096
+MAX_PARTIAL_CHUNKS = 64
 
 
 class Memory:
@@ -35,6 +36,16 @@ class Memory:
         self._chunks: dict[int, Optional[bytes]] = {}
         self._pages: dict[int, Optional[bytes]] = {}
         self._word_structs: dict[int, struct.Struct] = {}
+
+    def renewed(self) -> Memory:
+        """Give a memory of the same target, which has gone on since.
+
+        What could not be read as a whole chunk is asked for by pages at once: a request that fails costs as much as ten.
+        """
+        other = Memory(self.target)
+        partial = [key for key, chunk in self._chunks.items() if chunk is None]
+        other._chunks.update(dict.fromkeys(partial[:MAX_PARTIAL_CHUNKS]))
+        return other
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.

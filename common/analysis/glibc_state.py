@@ -133,12 +133,16 @@ class GlibcExamination:
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Give the examination of the same process as if some libraries had other open counts, by link_map."""
-        import copy
-
-        other = copy.copy(self)
-        for name in _OF_COUNTS:
-            other.__dict__.pop(name, None)
+        other = self._copy(*_OF_COUNTS)
         other.counts = {**self.counts, **counts}
+        return other
+
+    def _copy(self, *without: str) -> GlibcExamination:
+        """Give another examination that has all that this one has, but for what ``without`` names."""
+        other = GlibcExamination.__new__(GlibcExamination)
+        other.__dict__.update(self.__dict__)
+        for name in without:
+            other.__dict__.pop(name, None)
         return other
 
     def later(self, follower: GraphFollower) -> GlibcExamination:
@@ -147,18 +151,15 @@ class GlibcExamination:
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are absurd.
         """
-        import copy
-
-        memory = Memory(self.memory.target)
-        other = copy.copy(self)
-        for name in (*_OF_COUNTS, *_OF_MEMORY):
-            other.__dict__.pop(name, None)
+        memory = self.memory.renewed()
+        other = self._copy(*_OF_COUNTS, *_OF_MEMORY)
         other.memory = memory
         other.graph = follower.read(memory)
         other.problems = list(other.graph.problems)
         other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
         other.counts = {}
-        other.namespaces = {n.number: n for n in other.graph.namespaces}
+        if other.graph is not self.graph:
+            other.namespaces = {n.number: n for n in other.graph.namespaces}
         other._images = Images(memory)
         other._bindings = {}
         other._direct = {}

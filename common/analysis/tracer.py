@@ -557,11 +557,10 @@ class Tracer:
 
     def _assign(self, before: Graph, graph: Graph) -> None:
         """Find out which operation is to thank for each difference."""
-        now = graph.by_address
         ups = downs = 0
-        for address, link_map in before.by_address.items():
-            other = now.get(address)
-            if other is link_map or link_map.is_proxy:
+        for link_map in _differing(before, graph):
+            other = graph.by_address.get(link_map.address)
+            if link_map.is_proxy:
                 continue
             if other is None or not is_same(link_map, other):
                 self._assign_gone(link_map)
@@ -573,9 +572,8 @@ class Tracer:
                 downs += -change - self._lower(link_map, -change)
             elif change > 0:
                 ups += change - self._raise(other, change)
-        for address, link_map in now.items():
-            other = before.by_address.get(address)
-            if other is not link_map and not is_same(link_map, other) and not link_map.is_proxy:
+        for link_map in _differing(graph, before):
+            if not is_same(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
                 self._assign_added(link_map)
                 ups += link_map.l_direct_opencount - self._raise(link_map, link_map.l_direct_opencount)
         if (ups or downs) and not self._exiting and self._number > self._raced_until:
@@ -670,9 +668,9 @@ class Tracer:
 
     def _find_pins(self, before: Graph, graph: Graph) -> None:
         """Find libraries that have become NODELETE since the event before."""
-        for address, link_map in graph.by_address.items():
-            other = before.by_address.get(address)
-            if other is link_map or not link_map.nodelete or link_map.is_proxy or link_map.l_type != LT_LOADED:
+        for link_map in _differing(graph, before):
+            other = before.by_address.get(link_map.address)
+            if not link_map.nodelete or link_map.is_proxy or link_map.l_type != LT_LOADED:
                 continue
             if other is not None and is_same(other, link_map) and other.nodelete:
                 continue
@@ -806,6 +804,13 @@ class Tracer:
 
 
 _RTLD_NODELETE = 0x1000
+
+
+def _differing(graph: Graph, other: Graph) -> Sequence[LinkMap]:
+    """List the maps of a graph that another one has not, or has read anew."""
+    maps = graph.by_address.values()
+    found = set(maps).difference(other.by_address.values())
+    return [link_map for link_map in maps if link_map in found] if found else ()
 
 
 def names_of(event: Event) -> Iterator[str]:

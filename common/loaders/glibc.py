@@ -552,14 +552,13 @@ def mark(
     """
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []
+    counts = counts or {}
     for link_map in namespace.maps:
-        count = counts.get(link_map.address) if counts else None
-        if count is not None:
-            kinds = root_kinds(link_map, rules, count)
-        else:
-            if link_map.kinds is None:
-                link_map.kinds = root_kinds(link_map, rules)
-            kinds = link_map.kinds
+        kinds = link_map.kinds
+        if link_map.address in counts:
+            kinds = root_kinds(link_map, rules, counts[link_map.address])
+        elif kinds is None:
+            kinds = link_map.kinds = root_kinds(link_map, rules)
         if kinds:
             kept[link_map.address] = kinds
             work.append(link_map)

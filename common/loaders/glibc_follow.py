@@ -110,9 +110,11 @@ class GraphFollower:
     def _update(self, memory: Memory, last: Graph) -> Graph:
         reader = self._reader
         reader.maps.memory = memory
-        reader.maps.pieces = heads = []
+        heads: list[tuple[int, bytes]] = []
+        reader.maps.pieces = heads
         suspects = self._find_suspects(memory)
         graph = Graph()
+        fresh: list[LinkMap] = []
         before = {namespace.number: namespace.maps for namespace in last.namespaces}
         lists = list(reader.read_heads())
         graph.heads = tuple(heads)  # what is read from here on belongs to the maps
@@ -120,7 +122,7 @@ class GraphFollower:
             if bool(head) != bool(loaded):
                 raise _UnlikeBeforeError
             if head:
-                maps = tuple(self._walk(head, before.get(number, ()), suspects))
+                maps = tuple(self._walk(head, before.get(number, ()), suspects, fresh))
                 if len(maps) != loaded:
                     raise _UnlikeBeforeError
                 graph.namespaces.append(Namespace(number, address, maps))
@@ -130,11 +132,13 @@ class GraphFollower:
             graph.by_address.update(zip(map(_address, namespace.maps), namespace.maps))
         if len(graph.by_address) != sum(len(namespace.maps) for namespace in graph.namespaces):
             raise _UnlikeBeforeError
-        self._take(memory, graph, last)
+        self._take(memory, graph, last, fresh)
         return graph
 
-    def _walk(self, head: int, before: Sequence[LinkMap], suspects: set[LinkMap]) -> Sequence[LinkMap]:
-        """Follow a list; between suspects it is what it was."""
+    def _walk(
+        self, head: int, before: Sequence[LinkMap], suspects: set[LinkMap], fresh: list[LinkMap]
+    ) -> Sequence[LinkMap]:
+        """Follow a list; between suspects it is what it was.  Adds to ``fresh`` what it was not."""
         places = dict(zip(map(_address, before), range(len(before))))
         stops = sorted(places[m.address] for m in suspects if m.address in places)
         found: list[LinkMap] = []
@@ -148,6 +152,8 @@ class GraphFollower:
                 run = before[index : stops[following] if following < len(stops) else len(before)]
             else:
                 run = [self._read(address, link_map)]
+                if run[0] is not link_map:
+                    fresh.append(run[0])
             objection = find_objection(run[0], previous)
             found += run
             if objection or len(found) > MAX_LIBRARIES:
@@ -166,19 +172,18 @@ class GraphFollower:
         link_map.name = read_name(memory, link_map.l_name)
         return link_map
 
-    def _take(self, memory: Memory, graph: Graph, last: Graph) -> None:
-        """Take a graph for the last one."""
-        now, before = set(graph.by_address.values()), set(last.by_address.values())
-        fresh = now - before
+    def _take(self, memory: Memory, graph: Graph, last: Graph, fresh: Sequence[LinkMap]) -> None:
+        """Take a graph for the last one; in ``fresh`` are the maps that it has not from there."""
         there = graph.by_address.keys()
         lost = last.by_address.keys() - there
         for link_map in fresh:
             if not there >= {*link_map.needed, *link_map.relocated_to}:
                 raise _UnlikeBeforeError
-        for link_map in now if lost else ():
+        for link_map in graph.by_address.values() if lost else ():
             if not (lost.isdisjoint(link_map.needed) and lost.isdisjoint(link_map.relocated_to)):
                 raise _UnlikeBeforeError
-        self._forget(before - now)
+        self._forget(last.by_address[m.address] for m in fresh if m.address in last.by_address)
+        self._forget(last.by_address[address] for address in lost)
         self._note(memory, fresh)
 
 
