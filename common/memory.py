@@ -40,7 +40,7 @@ class Memory:
     def renewed(self) -> Memory:
         """Give a memory of the same target, which has gone on since.
 
-        What could not be read as a whole chunk is asked for by pages at once: a request that fails costs as much as ten.
+        What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
         """
         other = Memory(self.target)
         partial = [key for key, chunk in self._chunks.items() if chunk is None]
