@@ -133,7 +133,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
-        epilog=f"dlwhy help COMMAND explains a command. Commands: {', '.join(NAMES)}.",
+        epilog="dlwhy help COMMAND explains a command.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )

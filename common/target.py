@@ -6,7 +6,7 @@ way for every debugger.
 
 from __future__ import annotations
 
-from .lean import Enum, Flag, NamedTuple, Protocol
+from .lean import Enum, Flag, Protocol
 from .model import Layout, Module, Platform, Problem, Thread
 
 TYPE_CHECKING = False
@@ -140,13 +140,6 @@ class Reaction(Enum):
     STOP = "stop"
 
 
-class Frame(NamedTuple):
-    """A function that is being executed: its program counter, and its stack pointer at that place."""
-
-    pc: int
-    sp: int
-
-
 class Hit(Protocol):
     """A thread at a breakpoint; valid until the handler returns."""
 
@@ -163,9 +156,6 @@ class Hit(Protocol):
 
         :raises UnsupportedError: if there is none of that name.
         """
-
-    def frames(self, most: int) -> Sequence[Frame]:
-        """Unwind: this frame first, then its callers, as far as it goes."""
 
 
 class Subscription(Protocol):

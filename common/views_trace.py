@@ -9,6 +9,8 @@ from .analysis.events import Account, Close, Deeds, Kept, Leak, Open, Pin, Regis
 from .analysis.tracer import Stop
 from .model import Library, Outcome
 from .render.document import Document, Facts, Sentence, Table
+from .render.fit import compact, cut, fit_table, wrap, wrap_facts
+from .render.text import INDENT, MAX_WIDTH
 from .views import because, completed, join, layout_parts, problem_parts, reason, times
 
 TYPE_CHECKING = False
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from .render.document import Part
 
 _SHOWN = 16
+_NAMED = 4
+_NAME_WIDTH = 40
+_FUNCTION_WIDTH = 60
 
 _PIN_REASONS = {
     "elf-flag": "its own file (-z nodelete)",
@@ -28,7 +33,7 @@ _PIN_REASONS = {
 
 def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
     """Say what is being watched."""
-    what = f"opens and closes of {join(libraries)}" if libraries else "all opens and closes"
+    what = f"opens and closes of {_names(libraries)}" if libraries else "all opens and closes"
     parts: list[Part] = [Sentence(f"Tracing {what}; dltrace report sums up, dltrace stop ends.")]
     parts.append(Facts((("opens", trace.opens_by), ("closes", trace.closes_by))))
     return Document((*parts, *problem_parts(trace.problems)))
@@ -36,36 +41,41 @@ def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
 
 def trace_view(trace: Trace, verbose: bool) -> Document:
     """Put the sums of a trace into words."""
-    parts: list[Part] = [Sentence(_answer(trace)), Facts(tuple(_facts(trace)))]
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace.accounts, verbose)
     parts += _pin_parts(trace.pins, verbose)
     parts += _registration_parts(trace.registrations, verbose)
     parts += _leak_parts(trace.leaks, verbose)
-    parts += _mismatch_parts(trace.mismatches)
+    parts += _mismatch_parts(trace.mismatches, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
-    parts += [Sentence(text) for text in (_never_closed(trace.accounts),) if text]
+    parts += [Sentence(text) for text in (_never_closed(trace.accounts, verbose),) if text]
     return Document(tuple(parts))
 
 
-def stop_text(stop: Stop) -> str:
+def stop_view(stop: Stop) -> Document:
     """Say why the process stops."""
     event = stop.event
     caller = _site_words(event.moment.caller)
-    names = join(stop.libraries)
+    names = _names(stop.libraries)
     if isinstance(event, Open):
         verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
-        return f"dltrace: dlopen({event.requested or 'the program'}) by {caller} {verb} {names}."
+        requested = _name(event.requested) if event.requested else "the program"
+        return Document((Sentence(f"dltrace: dlopen({requested}) by {caller} {verb} {names}."),))
     assert isinstance(event, Close)
-    name = event.library.name if event.library else "what is no library"
+    name = _name(event.library.name) if event.library else "what is no library"
     if stop.when == "unloaded":
-        return f"dltrace: dlclose({name}) by {caller} is about to unload {names}."
+        return Document((Sentence(f"dltrace: dlclose({name}) by {caller} is about to unload {names}."),))
     if stop.when == "opened":
-        return f"dltrace: before dlclose({name}) by {caller}, {names} was loaded."
-    reasons = [f"{each.name} stays: {_why(each)}" for each in event.keeps if each.name in stop.libraries]
-    return f"dltrace: dlclose({name}) by {caller} keeps {names}.\n" + "\n".join(f"  {each}" for each in reasons)
+        return Document((Sentence(f"dltrace: before dlclose({name}) by {caller}, {names} was loaded."),))
+    kept = [each for each in event.keeps if each.name in stop.libraries]
+    room = MAX_WIDTH - len(INDENT)
+    lines = [line for each in kept[:_NAMED] for line in wrap(f"{_name(each.name)} stays: {_why(each)}", room)]
+    return Document(
+        (Sentence(f"dltrace: dlclose({name}) by {caller} keeps {names}."), Facts(tuple((line,) for line in lines)))
+    )
 
 
 def _why(library: Library) -> str:
@@ -84,7 +94,7 @@ def _answer(trace: Trace) -> str:
     return f"{', '.join(words)}."
 
 
-def _facts(trace: Trace) -> Iterator[tuple[str, ...]]:
+def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     state = "going on" if trace.watching else f"over: {trace.ending}"
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
@@ -104,24 +114,49 @@ def _facts(trace: Trace) -> Iterator[tuple[str, ...]]:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
 
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool) -> Table:
+    return Table(titles, tuple(rows)) if verbose else fit_table(titles, rows)
+
+
+def _name(name: str, verbose: bool = False) -> str:
+    """Give a name, cut unless all is asked for."""
+    return name if verbose else cut(name, _NAME_WIDTH)
+
+
+def _names(names: Sequence[str], verbose: bool = False) -> str:
+    """Give some names, or all that are asked for."""
+    shown = [_name(each, verbose) for each in (names if verbose else names[:_NAMED])]
+    more = len(names) - len(shown)
+    return join([*shown, f"{more} more"] if more else shown)
+
+
 def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     shown = kept if verbose else kept[:_SHOWN]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in shown
     ]
-    if len(shown) < len(kept):
-        rows.append((f"and {len(kept) - len(shown)} more", "", "-v shows them", ""))
-    yield Table(("stayed", "times", "because", "last at"), tuple(rows))
+    rows += _rest(kept, shown, 4, 2)
+    yield _table(("stayed", "times", "because", "last at"), rows, verbose)
     closes = {each.close.moment.number: each.close for each in shown}
-    yield Facts(tuple((f"#{number}", _close_words(closes[number])) for number in sorted(closes)))
+    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
+    yield wrap_facts(facts, whole_words=verbose)
 
 
-def _close_words(close: Close) -> str:
-    name = close.library.name if close.library else "no library"
+def _rest(every: Sequence[object], shown: Sequence[object], columns: int, place: int) -> Iterator[tuple[str, ...]]:
+    """Say in a last row how many are not shown."""
+    more = len(every) - len(shown)
+    if more:
+        cells = [f"and {more} more", *[""] * (columns - 1)]
+        cells[place] = "-v shows them"
+        yield tuple(cells)
+
+
+def _close_words(close: Close, verbose: bool) -> str:
+    name = _name(close.library.name, verbose) if close.library else "no library"
     early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
-    return f"dlclose({name}) by {_site_words(close.moment.caller)}{early}"
+    return f"dlclose({name}) by {_site_words(close.moment.caller, verbose)}{early}"
 
 
 def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
@@ -129,7 +164,7 @@ def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]
     if not active:
         return
     shown = active if verbose else active[:_SHOWN]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             each.name,
             str(each.namespace),
@@ -140,9 +175,8 @@ def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]
         )
         for each in shown
     ]
-    if len(shown) < len(active):
-        rows.append((f"and {len(active) - len(shown)} more", "", "", "", "-v shows them", ""))
-    yield Table(("library", "ns", "open before", "opened", "closed", "open now"), tuple(rows))
+    rows += _rest(active, shown, 6, 4)
+    yield _table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose)
     if verbose:
         details = [row for each in shown for row in _deed_rows(each)]
         if details:
@@ -156,45 +190,53 @@ def _total(deeds: Sequence[Deeds]) -> str:
 def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
     for verb, deeds in (("opened", account.opens), ("closed", account.closes)):
         for each in deeds:
-            yield (account.name, f"{verb} {times(each.total)}", _by_words(each))
+            yield (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
 
 
-def _by_words(deeds: Deeds) -> str:
-    return f"by {_site_words(deeds.site)}" + (" through libc" if deeds.by == "libc" else "")
+def _by_words(deeds: Deeds, verbose: bool) -> str:
+    return f"by {_site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
 
 
-def _site_words(site: Optional[Site]) -> str:
+def _site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
+    """Name a place, and its library unless that is its ``home``, which stands beside it."""
     if site is None:
         return "a caller not known"
-    where = " ".join(filter(None, (site.line and f"({site.line})", site.library and f"in {site.library}")))
-    return f"{site.function or f'{site.address:#x}'}{' ' if where else ''}{where}"
+    function = site.function or f"{site.address:#x}"
+    if not verbose:
+        function = cut(compact(function), _FUNCTION_WIDTH)
+    line = site.line and f"({_name(site.line, verbose)})"
+    library = f"in {_name(site.library, verbose)}" if site.library and site.library != home else None
+    return " ".join(filter(None, (function, line, library)))
 
 
 def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
     shown = pins if verbose else pins[:_SHOWN]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pin in shown:
-        symbols = ", ".join(pin.symbols[:2]) if verbose else completed(len(pin.symbols), "symbol")
+        symbols = ", ".join(pin.symbols) if verbose else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
-        looked_up = f"looked up by {join(pin.lookups)}" if pin.lookups else ""
+        looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
-    yield Table(("became NODELETE", "by", "symbols", "during", ""), tuple(rows))
+    rows += _rest(pins, shown, 5, 1)
+    yield _table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose)
 
 
 def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:
     if not registrations:
         return
-    grouped: dict[tuple[str, str, str, str], int] = {}
+    grouped: dict[tuple[str, ...], int] = {}
     for each in registrations:
-        warning = f"wrong owner: the destructor is in {each.owner}" if each.owner else ""
+        warning = f"wrong owner: {each.owner}" if each.owner else ""
         name = each.library.name if each.library else "the program"
-        key = (name, _site_words(each.function), _site_words(each.moment.caller), warning)
+        function = _site_words(each.function, verbose, home=each.owner or name)
+        key = (name, function, _site_words(each.moment.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
-    rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
+    rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
     shown = rows if verbose else rows[:_SHOWN]
-    yield Table(("TLS destructors keep", "times", "destructor", "registered by", ""), tuple(shown))
+    table = [*shown, *_rest(rows, shown, 5, 2)]
+    yield _table(("TLS destructors keep", "times", "destructor", "registered by", ""), table, verbose)
 
 
 def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
@@ -202,33 +244,44 @@ def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
         return
     grouped: dict[tuple[str, str, str], int] = {}
     for each in leaks:
-        sites = join([_site_words(site) for site in each.sites]) if each.sites else "not watched"
+        sites = _sites(each, verbose) if each.sites else "not watched"
         key = (each.library.name, each.path, sites)
         grouped[key] = grouped.get(key, 0) + 1
-    rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
+    rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
     shown = rows if verbose else rows[:_SHOWN]
-    yield Table(("gone library", "times", "left open", "opened by"), tuple(shown))
+    table = [*shown, *_rest(rows, shown, 4, 2)]
+    yield _table(("gone library", "times", "left open", "opened by"), table, verbose)
 
 
-def _mismatch_parts(mismatches: Sequence[Close]) -> Iterator[Part]:
-    for close in mismatches[:_SHOWN]:
+def _sites(leak: Leak, verbose: bool) -> str:
+    words = [_site_words(site, verbose, home=leak.library.name) for site in leak.sites]
+    return join(words if verbose or len(words) == 1 else [words[0], f"{len(words) - 1} more"])
+
+
+def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    shown = mismatches if verbose else mismatches[:_SHOWN]
+    for close in shown:
         stayed = [each.name for each in close.stayed]
         surprises = [each.name for each in close.surprises]
-        words = [f"{join(stayed)} stayed"] if stayed else []
-        words += [f"{join(surprises)} went too"] if surprises else []
-        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(close)}: {'; '.join(words)}.")
+        words = [f"{_names(stayed, verbose)} stayed"] if stayed else []
+        words += [f"{_names(surprises, verbose)} went too"] if surprises else []
+        number = close.moment.number
+        yield Sentence(f"Not as predicted: #{number} {_close_words(close, verbose)}: {'; '.join(words)}.")
+    if len(shown) < len(mismatches):
+        yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
 
 
-def _never_closed(accounts: Sequence[Account]) -> str:
+def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
     """Name who opened more often than was closed."""
     words = []
     for each in accounts:
         opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
         if each.left and opened > closed and not each.early_returns:
             excess = opened - closed
-            words.append(f"{each.name} was opened {times(excess)} more than closed, {_by_words(each.opens[0])}")
+            name, opener = _name(each.name, verbose), _by_words(each.opens[0], verbose)
+            words.append(f"{name} was opened {times(excess)} more than closed, {opener}")
     if not words:
         return ""
-    shown = "; ".join(words[:4])
-    more = f"; and {len(words) - 4} more" if len(words) > 4 else ""
-    return f"Never closed: {shown}{more}."
+    shown = words if verbose else words[:_NAMED]
+    more = len(words) - len(shown)
+    return f"Never closed: {'; '.join(shown)}{f'; and {more} more' if more else ''}."

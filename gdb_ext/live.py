@@ -10,7 +10,7 @@ import gdb
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.model import Platform
 from ..common.render.text import escape
-from ..common.target import Frame, Hit, Reaction, Subscription
+from ..common.target import Hit, Reaction, Subscription
 from .target import GdbTarget
 
 #: From 13 on gdb lists the libraries of all namespaces, ld.so's entry in them too.  When that entry goes, gdb up to at
@@ -138,18 +138,6 @@ class _GdbHit:
             return tuple(_unsigned(self._frame.read_register(name)) for name in names)
         except (gdb.error, ValueError) as error:
             raise UnsupportedError(f"gdb cannot read the registers {', '.join(names)}: {error}") from error
-
-    def frames(self, most: int) -> Sequence[Frame]:
-        found: list[Frame] = []
-        frame: Optional[gdb.Frame] = gdb.newest_frame()
-        try:
-            while frame is not None and len(found) < most:
-                if frame.type() != gdb.INLINE_FRAME:
-                    found.append(Frame(int(frame.pc()), _unsigned(frame.read_register("sp"))))
-                frame = frame.older()
-        except (gdb.error, ValueError):
-            pass  # gdb cannot unwind any further
-        return found
 
 
 def _unsigned(value: Any) -> int:

@@ -10,7 +10,7 @@ import lldb
 
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.render.text import escape
-from ..common.target import Frame, Hit, Reaction, Subscription
+from ..common.target import Hit, Reaction, Subscription
 from .target import LldbTarget
 
 #: What our breakpoints are called; breakpoints of this name are not listed, and the user's commands for all
@@ -149,18 +149,6 @@ class _LldbHit:
                 raise UnsupportedError(f"LLDB cannot read the register {name}")
             found.append(int(value.GetValueAsUnsigned()))
         return tuple(found)
-
-    def frames(self, most: int) -> Sequence[Frame]:
-        found: list[Frame] = []
-        index = 0
-        while len(found) < most:
-            frame = self._thread.GetFrameAtIndex(index)
-            if not frame.IsValid():
-                break
-            if not frame.IsInlined():
-                found.append(Frame(int(frame.GetPC()), int(frame.GetSP())))
-            index += 1
-        return found
 
 
 class _Removal:

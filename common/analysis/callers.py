@@ -1,16 +1,19 @@
 """Who called the loader: which function outside of libc and ld.so, and on whose behalf?
 
-A close arrives at ``_dl_close`` through several functions of libc and ld.so.  The debugger unwinds them once for each
-way there is; as their frames have fixed sizes, the way is known again by its return addresses on the stack, which takes
-one read.
+A close arrives at ``_dl_close`` through several functions of libc and ld.so.  They are unwound once for each way there
+is; where their frames have fixed sizes, the way is known again by its return addresses on the stack, which takes one
+read.
 """
 
 from __future__ import annotations
 
-import re
 import struct
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple, Optional
 
+from ..elf.image import Image
+from ..elf.unwind import REGISTERS, Frame, walk
 from ..errors import DlwhyError
 from ..loaders.glibc import Graph, LinkMap, is_libc
 from ..loaders.glibc_calls import Convention, Entry
@@ -18,18 +21,13 @@ from ..memory import Memory
 from ..target import Hit, LiveTarget
 from .events import Site
 from .glibc_state import GlibcExamination
+from .naming import base_name
 
 #: How many frames lie between a caller and the loader at most: NSS and gconv take about ten.
 MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
 STACK_BYTES = 2048
-
-
-_CALL_BYTES = 7
-# call rel32; call r/m with no, 8 or 32 bits of displacement, and with a SIB byte: those end where a return goes to.
-_X86_CALL = re.compile(rb"(\xe8....|\xff([\x10-\x17\xd0-\xd7]|[\x50-\x57].|[\x90-\x97]....|\x14.|\x54..))\Z", re.DOTALL)
-_CALLS_BEFORE = {"x86_64": _X86_CALL, "i386": _X86_CALL}
 
 
 class Caller(NamedTuple):
@@ -40,8 +38,9 @@ class Caller(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """Offsets from the stack pointer with the return addresses there, the caller's offset, and who calls."""
+    """Where it ends, offsets from the stack pointer and the return addresses there, the caller's offset, who calls."""
 
+    address: int
     words: tuple[tuple[int, int], ...]
     caller: int
     by: str
@@ -79,59 +78,63 @@ class Callers:
         memory = examined.memory
         if entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
             return Caller(self.return_address(hit, memory), "user")
-        by = "libc"
         if entry is Entry.DL_OPEN:
             given = self.argument(hit, memory, 2)
             if self._is_known_outside(examined, given) or not self._is_inner(examined, given):
                 return Caller(given, "user")
-        data = memory.try_read(stack, STACK_BYTES) or memory.try_read(stack, STACK_BYTES // 8) or b""
-        known = self._recognise(memory, data)
-        if known is not None:
-            return known
-        found = self._unwind(hit, examined, stack, by)
-        return found if found.pc is not None else self._scan(examined, data, by)
+        known = self._recognise(memory, hit.address, stack)
+        return known if known is not None else self._unwind(hit, examined, stack)
 
-    def _recognise(self, memory: Memory, data: bytes) -> Optional[Caller]:
+    def _recognise(self, memory: Memory, address: int, stack: int) -> Optional[Caller]:
+        ways = [way for way in self._ways if way.address == address]
+        data = memory.try_read(stack, max(way.caller for way in ways) + memory.pointer_size) if ways else None
         form = struct.Struct(memory.struct_prefix + memory.pointer_code)
-        last = len(data) - form.size
-        for way in self._ways:
-            if way.caller <= last and all(form.unpack_from(data, at)[0] == value for at, value in way.words):
-                return Caller(form.unpack_from(data, way.caller)[0], way.by)
+        for way in ways if data else ():
+            if all(form.unpack_from(data or b"", at)[0] == value for at, value in way.words):
+                return Caller(form.unpack_from(data or b"", way.caller)[0], way.by)
         return None
 
-    def _unwind(self, hit: Hit, examined: GlibcExamination, stack: int, by: str) -> Caller:
+    def _unwind(self, hit: Hit, examined: GlibcExamination, stack: int) -> Caller:
+        by = "libc"
         words: list[tuple[int, int]] = []
-        word = examined.memory.pointer_size
-        for frame in hit.frames(MAX_FRAMES)[1:]:
-            at = frame.sp - word - stack
+        is_fixed = True
+        for frame in self._frames(hit, examined, self._is_inner):
+            is_fixed = is_fixed and frame.is_fixed and frame.place is not None
+            at = (frame.place or 0) - stack
             if not self._is_inner(examined, frame.pc):
-                if not self._convention.link and 0 <= at <= STACK_BYTES - word and len(self._ways) < MAX_WAYS:
-                    self._ways.append(_Way(tuple(words), at, by))
+                if is_fixed and words and len(self._ways) < MAX_WAYS and words[0][0] >= 0 and at <= STACK_BYTES:
+                    self._ways.append(_Way(hit.address, tuple(words), at, by))
                 return Caller(frame.pc, by)
             if self._function(examined, frame.pc) == "dlclose":
                 by = "user"
             words.append((at, frame.pc))
         return Caller(None, by)
 
-    def _scan(self, examined: GlibcExamination, data: bytes, by: str) -> Caller:
-        """Find the caller among the words on the stack, where the debugger cannot unwind.
+    def behind(self, hit: Hit, examined: GlibcExamination, pc: int) -> int:
+        """Find the caller behind libstdc++, whose ``__cxa_thread_atexit`` only passes on what libc is called for."""
+        link_map = examined.find_map(pc)
+        if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
+            return pc
 
-        LLDB 14 does not find ld.so in a process that it has launched.
-        """
+        def is_passing(_: GlibcExamination, address: int) -> bool:
+            return address == hit.address or examined.find_map(address) is link_map
+
+        frames = self._frames(hit, examined, is_passing)
+        return next((frame.pc for frame in frames if not is_passing(examined, frame.pc)), pc)
+
+    def _frames(
+        self, hit: Hit, examined: GlibcExamination, is_passed: Callable[[GlibcExamination, int], bool]
+    ) -> Iterator[Frame]:
+        """Unwind through what is passed, up to the first caller that is not."""
         memory = examined.memory
-        if memory.platform.arch not in _CALLS_BEFORE:
-            return Caller(None, by)
-        form = struct.Struct(memory.struct_prefix + memory.pointer_code)
-        for (word,) in form.iter_unpack(data[: len(data) - len(data) % form.size]):
-            link_map = examined.find_map(word)
-            before = memory.try_read(word - _CALL_BYTES, _CALL_BYTES) if link_map else None
-            if before is None or not _CALLS_BEFORE[memory.platform.arch].search(before):
-                continue
-            if not self._is_inner(examined, word):
-                return Caller(word, by)
-            if self._function(examined, word) == "dlclose":
-                by = "user"
-        return Caller(None, by)
+        names = REGISTERS[memory.platform.arch]
+        registers = dict(zip(names, hit.registers(tuple(names.values()))))
+
+        def find_image(pc: int) -> Optional[Image]:
+            link_map = examined.find_map(pc) if is_passed(examined, pc) else None
+            return examined.image(link_map) if link_map else None
+
+        return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
 
     def _is_known_outside(self, examined: GlibcExamination, pc: int) -> bool:
         """Tell whether a place has been named before, as that of a caller."""

@@ -30,7 +30,7 @@ from ..loaders.glibc_follow import GraphFollower
 from ..loaders.start import Start
 from ..memory import Memory
 from ..model import Hold, HoldKind, Library, Outcome, Problem, TargetInfo
-from ..target import Frame, Hit, LiveTarget, Reaction, Subscription
+from ..target import Hit, LiveTarget, Reaction, Subscription
 from .callers import Callers, is_same
 from .descriptors import MAKERS, Descriptors, Snapshot, name_call, read_path
 from .events import Close, Event, Instance, Moment, Open, OpenResult, Pin, Registration, Site, Trace
@@ -722,7 +722,7 @@ class Tracer:
             if examined.find_map(symbol) is None or examined.find_map(pc) is None:
                 self._look()  # for names only: what has changed is found at the next event
                 examined = self._examined
-            site = self._callers.name(examined, self._skip_runtime(hit, examined, pc))
+            site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
             kept = examined.find_map(symbol) or examined.graph.namespaces[0].maps[0]
             code = self._callers.name(examined, function, before=0) or Site(function)
             library = self._instance(kept)
@@ -732,17 +732,6 @@ class Tracer:
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"__cxa_thread_atexit_impl in thread {hit.lwp}", error)
         return Reaction.RESUME
-
-    def _skip_runtime(self, hit: Hit, examined: GlibcExamination, pc: int) -> int:
-        """Find the caller behind libstdc++, whose ``__cxa_thread_atexit`` only passes on."""
-        link_map = examined.find_map(pc)
-        if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
-            return pc
-        frames: Sequence[Frame] = hit.frames(8)
-        for frame in frames[1:]:
-            if examined.find_map(frame.pc) is not link_map:
-                return frame.pc
-        return pc
 
     # -- descriptors -------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import os
 from ..analysis.events import Event, Trace
 from ..analysis.tracer import Options, Stop, Tracer, begin
 from ..errors import UsageError
-from ..views_trace import started_view, stop_text, trace_view
+from ..views_trace import started_view, stop_view, trace_view
 from .arguments import argument
 from .registry import Result, Session, command
 
@@ -118,4 +118,6 @@ class _Tracing:
             self._log.write(dump_event(event))
 
     def _announce(self, stop: Stop) -> None:
-        self._target.say(stop_text(stop))
+        from ..render.text import render
+
+        self._target.say(render(stop_view(stop)))

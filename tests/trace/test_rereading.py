@@ -6,8 +6,6 @@ import os
 import random
 from pathlib import Path
 
-import pytest
-from dlwhy.common.analysis.callers import _X86_CALL
 from dlwhy.common.loaders import glibc
 from dlwhy.common.loaders.glibc_follow import GraphFollower
 from dlwhy.common.memory import Memory
@@ -45,21 +43,6 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
             reused += sum(again.by_address[address] is known.by_address.get(address) for address in again.by_address)
             known = again
         assert reused > 0
-
-
-@pytest.mark.parametrize(
-    ("code", "is_call"),
-    [
-        ("0000e811223344", True),  # call rel32
-        ("0000000000ffd0", True),  # call *%rax
-        ("00ff9030030000", True),  # call *0x330(%rax)
-        ("00000000ff5018", True),  # call *0x18(%rax)
-        ("90909090909090", False),
-        ("00ffa038030000", False),  # jmp *0x338(%rax)
-    ],
-)
-def test_calls_are_told_by_what_stands_before_the_return_address(code: str, is_call: bool) -> None:
-    assert bool(_X86_CALL.search(bytes.fromhex(code))) is is_call
 
 
 def test_the_shell_says_that_it_needs_a_debugger() -> None:

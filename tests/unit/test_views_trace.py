@@ -1,0 +1,262 @@
+"""Is every trace put into the words of the golden file, in at most 100 columns, and into valid JSON?
+
+DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_trace.py        writes the golden file anew; read its diff
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Optional
+
+import jsonschema
+import pytest
+from dlwhy.common.analysis.events import (
+    Account,
+    Close,
+    Deeds,
+    Instance,
+    Kept,
+    Leak,
+    Moment,
+    Open,
+    OpenResult,
+    Pin,
+    Registration,
+    Site,
+    Totals,
+    Trace,
+)
+from dlwhy.common.analysis.tracer import Stop
+from dlwhy.common.model import Library, Outcome, Problem
+from dlwhy.common.render.fit import compact, cut, fit_table
+from dlwhy.common.render.jsonout import dump
+from dlwhy.common.render.text import MAX_WIDTH, render
+from dlwhy.common.render.traceout import dump_event, trace_document
+from dlwhy.common.views_trace import started_view, stop_view, trace_view
+from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
+from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
+
+GOLDEN = Path(__file__).resolve().parent / "golden" / "views_trace.txt"
+
+LONG_LIBRARY = "libcompany_product_subsystem_component_plugin_for_something_with_a_very_long_name-17.so.4.2"
+LONG_FUNCTION = (
+    "company::product::(anonymous namespace)::Registry<std::map<std::string, std::vector<company::Entry, "
+    "std::allocator<company::Entry> > >, 17>::operator()(std::function<void (company::Entry const&)>, int)"
+)
+LONG_PATH = "/opt/company/product/releases/2026-11/x86_64/" + "deeply/nested/" * 8 + "plugins/libother.so"
+
+MUST_CLOSE = Site(0x555555555303, "progA", "must_close", "fixture.h:63")
+MAIN = Site(0x5555555553FA, "progA", "main", None)
+UNKNOWN = Site(0x7FFFF0001234)
+LONG_SITE = Site(0x7FFFF7000000, LONG_LIBRARY, LONG_FUNCTION, f"{'registry_of_entries_' * 3}.cpp:1234")
+
+
+def instance(name: str = "libA.so", namespace: int = 0) -> Instance:
+    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000)
+
+
+def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", inside: Optional[int] = None) -> Moment:
+    return Moment(number, number / 8, 4711, caller, by, inside)
+
+
+STAYS = library(owed(destructor(7)), name="libB.so")
+LONG_STAYS = library(HOLDS["relocation"], name=LONG_LIBRARY)
+CLOSE = Close(moment(4), instance(), 1, Outcome.UNLOADS, (instance(),), keeps=(STAYS,), went=(instance(),), ended=True)
+EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.EARLY_RETURN, keeps=(STAYS,), ended=True)
+WRONG = Close(
+    moment(9, UNKNOWN),
+    instance("libD.so"),
+    1,
+    Outcome.UNLOADS,
+    (instance("libD.so"), instance("libE.so")),
+    went=(instance("libD.so"), instance("libF.so")),
+    ended=True,
+)
+LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, keeps=(LONG_STAYS,), ended=True)
+OPEN = Open(moment(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
+FAILED = Open(moment(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
+PINS = (
+    Pin(moment(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",)),
+    Pin(moment(5, None), instance("libC.so"), "elf-flag"),
+    Pin(moment(8, None), instance("libD.so"), None),
+)
+DESTRUCTOR = Site(0x7FFFF7A01139, "libB.so", "Tally::~Tally()", "libb.cpp:9")
+REGISTRATIONS = (
+    Registration(
+        moment(2, Site(0x7FFFF7A01160, "libB.so", "libb_add", "libb.cpp:13")), instance("libB.so"), DESTRUCTOR, 8
+    ),
+    Registration(moment(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
+)
+LEAKS = (
+    Leak(moment(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
+    Leak(moment(9), instance("libfds.so"), 6, "socket:[4711]"),
+)
+
+
+def account(name: str, opens: int, closes: int, left: Optional[int], site: Site = MAIN, early: int = 0) -> Account:
+    made = (Deeds(site, "user", opens),) if opens else ()
+    undone = (Deeds(site, "libc", closes),) if closes else ()
+    return Account(name, f"/opt/app/{name}", 0, 0, made, undone, early, left)
+
+
+def trace(kept: tuple[Kept, ...] = (), accounts: tuple[Account, ...] = (), **more: object) -> Trace:
+    """Make a report."""
+    made = state()
+    given = {"watching": True, "ending": None, "totals": Totals(), **more}
+    by = ("_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
+    first = Trace(made.target, made.loader, True, None, 12.34, *by, Totals(), accounts, kept, (), (), (), ())
+    return first._replace(**given)  # type: ignore[arg-type]
+
+
+FULL = trace(
+    (Kept(STAYS, 3, CLOSE), Kept(library(HOLDS["nodelete-unique-symbol"], name="libC.so"), 1, EARLY)),
+    (account("libB.so", 5, 2, 3), account("libC.so", 3, 1, 2, early=4), account("libA.so", 1, 1, None)),
+    totals=Totals(9, 1, 8, 2, 3, 2, 5, 1, 1, 1, 1, 2, 1),
+    mismatches=(WRONG,),
+    pins=PINS,
+    registrations=REGISTRATIONS,
+    leaks=LEAKS,
+    problems=(Problem("_dl_close in thread 4711", "cannot read 8 bytes at 0x10"),),
+)
+LONG = trace(
+    (Kept(LONG_STAYS, 3, LONG_CLOSE),),
+    tuple(account(f"{number}{LONG_LIBRARY}", 2, 1, 1, LONG_SITE) for number in range(6)),
+    watching=False,
+    ending="the process executed another program",
+    opens_by="dlopen and dlmopen, and libc's own call of _dl_open",
+    closes_by="dlclose, and libc's own call of _dl_close",
+    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234),
+    mismatches=(WRONG._replace(library=instance(LONG_LIBRARY), predicted=tuple(map(instance, "abcdefgh"))),),
+    pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
+    registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
+    leaks=(LEAKS[0]._replace(path=LONG_PATH, sites=(LONG_SITE,) * 3),),
+)
+MANY = trace(
+    tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
+    tuple(account(f"lib{n:02}.so", 2, 1, 1) for n in range(20)),
+    totals=Totals(40, 0, 20),
+    mismatches=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
+    pins=PINS[1:2] * 20,
+    registrations=tuple(
+        REGISTRATIONS[0]._replace(function=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
+    ),
+    leaks=tuple(LEAKS[1]._replace(path=f"socket:[{n}]") for n in range(20)),
+)
+
+TRACES = {
+    "nothing so far": trace(),
+    "nothing at all": trace(watching=False, ending="the process ended"),
+    "everything": FULL,
+    "long names": LONG,
+    "many": MANY,
+}
+STOPS = {
+    "kept": Stop("kept", CLOSE, ("libB.so",)),
+    "kept, with long names": Stop("kept", LONG_CLOSE, (LONG_LIBRARY,)),
+    "kept, six of them": Stop(
+        "kept",
+        CLOSE._replace(keeps=tuple(STAYS._replace(name=f"lib{n}.so") for n in range(6))),
+        tuple(f"lib{n}.so" for n in range(6)),
+    ),
+    "unloaded": Stop("unloaded", CLOSE, ("libA.so",)),
+    "unloaded, no library": Stop("unloaded", CLOSE._replace(library=None), ("libA.so", "libB.so")),
+    "opened": Stop("opened", OPEN, ("libA.so",)),
+    "opened before": Stop("opened", FAILED, ("libB.so",)),
+    "opened before a close": Stop("opened", CLOSE, ("libB.so",)),
+    "opened, with a long path": Stop("opened", OPEN._replace(requested=LONG_PATH), ("libother.so",)),
+    "opened, a caller not known": Stop("opened", OPEN._replace(moment=moment(1, None)), ("libA.so",)),
+}
+
+
+def texts() -> dict[str, str]:
+    """Write every sample."""
+    found = {}
+    for name, each in TRACES.items():
+        found[name] = render(trace_view(each, verbose=False))
+        found[f"{name} -v"] = render(trace_view(each, verbose=True))
+    for name, stop in STOPS.items():
+        found[f"stop: {name}"] = render(stop_view(stop))
+    found["start"] = render(started_view(trace(), ()))
+    found["start, libraries"] = render(started_view(trace(), ("libA.so", LONG_LIBRARY)))
+    return found
+
+
+def test_golden() -> None:
+    written = "\n".join(f"==== {name}\n{text}" for name, text in texts().items())
+    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
+        GOLDEN.write_text(written, encoding="utf-8")
+    assert written == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_no_line_is_too_long() -> None:
+    for name, text in texts().items():
+        if not name.endswith("-v"):
+            assert [line for line in text.splitlines() if len(line) > MAX_WIDTH] == [], name
+
+
+def test_everything_is_shown_with_v() -> None:
+    text = " ".join(texts()["long names -v"].split())
+    for name in (LONG_LIBRARY, LONG_PATH, LONG_FUNCTION, LONG_SITE.line or "", "a, b"):
+        assert name in text
+    many = " ".join(texts()["many -v"].split())
+    assert "more" not in many.replace("once more than", "")
+    assert all(many.count(f"lib{n:02}.so") >= 3 for n in range(20))
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_json_follows_the_schema(name: str) -> None:
+    VALIDATOR.validate(json.loads(dump(trace_document("dltrace", TRACES[name]))))
+
+
+def test_events_follow_the_schema() -> None:
+    event = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["event"], "$defs": SCHEMA["$defs"]})
+    for each in (OPEN, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
+        event.validate(json.loads(dump_event(each)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("short<int>::name(int)", "short<int>::name(int)"),
+        ("std::vector<int, std::allocator<int> >::push_back(int const&)", "std::vector<...>::push_back(...)"),
+        ("std::vector<int, std::allocator<int> >::operator<(int const&)", "std::vector<...>::operator<(...)"),
+        ("a::vector<int, std::allocator<int> >::operator()(int const&)", "a::vector<...>::operator()(...)"),
+        (
+            "a::vector<int, std::allocator<int> >::operator->() const volatile",
+            "a::vector<...>::operator->() const volatile",
+        ),
+        (
+            "a::(anonymous namespace)::vector<int, std::allocator<int> >::clear()",
+            "a::(anonymous namespace)::vector<...>::clear()",
+        ),
+        ("<alloc::vec::Vec<T> as core::iter::FromIterator<T>>::from_iter", "<...>::from_iter"),
+        ("what<is(this>supposed)to_be_and_why_is_it_so_long", "what<is(this>supposed)to_be_and_why_is_it_so_long"),
+    ],
+)
+def test_long_functions_lose_their_arguments(name: str, expected: str) -> None:
+    assert compact(name) == expected
+
+
+def test_cells_are_cut_only_where_they_must_be() -> None:
+    assert cut("abcdefghij", 10) == "abcdefghij"
+    assert cut("abcdefghijk", 10) == "abc...hijk"
+    assert cut("\x1b[1mabcdefghijk", 10) == "\\x1...hijk"
+    rows = [("short", "x" * 80, str(number)) for number in range(3)]
+    assert fit_table(("a", "b", "c"), rows).rows == tuple(rows)
+    fitted = fit_table(("a", "b", "c"), [("y" * 90, "x" * 80, "1")]).rows
+    assert [len(cell) for cell in fitted[0]] == [47, 47, 1]
+    assert all(len("  ".join(row)) <= MAX_WIDTH for row in fitted)
+
+
+def stays(held: Library) -> Stop:
+    return Stop("kept", CLOSE._replace(keeps=(held,)), (held.name,))
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_every_reason_can_be_announced(name: str) -> None:
+    text = render(stop_view(stays(library(HOLDS[name]))))
+    assert text.startswith("dltrace: dlclose(libA.so) by must_close (fixture.h:63) in progA keeps libB.so.\n")
+    assert "\n  libB.so stays: " in text
+    assert all(len(line) <= MAX_WIDTH for line in text.splitlines())
