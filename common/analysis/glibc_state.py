@@ -117,7 +117,6 @@ class GlibcExamination:
         self.brief = False
         self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
-        self._direct: dict[int, tuple[int, ...]] = {}
 
     def _list_problems(self) -> tuple[Problem, ...]:
         """Tell what is wrong with the lists; where glibc's own are whole, the public part of the first is whole too."""
@@ -162,7 +161,6 @@ class GlibcExamination:
             other.namespaces = {n.number: n for n in other.graph.namespaces}
         other._images = Images(memory)
         other._bindings = {}
-        other._direct = {}
         return other
 
     def state(self, brief: bool = False) -> State:
@@ -620,9 +618,10 @@ class GlibcExamination:
         return path[::-1]
 
     def _direct_dependencies(self, address: int) -> tuple[int, ...]:
-        if address not in self._direct:
-            self._direct[address] = tuple(self._find_direct_dependencies(self.graph.by_address[address]))
-        return self._direct[address]
+        link_map = self.graph.by_address[address]
+        if link_map.direct is None:
+            link_map.direct = tuple(self._find_direct_dependencies(link_map))
+        return link_map.direct
 
     def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
         image = self.image(link_map)

@@ -125,13 +125,14 @@ class LinkMap:
     ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
     ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` where the bytes
     of both lists lie, and what they are.
-    ``kinds`` is what `mark` found of it, at its own open count.
+    ``kinds`` is what `mark` found of it, at its own open count; ``direct`` what was found to be its own dependencies.
     """
 
     __slots__ = (
         "_fields",
         "_values",
         "address",
+        "direct",
         "edges",
         "kinds",
         "l_addr",
@@ -188,6 +189,7 @@ class LinkMap:
         self.name = ""
         self.edges: Sequence[tuple[int, bytes]] = ()
         self.kinds: Optional[tuple[RootKind, ...]] = None
+        self.direct: Optional[tuple[int, ...]] = None
         self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
