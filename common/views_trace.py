@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from .analysis.events import Account, Close, Deeds, Kept, Leak, Open, Pin, Registration, Site, Trace
-from .analysis.tracer import Stop
+from .analysis.stops import Stop
 from .model import Library, Outcome
 from .render.document import Document, Facts, Sentence, Table
 from .render.fit import compact, cut, fit_table, wrap, wrap_facts

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from ..analysis.events import Event, Trace
-from ..analysis.tracer import Options, Stop, Tracer, begin
+from ..analysis.stops import Options, Stop
+from ..analysis.tracer import Tracer, begin
 from ..errors import UsageError
 from ..views_trace import started_view, stop_view, trace_view
 from .arguments import argument
