@@ -358,9 +358,9 @@ class Tracer:
         """
         last = next((op for op in reversed(self._operations) if op.moment.lwp == hit.lwp), None)
         if isinstance(last, _Opening) and last.stack == stack and not last.moment.raced and not last.has_effect:
-            before, now = self._compared.by_address, self._examined.graph.by_address
+            before, after = self._compared.by_address, self._examined.graph.by_address
             is_same_call = last.arguments == self._open_arguments(hit, entry)
-            if is_same_call and len(before) == len(now) and all(now.get(a) is m for a, m in before.items()):
+            if is_same_call and len(before) == len(after) and all(after.get(a) is m for a, m in before.items()):
                 self._operations.remove(last)
                 self._repeated = (*last.repeats, last)
             return
