@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,11 +58,7 @@ def judge(report: Json, closes: int) -> None:
 
 def test_interrupts_in_gdb(program: Path, tmp_path: Path) -> None:
     log = Log(tmp_path)
-    words = [*GDB_WORDS, str(program)]
-    with terminal(words, ASK_GDB, tmp_path, clean_environment({})) as on_terminal:
-        on_terminal.settle()
-        for command in (f"set args busily {program.parent / 'libother.so'}", "break main", "run", "delete"):
-            on_terminal.command(command)
+    with gdb_at_main(program, tmp_path, "busily") as on_terminal:
         on_terminal.command(f"dltrace start --log {log.path}")
         for _ in range(5):
             on_terminal.begin("continue")
@@ -181,3 +179,43 @@ def test_without_the_loaders_own_pointers(host: str, program: Path, tmp_path: Pa
     assert [each["library"]["namespace"] for each in result.events("close")] == [0, 1, 0, 1, 0, 1, 0]
     assert all(each["exact"] for each in result.events("close"))
     assert {each["caller"]["function"] for each in result.events("close")} <= {"cycle", "space", "main"}
+
+
+@contextmanager
+def gdb_at_main(program: Path, folder: Path, what: str) -> Iterator[Terminal]:
+    """Run the program in gdb on a terminal, up to main."""
+    with terminal([*GDB_WORDS, str(program)], ASK_GDB, folder, clean_environment({})) as on_terminal:
+        on_terminal.settle()
+        for command in (f"set args {what} {program.parent / 'libother.so'}", "break main", "run", "delete"):
+            on_terminal.command(command)
+        yield on_terminal
+
+
+def test_long_runs_show_that_they_go_on(program: Path, tmp_path: Path) -> None:
+    with gdb_at_main(program, tmp_path, "busily") as on_terminal:
+        on_terminal.command("dltrace start")
+        module = "importlib.import_module('dlwhy.common.commands.dltrace')"
+        on_terminal.command(f"python import importlib; {module}.PROGRESS_SECONDS = 0.2")
+        on_terminal.command("set height 4")
+        on_terminal.command("set pagination on")
+        on_terminal.begin("continue")
+        for _ in range(6):  # more than the pager lets through
+            on_terminal.wait_for("dltrace: ")
+            assert re.search(r"^\d+ opens? and \d+ closes? in \d+ s$", on_terminal.wait_for("\n")), on_terminal.output
+
+
+def test_a_report_goes_through_the_pager(program: Path, tmp_path: Path) -> None:
+    with gdb_at_main(program, tmp_path, "leave") as on_terminal:
+        on_terminal.command("dltrace start")
+        on_terminal.command("continue")
+        on_terminal.command("set height 4")
+        on_terminal.command("set pagination on")
+        on_terminal.begin("dltrace report")
+        shown = on_terminal.wait_for("--Type <RET> for more")
+        assert "6 opens" in shown
+        assert "Never closed" not in shown
+        on_terminal.begin("q")
+        said = on_terminal.command("set pagination off")
+        assert "Traceback" not in said
+        assert "Python Exception" not in said
+        assert "Never closed: libother.so" in on_terminal.command("dltrace report")
