@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Optional
 from dlwhy.common.analysis.events import Event
 from dlwhy.common.analysis.tracer import MAX_PROBLEMS, Options, Stop, begin
 from dlwhy.common.elf.unwind import REGISTERS
-from dlwhy.common.errors import DlwhyError
 from dlwhy.common.loaders.glibc_calls import CONVENTIONS
 from dlwhy.common.render.jsonout import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
@@ -128,8 +127,6 @@ def test_any_order_of_events(
             assert render(trace_view(trace, verbose=True))
             assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._examined.problems)
             tracer.stop()
-    except DlwhyError:
-        pass
     finally:
         target.close()
     for event in events:
