@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 16384
 PAGE_SIZE = 4096
 STRING_LIMIT = 4096
+MAX_PARTIAL_CHUNKS = 64
 
 
 class Memory:
@@ -36,6 +37,16 @@ class Memory:
         self._pages: dict[int, Optional[bytes]] = {}
         self._word_structs: dict[int, struct.Struct] = {}
 
+    def renewed(self) -> Memory:
+        """Give a memory of the same target, which has gone on since.
+
+        What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
+        """
+        other = Memory(self.target)
+        partial = [key for key, chunk in self._chunks.items() if chunk is None]
+        other._chunks.update(dict.fromkeys(partial[:MAX_PARTIAL_CHUNKS]))
+        return other
+
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.
 
@@ -48,6 +59,11 @@ class Memory:
             if chunk is not None:
                 return chunk[start : start + size]
         return self._read_slowly(address, size)
+
+    def chunk(self, address: int) -> Optional[bytes]:
+        """Read the whole chunk that an address lies in; None where a part of it cannot be read."""
+        key = address - address % CHUNK_SIZE
+        return self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
 
     def _fetch_chunk(self, key: int) -> Optional[bytes]:
         data = self._try(key, CHUNK_SIZE)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
     from ..elf.bindings import Bindings
+    from ..loaders.glibc_follow import GraphFollower
     from ..loaders.glibc_tls import Pending
 
 
@@ -116,7 +117,6 @@ class GlibcExamination:
         self.brief = False
         self._images = chosen.images
         self._bindings: dict[int, Bindings] = {}
-        self._direct: dict[int, tuple[int, ...]] = {}
 
     def _list_problems(self) -> tuple[Problem, ...]:
         """Tell what is wrong with the lists; where glibc's own are whole, the public part of the first is whole too."""
@@ -132,35 +132,35 @@ class GlibcExamination:
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Give the examination of the same process as if some libraries had other open counts, by link_map."""
-        import copy
-
-        other = copy.copy(self)
-        for name in _OF_COUNTS:
-            other.__dict__.pop(name, None)
+        other = self._copy(*_OF_COUNTS)
         other.counts = {**self.counts, **counts}
         return other
 
-    def later(self, reader: glibc.GraphReader) -> GlibcExamination:
+    def _copy(self, *without: str) -> GlibcExamination:
+        """Give another examination that has all that this one has, but for what ``without`` names."""
+        other = GlibcExamination.__new__(GlibcExamination)
+        other.__dict__.update(self.__dict__)
+        for name in without:
+            other.__dict__.pop(name, None)
+        return other
+
+    def later(self, follower: GraphFollower) -> GlibcExamination:
         """Examine the same process again, after it has gone on: its layouts are what they were.
 
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are absurd.
         """
-        import copy
-
-        memory = Memory(self.memory.target)
-        other = copy.copy(self)
-        for name in (*_OF_COUNTS, *_OF_MEMORY):
-            other.__dict__.pop(name, None)
+        memory = self.memory.renewed()
+        other = self._copy(*_OF_COUNTS, *_OF_MEMORY)
         other.memory = memory
-        other.graph = reader.read(memory, self.graph)
+        other.graph = follower.read(memory)
         other.problems = list(other.graph.problems)
         other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
         other.counts = {}
-        other.namespaces = {n.number: n for n in other.graph.namespaces}
+        if other.graph is not self.graph:
+            other.namespaces = {n.number: n for n in other.graph.namespaces}
         other._images = Images(memory)
         other._bindings = {}
-        other._direct = {}
         return other
 
     def state(self, brief: bool = False) -> State:
@@ -618,9 +618,10 @@ class GlibcExamination:
         return path[::-1]
 
     def _direct_dependencies(self, address: int) -> tuple[int, ...]:
-        if address not in self._direct:
-            self._direct[address] = tuple(self._find_direct_dependencies(self.graph.by_address[address]))
-        return self._direct[address]
+        link_map = self.graph.by_address[address]
+        if link_map.direct is None:
+            link_map.direct = tuple(self._find_direct_dependencies(link_map))
+        return link_map.direct
 
     def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
         image = self.image(link_map)

@@ -11,15 +11,13 @@ Sources: glibc's elf/dl-close.c (a close within a close is put off, and marks ag
 
 from __future__ import annotations
 
-import fnmatch
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Callable, Sequence
+from typing import Optional
 
 from ..dumps.procfs import find_inner_id
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ..loaders import glibc
-from ..loaders.glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap
+from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap
 from ..loaders.glibc_calls import (
     CONVENTIONS,
     Entry,
@@ -27,131 +25,31 @@ from ..loaders.glibc_calls import (
     find_function,
     find_places,
 )
+from ..loaders.glibc_follow import GraphFollower
 from ..loaders.start import Start
 from ..memory import Memory
-from ..model import Hold, HoldKind, Library, Outcome, Problem, TargetInfo
+from ..model import Problem, TargetInfo
 from ..target import Hit, LiveTarget, Reaction, Subscription
 from .callers import Callers, is_same
-from .descriptors import MAKERS, Descriptors, Snapshot, name_call, read_path
-from .events import Close, Event, Instance, Moment, Open, OpenResult, Pin, Registration, Site, Trace
-from .glibc_state import PERMANENT, GlibcExamination
+from .descriptors import MAKERS, Descriptors, name_call, read_path
+from .events import Event, Instance, Moment, Pin, Registration, Site, Trace
+from .forecast import Forecast
+from .glibc_state import GlibcExamination
 from .ledger import Ledger
-from .naming import base_name, target_info
-from .plan import Planner
+from .naming import target_info
+from .operations import Closing, Opening, Operation, Operations, differing, instance_of, is_request_for
+from .pins import find_cause, find_pinned
 from .state import examine
+from .stops import Options, Stop, Stops
 
 EXITED = "the process ended"
 ANOTHER_PROGRAM = "the process executed another program"
 
 AT_RANDOM = 25
 
-#: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
-_EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
 #: A trace that meets more problems than this is of no use.
 MAX_PROBLEMS = 50
 _MAX_NAME = 4096
-#: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.
-_RACE_EVENTS = 16
-
-
-class Options(NamedTuple):
-    """What is traced: only ``libraries`` (names or patterns; none: all), and at what the process is to stop.
-
-    ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
-    """
-
-    libraries: tuple[str, ...] = ()
-    stop_when: Optional[str] = None
-    tls: bool = False
-    fds: bool = False
-
-
-class Stop(NamedTuple):
-    """Why the process stops: the word of ``stop_when``, the open or close, and the libraries that it is about."""
-
-    when: str
-    event: Event
-    libraries: tuple[str, ...]
-
-
-class _Operation:
-    """An open or close that has begun and not been seen to end."""
-
-    def __init__(self, moment: Moment, stack: int) -> None:
-        self.moment = moment
-        self.stack = stack
-        self.has_effect = False
-        self.is_counted = False
-        self.open_before: Snapshot = {}
-        self.went: dict[int, Instance] = {}
-
-    def event(self, ended: bool) -> Event:
-        """Give the event as it is known now."""
-        raise NotImplementedError
-
-
-class _Opening(_Operation):
-    def __init__(self, moment: Moment, stack: int, requested: Optional[str], flags: int, space: int) -> None:
-        super().__init__(moment, stack)
-        self.requested = requested
-        self.flags = flags
-        self.space = space
-        self.arguments: tuple[int, ...] = ()
-        self.repeats: tuple[_Opening, ...] = ()
-        self.library: Optional[Instance] = None
-        self.added: dict[int, Instance] = {}
-
-    def event(self, ended: bool) -> Open:
-        result = OpenResult.UNKNOWN
-        if self.library is not None:
-            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.COUNTED
-        elif ended:
-            result = OpenResult.FAILED
-        return Open(
-            self.moment,
-            self.requested,
-            self.flags,
-            self.space,
-            result,
-            self.library,
-            _by_name(self.added.values()),
-            _by_name(self.went.values()),
-        )
-
-
-class _Closing(_Operation):
-    def __init__(self, moment: Moment, stack: int, link_map: Optional[LinkMap], library: Optional[Instance]) -> None:
-        super().__init__(moment, stack)
-        self.link_map = link_map
-        self.library = library
-        self.outcome = Outcome.NOT_OPEN
-        self.predicted: dict[int, Instance] = {}
-        self.remarked: dict[int, Instance] = {}
-        self.at_least: tuple[str, ...] = ()
-        self.keeps: tuple[Library, ...] = ()
-
-    @property
-    def does_nothing(self) -> bool:
-        """Tell whether the close is sure to leave everything as it is."""
-        return self.outcome in (Outcome.EARLY_RETURN, Outcome.NOT_OPEN)
-
-    def event(self, ended: bool) -> Close:
-        return Close(
-            self.moment,
-            self.library,
-            self.link_map.l_direct_opencount if self.link_map else 0,
-            self.outcome,
-            _by_name(self.predicted.values()),
-            _by_name(self.remarked.values()),
-            self.at_least,
-            self.keeps,
-            _by_name(self.went.values()) if ended else (),
-            ended,
-        )
-
-
-def _by_name(instances: Iterable[Instance]) -> tuple[Instance, ...]:
-    return tuple(sorted(instances))
 
 
 def begin(
@@ -188,10 +86,9 @@ class Tracer:
         self.options = options
         self.ending: Optional[str] = None
         self._sink = sink
-        self._announce = announce
         self._examined = examined
         self._info: TargetInfo = target_info(examined.memory)
-        self._reader = glibc.GraphReader(examined.memory, examined.layouts, examined.private.rtld_global)
+        self._follower = GraphFollower(examined.memory, examined.layouts, examined.private.rtld_global)
         arch = examined.memory.platform.arch
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
@@ -203,21 +100,18 @@ class Tracer:
         self._begun = time.monotonic()
         self._seconds: Optional[float] = None
         self._number = 0
-        self._raced_until = 0
-        self._operations: list[_Operation] = []
-        self._waiting: Optional[_Operation] = None
+        self._operations = Operations(self._note_added)
+        self._forecast = Forecast()
+        self._stops = Stops(options, announce)
         self._compared: Graph = examined.graph
         self._was_running = False
         self._exiting = False
-        self._closers: dict[str, bool] = {}
         self._tids: dict[int, int] = {}
-        self._lasting: dict[int, tuple[LinkMap, Library]] = {}
         self._makers: dict[int, str] = {}
         self._subscriptions: list[Subscription] = []
         self._places: Optional[Places] = None
         self._descriptors = self._watch_descriptors() if options.fds else None
-        self._late: list[Instance] = []
-        self._repeated: tuple[_Opening, ...] = ()
+        self._repeated: tuple[Opening, ...] = ()
 
     # -- beginning and end -------------------------------------------------------------------------------------
 
@@ -284,9 +178,9 @@ class Tracer:
         for subscription in self._subscriptions:
             subscription.remove()
         self._subscriptions.clear()
-        for operation in reversed(self._operations):
+        for operation in reversed(self._operations.running):
             self._emit(operation.event(ended=False))
-        self._operations.clear()
+        self._operations.running.clear()
 
     def is_watching(self) -> bool:
         """Tell whether the trace goes on; not every debugger tells when a process has ended."""
@@ -356,15 +250,15 @@ class Tracer:
         A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.  An open that
         has done nothing can have failed, too: it is put aside until the one that repeats it tells.
         """
-        last = next((op for op in reversed(self._operations) if op.moment.lwp == hit.lwp), None)
-        if isinstance(last, _Opening) and last.stack == stack and not last.moment.raced and not last.has_effect:
-            before, after = self._compared.by_address, self._examined.graph.by_address
-            is_same_call = last.arguments == self._open_arguments(hit, entry)
-            if is_same_call and len(before) == len(after) and all(after.get(a) is m for a, m in before.items()):
-                self._operations.remove(last)
+        last = next(reversed(self._operations.of_thread(hit.lwp)), None)
+        if isinstance(last, Opening) and last.stack == stack and not last.moment.raced and not last.has_effect:
+            before, after = self._compared, self._examined.graph
+            is_unchanged = not differing(before, after) and not differing(after, before)
+            if is_unchanged and last.arguments == self._open_arguments(hit, entry):
+                self._operations.running.remove(last)
                 self._repeated = (*last.repeats, last)
             return
-        if entry not in (Entry.DL_CLOSE, Entry.DLCLOSE) or not isinstance(last, _Closing) or last.moment.raced:
+        if entry not in (Entry.DL_CLOSE, Entry.DLCLOSE) or not isinstance(last, Closing) or last.moment.raced:
             return
         link_map = last.link_map
         if last.stack != stack or last.does_nothing or last.has_effect or link_map is None:
@@ -372,13 +266,13 @@ class Tracer:
         if self._callers.argument(hit, self._examined.memory, 0) == link_map.address:
             now = self._examined.graph.by_address.get(link_map.address)
             if now is not None and is_same(link_map, now) and now.l_direct_opencount == link_map.l_direct_opencount:
-                self._operations.remove(last)
+                self._operations.running.remove(last)
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """See the process about to end, when nothing more is opened or closed: what can have ended has."""
         try:
             self._look()
-            self._waiting = None
+            self._operations.waiting = None
             self._advance(None, None)
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"_exit in thread {hit.lwp}", error)
@@ -399,7 +293,7 @@ class Tracer:
         """
         if self._read_identity() != self._identity:
             raise UnsupportedError(ANOTHER_PROGRAM)
-        self._examined = self._examined.later(self._reader)
+        self._examined = self._examined.later(self._follower)
 
     def _read_identity(self) -> Optional[bytes]:
         """Read the random bytes that the kernel gives to each program that it starts."""
@@ -410,19 +304,14 @@ class Tracer:
 
     def _moment(self, hit: Hit, caller: Optional[Site], by: str) -> Moment:
         self._number += 1
-        around = [op for op in self._operations if op.moment.lwp == hit.lwp]
+        around = self._operations.of_thread(hit.lwp)
         inside = around[-1].moment.number if around else None
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
-    def _add_operation(self, operation: _Operation) -> None:
+    def _add_operation(self, operation: Operation) -> None:
         if self._descriptors is not None:
             operation.open_before = self._descriptors.read()
-        others = [op for op in self._operations if op.moment.lwp != operation.moment.lwp]
-        for each in (*others, operation) if others else ():
-            each.moment = each.moment._replace(raced=True)
-            self._raced_until = operation.moment.number + _RACE_EVENTS
-        self._operations.append(operation)
-        self._waiting = operation
+        self._operations.add(operation)
 
     def _now(self) -> float:
         return round(time.monotonic() - self._begun, 6)
@@ -437,8 +326,7 @@ class Tracer:
         return self._exiting
 
     def _instance(self, link_map: LinkMap) -> Instance:
-        path = self._examined.path(link_map)
-        return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr)
+        return instance_of(self._examined, link_map)
 
     # -- closes ------------------------------------------------------------------------------------------------
 
@@ -449,64 +337,19 @@ class Tracer:
         link_map = examined.graph.by_address.get(handle)
         site = self._callers.name(examined, found.pc)
         moment = self._moment(hit, site, found.by)
-        closing = _Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
+        closing = Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
             self._predict(closing, link_map)
         self._add_operation(closing)
-        stop = self._find_stop_of_close(closing)
+        stop = self._stops.find_at_close(closing, self._operations.closings())
         if closing.does_nothing:
             self._finish(closing)
-        return self._react(stop, closing)
+        return self._stops.react(stop, closing)
 
-    def _predict(self, closing: _Closing, link_map: LinkMap) -> None:
-        examined = self._examined
-        planner = Planner(examined)
-        outcome, left, unloads = planner.predict(link_map)
-        closing.outcome = outcome
-        by_address = examined.graph.by_address
-        going = {address: self._instance(by_address[address]) for address in unloads}
-        outer = next((op for op in self._closings() if op.moment.lwp == closing.moment.lwp), None)
-        if outcome is Outcome.DEFERRED and outer is not None:
-            outer.remarked.update((a, i) for a, i in going.items() if a not in outer.predicted)
-        else:
-            closing.predicted = going
-            closing.at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
-        if left == 0 or outcome is Outcome.EARLY_RETURN:
-            closing.keeps = self._keeps(planner, link_map, left, unloads)
-
-    def _closings(self) -> Iterator[_Closing]:
-        return (op for op in self._operations if isinstance(op, _Closing))
-
-    def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
-        for link_map in maps:
-            if link_map.name not in self._closers:
-                self._closers[link_map.name] = planner.can_close(link_map)
-            if self._closers[link_map.name]:
-                yield self._examined.name(link_map)
-
-    def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
-        """Judge what stays of a library and all that it needs, after its last close."""
-        if link_map.l_type != LT_LOADED or link_map.nodelete:
-            return (self._judge_lasting(link_map),)
-        stays = [m for m in planner.closure(link_map) if m.address not in unloads]
-        if not stays:
-            return ()
-        after = self._examined.after({link_map.address: left})
-        return tuple(
-            self._judge_lasting(m) if m.nodelete and m is not link_map else after.judge(m, identify=False)
-            for m in stays
-        )
-
-    def _judge_lasting(self, link_map: LinkMap) -> Library:
-        """Judge a library that stays for good; it does so once."""
-        known = self._lasting.get(link_map.address)
-        if known is None or not is_same(known[0], link_map):
-            library = self._examined.judge(link_map, identify=False)
-            # What else needs it changes, and does not matter.
-            holds = tuple(hold for hold in library.holds if hold.kind in PERMANENT)
-            known = (link_map, library._replace(holds=holds, holds_omitted=0))
-            self._lasting[link_map.address] = known
-        return known[1]
+    def _predict(self, closing: Closing, link_map: LinkMap) -> None:
+        own = self._operations.of_thread(closing.moment.lwp)
+        outer = next((op for op in own if isinstance(op, Closing)), None)
+        self._forecast.predict(self._examined, closing, link_map, outer)
 
     # -- opens -------------------------------------------------------------------------------------------------
 
@@ -537,11 +380,11 @@ class Tracer:
         bits = 8 * memory.pointer_size
         signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
         # The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
-        opening = _Opening(moment, stack, requested or None, flags & 0xFFFF, signed)
+        opening = Opening(moment, stack, requested or None, flags & 0xFFFF, signed)
         opening.arguments = arguments
         opening.repeats, self._repeated = self._repeated, ()
         self._add_operation(opening)
-        return self._react(self._find_stop_of_open(opening), opening)
+        return self._stops.react(self._stops.find_at_open(opening), opening)
 
     # -- what came of it ---------------------------------------------------------------------------------------
 
@@ -552,32 +395,37 @@ class Tracer:
             before, self._compared = self._compared, graph
             self._note_exit()
             if before is not graph:
-                self._assign(before, graph)
-                self._find_pins(before, graph)
+                self._compare(before)
         # Else another thread has been stopped while it changed the lists: the next event will compare.
-        ended = [op for op in self._operations if self._has_ended(op, lwp, stack)]
-        for operation in self._operations:
-            if isinstance(operation, _Closing) and not operation.has_effect and operation.moment.lwp != lwp:
+        running = self._operations.running
+        ended = [op for op in running if self._operations.has_ended(op, lwp, stack, self._depth(op.moment.lwp))]
+        for operation in running:
+            if isinstance(operation, Closing) and not operation.has_effect and operation.moment.lwp != lwp:
                 self._predict_again(operation)
         for operation in ended:
             self._finish(operation)
         if lwp is not None:
-            self._waiting = None
+            self._operations.waiting = None
 
-    def _has_ended(self, operation: _Operation, lwp: Optional[int], stack: Optional[int]) -> bool:
-        """Tell whether an operation has ended; what cannot be told has not.
+    def _compare(self, before: Graph) -> None:
+        """Explain the differences from the lists of the event before."""
+        examined = self._examined
+        unseen = self._operations.assign(before, examined, exiting=self._exiting)
+        if any(unseen) and not self._exiting and self._number > self._operations.raced_until:
+            self.ledger.count_unseen(*unseen)
+        for link_map in find_pinned(before, examined.graph):
+            self._emit(self._pin(link_map))
 
-        The depth of the loader's lock tells how many of a thread's operations go on: the first ones.
-        """
+    def _note_added(self, opening: Opening, link_map: LinkMap) -> None:
+        if self._descriptors is not None:
+            self._descriptors.note_birth(link_map, opening.open_before)
+        self._stops.note_added(self._instance(link_map))
+
+    def _depth(self, lwp: int) -> int:
+        """Tell how many of a thread's operations go on, by the loader's lock."""
         lock = self._examined.lock
-        own = [op for op in self._operations if op.moment.lwp == operation.moment.lwp]
-        is_owner = lock.is_held and (lock.owner is None or lock.owner == self._tid(operation.moment.lwp))
-        depth = max(1, lock.depth) if is_owner else 0
-        if operation.moment.lwp == lwp and stack is not None:
-            return operation.stack <= stack or own.index(operation) >= depth
-        if own.index(operation) < depth:
-            return False
-        return operation.has_effect or operation is not own[-1] or (lwp is None and operation is not self._waiting)
+        is_owner = lock.is_held and (lock.owner is None or lock.owner == self._tid(lwp))
+        return max(1, lock.depth) if is_owner else 0
 
     def _tid(self, lwp: int) -> int:
         """Give a thread's id as the process itself knows it, which in a container is another one."""
@@ -587,79 +435,7 @@ class Tracer:
             self._tids[lwp] = lwp if inner is None else inner
         return self._tids[lwp]
 
-    def _assign(self, before: Graph, graph: Graph) -> None:
-        """Find out which operation is to thank for each difference."""
-        now = graph.by_address
-        ups = downs = 0
-        for address, link_map in before.by_address.items():
-            other = now.get(address)
-            if other is link_map or link_map.is_proxy:
-                continue
-            if other is None or not is_same(link_map, other):
-                self._assign_gone(link_map)
-                downs += max(0, link_map.l_direct_opencount - self._lower(link_map, link_map.l_direct_opencount))
-                continue
-            change = other.l_direct_opencount - link_map.l_direct_opencount
-            # Opens and closes of one library between two events cancel out; all are events themselves.
-            if change < 0:
-                downs += -change - self._lower(link_map, -change)
-            elif change > 0:
-                ups += change - self._raise(other, change)
-        for address, link_map in now.items():
-            other = before.by_address.get(address)
-            if other is not link_map and not is_same(link_map, other) and not link_map.is_proxy:
-                self._assign_added(link_map)
-                ups += link_map.l_direct_opencount - self._raise(link_map, link_map.l_direct_opencount)
-        if (ups or downs) and not self._exiting and self._number > self._raced_until:
-            self.ledger.count_unseen(ups, downs)
-
-    def _assign_gone(self, link_map: LinkMap) -> None:
-        address = link_map.address
-        closings = list(self._closings())
-        by_prediction = [op for op in closings if address in op.predicted or address in op.remarked]
-        in_namespace = [op for op in closings if op.library and op.library.namespace == link_map.l_ns]
-        openings = [op for op in self._operations if isinstance(op, _Opening)]
-        for operation in (*by_prediction, *in_namespace, *openings):
-            operation.went[address] = self._instance(link_map)
-            operation.has_effect = True
-            return
-
-    def _assign_added(self, link_map: LinkMap) -> None:
-        openings = [op for op in self._operations if isinstance(op, _Opening)]
-        if openings:
-            openings[-1].added[link_map.address] = self._instance(link_map)
-            if self._descriptors is not None:
-                self._descriptors.note_birth(link_map, openings[-1].open_before)
-            if self.options.stop_when == "opened":
-                self._late.append(self._instance(link_map))
-
-    def _lower(self, link_map: LinkMap, total: int) -> int:
-        """Let closes of a library account for a lower count; gives for how much of it."""
-        found = 0
-        for operation in self._closings():
-            same = operation.link_map is not None and is_same(operation.link_map, link_map)
-            if same and not operation.is_counted and not operation.does_nothing and found < total:
-                operation.has_effect = operation.is_counted = True
-                found += 1
-        return found
-
-    def _raise(self, link_map: LinkMap, total: int) -> int:
-        """Let opens account for a higher count; gives for how much of it.
-
-        At exit _dl_fini raises all counts, so that no close takes a library away from under it.
-        """
-        found = 0
-        waiting = [op for op in reversed(self._operations) if isinstance(op, _Opening) and op.library is None]
-        if self._exiting:
-            waiting = [op for op in waiting if _is_request_for(op, link_map)]
-        for operation in sorted(waiting, key=lambda op: not _is_request_for(op, link_map)):
-            if found < total:
-                operation.library = self._instance(link_map)
-                operation.has_effect = True
-                found += 1
-        return found
-
-    def _predict_again(self, closing: _Closing) -> None:
+    def _predict_again(self, closing: Closing) -> None:
         """Predict a close that has not begun while another thread's operation changed something."""
         link_map = closing.link_map
         current = self._examined.graph.by_address.get(link_map.address) if link_map else None
@@ -669,62 +445,35 @@ class Tracer:
         closing.link_map = current
         self._predict(closing, current)
 
-    def _finish(self, operation: _Operation) -> None:
+    def _finish(self, operation: Operation) -> None:
         """Settle an operation."""
-        if isinstance(operation, _Opening) and operation.library is None and operation.moment.raced:
+        if isinstance(operation, Opening) and operation.library is None and operation.moment.raced:
             # A close by another thread can have taken the count back before it was looked at.
             maps = self._examined.graph.by_address.values()
-            found = next((m for m in maps if _is_request_for(operation, m) and not m.is_proxy), None)
+            found = next((m for m in maps if is_request_for(operation, m) and not m.is_proxy), None)
             operation.library = self._instance(found) if found else None
         self._operations.remove(operation)
-        if self._waiting is operation:
-            self._waiting = None
-        if isinstance(operation, _Opening) and operation.library is None:
+        if isinstance(operation, Opening) and operation.library is None:
             for repeated in operation.repeats:
                 self._emit(repeated.event(ended=True))
         self._emit(operation.event(ended=True))
-        if self._descriptors is not None and isinstance(operation, _Closing) and operation.went:
+        if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
             moment = operation.moment._replace(inside=operation.moment.number)
             for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
                 self._number += 1
                 self._emit(leak._replace(moment=moment._replace(number=self._number)))
 
     def _emit(self, event: Event) -> None:
-        if not self.options.libraries or any(self._is_wanted(name) for name in names_of(event)):
+        if self._stops.is_about(event):
             self.ledger.add(event)
             self._sink(event)
 
-    def _is_wanted(self, name: str) -> bool:
-        """Tell whether a name or path is one of those asked for, or none was."""
-        wanted = self.options.libraries
-        return not wanted or any(
-            fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in wanted
-        )
-
     # -- NODELETE ----------------------------------------------------------------------------------------------
 
-    def _find_pins(self, before: Graph, graph: Graph) -> None:
-        """Find libraries that have become NODELETE since the event before."""
-        for address, link_map in graph.by_address.items():
-            other = before.by_address.get(address)
-            if other is link_map or not link_map.nodelete or link_map.is_proxy or link_map.l_type != LT_LOADED:
-                continue
-            if other is not None and is_same(other, link_map) and other.nodelete:
-                continue
-            self._emit(self._pin(link_map))
-
     def _pin(self, link_map: LinkMap) -> Pin:
-        library = self._judge_lasting(link_map)
-        hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
-        during = next((op for op in reversed(self._operations) if isinstance(op, _Opening)), None)
-        lookups: list[str] = []
-        origin = hold.origin
-        if during is not None:
-            flagged = during.flags & _RTLD_NODELETE and during.library and during.library.link_map == link_map.address
-            if flagged and origin != "elf-flag":
-                origin = "dlopen-flag"
-            if origin in ("unique-symbol", "bound-by-startup"):
-                lookups = self._lookups(link_map, during, origin)
+        library = self._forecast.judge_lasting(self._examined, link_map)
+        during = next(reversed(self._operations.openings()), None)
+        cause = find_cause(self._examined, link_map, library, during)
         self._number += 1
         inside = during.moment if during else None
         moment = Moment(
@@ -735,17 +484,7 @@ class Tracer:
             inside.by if inside else "user",
             inside.number if inside else None,
         )
-        return Pin(moment, self._instance(link_map), origin, hold.symbols, tuple(lookups))
-
-    def _lookups(self, link_map: LinkMap, during: _Opening, origin: str) -> list[str]:
-        """Name the libraries that are bound to one which their look-up made NODELETE."""
-        examined = self._examined
-        found = []
-        for other in examined.graph.by_address.values():
-            candidate = other.address in during.added if origin == "unique-symbol" else other.l_type != LT_LOADED
-            if candidate and not other.is_proxy and examined.binds(other, link_map):
-                found.append(examined.name(other))
-        return sorted(found)
+        return Pin(moment, self._instance(link_map), *cause)
 
     # -- TLS destructors ---------------------------------------------------------------------------------------
 
@@ -781,80 +520,10 @@ class Tracer:
             if self._examined.find_map(pc) is None:
                 self._look()
             found = name_call(self._callers, self._examined, pc)
-            if found is not None and self._is_wanted(self._examined.path(found[0])):
+            if found is not None and self._stops.is_wanted(self._examined.path(found[0])):
                 index = MAKERS[self._makers[hit.address]]
                 path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
                 self._descriptors.note_call(*found, path)
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"{self._makers[hit.address]} in thread {hit.lwp}", error)
         return Reaction.RESUME
-
-    # -- stops -------------------------------------------------------------------------------------------------
-
-    def _find_stop_of_close(self, closing: _Closing) -> Optional[tuple[str, ...]]:
-        when = self.options.stop_when
-        if when == "kept":
-            kept = [library for library in closing.keeps if library.held is not False]
-            if self.options.libraries:
-                chosen = [library for library in kept if self._is_wanted(library.path)]
-            else:
-                own = closing.library.link_map if closing.library else 0
-                chosen = [library for library in kept if library.link_map == own or _is_surprising(library)]
-            return tuple(library.name for library in chosen) or None
-        if when == "unloaded":
-            going = {**closing.predicted, **closing.remarked}.values()
-            if closing.outcome is Outcome.DEFERRED:
-                going = {a: i for op in self._closings() for a, i in op.remarked.items()}.values()
-            return tuple(each.name for each in going if self._is_wanted(each.path)) or None
-        return self._find_late_stop()
-
-    def _find_stop_of_open(self, opening: _Opening) -> Optional[tuple[str, ...]]:
-        if self.options.stop_when != "opened":
-            return None
-        if opening.requested and self._is_wanted(opening.requested):
-            return (base_name(opening.requested),)
-        return self._find_late_stop()
-
-    def _find_late_stop(self) -> Optional[tuple[str, ...]]:
-        """Find what came as a dependency of what was opened before."""
-        late, self._late = self._late, []
-        if self.options.stop_when != "opened" or not self.options.libraries:
-            return None
-        return tuple(each.name for each in late if self._is_wanted(each.path)) or None
-
-    def _react(self, libraries: Optional[tuple[str, ...]], operation: _Operation) -> Reaction:
-        if libraries is None or self.options.stop_when is None:
-            return Reaction.RESUME
-        self._announce(Stop(self.options.stop_when, operation.event(ended=False), libraries))
-        return Reaction.STOP
-
-
-_RTLD_NODELETE = 0x1000
-
-
-def names_of(event: Event) -> Iterator[str]:
-    """Name all libraries that an event is about."""
-    if isinstance(event, Open):
-        if event.requested:
-            yield event.requested
-        instances = [event.library, *event.added, *event.went]
-    elif isinstance(event, Close):
-        yield from (library.path for library in event.keeps)
-        instances = [event.library, *event.predicted, *event.remarked, *event.went]
-    else:
-        instances = [event.library]
-    yield from (instance.path for instance in instances if instance is not None)
-
-
-def _is_request_for(opening: _Opening, link_map: LinkMap) -> bool:
-    return base_name(opening.requested or "") == base_name(link_map.name)
-
-
-def _is_surprising(library: Library) -> bool:
-    """Tell whether nothing that is open elsewhere, or stays for good, needs a library."""
-    for hold in library.holds:
-        if hold.kind in _EXPECTED:
-            return False
-        if hold.kind is HoldKind.DEPENDENCY and hold.root and not _EXPECTED.isdisjoint(hold.root.kinds):
-            return False
-    return True

@@ -6,6 +6,7 @@ option and has the words for every mistake, but takes a quarter of the shell's t
 
 from __future__ import annotations
 
+from ..errors import UsageError
 from ..lean import NamedTuple
 
 TYPE_CHECKING = False
@@ -138,3 +139,19 @@ def _give_out(positional: Sequence[Argument], words: Sequence[str], values: dict
     values.update(zip((item.name for item in single), words))
     if last is not None:
         values[last.name] = list(words[len(single) :])
+
+
+def number_or_all(option: str, text: str) -> Optional[int]:
+    """Take the value of an option that counts; None stands for 'all'.
+
+    :raises UsageError: if it is neither a number from 1 on nor 'all'.
+    """
+    if text == "all":
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"{option} takes a number from 1 on, or 'all', not '{text}'")
+    return number

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
-from ..errors import UsageError
 from ..winmodel import DllPlans
-from .arguments import argument
+from .arguments import argument, number_or_all
 from .registry import PROCESS_ARGUMENT, Result, Session, command, process_id
 
 TYPE_CHECKING = False
@@ -40,7 +37,7 @@ def dllplan(session: Session, arguments: Namespace) -> Result:
         session.target,
         " ".join(arguments.dll),
         session.host.evaluate,
-        _frees(arguments.frees),
+        number_or_all("--frees", arguments.frees),
         process_id(arguments.process),
     )
     return Result(
@@ -49,18 +46,6 @@ def dllplan(session: Session, arguments: Namespace) -> Result:
         has_problems=bool(plans.problems),
         has_findings=not plans.plan.goes,
     )
-
-
-def _frees(text: str) -> Optional[int]:
-    if text == "all":
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"--frees takes a number from 1 on, or 'all', not '{text}'")
-    return number
 
 
 def _document(plans: DllPlans) -> dict[str, object]:

@@ -6,13 +6,12 @@ from ..analysis.plan import plan_all, plan_close
 from ..errors import UsageError
 from ..model import Plans
 from ..views_plan import plan_view
-from .arguments import argument
+from .arguments import argument, number_or_all
 from .registry import Result, Session, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Optional
 
 
 _DESCRIPTION = """\
@@ -44,9 +43,9 @@ def dlplan(session: Session, arguments: Namespace) -> Result:
     if bool(wanted) == arguments.all:
         raise UsageError("name one library, or give --all; see help dlplan")
     if arguments.all:
-        plans = plan_all(session.target, _number_of_closes(arguments.closes or "all"))
+        plans = plan_all(session.target, number_or_all("--closes", arguments.closes or "all"))
     else:
-        closes = _number_of_closes(arguments.closes or "1")
+        closes = number_or_all("--closes", arguments.closes or "1")
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
     return Result(
         document=lambda: _document(plans),
@@ -54,18 +53,6 @@ def dlplan(session: Session, arguments: Namespace) -> Result:
         has_problems=bool(plans.problems),
         has_findings=plans.asked is not None and not plans.plans[0].goes,
     )
-
-
-def _number_of_closes(text: str) -> Optional[int]:
-    if text == "all":
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"--closes takes a number from 1 on, or 'all', not '{text}'")
-    return number
 
 
 def _document(plans: Plans) -> dict[str, object]:

@@ -7,7 +7,8 @@ import sys
 import time
 
 from ..analysis.events import Close, Event, Open, Trace
-from ..analysis.tracer import Options, Stop, Tracer, begin
+from ..analysis.stops import Options, Stop
+from ..analysis.tracer import Tracer, begin
 from ..errors import UsageError
 from ..views import completed
 from ..views_trace import started_view, stop_view, trace_view

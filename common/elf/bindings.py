@@ -12,18 +12,24 @@ from ..errors import DlwhyError
 from ..memory import Memory
 from .image import Image
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
 
 class Bindings:
     """Where the symbolic relocations of one image point now."""
 
     def __init__(self, memory: Memory, image: Image) -> None:
         self._image = image
+        read, size = memory.try_read, memory.pointer_size
+        order: Literal["little", "big"] = "little" if memory.platform.byteorder == "little" else "big"
+        words = []
         try:
-            words = [
-                (memory.pointer(relocation.place), relocation.symbol)
-                for relocation in image.for_each_symbolic_relocation()
-                if memory.try_read(relocation.place, memory.pointer_size) is not None
-            ]
+            for relocation in image.for_each_symbolic_relocation():
+                raw = read(relocation.place, size)
+                if raw is not None:
+                    words.append((int.from_bytes(raw, order), relocation.symbol))
         except DlwhyError:
             words = []  # the relocations are not in memory: nothing can be named
         self._words = sorted(words)

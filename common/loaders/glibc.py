@@ -12,7 +12,7 @@ from operator import itemgetter
 from ..elf.image import Image
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
 from ..layouts.resolve import Fingerprint, LayoutSet
-from ..lean import Enum, NamedTuple
+from ..lean import Enum, NamedTuple, cached_property
 from ..memory import Memory
 from ..model import Layout, Problem
 from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
@@ -125,13 +125,14 @@ class LinkMap:
     ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
     ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` where the bytes
     of both lists lie, and what they are.
-    ``kinds`` is what `mark` found of it, at its own open count.
+    ``kinds`` is what `mark` found of it, at its own open count; ``direct`` what was found to be its own dependencies.
     """
 
     __slots__ = (
         "_fields",
         "_values",
         "address",
+        "direct",
         "edges",
         "kinds",
         "l_addr",
@@ -188,6 +189,7 @@ class LinkMap:
         self.name = ""
         self.edges: Sequence[tuple[int, bytes]] = ()
         self.kinds: Optional[tuple[RootKind, ...]] = None
+        self.direct: Optional[tuple[int, ...]] = None
         self.listed: tuple[int, ...] = ()
         self.needed: tuple[int, ...] = ()
         self.relocated_to: tuple[int, ...] = ()
@@ -239,16 +241,13 @@ class MapReader:
         self._others: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
-    def read(self, address: int, known: Optional[LinkMap] = None) -> LinkMap:
-        """Read one map without its edges; gives ``known``, an earlier reading, where nothing has changed.
+    def read(self, address: int) -> LinkMap:
+        """Read one map without its edges.
 
         :raises FaultError: if it cannot be read.
         """
         raw = self.memory.read(address, self.layout.size)
         self.pieces.append((address, raw))
-        if known is not None and known.raw == raw and self._has_edges(known):
-            self.pieces.extend(known.edges)
-            return known
         result = LinkMap(address, raw, self._fields)
         values = self._hot.decode(raw)
         (
@@ -279,11 +278,6 @@ class MapReader:
             result.l_tls_dtor_count,
         ) = self._others[alike]
         return result
-
-    def _has_edges(self, link_map: LinkMap) -> bool:
-        """Tell whether the lists of a map are what they were."""
-        read = self.memory.try_read
-        return all(read(address, len(raw)) == raw for address, raw in link_map.edges)
 
     def read_edges(self, link_map: LinkMap) -> None:
         """Read the lists of maps that one map keeps.
@@ -340,7 +334,7 @@ class Namespace(NamedTuple):
 
 
 class Graph:
-    """All libraries of all namespaces; ``pieces`` are the addresses and bytes that it was read from.
+    """All libraries of all namespaces; ``heads`` are the addresses and bytes with the beginnings of their lists.
 
     ``complete`` is False where a list could not be followed: then a library that nothing seems to keep may
     still be kept by one that was not seen.
@@ -350,7 +344,13 @@ class Graph:
         self.namespaces: list[Namespace] = []
         self.by_address: dict[int, LinkMap] = {}
         self.problems: list[Problem] = []
-        self.pieces: Sequence[tuple[int, bytes]] = ()
+        self.heads: Sequence[tuple[int, bytes]] = ()
+
+    @cached_property
+    def pieces(self) -> Sequence[tuple[int, bytes]]:
+        """Collect all addresses and bytes that this was read from."""
+        maps = self.by_address.values()
+        return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
 
     @property
     def complete(self) -> bool:
@@ -375,27 +375,47 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
 
 
 class GraphReader:
-    """Read the maps of all namespaces, again and again while the process goes on."""
+    """Read the maps of all namespaces."""
 
     def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
-        self._maps = MapReader(memory, layouts.require("link_map"))
+        self.maps = MapReader(memory, layouts.require("link_map"))
         self._namespace = layouts.require("link_namespaces")
         self._fields = Fields(self._namespace, memory.struct_prefix)
         outer = layouts.require("rtld_global").fields
         self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
         self._first = rtld_global + outer["_dl_ns"].offset
 
-    def read(self, memory: Memory, known: Optional[Graph] = None) -> Graph:
-        """Read all maps; takes over from ``known``, an earlier reading, what has not changed since.
+    def read(self, memory: Memory) -> Graph:
+        """Read all maps.
 
         :raises FaultError: if _rtld_global itself cannot be read.
         :raises CorruptError: if the number of namespaces is absurd.
         """
         graph = Graph()
-        known = known if known is not None and known.complete else None
-        reader = self._maps
-        reader.memory = memory
-        graph.pieces = reader.pieces = []
+        self.maps.memory = memory
+        graph.pieces = self.maps.pieces = []
+        for number, address, head, loaded in self.read_heads():
+            if not head and loaded:
+                message = f"_ns_nloaded is {loaded}, but the list is empty"
+                graph.problems.append(Problem(f"namespace {number}", message))
+            if head:
+                maps = tuple(_walk(self.maps, head, graph))
+                if graph.complete and loaded != len(maps):
+                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                    graph.problems.append(Problem(f"namespace {number}", message))
+                graph.namespaces.append(Namespace(number, address, maps))
+        _check_edges(graph)
+        for link_map in graph.by_address.values():
+            link_map.name = read_name(memory, link_map.l_name)
+        return graph
+
+    def read_heads(self) -> Iterator[tuple[int, int, int, Optional[int]]]:
+        """Read number, address, first map (0: none) and number of maps of each namespace.
+
+        :raises FaultError: if they cannot be read.
+        :raises CorruptError: if their number is absurd.
+        """
+        memory = self.maps.memory
         count = memory.unsigned(*self._count)
         if not 1 <= count <= MAX_NAMESPACES:
             raise CorruptError(f"_dl_nns is {count}", self._count[0])
@@ -408,62 +428,43 @@ class GraphReader:
                 if member is not None:
                     self._note(address + member.offset, member.size)
             head = self._fields.get(values, "_ns_loaded") or 0
-            loaded = self._fields.get(values, "_ns_nloaded")
-            if not head and loaded:
-                message = f"_ns_nloaded is {loaded}, but the list is empty"
-                graph.problems.append(Problem(f"namespace {number}", message))
-            if head:
-                maps = tuple(_walk(reader, head, graph, known.by_address if known else {}))
-                if graph.complete and loaded != len(maps):
-                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
-                    graph.problems.append(Problem(f"namespace {number}", message))
-                graph.namespaces.append(Namespace(number, address, maps))
-        _check_edges(graph, known)
-        for link_map in graph.by_address.values():
-            link_map.name = link_map.name or read_name(memory, link_map.l_name)
-        return graph
+            yield number, address, head, self._fields.get(values, "_ns_nloaded")
 
     def _note(self, address: int, size: int) -> None:
-        self._maps.pieces.append((address, self._maps.memory.read(address, size)))
+        self.maps.pieces.append((address, self.maps.memory.read(address, size)))
 
 
-def _check_edges(graph: Graph, known: Optional[Graph]) -> None:
-    """Note maps that depend on what is no map; those of an earlier reading only if one has gone since."""
-    before = known.by_address if known is not None else {}
+def _check_edges(graph: Graph) -> None:
+    """Note maps that depend on what is no map."""
     there = set(graph.by_address)
-    has_lost = not there.issuperset(before)
     for address, link_map in graph.by_address.items():
-        if before.get(address) is link_map and not has_lost:
-            continue
         if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
             unknown = next(a for a in (*link_map.needed, *link_map.relocated_to) if a not in there)
             message = f"depends on {unknown:#x}, which is no library"
             graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _walk(reader: MapReader, head: int, graph: Graph, known: Mapping[int, LinkMap]) -> Iterator[LinkMap]:
+def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
     address, previous = head, 0
     while address:
         link_map: Optional[LinkMap] = None
         objection: Optional[str] = None
-        before = known.get(address)
         if address in graph.by_address:
             objection = "the list of libraries loops"
         elif len(graph.by_address) >= MAX_LIBRARIES:
             objection = f"more than {MAX_LIBRARIES} libraries"
         else:
             try:
-                link_map = reader.read(address, before)
+                link_map = reader.read(address)
             except FaultError as error:
                 objection = f"{error}: this library and those after it are not known"
         if link_map is not None:
-            if link_map is not before:
-                try:
-                    reader.read_edges(link_map)
-                except (FaultError, CorruptError) as error:
-                    message = f"what it depends on is not known: {error}"
-                    graph.problems.append(Problem(f"link_map {address:#x}", message))
-            objection = _find_objection(link_map, previous)
+            try:
+                reader.read_edges(link_map)
+            except (FaultError, CorruptError) as error:
+                message = f"what it depends on is not known: {error}"
+                graph.problems.append(Problem(f"link_map {address:#x}", message))
+            objection = find_objection(link_map, previous)
         if link_map is None or objection:
             graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
             return
@@ -472,7 +473,7 @@ def _walk(reader: MapReader, head: int, graph: Graph, known: Mapping[int, LinkMa
         previous, address = address, link_map.l_next
 
 
-def _find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
+def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
     """Tell why a map cannot be the one behind the previous one."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
@@ -553,14 +554,13 @@ def mark(
     """
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []
+    counts = counts or {}
     for link_map in namespace.maps:
-        count = counts.get(link_map.address) if counts else None
-        if count is not None:
-            kinds = root_kinds(link_map, rules, count)
-        else:
-            if link_map.kinds is None:
-                link_map.kinds = root_kinds(link_map, rules)
-            kinds = link_map.kinds
+        kinds = link_map.kinds
+        if link_map.address in counts:
+            kinds = root_kinds(link_map, rules, counts[link_map.address])
+        elif kinds is None:
+            kinds = link_map.kinds = root_kinds(link_map, rules)
         if kinds:
             kept[link_map.address] = kinds
             work.append(link_map)

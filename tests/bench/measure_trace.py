@@ -1,4 +1,4 @@
-"""Run inside gdb: how long is a process kept at each event of a trace? Prints one JSON line at the end."""
+"""Run inside gdb: how long is a process kept at an open and at a close? Prints one JSON line at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import gdb
 from dlwhy.gdb_ext.live import GdbLiveTarget
 
-TIMES: list[float] = []
+TIMES: dict[int, list[float]] = {}
 
 
 def timed(react: Any) -> Any:
@@ -20,7 +20,7 @@ def timed(react: Any) -> Any:
     def measure(self: GdbLiveTarget, breakpoint_: Any) -> bool:
         begin = time.perf_counter()
         answer: bool = react(self, breakpoint_)
-        TIMES.append(time.perf_counter() - begin)
+        TIMES.setdefault(breakpoint_.place, []).append(time.perf_counter() - begin)
         return answer
 
     return measure
@@ -28,9 +28,11 @@ def timed(react: Any) -> Any:
 
 def tell(_: object) -> None:
     """Print the figures; the first events name what is named later again."""
-    usual = TIMES[len(TIMES) // 5 :]
-    if usual:
-        sys.stdout.write("MEASURED " + json.dumps({"events": len(TIMES), "median": statistics.median(usual)}) + "\n")
+    medians = [statistics.median(times[len(times) // 5 :]) for times in TIMES.values() if len(times) > 1]
+    if medians:
+        sys.stdout.write(
+            "MEASURED " + json.dumps({"slower": max(medians), "events": sum(map(len, TIMES.values()))}) + "\n"
+        )
 
 
 GdbLiveTarget.react = timed(GdbLiveTarget.react)  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import pytest
 from dlwhy.tests.hosts import lldbs
@@ -23,11 +23,28 @@ CYCLES = 100
 pytestmark = pytest.mark.bench
 
 
+class Work(NamedTuple):
+    """What the program opens and closes again and again, and whether it has it open all the time."""
+
+    name: str
+    other: str
+    hold: bool
+
+
+COUNTING = Work("that only count", "lib0.so", hold=True)
+UNLOADING = Work("that load and unload", "lib0.so", hold=False)
+KEEPING = Work("that load and unload what needs eight others", "needs.so", hold=False)
+
+
 class Figures(NamedTuple):
-    """Seconds that the cycles took, as the program says, and the time in a handler, where it was measured."""
+    """Seconds that the cycles took, as the program says, and the time in a handler, where it was measured.
+
+    ``processor`` is the processors' time of the program and of its debugger meanwhile.
+    """
 
     cycles: float
-    handler: Optional[float]
+    handler: float
+    processor: float
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +56,19 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["gcc", "-o", folder / "cycles", HERE / "cycles.c"], check=True)
     for index in range(1000):
         shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
+    needed = [f"./lib{index}.so" for index in range(1, 9)]
+    subprocess.run(["gcc", "-shared", "-o", "needs.so", "-Wl,--no-as-needed", *needed], cwd=folder, check=True)
     return folder / "cycles"
 
 
-def measure(program: Path, libraries: int, hold: bool, words: Sequence[str], before: Sequence[str] = ()) -> Figures:
+def measure(
+    program: Path, libraries: int, work: Work, words: Sequence[str], before: Sequence[str] = (), cycles: int = CYCLES
+) -> Figures:
     """Let the program do its cycles while a debugger is attached; ``before`` is its own environment."""
-    command = [str(program), str(program.parent), str(libraries), str(CYCLES), str(int(hold))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [str(program), str(program.parent), str(libraries), str(cycles), work.other, str(int(work.hold))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -65,14 +88,24 @@ def measure(program: Path, libraries: int, hold: bool, words: Sequence[str], bef
         for line in debugger.stdout:
             output += line
             if "GO ON" in line:
+                begin = processor_time(process.pid) + processor_time(debugger.pid)
                 process.stdin.write("\n")
                 process.stdin.flush()
                 break
+        took = re.search(r"took ([0-9.]+)", process.stdout.readline())
+        end = processor_time(process.pid) + processor_time(debugger.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
         output += debugger.communicate()[0]
-        took = re.search(r"took ([0-9.]+)", process.stdout.read())
     assert took is not None, output
     found = re.search(r"MEASURED (.*)", output)
-    return Figures(float(took[1]), json.loads(found[1])["median"] if found else None)
+    return Figures(float(took[1]), json.loads(found[1])["slower"] if found else 0, end - begin)
+
+
+def processor_time(pid: int) -> float:
+    """Read how long a process has been running, its kernel's part too, to a nanosecond."""
+    folder = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()) / 1e9
 
 
 def gdb(*commands: str) -> list[str]:
@@ -94,38 +127,49 @@ def lldb(version: str, *commands: str) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("libraries", [50, 300, 1000])
 def test_gdb(libraries: int, program: Path) -> None:
-    plain, bare, counting, unloading = [], [], [], []
+    stops: list[float] = []
+    events: dict[str, list[float]] = {work.name: [] for work in (COUNTING, UNLOADING, KEEPING)}
+    shares: dict[str, list[float]] = {name: [] for name in events}
     start = (f"source {HERE / 'measure_trace.py'}", "dltrace start")
     for _ in range(ROUNDS):
-        plain.append(measure(program, libraries, True, gdb()).cycles)
-        bare.append(measure(program, libraries, True, gdb(f"source {HERE / 'bare.py'}")).cycles)
-        counting.append(measure(program, libraries, True, gdb(*start)).handler or 0)
-        unloading.append(measure(program, libraries, False, gdb(*start)).handler or 0)
-    stop = statistics.median((b - p) / (2 * CYCLES) for b, p in zip(bare, plain))
-    limit = 1.5 * stop + 7e-6 * libraries
-    print(
-        f"\n{libraries} libraries: a bare stop takes {stop * 1e6:.0f} us; with the handler's part, of 1.5 of it + 7 us"
-    )
-    for what, handlers in (("that only count", counting), ("that load and unload", unloading)):
-        event = stop + statistics.median(handlers)
-        print(f"  per library, opens and closes {what}: {event * 1e6:.0f} us ({event / limit:.2f})")
+        plain = measure(program, libraries, COUNTING, gdb()).cycles
+        bare = measure(program, libraries, COUNTING, gdb(f"source {HERE / 'bare.py'}")).cycles
+        stops.append((bare - plain) / (2 * CYCLES))
+        for work in (COUNTING, UNLOADING, KEEPING):
+            event = stops[-1] + measure(program, libraries, work, gdb(*start)).handler
+            events[work.name].append(event)
+            shares[work.name].append(event / (1.5 * stops[-1] + 7e-6 * libraries))
+    print(f"\n{libraries} libraries: a bare stop takes {statistics.median(stops) * 1e6:.0f} us")
+    for name, share in shares.items():
+        event = statistics.median(events[name])
+        print(
+            f"  opens or closes, the slower, {name}: {event * 1e6:.0f} us ({statistics.median(share):.2f} of the aim)"
+        )
 
 
 def test_gdb_with_tracing_stopped(program: Path) -> None:
-    ratios = []
-    for _ in range(ROUNDS):
-        plain = measure(program, 300, True, gdb()).cycles
-        ratios.append(measure(program, 300, True, gdb("dltrace start", "dltrace stop")).cycles / plain)
-    print(f"\ntracing stopped: {statistics.median(ratios):.2f} of plain gdb")
+    cycles = 20_000
+    clock, processor = [], []
+    for _ in range(15):
+        plain = measure(program, 300, COUNTING, gdb(), cycles=cycles)
+        stopped = measure(program, 300, COUNTING, gdb("dltrace start", "dltrace stop"), cycles=cycles)
+        clock.append(stopped.cycles / plain.cycles)
+        processor.append(stopped.processor / plain.processor)
+    for name, ratios in (("the clock's time", clock), ("the processors' time", processor)):
+        low, median, high = statistics.quantiles(ratios, n=4)
+        print(f"\ntracing stopped, {name}: {median:.3f} of plain gdb's (half of all between {low:.3f} and {high:.3f})")
 
 
 @pytest.mark.parametrize("host", [LLDB_OLD, LLDB_NEW])
 @pytest.mark.parametrize("libraries", [50, 300, 1000])
 def test_lldb(host: str, libraries: int, program: Path) -> None:
     version = host.rpartition("-")[2]
-    plain, traced = [], []
-    for _ in range(3):
-        plain.append(measure(program, libraries, True, *lldb(version)).cycles)
-        traced.append(measure(program, libraries, True, *lldb(version, "dltrace start")).cycles)
+    plain, bare, traced = [], [], []
+    for _ in range(ROUNDS):
+        plain.append(measure(program, libraries, COUNTING, *lldb(version)).cycles)
+        source = f'command script import "{HERE / "bare_lldb.py"}"'
+        bare.append(measure(program, libraries, COUNTING, *lldb(version, source)).cycles)
+        traced.append(measure(program, libraries, COUNTING, *lldb(version, "dltrace start")).cycles)
+    stop = statistics.median((b - p) / (2 * CYCLES) for b, p in zip(bare, plain))
     event = statistics.median((t - p) / (2 * CYCLES) for t, p in zip(traced, plain))
-    print(f"\n{host}, {libraries} libraries: event {event * 1e6:.0f} us")
+    print(f"\n{host}, {libraries} libraries: a bare stop takes {stop * 1e6:.0f} us, an event {event * 1e6:.0f} us")

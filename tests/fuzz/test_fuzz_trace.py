@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from dlwhy.common.analysis.events import Event
-from dlwhy.common.analysis.tracer import MAX_PROBLEMS, Options, Stop, begin
+from dlwhy.common.analysis.stops import Options, Stop
+from dlwhy.common.analysis.tracer import MAX_PROBLEMS, begin
 from dlwhy.common.elf.unwind import REGISTERS
 from dlwhy.common.loaders.glibc_calls import CONVENTIONS
 from dlwhy.common.render.jsonout import dump

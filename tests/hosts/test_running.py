@@ -5,18 +5,19 @@ from __future__ import annotations
 import mmap
 import statistics
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dlwhy
 import pytest
 from dlwhy.common.analysis import state as state_module
-from dlwhy.common.api import Examination
 from dlwhy.common.errors import CorruptError, DlwhyError, FaultError, LayoutError
 from dlwhy.common.model import HoldKind, State
+from dlwhy.tests.hosts.gdbrun import ROOT
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = 4
@@ -150,32 +151,42 @@ def test_a_thousand_readings(folder: Path, pause: int, monkeypatch: pytest.Monke
 
 @pytest.mark.bench
 @pytest.mark.parametrize("pause", [0, 3000], ids=["without-rest", "with-rests"])
-def test_how_much_the_process_is_slowed_down(folder: Path, pause: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rate while it is read once in the time that the shell command needs to start, beside its rate alone.
+def test_how_much_the_process_is_slowed_down(folder: Path, pause: int) -> None:
+    """Its rate while the shell command asks about it all the time, or a script reads it, beside its rate alone.
 
     Each reading takes the lock of the process's memory map some 30 times, for which a program that does nothing but
     map and unmap has to wait.
     """
-    monkeypatch.setattr(state_module, "MAX_SETTLING_SECONDS", 0.0)
     with looping(folder, pause) as loop, dlwhy.open_pid(loop.pid) as process:
-        for interval in (0.05, 0.0):
+        command = [sys.executable, "-IS", str(ROOT / "__main__.py"), "--pid", str(loop.pid), "dlstate"]
+
+        def run_command() -> None:
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+        def read_at_once() -> None:
+            with suppress(DlwhyError):
+                process.state()
+
+        for how, read in (
+            ("by one command after the other", run_command),
+            ("in a script, without a pause", read_at_once),
+        ):
             rates: dict[bool, list[float]] = {False: [], True: []}
             for index in range(WINDOWS):
                 # Read, not read, not read, read: a slow drift of the machine falls on both.
                 reading = index % 4 in (0, 3)
-                rates[reading].append(rate(loop, process if reading else None, interval))
+                rates[reading].append(rate(loop, read if reading else None))
             alone = statistics.median(rates[False])
             ratio = statistics.median(rates[True]) / alone
-            how = f"every {interval * 1000:.0f} ms" if interval else "without a pause"
             print(f"\n{alone:.0f} libraries opened a second; {ratio:.3f} of that while it is read {how}")
 
 
-def rate(loop: Loop, process: Examination | None, interval: float, seconds: float = 0.2) -> float:
+def rate(loop: Loop, read: Callable[[], None] | None, seconds: float = 0.5) -> float:
     """Return how many libraries per second it opens, while it is read or is left alone."""
     first, begin = loop.rounds(), time.monotonic()
     while time.monotonic() - begin < seconds:
-        if process is not None:
-            with suppress(DlwhyError):
-                process.state()
-        time.sleep(interval if process is not None else 0.005)
+        if read is None:
+            time.sleep(0.005)
+        else:
+            read()
     return (loop.rounds() - first) / (time.monotonic() - begin)

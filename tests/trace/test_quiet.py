@@ -45,7 +45,11 @@ class Log:
 
 
 def report_of(on_terminal: Terminal) -> Json:
-    return document_in("".join(f"{line}\n" for line in on_terminal.command("dltrace report --json").splitlines()))
+    # Nothing is typed meanwhile: the terminal would show it in the middle of the document.
+    on_terminal.begin("dltrace report --json")
+    said = on_terminal.wait_for("\n}\n")
+    on_terminal.settle()
+    return document_in(said + "\n}\n")
 
 
 def judge(report: Json, closes: int) -> None:

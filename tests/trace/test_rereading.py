@@ -6,8 +6,11 @@ import os
 import random
 from pathlib import Path
 
+from dlwhy.common.dumps.procfs import ProcTarget
 from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc_follow import GraphFollower
 from dlwhy.common.memory import Memory
+from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, build_driver, build_graph, random_shapes
 from dlwhy.tests.plan.sessions import Session, look
@@ -21,7 +24,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
     dice = random.Random(5)
     with Session(tmp_path / "driver", tmp_path / "graph", clean_environment()) as session:
         first = look(session.target).examined
-        reader = glibc.GraphReader(first.memory, first.layouts, first.private.rtld_global)
+        follower = GraphFollower(first.memory, first.layouts, first.private.rtld_global)
         known = first.graph
         handles: list[str] = []
         reused = 0
@@ -32,7 +35,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
                 flags = RTLD_LAZY | dice.choice((0, RTLD_GLOBAL))
                 lines = session.tell(f"open {flags:x} {session.folder / dice.choice(shapes).name}")
                 handles += [line.split()[1] for line in lines if line.startswith("handle ")]
-            again = reader.read(Memory(session.target), known)
+            again = follower.read(Memory(session.target))
             fresh = glibc.read_graph(Memory(session.target), first.layouts, first.private.rtld_global)
             assert again.problems == fresh.problems == []
             assert again.pieces == fresh.pieces
@@ -42,6 +45,54 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
             reused += sum(again.by_address[address] is known.by_address.get(address) for address in again.by_address)
             known = again
         assert reused > 0
+
+
+class DamagedProcess(DamagedMemory, ProcTarget):
+    """A process as if some of its memory were damaged."""
+
+    def __init__(self, pid: int) -> None:
+        DamagedMemory.__init__(self)
+        ProcTarget.__init__(self, pid)
+
+    def original(self, address: int, size: int) -> bytes:
+        return ProcTarget.read(self, address, size)
+
+
+def test_damage_between_two_readings_is_found_and_forgotten(tmp_path: Path) -> None:
+    build_driver(tmp_path / "driver", None)
+    shapes = random_shapes(random.Random("graph 1"))
+    build_graph(tmp_path / "graph", shapes)
+    dice = random.Random(7)
+    with Session(tmp_path / "driver", tmp_path / "graph", clean_environment()) as session:
+        for shape in (*reversed(shapes), *shapes):  # many need symbols of others
+            session.tell(f"open {RTLD_LAZY | RTLD_GLOBAL:x} {session.folder / shape.name}")
+        target = DamagedProcess(session.process.pid)
+        first = look(session.target).examined
+        rtld_global = first.private.rtld_global
+        follower = GraphFollower(Memory(target), first.layouts, rtld_global)
+        maps = list(first.graph.by_address.values())
+        opened = [link_map for link_map in maps if link_map.l_type == glibc.LT_LOADED]
+        fields = first.layouts.require("link_map").fields
+        reported = 0
+        for _ in range(200):
+            chosen = dice.choice(maps)
+            name = dice.choice(("l_next", "l_prev", "l_type", "l_direct_opencount", "l_initfini", "l_reldeps", "l_ns"))
+            values = (0, 1, 1 << 31, dice.choice(maps).address, chosen.address, dice.getrandbits(47))
+            value = dice.choice(values) & (1 << 8 * fields[name].size) - 1
+            target.overwrite(chosen.address + fields[name].offset, value.to_bytes(fields[name].size, "little"))
+            if dice.random() < 0.2:
+                target.forget(dice.choice(opened).address & ~0xFFF, 0x1000)
+            again = follower.read(Memory(target))
+            fresh = glibc.read_graph(Memory(target), first.layouts, rtld_global)
+            assert again.problems == fresh.problems
+            assert again.pieces == fresh.pieces
+            reported += bool(again.problems)
+            target.heal()
+            healed = follower.read(Memory(target))
+            assert healed.problems == []
+            assert healed.pieces == first.graph.pieces
+        assert reported > 50
+        target.close()
 
 
 def test_the_shell_says_that_it_needs_a_debugger() -> None:

@@ -28,7 +28,7 @@ from dlwhy.common.analysis.events import (
     Totals,
     Trace,
 )
-from dlwhy.common.analysis.tracer import Stop
+from dlwhy.common.analysis.stops import Stop
 from dlwhy.common.model import Library, Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.jsonout import dump

@@ -1,0 +1,32 @@
+"""Run inside LLDB: breakpoints where a trace has them, with a callback that only says no."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlwhy.common.analysis.state import examine
+from dlwhy.common.errors import UnsupportedError
+from dlwhy.common.loaders.glibc_calls import Places, find_places
+from dlwhy.lldb_ext.target import LldbTarget
+
+
+def go_on(_frame: Any, _location: Any, _extra: Any, _session: Any) -> bool:
+    """Let the process go on."""
+    return False
+
+
+def refuse(*_: object) -> Places:
+    """Have no musl here."""
+    raise UnsupportedError("musl")
+
+
+def __lldb_init_module(debugger: Any, session: dict[str, Any]) -> None:
+    chosen = debugger.GetSelectedTarget()
+    places, _ = examine(
+        LldbTarget(chosen),
+        lambda examined: find_places(examined.memory, examined.layouts, examined.private, examined.graph, in_rtld=True),
+        refuse,
+    )
+    session["go_on"] = go_on
+    for place in places.entries:
+        chosen.BreakpointCreateByAddress(place).SetScriptCallbackFunction("bare_lldb.go_on")
