@@ -100,10 +100,9 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
     yield ("seen by", f"opens: {trace.opens_by}")
     yield ("", f"closes: {trace.closes_by}")
-    ended = totals.closes - totals.unended - totals.raced
     yield (
         "predictions",
-        f"{totals.exact} of {ended} exact when the close began; {totals.nested} closes within others; "
+        f"{totals.exact} of {totals.compared} exact when the close began; {totals.nested} closes within others; "
         f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
     )
     if totals.raced:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -72,9 +74,17 @@ class GdbLiveTarget(GdbTarget):
         try:
             return thread is not None and breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
         except KeyboardInterrupt:
-            return True
+            return self._interrupt()
         finally:
             self._is_in_handler = False
+
+    def _interrupt(self) -> bool:
+        """Let the process stop as gdb's interrupt key stops it; gives whether it does so here."""
+        if self.kind == "live":
+            os.kill(self._pid, signal.SIGINT)
+            return False
+        self.say("dltrace: interrupted.")
+        return True
 
     def remove(self, breakpoints: Sequence[_Breakpoint]) -> None:
         """Delete breakpoints, within a handler when the process next stops."""

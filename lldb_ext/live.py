@@ -102,6 +102,8 @@ class LldbLiveTarget(LldbTarget):
         doomed, self._doomed = self._doomed, []
         for each in doomed:
             self._target.BreakpointDelete(each.GetID())
+        if doomed and not any(each.MatchesName(NAME) for each in self._target.breakpoint_iter()):
+            self._target.DeleteBreakpointName(NAME)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Never call back: LLDB tells nobody when a process ends, so it is to be asked, by `is_alive`."""

@@ -184,7 +184,7 @@ class Kept(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What was counted."""
+    """What was counted; ``exact`` is out of ``compared``: the closes that were seen to end, and did not race."""
 
     opens: int = 0
     failed: int = 0
@@ -199,6 +199,7 @@ class Totals(NamedTuple):
     unended: int = 0
     unseen_opens: int = 0
     unseen_closes: int = 0
+    compared: int = 0
 
 
 class Trace(NamedTuple):

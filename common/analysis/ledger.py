@@ -94,6 +94,7 @@ class Ledger:
         counts["exact"] += event.is_exact and not event.moment.raced
         counts["nested"] += event.moment.inside is not None
         counts["unended"] += not event.ended
+        counts["compared"] += event.ended and not event.moment.raced
         is_judged = not event.moment.raced and event.outcome is not Outcome.UNKNOWN
         if is_judged and (event.stayed or event.surprises):
             counts["mismatches"] += 1

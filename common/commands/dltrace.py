@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 
-from ..analysis.events import Event, Trace
+from ..analysis.events import Close, Event, Open, Trace
 from ..analysis.stops import Options, Stop
 from ..analysis.tracer import Tracer, begin
 from ..errors import UsageError
+from ..views import completed
 from ..views_trace import started_view, stop_view, trace_view
 from .arguments import argument
 from .registry import Result, Session, command
@@ -15,8 +18,11 @@ from .registry import Result, Session, command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Optional, TextIO
+
+#: How often a trace shows that it goes on, where there is a terminal to show it.
+PROGRESS_SECONDS = 10.0
 
 _DESCRIPTION = """\
 Watches every dlopen, dlmopen and dlclose of the process, libc's own among them. Each close is
@@ -26,6 +32,7 @@ predicted when it begins, and compared with what it then does.
   dltrace report           sums up: who opened and closed what how often, what stayed and why
   dltrace stop             ends, and sums up
 
+On a terminal a line tells every ten seconds how much has been seen.
 The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
 or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or
 close after that)."""
@@ -88,6 +95,32 @@ def _document(trace: Trace) -> dict[str, Any]:
     return trace_document("dltrace", trace)
 
 
+class Progress:
+    """Shows now and then, on a line of its own, how much has been seen: on a terminal's standard error only."""
+
+    def __init__(self, write: Optional[Callable[[str], object]], now: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._now = now
+        self._begun = self._shown = now()
+        self._opens = self._closes = 0
+
+    def note(self, event: Event) -> None:
+        """Count an event, and show the sums if it is time."""
+        self._opens += isinstance(event, Open)
+        self._closes += isinstance(event, Close)
+        now = self._now()
+        if self._write is not None and now - self._shown >= PROGRESS_SECONDS:
+            self._shown = now
+            seen = f"{completed(self._opens, 'open')} and {completed(self._closes, 'close')}"
+            self._write(f"dltrace: {seen} in {now - self._begun:.0f} s\n")
+
+
+def _write_progress(text: str) -> None:
+    # Not through the debugger's pager, which would hold the program up until somebody presses a key.
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 class _Tracing:
     """A trace with its log."""
 
@@ -102,6 +135,7 @@ class _Tracing:
                 self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
             except OSError as error:
                 raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        self._progress = Progress(_write_progress if os.isatty(2) else None)
         options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
         self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
 
@@ -113,6 +147,7 @@ class _Tracing:
             self._log = None
 
     def _write(self, event: Event) -> None:
+        self._progress.note(event)
         if self._log is not None:
             from ..render.traceout import dump_event
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,11 @@
 #include <unistd.h>
 
 static const char *other;
+
+static void handle(int number)
+{
+    (void)number;
+}
 
 static void cycle(void)
 {
@@ -51,6 +57,7 @@ int main(int count, char **words)
     pthread_t threads[4];
     const char *what = count > 1 ? words[1] : "";
     other = count > 2 ? words[2] : "libother.so";
+    signal(SIGUSR1, handle);
     cycle();
     if (!strcmp(what, "spaces"))
         for (int i = 0; i < 3; i++)
@@ -77,9 +84,12 @@ int main(int count, char **words)
         cycles((void *)2L);
         for (int i = 0; i < 2; i++)
             dlopen(other, RTLD_NOW);
-    } else if (!strcmp(what, "forever"))
+    } else if (!strcmp(what, "busily"))
         for (;;)
-            cycle(), usleep(1000);
+            cycle();
+    else if (!strcmp(what, "lazily"))
+        for (;;)
+            cycle(), usleep(100000);
     puts("done");
     return 0;
 }

@@ -206,7 +206,7 @@ def test_lldb_traces_random_graphs(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", ["2.31", "newest"])
+@pytest.mark.parametrize("name", ["2.31", "2.41", "newest"])
 def test_gdb_traces_other_glibcs(name: str, tmp_path: Path) -> None:
     glibc = glibcs.get(name)
     environment = glibc.environment(clean_environment())

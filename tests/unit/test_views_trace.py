@@ -113,7 +113,7 @@ def trace(kept: tuple[Kept, ...] = (), accounts: tuple[Account, ...] = (), **mor
 FULL = trace(
     (Kept(STAYS, 3, CLOSE), Kept(library(HOLDS["nodelete-unique-symbol"], name="libC.so"), 1, EARLY)),
     (account("libB.so", 5, 2, 3), account("libC.so", 3, 1, 2, early=4), account("libA.so", 1, 1, None)),
-    totals=Totals(9, 1, 8, 2, 3, 2, 5, 1, 1, 1, 1, 2, 1),
+    totals=Totals(9, 1, 8, 2, 3, 2, 5, 1, 1, 1, 1, 2, 1, 6),
     mismatches=(WRONG,),
     pins=PINS,
     registrations=REGISTRATIONS,
@@ -127,7 +127,7 @@ LONG = trace(
     ending="the process executed another program",
     opens_by="dlopen and dlmopen, and libc's own call of _dl_open",
     closes_by="dlclose, and libc's own call of _dl_close",
-    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234),
+    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234, compared=123456),
     mismatches=(WRONG._replace(library=instance(LONG_LIBRARY), predicted=tuple(map(instance, "abcdefgh"))),),
     pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
     registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
@@ -136,7 +136,7 @@ LONG = trace(
 MANY = trace(
     tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
     tuple(account(f"lib{n:02}.so", 2, 1, 1) for n in range(20)),
-    totals=Totals(40, 0, 20),
+    totals=Totals(40, 0, 20, compared=20),
     mismatches=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
     pins=PINS[1:2] * 20,
     registrations=tuple(
