@@ -66,7 +66,9 @@ class CliHost:
 
     def live_target(self) -> LiveTarget:
         """Refuse: nothing is run here."""
-        raise UnsupportedError("a trace needs a debugger that runs the process: use dltrace in gdb or LLDB")
+        raise UnsupportedError(
+            "a trace needs a debugger that runs the process: use dltrace in gdb or LLDB, dlltrace in WinDbg"
+        )
 
     def evaluate(self, expression: str) -> int:
         """Take a number: there is no debugger here to evaluate more."""

@@ -56,7 +56,8 @@ _ORDERS = {
     "reverse-initialization": "reverse initialisation order",
 }
 
-_REFUSALS = {
+#: Why FreeLibrary does nothing.
+REFUSALS = {
     "static": "it is a static import of the program, so FreeLibrary returns at once and lowers nothing",
     "pinned": "it is pinned, so FreeLibrary returns at once and lowers nothing",
     "imported": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
@@ -70,7 +71,7 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
     notes: list[Part] = []
     if verbose:
         notes += layout_parts(state.target, state.loader)
-    notes += _rule_parts(state.rules, verbose)
+    notes += dll_rule_parts(state.rules, verbose)
     notes += problem_parts(state.problems)
     if state.shutdown:
         notes.append(Sentence("The process is exiting: FreeLibrary does nothing any more."))
@@ -80,7 +81,7 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
     return Document((*_table_parts(state), *notes))
 
 
-def _rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
+def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
     """Say by which rules was judged: always where it is not what every current Windows does."""
     for each in rules:
         if verbose or each.rule is not LoaderRule.WIN8:
@@ -113,7 +114,7 @@ def _table_parts(state: DllState) -> Iterator[Part]:
             f"{dll.base:#x}",
             _verdict(dll),
             _count_words(dll),
-            _because(dll),
+            dll_because(dll),
         )
         for dll in dlls
     )
@@ -148,7 +149,8 @@ def _is_pinned_count(dll: Dll, count: int) -> bool:
     return count == 0xFFFFFFFF or (count == 0xFFFF and dll.state is None)
 
 
-def _because(dll: Dll) -> str:
+def dll_because(dll: Dll) -> str:
+    """Say in a few words why a DLL stays."""
     if not dll.holds:
         if dll.held is not None:
             return ""
@@ -323,7 +325,7 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
     notes: list[Part] = []
     if verbose:
         notes += layout_parts(plans.target, plans.loader)
-    notes += _rule_parts(plans.rules, verbose)
+    notes += dll_rule_parts(plans.rules, verbose)
     notes += problem_parts(plans.problems)
     ending = _plan_remedy(plan)
     return Document((*_plan_parts(plan, verbose), *notes, *([Sentence(ending)] if ending else [])))
@@ -336,7 +338,7 @@ def _plan_answer(plan: DllPlan) -> str:
         return f"{call}: not known what it unloads, because its load count is not in memory."
     if plan.outcome is Outcome.EARLY_RETURN:
         is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
-        return f"{call} does nothing: {_REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
+        return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
         atleast = "at least " if plan.at_least else ""
         return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.size)})."
@@ -384,7 +386,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         yield Sentence(_cycle_words(plan, cycle))
     if plan.keeps:
         shown = plan.keeps if verbose else plan.keeps[:_SHOWN_NAMES]
-        rows2 = [(each.name, _because(each)) for each in shown]
+        rows2 = [(each.name, dll_because(each)) for each in shown]
         if len(shown) < len(plan.keeps):
             rows2.append((f"and {len(plan.keeps) - len(shown)} more", "-v shows them"))
         yield Table(("stays", "because"), tuple(rows2))

@@ -58,21 +58,21 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
 def stop_view(stop: Stop) -> Document:
     """Say why the process stops."""
     event = stop.event
-    caller = _site_words(event.moment.caller)
+    caller = site_words(event.moment.caller)
     names = _names(stop.libraries)
     if isinstance(event, Open):
         verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
-        requested = _name(event.requested) if event.requested else "the program"
+        requested = short_name(event.requested) if event.requested else "the program"
         return Document((Sentence(f"dltrace: dlopen({requested}) by {caller} {verb} {names}."),))
     assert isinstance(event, Close)
-    name = _name(event.library.name) if event.library else "what is no library"
+    name = short_name(event.library.name) if event.library else "what is no library"
     if stop.when == "unloaded":
         return Document((Sentence(f"dltrace: dlclose({name}) by {caller} is about to unload {names}."),))
     if stop.when == "opened":
         return Document((Sentence(f"dltrace: before dlclose({name}) by {caller}, {names} was loaded."),))
     kept = [each for each in event.keeps if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
-    lines = [line for each in kept[:_NAMED] for line in wrap(f"{_name(each.name)} stays: {_why(each)}", room)]
+    lines = [line for each in kept[:_NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
     return Document(
         (Sentence(f"dltrace: dlclose({name}) by {caller} keeps {names}."), Facts(tuple((line,) for line in lines)))
     )
@@ -114,18 +114,19 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
 
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool) -> Table:
+def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool) -> Table:
+    """Lay out a table, its cells cut to what a line holds unless all is asked for."""
     return Table(titles, tuple(rows)) if verbose else fit_table(titles, rows)
 
 
-def _name(name: str, verbose: bool = False) -> str:
+def short_name(name: str, verbose: bool = False) -> str:
     """Give a name, cut unless all is asked for."""
     return name if verbose else cut(name, _NAME_WIDTH)
 
 
 def _names(names: Sequence[str], verbose: bool = False) -> str:
     """Give some names, or all that are asked for."""
-    shown = [_name(each, verbose) for each in (names if verbose else names[:_NAMED])]
+    shown = [short_name(each, verbose) for each in (names if verbose else names[:_NAMED])]
     more = len(names) - len(shown)
     return join([*shown, f"{more} more"] if more else shown)
 
@@ -137,14 +138,14 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
     rows: list[tuple[str, ...]] = [
         (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in shown
     ]
-    rows += _rest(kept, shown, 4, 2)
-    yield _table(("stayed", "times", "because", "last at"), rows, verbose)
+    rows += rest_row(kept, shown, 4, 2)
+    yield trace_table(("stayed", "times", "because", "last at"), rows, verbose)
     closes = {each.close.moment.number: each.close for each in shown}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 
 
-def _rest(every: Sequence[object], shown: Sequence[object], columns: int, place: int) -> Iterator[tuple[str, ...]]:
+def rest_row(every: Sequence[object], shown: Sequence[object], columns: int, place: int) -> Iterator[tuple[str, ...]]:
     """Say in a last row how many are not shown."""
     more = len(every) - len(shown)
     if more:
@@ -154,9 +155,9 @@ def _rest(every: Sequence[object], shown: Sequence[object], columns: int, place:
 
 
 def _close_words(close: Close, verbose: bool) -> str:
-    name = _name(close.library.name, verbose) if close.library else "no library"
+    name = short_name(close.library.name, verbose) if close.library else "no library"
     early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
-    return f"dlclose({name}) by {_site_words(close.moment.caller, verbose)}{early}"
+    return f"dlclose({name}) by {site_words(close.moment.caller, verbose)}{early}"
 
 
 def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
@@ -175,8 +176,8 @@ def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]
         )
         for each in shown
     ]
-    rows += _rest(active, shown, 6, 4)
-    yield _table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose)
+    rows += rest_row(active, shown, 6, 4)
+    yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose)
     if verbose:
         details = [row for each in shown for row in _deed_rows(each)]
         if details:
@@ -194,18 +195,18 @@ def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
 
 
 def _by_words(deeds: Deeds, verbose: bool) -> str:
-    return f"by {_site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
+    return f"by {site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
 
 
-def _site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
+def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
     """Name a place, and its library unless that is its ``home``, which stands beside it."""
     if site is None:
         return "a caller not known"
     function = site.function or f"{site.address:#x}"
     if not verbose:
         function = cut(compact(function), _FUNCTION_WIDTH)
-    line = site.line and f"({_name(site.line, verbose)})"
-    library = f"in {_name(site.library, verbose)}" if site.library and site.library != home else None
+    line = site.line and f"({short_name(site.line, verbose)})"
+    library = f"in {short_name(site.library, verbose)}" if site.library and site.library != home else None
     return " ".join(filter(None, (function, line, library)))
 
 
@@ -219,8 +220,8 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
-    rows += _rest(pins, shown, 5, 1)
-    yield _table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose)
+    rows += rest_row(pins, shown, 5, 1)
+    yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose)
 
 
 def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:
@@ -230,13 +231,13 @@ def _registration_parts(registrations: Sequence[Registration], verbose: bool) ->
     for each in registrations:
         warning = f"wrong owner: {each.owner}" if each.owner else ""
         name = each.library.name if each.library else "the program"
-        function = _site_words(each.function, verbose, home=each.owner or name)
-        key = (name, function, _site_words(each.moment.caller, verbose, home=name), warning)
+        function = site_words(each.function, verbose, home=each.owner or name)
+        key = (name, function, site_words(each.moment.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
     rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
     shown = rows if verbose else rows[:_SHOWN]
-    table = [*shown, *_rest(rows, shown, 5, 2)]
-    yield _table(("TLS destructors keep", "times", "destructor", "registered by", ""), table, verbose)
+    table = [*shown, *rest_row(rows, shown, 5, 2)]
+    yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), table, verbose)
 
 
 def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
@@ -249,12 +250,12 @@ def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
         grouped[key] = grouped.get(key, 0) + 1
     rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
     shown = rows if verbose else rows[:_SHOWN]
-    table = [*shown, *_rest(rows, shown, 4, 2)]
-    yield _table(("gone library", "times", "left open", "opened by"), table, verbose)
+    table = [*shown, *rest_row(rows, shown, 4, 2)]
+    yield trace_table(("gone library", "times", "left open", "opened by"), table, verbose)
 
 
 def _sites(leak: Leak, verbose: bool) -> str:
-    words = [_site_words(site, verbose, home=leak.library.name) for site in leak.sites]
+    words = [site_words(site, verbose, home=leak.library.name) for site in leak.sites]
     return join(words if verbose or len(words) == 1 else [words[0], f"{len(words) - 1} more"])
 
 
@@ -278,7 +279,7 @@ def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
         opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
         if each.left and opened > closed and not each.early_returns:
             excess = opened - closed
-            name, opener = _name(each.name, verbose), _by_words(each.opens[0], verbose)
+            name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
             words.append(f"{name} was opened {times(excess)} more than closed, {opener}")
     if not words:
         return ""

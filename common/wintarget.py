@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
-from .lean import Protocol
-from .target import Target
+from .lean import NamedTuple, Protocol
+from .target import LiveTarget, Subscription, Target
 from .winmodel import Image, SystemVersion, UnloadedImage
 
 
@@ -30,3 +30,32 @@ class WindowsTarget(Target, Protocol):
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List the modules that the debugger or dump knows to be unloaded, the oldest first."""
+
+
+class Frame(NamedTuple):
+    """A function that is being executed: its program counter, and its stack pointer at that place."""
+
+    pc: int
+    sp: int
+
+
+class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
+    """A process of Windows that a debugger runs.
+
+    A handler may also set and remove breakpoints; one that stands in a module has to be removed before that goes.
+    """
+
+    def on_module_change(self, callback: Callable[[int, str, bool], None]) -> Subscription:
+        """Call back with base, name and whether it was loaded, else unloaded, in the thread that does it."""
+
+    def current_lwp(self) -> int:
+        """Give the id of the thread that the last event came from."""
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
+
+    def find_symbol(self, address: int) -> Optional[str]:
+        """Name the function that an address lies in, such as ``main+0x12``; the nearest export without a PDB."""
+
+    def run(self) -> None:
+        """Let the process run until it stops or ends."""

@@ -22,7 +22,7 @@ LAYERS = (
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),
     ("analysis",),
-    ("views", "views_plan", "views_trace", "views_dll", "views_share", "render"),
+    ("views", "views_plan", "views_trace", "views_dll", "views_dlltrace", "views_share", "render"),
     ("commands",),
     ("cli", "api"),
 )

@@ -17,17 +17,20 @@ from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
 from ..common.commands.registry import windows_commands
 from ..common.commands.run import run
 from ..common.commands.usage import HelpFormatter
-from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UnsupportedError, UsageError
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
 from ..common.render.text import escape
 from ..common.target import LiveTarget
+from .live import LiveProcess
 from .target import MachineTarget, ProcessTarget, current_target
 
 # The engine cuts longer pieces of output off, at 16 KiB.
 _PIECE = 4000
 # What the name of a DLL in a command's output is a link to.
 _LINKS = {"dllshare": "!dllshare", "dllstate": "!dllstate", "dllplan": "!dllstate"}
+# What commands keep: each is a run of its own of our script, in one interpreter.
+_KEPT: dict[str, object] = {}
 # What extensions of WinDbg take for --help.
 _HELP = ("-?", "/?")
 
@@ -41,15 +44,15 @@ class WinDbgHost:
         """Take the command, such as ``!dllshare``, that a DLL's name in the output shall be a link to."""
         self._is_windbg = bool(pykd.isWindbgExt())
         self._link = link
-        self.kept: dict[str, object] = {}
+        self.kept = _KEPT
 
     def target(self) -> Union[ProcessTarget, MachineTarget]:
         """Give what the engine examines."""
         return current_target()
 
     def live_target(self) -> LiveTarget:
-        """Refuse: no command watches a process here."""
-        raise UnsupportedError("a trace needs gdb or LLDB")
+        """Give the process that the engine runs."""
+        return LiveProcess()
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression by the engine's evaluator."""
@@ -121,6 +124,7 @@ def _parser(is_windbg: bool) -> argparse.ArgumentParser:
         source.add_argument(
             "-p", dest="pid", metavar="PID", type=int, help="attach to this process, and let it go after"
         )
+        source.add_argument("-o", dest="program", metavar="COMMANDLINE", help="start this program, to trace it")
         parser.add_argument("-y", dest="symbols", metavar="PATH", help="look for PDBs here, as _NT_SYMBOL_PATH says")
     parser.add_argument("command", metavar="COMMAND", nargs="?", help=names)
     parser.add_argument("words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="the command's own arguments")
@@ -132,7 +136,7 @@ def _open(arguments: argparse.Namespace) -> None:
 
     :raises NoTargetError: if it cannot be.
     """
-    if arguments.dump is None and arguments.pid is None:
+    if arguments.dump is None and arguments.pid is None and arguments.program is None:
         raise NoTargetError("nothing to examine: give -z DUMP or -p PID before the command, or run it inside WinDbg")
     try:
         pykd.initialize()
@@ -140,10 +144,12 @@ def _open(arguments: argparse.Namespace) -> None:
             pykd.setSymbolPath(arguments.symbols)
         if arguments.dump is not None:
             pykd.loadDump(arguments.dump)
+        elif arguments.program is not None:
+            pykd.startProcess(arguments.program)
         else:
             pykd.attachProcess(arguments.pid)
     except pykd.DbgException as error:
-        what = arguments.dump if arguments.dump is not None else f"process {arguments.pid}"
+        what = arguments.dump or arguments.program or f"process {arguments.pid}"
         raise NoTargetError(f"the engine cannot open {what}: {' '.join(str(error).split())}") from error
 
 

@@ -48,6 +48,11 @@ def plan_free(
     )
 
 
+def plan_once(examined: WindowsExamination, loader: Loader, world: World, entry: Entry) -> DllPlan:
+    """Predict what one FreeLibrary would do; why that is not all certain is among the problems of ``examined``."""
+    return _plan(examined, loader, world, entry, 1, examined.problems)
+
+
 def _plan(
     examined: WindowsExamination,
     loader: Loader,

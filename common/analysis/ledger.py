@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Optional
 
 from ..loaders.glibc import LT_LOADED, Graph
@@ -41,7 +42,7 @@ class _Sums:
 class Ledger:
     """Sums of the events of a trace."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Optional[Graph] = None) -> None:
         self.mismatches: list[Close] = []
         self.pins: list[Pin] = []
         self.registrations: list[Registration] = []
@@ -49,10 +50,14 @@ class Ledger:
         self._accounts: dict[_Key, _Sums] = {}
         self._kept: dict[_Key, Kept] = {}
         self._counts: Counter[str] = Counter()
-        for link_map in graph.by_address.values():
+        for link_map in graph.by_address.values() if graph else ():
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
                 name = link_map.name.rpartition("/")[2]
                 self._accounts[link_map.name, link_map.l_ns] = _Sums(name, link_map.l_direct_opencount)
+
+    def begin(self, library: Instance, before: int) -> None:
+        """Open the account of a library that was open when the trace began."""
+        self._accounts[library.path, library.namespace] = _Sums(library.name, before)
 
     def add(self, event: Event) -> None:
         """Count an event."""
@@ -121,6 +126,10 @@ class Ledger:
         for link_map in graph.by_address.values() if graph else ():
             if not link_map.is_proxy:
                 left[link_map.name, link_map.l_ns] = link_map.l_direct_opencount
+        return self.accounts_with(left)
+
+    def accounts_with(self, left: Mapping[tuple[str, int], int]) -> tuple[Account, ...]:
+        """Give the account of each library, by the open counts of now by path and namespace."""
         found = [
             Account(
                 sums.name,

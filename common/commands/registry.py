@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .arguments import Argument
 
 #: The commands, each defined by the module of its name.
-NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlplan", "dlstate", "dltrace")
+NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlltrace", "dlplan", "dlstate", "dltrace")
 
 
 class Session(NamedTuple):

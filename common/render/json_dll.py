@@ -13,7 +13,7 @@ def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
     """Build the document of a state."""
     return {
         **envelope(command, state.target, state.loader),
-        "rules": _rules(state.rules),
+        "rules": dll_rules(state.rules),
         "shutdown": state.shutdown,
         "libraries": [_dll(dll) for dll in state.dlls],
         "problems": problem_documents(state.problems),
@@ -24,7 +24,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> dict[str, Any]:
     """Build the document of a prediction."""
     return {
         **envelope(command, plans.target, plans.loader),
-        "rules": _rules(plans.rules),
+        "rules": dll_rules(plans.rules),
         **_plan(plans.plan),
         "problems": problem_documents(plans.problems),
     }
@@ -42,11 +42,13 @@ def dll_gone_document(command: str, answer: GoneDlls) -> dict[str, Any]:
     }
 
 
-def _rules(rules: Sequence[LoaderRules]) -> list[dict[str, str]]:
+def dll_rules(rules: Sequence[LoaderRules]) -> list[dict[str, str]]:
+    """Build the list of rules, one for each loader."""
     return [{"loader": each.loader, "rule": each.rule.value, "reason": each.reason} for each in rules]
 
 
-def _reference(dll: Dll) -> dict[str, Any]:
+def dll_reference(dll: Dll) -> dict[str, Any]:
+    """Build what names a DLL."""
     return {
         "name": dll.name,
         "path": dll.path,
@@ -59,7 +61,7 @@ def _reference(dll: Dll) -> dict[str, Any]:
 
 def _dll(dll: Dll) -> dict[str, Any]:
     return {
-        **_reference(dll),
+        **dll_reference(dll),
         "node": hexadecimal(dll.node) if dll.node else None,
         "orders": dll.orders._asdict(),
         "fields": dict(dll.fields),
@@ -69,11 +71,12 @@ def _dll(dll: Dll) -> dict[str, Any]:
         "imports": list(dll.imports),
         "importers": list(dll.importers),
         "cycle": list(dll.cycle),
-        **_verdict(dll),
+        **dll_verdict(dll),
     }
 
 
-def _verdict(dll: Dll) -> dict[str, Any]:
+def dll_verdict(dll: Dll) -> dict[str, Any]:
+    """Build the verdict on a DLL."""
     return {"held": dll.held, "holds": [_hold(hold) for hold in dll.holds], "holds_omitted": dll.holds_omitted}
 
 
@@ -98,7 +101,7 @@ def _hold(hold: DllHold) -> dict[str, Any]:
 
 def _plan(plan: DllPlan) -> dict[str, Any]:
     return {
-        "library": _reference(plan.dll),
+        "library": dll_reference(plan.dll),
         "rule": plan.rule.value,
         "load_count": plan.load_count,
         "own_count": plan.own_count,
@@ -108,15 +111,15 @@ def _plan(plan: DllPlan) -> dict[str, Any]:
         "outcome": plan.outcome.value,
         "refusal": plan.refusal,
         "unloads": [dll.name for dll in plan.unloads],
-        "unmapped": [{**_reference(dll), "detached": dll.base in plan.detached} for dll in plan.unloads],
+        "unmapped": [{**dll_reference(dll), "detached": dll.base in plan.detached} for dll in plan.unloads],
         "order": plan.order,
         "order_certain": plan.order_certain,
         "at_least": list(plan.at_least),
         "cycles": [list(cycle) for cycle in plan.cycles],
         "bytes": plan.size,
-        "keeps": [{**_reference(dll), **_verdict(dll)} for dll in plan.keeps],
+        "keeps": [{**dll_reference(dll), **dll_verdict(dll)} for dll in plan.keeps],
         "steps": [{"library": step.dll, "count": step.total} for step in plan.steps],
-        "blocker": {**_reference(plan.blocker), **_verdict(plan.blocker)} if plan.blocker else None,
+        "blocker": {**dll_reference(plan.blocker), **dll_verdict(plan.blocker)} if plan.blocker else None,
     }
 
 

@@ -19,7 +19,7 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
         "seconds": round(trace.seconds, 3),
         "breakpoints": {"opens": trace.opens_by, "closes": trace.closes_by},
         "totals": trace.totals._asdict(),
-        "accounts": [_account(account) for account in trace.accounts],
+        "accounts": [account_document(account) for account in trace.accounts],
         "kept": [
             {**kept_document(kept.library), "times": kept.times, "last": kept.close.moment.number}
             for kept in trace.kept
@@ -130,7 +130,8 @@ def _names(instances: Iterable[Instance]) -> list[str]:
     return [instance.name for instance in instances]
 
 
-def _account(account: Account) -> dict[str, Any]:
+def account_document(account: Account) -> dict[str, Any]:
+    """Build the document of a library's opens and closes."""
     return {
         "name": account.name,
         "path": account.path,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,23 @@ class Dll:
     loads: tuple[str, ...] = ()
     frees_what_it_loads: bool = False
     forwards: str = ""
+
+
+#: Every way in which one DLL can load, keep or free another.
+STORY = (
+    Dll("a", ("b", "c")),
+    Dll("b", ("c",)),
+    Dll("c"),
+    Dll("x", ("y",)),
+    Dll("y", ("x", "c")),
+    Dll("pinned", ("below",)),
+    Dll("below"),
+    Dll("loader", loads=("c",), frees_what_it_loads=True),
+    Dll("keeper", loads=("b",)),
+    Dll("forwarder", forwards="c"),
+    Dll("user", ("forwarder",)),
+    Dll("late", delayed=("c",)),
+)
 
 
 @dataclass
@@ -83,23 +102,35 @@ BOOL WINAPI DllMain(HINSTANCE self, DWORD reason, void *reserved)
 
 def build(folder: Path, dlls: Sequence[Dll]) -> Path:
     """Make the DLLs and the driver; returns the driver."""
-    for dll in dlls:
-        forwarded = f"forwarded={dll.forwards}.from_{dll.forwards}\n" if dll.forwards else ""
-        exports = f"LIBRARY {dll.name}.dll\nEXPORTS\nfrom_{dll.name}\ntouch\nkept DATA\n{forwarded}"
-        definition = folder / f"{dll.name}.def"
-        definition.write_text(exports, encoding="ascii")
-        for option, kind in (("-l", "a"), ("-y", "delay.a")):
-            words = [DLLTOOL, "-d", str(definition), option, str(folder / f"lib{dll.name}.{kind}")]
-            subprocess.run(words, check=True, cwd=folder)
-    for dll in dlls:
-        path = folder / f"{dll.name}.c"
-        path.write_text(source(dll), encoding="ascii")
-        libraries = [str(folder / f"lib{name}.a") for name in dll.imports]
-        libraries += [str(folder / f"lib{name}.delay.a") for name in dll.delayed]
-        options = ["-nostdlib", "-Wl,-e,DllMain", str(folder / f"{dll.name}.def"), *libraries]
-        options += ["-ldelayimp", "-lmingwex", "-lmsvcrt"] if dll.delayed else []
-        compile_with_mingw(folder / f"{dll.name}.dll", [path], [*options, "-lkernel32"])
-    return compile_with_mingw(folder / "prog.exe", [DLLS / "driver.c"])
+    delayed = {name for dll in dlls for name in dll.delayed}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        program = pool.submit(compile_with_mingw, folder / "prog.exe", [DLLS / "driver.c"])
+        for _ in pool.map(lambda dll: _make_import_libraries(folder, dll, dll.name in delayed), dlls):
+            pass
+        for _ in pool.map(lambda dll: _make_dll(folder, dll), dlls):
+            pass
+        return program.result()
+
+
+def _make_import_libraries(folder: Path, dll: Dll, is_delayed: bool) -> None:
+    forwarded = f"forwarded={dll.forwards}.from_{dll.forwards}\n" if dll.forwards else ""
+    exports = f"LIBRARY {dll.name}.dll\nEXPORTS\nfrom_{dll.name}\ntouch\nkept DATA\n{forwarded}"
+    definition = folder / f"{dll.name}.def"
+    definition.write_text(exports, encoding="ascii")
+    for option, kind in (("-l", "a"), *((("-y", "delay.a"),) if is_delayed else ())):
+        words = [DLLTOOL, "-d", str(definition), option, str(folder / f"lib{dll.name}.{kind}")]
+        # It names its temporary files after its process, in the current folder.
+        subprocess.run(words, check=True, cwd=folder)
+
+
+def _make_dll(folder: Path, dll: Dll) -> None:
+    path = folder / f"{dll.name}.c"
+    path.write_text(source(dll), encoding="ascii")
+    libraries = [str(folder / f"lib{name}.a") for name in dll.imports]
+    libraries += [str(folder / f"lib{name}.delay.a") for name in dll.delayed]
+    options = ["-nostdlib", "-Wl,-e,DllMain", str(folder / f"{dll.name}.def"), *libraries]
+    options += ["-ldelayimp", "-lmingwex", "-lmsvcrt"] if dll.delayed else []
+    compile_with_mingw(folder / f"{dll.name}.dll", [path], [*options, "-lkernel32"])
 
 
 def run(lab: Lab, folder: Path, script: Sequence[str]) -> Run:

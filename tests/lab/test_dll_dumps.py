@@ -13,8 +13,7 @@ import pytest
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.hosts.test_minidumps import ASK, LLDB_SCRIPT, without_target
-from dlwhy.tests.lab.graphs import ROOT, build, run
-from dlwhy.tests.lab.test_dll_predictions import STORY
+from dlwhy.tests.lab.graphs import ROOT, run
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.lab.winform import to_windows_10
 
@@ -33,10 +32,9 @@ ENTRY = ROOT / "windbg_ext" / "dlwhy_windbg.py"
 
 
 @pytest.fixture(scope="module")
-def dumps(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def dumps(lab: Lab, story: Path) -> dict[str, Path]:
     """Let the engine dump the driver's process, and rewrite the dump to the form of Windows 10."""
-    folder = tmp_path_factory.mktemp("dlls")
-    build(folder, STORY)
+    folder = story
     found = run(lab, folder, SCRIPT.split())
     wine, windows = folder / "wait0.dmp", folder / "windows.dmp"
     windows.write_bytes(to_windows_10(wine.read_bytes()))
