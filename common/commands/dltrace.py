@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..analysis.events import Event, Trace
-from ..analysis.stops import Options, Stop
-from ..analysis.tracer import Tracer, begin
 from ..errors import UsageError
-from ..views_trace import started_view, stop_view, trace_view
 from .arguments import argument
 from .registry import Result, Session, command
 
@@ -17,6 +13,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
     from typing import Any, Optional, TextIO
+
+    from ..analysis.events import Event, Trace
+    from ..analysis.stops import Stop
+    from ..analysis.tracer import Tracer
 
 _DESCRIPTION = """\
 Watches every dlopen, dlmopen and dlclose of the process, libc's own among them. Each close is
@@ -63,6 +63,8 @@ def dltrace(session: Session, arguments: Namespace) -> Result:
 
 
 def _start(session: Session, arguments: Namespace) -> Result:
+    from ..views_trace import started_view
+
     before = session.host.kept.get("dltrace")
     if isinstance(before, _Tracing) and before.tracer.is_watching():
         raise UsageError("a trace is going on: use dltrace stop first")
@@ -74,6 +76,8 @@ def _start(session: Session, arguments: Namespace) -> Result:
 
 
 def _result(trace: Trace) -> Result:
+    from ..views_trace import trace_view
+
     return Result(
         document=lambda: _document(trace),
         view=lambda verbose: trace_view(trace, verbose),
@@ -92,6 +96,9 @@ class _Tracing:
     """A trace with its log."""
 
     def __init__(self, session: Session, arguments: Namespace) -> None:
+        from ..analysis.stops import Options
+        from ..analysis.tracer import begin
+
         libraries: Sequence[str] = arguments.library
         self._target = session.host.live_target()
         self._log: Optional[TextIO] = None
@@ -120,5 +127,6 @@ class _Tracing:
 
     def _announce(self, stop: Stop) -> None:
         from ..render.text import render
+        from ..views_trace import stop_view
 
         self._target.say(render(stop_view(stop)))
