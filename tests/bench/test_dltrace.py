@@ -137,6 +137,7 @@ def test_gdb(work: Work, libraries: int, program: Path) -> None:
         plain.append(measure(program, libraries, COUNTING, gdb()).processor)
         bare.append(measure(program, libraries, COUNTING, gdb(f"source {HERE / 'bare.py'}")).processor)
         handler.append(measure(program, libraries, work, gdb(*start)).handler)
+    assert min(handler) > 0
     # The least of each is what they take at the machine's full speed, which others on it do not always leave.
     stop = (min(bare) - min(plain)) / (2 * CYCLES)
     event = stop + min(handler)
