@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import gdb
 
@@ -16,8 +16,10 @@ from ..common.host import Screen
 from ..common.loaders.start import find_start
 from ..common.memory import Memory
 from ..common.render.text import escape
-from .live import GdbLiveTarget
 from .target import GdbTarget, selected_target
+
+if TYPE_CHECKING:
+    from .live import GdbLiveTarget
 
 
 class GdbHost:
@@ -35,6 +37,8 @@ class GdbHost:
 
     def live_target(self) -> GdbLiveTarget:
         """Give the selected inferior, to be watched while it runs."""
+        from .live import GdbLiveTarget
+
         return GdbLiveTarget(gdb.selected_inferior())
 
     def evaluate(self, expression: str) -> int:

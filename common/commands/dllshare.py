@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ..analysis.share import share_all, share_file
 from ..errors import UsageError
-from ..model_windows import Possible, Share
-from ..views_share import share_view
 from .arguments import argument
 from .registry import Result, Session, command, process_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from ..model_windows import Share
 
 _DESCRIPTION = """\
 Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be
@@ -36,6 +35,9 @@ With --all, lists every file that is mapped as an image."""
 )
 def dllshare(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllshare FILE`` and ``dllshare --all``."""
+    from ..analysis.share import share_all, share_file
+    from ..views_share import share_view
+
     wanted = " ".join(arguments.file)
     if bool(wanted) == arguments.all:
         raise UsageError("name one file, or give --all; see help dllshare")
@@ -53,6 +55,8 @@ def dllshare(session: Session, arguments: Namespace) -> Result:
 
 
 def _cannot_go(share: Share) -> bool:
+    from ..model_windows import Possible
+
     return any(
         operation.name == "delete" and operation.possible is Possible.NO
         for file in share.files

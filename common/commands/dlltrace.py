@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import cast
 
-from ..analysis.dll_events import DllEvent, DllTrace
-from ..analysis.dll_tracer import DllTracer
 from ..errors import UnsupportedError, UsageError
-from ..views_dlltrace import dll_trace_started_view, dll_trace_view
-from ..wintarget import LiveWindowsTarget
 from .arguments import argument
 from .registry import Result, Session, command
 
@@ -17,6 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any, Optional, TextIO
+
+    from ..analysis.dll_events import DllEvent, DllTrace
+    from ..wintarget import LiveWindowsTarget
 
 _DESCRIPTION = """\
 Watches every load and free of DLLs in a process that WinDbg runs, at ntdll's own exports. Each
@@ -77,11 +75,15 @@ def _start(session: Session, arguments: Namespace) -> Result:
             tracing.tracer.note_stop(str(error))
         return _result(tracing.tracer.report())
     trace = tracing.tracer.report()
+    from ..views_dlltrace import dll_trace_started_view
+
     view = dll_trace_started_view(trace, arguments.dll)
     return _result(trace)._replace(view=lambda _verbose: view, has_findings=False)
 
 
 def _result(trace: DllTrace) -> Result:
+    from ..views_dlltrace import dll_trace_view
+
     return Result(
         document=lambda: _document(trace),
         view=lambda verbose: dll_trace_view(trace, verbose),
@@ -100,7 +102,9 @@ class _Tracing:
     """A trace with its log."""
 
     def __init__(self, session: Session, arguments: Namespace) -> None:
-        self.target = cast(LiveWindowsTarget, session.host.live_target())
+        from ..analysis.dll_tracer import DllTracer
+
+        self.target: LiveWindowsTarget = session.host.live_target()  # type: ignore[assignment]
         self._log: Optional[TextIO] = None
         if arguments.log:
             path = os.path.expanduser(arguments.log)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ..analysis.plan import plan_all, plan_close
 from ..errors import UsageError
-from ..model import Plans
-from ..views_plan import plan_view
 from .arguments import argument, number_or_all
 from .registry import Result, Session, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from ..model import Plans
 
 
 _DESCRIPTION = """\
@@ -39,6 +38,9 @@ library ($pc) or for the handle that dlopen gave; a leading & says that it is su
 )
 def dlplan(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlplan LIBRARY`` and ``dlplan --all``."""
+    from ..analysis.plan import plan_all, plan_close
+    from ..views_plan import plan_view
+
     wanted = " ".join(arguments.library)
     if bool(wanted) == arguments.all:
         raise UsageError("name one library, or give --all; see help dlplan")

@@ -6,12 +6,7 @@ import os
 import sys
 import time
 
-from ..analysis.events import Close, Event, Open, Trace
-from ..analysis.stops import Options, Stop
-from ..analysis.tracer import Tracer, begin
 from ..errors import UsageError
-from ..views import completed
-from ..views_trace import started_view, stop_view, trace_view
 from .arguments import argument
 from .registry import Result, Session, command
 
@@ -20,6 +15,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Sequence
     from typing import Any, Optional, TextIO
+
+    from ..analysis.events import Event, Trace
+    from ..analysis.stops import Stop
+    from ..analysis.tracer import Tracer
 
 #: How often a trace shows that it goes on, where there is a terminal to show it.
 PROGRESS_SECONDS = 10.0
@@ -70,6 +69,8 @@ def dltrace(session: Session, arguments: Namespace) -> Result:
 
 
 def _start(session: Session, arguments: Namespace) -> Result:
+    from ..views_trace import started_view
+
     before = session.host.kept.get("dltrace")
     if isinstance(before, _Tracing) and before.tracer.is_watching():
         raise UsageError("a trace is going on: use dltrace stop first")
@@ -81,6 +82,8 @@ def _start(session: Session, arguments: Namespace) -> Result:
 
 
 def _result(trace: Trace) -> Result:
+    from ..views_trace import trace_view
+
     return Result(
         document=lambda: _document(trace),
         view=lambda verbose: trace_view(trace, verbose),
@@ -106,6 +109,9 @@ class Progress:
 
     def note(self, event: Event) -> None:
         """Count an event, and show the sums if it is time."""
+        from ..analysis.events import Close, Open
+        from ..views import completed
+
         self._opens += isinstance(event, Open)
         self._closes += isinstance(event, Close)
         now = self._now()
@@ -125,6 +131,9 @@ class _Tracing:
     """A trace with its log."""
 
     def __init__(self, session: Session, arguments: Namespace) -> None:
+        from ..analysis.stops import Options
+        from ..analysis.tracer import begin
+
         libraries: Sequence[str] = arguments.library
         self._target = session.host.live_target()
         self._log: Optional[TextIO] = None
@@ -155,5 +164,6 @@ class _Tracing:
 
     def _announce(self, stop: Stop) -> None:
         from ..render.text import render
+        from ..views_trace import stop_view
 
         self._target.say(render(stop_view(stop)))
