@@ -9,7 +9,19 @@ from .model import Outcome
 from .render.document import Document, Facts, Sentence, Table
 from .views import completed, join, layout_parts, problem_parts, times
 from .views_plan import size_words
-from .winmodel import Dll, DllHold, DllHoldKind, DllPlan, DllPlans, DllState, GoneDll, GoneDlls, LoaderRule, LoaderRules
+from .winmodel import (
+    CycleEntry,
+    Dll,
+    DllHold,
+    DllHoldKind,
+    DllPlan,
+    DllPlans,
+    DllState,
+    GoneDll,
+    GoneDlls,
+    LoaderRule,
+    LoaderRules,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -396,12 +408,26 @@ def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
     names = " → ".join([*cycle[:_SHOWN_NAMES], cycle[0]])
     if plan.rule is LoaderRule.WIN8:
         return f"Import cycle {names}: these share one count and come and go together, whichever is freed."
-    if plan.rule is LoaderRule.WINE:
-        return f"Import cycle {names}: entered at {cycle[0]}, where it is broken when its count becomes 0."
-    return (
-        f"Import cycle {names}: entered at {cycle[0]}, whose count is higher for that; freed through "
-        "another of them, the counts would not come out even."
-    )
+    words = f"Import cycle {names}: entered at {cycle[0]}."
+    others = [each for each in plan.cycle_entries if each.dll in cycle]
+    return " ".join([words, *(_entry_words(plan, others, each) for each in dict.fromkeys(map(_effect, others)))])
+
+
+def _effect(entry: CycleEntry) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(entry.unloads), frozenset(entry.pins)
+
+
+def _entry_words(plan: DllPlan, entries: Sequence[CycleEntry], effect: tuple[frozenset[str], frozenset[str]]) -> str:
+    """Say what entering a cycle elsewhere would have changed."""
+    alike = [each for each in entries if _effect(each) == effect]
+    gone, pinned = alike[0].unloads, alike[0].pins
+    through = f"Freed through {join([each.dll for each in alike[:_SHOWN_NAMES]])} instead"
+    if not pinned and set(gone) == {each.name for each in plan.unloads}:
+        return f"{through}, the same would go."
+    words = f"{join(gone[:_SHOWN_NAMES])} would go" if gone else "nothing would go"
+    if pinned:
+        words += f", and {join(pinned)} would stay for good: a count that falls below 0 means pinned"
+    return f"{through}, {words}."
 
 
 def _plan_remedy(plan: DllPlan) -> str:

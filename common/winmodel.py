@@ -149,6 +149,17 @@ class DllStep(NamedTuple):
     total: int
 
 
+class CycleEntry(NamedTuple):
+    """What the same frees would do through another DLL of an import cycle.
+
+    ``unloads`` names what would go, ``pins`` what would be pinned for good, because its count falls below 0.
+    """
+
+    dll: str
+    unloads: tuple[str, ...]
+    pins: tuple[str, ...]
+
+
 class DllPlan(NamedTuple):
     """What FreeLibrary would do when called ``frees`` times on ``dll``.
 
@@ -157,6 +168,7 @@ class DllPlan(NamedTuple):
     order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps`` are those of its imports
     that stay, itself among them, with the holds that they have then.  ``at_least``
     names those that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first;
+    ``cycle_entries`` what entering them elsewhere would do, before Windows 8, where a cycle has no count of its own;
     ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
     """
 
@@ -176,6 +188,7 @@ class DllPlan(NamedTuple):
     keeps: tuple[Dll, ...] = ()
     at_least: tuple[str, ...] = ()
     cycles: tuple[tuple[str, ...], ...] = ()
+    cycle_entries: tuple[CycleEntry, ...] = ()
     size: int = 0
     steps: tuple[DllStep, ...] = ()
     blocker: Optional[Dll] = None

@@ -115,7 +115,8 @@ class LiveProcess(ProcessTarget):
                 pykd.go()
         except pykd.DbgException as error:
             if self.is_alive():
-                raise UnsupportedError(f"the process does not go on: {error}") from error
+                what = " ".join(str(error).split())
+                raise UnsupportedError(f"the engine does not let the process go on: {what}") from error
 
 
 class _EngineHit:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from ..loaders.windows_gone import find_unloads
+from ..loaders.wow64 import find_wow64_thread
 from ..memory import Memory
 from ..model import Problem, ThreadRef
 from ..target import Target
@@ -137,6 +139,7 @@ def _words(
     target, memory = examined.target, examined.memory
     size = memory.pointer_size
     budget = MAX_STACKS
+    has_wow64 = any(loader.kind == "wow64" for loader in examined.loaders)
     for thread in target.threads():
         who = ThreadRef(thread.number, thread.lwp, thread.name)
         registers = dict(target.registers(thread))
@@ -144,30 +147,40 @@ def _words(
         for name, value in registers.items():
             if low <= value < high:
                 yield who, name, None, value
+        stacks = []
         # _NT_TIB.StackBase, .StackLimit
         raw = memory.try_read(teb + size, 2 * size) if teb else None
-        if raw is None:
-            continue
-        base, limit = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
-        pointer = registers.get("rsp" if size == 8 else "esp", 0)
-        start = pointer if limit <= pointer < base else limit
-        start -= start % size
-        if budget <= 0:
-            problems.append(Problem("stacks", f"only those of the first {thread.number - 1} threads were looked at"))
-            return
-        end = min(base, start + MAX_STACK, start + budget)
-        budget -= max(0, end - start)
-        for address, words in _stack(memory, start, end, size):
-            for index, value in enumerate(words):
+        if raw is not None:
+            base, limit = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
+            stacks.append((registers.get("rsp" if size == 8 else "esp", 0), limit, base, size))
+        narrow = find_wow64_thread(memory, teb) if has_wow64 else None
+        if narrow is not None:
+            for name, value in narrow.registers.items():
                 if low <= value < high:
-                    yield who, None, address + index * size, value
+                    yield who, name, None, value
+            stacks.append((narrow.registers.get("esp", 0), narrow.stack_limit, narrow.stack_base, 4))
+        for pointer, limit, base, word in stacks:
+            start = pointer if limit <= pointer < base else limit
+            start -= start % word
+            if budget <= 0:
+                message = f"only those of the first {thread.number - 1} threads were looked at"
+                problems.append(Problem("stacks", message))
+                return
+            end = min(base, start + MAX_STACK, start + budget)
+            budget -= max(0, end - start)
+            for address, words in _stack(memory, start, end, word):
+                for index, value in enumerate(words):
+                    if low <= value < high:
+                        yield who, None, address + index * word, value
 
 
-def _stack(memory: Memory, start: int, end: int, size: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield what is there of a stack, page by page."""
+def _stack(memory: Memory, start: int, end: int, size: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield what is there of a stack, page by page, as words of ``size`` bytes."""
     address = start
     while address < end:
         step = min(end, address - address % 4096 + 4096) - address
-        if memory.try_read(address, step) is not None:
-            yield address, memory.words(address, step // size)
+        data = memory.try_read(address, step)
+        if data is not None:
+            count = step // size
+            yield address, struct.unpack_from(f"<{count}{'Q' if size == 8 else 'I'}", data)
         address += step

@@ -16,13 +16,15 @@ from ..loaders.windows_unload import World, components, gets_detached
 from ..model import Outcome, Problem
 from ..pe.image import find_image
 from ..target import Target
-from ..winmodel import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, LoaderRule
+from ..winmodel import CycleEntry, Dll, DllHoldKind, DllPlan, DllPlans, DllStep, LoaderRule
 from .dll_state import Judge, WindowsExamination, select_dlls
 
 #: What a DLL imports by which its DllMain can free others.
 FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
 #: More calls than this are not played through.
 MAX_FREES = 1 << 20
+#: Other entries of import cycles that are played through, each on a copy of all counts.
+MAX_CYCLE_ENTRIES = 16
 
 _STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED})
 
@@ -107,6 +109,7 @@ def _plan(
         keeps=keeps,
         at_least=tuple(at_least),
         cycles=tuple(_cycles(before, world, entry)),
+        cycle_entries=tuple(_cycle_entries(before, loader, world, entry, wanted)),
         size=sum(each.size for each in result.dead),
         steps=steps,
         blocker=blocker,
@@ -194,3 +197,26 @@ def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...
     for component in components(world, [entry.address]):
         if len(component) > 1:
             yield tuple(judge.name(key) for key in component)
+
+
+def _cycle_entries(judge: Judge, loader: Loader, world: World, entry: Entry, frees: int) -> Iterator[CycleEntry]:
+    """Play through what as many frees of the other members of a cycle would do, where entries count."""
+    if world.rule is LoaderRule.WIN8:
+        return
+    others = [
+        key
+        for component in components(world, [entry.address])
+        if len(component) > 1
+        for key in component
+        if key != entry.address
+    ]
+    order = loader.in_initialization_order()
+    for key in others[:MAX_CYCLE_ENTRIES]:
+        after = world.copy()
+        result = after.free(loader.entries[key], frees, bool(loader.shutdown), order)
+        if result.refusal == "unknown":
+            continue
+        pins = [each for each, unit in after.units.items() if unit.pinned and not world.units[each].pinned]
+        yield CycleEntry(
+            judge.name(key), tuple(each.name for each in result.dead), tuple(judge.name(each) for each in pins)
+        )

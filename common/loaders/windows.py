@@ -554,15 +554,19 @@ def find_wow64_peb(memory: Memory, target: WindowsTarget) -> Optional[int]:
     """Find the 32-bit PEB of a process of 32-bit code: ExceptionList of a 64-bit TEB points at the 32-bit TEB."""
     for thread in target.threads():
         teb = target.registers(thread).get("thread_pointer", 0)
-        if not teb:
-            continue
-        for candidate in (_word(memory, teb, 8), teb + 0x2000):
-            if candidate and candidate >> 32 == 0 and _word(memory, candidate + _TEB32_SELF, 4) == candidate:
-                peb = _word(memory, candidate + _TEB32_PEB, 4)
-                # Wine makes a 32-bit TEB and PEB for every process, but only in one of 32-bit code is there a loader.
-                if peb and _word(memory, peb + _PEB32_LDR, 4):
-                    return peb
+        for candidate in for_each_wow64_teb(memory, teb):
+            peb = _word(memory, candidate + _TEB32_PEB, 4)
+            # Wine makes a 32-bit TEB and PEB for every process, but only in one of 32-bit code is there a loader.
+            if peb and _word(memory, peb + _PEB32_LDR, 4):
+                return peb
     return None
+
+
+def for_each_wow64_teb(memory: Memory, teb: int) -> Iterator[int]:
+    """Yield what can be the 32-bit TEB of a thread by its 64-bit one."""
+    for candidate in (_word(memory, teb, 8), teb + 0x2000) if teb else ():
+        if candidate and candidate >> 32 == 0 and _word(memory, candidate + _TEB32_SELF, 4) == candidate:
+            yield candidate
 
 
 def _word(memory: Memory, address: int, size: int) -> Optional[int]:

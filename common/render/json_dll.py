@@ -116,6 +116,9 @@ def _plan(plan: DllPlan) -> dict[str, Any]:
         "order_certain": plan.order_certain,
         "at_least": list(plan.at_least),
         "cycles": [list(cycle) for cycle in plan.cycles],
+        "cycle_entries": [
+            {"library": each.dll, "unloads": list(each.unloads), "pins": list(each.pins)} for each in plan.cycle_entries
+        ],
         "bytes": plan.size,
         "keeps": [{**dll_reference(dll), **dll_verdict(dll)} for dll in plan.keeps],
         "steps": [{"library": step.dll, "count": step.total} for step in plan.steps],

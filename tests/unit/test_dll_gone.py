@@ -97,6 +97,32 @@ def test_who_still_points_there(tmp_path: Path) -> None:
     assert [(p.address, p.thread.lwp) for p in found["old18.dll"]] == [(place, 0x5BC)]
 
 
+@pytest.mark.parametrize("damage", [None, "segment", "stack pointer"])
+def test_who_still_points_there_in_32_bit_code(tmp_path: Path, damage: Optional[str]) -> None:
+    made = Process(story(WIN10, True), story(WIN10, False))
+    gone = 0x5000_0000 + 0x10000 * 19
+    stack, context, teb32 = 0x00B0_0000, 0x00B8_0000, 0x00A0_2000
+    made.memory.add(stack - 0x1000, 0x1000)
+    made.memory.add(context, 0x1000)
+    made.memory.number(teb32 + 4, 4, stack)
+    made.memory.number(teb32 + 8, 4, stack - 0x1000)
+    made.memory.number(made.teb + 0x1480 + 8, 8, context)
+    # WOW64_CONTEXT at 4: Eax, Eip, SegCs, Esp.
+    made.memory.number(context + 4 + 0xB0, 4, gone + 1)
+    made.memory.number(context + 4 + 0xB8, 4, gone + 2)
+    made.memory.number(context + 4 + 0xBC, 4, 0x33 if damage == "segment" else 0x23)
+    made.memory.number(context + 4 + 0xC4, 4, 0x1000 if damage == "stack pointer" else stack - 0x100)
+    made.memory.number(stack - 0xFC, 4, gone + 3)
+    made.memory.number(stack - 0x104, 4, gone + 4)  # below esp
+    (pointers,) = (each.pointers for each in ask(tmp_path, made).gone if each.pointers)
+    found = [(each.register, each.address, each.value - gone) for each in pointers]
+    on_stack = [(None, stack - 0xFC, 3)]
+    if damage is not None:
+        assert found == [(None, stack - 0x104, 4), *on_stack]
+    else:
+        assert found == [("eax", None, 1), ("eip", None, 2), *on_stack]
+
+
 def test_many_unloaded_modules(tmp_path: Path) -> None:
     many = tuple(Unloaded(f"u{number}.dll", 0x6200_0000 + 0x10000 * number) for number in range(3000))
     answer = ask(tmp_path, process(), unloaded=many)

@@ -15,7 +15,7 @@ from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import Outcome
 from dlwhy.common.render.json_dll import dll_plan_document
 from dlwhy.common.render.jsonout import dump
-from dlwhy.common.winmodel import DllPlan
+from dlwhy.common.winmodel import CycleEntry, DllPlan, LoaderRule
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, WINE, XP, Form, Loader, Module, Process
 from dlwhy.tests.synth.windows import FORMS, form_id, process, story, write
 from hypothesis import HealthCheck, given, settings
@@ -87,6 +87,16 @@ def test_a_cycle_goes_as_a_whole_and_is_named(tmp_path: Path, form: Form, wide: 
     found = plan(tmp_path, process(form, wide), "cx.dll")
     assert set(names(found)) == {"cx", "cy"}
     assert found.cycles == (("cx.dll", "cy.dll"),)
+    # Before Windows 8 a cycle that was loaded through one of its DLLs does not go through another one.
+    elsewhere = plan(tmp_path, process(form, wide), "cy.dll")
+    expected = [("cy.dll", elsewhere.unloads, elsewhere.count_left == 0xFFFF)]
+    described = [(e.dll, e.unloads, e.pins == ("cy.dll",)) for e in found.cycle_entries]
+    if found.rule is LoaderRule.WIN8:
+        assert (described, elsewhere.outcome) == ([], Outcome.UNLOADS)
+        return
+    assert described == [(name, tuple(dll.name for dll in gone), pinned) for name, gone, pinned in expected]
+    if found.rule in (LoaderRule.XP, LoaderRule.WIN7):
+        assert found.cycle_entries == (CycleEntry("cy.dll", (), ("cy.dll",)),)
 
 
 @pytest.mark.parametrize(("form", "wide"), FORMS, ids=form_id)
