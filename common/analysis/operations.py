@@ -41,9 +41,6 @@ class Opening(Operation):
         self.requested = requested
         self.flags = flags
         self.space = space
-        self.arguments: tuple[int, ...] = ()
-        #: Earlier ones that did nothing: they have failed if this one fails, else they are this one.
-        self.repeats: tuple[Opening, ...] = ()
         self.library: Optional[Instance] = None
         self.added: dict[int, Instance] = {}
 

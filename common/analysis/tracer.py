@@ -37,7 +37,7 @@ from .forecast import Forecast
 from .glibc_state import GlibcExamination
 from .ledger import Ledger
 from .naming import target_info
-from .operations import Closing, Opening, Operation, Operations, differing, instance_of, is_request_for
+from .operations import Closing, Opening, Operation, Operations, instance_of, is_request_for
 from .pins import find_cause, find_pinned
 from .state import examine
 from .stops import Options, Stop, Stops
@@ -111,7 +111,6 @@ class Tracer:
         self._subscriptions: list[Subscription] = []
         self._places: Optional[Places] = None
         self._descriptors = self._watch_descriptors() if options.fds else None
-        self._repeated: tuple[Opening, ...] = ()
 
     # -- beginning and end -------------------------------------------------------------------------------------
 
@@ -245,19 +244,11 @@ class Tracer:
             return self._fail(f"{entry.value} in thread {hit.lwp}", error)
 
     def _forget_repeated(self, hit: Hit, entry: Entry, stack: int) -> None:
-        """Forget a call whose first instruction is about to be executed once more.
+        """Forget a close whose first instruction is about to be executed once more.
 
-        A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.  An open that
-        has done nothing can have failed, too: it is put aside until the one that repeats it tells.
+        A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.
         """
         last = next(reversed(self._operations.of_thread(hit.lwp)), None)
-        if isinstance(last, Opening) and last.stack == stack and not last.moment.raced and not last.has_effect:
-            before, after = self._compared, self._examined.graph
-            is_unchanged = not differing(before, after) and not differing(after, before)
-            if is_unchanged and last.arguments == self._open_arguments(hit, entry):
-                self._operations.running.remove(last)
-                self._repeated = (*last.repeats, last)
-            return
         if entry not in (Entry.DL_CLOSE, Entry.DLCLOSE) or not isinstance(last, Closing) or last.moment.raced:
             return
         link_map = last.link_map
@@ -353,14 +344,10 @@ class Tracer:
 
     # -- opens -------------------------------------------------------------------------------------------------
 
-    def _open_arguments(self, hit: Hit, entry: Entry) -> tuple[int, ...]:
-        count = {Entry.DL_OPEN: 4, Entry.DLOPEN: 2, Entry.DLMOPEN: 3}.get(entry, 0)
-        return tuple(self._callers.argument(hit, self._examined.memory, index) for index in range(count))
-
     def _begin_open(self, hit: Hit, entry: Entry, stack: int) -> Reaction:
         examined = self._examined
         memory = examined.memory
-        arguments = self._open_arguments(hit, entry)
+        arguments = [self._callers.argument(hit, memory, i) for i in range(4 if entry is Entry.DL_OPEN else 3)]
         if entry is Entry.DL_OPEN:
             name, flags, space = arguments[0], arguments[1], arguments[3]
         elif entry is Entry.DLMOPEN:
@@ -381,8 +368,6 @@ class Tracer:
         signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
         # The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
         opening = Opening(moment, stack, requested or None, flags & 0xFFFF, signed)
-        opening.arguments = arguments
-        opening.repeats, self._repeated = self._repeated, ()
         self._add_operation(opening)
         return self._stops.react(self._stops.find_at_open(opening), opening)
 
@@ -453,9 +438,6 @@ class Tracer:
             found = next((m for m in maps if is_request_for(operation, m) and not m.is_proxy), None)
             operation.library = self._instance(found) if found else None
         self._operations.remove(operation)
-        if isinstance(operation, Opening) and operation.library is None:
-            for repeated in operation.repeats:
-                self._emit(repeated.event(ended=True))
         self._emit(operation.event(ended=True))
         if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
             moment = operation.moment._replace(inside=operation.moment.number)

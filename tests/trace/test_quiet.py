@@ -123,10 +123,9 @@ def test_signals_in_lldb(host: str, program: Path, tmp_path: Path) -> None:
         judge(report_of(on_terminal), 9)
 
 
-@pytest.mark.parametrize("function", ["dlopen", "dlclose"])
-def test_a_signal_at_the_breakpoint_counts_once(function: str, program: Path, tmp_path: Path) -> None:
+def test_a_signal_at_the_breakpoint_counts_once(program: Path, tmp_path: Path) -> None:
     # The handler returns to the breakpoint, where the thread then comes again for one and the same call.
-    commands = ["start", f"break *{function}", "go", "delete", "signal SIGUSR1", "report"]
+    commands = ["start", "break *dlclose", "go", "delete", "signal SIGUSR1", "report"]
     result = run(GDB, tmp_path, program, "nothing", commands)
     assert len(result.events("close")) == 1, result.output
     assert len(result.events("open")) == 1, result.output
