@@ -45,6 +45,8 @@ _VERIFIER_BUILD = 26100
 _FIRST_KNOWN_GRAPH_BUILD = 10240
 #: LoadReasons of what was loaded while the process ran.
 _DYNAMIC_REASONS = frozenset({2, 3, 4})
+# Windows 7 maps its table of API sets into every process as an image; it is in no list of the loader's.
+_API_SETS = "apisetschema.dll"
 
 _OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED, DllHoldKind.LOAD_COUNT)
 
@@ -148,7 +150,7 @@ class WindowsExamination:
         for base, image in self.images.items():
             entry = listed.get(base)
             if entry is None:
-                if all(loader.complete for loader in self.loaders):
+                if _base_name(image.path).lower() != _API_SETS and all(loader.complete for loader in self.loaders):
                     yield Problem(
                         _base_name(image.path) or f"{base:#x}",
                         f"mapped at {base:#x}, but in no list of the loader's: mapped as data, or taken out of them",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Optional
 
-from ..errors import FaultError, LayoutError, NotFoundError
+from ..errors import CorruptError, FaultError, LayoutError, NotFoundError
 from ..model import Layout, Module, Problem, Thread
 from ..target import AddressSpace, Capability, KernelTarget
 from ..winmodel import Image, SystemVersion, UnloadedImage
+from .files import FileReader
 from .kernel import Nt, find_nt
 from .processes import Process, list_processes
+from .vad import VadReader
 
 
 class MachineProcess:
@@ -24,6 +26,8 @@ class MachineProcess:
         self.platform = machine.platform
         self.capabilities = machine.capabilities & (Capability.LIVE | Capability.RUNNING)
         self.kind = machine.kind
+        self._problems: list[Problem] = []
+        self._images: Optional[tuple[Image, ...]] = None
 
     @property
     def pid(self) -> Optional[int]:
@@ -42,7 +46,7 @@ class MachineProcess:
 
     def problems(self) -> Sequence[Problem]:
         """Tell what is wrong with the machine's memory."""
-        return self._machine.problems()
+        return (*self._machine.problems(), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory as the process sees it."""
@@ -66,8 +70,38 @@ class MachineProcess:
             return None
 
     def images(self) -> Sequence[Image]:
-        """List nothing: a machine's list is that of kernel modules."""
-        return ()
+        """List the files that the process maps as images, by its VADs; nothing if its program is not among them."""
+        if self._images is None:
+            program = self._program_base()
+            found = sorted(self._mapped_images(), key=lambda image: (image.base != program, image.base))
+            self._images = tuple(found) if found and found[0].base == program else ()
+        return self._images
+
+    def _program_base(self) -> int:
+        try:
+            return self._nt.memory.pointer(
+                self._process.eprocess + self._nt.field("_EPROCESS", "SectionBaseAddress").offset
+            )
+        except (FaultError, LayoutError):
+            return 0
+
+    def _mapped_images(self) -> Iterator[Image]:
+        try:
+            vads = VadReader(self._nt).read_tree(self._process.eprocess, self._process.name, self._problems)
+            files = FileReader(self._nt)
+        except LayoutError as error:
+            self._problems.append(Problem(self._process.name, f"its VADs are not looked at: {error}"))
+            return
+        for vad in vads:
+            if not vad.section:
+                continue
+            try:
+                area = files.control_area(files.control_area_of(vad.section))
+            except (FaultError, CorruptError):
+                continue
+            file = files.find_file(area.file_object) if area.image and area.file_object else None
+            if file is not None:
+                yield Image(file.name.text or "", vad.start, vad.end + 1 - vad.start)
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List nothing: the loader's own record has them."""

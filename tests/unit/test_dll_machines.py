@@ -78,3 +78,29 @@ def test_a_process_that_is_not_there(tmp_path: Path) -> None:
     state = explain_dlls(whole)
     assert state.dlls == ()
     assert any(problem.where == "PEB" for problem in state.problems), "the current process has none"
+
+
+@pytest.mark.parametrize(("form", "wide"), [(WIN7, True), (WIN10, True), (WIN7, False)], ids=form_id)
+def test_names_are_compared_with_those_of_the_mapped_files(tmp_path: Path, form: Form, wide: bool) -> None:
+    made = process(form, wide)
+    expected = explain_dlls(MinidumpTarget(str(write(tmp_path, made.dump()))))
+    built = machine(made)
+    owner = next(each for each in built.processes if each.pid == PID)
+    program = next(dll for dll in expected.dlls if dll.orders.load == 0)
+    built.put(owner.eprocess, "_EPROCESS", "SectionBaseAddress", program.base)
+    top = max(dll.end for dll in expected.dlls)
+    mapped = [(dll.start, dll.end, dll.name) for dll in expected.dlls]
+    for start, end, name in (
+        *mapped,
+        (top, top + 0x10000, "apisetschema.dll"),
+        (top + 0x20000, top + 0x30000, "x.dll"),
+    ):
+        path = "\\opt\\app\\" + ("libB.dll.old" if name == "libB.dll" else name)
+        file = built.file(path)
+        owner.map(file.image(file.open("R--", "r-d"), references=1), start & ~0xFFF, end + 0xFFF & ~0xFFF)
+    state = explain_dlls(KernelDump(str(built.save(tmp_path / "MEMORY.DMP"))), PID)
+    assert state.dlls == expected.dlls
+    said = {problem.where: problem.message for problem in state.problems}
+    assert said["libB.dll"] == "the loader's name is not that of the mapped file, libB.dll.old"
+    assert "in no list of the loader's" in said["x.dll"]
+    assert set(said) - {problem.where for problem in expected.problems} == {"libB.dll", "x.dll"}
