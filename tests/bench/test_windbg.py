@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from dlwhy.tests.lab.asking import ask_pykd
+from dlwhy.tests.bench.test_minidump import large
+from dlwhy.tests.lab.asking import ROOT, ask_pykd
 from dlwhy.tests.lab.windows import Lab, windows_path
+from dlwhy.tests.synth.minidump import WIN10
 from dlwhy.tests.synth.ntimage import compile_kernel
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import busy
@@ -44,3 +46,13 @@ def test_dllshare_beside_a_bare_walk(lab: Lab, tmp_path: Path) -> None:
     mine, theirs = statistics.median(ours), statistics.median(bare)
     print(f"\n{PROCESSES} processes, {counts[1]} VADs: dllshare {mine:.2f} s, bare walk {theirs:.2f} s: ", end="")
     print(f"{mine / theirs:.1f} times")
+
+
+def test_dllstate_of_500_modules(lab: Lab, tmp_path: Path) -> None:
+    dump = tmp_path / "large.dmp"
+    dump.write_bytes(large(WIN10))
+    found = lab.run_python(windows_path(HERE / "engine_reads.py"), windows_path(ROOT), windows_path(dump))
+    counts = re.search(r"^(\d+) (\S+) (\S+)$", found.output, re.MULTILINE)
+    assert counts is not None, found
+    modules, whole, reads = (float(each) for each in counts.groups())
+    print(f"\n{modules:.0f} modules: dllstate {whole:.0f} ms, its reads alone {reads:.0f} ms")
