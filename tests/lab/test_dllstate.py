@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dlwhy.tests.lab.asking import ask_all, assert_equal, comparable, document, type_at_prompt
+from dlwhy.tests.lab.asking import ask_all, ask_shell, assert_equal, comparable, document, type_at_prompt
 from dlwhy.tests.lab.builds import compile_with_mingw
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, WINE, XP, Form, Process
+from dlwhy.tests.synth.ntimage import compile_kernel
+from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.windows import FORMS, form_id, process, real_dumps, story, write
+from dlwhy.tests.unit.test_dll_machines import PID, machine
 
 QUESTIONS = (["dllstate"], ["dllstate", "libC.dll"], ["dllplan", "libA.dll"], ["dllgone"])
 HERE = Path(__file__).resolve().parent
@@ -44,6 +47,21 @@ def test_both_loaders_of_a_process_of_32_bit_code(lab: Lab, tmp_path: Path) -> N
 def test_a_dump_of_a_real_windows(lab: Lab, name: str) -> None:
     for dump in real_dumps(name):
         assert_equal(ask_all(lab, dump, [["dllstate"], ["dllstate", "ntdll.dll"], ["dllgone"]]))
+
+
+def test_a_process_of_a_kernel_dump(lab: Lab, tmp_path: Path) -> None:
+    """By its id, and as the process that the user has made current."""
+    image = compile_kernel(windows("10.0.19041.3570"), tmp_path)
+    built = machine(process(WIN10, True), image=image)
+    dump = built.save(tmp_path / "MEMORY.DMP")
+    (eprocess,) = (each.eprocess for each in built.processes if each.pid == PID)
+    expected = comparable(document(ask_shell(dump, ["dllstate", "-p", str(PID), "--json"]).stdout))
+    typed = [f"!dllstate -p 0n{PID} --json", f".process /p {eprocess:x}", "!dllstate --json", "!dllplan libA --json"]
+    by_id, _, current, plan = type_at_prompt(lab, ("-z", windows_path(dump)), typed, tmp_path)
+    assert len(expected["libraries"]) == 12
+    assert comparable(document(by_id)) == comparable(document(current)) == expected
+    planned = ask_shell(dump, ["dllplan", "libA", "-p", str(PID), "--json"])
+    assert comparable(document(plan)) == comparable(document(planned.stdout))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Optional
 
 import pytest
 from dlwhy.common.analysis.dll_gone import find_gone
@@ -16,6 +17,9 @@ from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, Form
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.windows import form_id, process, story, write
 
+if TYPE_CHECKING:
+    from dlwhy.tests.synth.ntimage import KernelImage
+
 VERSIONS = {"win7": "6.1.7601.17514", "win10": "10.0.19041.3570", "win11": "10.0.22631.2428"}
 X86 = {"win7": "6.1.7601.17514", "win10": "10.0.19041.928"}
 PID = 4712
@@ -25,12 +29,12 @@ def number(text: str) -> int:
     raise NotFoundError(text)
 
 
-def machine(made: minidump.Process, wow64: bool = False) -> ntdump.Machine:
+def machine(made: minidump.Process, wow64: bool = False, image: Optional[KernelImage] = None) -> ntdump.Machine:
     """Put the process into a machine, and have another one be the current process."""
     name = made.loader.form.name
     wide = made.loader.wide
     layout = windows((VERSIONS if wide else X86)[name], "x86_64" if wide else "i386")
-    found = ntdump.Machine(layout)
+    found = ntdump.Machine(layout, image=image)
     found.current = found.process(2296, "other.exe")
     process = found.process(PID, "prog.exe", wow64=wow64)
     for address, piece in made.memory.pieces:
