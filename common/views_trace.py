@@ -89,7 +89,7 @@ def _answer(trace: Trace) -> str:
     words = [
         f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
         f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "
-        f"{completed(totals.unloaded, 'library', 'libraries')}, {totals.keeping} kept what could have gone",
+        f"{completed(totals.unloaded, 'library', 'libraries')}, {totals.keeping} kept something",
     ]
     return f"{', '.join(words)}."
 
@@ -215,7 +215,7 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
     shown = pins if verbose else pins[:_SHOWN]
     rows: list[tuple[str, ...]] = []
     for pin in shown:
-        symbols = ", ".join(pin.symbols) if verbose else completed(len(pin.symbols), "symbol")
+        symbols = ", ".join(pin.symbols) if verbose or not pin.symbols else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))

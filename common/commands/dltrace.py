@@ -34,7 +34,8 @@ predicted when it begins, and compared with what it then does.
 On a terminal a line tells every ten seconds how much has been seen.
 The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
 or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or
-close after that)."""
+close after that). Without LIB, kept stops where what is closed stays, or a dependency of it that
+nothing else needs; what is open elsewhere or never unloads, and its dependencies, are only reported."""
 
 
 @command(
