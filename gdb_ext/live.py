@@ -37,7 +37,9 @@ class GdbLiveTarget(GdbTarget):
         self._platform = super().platform
         self._breakpoints: list[_Breakpoint] = []
         self._doomed: list[_Breakpoint] = []
+        self._listens = False
         self._is_in_handler = False
+        self._mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         self._ending: Optional[_Ending] = None
 
     @property
@@ -58,6 +60,7 @@ class GdbLiveTarget(GdbTarget):
         """Set internal breakpoints, which gdb lists only by ``maintenance info breakpoints``."""
         made = [_Breakpoint(self, place, on_hit) for place in places]
         self._breakpoints += made
+        self._listen()
         return _Removal(self, made)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
@@ -65,18 +68,23 @@ class GdbLiveTarget(GdbTarget):
         return _Ending(self, callback)
 
     def react(self, breakpoint_: _Breakpoint) -> bool:
-        """Let a handler answer; gives whether the process stops."""
-        selected = gdb.selected_inferior()
-        if selected.num != self._inferior.num or selected.pid != self._pid:
-            return False  # a child that gdb follows
-        thread = gdb.selected_thread()
+        """Let a handler answer; gives whether the process stops.
+
+        The user's interrupt waits until it has, so that what the handler knows is never left half changed.
+        """
+        is_interrupted = _set_mask(self._mask | {signal.SIGINT})
+        is_stop = False
         self._is_in_handler = True
         try:
-            return thread is not None and breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
-        except KeyboardInterrupt:
-            return self._interrupt()
+            selected = gdb.selected_inferior()
+            thread = gdb.selected_thread()
+            # Else it is a child that gdb follows.
+            if selected.num == self._inferior.num and selected.pid == self._pid and thread is not None:
+                is_stop = breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
         finally:
             self._is_in_handler = False
+            is_interrupted = _set_mask(self._mask) or is_interrupted
+        return (is_interrupted and self._interrupt()) or is_stop
 
     def _interrupt(self) -> bool:
         """Let the process stop as gdb's interrupt key stops it; gives whether it does so here."""
@@ -89,16 +97,26 @@ class GdbLiveTarget(GdbTarget):
     def remove(self, breakpoints: Sequence[_Breakpoint]) -> None:
         """Delete breakpoints, within a handler when the process next stops."""
         if self._is_in_handler:
-            if not self._doomed:
-                gdb.events.stop.connect(self._bury)
             self._doomed += breakpoints
             return
         for each in breakpoints:
+            self._breakpoints.remove(each)
             if each.is_valid():
                 each.delete()
+        self._listen()
 
-    def _bury(self, _: object) -> None:
-        gdb.events.stop.disconnect(self._bury)
+    def _listen(self) -> None:
+        """Listen to stops as long as there are breakpoints."""
+        if self._listens is not bool(self._breakpoints):
+            self._listens = not self._listens
+            (gdb.events.stop.connect if self._listens else gdb.events.stop.disconnect)(self._on_stop)
+
+    def _on_stop(self, event: Any) -> None:
+        """Ask the handlers that the user's interrupt has come before, and delete what could not be deleted then."""
+        for breakpoint_ in getattr(event, "breakpoints", ()):
+            if breakpoint_ in self._breakpoints and breakpoint_.hit_count != breakpoint_.stops:
+                breakpoint_.stops = breakpoint_.hit_count
+                self.react(breakpoint_)
         doomed, self._doomed = self._doomed, []
         self.remove(doomed)
 
@@ -114,6 +132,15 @@ class GdbLiveTarget(GdbTarget):
         gdb.write("".join(escape(line) + "\n" for line in text.splitlines()))
 
 
+def _set_mask(mask: set[int]) -> bool:
+    """Set the mask of signals; gives whether a user's interrupt has been waiting."""
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
 def _major_version() -> int:
     return int("".join(c if c.isdigit() else " " for c in gdb.VERSION).split()[0])
 
@@ -124,11 +151,16 @@ class _Breakpoint(gdb.Breakpoint):
         self.silent = True
         self.place = place
         self.on_hit = on_hit
+        #: How often it was meant to stop the process. gdb counts those hits alone, and those at which the user's
+        #: interrupt has ended stop() where that begins.
+        self.stops = 0
         self._target = target
 
     def stop(self) -> bool:
         """Answer gdb's question whether to stop."""
-        return self._target.react(self)
+        is_stop = self._target.react(self)
+        self.stops += is_stop
+        return is_stop
 
 
 class _GdbHit:

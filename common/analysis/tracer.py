@@ -138,23 +138,8 @@ class Tracer:
             self._makers = {address: name for address, name in makers.items() if address is not None}
             watched.append((tuple(self._makers), self._on_descriptor))
         for addresses, handler in watched:
-            self._subscriptions.append(self.target.add_breakpoint(addresses, self._guarded(handler)))
+            self._subscriptions.append(self.target.add_breakpoint(addresses, handler))
         self._subscriptions.append(self.target.on_end(self.end))
-
-    def _guarded(self, handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
-        """Let a handler begin again when the user interrupts it, unless it has counted its event already."""
-
-        def on_hit(hit: Hit) -> Reaction:
-            number = self._number
-            try:
-                return handler(hit)
-            except KeyboardInterrupt:
-                self._add_problem("interrupt", "it came while events were read: one may be missing or counted wrongly")
-                if self._number == number:
-                    handler(hit)
-                raise
-
-        return on_hit
 
     def _watch_descriptors(self) -> Descriptors:
         pid = self.target.pid

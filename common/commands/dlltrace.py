@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from ..errors import UnsupportedError, UsageError
 from .arguments import argument
+from .eventlog import EventLog
 from .registry import Result, Session, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any, Optional, TextIO
+    from typing import Any
 
     from ..analysis.dll_events import DllEvent, DllTrace
     from ..wintarget import LiveWindowsTarget
@@ -105,25 +104,16 @@ class _Tracing:
         from ..analysis.dll_tracer import DllTracer
 
         self.target: LiveWindowsTarget = session.host.live_target()  # type: ignore[assignment]
-        self._log: Optional[TextIO] = None
-        if arguments.log:
-            path = os.path.expanduser(arguments.log)
-            try:
-                # Lines are written as they come: what ends the debugger must not take the last ones along.
-                self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
-            except OSError as error:
-                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        self._log = EventLog(arguments.log)
         self.tracer = DllTracer(self.target, arguments.dll, self._write)
 
     def stop(self) -> None:
         """End the trace."""
         self.tracer.stop()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
 
     def _write(self, event: DllEvent) -> None:
-        if self._log is not None:
+        if self._log.is_open:
             from ..render.json_dlltrace import dump_dll_event
 
             self._log.write(dump_dll_event(event))

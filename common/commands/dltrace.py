@@ -8,13 +8,14 @@ import time
 
 from ..errors import UsageError
 from .arguments import argument
+from .eventlog import EventLog
 from .registry import Result, Session, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Sequence
-    from typing import Any, Optional, TextIO
+    from typing import Any, Optional
 
     from ..analysis.events import Event, Trace
     from ..analysis.stops import Stop
@@ -137,14 +138,7 @@ class _Tracing:
 
         libraries: Sequence[str] = arguments.library
         self._target = session.host.live_target()
-        self._log: Optional[TextIO] = None
-        if arguments.log:
-            path = os.path.expanduser(arguments.log)
-            try:
-                # Lines are written as they come: what ends the debugger must not take the last ones along.
-                self._log = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
-            except OSError as error:
-                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        self._log = EventLog(arguments.log)
         self._progress = Progress(_write_progress if os.isatty(2) else None)
         options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
         self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
@@ -152,13 +146,11 @@ class _Tracing:
     def stop(self) -> None:
         """End the trace."""
         self.tracer.stop()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
 
     def _write(self, event: Event) -> None:
         self._progress.note(event)
-        if self._log is not None:
+        if self._log.is_open:
             from ..render.traceout import dump_event
 
             self._log.write(dump_event(event))

@@ -53,16 +53,18 @@ class Terminal:
         """Type."""
         os.write(self._descriptor, data)
 
-    def interrupt_until(self, text: str) -> str:
-        """Press the interrupt key until a text comes: LLDB misses it at a breakpoint where it goes on by itself."""
+    def interrupt_until(self, *texts: str) -> str:
+        """Press the interrupt key until one of some texts comes: LLDB misses it where it goes on by itself."""
         deadline = time.monotonic() + TIMEOUT
-        while text not in self.output:
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.output}"
+        while True:
             self.send(INTERRUPT)
             again = time.monotonic() + PATIENCE
-            while text not in self.output and time.monotonic() < again:
+            while time.monotonic() < again:
+                for text in texts:
+                    if text in self.output:
+                        return self.wait_for(text)
                 self._read()
-        return self.wait_for(text)
+            assert time.monotonic() < deadline, f"none of {texts} in:\n{self.output}"
 
     def begin(self, command: str) -> None:
         """Give a command and do not wait for its end."""
