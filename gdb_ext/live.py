@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Optional
 import gdb
 
 from ..common.errors import NoTargetError, UnsupportedError
-from ..common.model import Platform
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
 from .target import GdbTarget
@@ -34,18 +33,12 @@ class GdbLiveTarget(GdbTarget):
         if self.kind == "core":
             raise NoTargetError("a core file does not run: dltrace needs a process")
         self._pid = int(inferior.pid)
-        self._platform = super().platform
         self._breakpoints: list[_Breakpoint] = []
         self._doomed: list[_Breakpoint] = []
         self._listens = False
         self._is_in_handler = False
         self._mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         self._ending: Optional[_Ending] = None
-
-    @property
-    def platform(self) -> Platform:
-        """Give the architecture."""
-        return self._platform
 
     @property
     def keeps_breakpoints(self) -> bool:
@@ -167,19 +160,21 @@ class _GdbHit:
     def __init__(self, address: int, thread: gdb.InferiorThread) -> None:
         self.address = address
         self._thread = thread
-        self._frame: Optional[gdb.Frame] = None
+        self._registers: dict[str, int] = {}
 
     @property
     def lwp(self) -> int:
         return int(self._thread.ptid[1] or self._thread.ptid[2])
 
     def registers(self, names: Sequence[str]) -> tuple[int, ...]:
-        if self._frame is None:
-            self._frame = gdb.newest_frame()
+        # As variables they are those of the same frame; but a gdb.Frame has an identity, which takes unwinding.
         try:
-            return tuple(_unsigned(self._frame.read_register(name)) for name in names)
+            for name in names:
+                if name not in self._registers:
+                    self._registers[name] = _unsigned(gdb.parse_and_eval(f"${name}"))
         except (gdb.error, ValueError) as error:
             raise UnsupportedError(f"gdb cannot read the registers {', '.join(names)}: {error}") from error
+        return tuple(self._registers[name] for name in names)
 
 
 def _unsigned(value: Any) -> int:

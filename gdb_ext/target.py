@@ -28,6 +28,9 @@ _ARCHITECTURES: Mapping[str, tuple[str, int, Sequence[tuple[str, ...]]]] = {
     "Loongarch64": ("loongarch64", 8, [("tp",)]),
 }
 
+# THREAD_SELF of sysdeps/*/nptl/tls.h; elsewhere the thread pointer is behind struct pthread.
+_POINTER_IS_HANDLE = frozenset({"x86_64", "i386", "s390x"})
+
 _MAX_NESTED_STRUCTS = 3
 
 
@@ -42,11 +45,13 @@ class GdbTarget:
         if not inferior.is_valid() or inferior.pid == 0:
             raise NoTargetError("no process and no core: use run, attach, target remote or core-file first")
         self._inferior = inferior
+        self._threads: Mapping[int, gdb.InferiorThread] = {}
         name = inferior.architecture().name()
         family = name if name in _ARCHITECTURES else re.split(r"v\d|_any", name)[0]
         if family not in _ARCHITECTURES:
             raise UnsupportedError(f"the architecture {name} is not supported")
-        self._arch, self._pointer_size, self._tp_registers = _ARCHITECTURES[family]
+        self._arch, pointer_size, self._tp_registers = _ARCHITECTURES[family]
+        self._platform = Platform(self._arch, pointer_size, "big" if "big endian" in _ask("show endian") else "little")
         self.kind = _kind(inferior)
         self._core_path = _core_path() if self.kind == "core" else None
         self._core = ElfCore(self._core_path, self.open_image) if self._core_path else None
@@ -59,8 +64,7 @@ class GdbTarget:
     @property
     def platform(self) -> Platform:
         """Give the architecture."""
-        big = "big endian" in _ask("show endian")
-        return Platform(self._arch, self._pointer_size, "big" if big else "little")
+        return self._platform
 
     @property
     def capabilities(self) -> Capability:
@@ -133,16 +137,25 @@ class GdbTarget:
 
     def threads(self) -> Sequence[Thread]:
         """List the threads in gdb's order."""
-        threads = sorted(self._inferior.threads(), key=lambda t: t.num)
-        return [Thread(t.num, t.ptid[1] or t.ptid[2], t.name) for t in threads if t.is_valid()]
+        self._threads = {t.num: t for t in self._inferior.threads() if t.is_valid()}
+        return [Thread(num, t.ptid[1] or t.ptid[2], t.name) for num, t in sorted(self._threads.items())]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Read the thread pointer; the user's selected thread and frame stay selected."""
-        found = next((t for t in self._inferior.threads() if t.num == thread.number), None)
-        if found is None:
+        """Find the thread pointer; the user's selected thread and frame stay selected."""
+        found = self._threads.get(thread.number)
+        if found is None or not found.is_valid():
             return {}
-        pointer = self._thread_pointer(found)
+        pointer = self._handle(found) or self._thread_pointer(found)
         return {} if pointer is None else {"thread_pointer": pointer}
+
+    def _handle(self, thread: gdb.InferiorThread) -> Optional[int]:
+        """Ask libthread_db, which needs no registers, for the pthread_t where this is the thread pointer."""
+        if self._arch not in _POINTER_IS_HANDLE:
+            return None
+        try:
+            return int.from_bytes(thread.handle(), self.platform.byteorder)  # type: ignore[arg-type,unused-ignore]
+        except (gdb.error, RuntimeError, NotImplementedError):
+            return None
 
     def _thread_pointer(self, thread: gdb.InferiorThread) -> Optional[int]:
         for names in self._tp_registers:
@@ -151,12 +164,8 @@ class GdbTarget:
                     thread.switch()
                     return _joined(gdb.newest_frame(), names)
                 except (gdb.error, ValueError):
-                    continue  # a running thread of non-stop mode has no registers; its handle is still known
-        try:
-            # libthread_db's handle is the pthread_t, which is the thread pointer on all our architectures.
-            return int.from_bytes(thread.handle(), self.platform.byteorder)  # type: ignore[arg-type,unused-ignore]
-        except (gdb.error, RuntimeError, NotImplementedError):
-            return None
+                    continue  # a running thread of non-stop mode has no registers
+        return None
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: below the sysroot, in the process's own mount namespace, or as it is named."""

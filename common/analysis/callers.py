@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 from ..elf.image import Image
 from ..elf.unwind import REGISTERS, Frame, walk
 from ..errors import DlwhyError
-from ..loaders.glibc import Graph, LinkMap, is_libc
+from ..loaders.glibc import Graph, LinkMap, is_libc, is_same
 from ..loaders.glibc_calls import Convention, Entry
 from ..memory import Memory
 from ..target import Hit, LiveTarget
@@ -172,17 +172,6 @@ class Callers:
 
 def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
     return link_map is not None and is_same(link_map, graph.by_address.get(link_map.address))
-
-
-def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
-    """Tell whether two readings of one address found the same library, not another that came there later."""
-    return link_map is other or (
-        other is not None
-        and link_map.l_addr == other.l_addr
-        and link_map.l_ld == other.l_ld
-        and link_map.l_name == other.l_name
-        and link_map.l_ns == other.l_ns
-    )
 
 
 def is_inner(path: str) -> bool:

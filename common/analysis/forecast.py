@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from ..loaders.glibc import LT_LOADED, LinkMap
-from ..model import Library, Outcome
-from .callers import is_same
+from ..elf.bindings import Bindings
+from ..loaders.glibc import LT_LOADED, Edge, LinkMap, is_same
+from ..model import HoldKind, Library, Outcome
 from .glibc_state import PERMANENT, GlibcExamination
 from .operations import Closing, instance_of
 from .plan import Planner
 
+#: Holds that follow from the maps and bindings alone; others are found in memory besides.
+_OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION})
+
 
 class Forecast:
-    """Predict the closes of one process; what never changes about a library is found once."""
+    """Predict the closes of one process; what has not changed about a library is not found again."""
 
     def __init__(self) -> None:
         self._closers: dict[str, bool] = {}
         self._lasting: dict[int, tuple[LinkMap, Library]] = {}
+        self._staying = _Staying()
 
     def predict(
         self, examined: GlibcExamination, closing: Closing, link_map: LinkMap, outer: Optional[Closing]
@@ -55,7 +59,7 @@ class Forecast:
         return tuple(
             self.judge_lasting(planner.examined, m)
             if m.nodelete and m is not link_map
-            else after.judge(m, identify=False)
+            else self._staying.judge(after, m)
             for m in stays
         )
 
@@ -69,3 +73,51 @@ class Forecast:
             known = (link_map, library._replace(holds=holds, holds_omitted=0))
             self._lasting[link_map.address] = known
         return known[1]
+
+
+class _Staying:
+    """The verdicts on what would stay after closes; they hold as long as the same is kept by the same."""
+
+    def __init__(self) -> None:
+        self._after: Optional[GlibcExamination] = None
+        self._maps: list[LinkMap] = []
+        self._known: dict[int, tuple[LinkMap, Sequence[Optional[Bindings]], Library]] = {}
+
+    def judge(self, after: GlibcExamination, link_map: LinkMap) -> Library:
+        """Judge a library by the examination of what is left after a close."""
+        if after is not self._after:
+            self._take(after)
+        known = self._known.get(link_map.address)
+        holders = after.holders.get(link_map.address, ())
+        bindings = [
+            after.bindings(after.graph.by_address[holder]) for holder, edge in holders if edge is Edge.RELOCATION
+        ]
+        if known is not None and _is_equal(known[0], link_map) and known[1] == bindings:
+            return known[2]
+        library = after.judge(link_map, identify=False)
+        if library.held and _OF_MAPS.issuperset(hold.kind for hold in library.holds):
+            self._known[link_map.address] = link_map, bindings, library
+        return library
+
+    def _take(self, after: GlibcExamination) -> None:
+        maps = [after.graph.by_address[address] for address in after.kept]
+        if self._after is None or after.kept != self._after.kept or not all(map(_keeps_alike, maps, self._maps)):
+            self._known.clear()
+        self._after, self._maps = after, maps
+
+
+def _is_equal(link_map: LinkMap, other: LinkMap) -> bool:
+    """Tell whether two readings of a map found the same bytes."""
+    return link_map is other or (
+        link_map.raw == other.raw and link_map.edges == other.edges and link_map.name == other.name
+    )
+
+
+def _keeps_alike(link_map: LinkMap, other: LinkMap) -> bool:
+    """Tell whether two readings of a map keep the same, for all that others can tell."""
+    return link_map is other or (
+        link_map.name == other.name
+        and link_map.needed == other.needed
+        and link_map.relocated_to == other.relocated_to
+        and link_map.l_auditing == other.l_auditing
+    )

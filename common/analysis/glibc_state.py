@@ -16,6 +16,7 @@ from ..loaders.glibc import (
     Namespace,
     RootKind,
     Rules,
+    is_same,
 )
 from ..loaders.glibc_layout import choose_layouts
 from ..loaders.start import AT_SYSINFO_EHDR, R_STATES, Start
@@ -63,6 +64,8 @@ REPORTED_FIELDS = (
 
 #: How many libraries that keep another one are listed; more are counted.
 MAX_DEPENDENCY_HOLDS = 16
+#: How many names of functions are remembered.
+MAX_FUNCTIONS = 4096
 MAX_SYMBOLS = 16
 
 #: Where every library needs every other, the search for all holders of all libraries would be cubic.
@@ -116,7 +119,9 @@ class GlibcExamination:
         self.program = main_program_path(memory, private.rtld)
         self.brief = False
         self._images = chosen.images
-        self._bindings: dict[int, Bindings] = {}
+        self._bindings: dict[int, tuple[LinkMap, Bindings]] = {}
+        self._functions: dict[int, tuple[LinkMap, Optional[str]]] = {}
+        self._earlier_bindings: Mapping[int, tuple[LinkMap, Bindings]] = {}
 
     def _list_problems(self) -> tuple[Problem, ...]:
         """Tell what is wrong with the lists; where glibc's own are whole, the public part of the first is whole too."""
@@ -161,6 +166,9 @@ class GlibcExamination:
             other.namespaces = {n.number: n for n in other.graph.namespaces}
         other._images = Images(memory)
         other._bindings = {}
+        if self._bindings or self._earlier_bindings:
+            known = {**self._earlier_bindings, **self._bindings}
+            other._earlier_bindings = {a: found for a, found in known.items() if a in other.graph.by_address}
         return other
 
     def state(self, brief: bool = False) -> State:
@@ -429,14 +437,23 @@ class GlibcExamination:
         return sorted(symbols)
 
     def _symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
-        if holder.address not in self._bindings:
-            image = self.image(holder)
-            if image is None:
-                return ()
-            from ..elf.bindings import Bindings
+        bindings = self.bindings(holder)
+        return bindings.symbols_into(*self.extent(held)) if bindings else ()
 
-            self._bindings[holder.address] = Bindings(self.memory, image)
-        return self._bindings[holder.address].symbols_into(*self.extent(held))
+    def bindings(self, holder: LinkMap) -> Optional[Bindings]:
+        """Give a library's bindings, None if its image cannot be read; where nothing has changed, the same again."""
+        if holder.address not in self._bindings:
+            before = self._earlier_bindings.get(holder.address)
+            if before is not None and is_same(before[0], holder):
+                self._bindings[holder.address] = holder, before[1].later(self.memory)
+            else:
+                image = self.image(holder)
+                if image is None:
+                    return None
+                from ..elf.bindings import Bindings
+
+                self._bindings[holder.address] = holder, Bindings(self.memory, image)
+        return self._bindings[holder.address][1]
 
     # -- TLS destructors -----------------------------------------------------------------------------------
 
@@ -480,6 +497,15 @@ class GlibcExamination:
         return bool(self._symbols_into(holder, held))
 
     def _function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
+        """Name a function; the threads of a pool all have the same destructors."""
+        known = self._functions.get(address)
+        if known is None or not is_same(known[0], link_map):
+            if len(self._functions) >= MAX_FUNCTIONS:
+                self._functions.clear()
+            known = self._functions[address] = link_map, self._find_function_name(link_map, address)
+        return known[1]
+
+    def _find_function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
         image = self.image(link_map)
         if image is None:
             return None

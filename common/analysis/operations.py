@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from ..loaders.glibc import Graph, LinkMap
+from ..loaders.glibc import Graph, LinkMap, is_same
 from ..model import Library, Outcome
-from .callers import is_same
 from .descriptors import Snapshot
 from .events import Close, Event, Instance, Moment, Open, OpenResult
 from .glibc_state import GlibcExamination

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from ..loaders.glibc import LT_LOADED, Graph, LinkMap
+from ..loaders.glibc import LT_LOADED, Graph, LinkMap, is_same
 from ..model import Hold, HoldKind, Library
-from .callers import is_same
 from .glibc_state import GlibcExamination
 from .operations import Opening, differing
 

@@ -17,7 +17,7 @@ from typing import Optional
 
 from ..dumps.procfs import find_inner_id
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap
+from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap, is_same
 from ..loaders.glibc_calls import (
     CONVENTIONS,
     Entry,
@@ -30,7 +30,7 @@ from ..loaders.start import Start
 from ..memory import Memory
 from ..model import Problem, TargetInfo
 from ..target import Hit, LiveTarget, Reaction, Subscription
-from .callers import Callers, is_same
+from .callers import Callers
 from .descriptors import MAKERS, Descriptors, name_call, read_path
 from .events import Event, Instance, Moment, Pin, Registration, Site, Trace
 from .forecast import Forecast

@@ -222,6 +222,17 @@ class LinkMap:
         return self.l_real != self.address
 
 
+def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
+    """Tell whether two readings of one address found the same library, not another that came there later."""
+    return link_map is other or (
+        other is not None
+        and link_map.l_addr == other.l_addr
+        and link_map.l_ld == other.l_ld
+        and link_map.l_name == other.l_name
+        and link_map.l_ns == other.l_ns
+    )
+
+
 class MapReader:
     """Read ``struct link_map`` with one request each; ``pieces`` are the addresses and bytes that were read."""
 

@@ -39,6 +39,11 @@ class GraphFollower:
 
     def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
         self._reader = GraphReader(memory, layouts, rtld_global)
+        # Where symbols are looked up is no matter, and changes for all that an open finds loaded already.  In
+        # include/link.h l_scope_mem[4] and l_scope_max come before l_scope.
+        scope = layouts.require("link_map").fields.get("l_scope")
+        self._scope_start = scope.offset - 5 * scope.size if scope else 0
+        self._scope_end = scope.offset + scope.size if scope else 0
         self._last: Optional[Graph] = None
         #: What the chunks were in which maps have bytes, by address and size; of one that is only partly there, pages.
         self._known: dict[tuple[int, int], Optional[bytes]] = {}
@@ -163,14 +168,22 @@ class GraphFollower:
 
     def _read(self, address: int, known: Optional[LinkMap]) -> LinkMap:
         memory = self._reader.maps.memory
-        if known is not None and all(
-            memory.try_read(start, len(raw)) == raw for start, raw in ((address, known.raw), *known.edges)
+        if (
+            known is not None
+            and self._is_like(known.raw, memory.try_read(address, len(known.raw)))
+            and all(memory.try_read(start, len(raw)) == raw for start, raw in known.edges)
         ):
             return known
         link_map = self._reader.maps.read(address)
         self._reader.maps.read_edges(link_map)
         link_map.name = read_name(memory, link_map.l_name)
         return link_map
+
+    def _is_like(self, known: bytes, now: Optional[bytes]) -> bool:
+        if now == known or now is None:
+            return now is not None
+        start, end = self._scope_start, self._scope_end
+        return now[:start] == known[:start] and now[end:] == known[end:]
 
     def _take(self, memory: Memory, graph: Graph, last: Graph, fresh: Sequence[LinkMap]) -> None:
         """Take a graph for the last one; in ``fresh`` are the maps that it has not from there."""
