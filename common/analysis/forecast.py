@@ -64,15 +64,19 @@ class Forecast:
         )
 
     def judge_lasting(self, examined: GlibcExamination, link_map: LinkMap) -> Library:
-        """Judge a library that stays for good; it does so once."""
+        """Judge a library that stays for good: why is found once."""
         known = self._lasting.get(link_map.address)
-        if known is None or not is_same(known[0], link_map):
+        if known is not None and _is_equal(known[0], link_map):
+            return known[1]
+        if known is not None and is_same(known[0], link_map):
+            library = examined.renew(known[1], link_map)
+        else:
             library = examined.judge(link_map, identify=False)
             # What else needs it changes, and does not matter.
             holds = tuple(hold for hold in library.holds if hold.kind in PERMANENT)
-            known = (link_map, library._replace(holds=holds, holds_omitted=0))
-            self._lasting[link_map.address] = known
-        return known[1]
+            library = library._replace(holds=holds, holds_omitted=0)
+        self._lasting[link_map.address] = link_map, library
+        return library
 
 
 class _Staying:

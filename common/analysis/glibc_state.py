@@ -370,6 +370,15 @@ class GlibcExamination:
             not link_map.field("l_map_used") and (self._signed(link_map, "l_idx") or 0) >= 0
         )
 
+    def renew(self, library: Library, link_map: LinkMap) -> Library:
+        """Give a verdict whose reasons are the library's own and have not changed, with the values as they are now."""
+        holds = []
+        for hold in library.holds:
+            names = [evidence.expression.rpartition("->")[2] for evidence in hold.evidence]
+            early = self.open_count(link_map) > 0 if hold.kind is HoldKind.NODELETE else hold.early_return
+            holds.append(hold._replace(evidence=self._evidence(link_map, *names), early_return=early))
+        return library._replace(fields=self._reported_fields(link_map), holds=tuple(holds))
+
     # -- NODELETE ------------------------------------------------------------------------------------------
 
     def _nodelete_hold(self, link_map: LinkMap) -> Hold:

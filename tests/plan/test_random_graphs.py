@@ -72,7 +72,6 @@ def test_predictions_hold_with_the_older_sorting(tmp_path: Path) -> None:
     judge(run_seeds(tmp_path, range(FIRST, FIRST + SEEDS // 10), environment=environment), SEEDS // 10)
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["2.31", "newest"])
 def test_predictions_hold_on_other_glibcs(name: str, tmp_path: Path) -> None:
     glibc = glibcs.get(name)

@@ -1,6 +1,6 @@
 """Does dltrace, in a real debugger, tell of every close of random graphs what it did, and predict it?
 
-DLWHY_TRACE_SEEDS=2000 python3 install.py test -- tests/trace/test_random_traces.py -s     more than the default
+DLWHY_TRACE_SEEDS=2000 python3 install.py test -- tests/trace/test_random_traces.py -s     more than 100
 DLWHY_TRACE_FIRST=1234                                                                      begins with that seed
 """
 
@@ -31,7 +31,7 @@ from dlwhy.tests.plan.sessions import Session, View, mapped_at
 from dlwhy.tests.plan.test_random_graphs import SEEDS_PER_GRAPH, clean_environment
 from dlwhy.tests.trace.attached import Traced, traced
 
-SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "12"))
+SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "100"))
 FIRST = int(os.environ.get("DLWHY_TRACE_FIRST", "0"))
 STEPS = 60
 
@@ -200,15 +200,27 @@ def test_gdb_traces_closes_within_closes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", [LLDB_OLD, LLDB_NEW])
 def test_lldb_traces_random_graphs(host: str, tmp_path: Path) -> None:
-    score = run_seeds(host, tmp_path, sorted({*range(FIRST, FIRST + SEEDS // 6), *seeds_with_closers(2)}), nests=True)
+    score = run_seeds(
+        host, tmp_path, sorted({*range(FIRST, FIRST + max(2, SEEDS // 10)), *seeds_with_closers(2)}), nests=True
+    )
     print(score)
     assert score.wrong == [], "\n".join(score.wrong[:8])
 
 
+@pytest.mark.parametrize("name", ["2.31", "newest"])
+def test_gdb_traces_other_glibcs(name: str, tmp_path: Path) -> None:
+    trace_other_glibc(name, tmp_path, max(2, SEEDS // 10))
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", ["2.31", "2.41", "newest"])
-def test_gdb_traces_other_glibcs(name: str, tmp_path: Path) -> None:
+def test_gdb_traces_more_of_other_glibcs(name: str, tmp_path: Path) -> None:
+    trace_other_glibc(name, tmp_path, SEEDS)
+
+
+def trace_other_glibc(name: str, folder: Path, count: int) -> None:
+    """Run seeds with another glibc than the system's."""
     glibc = glibcs.get(name)
     environment = glibc.environment(clean_environment())
-    seeds = range(FIRST, FIRST + SEEDS)
-    judge(run_seeds(GDB, tmp_path, seeds, interpreter=glibc.loader, environment=environment), SEEDS)
+    seeds = range(FIRST, FIRST + count)
+    judge(run_seeds(GDB, folder, seeds, interpreter=glibc.loader, environment=environment), count)

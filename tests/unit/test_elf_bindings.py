@@ -74,3 +74,17 @@ def test_a_place_that_is_not_in_memory_is_left_out(library: Path) -> None:
             target.overwrite(relocation.place, struct.pack("<Q", OTHER))
     memory = Memory(target)
     assert Bindings(memory, Image.at(memory, BIAS)).symbols_into(OTHER, OTHER + 1) == ("provided_value",)
+
+
+def test_later_bindings_are_the_same_until_something_binds(library: Path) -> None:
+    target = lay_out(library)
+    memory = Memory(target)
+    first = Bindings(memory, Image.at(memory, BIAS))
+    assert first.later(Memory(target)) is first
+    place = next(each.place for each in Image.at(memory, BIAS).for_each_symbolic_relocation())
+    target.overwrite(place, struct.pack("<Q", OTHER))
+    second = first.later(Memory(target))
+    assert len(second.symbols_into(OTHER, OTHER + 1)) == 1
+    assert second.later(Memory(target)) is second
+    target.forget(place, 8)
+    assert second.later(Memory(target)).symbols_into(OTHER, OTHER + 1) == ()
