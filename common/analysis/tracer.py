@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 from ..dumps.procfs import find_inner_id
+from ..elf.unwind import REGISTERS
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
 from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap, is_same
 from ..loaders.glibc_calls import (
@@ -121,7 +122,8 @@ class Tracer:
         """
         examined = self._examined
         memory, private = examined.memory, examined.private
-        in_rtld = self.target.keeps_breakpoints
+        # What ld.so calls itself by is found by unwinding.
+        in_rtld = self.target.keeps_breakpoints and memory.platform.arch in REGISTERS
         places = find_places(memory, examined.layouts, private, examined.graph, in_rtld=in_rtld)
         self._places = places
         watched: list[tuple[Sequence[int], Callable[[Hit], Reaction]]] = [(tuple(places.entries), self._on_entry)]

@@ -79,6 +79,7 @@ class ElfSymbol(NamedTuple):
     shndx: int
     value: int
     size: int
+    other: int
 
     @property
     def type(self) -> int:
@@ -295,21 +296,39 @@ class Image:
 
     def _decode_symbol(self, values: tuple[int, ...]) -> ElfSymbol:
         if self.memory.pointer_size == 8:
-            name, info, _, shndx, value, size = values
+            name, info, other, shndx, value, size = values
         else:
-            name, value, size, info, _, shndx = values
-        return ElfSymbol(name, info, shndx, value, size)
+            name, value, size, info, other, shndx = values
+        return ElfSymbol(name, info, shndx, value, size, other)
 
     def find_symbol(self, name: str) -> Optional[tuple[int, int]]:
         """Look a defined dynamic symbol up by its hash; gives (address, size).
 
         :raises FaultError: if a table that is needed is not in memory.
         """
-        wanted = name.encode()
-        for index in self._hash_candidates(wanted):
+        symbol = self._find_symbol(name)
+        return (self.address(symbol.value), symbol.size) if symbol else None
+
+    def find_function(self, name: str) -> Optional[int]:
+        """Find the instruction of an exported function that every call of it executes.
+
+        :raises FaultError: if a table that is needed is not in memory.
+        """
+        symbol = self._find_symbol(name)
+        if symbol is None:
+            return None
+        arch = self.memory.platform.arch
+        if arch == "arm":  # bit 0 says that it is Thumb code (ELF for the Arm architecture)
+            return self.address(symbol.value & ~1)
+        # Calls from within a library begin behind the code that finds the TOC (64-bit ELFv2 ABI, 3.4.1).
+        local = (1 << (symbol.other >> 5)) >> 2 << 2 if arch == "ppc64le" else 0
+        return self.address(symbol.value + local)
+
+    def _find_symbol(self, name: str) -> Optional[ElfSymbol]:
+        for index in self._hash_candidates(name.encode()):
             symbol = self.symbol(index)
             if symbol.shndx != 0 and self.string(symbol.name) == name:
-                return self.address(symbol.value), symbol.size
+                return symbol
         return None
 
     def _hash_candidates(self, name: bytes) -> Iterator[int]:

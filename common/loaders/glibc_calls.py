@@ -53,6 +53,10 @@ CONVENTIONS: Mapping[str, Convention] = {
     "x86_64": Convention(("rdi", "rsi", "rdx", "rcx"), "rsp"),
     "i386": Convention((), "esp"),
     "aarch64": Convention(("x0", "x1", "x2", "x3"), "sp", "x30"),
+    "arm": Convention(("r0", "r1", "r2", "r3"), "sp", "lr"),
+    "ppc64le": Convention(("r3", "r4", "r5", "r6"), "r1", "lr"),
+    "riscv64": Convention(("a0", "a1", "a2", "a3"), "sp", "ra"),
+    "s390x": Convention(("r2", "r3", "r4", "r5"), "r15", "r14"),
 }
 
 
@@ -128,9 +132,9 @@ def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
         try:
             image = Image.at(memory, link_map.field("l_map_start") or 0)
             for entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
-                symbol = image.find_symbol(entry.value)
-                if symbol:
-                    yield symbol[0], entry
+                address = image.find_function(entry.value)
+                if address:
+                    yield address, entry
         except DlwhyError:
             continue
 
@@ -172,9 +176,9 @@ def find_function(images: Sequence[Optional[Image]], name: str) -> Optional[int]
     """Find an exported function in the first of several images that has it."""
     for image in images:
         try:
-            symbol = image.find_symbol(name) if image else None
+            address = image.find_function(name) if image else None
         except DlwhyError:
             continue
-        if symbol:
-            return symbol[0]
+        if address:
+            return address
     return None
