@@ -77,7 +77,7 @@ class GdbLiveTarget(GdbTarget):
         finally:
             self._is_in_handler = False
             is_interrupted = _set_mask(self._mask) or is_interrupted
-        return (is_interrupted and self._interrupt()) or is_stop
+        return is_stop or (is_interrupted and self._interrupt())
 
     def _interrupt(self) -> bool:
         """Let the process stop as gdb's interrupt key stops it; gives whether it does so here."""
