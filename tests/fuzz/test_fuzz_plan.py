@@ -17,7 +17,8 @@ from dlwhy.common.render.text import render
 from dlwhy.common.views_plan import plan_view
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.fuzz.test_fuzz_loader import ODD_WORDS, decisive_ranges
-from dlwhy.tests.synth.damage import LIMIT_SECONDS, VALIDATOR, Patient
+from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.synth.damage import LIMIT_SECONDS, Patient
 from hypothesis import given
 from hypothesis import strategies as st
 

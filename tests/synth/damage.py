@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-import jsonschema
 from dlwhy.common.analysis.state import explain
 from dlwhy.common.elf.image import Image
 from dlwhy.common.errors import DlwhyError
@@ -25,10 +24,7 @@ from dlwhy.common.render.jsonout import dump, state_document
 from dlwhy.common.render.text import render
 from dlwhy.common.views import state_view
 from dlwhy.tests.fakes import CoreTarget, snapshot
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+from dlwhy.tests.schema import VALIDATOR
 
 #: An undamaged process is explained in some 0.02 s; this is what damage may make of it on a busy machine.
 LIMIT_SECONDS = 20.0

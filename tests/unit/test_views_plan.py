@@ -10,18 +10,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from dlwhy.common.model import Action, Change, HoldKind, Library, LoaderInfo, Outcome, Plan, Plans, Step, ThreadRef
 from dlwhy.common.render.jsonout import dump, plan_document
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.views_plan import plan_view
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden" / "views_plan.txt"
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 LIB = library(opened(2))
 MANY = tuple(library(name=f"lib{number:02}.so")._replace(link_map=LINK_MAP + 4096 * number) for number in range(1, 21))

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Optional
 
-import jsonschema
 import pytest
 from dlwhy.common.analysis.events import (
     Account,
@@ -35,8 +34,8 @@ from dlwhy.common.render.jsonout import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.render.traceout import dump_event, trace_document
 from dlwhy.common.views_trace import started_view, stop_view, trace_view
+from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
-from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "views_trace.txt"
 
@@ -211,7 +210,7 @@ def test_json_follows_the_schema(name: str) -> None:
 
 
 def test_events_follow_the_schema() -> None:
-    event = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["event"], "$defs": SCHEMA["$defs"]})
+    event = validator_of("event")
     for each in (OPEN, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
         event.validate(json.loads(dump_event(each)))
 
