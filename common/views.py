@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .render.document import Part
 
 
-# Smaller values are counts and flags: Linux maps nothing below this by default (vm.mmap_min_addr).
+# Smaller values are counts and flags: nothing is mapped below, on Linux by default (vm.mmap_min_addr).
 _FIRST_POINTER = 65536
 
 _SHOWN_REASONS = 3
@@ -150,7 +150,7 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
         yield Facts(((f"and {hidden} more" + ("" if verbose else "; -v shows them"),),))
     if verbose:
         rows = tuple(
-            (f"{e.expression} = {_plain(e.value)}", f"at {e.address:#x}, offset {e.offset}")
+            (f"{e.expression} = {plain(e.value)}", f"at {e.address:#x}, offset {e.offset}")
             for hold in library.holds
             for e in hold.evidence
         )
@@ -158,7 +158,7 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
             yield Facts(rows)
 
 
-def _plain(value: int) -> str:
+def plain(value: int) -> str:
     """Show counts in decimal and pointers in hexadecimal."""
     return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 

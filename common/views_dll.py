@@ -7,7 +7,7 @@ from typing import Optional
 
 from .model import Outcome
 from .render.document import Document, Facts, Sentence, Table
-from .views import completed, join, layout_parts, problem_parts, times
+from .views import completed, join, layout_parts, plain, problem_parts, times
 from .views_plan import size_words
 from .winmodel import (
     CycleEntry,
@@ -33,7 +33,6 @@ _SHOWN_NAMES = 16
 _SHOWN_RELATIONS = 4
 _SHOWN_STEPS = 8
 _SHOWN_POINTERS = 4
-_FIRST_POINTER = 65536
 
 _PIN_REASONS = {
     "loader": "pinned by the loader at start",
@@ -249,7 +248,7 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
     if verbose:
         evidence = tuple(
             dict.fromkeys(
-                (f"{e.expression} = {_plain(e.value)}", f"at {e.address:#x}, offset {e.offset:#x}")
+                (f"{e.expression} = {plain(e.value)}", f"at {e.address:#x}, offset {e.offset:#x}")
                 for hold in dll.holds
                 for e in hold.evidence
             )
@@ -262,10 +261,6 @@ def _names(names: Sequence[str], verbose: bool, limit: int = _SHOWN_NAMES) -> st
     shown = list(names) if verbose else list(names[:limit])
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _plain(value: int) -> str:
-    return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 
 
 def _answer(dll: Dll) -> str:

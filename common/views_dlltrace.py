@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .analysis.dll_events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
-from .analysis.events import Account, Deeds
+from .analysis.events import Account
 from .model import Outcome
-from .render.document import Document, Facts, Sentence
+from .render.document import Document, Sentence
 from .render.fit import wrap_facts
-from .views import completed, join, layout_parts, problem_parts, times
+from .views import completed, join, layout_parts, problem_parts
 from .views_dll import REFUSALS, dll_because, dll_rule_parts
-from .views_trace import rest_row, short_name, site_words, trace_table
+from .views_trace import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .render.document import Part
-
-_SHOWN = 16
-_NAMED = 4
 
 
 def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
@@ -41,7 +38,8 @@ def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
         parts += layout_parts(trace.target, trace.loader)
     parts += dll_rule_parts(trace.rules, verbose)
     parts += problem_parts(trace.problems)
-    parts += [Sentence(text) for text in (_never_freed(trace, verbose),) if text]
+    unpinned = [each for each in trace.accounts if each.path not in trace.pinned]
+    parts += never_closed(unpinned, "loaded", "freed", verbose)
     return Document(tuple(parts))
 
 
@@ -76,13 +74,11 @@ def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
 def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
-    shown = kept if verbose else kept[:_SHOWN]
-    rows: list[tuple[str, ...]] = [
-        (each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.close.moment.number}") for each in shown
+    rows = [
+        (each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.close.moment.number}") for each in kept
     ]
-    rows += rest_row(kept, shown, 4, 2)
-    yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose)
-    closes = {each.close.close.moment.number: each.close for each in shown}
+    yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
+    closes = {each.close.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 
@@ -99,38 +95,25 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
     active = [each for each in trace.accounts if verbose or each.opens or each.closes or each.early_returns]
     if not active:
         return
-    shown = active if verbose else active[:_SHOWN]
-    rows: list[tuple[str, ...]] = [
+    rows = [
         (
             each.name,
             str(each.before),
-            _total(each.opens),
-            _total(each.closes) + (f" +{each.early_returns} without effect" if each.early_returns else ""),
+            str(total(each.opens)),
+            str(total(each.closes)) + (f" +{each.early_returns} without effect" if each.early_returns else ""),
             _left_words(trace, each),
         )
-        for each in shown
+        for each in active
     ]
-    rows += rest_row(active, shown, 5, 3)
-    yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose)
-    details = [row for each in shown for row in _deed_rows(each)] if verbose else []
-    if details:
-        yield Facts(tuple(details))
+    yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose, 3)
+    if verbose:
+        yield from deed_parts(active, "loaded", "freed")
 
 
 def _left_words(trace: DllTrace, account: Account) -> str:
     if account.path in trace.pinned:
         return "pinned"
     return "gone" if account.left is None else str(account.left)
-
-
-def _total(deeds: Sequence[Deeds]) -> str:
-    return str(sum(each.total for each in deeds))
-
-
-def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
-    for verb, deeds in (("loaded", account.opens), ("freed", account.closes)):
-        for each in deeds:
-            yield (account.name, f"{verb} {times(each.total)}", f"by {site_words(each.site, verbose=True)}")
 
 
 def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]:
@@ -141,39 +124,21 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
         status = "" if each.status is None else f"{each.status:#010x}"
         key = (each.open.requested or "?", status, site_words(each.open.moment.caller, verbose))
         grouped[key] = grouped.get(key, 0) + 1
-    rows = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
-    shown = rows if verbose else rows[:_SHOWN]
-    titles = ("failed load of", "times", "NTSTATUS", "by")
-    yield trace_table(titles, [*shown, *rest_row(rows, shown, 4, 3)], verbose)
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("failed load of", "times", "NTSTATUS", "by"), rows, verbose, 3)
 
 
 def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
     rows = [(each.pin.library.name, each.function, site_words(each.pin.moment.caller, verbose)) for each in pins]
-    shown = rows if verbose else rows[:_SHOWN]
-    yield trace_table(("was pinned", "in", "by"), [*shown, *rest_row(rows, shown, 3, 2)], verbose)
+    yield trace_table(("was pinned", "in", "by"), rows, verbose, 2)
 
 
 def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
-    for each in mismatches[:_SHOWN]:
+    for each in mismatches[:SHOWN]:
         close = each.close
         stayed, surprises = ([one.name for one in some] for some in (close.stayed, close.surprises))
         words = [f"{join(stayed)} stayed"] if stayed else []
         words += [f"{join(surprises)} went too"] if surprises else []
         yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(each, verbose)}: {'; '.join(words)}.")
-
-
-def _never_freed(trace: DllTrace, verbose: bool) -> str:
-    """Name who loaded more often than was freed."""
-    words = []
-    for each in trace.accounts:
-        opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
-        if each.left and opened > closed and each.path not in trace.pinned:
-            by = f"by {site_words(each.opens[0].site, verbose)}"
-            words.append(f"{short_name(each.name, verbose)} was loaded {times(opened - closed)} more than freed, {by}")
-    if not words:
-        return ""
-    shown = words if verbose else words[:_NAMED]
-    more = f"; and {len(words) - len(shown)} more" if len(shown) < len(words) else ""
-    return f"Never freed: {'; '.join(shown)}{more}."

@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .render.document import Part
 
-_SHOWN = 16
+#: How many rows a table has unless all is asked for.
+SHOWN = 16
 _NAMED = 4
 _NAME_WIDTH = 40
 _FUNCTION_WIDTH = 60
@@ -51,7 +52,7 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
-    parts += [Sentence(text) for text in (_never_closed(trace.accounts, verbose),) if text]
+    parts += never_closed([each for each in trace.accounts if not each.early_returns], "opened", "closed", verbose)
     return Document(tuple(parts))
 
 
@@ -113,9 +114,16 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
 
-def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool) -> Table:
-    """Lay out a table, its cells cut to what a line holds unless all is asked for."""
-    return Table(titles, tuple(rows)) if verbose else fit_table(titles, rows)
+def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
+    """Lay out a table; unless all is asked for, its first rows, and in the column ``place`` how to see the rest."""
+    if verbose:
+        return Table(titles, tuple(rows))
+    shown = list(rows[:SHOWN])
+    if len(shown) < len(rows):
+        cells = [f"and {len(rows) - len(shown)} more", *[""] * (len(titles) - 1)]
+        cells[place] = "-v shows them"
+        shown.append(tuple(cells))
+    return fit_table(titles, shown)
 
 
 def short_name(name: str, verbose: bool = False) -> str:
@@ -133,24 +141,13 @@ def _names(names: Sequence[str], verbose: bool = False) -> str:
 def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
-    shown = kept if verbose else kept[:_SHOWN]
-    rows: list[tuple[str, ...]] = [
-        (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in shown
+    rows = [
+        (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in kept
     ]
-    rows += rest_row(kept, shown, 4, 2)
-    yield trace_table(("stayed", "times", "because", "last at"), rows, verbose)
-    closes = {each.close.moment.number: each.close for each in shown}
+    yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
+    closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
-
-
-def rest_row(every: Sequence[object], shown: Sequence[object], columns: int, place: int) -> Iterator[tuple[str, ...]]:
-    """Say in a last row how many are not shown."""
-    more = len(every) - len(shown)
-    if more:
-        cells = [f"and {more} more", *[""] * (columns - 1)]
-        cells[place] = "-v shows them"
-        yield tuple(cells)
 
 
 def _close_words(close: Close, verbose: bool) -> str:
@@ -163,34 +160,37 @@ def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]
     active = [each for each in accounts if verbose or each.opens or each.closes or each.early_returns]
     if not active:
         return
-    shown = active if verbose else active[:_SHOWN]
-    rows: list[tuple[str, ...]] = [
+    rows = [
         (
             each.name,
             str(each.namespace),
             str(each.before),
-            _total(each.opens),
-            _total(each.closes) + (f" +{each.early_returns} early" if each.early_returns else ""),
+            str(total(each.opens)),
+            str(total(each.closes)) + (f" +{each.early_returns} early" if each.early_returns else ""),
             "gone" if each.left is None else str(each.left),
         )
-        for each in shown
+        for each in active
     ]
-    rows += rest_row(active, shown, 6, 4)
-    yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose)
+    yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose, 4)
     if verbose:
-        details = [row for each in shown for row in _deed_rows(each)]
-        if details:
-            yield Facts(tuple(details))
+        yield from deed_parts(active, "opened", "closed")
 
 
-def _total(deeds: Sequence[Deeds]) -> str:
-    return str(sum(each.total for each in deeds))
+def total(deeds: Sequence[Deeds]) -> int:
+    """Count the opens, or the closes, of a library."""
+    return sum(each.total for each in deeds)
 
 
-def _deed_rows(account: Account) -> Iterator[tuple[str, ...]]:
-    for verb, deeds in (("opened", account.opens), ("closed", account.closes)):
-        for each in deeds:
-            yield (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
+def deed_parts(accounts: Sequence[Account], opened: str, closed: str) -> Iterator[Part]:
+    """Name all who opened and closed, by these verbs."""
+    rows = [
+        (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
+        for account in accounts
+        for verb, deeds in ((opened, account.opens), (closed, account.closes))
+        for each in deeds
+    ]
+    if rows:
+        yield Facts(tuple(rows))
 
 
 def _by_words(deeds: Deeds, verbose: bool) -> str:
@@ -212,15 +212,13 @@ def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] 
 def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
-    shown = pins if verbose else pins[:_SHOWN]
-    rows: list[tuple[str, ...]] = []
-    for pin in shown:
+    rows = []
+    for pin in pins:
         symbols = ", ".join(pin.symbols) if verbose or not pin.symbols else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
-    rows += rest_row(pins, shown, 5, 1)
-    yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose)
+    yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose, 1)
 
 
 def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:
@@ -233,10 +231,8 @@ def _registration_parts(registrations: Sequence[Registration], verbose: bool) ->
         function = site_words(each.function, verbose, home=each.owner or name)
         key = (name, function, site_words(each.moment.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
-    rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
-    shown = rows if verbose else rows[:_SHOWN]
-    table = [*shown, *rest_row(rows, shown, 5, 2)]
-    yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), table, verbose)
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), rows, verbose, 2)
 
 
 def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
@@ -247,10 +243,8 @@ def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
         sites = _sites(each, verbose) if each.sites else "not watched"
         key = (each.library.name, each.path, sites)
         grouped[key] = grouped.get(key, 0) + 1
-    rows: list[tuple[str, ...]] = [(key[0], str(total), *key[1:]) for key, total in grouped.items()]
-    shown = rows if verbose else rows[:_SHOWN]
-    table = [*shown, *rest_row(rows, shown, 4, 2)]
-    yield trace_table(("gone library", "times", "left open", "opened by"), table, verbose)
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("gone library", "times", "left open", "opened by"), rows, verbose, 2)
 
 
 def _sites(leak: Leak, verbose: bool) -> str:
@@ -259,7 +253,7 @@ def _sites(leak: Leak, verbose: bool) -> str:
 
 
 def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
-    shown = mismatches if verbose else mismatches[:_SHOWN]
+    shown = mismatches if verbose else mismatches[:SHOWN]
     for close in shown:
         stayed = [each.name for each in close.stayed]
         surprises = [each.name for each in close.surprises]
@@ -271,17 +265,15 @@ def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part
         yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
 
 
-def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
-    """Name who opened more often than was closed."""
+def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
+    """Name who opened more often than was closed, by these verbs."""
     words = []
     for each in accounts:
-        opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
-        if each.left and opened > closed and not each.early_returns:
-            excess = opened - closed
+        excess = total(each.opens) - total(each.closes)
+        if each.left and excess > 0:
             name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
-            words.append(f"{name} was opened {times(excess)} more than closed, {opener}")
-    if not words:
-        return ""
-    shown = words if verbose else words[:_NAMED]
-    more = len(words) - len(shown)
-    return f"Never closed: {'; '.join(shown)}{f'; and {more} more' if more else ''}."
+            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
+    if words:
+        shown = words if verbose else words[:_NAMED]
+        more = len(words) - len(shown)
+        yield Sentence(f"Never {closed}: {'; '.join(shown)}{f'; and {more} more' if more else ''}.")

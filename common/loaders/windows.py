@@ -646,25 +646,19 @@ def validate(loader: Loader) -> str:
 def _graph_fit(loader: Loader) -> Fit:
     if not loader.layouts.has_graph:
         return _links_fit(loader)
-    right = wrong = 0
+    fits = []
     for entry in loader.in_load_order()[:_SAMPLE]:
         address = entry.record.get("DdagNode")
         node = loader.read_node(address) if address else None
-        if node is None:
-            continue
-        if entry.address in node.modules and (node.state or 0) in STATES:
-            right += 1
-        else:
-            wrong += 1
-    if right > wrong:
-        return Fit.RIGHT
-    return Fit.WRONG if wrong else Fit.UNREADABLE
+        if node is not None:
+            fits.append(entry.address in node.modules and (node.state or 0) in STATES)
+    return _most(fits)
 
 
 def _links_fit(loader: Loader) -> Fit:
     """Tell whether the entries have a list where those of Windows 8 have DdagNode: Vista and 7."""
     place = 0x98 if loader.pointer_size == 8 else 0x50
-    right = wrong = 0
+    fits = []
     for entry in loader.in_load_order()[:_SAMPLE]:
         if entry.record.layout.size <= place:
             return Fit.UNREADABLE
@@ -673,13 +667,15 @@ def _links_fit(loader: Loader) -> Fit:
             back = loader.pointer(link + loader.pointer_size)
         except FaultError:
             continue
-        if back == entry.address + place:
-            right += 1
-        else:
-            wrong += 1
-    if right > wrong:
-        return Fit.RIGHT
-    return Fit.WRONG if wrong else Fit.UNREADABLE
+        fits.append(back == entry.address + place)
+    return _most(fits)
+
+
+def _most(fits: Sequence[bool]) -> Fit:
+    """Judge by what holds for most of those that could be read."""
+    if not fits:
+        return Fit.UNREADABLE
+    return Fit.RIGHT if 2 * sum(fits) > len(fits) else Fit.WRONG
 
 
 def by_base(entries: Sequence[Entry], address: int) -> Optional[Entry]:

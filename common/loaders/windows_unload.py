@@ -396,8 +396,8 @@ class _GraphRule(_Rule):
         return dead
 
 
-class _WineRule(_Rule):
-    """Wine: a count that becomes 0 lowers those of its imports; detached in reverse order of initialisation."""
+class _CountingRule(_Rule):
+    """Wine, and XP to Windows 7: 16-bit counts; what is at 0 is detached in reverse order of initialisation."""
 
     order = "reverse-initialization"
 
@@ -409,32 +409,15 @@ class _WineRule(_Rule):
             return "unknown"
         if unit.own is not None:
             unit.own -= 1
-        in_progress: set[int] = set()
-        stack: list[tuple[Unit, Iterator[int]]] = []
-        self._lower(unit, in_progress, stack)
-        while stack:
-            current, children = stack[-1]
-            key = next(children, None)
-            if key is None:
-                in_progress.discard(current.key)
-                stack.pop()
-            else:
-                self._lower(self.world.units[key], in_progress, stack)
+        self._lower(unit)
         return None
 
-    def _lower(self, unit: Unit, in_progress: set[int], stack: list[tuple[Unit, Iterator[int]]]) -> None:
-        if unit.key in in_progress or unit.pinned or not unit.count:
-            return
-        unit.count -= 1
-        if not unit.count:
-            in_progress.add(unit.key)
-            stack.append((unit, iter(unit.children)))
+    def _lower(self, unit: Unit) -> None:
+        raise NotImplementedError
 
     def collect(self) -> list[Entry]:
+        dead = self._find_dead()
         units = self.world.units
-        dead = [each for each in reversed(self.initialization) if self._is_dead(each)]
-        listed = {each.address for each in self.initialization}
-        dead += [unit.entries[0] for key, unit in units.items() if key not in listed and self._is_dead(unit.entries[0])]
         for entry in dead:
             unit = units.pop(entry.address)
             for child in unit.children:
@@ -445,27 +428,52 @@ class _WineRule(_Rule):
                     units[parent].children = [key for key in units[parent].children if key != entry.address]
         return dead
 
+    def _find_dead(self) -> list[Entry]:
+        return [each for each in reversed(self.initialization) if self._is_dead(each)]
+
     def _is_dead(self, entry: Entry) -> bool:
         unit = self.world.units.get(entry.address)
         return unit is not None and unit.count == 0
 
 
-class _ClosureRule(_Rule):
-    """XP to Windows 7: every import edge of the closure is lowered; all at 0 go, in reverse order of initialisation."""
+class _WineRule(_CountingRule):
+    """Wine: a count that becomes 0 lowers those of its imports."""
 
-    order = "reverse-initialization"
+    def _lower(self, unit: Unit) -> None:
+        in_progress: set[int] = set()
+        stack: list[tuple[Unit, Iterator[int]]] = []
+        self._lower_one(unit, in_progress, stack)
+        while stack:
+            current, children = stack[-1]
+            key = next(children, None)
+            if key is None:
+                in_progress.discard(current.key)
+                stack.pop()
+            else:
+                self._lower_one(self.world.units[key], in_progress, stack)
 
-    def free(self, entry: Entry) -> Optional[str]:
-        unit = self.world.unit_of(entry)
-        if unit.pinned:
-            return "pinned"
-        if unit.count is None:
-            return "unknown"
+    def _lower_one(self, unit: Unit, in_progress: set[int], stack: list[tuple[Unit, Iterator[int]]]) -> None:
+        if unit.key in in_progress or unit.pinned or not unit.count:
+            return
+        unit.count -= 1
+        if not unit.count:
+            in_progress.add(unit.key)
+            stack.append((unit, iter(unit.children)))
+
+    def _find_dead(self) -> list[Entry]:
+        listed = {each.address for each in self.initialization}
+        others = [unit.entries[0] for key, unit in self.world.units.items() if key not in listed]
+        return [*super()._find_dead(), *filter(self._is_dead, others)]
+
+
+class _ClosureRule(_CountingRule):
+    """XP to Windows 7: every import edge of the closure is lowered; all at 0 go."""
+
+    def _lower(self, unit: Unit) -> None:
+        assert unit.count is not None
         unit.count = unit.count - 1 & 0xFFFF
-        if unit.own is not None:
-            unit.own -= 1
-        if not entry.has_flag(FLAG_IMAGE_DLL):
-            return None
+        if not unit.entries[0].has_flag(FLAG_IMAGE_DLL):
+            return
         visited = {unit.key}
         stack = [iter(unit.children)]
         while stack:
@@ -480,22 +488,6 @@ class _ClosureRule(_Rule):
             if key not in visited:
                 visited.add(key)
                 stack.append(iter(child.children))
-        return None
-
-    def collect(self) -> list[Entry]:
-        units = self.world.units
-        dead = [
-            each for each in reversed(self.initialization) if each.address in units and units[each.address].count == 0
-        ]
-        for entry in dead:
-            unit = units.pop(entry.address)
-            for child in unit.children:
-                if child in units and entry.address in units[child].parents:
-                    units[child].parents.remove(entry.address)
-            for parent in unit.parents:
-                if parent in units:
-                    units[parent].children = [key for key in units[parent].children if key != entry.address]
-        return dead
 
 
 def gets_detached(rule: LoaderRule, entry: Entry) -> bool:

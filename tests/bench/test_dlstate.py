@@ -22,16 +22,20 @@ ROUNDS = 15
 pytestmark = pytest.mark.bench
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("many")
+def build(name: str, folder: Path) -> Path:
+    """Build a program and a thousand libraries beside it."""
     source = folder / "lib.c"
     source.write_text("static int calls; int f(void) { return ++calls; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "lib.so", source], check=True)
-    subprocess.run(["gcc", "-o", folder / "many", HERE / "many.c"], check=True)
+    subprocess.run(["gcc", "-o", folder / name, HERE / f"{name}.c"], check=True)
     for index in range(1000):
         shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
-    return folder / "many"
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("many", tmp_path_factory.mktemp("many"))
 
 
 @contextmanager

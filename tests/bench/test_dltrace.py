@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from dlwhy.tests.bench.test_dlstate import build
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.debuggers import LLDB_NEW, LLDB_OLD, LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
@@ -52,16 +52,10 @@ class Figures(NamedTuple):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cycles")
-    source = folder / "lib.c"
-    source.write_text("static int calls; int f(void) { return ++calls; }\n")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "lib.so", source], check=True)
-    subprocess.run(["gcc", "-o", folder / "cycles", HERE / "cycles.c"], check=True)
-    for index in range(1000):
-        shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
+    made = build("cycles", tmp_path_factory.mktemp("cycles"))
     needed = [f"./lib{index}.so" for index in range(1, 9)]
-    subprocess.run(["gcc", "-shared", "-o", "needs.so", "-Wl,--no-as-needed", *needed], cwd=folder, check=True)
-    return folder / "cycles"
+    subprocess.run(["gcc", "-shared", "-o", "needs.so", "-Wl,--no-as-needed", *needed], cwd=made.parent, check=True)
+    return made
 
 
 def measure(

@@ -16,11 +16,10 @@ import dlwhy
 import pytest
 from dlwhy.common.analysis.state import explain
 from dlwhy.common.api import Examination
-from dlwhy.tests.bench.test_dlstate import running
+from dlwhy.tests.bench.test_dlstate import build, running
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 
-HERE = Path(__file__).resolve().parent
 LIBRARIES = 300
 ROUNDS = 11
 DRGN = """
@@ -36,13 +35,7 @@ pytestmark = pytest.mark.bench
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Run a program with 300 libraries."""
-    folder = tmp_path_factory.mktemp("many")
-    (folder / "lib.c").write_text("static int calls; int f(void) { return ++calls; }\n")
-    subprocess.run(["gcc", "-o", folder / "many", HERE / "many.c"], check=True)
-    for index in range(LIBRARIES):
-        output = folder / f"lib{index}.so"
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", output, folder / "lib.c"], check=True)
-    with running(folder / "many", LIBRARIES) as pid:
+    with running(build("many", tmp_path_factory.mktemp("many")), LIBRARIES) as pid:
         yield pid
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.synth.damage import NON_CANONICAL, WILD, Patient, contradictions, examine
 from hypothesis import given
@@ -14,11 +12,6 @@ from hypothesis import strategies as st
 
 # What a pointer or a counter turns into more often than chance has it.
 ODD_WORDS = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 20, 1 << 40, 1 << 63, WILD, NON_CANONICAL)
-
-
-@pytest.fixture(scope="module")
-def patient(rich_core: Path) -> Patient:
-    return Patient(rich_core)
 
 
 def decisive_ranges(patient: Patient) -> Iterator[tuple[int, int]]:

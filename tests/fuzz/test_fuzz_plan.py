@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import struct
 import time
-from pathlib import Path
 from typing import Optional
 
-import pytest
 from dlwhy.common.analysis.plan import plan_all, plan_close
 from dlwhy.common.errors import DlwhyError, NotFoundError
 from dlwhy.common.model import Plans
@@ -17,14 +15,10 @@ from dlwhy.common.render.text import render
 from dlwhy.common.views_plan import plan_view
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.fuzz.test_fuzz_loader import ODD_WORDS, decisive_ranges
-from dlwhy.tests.synth.damage import LIMIT_SECONDS, VALIDATOR, Patient
+from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.synth.damage import LIMIT_SECONDS, Patient
 from hypothesis import given
 from hypothesis import strategies as st
-
-
-@pytest.fixture(scope="module")
-def patient(rich_core: Path) -> Patient:
-    return Patient(rich_core)
 
 
 def evaluate(text: str) -> int:

@@ -12,11 +12,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Optional
 
@@ -104,21 +102,7 @@ def extract(suite: str, tree: Path) -> None:
 @cache
 def tree_of(suite: str) -> Path:
     """Return the tree of a suite; made when it is not there or too old."""
-    root = cache_folder() / f"gdb-{suite}"
-    with glibcs.locked(cache_folder() / f"gdb-{suite}.lock"):
-        stale = suite == glibcs.NEWEST and root.is_dir() and time.time() - root.stat().st_mtime > glibcs.REFRESH_SECONDS
-        if stale or not root.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}-", dir=root.parent))
-            try:
-                tree = scratch / "tree"
-                extract(suite, tree)
-                if stale:
-                    shutil.rmtree(root)
-                tree.rename(root)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-            os.utime(root)
-    return root
+    return glibcs.cached_tree(f"gdb-{suite}", partial(extract, suite), refreshed=suite == glibcs.NEWEST)
 
 
 @cache

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Optional
 
@@ -114,14 +114,7 @@ def require(architecture: Architecture) -> CrossToolchain:
 @cache
 def sysroot_of(architecture: Architecture, suite: str) -> Path:
     """Return a folder with the C and C++ libraries of a release of Debian; downloaded when it is not there."""
-    root = cache_folder() / f"sysroot-{suite}-{architecture.name}"
-    with glibcs.locked(cache_folder() / f"{root.name}.lock"):
-        if not root.is_dir():
-            with tempfile.TemporaryDirectory(prefix=f"{root.name}-", dir=root.parent) as scratch:
-                tree = Path(scratch) / "tree"
-                _extract(architecture.name, suite, tree)
-                tree.rename(root)
-    return root
+    return glibcs.cached_tree(f"sysroot-{suite}-{architecture.name}", partial(_extract, architecture.name, suite))
 
 
 def _extract(name: str, suite: str, tree: Path) -> None:

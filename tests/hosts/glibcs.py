@@ -13,10 +13,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Optional
 
@@ -133,8 +133,27 @@ def unpack(release: str, tree: Path, *words: str) -> None:
             subprocess.run(["dpkg-deb", "-x", str(package), str(tree)], check=True)
 
 
+def cached_tree(name: str, make: Callable[[Path], None], *, refreshed: bool = False) -> Path:
+    """Return a folder of the cache; made when it is not there, or too old and to be refreshed."""
+    root = cache_folder() / name
+    with locked(cache_folder() / f"{name}.lock"):
+        stale = refreshed and root.is_dir() and time.time() - root.stat().st_mtime > REFRESH_SECONDS
+        if stale or not root.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root.parent))
+            try:
+                make(scratch / "tree")
+                if stale:
+                    shutil.rmtree(root)
+                (scratch / "tree").rename(root)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            os.utime(root)
+    return root
+
+
 def extract(suite: Suite, tree: Path) -> None:
     """Unpack a suite's packages and what they need into a tree."""
+    tree.mkdir()
     unpack(suite.name, tree, "install", "--download-only", *suite.packages)
     (tree / "tmp").mkdir(exist_ok=True)
     shutil.rmtree(tree / "usr" / "share", ignore_errors=True)
@@ -151,20 +170,7 @@ def find_loader(root: Path) -> Optional[Path]:
 def get(name: str) -> Glibc:
     """Return an extracted glibc by its name in SUITES; made when it is not there or too old."""
     suite = SUITES[name]
-    root = cache_folder() / f"glibc-{suite.name}"
-    with locked(cache_folder() / f"glibc-{suite.name}.lock"):
-        stale = suite.name == NEWEST and root.is_dir() and time.time() - root.stat().st_mtime > REFRESH_SECONDS
-        if stale or not root.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}-", dir=root.parent))
-            scratch.chmod(0o755)
-            try:
-                extract(suite, scratch)
-                if stale:
-                    shutil.rmtree(root)
-                scratch.rename(root)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-            os.utime(root)
+    root = cached_tree(f"glibc-{suite.name}", partial(extract, suite), refreshed=suite.name == NEWEST)
     loader = find_loader(root)
     assert loader is not None, f"{root} has no loader"
     libraries = tuple(

@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from dlwhy.tests.hosts.build import cache_folder
-from dlwhy.tests.hosts.glibcs import locked
+from dlwhy.tests.hosts.glibcs import cached_tree
 
 OLD, NEW = "14", "19"
 NEW_PACKAGES = ("lldb-19", "python3-lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
@@ -51,26 +49,19 @@ def _system_python() -> dict[str, str]:
 
 
 def _extracted() -> Lldb:
-    root = cache_folder() / f"lldb-{NEW}"
-    with locked(cache_folder() / f"lldb-{NEW}.lock"):
-        if not root.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f"lldb-{NEW}-", dir=root.parent))
-            try:
-                _extract(scratch)
-                (scratch / "tree").rename(root)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    root = cached_tree(f"lldb-{NEW}", _extract)
     llvm = root / "usr" / "lib" / f"llvm-{NEW}"
     libraries = sorted((root / "usr" / "lib").glob("*-linux-gnu"))
     path = ":".join(map(str, [*libraries, llvm / "lib"]))
     return Lldb(NEW, (str(llvm / "bin" / "lldb"),), {**_system_python(), "LD_LIBRARY_PATH": path})
 
 
-def _extract(folder: Path) -> None:
-    """Download the packages and unpack them into ``tree``; the mirror is the one that apt is configured with."""
+def _extract(tree: Path) -> None:
+    """Download the packages beside a tree and unpack them there; the mirror is the one that apt is configured with."""
+    folder = tree.parent
     words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *NEW_PACKAGES]
     run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}:\n{run.stdout}{run.stderr}")
     for package in sorted(folder.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(folder / "tree")], check=True)
+        subprocess.run(["dpkg-deb", "-x", str(package), str(tree)], check=True)

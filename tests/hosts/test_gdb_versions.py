@@ -27,6 +27,7 @@ from dlwhy.tests.hosts.gdbrun import (
     run_environment,
     run_live,
 )
+from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.runs import failures, named
 from dlwhy.tests.hosts.scenario import Json, fixtures, scenarios
 
@@ -555,24 +556,10 @@ def test_gdbserver(as_gdb: Debugger, tmp_path: Path, name: str, run_name: str) -
 def test_attach(as_gdb: Debugger, tmp_path: Path, name: str, run_name: str, stop: int) -> None:
     fixture, its_run = named(name, run_name)
     folder = as_gdb.build(name)
-    process = subprocess.Popen(
-        as_gdb.words(str(folder / fixture.program)),
-        env=as_gdb.environment(**run_environment(its_run, folder), FIXTURE_WAIT="1"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if line.strip() == f"stop {stop}":
-                break
-            process.stdin.write("\n")
-        answers = run_attached(tmp_path / "attached", fixture, its_run, stop, folder / fixture.program, process.pid)
-    finally:
-        process.kill()
-        process.communicate()
+    program = folder / fixture.program
+    environment = {**as_gdb.variables(), **run_environment(its_run, folder)}
+    with started(as_gdb.words(str(program)), environment) as process:
+        assert stop in stops_of(process)
+        answers = run_attached(tmp_path / "attached", fixture, its_run, stop, program, process.pid)
     found = [each for each in failures(answers, name, run_name, glibc=as_gdb.glibc) if "never stopped" not in each]
     assert not found, "\n".join(["", *found])

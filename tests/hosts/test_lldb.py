@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,25 @@ def at_stop(name: str, number: int) -> list[str]:
     return [f'target create "{program}"', breakpoint_, "process launch"]
 
 
+def running(folder: Path, source: str) -> str:
+    """Return the command that runs code of Python in LLDB, with the ``debugger``."""
+    script = folder / "script.py"
+    script.write_text("def __lldb_init_module(debugger, session):\n" + textwrap.indent(source, "    "))
+    return f"command script import {script}"
+
+
+def answering(folder: Path, source: str) -> str:
+    """Return the command that lets dlstate be answered by code of Python, with the ``session``."""
+    return running(
+        folder,
+        "from dlwhy.common.commands.registry import COMMANDS\n"
+        "from dlwhy.lldb_ext import commands\n"
+        f"def answer(session, arguments):\n{textwrap.indent(source, '    ')}"
+        "COMMANDS['dlstate'] = COMMANDS['dlstate']._replace(answer=answer)\n"
+        "commands.register(debugger, session)\n",
+    )
+
+
 @VERSIONS
 def test_help(tmp_path: Path, version: str) -> None:
     run = lldb(version, LOAD, "help dlstate", "help", home=tmp_path)
@@ -182,25 +202,24 @@ def test_exit_status_and_messages(tmp_path: Path, version: str) -> None:
 
 @VERSIONS
 def test_a_process_that_runs(tmp_path: Path, version: str) -> None:
-    script = tmp_path / "running.py"
-    script.write_text(
+    ask = running(
+        tmp_path,
         "import lldb, time\n"
-        "def __lldb_init_module(debugger, session):\n"
-        "    process = debugger.GetSelectedTarget().GetProcess()\n"
-        "    debugger.SetAsync(True)\n"
-        "    process.Continue()\n"
-        "    while process.GetState() != lldb.eStateRunning:\n"
-        "        time.sleep(0.01)\n"
-        "    result = lldb.SBCommandReturnObject()\n"
-        "    debugger.GetCommandInterpreter().HandleCommand('dlstate', result)\n"
-        "    print('SAID', result.GetError())\n"
-        "    debugger.SetAsync(False)\n"
-        "    process.Kill()\n"
+        "process = debugger.GetSelectedTarget().GetProcess()\n"
+        "debugger.SetAsync(True)\n"
+        "process.Continue()\n"
+        "while process.GetState() != lldb.eStateRunning:\n"
+        "    time.sleep(0.01)\n"
+        "result = lldb.SBCommandReturnObject()\n"
+        "debugger.GetCommandInterpreter().HandleCommand('dlstate', result)\n"
+        "print('SAID', result.GetError())\n"
+        "debugger.SetAsync(False)\n"
+        "process.Kill()\n",
     )
     with subprocess.Popen(["sleep", "100"]) as process:
         try:
             attach = f"process attach --pid {process.pid}"
-            run = lldb(version, LOAD, attach, f"command script import {script}", home=tmp_path)
+            run = lldb(version, LOAD, attach, ask, home=tmp_path)
         finally:
             process.kill()
     assert printed(run, "SAID") == "error: dlstate: the process is running: use process interrupt first"
@@ -208,17 +227,8 @@ def test_a_process_that_runs(tmp_path: Path, version: str) -> None:
 
 @VERSIONS
 def test_a_bug_is_no_success(tmp_path: Path, version: str) -> None:
-    script = tmp_path / "broken.py"
-    script.write_text(
-        "from dlwhy.common.commands.registry import COMMANDS\n"
-        "from dlwhy.lldb_ext import commands\n"
-        "def answer(session, arguments):\n"
-        "    raise RuntimeError('it is broken')\n"
-        "def __lldb_init_module(debugger, session):\n"
-        "    COMMANDS['dlstate'] = COMMANDS['dlstate']._replace(answer=answer)\n"
-        "    commands.register(debugger, session)\n"
-    )
-    run = lldb(version, LOAD, f"command script import {script}", *at_stop("dependency", 1), "dlstate", home=tmp_path)
+    broken = answering(tmp_path, "raise RuntimeError('it is broken')\n")
+    run = lldb(version, LOAD, broken, *at_stop("dependency", 1), "dlstate", home=tmp_path)
     assert run.status == 1
     assert "error: dlstate: a bug in dlwhy:" in run.errors
     assert "RuntimeError: it is broken" in run.errors
@@ -239,16 +249,15 @@ def test_expressions(tmp_path: Path, version: str) -> None:
 @VERSIONS
 def test_started_by_lldb_as_seen_by_the_shell(tmp_path: Path, version: str) -> None:
     """While LLDB has the process stopped, the shell reads the same."""
-    script = tmp_path / "beside.py"
-    script.write_text(
+    ask_beside = running(
+        tmp_path,
         "import subprocess\n"
-        "def __lldb_init_module(debugger, session):\n"
-        "    pid = debugger.GetSelectedTarget().GetProcess().GetProcessID()\n"
-        f"    command = [{sys.executable!r}, {str(ROOT)!r}, '--pid', str(pid), 'dlstate', '--json']\n"
-        "    print(subprocess.run(command, capture_output=True, text=True, env={}).stdout)\n"
+        "pid = debugger.GetSelectedTarget().GetProcess().GetProcessID()\n"
+        f"command = [{sys.executable!r}, {str(ROOT)!r}, '--pid', str(pid), 'dlstate', '--json']\n"
+        "print(subprocess.run(command, capture_output=True, text=True, env={}).stdout)\n",
     )
     at = at_stop("tls_cpp", 2)
-    run = lldb(version, LOAD, *at, "dlstate --json", f"command script import {script}", home=tmp_path)
+    run = lldb(version, LOAD, *at, "dlstate --json", ask_beside, home=tmp_path)
     inside, beside = documents(run)
     assert inside["target"]["kind"] == beside["target"]["kind"] == "live"
     assert text_of(inside) == text_of(beside)
@@ -315,15 +324,14 @@ def test_minidump(tmp_path: Path) -> None:
 
 def test_names_are_completed(tmp_path: Path) -> None:
     """LLDB 14 completes no arguments of script commands."""
-    script = tmp_path / "complete.py"
-    script.write_text(
+    complete = running(
+        tmp_path,
         "import lldb\n"
-        "def __lldb_init_module(debugger, session):\n"
-        "    found = lldb.SBStringList()\n"
-        "    debugger.GetCommandInterpreter().HandleCompletion('dlstate libd', 12, 0, -1, found)\n"
-        "    print('COMPLETED', [found.GetStringAtIndex(i) for i in range(found.GetSize())])\n"
+        "found = lldb.SBStringList()\n"
+        "debugger.GetCommandInterpreter().HandleCompletion('dlstate libd', 12, 0, -1, found)\n"
+        "print('COMPLETED', [found.GetStringAtIndex(i) for i in range(found.GetSize())])\n",
     )
-    run = lldb(lldbs.NEW, LOAD, *at_stop("tls_cpp", 1), f"command script import {script}", home=tmp_path)
+    run = lldb(lldbs.NEW, LOAD, *at_stop("tls_cpp", 1), complete, home=tmp_path)
     assert "libdep.so" in printed(run, "COMPLETED")
 
 
@@ -337,21 +345,13 @@ def test_an_empty_line_does_not_repeat(tmp_path: Path) -> None:
 
 def test_interrupt(tmp_path: Path) -> None:
     """^C ends a command that reads memory; LLDB 14 does not deliver it to a script."""
-    script = tmp_path / "endless.py"
-    script.write_text(
-        "from dlwhy.common.commands.registry import COMMANDS\n"
-        "from dlwhy.lldb_ext import commands\n"
-        "def answer(session, arguments):\n"
-        "    print('IT', 'BEGINS', flush=True)\n"
-        "    while True:\n"
-        "        session.target.read(session.target.auxv()[3], 8)\n"
-        "def __lldb_init_module(debugger, session):\n"
-        "    COMMANDS['dlstate'] = COMMANDS['dlstate']._replace(answer=answer)\n"
-        "    commands.register(debugger, session)\n"
+    endless = answering(
+        tmp_path,
+        "print('IT', 'BEGINS', flush=True)\nwhile True:\n    session.target.read(session.target.auxv()[3], 8)\n",
     )
     found = lldbs.get(lldbs.NEW)
     words = [*found.command, "--no-lldbinit", "-o", "script lldb.debugger.SetAsync(False)"]
-    for command in [LOAD, *at_stop("dependency", 1), f"command script import {script}", "dlstate"]:
+    for command in [LOAD, *at_stop("dependency", 1), endless, "dlstate"]:
         words += ["-o", command]
     environment = clean_environment({**found.environment, "HOME": str(tmp_path)})
     shown = on_terminal(words, environment, {"IT BEGINS": "\x03", "dlstate: interrupted": "quit\ny\n"})
@@ -425,10 +425,10 @@ def test_layouts_are_those_of_gdb(tmp_path: Path, version: str) -> None:
         "from dlwhy.gdb_ext.target import selected_target\nfrom dlwhy.common.model import Module\n"
         + ask.format(target="selected_target()", build_id=build_id)
     )
-    (tmp_path / "in_lldb.py").write_text(
-        "import lldb\nfrom dlwhy.lldb_ext.target import LldbTarget\nfrom dlwhy.common.model import Module\n"
-        "def __lldb_init_module(debugger, session):\n    "
-        + ask.format(target="LldbTarget(debugger.GetSelectedTarget())", build_id=build_id).replace("\n", "\n    ")
+    in_lldb = running(
+        tmp_path,
+        "from dlwhy.lldb_ext.target import LldbTarget\nfrom dlwhy.common.model import Module\n"
+        + ask.format(target="LldbTarget(debugger.GetSelectedTarget())", build_id=build_id),
     )
     script = ROOT / "gdb_ext" / "dlwhy_gdb.py"
     words = ["gdb", "-nx", "-batch", "-ex", "break stop_here", "-ex", "run"]
@@ -436,7 +436,7 @@ def test_layouts_are_those_of_gdb(tmp_path: Path, version: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=clean_environment({}))
     expected = printed(Run(0, done.stdout, done.stderr), "LAYOUT")
     at = [f'target create "{program}"', "breakpoint set --name stop_here", "process launch"]
-    run = lldb(version, LOAD, *at, f"command script import {tmp_path / 'in_lldb.py'}", home=tmp_path)
+    run = lldb(version, LOAD, *at, in_lldb, home=tmp_path)
     assert json.loads(printed(run, "LAYOUT")) == json.loads(expected)
     assert json.loads(expected)[0] > 0
 

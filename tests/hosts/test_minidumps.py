@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ def ask_shell(path: Path, words: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def ask_lldb(
+    version: str, commands: Sequence[str], paths: Sequence[str], folder: Path
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Ask an LLDB about dumps; return output and error by path and command."""
+    script = folder / "ask_dlwhy.py"
+    script.write_text(f"COMMANDS = {commands!r}\n{ASK}")
+    found = lldbs.get(version)
+    run = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
+    run += ["-o", f'command script import "{script}"']
+    environment = clean_environment({**found.environment, "HOME": str(folder), "TERM": "dumb"})
+    done = subprocess.run(
+        run, input="\n".join(paths), capture_output=True, text=True, check=False, env=environment, cwd=folder
+    )
+    lines = [line[len("ANSWER ") :] for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    replies = {(path, words): (output, error) for path, words, output, error in map(json.loads, lines)}
+    assert len(replies) == len(paths) * len(commands), done.stdout[-2000:] + done.stderr[-2000:]
+    return replies
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[str, str]]:
     """Ask the shell about every dump."""
@@ -79,19 +99,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], t
 def test_lldb_answers_as_the_shell(
     version: str, answers: dict[tuple[str, str], tuple[str, str]], tmp_path: Path
 ) -> None:
-    script = tmp_path / "ask_dlwhy.py"
-    script.write_text(f"COMMANDS = {COMMANDS!r}\n{ASK}")
-    found = lldbs.get(version)
-    run = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
-    run += ["-o", f'command script import "{script}"']
-    environment = {**clean_environment({}), **found.environment, "HOME": str(tmp_path), "TERM": "dumb"}
     paths = list(dict.fromkeys(path for path, _ in answers))
-    done = subprocess.run(
-        run, input="\n".join(paths), capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
-    )
-    lines = [line[len("ANSWER ") :] for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    replies = {(path, words): (output, error) for path, words, output, error in map(json.loads, lines)}
-    assert set(replies) == set(answers), done.stdout[-2000:] + done.stderr[-2000:]
+    replies = ask_lldb(version, COMMANDS, paths, tmp_path)
     for key, (expected, shell_error) in answers.items():
         output, error = replies[key]
         if expected:

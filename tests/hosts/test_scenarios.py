@@ -10,7 +10,6 @@ from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.cores import as_kernel, kernel_core, kernel_writes_files
 from dlwhy.tests.hosts.gdbrun import (
     Answers,
-    clean_environment,
     comparable,
     libraries_at,
     run_attached,
@@ -18,6 +17,7 @@ from dlwhy.tests.hosts.gdbrun import (
     run_environment,
     run_live,
 )
+from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.runs import Runs, failures, named
 from dlwhy.tests.hosts.scenario import fixtures, is_named, scenarios
 
@@ -119,21 +119,9 @@ def test_attach(tmp_path: Path, name: str, run: str, stop: int, through_loader: 
     command = [str(program)]
     if through_loader:
         command.insert(0, interpreter(program))
-    environment = clean_environment({**run_environment(its_run, folder), "FIXTURE_WAIT": "1"})
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if line.strip() == f"stop {stop}":
-                break
-            process.stdin.write("\n")
+    with started(command, run_environment(its_run, folder)) as process:
+        assert stop in stops_of(process)
         answers = run_attached(tmp_path / "attached", fixture, its_run, stop, Path(command[0]), process.pid)
-    finally:
-        process.kill()
-        process.communicate()
     found = [each for each in failures(answers, name, run) if "never stopped" not in each]
     assert not found, report(found)
 

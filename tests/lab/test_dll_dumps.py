@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from dlwhy.tests.hosts import lldbs
-from dlwhy.tests.hosts.gdbrun import clean_environment
-from dlwhy.tests.hosts.test_minidumps import ASK, LLDB_SCRIPT, without_target
+from dlwhy.tests.hosts.test_minidumps import ask_lldb, without_target
 from dlwhy.tests.lab.graphs import ROOT, run
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.lab.winform import to_windows_10
@@ -51,15 +50,8 @@ def in_shell(path: Path) -> dict[str, Any]:
 
 
 def in_lldb(version: str, path: Path, folder: Path) -> dict[str, Any]:
-    script = folder / "ask_dlwhy.py"
-    script.write_text(f"COMMANDS = {COMMANDS!r}\n{ASK}")
-    found = lldbs.get(version)
-    words = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
-    words += ["-o", f'command script import "{script}"']
-    environment = {**clean_environment({}), **found.environment, "HOME": str(folder), "TERM": "dumb"}
-    done = subprocess.run(words, input=str(path), capture_output=True, text=True, check=False, env=environment)
-    lines = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    return {words: without_target(output) for _, words, output, _ in lines}
+    replies = ask_lldb(version, COMMANDS, [str(path)], folder)
+    return {words: without_target(output) for (_, words), (output, _) in replies.items()}
 
 
 def in_pykd(lab: Lab, path: Path, command: str) -> Any:

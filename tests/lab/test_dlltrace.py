@@ -12,19 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from dlwhy.tests.lab.asking import ROOT, SCRIPT, ask_shell, document, type_at_prompt
+from dlwhy.tests.lab.asking import SCRIPT, ask_shell, document, type_at_prompt
 from dlwhy.tests.lab.builds import compile_with_mingw
 from dlwhy.tests.lab.graphs import DLLS, Dll, build, random_dlls, random_script
 from dlwhy.tests.lab.windows import Lab, windows_path
+from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.windows import process, write
 
 Json = dict[str, Any]
 
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-REPORT = jsonschema.Draft202012Validator(SCHEMA)
-EVENT = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["dll_event"], "$defs": SCHEMA["$defs"]})
+EVENT = validator_of("dll_event")
 
 
 def trace(lab: Lab, folder: Path, program: Path, words: Sequence[str]) -> tuple[Json, list[Json]]:
@@ -34,7 +32,7 @@ def trace(lab: Lab, folder: Path, program: Path, words: Sequence[str]) -> tuple[
     arguments = ["-o", command, "dlltrace", "start", "--go", "--json", "--log", "events.jsonl"]
     found = lab.run_python(SCRIPT, *arguments, folder=folder)
     report = document(found.output, found.errors)
-    REPORT.validate(report)
+    VALIDATOR.validate(report)
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     for event in events:
         EVENT.validate(event)

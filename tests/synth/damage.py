@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-import jsonschema
 from dlwhy.common.analysis.state import explain
 from dlwhy.common.elf.image import Image
 from dlwhy.common.errors import DlwhyError
@@ -25,10 +24,7 @@ from dlwhy.common.render.jsonout import dump, state_document
 from dlwhy.common.render.text import render
 from dlwhy.common.views import state_view
 from dlwhy.tests.fakes import CoreTarget, snapshot
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+from dlwhy.tests.schema import VALIDATOR
 
 #: An undamaged process is explained in some 0.02 s; this is what damage may make of it on a busy machine.
 LIMIT_SECONDS = 20.0
@@ -122,15 +118,20 @@ class Patient:
                 return
         raise AssertionError(f"{name} has no dynamic entry {tag:#x}")
 
-    def destructor_nodes(self) -> Iterator[tuple[int, int]]:
-        """Yield the address of each list's head in libc's thread-local block, and of the first node."""
+    def libc_blocks(self) -> Iterator[range]:
+        """Yield the addresses of the words of libc's thread-local block of each thread."""
         libc = self.map("libc.so.6")
         size, offset = libc.field("l_tls_blocksize"), libc.field("l_tls_offset")
         assert size
         assert offset
         for thread in self.target.threads():
             block = self.target.registers(thread)["thread_pointer"] - offset
-            for place in range(block, block + size, 8):
+            yield range(block, block + size, 8)
+
+    def destructor_nodes(self) -> Iterator[tuple[int, int]]:
+        """Yield the address of each list's head in libc's thread-local block, and of the first node."""
+        for block in self.libc_blocks():
+            for place in block:
                 node = self.memory.pointer(place)
                 raw = self.memory.try_read(node, 32)
                 if raw is not None and struct.unpack("<4Q", raw)[2] in self.graph.by_address:

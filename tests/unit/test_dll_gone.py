@@ -6,19 +6,15 @@ import json
 from pathlib import Path
 from typing import Optional
 
-import jsonschema
 import pytest
 from dlwhy.common.analysis.dll_gone import find_gone
 from dlwhy.common.dumps.minidump import MinidumpTarget
 from dlwhy.common.render.json_dll import dll_gone_document
 from dlwhy.common.render.jsonout import dump
 from dlwhy.common.winmodel import GoneDlls
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import WIN10, WIN11, WINE, Form, Process, Unloaded
 from dlwhy.tests.synth.windows import form_id, process, real_dumps, story, write
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def ask(folder: Path, made: Process, address: Optional[int] = None, unloaded: tuple[Unloaded, ...] = ()) -> GoneDlls:

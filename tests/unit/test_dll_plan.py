@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import jsonschema
 import pytest
 from dlwhy.common.analysis.dll_plan import plan_free
 from dlwhy.common.dumps.minidump import MinidumpTarget
@@ -16,14 +15,11 @@ from dlwhy.common.model import Outcome
 from dlwhy.common.render.json_dll import dll_plan_document
 from dlwhy.common.render.jsonout import dump
 from dlwhy.common.winmodel import CycleEntry, DllPlan, LoaderRule
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, WINE, XP, Form, Loader, Module, Process
 from dlwhy.tests.synth.windows import FORMS, form_id, process, story, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def number(text: str) -> int:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
 import pytest
 from dlwhy.common.analysis.dll_state import explain_dlls, select_dlls
 from dlwhy.common.dumps.minidump import MinidumpTarget
@@ -16,6 +15,7 @@ from dlwhy.common.render.json_dll import dll_state_document
 from dlwhy.common.render.jsonout import dump
 from dlwhy.common.winmodel import Dll, DllHoldKind, DllState, LoaderRule
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import (
     EXE,
     KERNEL32,
@@ -34,10 +34,6 @@ from dlwhy.tests.synth.minidump import (
     Process,
 )
 from dlwhy.tests.synth.windows import FORMS, form_id, process, real_dumps, story, write
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 KINDS = DllHoldKind
 RULES = {"xp": LoaderRule.XP, "win7": LoaderRule.WIN7, "wine": LoaderRule.WINE}

@@ -422,13 +422,8 @@ def test_very_many_destructors_at_every_place(patient: Patient) -> None:
     for index in range(count):
         words += [1, 2, owner, SCRATCH + 32 * (index + 1) if index + 1 < count else 0]
     patient.scratch(*words)
-    libc = patient.map("libc.so.6")
-    size, offset = libc.field("l_tls_blocksize"), libc.field("l_tls_offset")
-    assert size
-    assert offset
-    for thread in patient.target.threads():
-        block = patient.target.registers(thread)["thread_pointer"] - offset
-        patient.target.overwrite(block, struct.pack("<Q", SCRATCH) * (size // 8))
+    for block in patient.libc_blocks():
+        patient.target.overwrite(block.start, struct.pack("<Q", SCRATCH) * len(block))
     check(patient)
 
 

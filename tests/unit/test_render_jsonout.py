@@ -14,11 +14,9 @@ from dlwhy.common.analysis.state import explain
 from dlwhy.common.model import HoldKind, LoaderInfo, Problem
 from dlwhy.common.render.jsonout import dump, state_document
 from dlwhy.tests.fakes import snapshot
+from dlwhy.tests.schema import SCHEMA as SCHEMA
+from dlwhy.tests.schema import VALIDATOR as VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, library, owed, state
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def document(*names: str) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 import dlwhy
-import jsonschema
 import pytest
 from dlwhy.common import cli
 from dlwhy.common.analysis.share import share_all, share_file
@@ -17,6 +16,7 @@ from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.model_windows import MappedFile, Possible, Share
 from dlwhy.common.render.json_share import share_document
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows
 from dlwhy.tests.synth.ntmachines import PYTHON35, TRUTH, Truth, build
@@ -252,10 +252,6 @@ def test_debugger_data_that_is_encoded(tmp_path: Path) -> None:
 
 # -- what users see -------------------------------------------------------------------------------------------
 
-SCHEMA = json.loads(
-    (Path(__file__).resolve().parent.parent.parent / "common/data/schema/dlwhy-1.schema.json").read_bytes()
-)
-
 
 def shell(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     status = cli.main(words)
@@ -267,7 +263,7 @@ def test_json(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["python35.dll"], ["*"], ["--all"]):
         status, out, err = shell(capsys, "--dump", str(machine_dump), "dllshare", *words, "--json")
         assert (status, err) == (0, "")
-        jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(out))
+        VALIDATOR.validate(json.loads(out))
 
 
 TRANSCRIPT = """\

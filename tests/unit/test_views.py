@@ -5,8 +5,6 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views.py        writes the golden f
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Optional
 
 import pytest
@@ -14,8 +12,7 @@ from dlwhy.common.model import Hold, HoldKind, Library, LoaderInfo, Problem, Roo
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.views import state_view
 from dlwhy.tests.synth.answers import HOLDS, chain_hold, destructor, library, nodelete, opened, owed, startup, state
-
-GOLDEN = Path(__file__).resolve().parent / "golden" / "views.txt"
+from dlwhy.tests.unit.goldens import golden
 
 DEP = HoldKind.DEPENDENCY
 SAMPLES: dict[str, tuple[Library, bool]] = {}
@@ -86,11 +83,9 @@ def written() -> str:
 
 
 def test_golden() -> None:
-    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(written(), encoding="utf-8")
-    expected = GOLDEN.read_text(encoding="utf-8").split("\n==== ")
-    found = written().split("\n==== ")
+    text = written()
+    expected = golden("views", text).split("\n==== ")
+    found = text.split("\n==== ")
     assert [part.partition("\n")[0] for part in found] == [part.partition("\n")[0] for part in expected]
     for now, before in zip(found, expected):
         assert now == before

@@ -5,7 +5,6 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_dll.py        writes the gold
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.views_dll import dll_gone_view, dll_plan_view, dll_state_view
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN81, WINE, XP, Loader, Module, Process, Unloaded
 from dlwhy.tests.synth.windows import process, story, write
+from dlwhy.tests.unit.goldens import golden
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / "views_dll.txt"
 TARGET = TargetInfo("dump", "windows", "x86_64", 4711, "minidump prog.dmp")
 
 
@@ -110,9 +109,7 @@ def written(folder: Path) -> str:
 
 def test_golden(tmp_path: Path) -> None:
     text = written(tmp_path)
-    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
-        GOLDEN.write_text(text, encoding="utf-8")
-    assert text == GOLDEN.read_text(encoding="utf-8")
+    assert text == golden("views_dll", text)
 
 
 def test_at_most_100_columns(tmp_path: Path) -> None:

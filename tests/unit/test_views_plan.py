@@ -6,22 +6,16 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_plan.py        writes the gol
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from dlwhy.common.model import Action, Change, HoldKind, Library, LoaderInfo, Outcome, Plan, Plans, Step, ThreadRef
 from dlwhy.common.render.jsonout import dump, plan_document
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.views_plan import plan_view
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-GOLDEN = Path(__file__).resolve().parent / "golden" / "views_plan.txt"
-SCHEMA = json.loads((ROOT / "common" / "data" / "schema" / "dlwhy-1.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+from dlwhy.tests.unit.goldens import golden
 
 LIB = library(opened(2))
 MANY = tuple(library(name=f"lib{number:02}.so")._replace(link_map=LINK_MAP + 4096 * number) for number in range(1, 21))
@@ -150,9 +144,7 @@ def texts() -> dict[str, str]:
 
 def test_golden() -> None:
     written = "\n".join(f"==== {name}\n{text}" for name, text in texts().items())
-    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
-        GOLDEN.write_text(written, encoding="utf-8")
-    assert written == GOLDEN.read_text(encoding="utf-8")
+    assert written == golden("views_plan", written)
 
 
 def test_no_line_is_too_long() -> None:

@@ -5,7 +5,6 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_share.py        writes the go
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.views_share import share_view
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import TRUTH, build, busy
-
-GOLDEN = Path(__file__).resolve().parent / "golden" / "views_share.txt"
+from dlwhy.tests.unit.goldens import golden
 
 
 def no_number(text: str) -> int:
@@ -58,9 +56,7 @@ def stable(text: str) -> str:
 def test_golden(tmp_path: Path) -> None:
     texts = {name: stable(render(share_view(share, verbose))) for name, (share, verbose) in answers(tmp_path).items()}
     written = "\n".join(f"==== {name}\n{text}" for name, text in texts.items())
-    if "DLWHY_UPDATE_GOLDEN" in os.environ:
-        GOLDEN.write_text(written, encoding="utf-8")
-    assert written == GOLDEN.read_text(encoding="utf-8")
+    assert written == golden("views_share", written)
 
 
 def test_lists_fit_the_screen(tmp_path: Path) -> None:

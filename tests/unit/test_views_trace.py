@@ -6,11 +6,8 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_trace.py        writes the go
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Optional
 
-import jsonschema
 import pytest
 from dlwhy.common.analysis.events import (
     Account,
@@ -35,10 +32,9 @@ from dlwhy.common.render.jsonout import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.render.traceout import dump_event, trace_document
 from dlwhy.common.views_trace import started_view, stop_view, trace_view
+from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
-from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
-
-GOLDEN = Path(__file__).resolve().parent / "golden" / "views_trace.txt"
+from dlwhy.tests.unit.goldens import golden
 
 LONG_LIBRARY = "libcompany_product_subsystem_component_plugin_for_something_with_a_very_long_name-17.so.4.2"
 LONG_FUNCTION = (
@@ -185,9 +181,7 @@ def texts() -> dict[str, str]:
 
 def test_golden() -> None:
     written = "\n".join(f"==== {name}\n{text}" for name, text in texts().items())
-    if os.environ.get("DLWHY_UPDATE_GOLDEN"):
-        GOLDEN.write_text(written, encoding="utf-8")
-    assert written == GOLDEN.read_text(encoding="utf-8")
+    assert written == golden("views_trace", written)
 
 
 def test_no_line_is_too_long() -> None:
@@ -211,7 +205,7 @@ def test_json_follows_the_schema(name: str) -> None:
 
 
 def test_events_follow_the_schema() -> None:
-    event = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["event"], "$defs": SCHEMA["$defs"]})
+    event = validator_of("event")
     for each in (OPEN, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
         event.validate(json.loads(dump_event(each)))
 
