@@ -173,9 +173,11 @@ def test_the_session_is_left_as_it_was(tmp_path: Path, version: str) -> None:
     marked = ["script print('BEGIN')", *look, "script print('END')"]
     select = ["script import sys", "thread select 2", "frame select 1"]
     commands = ["dlstate", "dlstate libdep.so -v", "dlstate --json"]
-    run = lldb(version, LOAD, *at_stop("tls_cpp", 1), *select, *marked, *commands, *marked, home=tmp_path)
+    # LLDB tells of the selected thread when it likes, mostly at once: not in the second list any more.
+    at = [LOAD, *at_stop("tls_cpp", 1), *select]
+    run = lldb(version, *at, *marked, *marked, *commands, *marked, home=tmp_path)
     assert run.status == 0, run.errors
-    before, after = (part.partition("\nEND\n")[0] for part in run.output.split("\nBEGIN\n")[1:])
+    _, before, after = (part.partition("\nEND\n")[0] for part in run.output.split("\nBEGIN\n")[1:])
     assert len(before.splitlines()) > 100
     assert before == after
 

@@ -16,8 +16,8 @@ from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, LLDB_SCRIPT, SHELL
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.schema import SCHEMA, VALIDATOR
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.unit.test_render_jsonout import SCHEMA, VALIDATOR
 
 DEBUGGERS = [host for host in HOSTS if host != SHELL]
 

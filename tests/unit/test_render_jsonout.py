@@ -14,8 +14,7 @@ from dlwhy.common.analysis.state import explain
 from dlwhy.common.model import HoldKind, LoaderInfo, Problem
 from dlwhy.common.render.jsonout import dump, state_document
 from dlwhy.tests.fakes import snapshot
-from dlwhy.tests.schema import SCHEMA as SCHEMA
-from dlwhy.tests.schema import VALIDATOR as VALIDATOR
+from dlwhy.tests.schema import SCHEMA, VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, library, owed, state
 
 
