@@ -99,25 +99,6 @@ def test_interrupts_in_gdb_while_it_reads(program: Path, tmp_path: Path) -> None
         process.wait()
 
 
-def test_an_interrupt_before_python_loses_nothing(program: Path, tmp_path: Path) -> None:
-    # gdb calls stop(), in which the key's exception is raised before its first line, and stops at the breakpoint.
-    patch = [
-        "import importlib, itertools",
-        "cls = importlib.import_module('dlwhy.gdb_ext.live')._Breakpoint",
-        "real, count = cls.stop, itertools.count()",
-        "press = lambda: (_ for _ in ()).throw(KeyboardInterrupt)",
-        "cls.stop = lambda self: press() if next(count) in (3, 6) else real(self)",
-    ]
-    commands = ["start", f"python {'; '.join(patch)}", "go", "go", "go", "report"]
-    result = run(GDB, tmp_path, program, "spaces", commands)
-    assert result.output.count(STOPPED) == 2
-    closes = result.events("close")
-    assert [each["library"]["namespace"] for each in closes] == [0, 1, 0, 1, 0, 1, 0]
-    assert len(result.events("open")) == 7
-    assert all(each["exact"] for each in closes)
-    assert result.report["problems"] == []
-
-
 @pytest.mark.parametrize("host", [LLDB_OLD, LLDB_NEW])
 def test_signals_in_lldb(host: str, program: Path, tmp_path: Path) -> None:
     # By a signal: LLDB's own handling of the key misses it while breakpoints follow one another, anybody's.
