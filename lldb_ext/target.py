@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol
@@ -65,6 +66,7 @@ class LldbTarget:
         self.platform = Platform(arch, target.GetAddressByteSize(), byteorder)
         self._is_core = self._process.GetPluginName() in _POST_MORTEM
         self._is_local = not self._is_core and _is_traced_here(self.pid)
+        self._memory = _open_memory(self.pid) if self._is_local else None
         path = _find_file(self._process, _open_core, _is_core) if self._process.GetPluginName() == "elf-core" else None
         self._core = _Core(path, self._image_paths) if path else None
         # Since LLDB 16: ^C sets a flag that is to be asked for.
@@ -99,12 +101,21 @@ class LldbTarget:
     def read(self, address: int, size: int) -> bytes:
         """Read memory; of a core from its file, which also knows the files that it maps.
 
+        From the kernel where that lets us: 16 KiB take 5 us, and 180 us by way of LLDB's server.
+
         :raises KeyboardInterrupt: after ^C.
         """
         if self._core is not None:
             return self._core.read(address, size)
         if self._is_interrupted():
             raise KeyboardInterrupt
+        if self._memory is not None:
+            try:
+                data = os.pread(self._memory.fileno(), size, address)
+            except (OSError, OverflowError):
+                data = b""
+            if len(data) == size:
+                return data
         return _read(self._process, address, size)
 
     def auxv(self) -> Mapping[int, int]:
@@ -245,6 +256,13 @@ def _read(process: Any, address: int, size: int) -> bytes:
     if data is None or len(data) < size:
         raise FaultError(address, size)
     return bytes(data)
+
+
+def _open_memory(pid: int) -> Optional[io.FileIO]:
+    try:
+        return open(f"/proc/{pid}/mem", "rb", buffering=0)
+    except OSError:
+        return None
 
 
 def _is_traced_here(pid: int) -> bool:
