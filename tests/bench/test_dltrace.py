@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +102,11 @@ def measure(
 
 def processor_time(pid: int) -> float:
     """Read how long a process has been running, its kernel's part too, to a nanosecond."""
-    folder = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()) / 1e9
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that has just ended
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def gdb(*commands: str) -> list[str]:
