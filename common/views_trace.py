@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from .analysis.events import Account, Close, Deeds, Kept, Leak, Open, Pin, Registration, Site, Trace
+from .analysis.events import Account, Close, Deeds, Event, Kept, Leak, Open, Pin, Registration, Site, Trace
 from .analysis.stops import Stop
 from .model import Library, Outcome
 from .render.document import Document, Facts, Sentence, Table
@@ -41,13 +42,14 @@ def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
 
 def trace_view(trace: Trace, verbose: bool) -> Document:
     """Put the sums of a trace into words."""
-    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace.accounts, verbose)
     parts += _pin_parts(trace.pins, verbose)
     parts += _registration_parts(trace.registrations, verbose)
     parts += _leak_parts(trace.leaks, verbose)
     parts += _mismatch_parts(trace.mismatches, verbose)
+    parts += _vain_parts(trace.vain, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
@@ -58,24 +60,29 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
 def stop_view(stop: Stop) -> Document:
     """Say why the process stops."""
     event = stop.event
-    caller = site_words(event.moment.caller)
+    words = _event_words(event)
     names = _names(stop.libraries)
     if isinstance(event, Open):
         verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
-        requested = short_name(event.requested) if event.requested else "the program"
-        return Document((Sentence(f"dltrace: dlopen({requested}) by {caller} {verb} {names}."),))
+        return Document((Sentence(f"dltrace: {words} {verb} {names}."),))
     assert isinstance(event, Close)
-    name = short_name(event.library.name) if event.library else "what is no library"
     if stop.when == "unloaded":
-        return Document((Sentence(f"dltrace: dlclose({name}) by {caller} is about to unload {names}."),))
+        return Document((Sentence(f"dltrace: {words} is about to unload {names}."),))
     if stop.when == "opened":
-        return Document((Sentence(f"dltrace: before dlclose({name}) by {caller}, {names} was loaded."),))
+        return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
     kept = [each for each in event.keeps if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
     lines = [line for each in kept[:_NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
-    return Document(
-        (Sentence(f"dltrace: dlclose({name}) by {caller} keeps {names}."), Facts(tuple((line,) for line in lines)))
-    )
+    return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
+
+
+def _event_words(event: Event, verbose: bool = False) -> str:
+    """Name an open or a close, and who calls it."""
+    if isinstance(event, Open):
+        call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
+    else:
+        call = f"dlclose({short_name(event.library.name, verbose) if event.library else 'what is no library'})"
+    return f"{call} by {site_words(event.moment.caller, verbose)}"
 
 
 def _why(library: Library) -> str:
@@ -94,7 +101,7 @@ def _answer(trace: Trace) -> str:
     return f"{', '.join(words)}."
 
 
-def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
+def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     state = "going on" if trace.watching else f"over: {trace.ending}"
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
@@ -102,13 +109,17 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
     yield ("", f"closes: {trace.closes_by}")
     yield (
         "predictions",
-        f"{totals.exact} of {totals.compared} exact when the close began; {totals.nested} closes within others; "
+        f"{totals.exact} of {totals.compared} exact when the close began; "
+        f"{completed(totals.nested, 'close')} within others; "
         f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
     )
     if totals.raced:
         yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
     if totals.unended:
         yield ("not seen to end", completed(totals.unended, "event"))
+    running = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.running]
+    for index, words in enumerate(_some(running, verbose)):
+        yield ("" if index else "not seen to end", words)
     if totals.unseen_opens or totals.unseen_closes:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
@@ -154,9 +165,8 @@ def rest_row(every: Sequence[object], shown: Sequence[object], columns: int, pla
 
 
 def _close_words(close: Close, verbose: bool) -> str:
-    name = short_name(close.library.name, verbose) if close.library else "no library"
     early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
-    return f"dlclose({name}) by {site_words(close.moment.caller, verbose)}{early}"
+    return f"{_event_words(close, verbose)}{early}"
 
 
 def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
@@ -271,6 +281,19 @@ def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part
         yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
 
 
+def _vain_parts(vain: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    grouped = Counter(_close_words(close, verbose) for close in vain)
+    words = [f"{text}, {times(total)}" if total > 1 else text for text, total in grouped.items()]
+    if words:
+        yield Sentence(f"Closed without being open: {'; '.join(_some(words, verbose))}.")
+
+
+def _some(words: Sequence[str], verbose: bool) -> list[str]:
+    shown = words if verbose else words[:_NAMED]
+    more = len(words) - len(shown)
+    return [*shown, f"and {more} more"] if more else [*shown]
+
+
 def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
     """Name who opened more often than was closed."""
     words = []
@@ -282,6 +305,4 @@ def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
             words.append(f"{name} was opened {times(excess)} more than closed, {opener}")
     if not words:
         return ""
-    shown = words if verbose else words[:_NAMED]
-    more = len(words) - len(shown)
-    return f"Never closed: {'; '.join(shown)}{f'; and {more} more' if more else ''}."
+    return f"Never closed: {'; '.join(_some(words, verbose))}."

@@ -203,7 +203,10 @@ class Totals(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why."""
+    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why.
+
+    ``running`` has begun and not been seen to end, ``vain`` are the closes of what was not open.
+    """
 
     target: TargetInfo
     loader: LoaderInfo
@@ -220,3 +223,5 @@ class Trace(NamedTuple):
     registrations: tuple[Registration, ...]
     leaks: tuple[Leak, ...]
     problems: tuple[Problem, ...] = ()
+    running: tuple[Event, ...] = ()
+    vain: tuple[Close, ...] = ()

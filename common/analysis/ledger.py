@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Optional
 
-from ..loaders.glibc import LT_LOADED, Graph
 from ..model import Outcome
 from .events import (
     Account,
@@ -42,18 +41,18 @@ class _Sums:
 class Ledger:
     """Sums of the events of a trace."""
 
-    def __init__(self, graph: Optional[Graph] = None) -> None:
+    def __init__(self, before: Optional[Mapping[_Key, int]] = None) -> None:
+        """Take the open counts of before by path and namespace."""
         self.mismatches: list[Close] = []
         self.pins: list[Pin] = []
         self.registrations: list[Registration] = []
         self.leaks: list[Leak] = []
+        #: Closes of what was not open.
+        self.vain: list[Close] = []
+        self._before = before or {}
         self._accounts: dict[_Key, _Sums] = {}
         self._kept: dict[_Key, Kept] = {}
         self._counts: Counter[str] = Counter()
-        for link_map in graph.by_address.values() if graph else ():
-            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
-                name = link_map.name.rpartition("/")[2]
-                self._accounts[link_map.name, link_map.l_ns] = _Sums(name, link_map.l_direct_opencount)
 
     def begin(self, library: Instance, before: int) -> None:
         """Open the account of a library that was open when the trace began."""
@@ -99,7 +98,9 @@ class Ledger:
         if is_judged and (event.stayed or event.surprises):
             counts["mismatches"] += 1
             _append(self.mismatches, event)
-        if event.library is not None:
+        if event.outcome is Outcome.NOT_OPEN:
+            _append(self.vain, event)
+        elif event.library is not None:
             sums = self._sums(event.library)
             if event.outcome is Outcome.EARLY_RETURN:
                 sums.early_returns += 1
@@ -111,7 +112,8 @@ class Ledger:
             self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
 
     def _sums(self, library: Instance) -> _Sums:
-        return self._accounts.setdefault((library.path, library.namespace), _Sums(library.name, 0))
+        key = library.path, library.namespace
+        return self._accounts.setdefault(key, _Sums(library.name, self._before.get(key, 0)))
 
     def totals(self) -> Totals:
         """Give what was counted."""
@@ -120,14 +122,6 @@ class Ledger:
     def kept(self) -> tuple[Kept, ...]:
         """Give the libraries that stayed at a last close, those that stayed most often first."""
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.library.name)))
-
-    def accounts(self, graph: Optional[Graph]) -> tuple[Account, ...]:
-        """Give the account of each library; ``graph`` is what is loaded now, None after the end."""
-        left = {}
-        for link_map in graph.by_address.values() if graph else ():
-            if not link_map.is_proxy:
-                left[link_map.name, link_map.l_ns] = link_map.l_direct_opencount
-        return self.accounts_with(left)
 
     def accounts_with(self, left: Mapping[tuple[str, int], int]) -> tuple[Account, ...]:
         """Give the account of each library, by the open counts of now by path and namespace."""

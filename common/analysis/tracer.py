@@ -17,7 +17,7 @@ from typing import Optional
 
 from ..dumps.procfs import find_inner_id
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap, is_same
+from ..loaders.glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, is_same
 from ..loaders.glibc_calls import (
     CONVENTIONS,
     Entry,
@@ -93,7 +93,10 @@ class Tracer:
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
         self._callers = Callers(target, CONVENTIONS[arch], examined.private.rtld_map.address)
-        self.ledger = Ledger(examined.graph)
+        self.ledger = Ledger(_open_counts(examined))
+        for link_map in examined.graph.by_address.values():
+            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
+                self.ledger.begin(self._instance(link_map), link_map.l_direct_opencount)
         self._problems: dict[Problem, None] = dict.fromkeys(examined.problems)
         self._random = examined.memory.target.auxv().get(AT_RANDOM, 0)
         self._identity = self._read_identity()
@@ -139,7 +142,7 @@ class Tracer:
             watched.append((tuple(self._makers), self._on_descriptor))
         for addresses, handler in watched:
             self._subscriptions.append(self.target.add_breakpoint(addresses, handler))
-        self._subscriptions.append(self.target.on_end(self.end))
+        self._subscriptions.append(self.target.on_end(self._on_end))
 
     def _watch_descriptors(self) -> Descriptors:
         pid = self.target.pid
@@ -165,6 +168,11 @@ class Tracer:
         for operation in reversed(self._operations.running):
             self._emit(operation.event(ended=False))
         self._operations.running.clear()
+
+    def _on_end(self, why: str) -> None:
+        """Hear from the debugger that there is nothing to watch; new symbols look to gdb like another program."""
+        if why != ANOTHER_PROGRAM or self._read_identity() != self._identity:
+            self.end(why)
 
     def is_watching(self) -> bool:
         """Tell whether the trace goes on; not every debugger tells when a process has ended."""
@@ -198,13 +206,15 @@ class Tracer:
             places.opens_by,
             places.closes_by,
             ledger.totals(),
-            ledger.accounts(self._examined.graph),
+            ledger.accounts_with(_open_counts(self._examined)),
             ledger.kept(),
             tuple(ledger.mismatches),
             tuple(ledger.pins),
             tuple(ledger.registrations),
             tuple(ledger.leaks),
             tuple(self._problems),
+            tuple(operation.event(ended=False) for operation in self._operations.running),
+            tuple(ledger.vain),
         )
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -389,7 +399,7 @@ class Tracer:
     def _note_added(self, opening: Opening, link_map: LinkMap) -> None:
         if self._descriptors is not None:
             self._descriptors.note_birth(link_map, opening.open_before)
-        self._stops.note_added(self._instance(link_map))
+        self._stops.note_added(opening, self._instance(link_map))
 
     def _depth(self, lwp: int) -> int:
         """Tell how many of a thread's operations go on, by the loader's lock."""
@@ -494,3 +504,9 @@ class Tracer:
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"{self._makers[hit.address]} in thread {hit.lwp}", error)
         return Reaction.RESUME
+
+
+def _open_counts(examined: GlibcExamination) -> dict[tuple[str, int], int]:
+    """Give the open counts of all that is loaded, by path and namespace."""
+    maps = examined.graph.by_address.values()
+    return {(examined.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

@@ -78,6 +78,13 @@ int main(int count, char **words)
         for (int i = 0; i < 2; i++)
             if (dlopen("libmissing.so", RTLD_NOW))
                 _exit(7);
+    } else if (!strcmp(what, "vainly")) {
+        /* The program itself: open once before, so that the third close finds it not open. */
+        void *self = dlopen(NULL, RTLD_NOW);
+        for (int i = 0; i < 3; i++)
+            if ((dlclose(self) != 0) != (i == 2))
+                _exit(8);
+        dlopen(NULL, RTLD_NOW);
     } else if (!strcmp(what, "leave")) {
         /* Never closed, once here and twice there. */
         dlopen(other, RTLD_NOW);

@@ -1,0 +1,93 @@
+"""Does a trace stay right, and out of the way, where programs and users do what is seldom done?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.trace.attached import document_in
+from dlwhy.tests.trace.test_safety import DEBUGGERS, program, run
+
+__all__ = ["program"]
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_closes_of_what_is_not_open(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "vainly", ["start", "go", "dltrace report", "report"])
+    account = next(each for each in result.report["accounts"] if each["name"] == "safety")
+    assert (account["before"], account["left"]) == (1, 1)
+    assert sum(each["count"] for each in account["opens"]) == 2
+    assert sum(each["count"] for each in account["closes"]) == 2
+    (close,) = result.report["vain"]
+    assert (close["library"]["name"], close["outcome"], close["caller"]["function"]) == ("safety", "not-open", "main")
+    assert "Closed without being open: dlclose(safety) by main (safety.c:" in result.output
+    assert "Never closed" not in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_what_is_under_way_is_told(host: str, program: Path, tmp_path: Path) -> None:
+    start = "dltrace start --log $LOG --stop-when "
+    for when, word, kind in (("opened", "dlopen", "open"), ("unloaded", "dlclose", "close")):
+        result = run(host, tmp_path, program, "nothing", [start + when, "go", "dltrace report", "report"])
+        assert [each["event"] for each in result.report["running"]] == [kind]
+        assert f"  not seen to end   #{1 if kind == 'open' else 2} {word}(" in result.output
+        assert "by cycle (safety.c:" in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+@pytest.mark.parametrize("library", ["", "libother.so", "libo*"])
+def test_an_open_stops_the_process_once(host: str, library: str, program: Path, tmp_path: Path) -> None:
+    start = f"dltrace start --log $LOG --stop-when opened {library}"
+    result = run(host, tmp_path, program, "leave", [start, *["go"] * 7, "report"])
+    assert result.output.count("dltrace: dlopen(") == 6
+    assert "dltrace: before" not in result.output
+    assert result.report["ending"] == "the process ended"
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_a_full_disk_does_not_stop_the_process(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "leave", ["dltrace start --log /dev/full", "go", "report", "dltrace stop"])
+    said = "/dev/full cannot be written: No space left on device; the log ends there"
+    assert result.output.count(f"dltrace: {said}") == 1
+    assert result.report["problems"] == [{"where": "log", "message": said}]
+    assert result.report["totals"]["opens"] == 6
+    assert "done" in result.output
+    assert "Python Exception" not in result.output
+
+
+def test_a_child_that_gdb_follows(program: Path, tmp_path: Path) -> None:
+    result = run(GDB, tmp_path, program, "fork", ["set follow-fork-mode child", "start", "go", "report"])
+    assert result.report["ending"] == "gdb let go of the process"
+    assert "exited normally" in result.output
+    assert "Cannot insert breakpoint" not in result.output
+
+
+def test_symbols_read_anew(program: Path, tmp_path: Path) -> None:
+    result = run(GDB, tmp_path, program, "leave", ["start", f"file {program}", "go", "report"])
+    assert result.report["ending"] == "the process ended"
+    assert len(result.events("open")) == 6
+
+
+def test_another_program_in_the_same_gdb(program: Path, tmp_path: Path) -> None:
+    commands = ["start", "add-inferior", "inferior 2", "dltrace report", "dltrace start", "inferior 1", "report"]
+    arguments = f"set args nothing {program.parent / 'libother.so'}"
+    commands += ["inferior 2", f"file {program}", arguments, "run", "continue", "inferior 1", "continue"]
+    result = run(GDB, tmp_path, program, "leave", [*commands, "report"])
+    assert "dltrace: the trace is of inferior 1: use inferior 1 first" in result.output
+    assert "dltrace: a trace is going on: use dltrace stop first" in result.output
+    first = result.output[: result.output.rindex('{\n  "schema"')]
+    assert document_in(first)["watching"] is True
+    assert result.report["ending"] == "gdb was given another program beside it"
+    assert "Cannot insert breakpoint" not in result.output
+    assert result.output.count("exited normally") == 2
+
+
+def test_wrong_words(program: Path, tmp_path: Path) -> None:
+    commands = ["dltrace", "dltrace start --stop-when never", "dltrace start ''", f"dltrace start --log {tmp_path}"]
+    result = run(GDB, tmp_path, program, "nothing", [*commands, "dltrace report"])
+    assert "dltrace: the following arguments are required: start|report|stop; see help dltrace" in result.output
+    assert "dltrace: argument --stop-when: invalid choice: 'never'" in result.output
+    assert "dltrace: LIB is empty: name a library, or give none to trace all" in result.output
+    assert f"dltrace: {tmp_path} cannot be written: Is a directory" in result.output
+    assert "dltrace: nothing has been traced: use dltrace start first" in result.output
