@@ -115,10 +115,8 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     )
     if totals.raced:
         yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
-    if totals.unended:
-        yield ("not seen to end", completed(totals.unended, "event"))
-    running = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.running]
-    for index, words in enumerate(_some(running, verbose)):
+    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
+    for index, words in enumerate(_some(unended, verbose)):
         yield ("" if index else "not seen to end", words)
     if totals.unseen_opens or totals.unseen_closes:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
@@ -299,7 +297,7 @@ def _never_closed(accounts: Sequence[Account], verbose: bool) -> str:
     words = []
     for each in accounts:
         opened, closed = (sum(deeds.total for deeds in some) for some in (each.opens, each.closes))
-        if each.left and opened > closed and not each.early_returns:
+        if each.left and opened > closed and not each.early_returns and not each.at_start:
             excess = opened - closed
             name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
             words.append(f"{name} was opened {times(excess)} more than closed, {opener}")

@@ -162,7 +162,7 @@ class Account(NamedTuple):
     """The opens and closes of one library in one namespace; ``before`` is its open count when the trace began.
 
     ``left`` is the open count now, None where it is not loaded.  ``early_returns`` are closes that did nothing, because
-    it is NODELETE.
+    it is NODELETE.  What was loaded ``at_start`` of the program never goes.
     """
 
     name: str
@@ -173,6 +173,7 @@ class Account(NamedTuple):
     closes: tuple[Deeds, ...]
     early_returns: int
     left: Optional[int]
+    at_start: bool = False
 
 
 class Kept(NamedTuple):
@@ -205,7 +206,7 @@ class Totals(NamedTuple):
 class Trace(NamedTuple):
     """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why.
 
-    ``running`` has begun and not been seen to end, ``vain`` are the closes of what was not open.
+    ``unended`` has begun and not been seen to end, ``vain`` are the closes of what was not open.
     """
 
     target: TargetInfo
@@ -223,5 +224,5 @@ class Trace(NamedTuple):
     registrations: tuple[Registration, ...]
     leaks: tuple[Leak, ...]
     problems: tuple[Problem, ...] = ()
-    running: tuple[Event, ...] = ()
+    unended: tuple[Event, ...] = ()
     vain: tuple[Close, ...] = ()

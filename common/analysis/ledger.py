@@ -41,15 +41,15 @@ class _Sums:
 class Ledger:
     """Sums of the events of a trace."""
 
-    def __init__(self, before: Optional[Mapping[_Key, int]] = None) -> None:
-        """Take the open counts of before by path and namespace."""
+    def __init__(self, at_start: Optional[Mapping[_Key, int]] = None) -> None:
+        """Take the open counts of what was loaded at the program's start, by path and namespace."""
         self.mismatches: list[Close] = []
         self.pins: list[Pin] = []
         self.registrations: list[Registration] = []
         self.leaks: list[Leak] = []
         #: Closes of what was not open.
         self.vain: list[Close] = []
-        self._before = before or {}
+        self._at_start = at_start or {}
         self._accounts: dict[_Key, _Sums] = {}
         self._kept: dict[_Key, Kept] = {}
         self._counts: Counter[str] = Counter()
@@ -113,7 +113,7 @@ class Ledger:
 
     def _sums(self, library: Instance) -> _Sums:
         key = library.path, library.namespace
-        return self._accounts.setdefault(key, _Sums(library.name, self._before.get(key, 0)))
+        return self._accounts.setdefault(key, _Sums(library.name, self._at_start.get(key, 0)))
 
     def totals(self) -> Totals:
         """Give what was counted."""
@@ -135,6 +135,7 @@ class Ledger:
                 _deeds(sums.closes),
                 sums.early_returns,
                 left.get((path, namespace)),
+                (path, namespace) in self._at_start,
             )
             for (path, namespace), sums in self._accounts.items()
         ]

@@ -12,7 +12,7 @@ Sources: glibc's elf/dl-close.c (a close within a close is put off, and marks ag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Optional
 
 from ..dumps.procfs import find_inner_id
@@ -85,6 +85,7 @@ class Tracer:
         self.target = target
         self.options = options
         self.ending: Optional[str] = None
+        self._unended: tuple[Event, ...] = ()
         self._sink = sink
         self._examined = examined
         self._info: TargetInfo = target_info(examined.memory)
@@ -93,9 +94,10 @@ class Tracer:
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
         self._callers = Callers(target, CONVENTIONS[arch], examined.private.rtld_map.address)
-        self.ledger = Ledger(_open_counts(examined))
-        for link_map in examined.graph.by_address.values():
-            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
+        maps = [m for m in examined.graph.by_address.values() if not m.is_proxy]
+        self.ledger = Ledger(_open_counts(examined, (m for m in maps if m.l_type != LT_LOADED)))
+        for link_map in maps:
+            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
                 self.ledger.begin(self._instance(link_map), link_map.l_direct_opencount)
         self._problems: dict[Problem, None] = dict.fromkeys(examined.problems)
         self._random = examined.memory.target.auxv().get(AT_RANDOM, 0)
@@ -165,9 +167,13 @@ class Tracer:
         for subscription in self._subscriptions:
             subscription.remove()
         self._subscriptions.clear()
-        for operation in reversed(self._operations.running):
-            self._emit(operation.event(ended=False))
+        self._unended = self._running()
+        for event in reversed(self._unended):
+            self._emit(event)
         self._operations.running.clear()
+
+    def _running(self) -> tuple[Event, ...]:
+        return tuple(operation.event(ended=False) for operation in self._operations.running)
 
     def _on_end(self, why: str) -> None:
         """Hear from the debugger that there is nothing to watch; new symbols look to gdb like another program."""
@@ -206,14 +212,14 @@ class Tracer:
             places.opens_by,
             places.closes_by,
             ledger.totals(),
-            ledger.accounts_with(_open_counts(self._examined)),
+            ledger.accounts_with(_open_counts(self._examined, self._examined.graph.by_address.values())),
             ledger.kept(),
             tuple(ledger.mismatches),
             tuple(ledger.pins),
             tuple(ledger.registrations),
             tuple(ledger.leaks),
             tuple(self._problems),
-            tuple(operation.event(ended=False) for operation in self._operations.running),
+            tuple(event for event in self._unended or self._running() if self._stops.is_about(event)),
             tuple(ledger.vain),
         )
 
@@ -506,7 +512,6 @@ class Tracer:
         return Reaction.RESUME
 
 
-def _open_counts(examined: GlibcExamination) -> dict[tuple[str, int], int]:
-    """Give the open counts of all that is loaded, by path and namespace."""
-    maps = examined.graph.by_address.values()
+def _open_counts(examined: GlibcExamination, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
+    """Give open counts by path and namespace."""
     return {(examined.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

@@ -28,7 +28,7 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
         "pins": [event_document(pin) for pin in trace.pins],
         "registrations": [event_document(registration) for registration in trace.registrations],
         "leaks": [event_document(leak) for leak in trace.leaks],
-        "running": [event_document(event) for event in trace.running],
+        "unended": [event_document(event) for event in trace.unended],
         "vain": [event_document(close) for close in trace.vain],
         "problems": problem_documents(trace.problems),
     }

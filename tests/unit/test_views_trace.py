@@ -120,6 +120,7 @@ FULL = trace(
     registrations=REGISTRATIONS,
     leaks=LEAKS,
     problems=(Problem("_dl_close in thread 4711", "cannot read 8 bytes at 0x10"),),
+    unended=(OPEN,),
     vain=(VAIN, VAIN._replace(library=None), VAIN),
 )
 LONG = trace(
@@ -134,7 +135,7 @@ LONG = trace(
     pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
     registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
     leaks=(LEAKS[0]._replace(path=LONG_PATH, sites=(LONG_SITE,) * 3),),
-    running=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
+    unended=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
     vain=(LONG_CLOSE,),
 )
 MANY = trace(
@@ -147,7 +148,7 @@ MANY = trace(
         REGISTRATIONS[0]._replace(function=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
     ),
     leaks=tuple(LEAKS[1]._replace(path=f"socket:[{n}]") for n in range(20)),
-    running=(OPEN, CLOSE) * 10,
+    unended=(OPEN, CLOSE) * 10,
     vain=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
 )
 
