@@ -213,7 +213,8 @@ class _Ending:
     def _on_exited(self, event: Any) -> None:
         # Also when the user kills it, or detaches from it.
         if event.inferior.num == self._target._inferior.num:
-            self._callback("the process ended" if hasattr(event, "exit_code") else "gdb let go of the process")
+            has_exited = hasattr(event, "exit_code")
+            self._callback("the process ended" if has_exited else "the process was killed, or gdb let go of it")
 
     def _on_cleared(self, event: Any) -> None:
         if event.progspace == self._target._inferior.progspace:
