@@ -92,7 +92,8 @@ def _why(library: Library) -> str:
 def _answer(trace: Trace) -> str:
     totals = trace.totals
     if not totals.opens and not totals.closes:
-        return "Nothing was opened or closed" + (" so far." if trace.watching else ".")
+        what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
+        return f"{what} was opened or closed{' so far' if trace.watching else ''}."
     words = [
         f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
         f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "

@@ -74,7 +74,8 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A close: the prediction when it began, and what it then did.
 
-    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within;
+    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within,
+    ``adds`` what this one adds to the close that it is within;
     ``keeps`` are those of its dependencies that stay at its last close, itself among them, with their holds.
     ``open_count`` is that of before.  ``ended`` is False where the end was not seen: then ``went`` is not known either.
     """
@@ -89,6 +90,7 @@ class Close(NamedTuple):
     keeps: tuple[Library, ...] = ()
     went: tuple[Instance, ...] = ()
     ended: bool = False
+    adds: tuple[Instance, ...] = ()
 
     @property
     def stayed(self) -> tuple[Instance, ...]:
@@ -206,7 +208,8 @@ class Totals(NamedTuple):
 class Trace(NamedTuple):
     """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why.
 
-    ``unended`` has begun and not been seen to end, ``vain`` are the closes of what was not open.
+    ``unended`` has begun and not been seen to end, ``vain`` are the closes of what was not open, ``asked`` names the
+    libraries that it is about.
     """
 
     target: TargetInfo
@@ -226,3 +229,4 @@ class Trace(NamedTuple):
     problems: tuple[Problem, ...] = ()
     unended: tuple[Event, ...] = ()
     vain: tuple[Close, ...] = ()
+    asked: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Optional
+from typing import Optional, Union
 
 from ..model import Outcome
 from .events import (
@@ -36,6 +36,7 @@ class _Sums:
         self.opens: Counter[tuple[Optional[Site], str]] = Counter()
         self.closes: Counter[tuple[Optional[Site], str]] = Counter()
         self.early_returns = 0
+        self.is_shown = False
 
 
 class Ledger:
@@ -56,7 +57,8 @@ class Ledger:
 
     def begin(self, library: Instance, before: int) -> None:
         """Open the account of a library that was open when the trace began."""
-        self._accounts[library.path, library.namespace] = _Sums(library.name, before)
+        sums = self._accounts[library.path, library.namespace] = _Sums(library.name, before)
+        sums.is_shown = True
 
     def add(self, event: Event) -> None:
         """Count an event."""
@@ -71,19 +73,38 @@ class Ledger:
         else:
             _append(self.leaks, event)
 
+    def add_unasked(self, event: Event) -> None:
+        """Count an event in the account of its library only, which is shown if another event shows it."""
+        if isinstance(event, (Open, Close)):
+            self._book(event, shown=False)
+
+    def _book(self, event: Union[Open, Close], *, shown: bool) -> None:
+        """Count an event in the account of its library."""
+        if event.library is None or (isinstance(event, Close) and event.outcome is Outcome.NOT_OPEN):
+            return
+        key = event.library.path, event.library.namespace
+        sums = self._accounts.setdefault(key, _Sums(event.library.name, self._at_start.get(key, 0)))
+        sums.is_shown = sums.is_shown or shown
+        if isinstance(event, Open):
+            sums.opens[event.moment.caller, event.moment.by] += 1
+        elif event.outcome is Outcome.EARLY_RETURN:
+            sums.early_returns += 1
+        else:
+            sums.closes[event.moment.caller, event.moment.by] += 1
+
     def count_unseen(self, opens: int, closes: int) -> None:
         """Count what moved an open count without having been seen."""
         self._counts["unseen_opens"] += opens
         self._counts["unseen_closes"] += closes
 
     def _add_open(self, event: Open) -> None:
+        self._book(event, shown=True)
         self._counts["opens"] += 1
         self._counts["failed"] += event.result is OpenResult.FAILED
         self._counts["unended"] += event.result is OpenResult.UNKNOWN
-        if event.library is not None:
-            self._sums(event.library).opens[event.moment.caller, event.moment.by] += 1
 
     def _add_close(self, event: Close) -> None:
+        self._book(event, shown=True)
         counts = self._counts
         counts["closes"] += 1
         counts["unloading"] += bool(event.went)
@@ -100,20 +121,10 @@ class Ledger:
             _append(self.mismatches, event)
         if event.outcome is Outcome.NOT_OPEN:
             _append(self.vain, event)
-        elif event.library is not None:
-            sums = self._sums(event.library)
-            if event.outcome is Outcome.EARLY_RETURN:
-                sums.early_returns += 1
-            else:
-                sums.closes[event.moment.caller, event.moment.by] += 1
         for library in event.keeps:
             key = (library.path, library.namespace)
             before = self._kept.get(key)
             self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
-
-    def _sums(self, library: Instance) -> _Sums:
-        key = library.path, library.namespace
-        return self._accounts.setdefault(key, _Sums(library.name, self._at_start.get(key, 0)))
 
     def totals(self) -> Totals:
         """Give what was counted."""
@@ -138,6 +149,7 @@ class Ledger:
                 (path, namespace) in self._at_start,
             )
             for (path, namespace), sums in self._accounts.items()
+            if sums.is_shown
         ]
         return tuple(sorted(found, key=lambda each: (-(each.left or 0), each.name, each.namespace)))
 

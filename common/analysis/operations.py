@@ -72,6 +72,7 @@ class Closing(Operation):
         self.outcome = Outcome.NOT_OPEN
         self.predicted: dict[int, Instance] = {}
         self.remarked: dict[int, Instance] = {}
+        self.adds: dict[int, Instance] = {}
         self.at_least: tuple[str, ...] = ()
         self.keeps: tuple[Library, ...] = ()
 
@@ -93,6 +94,7 @@ class Closing(Operation):
             self.keeps,
             _by_name(self.went.values()) if ended else (),
             ended,
+            _by_name(self.adds.values()),
         )
 
 

@@ -116,7 +116,7 @@ def names_of(event: Event) -> Iterator[str]:
         instances = [event.library, *event.added, *event.went]
     elif isinstance(event, Close):
         yield from (library.path for library in event.keeps)
-        instances = [event.library, *event.predicted, *event.remarked, *event.went]
+        instances = [event.library, *event.predicted, *event.remarked, *event.adds, *event.went]
     else:
         instances = [event.library]
     yield from (instance.path for instance in instances if instance is not None)

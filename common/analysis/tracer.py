@@ -221,6 +221,7 @@ class Tracer:
             tuple(self._problems),
             tuple(event for event in self._unended or self._running() if self._stops.is_about(event)),
             tuple(ledger.vain),
+            self.options.libraries,
         )
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -427,7 +428,7 @@ class Tracer:
         current = self._examined.graph.by_address.get(link_map.address) if link_map else None
         if link_map is None or current is None or not is_same(link_map, current) or closing.does_nothing:
             return
-        closing.predicted = {}
+        closing.predicted, closing.adds = {}, {}
         closing.link_map = current
         self._predict(closing, current)
 
@@ -450,6 +451,8 @@ class Tracer:
         if self._stops.is_about(event):
             self.ledger.add(event)
             self._sink(event)
+        else:
+            self.ledger.add_unasked(event)
 
     # -- NODELETE ----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
     """Build the document of a trace."""
     return {
         **envelope(command, trace.target, trace.loader),
+        "asked": list(trace.asked),
         "watching": trace.watching,
         "ending": trace.ending,
         "seconds": round(trace.seconds, 3),
@@ -61,6 +62,7 @@ def event_document(event: Event) -> dict[str, Any]:
             "outcome": event.outcome.value,
             "predicted": _names(event.predicted),
             "remarked": _names(event.remarked),
+            "adds": _names(event.adds),
             "at_least": list(event.at_least),
             "keeps": [kept_document(library) for library in event.keeps],
             "went": _names(event.went) if event.ended else None,

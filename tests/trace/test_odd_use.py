@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.scenario import fixtures
 from dlwhy.tests.trace.attached import document_in
 from dlwhy.tests.trace.test_safety import DEBUGGERS, program, run
+from dlwhy.tests.trace.test_story import debug
 
 __all__ = ["program"]
 
@@ -23,6 +26,30 @@ def test_closes_of_what_is_not_open(host: str, program: Path, tmp_path: Path) ->
     assert (close["library"]["name"], close["outcome"], close["caller"]["function"]) == ("safety", "not-open", "main")
     assert "Closed without being open: dlclose(safety) by main (safety.c:" in result.output
     assert "Never closed" not in result.output  # the program cannot go anyway
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_whole_accounts_where_one_library_is_asked_for(host: str, tmp_path: Path) -> None:
+    # The open of libdying.so is not about libnext.so; its close is, since its destructor closes that.
+    main = build(fixtures()["closing"]) / "main"
+    go = "continue" if host == GDB else "process continue"
+    start = "dltrace start --log $LOG"
+    result = debug(host, tmp_path, main, [f"{start} libnext.so", go, "dltrace report --json"])
+    assert [(each["event"], each["library"]["name"], each["inside"]) for each in result.events()] == [
+        ("open", "libnext.so", None),
+        ("close", "libdying.so", None),
+        ("close", "libnext.so", 3),
+    ]
+    report = document_in(result.output)
+    assert report["asked"] == ["libnext.so"]
+    counts = {
+        each["name"]: tuple(sum(deeds["count"] for deeds in each[key]) for key in ("opens", "closes"))
+        for each in report["accounts"]
+    }
+    assert counts == {"libdying.so": (1, 1), "libnext.so": (1, 1)}
+    assert [each["adds"] for each in result.events("close")] == [[], ["libnext.so"]]
+    nothing = debug(host, tmp_path / "nothing", main, [f"{start} libnone.so", go, "dltrace report"])
+    assert "Nothing of libnone.so was opened or closed." in nothing.output
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
