@@ -227,7 +227,9 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         symbols = ", ".join(pin.symbols) if verbose or not pin.symbols else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
-        rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
+        by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
+        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
+        rows.append((pin.library.name, why, symbols, during, looked_up))
     rows += rest_row(pins, shown, 5, 1)
     yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose)
 

@@ -295,9 +295,9 @@ class Tracer:
         except FaultError:
             return None
 
-    def _moment(self, hit: Hit, caller: Optional[Site], by: str) -> Moment:
+    def _moment(self, hit: Hit, stack: int, caller: Optional[Site], by: str) -> Moment:
         self._number += 1
-        around = self._operations.of_thread(hit.lwp)
+        around = [op for op in self._operations.of_thread(hit.lwp) if op.stack > stack]
         inside = around[-1].moment.number if around else None
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
@@ -329,7 +329,7 @@ class Tracer:
         handle = self._callers.argument(hit, examined.memory, 0)
         link_map = examined.graph.by_address.get(handle)
         site = self._callers.name(examined, found.pc)
-        moment = self._moment(hit, site, found.by)
+        moment = self._moment(hit, stack, site, found.by)
         closing = Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
             self._predict(closing, link_map)
@@ -365,7 +365,7 @@ class Tracer:
                 requested = memory.c_string(name, _MAX_NAME)
             except DlwhyError:
                 requested = "?"
-        moment = self._moment(hit, site, found.by)
+        moment = self._moment(hit, stack, site, found.by)
         bits = 8 * memory.pointer_size
         signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
         # The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
@@ -458,8 +458,9 @@ class Tracer:
 
     def _pin(self, link_map: LinkMap) -> Pin:
         library = self._forecast.judge_lasting(self._examined, link_map)
-        during = next(reversed(self._operations.openings()), None)
-        cause = find_cause(self._examined, link_map, library, during)
+        openings = self._operations.openings()
+        during = openings[-1] if openings else None
+        cause = find_cause(self._examined, link_map, library, openings)
         self._number += 1
         inside = during.moment if during else None
         moment = Moment(
@@ -481,7 +482,7 @@ class Tracer:
             memory = Memory(self.target)
             function, subject, symbol = (self._callers.argument(hit, memory, i) for i in range(3))
             pc = self._callers.return_address(hit, memory)
-            if examined.find_map(symbol) is None or examined.find_map(pc) is None:
+            if any(examined.find_map(address) is None for address in (function, symbol, pc)):
                 self._look()  # for names only: what has changed is found at the next event
                 examined = self._examined
             site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
@@ -489,7 +490,7 @@ class Tracer:
             code = self._callers.name(examined, function, before=0) or Site(function)
             library = self._instance(kept)
             owner = code.library if code.library != library.name else None
-            moment = self._moment(hit, site, "user")
+            moment = self._moment(hit, self._callers.stack(hit), site, "user")
             self._emit(Registration(moment, library, code, subject, owner))
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"__cxa_thread_atexit_impl in thread {hit.lwp}", error)

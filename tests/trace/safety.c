@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+
 static const char *other;
 
 static void handle(int number)
@@ -85,6 +87,16 @@ int main(int count, char **words)
             if ((dlclose(self) != 0) != (i == 2))
                 _exit(8);
         dlopen(NULL, RTLD_NOW);
+    } else if (!strcmp(what, "owes")) {
+        /* The destructor is in the library that was opened last, and keeps the one before. */
+        void *kept = dlopen(other, RTLD_NOW), *owner = dlopen("libm.so.6", RTLD_NOW);
+        __cxa_thread_atexit_impl((void (*)(void *))dlsym(owner, "cosh"), NULL, dlsym(kept, "other"));
+        dlclose(kept);
+    } else if (!strcmp(what, "binds")) {
+        dlopen(other, RTLD_NOW | RTLD_GLOBAL);
+        if (dlsym(RTLD_DEFAULT, "other") == NULL)
+            _exit(9);
+        cycle();
     } else if (!strcmp(what, "leave")) {
         /* Never closed, once here and twice there. */
         dlopen(other, RTLD_NOW);

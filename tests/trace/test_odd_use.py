@@ -94,6 +94,24 @@ def test_a_process_that_is_let_go(host: str, program: Path, tmp_path: Path) -> N
     assert result.report["ending"] == (killed if host == GDB else "LLDB let go of the process")
 
 
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_a_destructor_of_a_library_just_opened(host: str, program: Path, tmp_path: Path) -> None:
+    result = run(host, tmp_path, program, "owes", ["dltrace start --tls --log $LOG", "go", "dltrace report"])
+    (registered,) = result.events("registration")
+    assert (registered["library"]["name"], registered["owner"]) == ("libother.so", "libm.so.6")
+    assert (registered["function"]["library"], registered["inside"]) == ("libm.so.6", None)
+    assert "wrong owner: libm.so.6" in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_dlsym_of_the_program_makes_nodelete(host: str, program: Path, tmp_path: Path) -> None:
+    # Afterwards it could have been RTLD_NODELETE too; but no open had that.
+    result = run(host, tmp_path, program, "binds", ["start", "go", "dltrace report"])
+    (pin,) = result.events("pin")
+    assert (pin["library"]["name"], pin["origin"], pin["symbols"]) == ("libother.so", "bound-by-startup", [])
+    assert "dlsym by what was loaded at start" in result.output
+
+
 def test_a_child_that_gdb_follows(program: Path, tmp_path: Path) -> None:
     result = run(GDB, tmp_path, program, "fork", ["set follow-fork-mode child", "start", "go", "report"])
     assert result.report["ending"] == "the process was killed, or gdb let go of it"
