@@ -147,3 +147,10 @@ def test_wrong_words(program: Path, tmp_path: Path) -> None:
     assert "dltrace: LIB is empty: name a library, or give none to trace all" in result.output
     assert f"dltrace: {tmp_path} cannot be written: Is a directory" in result.output
     assert "dltrace: nothing has been traced: use dltrace start first" in result.output
+
+
+def test_gdb_takes_an_option_for_its_own(program: Path, tmp_path: Path) -> None:
+    asked = 'interpreter-exec mi "-dlplan --all"'
+    result = run(GDB, tmp_path, program, "leave", ["break puts", "go", asked])
+    assert '^done,schema="dlwhy/1",command="dlplan"' in result.output
+    assert 'handles=[{library={name="libother.so"' in result.output
