@@ -81,7 +81,9 @@ def _event_words(event: Event, verbose: bool = False) -> str:
     if isinstance(event, Open):
         call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
     else:
-        call = f"dlclose({short_name(event.library.name, verbose) if event.library else 'what is no library'})"
+        assert isinstance(event, Close)
+        unknown = "what is no library" if event.handle is None else f"{event.handle:#x}"
+        call = f"dlclose({short_name(event.library.name, verbose) if event.library else unknown})"
     return f"{call} by {site_words(event.moment.caller, verbose)}"
 
 

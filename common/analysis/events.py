@@ -91,6 +91,7 @@ class Close(NamedTuple):
     went: tuple[Instance, ...] = ()
     ended: bool = False
     adds: tuple[Instance, ...] = ()
+    handle: Optional[int] = None
 
     @property
     def stayed(self) -> tuple[Instance, ...]:

@@ -65,8 +65,11 @@ class Opening(Operation):
 class Closing(Operation):
     """A close, with what was predicted of it."""
 
-    def __init__(self, moment: Moment, stack: int, link_map: Optional[LinkMap], library: Optional[Instance]) -> None:
+    def __init__(
+        self, moment: Moment, stack: int, handle: int, link_map: Optional[LinkMap], library: Optional[Instance]
+    ) -> None:
         super().__init__(moment, stack)
+        self.handle = handle
         self.link_map = link_map
         self.library = library
         self.outcome = Outcome.NOT_OPEN
@@ -95,6 +98,7 @@ class Closing(Operation):
             _by_name(self.went.values()) if ended else (),
             ended,
             _by_name(self.adds.values()),
+            self.handle,
         )
 
 

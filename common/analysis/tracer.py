@@ -330,7 +330,7 @@ class Tracer:
         link_map = examined.graph.by_address.get(handle)
         site = self._callers.name(examined, found.pc)
         moment = self._moment(hit, stack, site, found.by)
-        closing = Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
+        closing = Closing(moment, stack, handle, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
             self._predict(closing, link_map)
         self._add_operation(closing)

@@ -58,6 +58,7 @@ def event_document(event: Event) -> dict[str, Any]:
         return {
             **document,
             "library": _instance(event.library),
+            "handle": hexadecimal(event.handle),
             "open_count": event.open_count,
             "outcome": event.outcome.value,
             "predicted": _names(event.predicted),

@@ -121,7 +121,7 @@ FULL = trace(
     leaks=LEAKS,
     problems=(Problem("_dl_close in thread 4711", "cannot read 8 bytes at 0x10"),),
     unended=(OPEN,),
-    vain=(VAIN, VAIN._replace(library=None), VAIN),
+    vain=(VAIN, VAIN._replace(library=None), VAIN._replace(library=None, handle=0x4711000), VAIN),
 )
 LONG = trace(
     (Kept(LONG_STAYS, 3, LONG_CLOSE),),
