@@ -205,6 +205,11 @@ class Library(NamedTuple):
     holds_omitted: int = 0
     proxy: bool = False
 
+    @property
+    def is_going(self) -> bool:
+        """Tell whether a close that is running has condemned it."""
+        return any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in self.holds)
+
 
 class TargetInfo(NamedTuple):
     """What was examined."""
@@ -309,7 +314,12 @@ class Plan(NamedTuple):
     @property
     def goes(self) -> bool:
         """Tell whether the closed library itself would go, so that a later dlopen would map it anew."""
-        return any(library.link_map == self.library.link_map for library in self.unloads)
+        return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
+
+    @property
+    def is_dying(self) -> bool:
+        """Tell whether a close that is running unloads the library already."""
+        return any(library.link_map == self.library.link_map and library.is_going for library in self.keeps)
 
 
 class Plans(NamedTuple):

@@ -108,7 +108,7 @@ def _table_parts(state: State) -> Iterator[Part]:
 
 
 def _state_word(library: Library) -> str:
-    if any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in library.holds):
+    if library.is_going:
         return "going"
     if library.held is None:
         return "not known"
@@ -169,7 +169,7 @@ def _shown(library: Library, verbose: bool) -> Sequence[Hold]:
 
 def _answer(library: Library) -> str:
     name = library.name
-    if any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in library.holds):
+    if library.is_going:
         return f"{name} is being unloaded: a dlclose has condemned it, and its destructors are running."
     if library.held is False:
         return f"{name} can go: nothing keeps it, but the loader has not collected it yet."
@@ -341,7 +341,7 @@ def _libc_purpose(library: Library) -> tuple[str, str]:
 
 
 def _remedy(library: Library) -> str:
-    if any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in library.holds):
+    if library.is_going:
         return "It goes when that dlclose ends, unless a destructor opens it again."
     if library.held is False:
         return (

@@ -168,12 +168,13 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
-    if not plan.keeps:
+    keeps = [library for library in plan.keeps if not library.is_going]
+    if not keeps:
         return
-    shown = plan.keeps if verbose else plan.keeps[:_SHOWN_LIBRARIES]
+    shown = keeps if verbose else keeps[:_SHOWN_LIBRARIES]
     rows = [(library.name, because(library)) for library in shown]
-    if len(shown) < len(plan.keeps):
-        rows.append((f"and {len(plan.keeps) - len(shown)} more", "-v shows them"))
+    if len(shown) < len(keeps):
+        rows.append((f"and {len(keeps) - len(shown)} more", "-v shows them"))
     yield Table(("stays", "because"), tuple(rows))
 
 
@@ -182,6 +183,8 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 def _advice(plan: Plan) -> str:
     change = plan.change
+    if plan.is_dying:
+        return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
     if change is None:
         return ""
     if change.blocker is not None:
@@ -237,6 +240,8 @@ def _reopening(plan: Plan) -> str:
     name = plan.library.name
     if plan.outcome is Outcome.UNKNOWN:
         return ""
+    if plan.is_dying:
+        return f"Opening {name} after that maps it anew, with fresh statics."
     if not plan.goes:
         return f"Opening {name} again finds it as it is, with its old statics."
     kept = [library for library in plan.keeps if not library.proxy]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from .analysis.events import Account, Close, Deeds, Kept, Leak, Open, Pin, Registration, Site, Trace
+from .analysis.events import Account, Close, Deeds, Event, Kept, Leak, Open, Pin, Registration, Site, Trace
 from .analysis.stops import Stop
 from .model import Library, Outcome
 from .render.document import Document, Facts, Sentence, Table
@@ -42,13 +43,14 @@ def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
 
 def trace_view(trace: Trace, verbose: bool) -> Document:
     """Put the sums of a trace into words."""
-    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace.accounts, verbose)
     parts += _pin_parts(trace.pins, verbose)
     parts += _registration_parts(trace.registrations, verbose)
     parts += _leak_parts(trace.leaks, verbose)
     parts += _mismatch_parts(trace.mismatches, verbose)
+    parts += _vain_parts(trace.vain, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
@@ -59,24 +61,31 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
 def stop_view(stop: Stop) -> Document:
     """Say why the process stops."""
     event = stop.event
-    caller = site_words(event.moment.caller)
+    words = _event_words(event)
     names = _names(stop.libraries)
     if isinstance(event, Open):
         verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
-        requested = short_name(event.requested) if event.requested else "the program"
-        return Document((Sentence(f"dltrace: dlopen({requested}) by {caller} {verb} {names}."),))
+        return Document((Sentence(f"dltrace: {words} {verb} {names}."),))
     assert isinstance(event, Close)
-    name = short_name(event.library.name) if event.library else "what is no library"
     if stop.when == "unloaded":
-        return Document((Sentence(f"dltrace: dlclose({name}) by {caller} is about to unload {names}."),))
+        return Document((Sentence(f"dltrace: {words} is about to unload {names}."),))
     if stop.when == "opened":
-        return Document((Sentence(f"dltrace: before dlclose({name}) by {caller}, {names} was loaded."),))
+        return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
     kept = [each for each in event.keeps if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
     lines = [line for each in kept[:_NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
-    return Document(
-        (Sentence(f"dltrace: dlclose({name}) by {caller} keeps {names}."), Facts(tuple((line,) for line in lines)))
-    )
+    return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
+
+
+def _event_words(event: Event, verbose: bool = False) -> str:
+    """Name an open or a close, and who calls it."""
+    if isinstance(event, Open):
+        call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
+    else:
+        assert isinstance(event, Close)
+        unknown = "what is no library" if event.handle is None else f"{event.handle:#x}"
+        call = f"dlclose({short_name(event.library.name, verbose) if event.library else unknown})"
+    return f"{call} by {site_words(event.moment.caller, verbose)}"
 
 
 def _why(library: Library) -> str:
@@ -86,7 +95,8 @@ def _why(library: Library) -> str:
 def _answer(trace: Trace) -> str:
     totals = trace.totals
     if not totals.opens and not totals.closes:
-        return "Nothing was opened or closed" + (" so far." if trace.watching else ".")
+        what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
+        return f"{what} was opened or closed{' so far' if trace.watching else ''}."
     words = [
         f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
         f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "
@@ -95,7 +105,7 @@ def _answer(trace: Trace) -> str:
     return f"{', '.join(words)}."
 
 
-def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
+def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     state = "going on" if trace.watching else f"over: {trace.ending}"
     yield ("trace", f"{state}, {trace.seconds:.1f} s")
@@ -103,13 +113,15 @@ def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
     yield ("", f"closes: {trace.closes_by}")
     yield (
         "predictions",
-        f"{totals.exact} of {totals.compared} exact when the close began; {totals.nested} closes within others; "
+        f"{totals.exact} of {totals.compared} exact when the close began; "
+        f"{completed(totals.nested, 'close')} within others; "
         f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
     )
     if totals.raced:
         yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
-    if totals.unended:
-        yield ("not seen to end", completed(totals.unended, "event"))
+    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
+    for index, words in enumerate(_some(unended, verbose)):
+        yield ("" if index else "not seen to end", words)
     if totals.unseen_opens or totals.unseen_closes:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
@@ -151,9 +163,8 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
 
 
 def _close_words(close: Close, verbose: bool) -> str:
-    name = short_name(close.library.name, verbose) if close.library else "no library"
     early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
-    return f"dlclose({name}) by {site_words(close.moment.caller, verbose)}{early}"
+    return f"{_event_words(close, verbose)}{early}"
 
 
 def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
@@ -217,7 +228,9 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         symbols = ", ".join(pin.symbols) if verbose or not pin.symbols else completed(len(pin.symbols), "symbol")
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
-        rows.append((pin.library.name, _PIN_REASONS[pin.origin or "unknown"], symbols, during, looked_up))
+        by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
+        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
+        rows.append((pin.library.name, why, symbols, during, looked_up))
     yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose, 1)
 
 
@@ -265,15 +278,26 @@ def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part
         yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
 
 
+def _vain_parts(vain: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    grouped = Counter(_close_words(close, verbose) for close in vain)
+    words = [f"{text}, {times(number)}" if number > 1 else text for text, number in grouped.items()]
+    if words:
+        yield Sentence(f"Closed without being open: {'; '.join(_some(words, verbose))}.")
+
+
+def _some(words: Sequence[str], verbose: bool) -> list[str]:
+    shown = words if verbose else words[:_NAMED]
+    more = len(words) - len(shown)
+    return [*shown, f"and {more} more"] if more else [*shown]
+
+
 def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
     """Name who opened more often than was closed, by these verbs."""
     words = []
     for each in accounts:
         excess = total(each.opens) - total(each.closes)
-        if each.left and excess > 0:
+        if each.left and excess > 0 and not each.at_start:
             name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
             words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
     if words:
-        shown = words if verbose else words[:_NAMED]
-        more = len(words) - len(shown)
-        yield Sentence(f"Never {closed}: {'; '.join(shown)}{f'; and {more} more' if more else ''}.")
+        yield Sentence(f"Never {closed}: {'; '.join(_some(words, verbose))}.")

@@ -143,8 +143,10 @@ def _register_mi(command: Command, kept: dict[str, object]) -> None:
 
         def invoke(self, argv: Sequence[str]) -> dict[str, Any]:
             """Run the command and give its JSON document as a result record."""
+            # Where it stands first gdb takes --all for its own.
+            words = argv or [flag for each in command.arguments for flag in each.flags if flag == "--all"]
             try:
-                result = run(_MiHost(kept, False), command, [*argv, "--color=never"])
+                result = run(_MiHost(kept, False), command, [*words, "--color=never"])
             except DlwhyError as error:
                 raise gdb.GdbError(escape(str(error))) from error
             document = {"help": command.help()} if result is None else result.document()

@@ -45,6 +45,17 @@ class GdbLiveTarget(GdbTarget):
         """Tell by gdb's version."""
         return not _FORGETS_FROM <= _major_version() < _FORGETS_BELOW
 
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory: gdb up to at least 13 reads that of the selected inferior, whichever is asked.
+
+        :raises NoTargetError: if another one is selected.
+        """
+        if gdb.selected_inferior().num != self._inferior.num:
+            raise NoTargetError(
+                f"the trace is of inferior {self._inferior.num}: use inferior {self._inferior.num} first"
+            )
+        return super().read(address, size)
+
     def is_alive(self) -> bool:
         """Tell whether the inferior still has the process."""
         return bool(self._inferior.is_valid() and self._inferior.pid == self._pid)
@@ -202,11 +213,15 @@ class _Ending:
     def _on_exited(self, event: Any) -> None:
         # Also when the user kills it, or detaches from it.
         if event.inferior.num == self._target._inferior.num:
-            self._callback("the process ended" if hasattr(event, "exit_code") else "gdb let go of the process")
+            has_exited = hasattr(event, "exit_code")
+            self._callback("the process ended" if has_exited else "the process was killed, or gdb let go of it")
 
     def _on_cleared(self, event: Any) -> None:
         if event.progspace == self._target._inferior.progspace:
             self._callback("the process executed another program")
+        elif gdb.selected_inferior().num != self._target._inferior.num:
+            # gdb would set our breakpoints in that one, at addresses where it has nothing.
+            self._callback("gdb was given another program beside it")
 
     def remove(self) -> None:
         gdb.events.exited.disconnect(self._on_exited)

@@ -62,6 +62,7 @@ class LldbLiveTarget(LldbTarget):
         self._unique_id = int(self._process.GetUniqueID())
         self._is_in_handler = False
         self._doomed: list[Any] = []
+        self._callbacks: list[Callable[[str], None]] = []
 
     @property
     def keeps_breakpoints(self) -> bool:
@@ -72,6 +73,9 @@ class LldbLiveTarget(LldbTarget):
         """Tell whether the target still has the process."""
         self._bury()
         process = self._target.GetProcess()
+        if process.GetState() == lldb.eStateDetached:
+            for callback in tuple(self._callbacks):
+                callback("LLDB let go of the process")
         ended = (lldb.eStateExited, lldb.eStateDetached, lldb.eStateInvalid, lldb.eStateUnloaded)
         return int(process.GetUniqueID()) == self._unique_id and process.GetState() not in ended
 
@@ -106,8 +110,9 @@ class LldbLiveTarget(LldbTarget):
             self._target.DeleteBreakpointName(NAME)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
-        """Never call back: LLDB tells nobody when a process ends, so it is to be asked, by `is_alive`."""
-        return _Nothing()
+        """Call back when `is_alive` is asked after a detach: LLDB tells nobody when a process ends."""
+        self._callbacks.append(callback)
+        return _Deafness(self._callbacks, callback)
 
     def _react(self, frame: Any, location: Any, on_hit: Callable[[Hit], Reaction]) -> bool:
         if int(frame.GetThread().GetProcess().GetUniqueID()) != self._unique_id:
@@ -162,9 +167,13 @@ class _Removal:
         self._target.remove(self._breakpoints)
 
 
-class _Nothing:
+class _Deafness:
+    def __init__(self, callbacks: list[Callable[[str], None]], callback: Callable[[str], None]) -> None:
+        self._callbacks = callbacks
+        self._callback = callback
+
     def remove(self) -> None:
-        """Have nothing to take back."""
+        self._callbacks.remove(self._callback)
 
 
 if TYPE_CHECKING:

@@ -74,7 +74,8 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A close: the prediction when it began, and what it then did.
 
-    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within;
+    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within,
+    ``adds`` what this one adds to the close that it is within;
     ``keeps`` are those of its dependencies that stay at its last close, itself among them, with their holds.
     ``open_count`` is that of before.  ``ended`` is False where the end was not seen: then ``went`` is not known either.
     """
@@ -89,6 +90,8 @@ class Close(NamedTuple):
     keeps: tuple[Library, ...] = ()
     went: tuple[Instance, ...] = ()
     ended: bool = False
+    adds: tuple[Instance, ...] = ()
+    handle: Optional[int] = None
 
     @property
     def stayed(self) -> tuple[Instance, ...]:
@@ -162,7 +165,7 @@ class Account(NamedTuple):
     """The opens and closes of one library in one namespace; ``before`` is its open count when the trace began.
 
     ``left`` is the open count now, None where it is not loaded.  ``early_returns`` are closes that did nothing, because
-    it is NODELETE.
+    it is NODELETE.  What was loaded ``at_start`` of the program never goes.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Account(NamedTuple):
     closes: tuple[Deeds, ...]
     early_returns: int
     left: Optional[int]
+    at_start: bool = False
 
 
 class Kept(NamedTuple):
@@ -203,7 +207,11 @@ class Totals(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why."""
+    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why.
+
+    ``unended`` has begun and not been seen to end, ``vain`` are the closes of what was not open, ``asked`` names the
+    libraries that it is about.
+    """
 
     target: TargetInfo
     loader: LoaderInfo
@@ -220,3 +228,6 @@ class Trace(NamedTuple):
     registrations: tuple[Registration, ...]
     leaks: tuple[Leak, ...]
     problems: tuple[Problem, ...] = ()
+    unended: tuple[Event, ...] = ()
+    vain: tuple[Close, ...] = ()
+    asked: tuple[str, ...] = ()

@@ -34,7 +34,8 @@ class Forecast:
         by_address = examined.graph.by_address
         going = {address: instance_of(examined, by_address[address]) for address in unloads}
         if outcome is Outcome.DEFERRED and outer is not None:
-            outer.remarked.update((a, i) for a, i in going.items() if a not in outer.predicted)
+            closing.adds = {a: i for a, i in going.items() if a not in outer.predicted}
+            outer.remarked.update(closing.adds)
         else:
             closing.predicted = going
             closing.at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Optional
+from typing import Optional, Union
 
-from ..loaders.glibc import LT_LOADED, Graph
 from ..model import Outcome
 from .events import (
     Account,
@@ -37,27 +36,29 @@ class _Sums:
         self.opens: Counter[tuple[Optional[Site], str]] = Counter()
         self.closes: Counter[tuple[Optional[Site], str]] = Counter()
         self.early_returns = 0
+        self.is_shown = False
 
 
 class Ledger:
     """Sums of the events of a trace."""
 
-    def __init__(self, graph: Optional[Graph] = None) -> None:
+    def __init__(self, at_start: Optional[Mapping[_Key, int]] = None) -> None:
+        """Take the open counts of what was loaded at the program's start, by path and namespace."""
         self.mismatches: list[Close] = []
         self.pins: list[Pin] = []
         self.registrations: list[Registration] = []
         self.leaks: list[Leak] = []
+        #: Closes of what was not open.
+        self.vain: list[Close] = []
+        self._at_start = at_start or {}
         self._accounts: dict[_Key, _Sums] = {}
         self._kept: dict[_Key, Kept] = {}
         self._counts: Counter[str] = Counter()
-        for link_map in graph.by_address.values() if graph else ():
-            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount and not link_map.is_proxy:
-                name = link_map.name.rpartition("/")[2]
-                self._accounts[link_map.name, link_map.l_ns] = _Sums(name, link_map.l_direct_opencount)
 
     def begin(self, library: Instance, before: int) -> None:
         """Open the account of a library that was open when the trace began."""
-        self._accounts[library.path, library.namespace] = _Sums(library.name, before)
+        sums = self._accounts[library.path, library.namespace] = _Sums(library.name, before)
+        sums.is_shown = True
 
     def add(self, event: Event) -> None:
         """Count an event."""
@@ -72,19 +73,38 @@ class Ledger:
         else:
             _append(self.leaks, event)
 
+    def add_unasked(self, event: Event) -> None:
+        """Count an event in the account of its library only, which is shown if another event shows it."""
+        if isinstance(event, (Open, Close)):
+            self._book(event, shown=False)
+
+    def _book(self, event: Union[Open, Close], *, shown: bool) -> None:
+        """Count an event in the account of its library."""
+        if event.library is None or (isinstance(event, Close) and event.outcome is Outcome.NOT_OPEN):
+            return
+        key = event.library.path, event.library.namespace
+        sums = self._accounts.setdefault(key, _Sums(event.library.name, self._at_start.get(key, 0)))
+        sums.is_shown = sums.is_shown or shown
+        if isinstance(event, Open):
+            sums.opens[event.moment.caller, event.moment.by] += 1
+        elif event.outcome is Outcome.EARLY_RETURN:
+            sums.early_returns += 1
+        else:
+            sums.closes[event.moment.caller, event.moment.by] += 1
+
     def count_unseen(self, opens: int, closes: int) -> None:
         """Count what moved an open count without having been seen."""
         self._counts["unseen_opens"] += opens
         self._counts["unseen_closes"] += closes
 
     def _add_open(self, event: Open) -> None:
+        self._book(event, shown=True)
         self._counts["opens"] += 1
         self._counts["failed"] += event.result is OpenResult.FAILED
         self._counts["unended"] += event.result is OpenResult.UNKNOWN
-        if event.library is not None:
-            self._sums(event.library).opens[event.moment.caller, event.moment.by] += 1
 
     def _add_close(self, event: Close) -> None:
+        self._book(event, shown=True)
         counts = self._counts
         counts["closes"] += 1
         counts["unloading"] += bool(event.went)
@@ -99,19 +119,12 @@ class Ledger:
         if is_judged and (event.stayed or event.surprises):
             counts["mismatches"] += 1
             _append(self.mismatches, event)
-        if event.library is not None:
-            sums = self._sums(event.library)
-            if event.outcome is Outcome.EARLY_RETURN:
-                sums.early_returns += 1
-            else:
-                sums.closes[event.moment.caller, event.moment.by] += 1
+        if event.outcome is Outcome.NOT_OPEN:
+            _append(self.vain, event)
         for library in event.keeps:
             key = (library.path, library.namespace)
             before = self._kept.get(key)
             self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
-
-    def _sums(self, library: Instance) -> _Sums:
-        return self._accounts.setdefault((library.path, library.namespace), _Sums(library.name, 0))
 
     def totals(self) -> Totals:
         """Give what was counted."""
@@ -120,14 +133,6 @@ class Ledger:
     def kept(self) -> tuple[Kept, ...]:
         """Give the libraries that stayed at a last close, those that stayed most often first."""
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.library.name)))
-
-    def accounts(self, graph: Optional[Graph]) -> tuple[Account, ...]:
-        """Give the account of each library; ``graph`` is what is loaded now, None after the end."""
-        left = {}
-        for link_map in graph.by_address.values() if graph else ():
-            if not link_map.is_proxy:
-                left[link_map.name, link_map.l_ns] = link_map.l_direct_opencount
-        return self.accounts_with(left)
 
     def accounts_with(self, left: Mapping[tuple[str, int], int]) -> tuple[Account, ...]:
         """Give the account of each library, by the open counts of now by path and namespace."""
@@ -141,8 +146,10 @@ class Ledger:
                 _deeds(sums.closes),
                 sums.early_returns,
                 left.get((path, namespace)),
+                (path, namespace) in self._at_start,
             )
             for (path, namespace), sums in self._accounts.items()
+            if sums.is_shown
         ]
         return tuple(sorted(found, key=lambda each: (-(each.left or 0), each.name, each.namespace)))
 

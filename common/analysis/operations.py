@@ -65,13 +65,17 @@ class Opening(Operation):
 class Closing(Operation):
     """A close, with what was predicted of it."""
 
-    def __init__(self, moment: Moment, stack: int, link_map: Optional[LinkMap], library: Optional[Instance]) -> None:
+    def __init__(
+        self, moment: Moment, stack: int, handle: int, link_map: Optional[LinkMap], library: Optional[Instance]
+    ) -> None:
         super().__init__(moment, stack)
+        self.handle = handle
         self.link_map = link_map
         self.library = library
         self.outcome = Outcome.NOT_OPEN
         self.predicted: dict[int, Instance] = {}
         self.remarked: dict[int, Instance] = {}
+        self.adds: dict[int, Instance] = {}
         self.at_least: tuple[str, ...] = ()
         self.keeps: tuple[Library, ...] = ()
 
@@ -93,6 +97,8 @@ class Closing(Operation):
             self.keeps,
             _by_name(self.went.values()) if ended else (),
             ended,
+            _by_name(self.adds.values()),
+            self.handle,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ..loaders.glibc import LT_LOADED, Graph, LinkMap, is_same
@@ -31,17 +31,18 @@ def find_pinned(before: Graph, graph: Graph) -> Iterator[LinkMap]:
             yield link_map
 
 
-def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, during: Optional[Opening]) -> Cause:
-    """Find what made a library NODELETE; ``library`` is the verdict on it, ``during`` the open that goes on."""
+def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, openings: Sequence[Opening]) -> Cause:
+    """Find what made a library NODELETE; ``library`` is the verdict on it, ``openings`` may have done so."""
     hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
     lookups: list[str] = []
     origin = hold.origin
-    if during is not None:
-        flagged = during.flags & _RTLD_NODELETE and during.library and during.library.link_map == link_map.address
-        if flagged and origin != "elf-flag":
-            origin = "dlopen-flag"
-        if origin in ("unique-symbol", "bound-by-startup"):
-            lookups = _find_lookups(examined, link_map, during, origin)
+    flagged = [opening for opening in openings if opening.flags & _RTLD_NODELETE]
+    if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
+        origin = "dlopen-flag"
+    elif origin == "unknown" and not flagged:
+        origin = "bound-by-startup"  # by dlsym, which leaves no trace
+    if openings and origin in ("unique-symbol", "bound-by-startup"):
+        lookups = _find_lookups(examined, link_map, openings[-1], origin)
     return Cause(origin, hold.symbols, tuple(lookups))
 
 

@@ -246,7 +246,8 @@ class Planner:
         after = self.examined.after({link_map.address: left})
         stays = [m for m in self.closure(link_map) if m.address not in unloads]
         keeps = tuple(after.judge(m, identify=False) for m in stays)
-        known = self.examined.graph.complete and link_map.address not in unloads
+        goes = link_map.address in unloads or link_map.address in self._condemned
+        known = self.examined.graph.complete and not goes
         change = find_change(after, link_map) if known else None
         return plan._replace(keeps=keeps, change=change)
 

@@ -56,10 +56,14 @@ class Stops:
         """Tell whether an event is about one of the libraries asked for."""
         return not self._options.libraries or any(self.is_wanted(name) for name in names_of(event))
 
-    def note_added(self, instance: Instance) -> None:
-        """Note a library that was seen only after the open that brought it."""
-        if self._options.stop_when == "opened":
+    def note_added(self, opening: Opening, instance: Instance) -> None:
+        """Note a library that was seen only after the open that brought it, unless that has stopped for it."""
+        has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.requested or "")
+        if self._options.stop_when == "opened" and not has_stopped:
             self._late.append(instance)
+
+    def _is_asked_for(self, opening: Opening) -> bool:
+        return bool(opening.requested) and self.is_wanted(opening.requested or "")
 
     def find_at_close(self, closing: Closing, closings: Iterable[Closing]) -> Optional[tuple[str, ...]]:
         """Name the libraries for which the process stops at a close, None if it does not."""
@@ -83,8 +87,10 @@ class Stops:
         """Name the libraries for which the process stops at an open, None if it does not."""
         if self._options.stop_when != "opened":
             return None
-        if opening.requested and self.is_wanted(opening.requested):
-            return (base_name(opening.requested),)
+        if self._is_asked_for(opening):
+            name = base_name(opening.requested or "")
+            self._late = [each for each in self._late if each.name != name]
+            return (name,)
         return self._find_late()
 
     def _find_late(self) -> Optional[tuple[str, ...]]:
@@ -110,7 +116,7 @@ def names_of(event: Event) -> Iterator[str]:
         instances = [event.library, *event.added, *event.went]
     elif isinstance(event, Close):
         yield from (library.path for library in event.keeps)
-        instances = [event.library, *event.predicted, *event.remarked, *event.went]
+        instances = [event.library, *event.predicted, *event.remarked, *event.adds, *event.went]
     else:
         instances = [event.library]
     yield from (instance.path for instance in instances if instance is not None)

@@ -12,13 +12,13 @@ Sources: glibc's elf/dl-close.c (a close within a close is put off, and marks ag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Optional
 
 from ..dumps.procfs import find_inner_id
 from ..elf.unwind import REGISTERS
 from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ..loaders.glibc import LT_EXECUTABLE, Graph, LinkMap, is_same
+from ..loaders.glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, is_same
 from ..loaders.glibc_calls import (
     CONVENTIONS,
     Entry,
@@ -86,6 +86,7 @@ class Tracer:
         self.target = target
         self.options = options
         self.ending: Optional[str] = None
+        self._unended: tuple[Event, ...] = ()
         self._sink = sink
         self._examined = examined
         self._info: TargetInfo = target_info(examined.memory)
@@ -94,7 +95,11 @@ class Tracer:
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
         self._callers = Callers(target, CONVENTIONS[arch], examined.private.rtld_map.address)
-        self.ledger = Ledger(examined.graph)
+        maps = [m for m in examined.graph.by_address.values() if not m.is_proxy]
+        self.ledger = Ledger(_open_counts(examined, (m for m in maps if m.l_type != LT_LOADED)))
+        for link_map in maps:
+            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
+                self.ledger.begin(self._instance(link_map), link_map.l_direct_opencount)
         self._problems: dict[Problem, None] = dict.fromkeys(examined.problems)
         self._random = examined.memory.target.auxv().get(AT_RANDOM, 0)
         self._identity = self._read_identity()
@@ -141,7 +146,7 @@ class Tracer:
             watched.append((tuple(self._makers), self._on_descriptor))
         for addresses, handler in watched:
             self._subscriptions.append(self.target.add_breakpoint(addresses, handler))
-        self._subscriptions.append(self.target.on_end(self.end))
+        self._subscriptions.append(self.target.on_end(self._on_end))
 
     def _watch_descriptors(self) -> Descriptors:
         pid = self.target.pid
@@ -164,9 +169,18 @@ class Tracer:
         for subscription in self._subscriptions:
             subscription.remove()
         self._subscriptions.clear()
-        for operation in reversed(self._operations.running):
-            self._emit(operation.event(ended=False))
+        self._unended = self._running()
+        for event in reversed(self._unended):
+            self._emit(event)
         self._operations.running.clear()
+
+    def _running(self) -> tuple[Event, ...]:
+        return tuple(operation.event(ended=False) for operation in self._operations.running)
+
+    def _on_end(self, why: str) -> None:
+        """Hear from the debugger that there is nothing to watch; new symbols look to gdb like another program."""
+        if why != ANOTHER_PROGRAM or self._read_identity() != self._identity:
+            self.end(why)
 
     def is_watching(self) -> bool:
         """Tell whether the trace goes on; not every debugger tells when a process has ended."""
@@ -200,13 +214,16 @@ class Tracer:
             places.opens_by,
             places.closes_by,
             ledger.totals(),
-            ledger.accounts(self._examined.graph),
+            ledger.accounts_with(_open_counts(self._examined, self._examined.graph.by_address.values())),
             ledger.kept(),
             tuple(ledger.mismatches),
             tuple(ledger.pins),
             tuple(ledger.registrations),
             tuple(ledger.leaks),
             tuple(self._problems),
+            tuple(event for event in self._unended or self._running() if self._stops.is_about(event)),
+            tuple(ledger.vain),
+            self.options.libraries,
         )
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -280,9 +297,9 @@ class Tracer:
         except FaultError:
             return None
 
-    def _moment(self, hit: Hit, caller: Optional[Site], by: str) -> Moment:
+    def _moment(self, hit: Hit, stack: int, caller: Optional[Site], by: str) -> Moment:
         self._number += 1
-        around = self._operations.of_thread(hit.lwp)
+        around = [op for op in self._operations.of_thread(hit.lwp) if op.stack > stack]
         inside = around[-1].moment.number if around else None
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
@@ -314,8 +331,8 @@ class Tracer:
         handle = self._callers.argument(hit, examined.memory, 0)
         link_map = examined.graph.by_address.get(handle)
         site = self._callers.name(examined, found.pc)
-        moment = self._moment(hit, site, found.by)
-        closing = Closing(moment, stack, link_map, self._instance(link_map) if link_map else None)
+        moment = self._moment(hit, stack, site, found.by)
+        closing = Closing(moment, stack, handle, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
             self._predict(closing, link_map)
         self._add_operation(closing)
@@ -350,7 +367,7 @@ class Tracer:
                 requested = memory.c_string(name, _MAX_NAME)
             except DlwhyError:
                 requested = "?"
-        moment = self._moment(hit, site, found.by)
+        moment = self._moment(hit, stack, site, found.by)
         bits = 8 * memory.pointer_size
         signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
         # The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
@@ -391,7 +408,7 @@ class Tracer:
     def _note_added(self, opening: Opening, link_map: LinkMap) -> None:
         if self._descriptors is not None:
             self._descriptors.note_birth(link_map, opening.open_before)
-        self._stops.note_added(self._instance(link_map))
+        self._stops.note_added(opening, self._instance(link_map))
 
     def _depth(self, lwp: int) -> int:
         """Tell how many of a thread's operations go on, by the loader's lock."""
@@ -413,7 +430,7 @@ class Tracer:
         current = self._examined.graph.by_address.get(link_map.address) if link_map else None
         if link_map is None or current is None or not is_same(link_map, current) or closing.does_nothing:
             return
-        closing.predicted = {}
+        closing.predicted, closing.adds = {}, {}
         closing.link_map = current
         self._predict(closing, current)
 
@@ -436,13 +453,16 @@ class Tracer:
         if self._stops.is_about(event):
             self.ledger.add(event)
             self._sink(event)
+        else:
+            self.ledger.add_unasked(event)
 
     # -- NODELETE ----------------------------------------------------------------------------------------------
 
     def _pin(self, link_map: LinkMap) -> Pin:
         library = self._forecast.judge_lasting(self._examined, link_map)
-        during = next(reversed(self._operations.openings()), None)
-        cause = find_cause(self._examined, link_map, library, during)
+        openings = self._operations.openings()
+        during = openings[-1] if openings else None
+        cause = find_cause(self._examined, link_map, library, openings)
         self._number += 1
         inside = during.moment if during else None
         moment = Moment(
@@ -464,7 +484,7 @@ class Tracer:
             memory = Memory(self.target)
             function, subject, symbol = (self._callers.argument(hit, memory, i) for i in range(3))
             pc = self._callers.return_address(hit, memory)
-            if examined.find_map(symbol) is None or examined.find_map(pc) is None:
+            if any(examined.find_map(address) is None for address in (function, symbol, pc)):
                 self._look()  # for names only: what has changed is found at the next event
                 examined = self._examined
             site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
@@ -472,7 +492,7 @@ class Tracer:
             code = self._callers.name(examined, function, before=0) or Site(function)
             library = self._instance(kept)
             owner = code.library if code.library != library.name else None
-            moment = self._moment(hit, site, "user")
+            moment = self._moment(hit, self._callers.stack(hit), site, "user")
             self._emit(Registration(moment, library, code, subject, owner))
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"__cxa_thread_atexit_impl in thread {hit.lwp}", error)
@@ -496,3 +516,8 @@ class Tracer:
         except (FaultError, CorruptError, UnsupportedError) as error:
             return self._fail(f"{self._makers[hit.address]} in thread {hit.lwp}", error)
         return Reaction.RESUME
+
+
+def _open_counts(examined: GlibcExamination, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
+    """Give open counts by path and namespace."""
+    return {(examined.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

@@ -28,7 +28,7 @@ REMAINDER = "..."
 
 #: What of argparse's is heeded here.
 _OF_OPTIONS = frozenset({"action", "choices", "default", "help", "metavar", "type"})
-_OF_POSITIONAL = frozenset({"help", "metavar", "nargs"})
+_OF_POSITIONAL = frozenset({"default", "help", "metavar", "nargs"})
 
 
 class Argument(NamedTuple):

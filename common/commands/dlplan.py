@@ -44,10 +44,11 @@ def dlplan(session: Session, arguments: Namespace) -> Result:
     wanted = " ".join(arguments.library)
     if bool(wanted) == arguments.all:
         raise UsageError("name one library, or give --all; see help dlplan")
+    default = "all" if arguments.all else "1"
+    closes = number_or_all("--closes", default if arguments.closes is None else arguments.closes)
     if arguments.all:
-        plans = plan_all(session.target, number_or_all("--closes", arguments.closes or "all"))
+        plans = plan_all(session.target, closes)
     else:
-        closes = number_or_all("--closes", arguments.closes or "1")
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
     return Result(
         document=lambda: _document(plans),

@@ -7,6 +7,7 @@ import sys
 import time
 
 from ..errors import UsageError
+from ..model import Problem
 from .arguments import argument
 from .eventlog import EventLog
 from .registry import Result, Session, command
@@ -45,7 +46,9 @@ nothing else needs; what is open elsewhere or never unloads, and its dependencie
     _DESCRIPTION,
     (
         argument("action", metavar="start|report|stop", choices=("start", "report", "stop"), help="what to do"),
-        argument("library", metavar="LIB", nargs="*", completes_libraries=True, help="trace only these libraries"),
+        argument(
+            "library", metavar="LIB", nargs="*", default=[], completes_libraries=True, help="trace only these libraries"
+        ),
         argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
         argument("--log", metavar="FILE", help="write each event to FILE as a line of JSON (schema dlwhy/1)"),
         argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
@@ -59,6 +62,8 @@ nothing else needs; what is open elsewhere or never unloads, and its dependencie
 def dltrace(session: Session, arguments: Namespace) -> Result:
     """Answer ``dltrace start|report|stop``."""
     if arguments.action == "start":
+        if "" in arguments.library:
+            raise UsageError("LIB is empty: name a library, or give none to trace all")
         return _start(session, arguments)
     if arguments.library or arguments.stop_when or arguments.log or arguments.tls or arguments.fds:
         raise UsageError(f"dltrace {arguments.action} takes no libraries and no options of dltrace start")
@@ -67,7 +72,7 @@ def dltrace(session: Session, arguments: Namespace) -> Result:
         raise UsageError("nothing has been traced: use dltrace start first")
     if arguments.action == "stop":
         tracing.stop()
-    return _result(tracing.tracer.report())
+    return _result(tracing.report())
 
 
 def _start(session: Session, arguments: Namespace) -> Result:
@@ -78,7 +83,7 @@ def _start(session: Session, arguments: Namespace) -> Result:
         raise UsageError("a trace is going on: use dltrace stop first")
     tracing = _Tracing(session, arguments)
     session.host.kept["dltrace"] = tracing
-    trace = tracing.tracer.report()
+    trace = tracing.report()
     result = _result(trace)
     return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
 
@@ -148,12 +153,21 @@ class _Tracing:
         self.tracer.stop()
         self._log.close()
 
+    def report(self) -> Trace:
+        """Give the sums, and what is wrong with the log."""
+        trace = self.tracer.report()
+        if self._log.failure is None:
+            return trace
+        return trace._replace(problems=(*trace.problems, Problem("log", self._log.failure)))
+
     def _write(self, event: Event) -> None:
         self._progress.note(event)
         if self._log.is_open:
             from ..render.traceout import dump_event
 
             self._log.write(dump_event(event))
+            if self._log.failure is not None:
+                self._target.say(f"dltrace: {self._log.failure}")
 
     def _announce(self, stop: Stop) -> None:
         from ..render.text import render

@@ -20,6 +20,7 @@ class EventLog:
         :raises UsageError: if it cannot be written.
         """
         self._file: Optional[TextIO] = None
+        self.failure: Optional[str] = None
         if path:
             path = os.path.expanduser(path)
             try:
@@ -34,12 +35,24 @@ class EventLog:
         return self._file is not None
 
     def write(self, text: str) -> None:
-        """Write a line with its end."""
+        """Write a line with its end; where that fails, such as on a full disk, the log ends, and `failure` says why."""
         if self._file is not None:
-            self._file.write(text)
+            try:
+                self._file.write(text)
+            except OSError as error:
+                self._end(error)
 
     def close(self) -> None:
         """End the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            self._end(None)
+
+    def _end(self, error: Optional[OSError]) -> None:
+        file, self._file = self._file, None
+        assert file is not None
+        try:
+            file.close()
+        except OSError as late:
+            error = error or late
+        if error is not None:
+            self.failure = f"{file.name} cannot be written: {error.strerror}; the log ends there"

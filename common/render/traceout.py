@@ -14,6 +14,7 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
     """Build the document of a trace."""
     return {
         **envelope(command, trace.target, trace.loader),
+        "asked": list(trace.asked),
         "watching": trace.watching,
         "ending": trace.ending,
         "seconds": round(trace.seconds, 3),
@@ -28,6 +29,8 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
         "pins": [event_document(pin) for pin in trace.pins],
         "registrations": [event_document(registration) for registration in trace.registrations],
         "leaks": [event_document(leak) for leak in trace.leaks],
+        "unended": [event_document(event) for event in trace.unended],
+        "vain": [event_document(close) for close in trace.vain],
         "problems": problem_documents(trace.problems),
     }
 
@@ -55,10 +58,12 @@ def event_document(event: Event) -> dict[str, Any]:
         return {
             **document,
             "library": _instance(event.library),
+            "handle": hexadecimal(event.handle),
             "open_count": event.open_count,
             "outcome": event.outcome.value,
             "predicted": _names(event.predicted),
             "remarked": _names(event.remarked),
+            "adds": _names(event.adds),
             "at_least": list(event.at_least),
             "keeps": [kept_document(library) for library in event.keeps],
             "went": _names(event.went) if event.ended else None,

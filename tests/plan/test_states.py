@@ -95,6 +95,12 @@ def test_a_close_inside_a_close_is_deferred(tmp_path: Path) -> None:
         assert during["unloads"] == ["lib03.so", "lib04.so"]
         assert during["reopen"] == "fresh"
         assert "is deferred: a dlclose is running" in " ".join(dlplan(session, "lib03.so", status=4).split())
+        dying = document(session, "lib00.so", status=4)
+        assert (dying["outcome"], dying["change"], dying["reopen"]) == ("not-open", None, "fresh")
+        text = " ".join(dlplan(session, "lib00.so", status=4).split())
+        assert "lib00.so goes when the dlclose that is running ends, unless a destructor opens it again." in text
+        assert "Opening lib00.so after that maps it anew, with fresh statics." in text
+        assert "stays" not in text
         session.send("x")
         lines = session.read_until(".")
         assert finalised(lines) == ["lib01.so", "lib02.so", "lib03.so", "lib04.so"]
@@ -172,6 +178,7 @@ def test_ranking(tmp_path: Path) -> None:
         (("lib01.so", "--all"), "name one library, or give --all"),
         (("lib01.so", "--closes", "0"), "--closes takes a number from 1 on, or 'all', not '0'"),
         (("lib01.so", "--closes", "many"), "--closes takes a number from 1 on, or 'all', not 'many'"),
+        (("lib01.so", "--closes", ""), "--closes takes a number from 1 on, or 'all', not ''"),
         (("lib*",), "2 loaded libraries match"),
         (("libnone.so",), "no loaded library matches 'libnone.so'"),
     ],

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+
 static const char *other;
 
 static void handle(int number)
@@ -78,6 +80,25 @@ int main(int count, char **words)
         for (int i = 0; i < 2; i++)
             if (dlopen("libmissing.so", RTLD_NOW))
                 _exit(7);
+    } else if (!strcmp(what, "vainly")) {
+        /* The program itself: open once before, so that the third close finds it not open. */
+        void *self = dlopen(NULL, RTLD_NOW);
+        for (int i = 0; i < 3; i++)
+            if ((dlclose(self) != 0) != (i == 2))
+                _exit(8);
+        dlopen(NULL, RTLD_NOW);
+        static long nothing[512];
+        dlclose(nothing);
+    } else if (!strcmp(what, "owes")) {
+        /* The destructor is in the library that was opened last, and keeps the one before. */
+        void *kept = dlopen(other, RTLD_NOW), *owner = dlopen("libm.so.6", RTLD_NOW);
+        __cxa_thread_atexit_impl((void (*)(void *))dlsym(owner, "cosh"), NULL, dlsym(kept, "other"));
+        dlclose(kept);
+    } else if (!strcmp(what, "binds")) {
+        dlopen(other, RTLD_NOW | RTLD_GLOBAL);
+        if (dlsym(RTLD_DEFAULT, "other") == NULL)
+            _exit(9);
+        cycle();
     } else if (!strcmp(what, "leave")) {
         /* Never closed, once here and twice there. */
         dlopen(other, RTLD_NOW);

@@ -76,7 +76,7 @@ def foresee(forecast: Forecast, examined: GlibcExamination) -> dict[int, Closing
     found = {}
     for address, link_map in examined.graph.by_address.items():
         if not link_map.is_proxy:
-            found[address] = Closing(Moment(1, 0.0, 1, None, "user", None), 0, link_map, None)
+            found[address] = Closing(Moment(1, 0.0, 1, None, "user", None), 0, address, link_map, None)
             forecast.predict(examined, found[address], link_map, None)
     return found
 

@@ -60,7 +60,8 @@ def debug(host: str, folder: Path, program: Path, commands: list[str], arguments
 def comparable(value: Any) -> Any:
     """Leave out what differs between runs and debuggers: times, threads, addresses, and the reading of line tables."""
     if isinstance(value, dict):
-        left_out = ("time", "thread", "address", "link_map", "line", "expression", "object", "seconds", "value")
+        left_out = {"time", "thread", "address", "link_map", "handle", "line", "expression", "object"}
+        left_out |= {"seconds", "value"}
         return {key: comparable(each) for key, each in value.items() if key not in left_out}
     if isinstance(value, list):
         return [comparable(each) for each in value]

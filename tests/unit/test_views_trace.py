@@ -70,6 +70,7 @@ WRONG = Close(
     went=(instance("libD.so"), instance("libF.so")),
     ended=True,
 )
+VAIN = Close(moment(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, ended=True)
 LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, keeps=(LONG_STAYS,), ended=True)
 OPEN = Open(moment(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
 FAILED = Open(moment(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
@@ -115,6 +116,8 @@ FULL = trace(
     registrations=REGISTRATIONS,
     leaks=LEAKS,
     problems=(Problem("_dl_close in thread 4711", "cannot read 8 bytes at 0x10"),),
+    unended=(OPEN,),
+    vain=(VAIN, VAIN._replace(library=None), VAIN._replace(library=None, handle=0x4711000), VAIN),
 )
 LONG = trace(
     (Kept(LONG_STAYS, 3, LONG_CLOSE),),
@@ -128,6 +131,8 @@ LONG = trace(
     pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
     registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
     leaks=(LEAKS[0]._replace(path=LONG_PATH, sites=(LONG_SITE,) * 3),),
+    unended=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
+    vain=(LONG_CLOSE,),
 )
 MANY = trace(
     tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
@@ -139,6 +144,8 @@ MANY = trace(
         REGISTRATIONS[0]._replace(function=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
     ),
     leaks=tuple(LEAKS[1]._replace(path=f"socket:[{n}]") for n in range(20)),
+    unended=(OPEN, CLOSE) * 10,
+    vain=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
 )
 
 TRACES = {
