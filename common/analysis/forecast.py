@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from ..elf.bindings import Bindings
-from ..loaders.glibc import LT_LOADED, Edge, LinkMap, is_same
+from ..loaders import glibc
+from ..loaders.glibc import LT_LOADED, Edge, Graph, LinkMap, is_same
 from ..model import HoldKind, Library, Outcome
 from .glibc_state import PERMANENT, GlibcExamination
 from .operations import Closing, instance_of
@@ -41,6 +42,20 @@ class Forecast:
             closing.at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
         if left == 0 or outcome is Outcome.EARLY_RETURN:
             closing.keeps = self._keeps(planner, link_map, left, unloads)
+
+    def explain(self, before: Graph, examined: GlibcExamination, closing: Closing) -> None:
+        """Mark once more by the counts of now, where closes within this one lowered some without having been seen.
+
+        What libc of another namespace is asked to close is not seen by every debugger.
+        """
+        number = closing.library.namespace if closing.library else None
+        after = examined.graph.by_address
+        for namespace in before.namespaces:
+            if namespace.number == number:
+                counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
+                kept = glibc.mark(namespace, before, examined.rules, counts)
+                found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
+                closing.remarked.update((a, i) for a, i in found.items() if a not in closing.predicted)
 
     def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
         for link_map in maps:
@@ -109,6 +124,10 @@ class _Staying:
         if self._after is None or after.kept != self._after.kept or not all(map(_keeps_alike, maps, self._maps)):
             self._known.clear()
         self._after, self._maps = after, maps
+
+
+def _count_of(link_map: LinkMap, now: Optional[LinkMap]) -> int:
+    return now.l_direct_opencount if now is not None and is_same(link_map, now) else 0
 
 
 def _is_equal(link_map: LinkMap, other: LinkMap) -> bool:

@@ -402,6 +402,8 @@ class Tracer:
         unseen = self._operations.assign(before, examined, exiting=self._exiting)
         if any(unseen) and not self._exiting and self._number > self._operations.raced_until:
             self.ledger.count_unseen(*unseen)
+            for closing in self._operations.closings() if unseen.closes else ():
+                self._forecast.explain(before, examined, closing)
         for link_map in find_pinned(before, examined.graph):
             self._emit(self._pin(link_map))
 

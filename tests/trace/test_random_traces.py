@@ -34,6 +34,8 @@ from dlwhy.tests.trace.attached import Traced, traced
 SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "100"))
 FIRST = int(os.environ.get("DLWHY_TRACE_FIRST", "0"))
 STEPS = 60
+#: Here destructors close by the libc of another namespace, which gdb 13 does not see.
+UNSEEN = (5244, 7932, 8920)
 
 
 class TracedRound(Round):
@@ -192,7 +194,7 @@ def test_gdb_traces_random_graphs(tmp_path: Path) -> None:
 
 def test_gdb_traces_closes_within_closes(tmp_path: Path) -> None:
     # A close that begins in a destructor cannot be foreseen: marking once more at each explains all.
-    score = run_seeds(GDB, tmp_path, seeds_with_closers(max(2, SEEDS // 2)), nests=True)
+    score = run_seeds(GDB, tmp_path, sorted({*seeds_with_closers(max(2, SEEDS // 2)), *UNSEEN}), nests=True)
     print(score)
     assert score.wrong == [], "\n".join(score.wrong[:8])
     assert score.nested > 0
