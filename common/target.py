@@ -189,3 +189,10 @@ class LiveTarget(Target, Protocol):
 
     def say(self, text: str) -> None:
         """Tell the user something between commands."""
+
+
+class LiveProcess(LiveTarget, Protocol):
+    """A process of Linux that a debugger runs."""
+
+    def stack_pointer(self, lwp: int) -> Optional[int]:
+        """Read the stack pointer of a thread that stands, None if it cannot be read."""

@@ -12,7 +12,7 @@ import gdb
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
-from .target import GdbTarget
+from .target import GdbTarget, SelectionKept
 
 #: From 13 on gdb lists the libraries of all namespaces, ld.so's entry in them too.  When that entry goes, gdb up to at
 #: least 16.3 takes it for the end of ld.so: it forgets its breakpoints there and leaves their instructions in memory,
@@ -124,6 +124,18 @@ class GdbLiveTarget(GdbTarget):
         doomed, self._doomed = self._doomed, []
         self.remove(doomed)
 
+    def stack_pointer(self, lwp: int) -> Optional[int]:
+        """Read it by way of the selected thread, which stays selected."""
+        thread = next((t for t in self._inferior.threads() if t.is_valid() and lwp in t.ptid[1:]), None)
+        if thread is None:
+            return None
+        with SelectionKept():
+            try:
+                thread.switch()
+                return _unsigned(gdb.parse_and_eval("$sp"))
+            except (gdb.error, ValueError):
+                return None  # a running thread of non-stop mode
+
     def find_line(self, address: int) -> Optional[str]:
         """Ask gdb for the line; the file's own name is enough."""
         found = gdb.find_pc_line(address)
@@ -229,6 +241,6 @@ class _Ending:
 
 
 if TYPE_CHECKING:
-    from ..common.target import LiveTarget
+    from ..common.target import LiveProcess
 
-    _conforms: type[LiveTarget] = GdbLiveTarget
+    _conforms: type[LiveProcess] = GdbLiveTarget

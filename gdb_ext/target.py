@@ -159,7 +159,7 @@ class GdbTarget:
 
     def _thread_pointer(self, thread: gdb.InferiorThread) -> Optional[int]:
         for names in self._tp_registers:
-            with _SelectionKept():
+            with SelectionKept():
                 try:
                     thread.switch()
                     return _joined(gdb.newest_frame(), names)
@@ -189,7 +189,7 @@ def _joined(frame: gdb.Frame, names: Sequence[str]) -> int:
     return value
 
 
-class _SelectionKept:
+class SelectionKept:
     """Restore the selected thread and frame."""
 
     def __enter__(self) -> None:

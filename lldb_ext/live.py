@@ -125,6 +125,11 @@ class LldbLiveTarget(LldbTarget):
         finally:
             self._is_in_handler = False
 
+    def stack_pointer(self, lwp: int) -> Optional[int]:
+        """Read it out of the thread's first frame."""
+        frame = self._process.GetThreadByID(lwp).GetFrameAtIndex(0)
+        return int(frame.GetSP()) if frame.IsValid() else None
+
     def find_line(self, address: int) -> Optional[str]:
         """Ask LLDB for the line; the file's own name is enough."""
         entry = self._target.ResolveLoadAddress(address).GetLineEntry()
@@ -177,6 +182,6 @@ class _Deafness:
 
 
 if TYPE_CHECKING:
-    from ..common.target import LiveTarget
+    from ..common.target import LiveProcess
 
-    _conforms: type[LiveTarget] = LldbLiveTarget
+    _conforms: type[LiveProcess] = LldbLiveTarget

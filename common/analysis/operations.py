@@ -24,6 +24,8 @@ class Operation:
         self.stack = stack
         self.has_effect = False
         self.is_counted = False
+        #: The word at ``stack`` where this is its return address.
+        self.returns_to: Optional[int] = None
         self.open_before: Snapshot = {}
         self.went: dict[int, Instance] = {}
 

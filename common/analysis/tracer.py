@@ -30,7 +30,7 @@ from ..loaders.glibc_follow import GraphFollower
 from ..loaders.start import Start
 from ..memory import Memory
 from ..model import Problem, TargetInfo
-from ..target import Hit, LiveTarget, Reaction, Subscription
+from ..target import Hit, LiveProcess, Reaction, Subscription
 from .callers import Callers
 from .descriptors import MAKERS, Descriptors, name_call, read_path
 from .events import Event, Instance, Moment, Pin, Registration, Site, Trace
@@ -54,7 +54,7 @@ _MAX_NAME = 4096
 
 
 def begin(
-    target: LiveTarget, options: Options, sink: Callable[[Event], None], announce: Callable[[Stop], None]
+    target: LiveProcess, options: Options, sink: Callable[[Event], None], announce: Callable[[Stop], None]
 ) -> Tracer:
     """Begin a trace; each event goes to ``sink`` when it has ended, each wanted stop is announced.
 
@@ -77,7 +77,7 @@ class Tracer:
 
     def __init__(
         self,
-        target: LiveTarget,
+        target: LiveProcess,
         examined: GlibcExamination,
         options: Options,
         sink: Callable[[Event], None],
@@ -196,6 +196,18 @@ class Tracer:
             self._fail("loader", error)
             return
         self._advance(None, None)
+        for operation in self._operations.running[::-1]:
+            if self._has_returned(operation):
+                self._finish(operation)
+
+    def _has_returned(self, operation: Operation) -> bool:
+        """Tell, while the process stands, whether the stack shows that an open or close is over."""
+        stack = self.target.stack_pointer(operation.moment.lwp)
+        # At its own place it has not begun.
+        if stack is not None and stack > operation.stack:
+            return True
+        saved = self._callers.saved_return(self._examined.memory, operation.stack)
+        return None not in (saved, operation.returns_to) and saved != operation.returns_to
 
     def report(self) -> Trace:
         """Give the sums of all events."""
@@ -304,6 +316,7 @@ class Tracer:
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
     def _add_operation(self, operation: Operation) -> None:
+        operation.returns_to = self._callers.saved_return(self._examined.memory, operation.stack)
         if self._descriptors is not None:
             operation.open_before = self._descriptors.read()
         self._operations.add(operation)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..analysis.events import Event, Trace
     from ..analysis.stops import Stop
     from ..analysis.tracer import Tracer
+    from ..target import LiveProcess
 
 #: How often a trace shows that it goes on, where there is a terminal to show it.
 PROGRESS_SECONDS = 10.0
@@ -142,7 +143,7 @@ class _Tracing:
         from ..analysis.tracer import begin
 
         libraries: Sequence[str] = arguments.library
-        self._target = session.host.live_target()
+        self._target: LiveProcess = session.host.live_target()  # type: ignore[assignment]
         self._log = EventLog(arguments.log)
         self._progress = Progress(_write_progress if os.isatty(2) else None)
         options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)

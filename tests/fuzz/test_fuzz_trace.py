@@ -47,6 +47,9 @@ class RunningCore(CoreTarget):
     def is_alive(self) -> bool:
         return self.alive
 
+    def stack_pointer(self, lwp: int) -> Optional[int]:
+        return None
+
     def find_line(self, address: int) -> Optional[str]:
         return None
 

@@ -66,6 +66,16 @@ def test_what_is_under_way_is_told(host: str, program: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
+def test_an_open_that_has_failed_just_now(host: str, program: Path, tmp_path: Path) -> None:
+    stop = "break puts" if host == GDB else "breakpoint set -n puts"
+    result = run(host, tmp_path, program, "failures", [stop, "start", "go", "report", "go"])
+    totals = result.report["totals"]
+    assert (totals["opens"], totals["failed"], totals["unended"]) == (3, 2, 0)
+    assert result.report["unended"] == []
+    assert result.report["watching"] is True
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
 @pytest.mark.parametrize("library", ["", "libother.so", "libo*"])
 def test_an_open_stops_the_process_once(host: str, library: str, program: Path, tmp_path: Path) -> None:
     start = f"dltrace start --log $LOG --stop-when opened {library}"
