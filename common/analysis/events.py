@@ -72,7 +72,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """A close: the prediction when it began, and what it then did.
+    """A close: the prediction when it began, and what it then did; libraries by name.
 
     ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within,
     ``adds`` what this one adds to the close that it is within;
@@ -106,10 +106,12 @@ class Close(NamedTuple):
     @property
     def is_exact(self) -> bool:
         """Tell whether what went is what was predicted when the close began."""
-        return self.ended and set(self.predicted) == set(self.went)
+        return self.ended and self.predicted == self.went
 
 
 def _without(some: tuple[Instance, ...], others: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    if some == others:
+        return ()
     taken = set(others)
     return tuple(each for each in some if each not in taken)
 

@@ -83,7 +83,9 @@ class Ledger:
         if event.library is None or (isinstance(event, Close) and event.outcome is Outcome.NOT_OPEN):
             return
         key = event.library.path, event.library.namespace
-        sums = self._accounts.setdefault(key, _Sums(event.library.name, self._at_start.get(key, 0)))
+        sums = self._accounts.get(key)
+        if sums is None:
+            sums = self._accounts[key] = _Sums(event.library.name, self._at_start.get(key, 0))
         sums.is_shown = sums.is_shown or shown
         if isinstance(event, Open):
             sums.opens[event.moment.caller, event.moment.by] += 1

@@ -21,7 +21,7 @@ from dlwhy.tests.hosts.debuggers import LLDB_NEW, LLDB_OLD, LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = 6
+ROUNDS = 12
 CYCLES = 100
 
 pytestmark = pytest.mark.bench
