@@ -167,3 +167,10 @@ def test_gdb_takes_an_option_for_its_own(program: Path, tmp_path: Path) -> None:
     result = run(GDB, tmp_path, program, "leave", ["break puts", "go", asked])
     assert '^done,schema="dlwhy/1",command="dlplan"' in result.output
     assert 'handles=[{library={name="libother.so"' in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_musl_has_no_closes_to_trace(host: str, tmp_path: Path) -> None:
+    fixture = fixtures()["musl"]
+    result = debug(host, tmp_path, build(fixture) / fixture.program, ["dltrace start"])
+    assert "dltrace: musl never unloads, by design: there is no close to trace" in result.output
