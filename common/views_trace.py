@@ -225,13 +225,17 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         return
     rows = []
     for pin in pins:
-        symbols = ", ".join(pin.symbols) if verbose or not pin.symbols else completed(len(pin.symbols), "symbol")
+        count = len(pin.symbols) + pin.symbols_omitted
+        symbols = completed(count, "symbol") if count else ""
+        if verbose and count:
+            more = [f"{pin.symbols_omitted} more"] if pin.symbols_omitted else []
+            symbols = ", ".join([*pin.symbols, *more])
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
         why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
         rows.append((pin.library.name, why, symbols, during, looked_up))
-    yield trace_table(("became NODELETE", "by", "symbols", "during", ""), rows, verbose, 1)
+    yield trace_table(("became NODELETE", "by", "symbols", "in or after", ""), rows, verbose, 1)
 
 
 def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:

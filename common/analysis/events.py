@@ -117,13 +117,17 @@ def _without(some: tuple[Instance, ...], others: tuple[Instance, ...]) -> tuple[
 
 
 class Pin(NamedTuple):
-    """A library became NODELETE: why, by which symbols, looked up by which libraries, during which open."""
+    """A library became NODELETE: why, by which symbols, looked up by which libraries, in or after which open.
+
+    ``symbols_omitted`` more symbols are left out.
+    """
 
     moment: Moment
     library: Instance
     origin: Optional[str]
     symbols: tuple[str, ...] = ()
     lookups: tuple[str, ...] = ()
+    symbols_omitted: int = 0
 
 
 class Registration(NamedTuple):

@@ -14,11 +14,15 @@ _RTLD_NODELETE = 0x1000
 
 
 class Cause(NamedTuple):
-    """Why a library has become NODELETE: what did it, by which symbols, and the libraries that looked those up."""
+    """Why a library has become NODELETE: what did it, by which symbols, and the libraries that looked those up.
+
+    ``symbols_omitted`` more symbols are left out.
+    """
 
     origin: Optional[str]
     symbols: tuple[str, ...]
     lookups: tuple[str, ...]
+    symbols_omitted: int
 
 
 def find_pinned(before: Graph, graph: Graph) -> Iterator[LinkMap]:
@@ -43,7 +47,7 @@ def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, 
         origin = "bound-by-startup"  # by dlsym, which leaves no trace
     if openings and origin in ("unique-symbol", "bound-by-startup"):
         lookups = _find_lookups(examined, link_map, openings[-1], origin)
-    return Cause(origin, hold.symbols, tuple(lookups))
+    return Cause(origin, hold.symbols, tuple(lookups), hold.symbols_omitted)
 
 
 def _find_lookups(examined: GlibcExamination, link_map: LinkMap, during: Opening, origin: str) -> list[str]:

@@ -77,6 +77,7 @@ def event_document(event: Event) -> dict[str, Any]:
             "library": _instance(event.library),
             "origin": event.origin,
             "symbols": list(event.symbols),
+            "symbols_omitted": event.symbols_omitted,
             "lookups": list(event.lookups),
         }
     if isinstance(event, Leak):

@@ -174,3 +174,16 @@ def test_musl_has_no_closes_to_trace(host: str, tmp_path: Path) -> None:
     fixture = fixtures()["musl"]
     result = debug(host, tmp_path, build(fixture) / fixture.program, ["dltrace start"])
     assert "dltrace: musl never unloads, by design: there is no close to trace" in result.output
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_all_symbols_that_make_a_library_stay_are_counted(host: str, tmp_path: Path) -> None:
+    fixture = fixtures()["story"]
+    go = "continue" if host == GDB else "process continue"
+    commands = ["dltrace start --log $LOG", go, "dltrace report", "dltrace report -v"]
+    result = debug(host, tmp_path, build(fixture) / fixture.program, commands)
+    (pin,) = (each for each in result.events("pin") if each["library"]["name"] == "libstdc++.so.6")
+    count = len(pin["symbols"]) + pin["symbols_omitted"]
+    assert count > len(pin["symbols"]) > 0
+    assert f"{count} symbols" in result.output
+    assert f", {pin['symbols_omitted']} more" in result.output

@@ -75,7 +75,7 @@ LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEP
 OPEN = Open(moment(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
 FAILED = Open(moment(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
 PINS = (
-    Pin(moment(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",)),
+    Pin(moment(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",), 40),
     Pin(moment(5, None), instance("libC.so"), "elf-flag"),
     Pin(moment(8, None), instance("libD.so"), None),
 )
