@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol
 
 import lldb
@@ -12,7 +13,7 @@ import lldb
 from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
 from ..common.dumps.minidump import SIGNATURE, MinidumpTarget
-from ..common.dumps.procfs import find_inner_id
+from ..common.dumps.procfs import find_inner_id, read_exactly
 from ..common.elf.files import open_first
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.layouts.tables import load_table
@@ -110,12 +111,8 @@ class LldbTarget:
         if self._is_interrupted():
             raise KeyboardInterrupt
         if self._memory is not None:
-            try:
-                data = os.pread(self._memory.fileno(), size, address)
-            except (OSError, OverflowError):
-                data = b""
-            if len(data) == size:
-                return data
+            with suppress(FaultError):
+                return read_exactly(self._memory.fileno(), address, size)
         return _read(self._process, address, size)
 
     def auxv(self) -> Mapping[int, int]:

@@ -40,6 +40,20 @@ def find_inner_id(pid: int, lwp: int) -> Optional[int]:
     return int(numbers[-1]) if numbers else None
 
 
+def read_exactly(descriptor: int, address: int, size: int) -> bytes:
+    """Read memory by way of an open ``/proc/PID/mem``.
+
+    :raises FaultError: if any of it cannot be read.
+    """
+    try:
+        data = os.pread(descriptor, size, address)
+    except (OSError, OverflowError) as error:
+        raise FaultError(address, size) from error
+    if len(data) < size:
+        raise FaultError(address, size)
+    return data
+
+
 class ProcTarget:
     """A process of this machine, read while it runs."""
 
@@ -114,13 +128,7 @@ class ProcTarget:
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""
-        try:
-            data = os.pread(self._memory, size, address)
-        except (OSError, OverflowError) as error:
-            raise FaultError(address, size) from error
-        if len(data) < size:
-            raise FaultError(address, size)
-        return data
+        return read_exactly(self._memory, address, size)
 
     def auxv(self) -> Mapping[int, int]:
         """Give the auxiliary vector."""

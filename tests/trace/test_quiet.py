@@ -62,15 +62,20 @@ def judge(report: Json, closes: int) -> None:
     assert totals["exact"] == totals["compared"]
 
 
+def interrupt(on_terminal: Terminal, log: Log, times: int) -> None:
+    """Let the process go on, and press the key once the trace has."""
+    for _ in range(times):
+        on_terminal.begin("continue")
+        log.wait_for_more()
+        on_terminal.interrupt_until(SIGNALLED, STOPPED)
+        on_terminal.settle()
+
+
 def test_interrupts_in_gdb(program: Path, tmp_path: Path) -> None:
     log = Log(tmp_path)
     with gdb_at_main(program, tmp_path, "busily") as on_terminal:
         on_terminal.command(f"dltrace start --log {log.path}")
-        for _ in range(5):
-            on_terminal.begin("continue")
-            log.wait_for_more()
-            on_terminal.interrupt_until(SIGNALLED, STOPPED)
-            on_terminal.settle()
+        interrupt(on_terminal, log, 5)
         judge(report_of(on_terminal), 20)
 
 
@@ -83,11 +88,7 @@ def test_interrupts_in_gdb_while_it_reads(program: Path, tmp_path: Path) -> None
         with terminal(words, ASK_GDB, tmp_path, clean_environment({})) as on_terminal:
             on_terminal.settle()
             on_terminal.command(f"dltrace start --log {log.path}")
-            for _ in range(12):
-                on_terminal.begin("continue")
-                log.wait_for_more()
-                on_terminal.interrupt_until(SIGNALLED, STOPPED)
-                on_terminal.settle()
+            interrupt(on_terminal, log, 12)
             report = report_of(on_terminal)
             assert report["problems"] == []
             judge(report, 40)

@@ -134,6 +134,16 @@ def test_link_map_invariants(document: Any) -> None:
         assert [first_bit(document, entry) for entry in audit] == list(range(begin, begin + 4))
 
 
+def test_nothing_that_is_read_lies_beside_the_scopes(document: Any) -> None:
+    # A trace takes l_scope_mem[4], l_scope_max and l_scope, which lie together, for bytes that do not matter.
+    pointer = document["pointer_size"]
+    for build, structs in each_build(document):
+        fields = structs["link_map"]["fields"]
+        end = fields["l_scope"][0] + pointer
+        beside = [n for n, entry in fields.items() if end - 6 * pointer <= entry[0] < end and n != "l_scope"]
+        assert beside == [], build["version"]
+
+
 def test_invariants_of_the_other_structs(document: Any) -> None:
     word = document["pointer_size"]
     pointers = [[number * word, word] for number in range(4)]
