@@ -165,7 +165,7 @@ class DllTracer:
             mismatches=tuple(self._mismatches),
             pins=tuple(self._pins),
             failures=tuple(self._failures),
-            problems=tuple(self._problems),
+            problems=(*self._problems, *self._ledger.problems()),
         )
 
     # -- the beginning and the end ----------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Optional, Union
+from typing import Optional, TypeVar, Union
 
-from ..model import Outcome
+from ..model import Outcome, Problem
 from .events import (
     Account,
     Close,
@@ -22,6 +22,8 @@ from .events import (
     Site,
     Totals,
 )
+
+_T = TypeVar("_T")
 
 #: How many events of each kind are kept for the report; all are in the log.
 MAX_LISTED = 1000
@@ -54,6 +56,7 @@ class Ledger:
         self._accounts: dict[_Key, _Sums] = {}
         self._kept: dict[_Key, Kept] = {}
         self._counts: Counter[str] = Counter()
+        self._unlisted: Counter[str] = Counter()
 
     def begin(self, library: Instance, before: int) -> None:
         """Open the account of a library that was open when the trace began."""
@@ -67,11 +70,22 @@ class Ledger:
         elif isinstance(event, Close):
             self._add_close(event)
         elif isinstance(event, Pin):
-            _append(self.pins, event)
+            self._list("pins", self.pins, event)
         elif isinstance(event, Registration):
-            _append(self.registrations, event)
+            self._list("registrations", self.registrations, event)
         else:
-            _append(self.leaks, event)
+            self._list("leaks", self.leaks, event)
+
+    def _list(self, name: str, listed: list[_T], event: _T) -> None:
+        if len(listed) < MAX_LISTED:
+            listed.append(event)
+        else:
+            self._unlisted[name] += 1
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Tell of which events there were more than are listed."""
+        text = "there were {} more than the {} that are listed here; --log has all"
+        return tuple(Problem(name, text.format(count, MAX_LISTED)) for name, count in self._unlisted.items())
 
     def add_unasked(self, event: Event) -> None:
         """Count an event in the account of its library only, which is shown if another event shows it."""
@@ -120,9 +134,9 @@ class Ledger:
         is_judged = not event.moment.raced and event.outcome is not Outcome.UNKNOWN
         if is_judged and (event.stayed or event.surprises):
             counts["mismatches"] += 1
-            _append(self.mismatches, event)
+            self._list("mismatches", self.mismatches, event)
         if event.outcome is Outcome.NOT_OPEN:
-            _append(self.vain, event)
+            self._list("vain", self.vain, event)
         for library in event.keeps:
             key = (library.path, library.namespace)
             before = self._kept.get(key)
@@ -158,8 +172,3 @@ class Ledger:
 
 def _deeds(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Deeds, ...]:
     return tuple(Deeds(site, by, total) for (site, by), total in counter.most_common())
-
-
-def _append(events: list, event: object) -> None:  # type: ignore[type-arg]
-    if len(events) < MAX_LISTED:
-        events.append(event)

@@ -232,7 +232,7 @@ class Tracer:
             tuple(ledger.pins),
             tuple(ledger.registrations),
             tuple(ledger.leaks),
-            tuple(self._problems),
+            (*self._problems, *ledger.problems()),
             tuple(event for event in self._unended or self._running() if self._stops.is_about(event)),
             tuple(ledger.vain),
             self.options.libraries,

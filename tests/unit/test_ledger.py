@@ -1,0 +1,19 @@
+"""Is nothing lost in the sums of a long trace without a word?"""
+
+from __future__ import annotations
+
+from dlwhy.common.analysis.events import Instance, Leak, Moment
+from dlwhy.common.analysis.ledger import MAX_LISTED, Ledger
+
+LIBRARY = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)
+
+
+def test_what_is_too_many_to_list_is_told() -> None:
+    ledger = Ledger()
+    for number in range(MAX_LISTED + 7):
+        assert ledger.problems() == () or number > MAX_LISTED
+        ledger.add(Leak(Moment(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))
+    assert len(ledger.leaks) == MAX_LISTED
+    (problem,) = ledger.problems()
+    assert problem.where == "leaks"
+    assert problem.message.startswith(f"there were 7 more than the {MAX_LISTED} that are listed here")
