@@ -125,20 +125,28 @@ class Operations:
         self.waiting: Optional[Operation] = None
         #: Up to which event differences cannot be assigned for sure.
         self.raced_until = 0
+        #: Threads whose part in a race seems to be over, by an effect that may be another's; and until which event.
+        self._doubtful: dict[int, int] = {}
         self._on_added = on_added
 
     def add(self, operation: Operation) -> None:
         """Add one that begins."""
+        number = operation.moment.number
+        self._doubtful.pop(operation.moment.lwp, None)
         others = [op for op in self.running if op.moment.lwp != operation.moment.lwp]
-        for each in (*others, operation) if others else ():
-            each.moment = each.moment._replace(raced=True)
-            self.raced_until = operation.moment.number + _RACE_EVENTS
+        if others or any(number <= until for until in self._doubtful.values()):
+            for each in (*others, operation):
+                each.moment = each.moment._replace(raced=True)
+        if others:
+            self.raced_until = number + _RACE_EVENTS
         self.running.append(operation)
         self.waiting = operation
 
     def remove(self, operation: Operation) -> None:
         """Remove one that has ended."""
         self.running.remove(operation)
+        if operation.moment.raced:
+            self._doubtful[operation.moment.lwp] = self.raced_until
         if self.waiting is operation:
             self.waiting = None
 

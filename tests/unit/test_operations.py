@@ -1,0 +1,33 @@
+"""Is a close judged while another thread may still be within an open?"""
+
+from __future__ import annotations
+
+from dlwhy.common.analysis.events import Moment
+from dlwhy.common.analysis.operations import Opening, Operations
+
+
+def opening(number: int, lwp: int) -> Opening:
+    return Opening(Moment(number, 0.0, lwp, None, "user", None), 0x7FF0, "libA.so", 1, -2)
+
+
+def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
+    operations = Operations(lambda *_: None)
+    first, second = opening(1, 100), opening(2, 200)
+    operations.add(first)
+    operations.add(second)
+    assert first.moment.raced
+    assert second.moment.raced
+    # One effect is seen, and taken for the second's; both are taken to be over.
+    operations.remove(second)
+    operations.remove(first)
+    third = opening(3, 100)
+    operations.add(third)
+    assert third.moment.raced  # thread 200 may not have begun
+    operations.remove(third)
+    fourth = opening(4, 200)
+    operations.add(fourth)
+    assert fourth.moment.raced  # nor thread 100
+    operations.remove(fourth)
+    last = opening(40, 100)
+    operations.add(last)
+    assert not last.moment.raced
