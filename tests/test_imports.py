@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # import the foundation.
 FOUNDATION = "lean"
 LAYERS = (
-    ("errors", "model"),
+    ("errors", "guards", "model"),
     ("target", "host", "model_windows", "winmodel", "wintarget"),
     ("memory", "layouts"),
     ("elf", "pe"),
