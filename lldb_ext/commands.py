@@ -118,19 +118,22 @@ class _LldbCommand:
 def register(debugger: Any, session: dict[str, Any]) -> None:
     """Define all commands in LLDB; a second call replaces them."""
     shared = {"kept": {}, "calls": Dispatcher(session)}
+    options = _options(debugger)
     for name, command in all_commands().items():
         title = f"Command_{name}"
         # LLDB finds the class by its name in the session's dictionary.
         session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary, **shared})
-        completion = "-C module " if _completes_arguments(debugger) and _names_libraries(command) else ""
-        debugger.HandleCommand(f"command script add -o {completion}-c {title} {name}")
+        completion = "-C module " if "--completion-type" in options and _names_libraries(command) else ""
+        # Before there was such an option, a command was always replaced.
+        overwrite = "-o " if "--overwrite" in options else ""
+        debugger.HandleCommand(f"command script add {overwrite}{completion}-c {title} {name}")
 
 
-def _completes_arguments(debugger: Any) -> bool:
-    """Tell whether ``command script add`` takes a completion type: LLDB 15 and later."""
+def _options(debugger: Any) -> str:
+    """Return the help of ``command script add``: ``--overwrite`` since LLDB 14, ``--completion-type`` since 15."""
     result = lldb.SBCommandReturnObject()
     debugger.GetCommandInterpreter().HandleCommand("help command script add", result)
-    return "--completion-type" in (result.GetOutput() or "")
+    return result.GetOutput() or ""
 
 
 def _names_libraries(command: Command) -> bool:

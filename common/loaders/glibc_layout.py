@@ -28,8 +28,10 @@ _MAX_TLS_MODULES = 1 << 16
 
 _SHOWN_CONTRADICTIONS = 2
 
-# Layouts of the very build can be wrong only throughout, so the first libraries show it.
-_EXACT_SAMPLE = 16
+# A wrong layout is wrong throughout, so the first libraries' ELF headers show it.
+_SAMPLE = 16
+# So many ELF headers must agree with a layout that is taken although not all lists can be read.
+_ENOUGH_IMAGES = 2
 
 
 class Chosen(NamedTuple):
@@ -47,6 +49,7 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     :raises LayoutError: if none validates.
     """
     tried: list[str] = []
+    incomplete: Optional[Chosen] = None
     debug_info = find_debug_layouts(memory, private)
     images = Images(memory)
     for candidate in _candidates(memory, private, debug_info):
@@ -55,16 +58,20 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
         except (FaultError, CorruptError, LayoutError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        sample = _EXACT_SAMPLE if candidate.exact else None
-        contradictions = list(for_each_contradiction(memory, start, graph, images, sample))
+        contradictions = list(for_each_contradiction(memory, start, graph, images, exact=candidate.exact))
+        chosen = Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
+        unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
-        if not candidate.exact:
-            contradictions += [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
-        if not contradictions:
-            return Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
+        if not contradictions and (candidate.exact or not unread):
+            return chosen
+        if not contradictions and incomplete is None and _is_well_founded(candidate, graph, images):
+            incomplete = chosen
+        contradictions += unread
         shown = ", ".join(contradictions[:_SHOWN_CONTRADICTIONS])
         more = len(contradictions) - _SHOWN_CONTRADICTIONS
         tried.append(f"{candidate.source.detail}: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if incomplete is not None:
+        return incomplete
     raise LayoutError(
         "no known layout of glibc's loader fits this process; install libc6-dbg for its very build", tried
     )
@@ -118,10 +125,17 @@ def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterato
             yield Problem("struct link_map", message)
 
 
+def _is_well_founded(candidate: LayoutSet, graph: Graph, images: Images) -> bool:
+    """Return True if a layout fits by the loader's fingerprint and was held against enough ELF headers."""
+    maps = [each for each in graph.namespaces[0].maps[:_SAMPLE] if not _is_vdso(each)]
+    compared = sum(images.at(each.field("l_map_start") or 0) is not None for each in maps)
+    return candidate.source.kind is SourceKind.TABLE and compared >= _ENOUGH_IMAGES
+
+
 def for_each_contradiction(
-    memory: Memory, start: Start, graph: Graph, images: Images, sample: Optional[int] = None
+    memory: Memory, start: Start, graph: Graph, images: Images, *, exact: bool = False
 ) -> Iterator[str]:
-    """Iterate over what cannot be if the layouts are right, in ``sample`` libraries of each namespace (None: all)."""
+    """Iterate over what cannot be if the layouts are right; those of the very build show it in the first libraries."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
         yield "the base namespace is empty"
         return
@@ -133,17 +147,28 @@ def for_each_contradiction(
     if first.l_type != LT_EXECUTABLE:
         yield f"the main program's l_type is {first.l_type}"
     for namespace in graph.namespaces:
-        for link_map in namespace.maps[:sample]:
+        for index, link_map in enumerate(namespace.maps[:_SAMPLE] if exact else namespace.maps):
             name = link_map.name or f"link_map {link_map.address:#x}"
             if link_map.l_type == LT_EXECUTABLE and link_map is not first:
                 yield f"{name}: l_type is that of the main program"
             if link_map.l_ns != namespace.number:
                 yield f"{name}: l_ns is {link_map.l_ns}"
-            for text in _map_contradictions(memory, graph, images, link_map):
+            compared = images if index < _SAMPLE or _is_telling(link_map) else None
+            for text in _map_contradictions(memory, graph, compared, link_map):
                 yield f"{name}: {text}"
 
 
-def _map_contradictions(memory: Memory, graph: Graph, images: Images, link_map: LinkMap) -> Iterator[str]:
+def _is_telling(link_map: LinkMap) -> bool:
+    """Return True for libraries with thread-local storage, such as libc: other ELF headers say nothing of it."""
+    return bool(link_map.field("l_tls_modid")) or link_map.name.endswith("/libc.so.6")
+
+
+def _is_vdso(link_map: LinkMap) -> bool:
+    """Return True for the vDSO: set up by another path of the loader, which leaves some members 0."""
+    return link_map.name.startswith("linux-")
+
+
+def _map_contradictions(memory: Memory, graph: Graph, images: Optional[Images], link_map: LinkMap) -> Iterator[str]:
     if link_map.l_type > LT_LOADED:
         yield f"l_type is {link_map.l_type}"
     if link_map.is_proxy:
@@ -164,12 +189,11 @@ def _map_contradictions(memory: Memory, graph: Graph, images: Images, link_map: 
     if not (map_start < map_end and map_start <= link_map.l_ld < map_end):
         yield "l_ld is not between l_map_start and l_map_end"
         return
-    yield from _elf_contradictions(memory, images, link_map, map_start)
+    if images is not None and not _is_vdso(link_map):
+        yield from _elf_contradictions(memory, images, link_map, map_start)
 
 
 def _elf_contradictions(memory: Memory, images: Images, link_map: LinkMap, map_start: int) -> Iterator[str]:
-    if link_map.name.startswith("linux-"):
-        return  # the vDSO: set up by another path of the loader, which leaves some members 0
     image = images.at(map_start)
     if image is None:
         return

@@ -1,4 +1,4 @@
-"""Where do two generations of LLDB come from? One is installed; the other's packages are extracted and cached.
+"""Where do two generations of LLDB come from? The release's own is installed; the other is extracted and cached.
 
 Debian's LLDB packages exclude one another, and its LLDB 14 looks for its own Python modules where they are not.
 """
@@ -6,17 +6,42 @@ Debian's LLDB packages exclude one another, and its LLDB 14 looks for its own Py
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from dlwhy.tests.hosts.glibcs import cached_tree
 
-OLD, NEW = "14", "19"
-NEW_PACKAGES = ("lldb-19", "python3-lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+PACKAGES = ("lldb-{}", "python3-lldb-{}", "liblldb-{}", "libllvm{}", "libclang-cpp{}")
+OLDEST = 14
+
+
+def installed() -> tuple[str, str]:
+    """Return the command and the major version of the LLDB that is installed."""
+    for name in ("lldb", *(f"lldb-{number}" for number in range(OLDEST, 40))):
+        path = shutil.which(name)
+        if path is not None:
+            run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+            found = re.search(r"version (\d+)", run.stdout)
+            assert found is not None, f"{path} does not say its version: {run.stdout}"
+            return path, found[1]
+    raise FileNotFoundError("lldb is needed: python3 install.py test installs it")
+
+
+def versions() -> tuple[str, str]:
+    """Return the older and the newer of two LLDBs: the release's own, and another one that its archive has."""
+    try:
+        _, own = installed()
+    except FileNotFoundError:
+        own = str(OLDEST)
+    return (own, "19") if int(own) < 19 else ("18", own)
+
+
+OLD, NEW = versions()
 
 
 @dataclass(frozen=True)
@@ -31,16 +56,15 @@ class Lldb:
 @cache
 def get(version: str) -> Lldb:
     """Find or fetch an LLDB by its major version."""
-    return _installed() if version == OLD else _extracted()
+    path, own = installed()
+    return _installed(path, own) if version == own else _extracted(version)
 
 
-def _installed() -> Lldb:
-    path = shutil.which(f"lldb-{OLD}")
-    if path is None:
-        raise FileNotFoundError(f"lldb-{OLD} is needed: python3 install.py test installs it")
+def _installed(path: str, version: str) -> Lldb:
+    """Return the LLDB that is installed; Debian's 14 must be told where its modules are."""
     found = Path(os.path.realpath(path)).parent.parent.glob("lib/python3*/dist-packages/lldb/embedded_interpreter.py")
     modules = [each.parent.parent for each in sorted(found)]
-    return Lldb(OLD, (path,), {**_system_python(), **({"PYTHONPATH": str(modules[0])} if modules else {})})
+    return Lldb(version, (path,), {**_system_python(), **({"PYTHONPATH": str(modules[0])} if modules else {})})
 
 
 def _system_python() -> dict[str, str]:
@@ -48,18 +72,19 @@ def _system_python() -> dict[str, str]:
     return {"PATH": f"/usr/bin{os.pathsep}{os.environ['PATH']}"}
 
 
-def _extracted() -> Lldb:
-    root = cached_tree(f"lldb-{NEW}", _extract)
-    llvm = root / "usr" / "lib" / f"llvm-{NEW}"
+def _extracted(version: str) -> Lldb:
+    root = cached_tree(f"lldb-{version}", partial(_extract, version))
+    llvm = root / "usr" / "lib" / f"llvm-{version}"
     libraries = sorted((root / "usr" / "lib").glob("*-linux-gnu"))
     path = ":".join(map(str, [*libraries, llvm / "lib"]))
-    return Lldb(NEW, (str(llvm / "bin" / "lldb"),), {**_system_python(), "LD_LIBRARY_PATH": path})
+    return Lldb(version, (str(llvm / "bin" / "lldb"),), {**_system_python(), "LD_LIBRARY_PATH": path})
 
 
-def _extract(tree: Path) -> None:
+def _extract(version: str, tree: Path) -> None:
     """Download the packages beside a tree and unpack them there; the mirror is the one that apt is configured with."""
     folder = tree.parent
-    words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *NEW_PACKAGES]
+    packages = (pattern.format(version) for pattern in PACKAGES)
+    words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
     run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}:\n{run.stdout}{run.stderr}")

@@ -1,4 +1,4 @@
-"""Is the answer about one process, and about one core, the same in gdb, LLDB 14, LLDB 19 and the shell, to the byte?"""
+"""Is the answer about one process, and about one core, the same in gdb, two LLDBs and the shell, to the byte?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do LLDB 14 and 19 answer about a minidump of Windows exactly as the shell does?"""
+"""Do two generations of LLDB answer about a minidump of Windows exactly as the shell does?"""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def is_library(path: str) -> bool:
 def test_python_with_its_extension_modules(tmp_path: Path) -> None:
     script = IMPORT_ALL + IMPORT_MORE + WAIT
     with running([PYTHON, "-I", "-c", script], "ready", tmp_path) as process:
-        document = check_clean(tmp_path, process.pid, 60)
+        document = check_clean(tmp_path, process.pid, 50)
     modules = [library for library in document["libraries"] if "lib-dynload" in library["path"]]
     assert len(modules) >= 30
     assert all("open-count" in [hold["kind"] for hold in library["holds"]] for library in modules)

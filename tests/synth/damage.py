@@ -40,6 +40,18 @@ SCRATCH = 0x0000_0666_0000_0000
 Answer = Union[State, DlwhyError]
 
 
+def make_build_unknown(core: Path) -> None:
+    """Give the loader in a core another build-id, one that no table has: the layouts go by its fingerprint then."""
+    memory = Memory(snapshot(core))
+    private = find_private(memory, find_start(memory))
+    assert private is not None
+    assert private.fingerprint.ld_build_id is not None
+    build_id = bytes.fromhex(private.fingerprint.ld_build_id)
+    content = core.read_bytes()
+    assert build_id in content
+    core.write_bytes(content.replace(build_id, build_id[::-1]))
+
+
 class Patient:
     """A process that was explained once while it was well."""
 

@@ -173,7 +173,8 @@ def test_pam(tmp_path: Path) -> None:
 
 
 def test_image_magick(tmp_path: Path) -> None:
-    words = ["convert-im6.q16", "rose:", "-resize", "50%", "png:out.png"]
+    convert = shutil.which("convert-im7.q16") or "convert-im6.q16"
+    words = [convert, "rose:", "-resize", "50%", "png:out.png"]
     judge("ImageMagick", trace(tmp_path, words), 1)
 
 

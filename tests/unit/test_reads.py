@@ -11,6 +11,7 @@ from dlwhy.common.loaders.glibc_layout import choose_layouts
 from dlwhy.common.loaders.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import CoreTarget, snapshot
+from dlwhy.tests.synth.damage import make_build_unknown
 from dlwhy.tests.synth.process import compile_file, dump
 
 LIBRARIES = 300
@@ -32,15 +33,18 @@ int main(int argc, char **argv) {
 """
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> CoreTarget:
-    """Give a process that has opened a copy of one library 300 times."""
+@pytest.fixture(scope="module", params=["as-it-is", "unknown-build"])
+def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CoreTarget:
+    """Give a process that has opened a copy of one library 300 times, by a glibc that the tables have or lack."""
     folder = tmp_path_factory.mktemp("many")
     tiny = compile_file(folder, "libtiny0.so", "int tiny;", language="c")
     for number in range(1, LIBRARIES):
         shutil.copy(tiny, folder / f"libtiny{number}.so")
     program = compile_file(folder, "main", MAIN, f"-DLIBRARIES={LIBRARIES}", language="c")
-    return snapshot(dump(program, folder / "core"))
+    core = dump(program, folder / "core")
+    if request.param == "unknown-build":
+        make_build_unknown(core)
+    return snapshot(core)
 
 
 def test_all_that_is_asked_of_300_libraries(many: CoreTarget) -> None:
