@@ -62,6 +62,7 @@ def open_regular(path: str, root: Optional[str] = None) -> BinaryIO:
 if sys.platform == "linux":
     _PLACE = os.O_PATH | os.O_CLOEXEC
     _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    _PROC_DESCRIPTORS = "/proc/self/fd"
 
     def _open(path: bytes, root: Optional[str]) -> int:
         if root is not None and root != "/":
@@ -111,7 +112,7 @@ if sys.platform == "linux":
         if not status.st_blocks and _is_of_the_kernel(place):
             raise OSError(errno.EINVAL, "it is a file of the kernel's, not of a disk")
         try:
-            return os.open(f"/proc/self/fd/{place}", _READ)
+            return os.open(f"{_PROC_DESCRIPTORS}/{place}", _READ)
         except FileNotFoundError:
             descriptor = os.open(name, _READ | (0 if folder is None else os.O_NOFOLLOW), dir_fd=folder)
         if not os.path.samestat(os.fstat(descriptor), status):
