@@ -26,7 +26,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, NamedTuple, Optional
+from typing import Callable, Mapping, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
@@ -349,7 +349,7 @@ def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) ->
 
 def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
     """Choose the packages that apt can install together, one of each ``a | b``; list those that it cannot, too."""
-    known = candidates(name for package in wanted for name in alternatives(package))
+    known = candidates([name for package in wanted for name in alternatives(package)])
     if not known:  # there are no lists yet
         return [alternatives(package)[0] for package in wanted], []
     names = [next((name for name in alternatives(package) if name in known), "") for package in wanted]
@@ -363,11 +363,12 @@ def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
     return together, refused
 
 
-def candidates(names: Iterable[str]) -> set[str]:
+def candidates(names: list[str]) -> set[str]:
     """Tell which of these packages apt can install, as far as its lists say."""
+    # A name that apt does not know is a pattern to it: g++ then also brings git.
     policy = output_of(["apt-cache", "policy", *names], LC_ALL="C")
     found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)", policy, re.MULTILINE)
-    return {name for name, version in found if version != "(none)"}
+    return {name for name, version in found if version != "(none)" and name in names}
 
 
 def can_install(names: list[str]) -> bool:
