@@ -272,7 +272,7 @@ def refuse_folders_of_others() -> None:
         if reason:
             raise Failure(
                 f"root does not work in folders of others, and {reason}: "
-                "run this as the user whose HOME it is, or with root's own HOME (sudo -H)"
+                "run this as the user whose they are, or with a HOME and XDG folders of root's own (sudo -H)"
             )
 
 
