@@ -232,7 +232,7 @@ def test_root_stays_out_of_the_home_of_another(home: Path, environment: dict[str
     said = run(environment, command, status=1)
     assert said == (
         f"install.py: root does not work in folders of others, and {home} belongs to the user with the uid {OTHER}: "
-        "run this as the user whose HOME it is, or with root's own HOME (sudo -H)\n"
+        "run this as the user whose they are, or with a HOME and XDG folders of root's own (sudo -H)\n"
     )
     assert everything(home.parent) == before
     assert victim.read_text() == "root's own\n"
