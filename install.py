@@ -2,8 +2,10 @@
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
 ``install`` adds one marked block to gdb's init file, one to LLDB's, writes the shell's command dlwhy, and puts the
-pure-Python packages that dlwhy uses into a private folder for each of their Pythons.  On Windows it writes a script
-that WinDbg runs at its start.  No system Python and nothing else of the user's is touched.
+pure-Python packages that dlwhy uses into a private folder for each of their Pythons, by the hashes in requirements/.
+On Windows it writes a script that WinDbg runs at its start.  No system Python and nothing else of the user's is
+touched.  Nothing of the current folder is run: programs come from absolute folders of PATH and start in the checkout,
+Pythons start isolated.  As root it works only where no other user can change what it reads, writes and runs.
 """
 
 import sys
@@ -13,15 +15,18 @@ if sys.version_info < (3, 9):
     sys.exit("install.py: needs Python 3.9 or later, this is " + THIS_PYTHON + "; try python3.11 install.py")
 
 import argparse
+import errno
+import hashlib
 import importlib.util
 import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Optional
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
@@ -45,7 +50,8 @@ BLOCK = re.compile(
     re.MULTILINE,
 )
 
-# Debian package -> the command that shows that it is there, None: only dpkg can tell.
+# Debian package -> the command that shows that it is there, None: only dpkg can tell.  "a | b": the first that apt has,
+# as releases of Debian differ, and either command.
 INSTALL_PACKAGES = {"gdb": "gdb"}
 DEMO_PACKAGES = {"gdb": "gdb", "g++": "g++", "libc6-dev": None}
 TEST_PACKAGES = {
@@ -58,11 +64,10 @@ TEST_PACKAGES = {
     "gcc-mingw-w64-x86-64-win32": "x86_64-w64-mingw32-gcc",
     "gdb": "gdb",
     "gdbserver": "gdbserver",
-    "imagemagick-6.q16": "convert-im6.q16",
+    "imagemagick-7.q16 | imagemagick-6.q16": "convert-im7.q16 | convert-im6.q16",
     "libc6-dbg": None,
     "libc6-dev": None,
     "lld": "lld-link",
-    "lldb-14": "lldb-14",
     "lz4": "lz4",
     "make": "make",
     "mmdebstrap": "mmdebstrap",
@@ -70,11 +75,12 @@ TEST_PACKAGES = {
     "opencryptoki": "/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0",
     "perl": "perl",
     "python3": None,
-    "python3-lldb-14": None,
     "wine64": "/usr/lib/wine/wine64",
     "xz-utils": "xz",
+    "zlib1g-dev": None,
     "zstd": "zstd",
 }
+APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "--no-remove")
 # Requirements whose module has another name.
 MODULE_NAMES = {"pyelftools": "elftools"}
 
@@ -88,7 +94,7 @@ class Unusable(Failure):
 
 
 class Changes:
-    """Carry out changes and name each; in a dry run only name them."""
+    """Carry out changes, each once, and name them; in a dry run only name them."""
 
     def __init__(self, dry_run: bool) -> None:
         self.dry_run = dry_run
@@ -97,7 +103,7 @@ class Changes:
 
     def make(self, what: str, action: Callable[..., object], *arguments: object) -> None:
         """Name the change ``what``, an imperative, and carry it out by ``action``."""
-        if self.dry_run and what in self._named:
+        if what in self._named:
             return
         self.count += 1
         self._named.add(what)
@@ -134,62 +140,258 @@ def dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
+def in_words(error: OSError) -> str:
+    """Say what the system refused, and of which file."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+# Programs, and files that may be anything
+
+
+def folders_on_path() -> list[str]:
+    """List the folders in which programs are looked for: those of PATH that do not depend on the current folder."""
+    return [folder for folder in os.get_exec_path() if os.path.isabs(folder)]
+
+
+def find_program(name: str) -> Optional[str]:
+    """Find a program on PATH, never in the current folder; shutil.which looks there first on Windows."""
+    endings = [*os.environ.get("PATHEXT", ".EXE").split(os.pathsep), ""] if sys.platform == "win32" else [""]
+    for folder in [""] if os.path.isabs(name) else folders_on_path():
+        for ending in endings:
+            path = os.path.join(folder, name + ending)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return None
+
+
+def unreadable_folders() -> list[str]:
+    """List what on PATH cannot be looked into."""
+    found = []
+    for folder in folders_on_path():
+        try:
+            os.scandir(folder).close()
+        except PermissionError as error:
+            found.append(in_words(error))
+        except OSError:
+            continue  # PATH names it, and there is no such folder
+    return found
+
+
 def output_of(command: list[str], **variables: str) -> str:
     """Run a command without input and return what it prints, errors included; nothing if there is no such."""
-    if shutil.which(command[0]) is None:
+    program = find_program(command[0])
+    if program is None:
         return ""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-        env={**os.environ, **variables},
-    )
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
+    except OSError as error:
+        return in_words(error)
+    except subprocess.TimeoutExpired as error:
+        return f"{program} gave no answer in {error.timeout:g} seconds"
     return done.stdout.decode(errors="replace")
 
 
 def run_or_fail(command: list[str], what: str) -> None:
     """Run a command quietly; when it fails, raise Failure with the end of its output."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    program = find_program(command[0])
+    if program is None:
+        raise Failure(f"{what} failed: there is no {command[0]} on PATH")
+    done = subprocess.run(
+        [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    )
     if done.returncode:
         raise Failure(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
+
+
+def this_python() -> str:
+    """Give the path of the Python that runs this; it can be started in ways that hide it."""
+    if not os.path.isabs(sys.executable or ""):
+        raise Failure("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
+    return sys.executable
+
+
+def isolated(*words: str) -> list[str]:
+    """Compose a command for this Python that takes modules from Python's own folders only."""
+    return [this_python(), "-I", *words]
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a file without waiting for anything and return the descriptor; Unusable is raised for what is no file."""
+    irregular = Unusable(f"{path}: not a regular file: left alone")
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise irregular from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise irregular
+    return descriptor
+
+
+def read_file(path: Path) -> Optional[bytes]:
+    """Read a regular file; None when there is nothing at its place."""
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with what it holds, or whatever else is there; nothing behind a symbolic link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+
+
+# Root in another user's folders
+
+
+def refuse_folders_of_others() -> None:
+    """Raise Failure when this is root and another user can change what is read, run or written here.
+
+    Who may write to a folder can put links and programs in it at any moment, so no look at a file itself would do.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    for path in [*init_files(), *lldb_init_files(), command_path(), data_folder(), cache_folder()]:
+        reason = find_other_hand(path)
+        if reason:
+            raise Failure(
+                f"root does not work in folders of others, and {reason}: "
+                "run this as the user whose HOME it is, or with root's own HOME (sudo -H)"
+            )
+
+
+def find_other_hand(path: Path) -> str:
+    """Say what lets another user than root decide what a path leads to; nothing when all on the way is root's."""
+    at, rest, links = Path("/"), list(path.parts[1:]), 0
+    while rest:
+        step = at / rest.pop(0)
+        try:
+            found = os.lstat(step)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"others may write to {at}" if is_writable_by_others(os.lstat(at)) else ""
+        if found.st_uid != 0:
+            return f"{step} belongs to the user with the uid {found.st_uid}"
+        if stat.S_ISLNK(found.st_mode):
+            target, links = Path(os.readlink(step)), links + 1
+            if links > 40:
+                return f"{step} leads nowhere"
+            at = Path("/") if target.is_absolute() else at
+            rest[:0] = [part for part in target.parts if part != "/"]
+            continue
+        at = at.parent if step.name == ".." else step
+        # In a folder like /tmp what is there and root's stays; what a device is does not change.
+        if is_writable_by_others(found) and not found.st_mode & stat.S_ISVTX:
+            return f"others may write to {step}"
+    return ""
+
+
+def is_writable_by_others(found: os.stat_result) -> bool:
+    """Return True if others than root may write to a file or add to a folder."""
+    mode = found.st_mode
+    written = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return written and bool(mode & stat.S_IWOTH or (mode & stat.S_IWGRP and found.st_gid != 0))
 
 
 # System packages
 
 
+def alternatives(text: str) -> list[str]:
+    """List the names in ``a | b``."""
+    return text.split(" | ")
+
+
 def is_installed(package: str, command: Optional[str]) -> bool:
-    """Tell whether a system package is there, by its command or else by dpkg; without dpkg assume it."""
-    if command is not None:
-        return shutil.which(command) is not None
-    if shutil.which("dpkg-query") is None:
+    """Tell whether a system package is there, by its command or else by dpkg; without dpkg one without command is."""
+    if command is not None and any(map(find_program, alternatives(command))):
         return True
-    return "installed" in output_of(["dpkg-query", "-W", "-f", "${db:Status-Status} ", package]).split()
+    if find_program("dpkg-query") is None:
+        return command is None
+    asked = ["dpkg-query", "-W", "-f", "${db:Status-Status} ", *alternatives(package)]
+    return "installed" in output_of(asked).split()
 
 
 def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) -> None:
-    """Install the missing system packages, or raise Failure with the command that does it."""
+    """Install the missing system packages, or raise Failure with the command for it and what cannot be had."""
     missing = [package for package, command in packages.items() if not is_installed(package, command)]
     if not missing:
         return
-    names = " ".join(missing)
+    if find_program("apt-get") is None:
+        raise Failure(f"install with your package manager what Debian calls: {', '.join(missing)}")
+    is_root = os.geteuid() == 0
+    if is_root:
+        changes.make("update apt's lists of packages", apt, "update", "-q")
+    names, refused = choose_packages(missing)
+    texts = [f"apt cannot install {', '.join(refused)}"] if refused else []
+    if names and is_root:
+        changes.make(f"install the system packages {' '.join(names)}", apt_install, names)
+    elif names:
+        sudo, who = ("sudo ", "") if find_program("sudo") else ("", ", as root")
+        texts[:0] = [f"run this first{who}: {sudo}apt-get update && {sudo}{' '.join([*APT_INSTALL, *names])}"]
+    if texts:
+        raise Failure("; ".join(texts))
+
+
+def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
+    """Choose the packages that apt can install together, one of each ``a | b``; list those that it cannot, too."""
+    known = candidates(name for package in wanted for name in alternatives(package))
+    if not known:  # there are no lists yet
+        return [alternatives(package)[0] for package in wanted], []
+    names = [next((name for name in alternatives(package) if name in known), "") for package in wanted]
+    refused = [package for package, name in zip(wanted, names) if not name]
+    names = [name for name in names if name]
+    if can_install(names):
+        return names, refused
+    together: list[str] = []
+    for name in names:
+        (together if can_install([*together, name]) else refused).append(name)
+    return together, refused
+
+
+def candidates(names: Iterable[str]) -> set[str]:
+    """Tell which of these packages apt can install, as far as its lists say."""
+    policy = output_of(["apt-cache", "policy", *names], LC_ALL="C")
+    found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)", policy, re.MULTILINE)
+    return {name for name, version in found if version != "(none)"}
+
+
+def can_install(names: list[str]) -> bool:
+    """Try without doing it whether apt can install these packages together, and without removing others."""
+    return apt(*APT_INSTALL[1:], "--simulate", *names, quiet=True) == 0
+
+
+def apt(*words: str, quiet: bool = False) -> int:
+    """Run apt-get and return its status."""
+    return subprocess.run(
+        [find_program("apt-get") or "apt-get", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if quiet else None,
+        stderr=subprocess.DEVNULL if quiet else None,
+        cwd=ROOT,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    ).returncode
+
+
+def apt_install(names: list[str]) -> None:
+    """Install packages; the lists may be good enough when their update has failed."""
     # Packages of different versions of LLDB exclude one another: the user's own stays.
-    install = ["apt-get", "install", "-y", "--no-install-recommends", "--no-remove"]
-    if shutil.which("apt-get") is None:
-        raise Failure(f"install with your package manager what Debian calls: {names}")
-    if os.geteuid() != 0:
-        raise Failure(f"run this first: sudo apt-get update && sudo {' '.join(install)} {names}")
-    changes.make(f"install the system packages {names}", apt_install, [*install, *missing])
-
-
-def apt_install(command: list[str]) -> None:
-    """Update the package lists and install; the lists may be good enough when the update fails."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for step in (["apt-get", "update", "-q"], command):
-        status = subprocess.run(step, stdin=subprocess.DEVNULL, env=environment).returncode
-    if status:
-        raise Failure(f"this command failed: {' '.join(command)}")
+    if apt(*APT_INSTALL[1:], *names):
+        raise Failure(f"this command failed: {' '.join([*APT_INSTALL, *names])}")
 
 
 # gdb and its Python
@@ -197,7 +399,7 @@ def apt_install(command: list[str]) -> None:
 
 def find_gdb() -> Optional[Gdb]:
     """Ask the gdb on PATH for its version and that of its Python."""
-    path = shutil.which("gdb")
+    path = find_program("gdb")
     if path is None:
         return None
     banner = output_of([path, "--version"]).partition("\n")[0]
@@ -237,15 +439,21 @@ EMBEDS = "import sys; print('embeds %d.%d' % sys.version_info[:2], hasattr(lldb,
 
 
 def find_lldbs() -> list[Lldb]:
-    """Ask every LLDB on PATH for its version and that of its Python; they are called lldb, lldb-14 and so on."""
-    names: dict[str, str] = {}
-    for folder in os.get_exec_path():
-        for path in sorted(Path(folder).glob("lldb*")) if os.path.isabs(folder) else ():
-            if re.fullmatch(r"lldb(-\d+)?", path.name) and os.access(path, os.X_OK) and path.is_file():
-                names.setdefault(path.name, str(path))
+    """Ask every LLDB on PATH for its version and that of its Python."""
+    return [ask_lldb(path) for path in lldb_paths()]
+
+
+def lldb_paths() -> list[str]:
+    """List the LLDBs on PATH; they are called lldb, lldb-14 and so on."""
+    names: set[str] = set()
+    for folder in folders_on_path():
+        try:
+            names.update(name for name in os.listdir(folder) if re.fullmatch(r"lldb(-\d+)?", name))
+        except OSError:
+            continue  # unreadable_folders names it
     # lldb is a link to one of the others: one of them speaks for both.
-    real = {os.path.realpath(path): path for _, path in sorted(names.items(), reverse=True)}
-    return [ask_lldb(path) for path in sorted(real.values())]
+    paths = filter(None, map(find_program, sorted(names, reverse=True)))
+    return sorted({os.path.realpath(path): path for path in paths}.values())
 
 
 def ask_lldb(path: str) -> Lldb:
@@ -298,17 +506,30 @@ def advice(lldb: Lldb) -> str:
 # The private folder of Python packages
 
 
+def home_folder() -> Path:
+    """Give the user's home folder."""
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise Failure(f"the home folder is not known, it would be {home}: set HOME to its path")
+    return Path(home)
+
+
 def base_folder(variable: str, default: str) -> Path:
     """Give a folder of the XDG base directory specification, which ignores relative paths."""
     value = os.environ.get(variable, "")
-    return Path(value) if os.path.isabs(value) else Path.home() / default
+    return Path(value) if os.path.isabs(value) else home_folder() / default
 
 
 def data_folder() -> Path:
     """Give the folder that holds the private folders, one for each debugger Python."""
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "dlwhy"
+        return Path(os.environ.get("LOCALAPPDATA") or home_folder()) / "dlwhy"
     return base_folder("XDG_DATA_HOME", ".local/share") / "dlwhy"
+
+
+def cache_folder() -> Path:
+    """Give the folder that holds the tests' environment."""
+    return base_folder("XDG_CACHE_HOME", ".cache") / "dlwhy"
 
 
 def private_folder(python: tuple[int, ...]) -> Path:
@@ -330,48 +551,76 @@ def package_name(requirement: str) -> str:
     return re.split(r"[^\w.-]", requirement)[0]
 
 
+class Requirements(NamedTuple):
+    """What pip is to install: its words for that, and the text that tells a folder with it from one without."""
+
+    words: list[str]
+    stamp: str
+
+
+def read_lock(name: str) -> Requirements:
+    """Give what a lock lists: a version of each package, and the hashes of its files."""
+    lock = ROOT / "requirements" / f"{name}.txt"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    return Requirements(["--no-deps", "--require-hashes", "-r", str(lock)], f"{lock.name} sha256:{digest}\n")
+
+
+def read_ranges(*keys: str) -> Requirements:
+    """Give what pyproject.toml asks for, so the newest of it."""
+    wanted = [requirement for key in keys for requirement in listed(key)]
+    return Requirements(wanted, "\n".join(wanted) + "\n")
+
+
 def is_filled(folder: Path, stamp: str) -> bool:
-    """Tell whether a folder was filled to the end for the requirements ``stamp``."""
+    """Tell whether a folder was filled to the end with the requirements ``stamp``."""
     try:
-        return (folder / "dlwhy-requirements.txt").read_text(encoding="utf-8") == stamp
-    except FileNotFoundError:
+        return read_file(folder / "dlwhy-requirements.txt") == stamp.encode()
+    except (OSError, Unusable):
         return False
 
 
-def prepare_dependencies(changes: Changes, python: tuple[int, ...]) -> None:
-    """Fill the private folder of a debugger's Python, unless it holds what is wanted."""
-    wanted = listed("dependencies")
+def prepare_dependencies(changes: Changes, python: tuple[int, ...], wanted: Optional[Requirements] = None) -> None:
+    """Fill the private folder of a debugger's Python, unless it holds what is wanted: without a word, the lock's."""
+    wanted = wanted or read_lock("runtime")
     folder = private_folder(python)
-    stamp = "\n".join(wanted) + "\n"
-    if is_filled(folder, stamp):
+    if is_filled(folder, wanted.stamp):
         return
     require_pip(changes)
-    names = ", ".join(map(package_name, wanted))
-    changes.make(f"install {names} into {folder}", fill_folder, folder, python, wanted, stamp)
+    names = ", ".join(map(package_name, listed("dependencies")))
+    changes.make(f"install {names} into {folder}", fill_folder, folder, python, wanted)
 
 
 def require_pip(changes: Changes) -> None:
     """Make sure that this Python has pip."""
-    if importlib.util.find_spec("pip") is not None:
+    if has_pip():
         return
     require_packages(changes, {"python3-pip": None})
-    if not changes.dry_run and "pip" not in output_of([sys.executable, "-m", "pip", "--version"]).split():
-        raise Failure(f"{sys.executable} has no pip: run {sys.executable} -m ensurepip, or use another python3")
+    if not changes.dry_run and not has_pip():
+        python = this_python()
+        raise Failure(f"{python} has no pip: run {python} -m ensurepip, or use another python3")
 
 
-def fill_folder(folder: Path, python: tuple[int, ...], wanted: list[str], stamp: str) -> None:
+def has_pip() -> bool:
+    """Tell whether this Python has pip in its own folders."""
+    return re.search(r"^pip \d", output_of(isolated("-m", "pip", "--version")), re.MULTILINE) is not None
+
+
+def pure_wheels(python: tuple[int, ...]) -> list[str]:
+    """List the options that make pip choose wheels without compiled code, for that version of Python."""
+    options = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--python-version", dotted(python)]
+    return [*options, "--implementation", "py", "--abi", "none", "--platform", "any"]
+
+
+def fill_folder(folder: Path, python: tuple[int, ...], wanted: Requirements) -> None:
     """Install pure-Python wheels for ``python`` beside ``folder`` and put them in its place when complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="new-", dir=folder.parent) as name:
         fresh = Path(name) / folder.name
-        # Byte code would be that of the Python that runs pip; a platform of "any" admits no compiled code.
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-compile", "--only-binary=:all:", "--python-version", dotted(python)]
-        command += ["--implementation", "py", "--abi", "none", "--platform", "any", "--target", str(fresh)]
-        run_or_fail([*command, *wanted], "pip install")
-        (fresh / "dlwhy-requirements.txt").write_text(stamp, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
+        # Byte code would be that of the Python that runs pip.
+        words = ["install", *pure_wheels(python), "--no-compile", "--target", str(fresh), *wanted.words]
+        run_or_fail(isolated("-m", "pip", *words), "pip install")
+        (fresh / "dlwhy-requirements.txt").write_text(wanted.stamp, encoding="utf-8")
+        remove(folder)
         fresh.rename(folder)
 
 
@@ -380,30 +629,29 @@ def fill_folder(folder: Path, python: tuple[int, ...], wanted: list[str], stamp:
 
 def init_files() -> list[Path]:
     """List the places of the user's gdb init file, the one that gdb prefers first."""
-    config = os.path.abspath(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return [Path(config, "gdb", "gdbinit"), Path.home() / ".gdbinit"]
+    return [base_folder("XDG_CONFIG_HOME", ".config") / "gdb" / "gdbinit", home_folder() / ".gdbinit"]
 
 
 def init_file(gdb: Optional[Gdb]) -> Path:
     """Give the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
     preferred, classic = init_files()
-    return preferred if preferred.exists() and (gdb is None or gdb.version >= (11,)) else classic
+    return preferred if os.path.exists(preferred) and (gdb is None or gdb.version >= (11,)) else classic
 
 
 def lldb_init_files() -> list[Path]:
     """List the places of the user's LLDB init file, the one that the command line's LLDB prefers first."""
-    return [Path.home() / ".lldbinit-lldb", Path.home() / ".lldbinit"]
+    return [home_folder() / ".lldbinit-lldb", home_folder() / ".lldbinit"]
 
 
 def lldb_init_file() -> Path:
     """Give the init file that LLDB reads: the one for the program lldb, if it exists, instead of the general one."""
     preferred, general = lldb_init_files()
-    return preferred if preferred.exists() else general
+    return preferred if os.path.exists(preferred) else general
 
 
 def read_init(path: Path) -> bytes:
     """Read an init file, or nothing when there is none."""
-    return path.read_bytes() if path.exists() else b""
+    return read_file(path) or b""
 
 
 def find_block(path: Path, content: bytes) -> "Optional[re.Match[bytes]]":
@@ -443,7 +691,7 @@ def with_block(path: Path, content: bytes, line: bytes) -> bytes:
         return content[: found.start()] + block(found["note"], line) + content[found.end() :]
     if content and not content.endswith(b"\n"):
         return content + b"\n" + block(ADDED_LINE_END, line)
-    return content + block(b"" if path.exists() else CREATED_FILE, line)
+    return content + block(b"" if os.path.exists(path) else CREATED_FILE, line)
 
 
 def without_block(path: Path, content: bytes) -> Optional[bytes]:
@@ -461,7 +709,7 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
     """Turn a file's content from ``old`` to ``new`` in place; what both begin with is not written again."""
     differing = (at for at, (one, other) in enumerate(zip(old, new)) if one != other)
     start = next(differing, min(len(old), len(new)))
-    with path.open("r+b" if path.exists() else "wb") as file:
+    with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         file.seek(start)
         file.write(new[start:])
         file.truncate()
@@ -472,30 +720,32 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
 
 def command_path() -> Path:
     """Give the place of the command dlwhy: the folder for a user's own programs that systemd and Debian put on PATH."""
-    return Path.home() / ".local" / "bin" / "dlwhy"
+    return home_folder() / ".local" / "bin" / "dlwhy"
 
 
 def command_text() -> str:
     """Compose the command; without site (-S), of which dlwhy needs nothing, Python starts a third faster."""
-    words = [sys.executable, "-IS", str(ROOT / "__main__.py")]
+    words = [this_python(), "-IS", str(ROOT / "__main__.py")]
     return f'#!/bin/sh\n{COMMAND_MARK}exec {shlex.join(words)} "$@"\n'
 
 
 def read_command(path: Path) -> Optional[str]:
-    """Read the command dlwhy; None where there is none, or another that is not ours."""
-    if not path.exists():
+    """Read the command dlwhy; None where there is none, or something that is not ours."""
+    try:
+        text = (read_file(path) or b"").decode(errors="surrogateescape")
+    except (OSError, Unusable):
         return None
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
     return text if COMMAND_MARK in text else None
 
 
 def write_command(path: Path, text: str) -> None:
     """Write the command so that it is never there in part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(".dlwhy-new")
-    fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
-    fresh.chmod(0o755)
-    fresh.replace(path)
+    with tempfile.TemporaryDirectory(prefix=".dlwhy-", dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+        fresh.chmod(0o755)
+        fresh.replace(path)
 
 
 def install_into_shell(changes: Changes) -> None:
@@ -503,7 +753,7 @@ def install_into_shell(changes: Changes) -> None:
     path = command_path()
     old = read_command(path)
     if old is None and os.path.lexists(path):
-        raise Unusable(f"{path} is not ours and stays; the shell's command is {sys.executable} {ROOT}")
+        raise Unusable(f"{path} is not ours and stays; the shell's command is {this_python()} {ROOT}")
     prepare_dependencies(changes, sys.version_info[:2])
     if old != command_text():
         changes.make(f"write the command {path}", write_command, path, command_text())
@@ -521,35 +771,39 @@ def install(changes: Changes) -> int:
         gdb = require_gdb(changes, INSTALL_PACKAGES)
     usable: list[str] = []
     failures: list[str] = []
-    if gdb is not None or not lldbs:
-        attempt(failures, usable, "gdb", lambda: install_into_gdb(changes, gdb))
-    if lldbs:
-        attempt(failures, usable, Path(lldbs[-1].path).name, lambda: install_into_lldb(changes, lldbs))
+    if (gdb is not None or not lldbs) and attempt(failures, install_into_gdb, changes, gdb):
+        usable.append("gdb")
+    if lldbs and attempt(failures, install_into_lldb, changes, lldbs):
+        usable.append(Path(lldbs[-1].path).name)
     if not usable:
         raise Failure("; ".join(failures))
-    attempt(failures, [], "the shell", lambda: install_into_shell(changes))
-    if changes.count == 0:
-        say("dlwhy is installed already: nothing to do")
-        return 0
-    failures += [
-        f"{each.path} does not find its Python modules by itself: {advice(each)}" for each in lldbs if each.variables
-    ]
+    attempt(failures, install_into_shell, changes)
+    failures += [f"PATH: {text}" for text in unreadable_folders()]
+    if changes.count:
+        lost = [lldb for lldb in lldbs if lldb.variables]
+        failures += [f"{lldb.path} does not find its Python modules by itself: {advice(lldb)}" for lldb in lost]
     for text in failures:
         say(f"note: {text}")
-    if not changes.dry_run:
+    if changes.count == 0:
+        say("dlwhy is installed already: nothing to do")
+    elif not changes.dry_run:
         say(f"dlwhy is installed: start {' or '.join(usable)} and type: help dlstate")
         if read_command(command_path()) and str(command_path().parent) not in os.environ.get("PATH", "").split(":"):
             say(f"note: the shell finds {command_path()} when its folder is on PATH")
     return 0
 
 
-def attempt(failures: list[str], usable: list[str], name: str, action: Callable[[], None]) -> None:
-    """Carry out an action for a debugger; when that cannot load dlwhy, keep the reason: the other one may."""
+def attempt(failures: list[str], action: Callable[..., None], *arguments: object) -> bool:
+    """Carry out a part of a sub-command and tell whether that could be done; if not, keep the reason."""
     try:
-        action()
-        usable.append(name)
+        action(*arguments)
     except Unusable as failure:
         failures.append(str(failure))
+    except OSError as error:
+        failures.append(in_words(error))
+    else:
+        return True
+    return False
 
 
 def install_into_gdb(changes: Changes, gdb: Optional[Gdb]) -> None:
@@ -579,30 +833,45 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 def uninstall(changes: Changes) -> int:
     """Take our blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and our folders."""
-    if windbg_script().exists():
+    failures: list[str] = []
+    if os.path.exists(windbg_script()):
         changes.make(f"remove {windbg_script()}", windbg_script().unlink)
     for path in [*init_files(), *lldb_init_files()]:
-        old = read_init(path)
-        new = without_block(path, old)
-        if new is None:
-            changes.make(f"remove {path}", path.resolve().unlink)
-        elif new != old:
-            changes.make(
-                f"remove the dlwhy block from {path}",
-                rewrite,
-                path,
-                old,
-                new,
-            )
+        attempt(failures, remove_block, changes, path)
     if read_command(command_path()) is not None:
-        changes.make(f"remove {command_path()}", command_path().unlink)
-    for folder in sorted(data_folder().glob("python3.*")):
-        changes.make(f"remove {folder}", shutil.rmtree, folder)
+        attempt(failures, changes.make, f"remove {command_path()}", command_path().unlink)
+    for folder in private_folders():
+        attempt(failures, changes.make, f"remove {folder}", remove, folder)
+    if failures:
+        raise Failure("; ".join(failures))
     if changes.count == 0:
         say("dlwhy is not installed: nothing to do")
     elif not changes.dry_run and data_folder().exists() and not any(data_folder().iterdir()):
         data_folder().rmdir()
     return 0
+
+
+def remove_block(changes: Changes, path: Path) -> None:
+    """Take our block out of an init file, and remove the file when it is ours."""
+    try:
+        old = read_init(path)
+    except Unusable as failure:
+        say(f"note: {failure}")
+        return
+    new = without_block(path, old)
+    if new is None:
+        changes.make(f"remove {path}", path.resolve().unlink)
+    elif new != old:
+        changes.make(f"remove the dlwhy block from {path}", rewrite, path, old, new)
+
+
+def private_folders() -> list[Path]:
+    """List the folders that were filled for the Pythons of debuggers."""
+    try:
+        names = os.listdir(data_folder())
+    except OSError:
+        return []
+    return [data_folder() / name for name in sorted(names) if name.startswith("python3.")]
 
 
 class Check(NamedTuple):
@@ -623,7 +892,8 @@ def doctor() -> int:
         checks.append(check_python(gdb))
         if gdb.python is not None and gdb.python >= OLDEST_PYTHON:
             checks.append(check_dependencies(gdb.path, gdb.python))
-        checks += [check_init_file("gdb", init_file(gdb), gdb_line()), check_command(gdb), check_attach(gdb)]
+        checks += check_gdb_start(gdb)
+        checks.append(check_attach(gdb))
     for lldb in lldbs:
         checks += check_lldb(lldb, is_only=gdb is None and len(lldbs) == 1)
     if any(lldb.python is not None for lldb in lldbs):
@@ -631,6 +901,7 @@ def doctor() -> int:
     if not lldbs:
         checks.append(Check("note", "no LLDB on PATH", "not needed; in Debian: apt-get install lldb"))
     checks += [check_shell(), check_debug_symbols()]
+    checks += [Check("note", f"PATH: {text}", "what is in there is not found") for text in unreadable_folders()]
     return tell(checks)
 
 
@@ -697,6 +968,8 @@ def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
     script = packages_script(python)
     output = output_of([lldb.path, "--no-lldbinit", "--batch", "-o", f"script {script}"], **lldb.variables)
     checks.append(judge_packages(name, output))
+    if not all(map(is_readable, lldb_init_files())):
+        return checks  # LLDB could wait for ever; check_init_file says why
     output = output_of([lldb.path, "--batch", "-o", "help dlstate"], **lldb.variables)
     if "Usage: dlstate" in output:
         checks.append(Check("ok", f"{name} knows the command dlstate"))
@@ -709,6 +982,8 @@ def check_init_file(debugger: str, path: Path, line: bytes) -> Check:
     """Check that the init file that a debugger reads loads this checkout."""
     try:
         found = find_block(path, read_init(path))
+    except OSError as error:
+        return Check("FAIL", in_words(error))
     except Failure as failure:
         return Check("FAIL", str(failure))
     if found is None:
@@ -719,10 +994,26 @@ def check_init_file(debugger: str, path: Path, line: bytes) -> Check:
     return Check("ok", f"{path} loads dlwhy into {debugger}: {os.fsdecode(line)}")
 
 
+def check_gdb_start(gdb: Gdb) -> list[Check]:
+    """Check that gdb loads dlwhy at its start; it is not started where it could wait for ever for its init file."""
+    path = init_file(gdb)
+    checks = [check_init_file("gdb", path, gdb_line())]
+    return [*checks, check_command(gdb)] if is_readable(path) else checks
+
+
+def is_readable(path: Path) -> bool:
+    """Return True if a file can be read, or there is none."""
+    try:
+        read_file(path)
+    except (OSError, Unusable):
+        return False
+    return True
+
+
 def check_command(gdb: Gdb) -> Check:
     """Check in a real gdb, with the user's init file, that the commands are there."""
     output = output_of([gdb.path, "-batch", "-ex", "help dlstate"])
-    if "Undefined command" in output or "dlstate" not in output:
+    if "Usage: dlstate" not in output:
         return Check("FAIL", "gdb has no command dlstate", f"gdb says {output.strip()[-300:]!r}")
     return Check("ok", "gdb knows the command dlstate")
 
@@ -730,7 +1021,7 @@ def check_command(gdb: Gdb) -> Check:
 def check_attach(gdb: Gdb) -> Check:
     """Check by doing it that gdb can attach to a process of the user's."""
     ask = ["-ex", "python print('attached', gdb.selected_inferior().pid)"]
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(isolated("-c", "import time; time.sleep(60)"), cwd=ROOT) as process:
         try:
             output = output_of(
                 [gdb.path, "-nx", "-batch", "-iex", "set auto-solib-add off", "-p", f"{process.pid}", *ask]
@@ -763,7 +1054,7 @@ def check_shell() -> Check:
 
 def check_debug_symbols() -> Check:
     """Check for glibc's debug symbols, which dlwhy can do without."""
-    if shutil.which("dpkg-query") is None:
+    if find_program("dpkg-query") is None:
         return Check("note", "no dpkg to ask for glibc's debug symbols", "dlwhy does not need them")
     if is_installed("libc6-dbg", None):
         return Check("ok", "libc6-dbg is installed")
@@ -790,7 +1081,7 @@ def find_windbg() -> WinDbg:
     program_files = [Path(os.environ[name]) for name in ("ProgramFiles(x86)", "ProgramFiles") if os.environ.get(name)]
     kits = registry_values("SOFTWARE\\Microsoft\\Windows Kits\\Installed Roots", "WindowsDebuggersRoot10")
     kits += [folder / "Windows Kits" / "10" / "Debuggers" for folder in program_files]
-    local = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+    local = Path(os.environ.get("LOCALAPPDATA") or home_folder())
     programs = [folder / "x64" / "windbg.exe" for folder in kits]
     programs.append(local / "Microsoft" / "WindowsApps" / "WinDbgX.exe")
     extensions = [local / "DBG" / "EngineExtensions" / "pykd.dll"]
@@ -807,7 +1098,7 @@ def find_windbg() -> WinDbg:
 
 def windows_pythons() -> "list[Path]":
     """List the CPythons of the version that pykd needs: this one, and those that the registry knows."""
-    found = [Path(sys.executable)] if sys.version_info[:2] == WINDBG_PYTHON else []
+    found = [Path(this_python())] if sys.version_info[:2] == WINDBG_PYTHON else []
     folders = registry_values(f"SOFTWARE\\Python\\PythonCore\\{dotted(WINDBG_PYTHON)}\\InstallPath", "")
     return found + [folder / "python.exe" for folder in folders]
 
@@ -954,6 +1245,7 @@ def show_story(gdb: Gdb, folder: Path, questions: list[str], setting: str = "") 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        cwd=folder,
     )
     before, prompt, answers = done.stdout.decode(errors="replace").partition("(gdb) ")
     say(f"progA{' with ' + setting if setting else ''}, stopped after dlclose(libA):\n")
@@ -961,11 +1253,11 @@ def show_story(gdb: Gdb, folder: Path, questions: list[str], setting: str = "") 
     return done.returncode
 
 
-def run_tests(changes: Changes, pytest_arguments: list[str]) -> int:
+def run_tests(changes: Changes, pytest_arguments: list[str], by_lock: bool) -> int:
     """Install what the tests need, then run the linters, the type checker and, last, pytest."""
     prepare_test_packages(changes)
-    python = prepare_test_environment(changes)
-    prepare_debugger_dependencies(changes)
+    python = prepare_test_environment(changes, by_lock)
+    prepare_debugger_dependencies(changes, by_lock)
     ruff = [str(python.parent / "ruff")]
     commands = {
         "ruff check": [*ruff, "check", "."],
@@ -993,48 +1285,53 @@ def prepare_test_packages(changes: Changes) -> None:
     packages = dict(TEST_PACKAGES)
     if find_rustc() is None:
         packages["rustc"] = None
+    if not lldb_paths():
+        packages["lldb"] = None  # of any version, so that of this release
     try:
         require_packages(changes, packages)
     except Failure as failure:
-        say(f"install.py: some tests will not run: {failure}")
+        say(f"install.py: tests that need what is missing will fail: {failure}")
 
 
-def prepare_debugger_dependencies(changes: Changes) -> None:
+def prepare_debugger_dependencies(changes: Changes, by_lock: bool) -> None:
     """Fill the private folders for the Pythons of the debuggers in which the tests run dlwhy."""
     gdb = find_gdb()
     pythons = {lldb.python for lldb in find_lldbs()} | {gdb.python if gdb is not None else None}
     for version in sorted(python for python in pythons if python is not None and python >= OLDEST_PYTHON):
-        prepare_dependencies(changes, version)
+        prepare_dependencies(changes, version, None if by_lock else read_ranges("dependencies"))
 
 
 def find_rustc() -> Optional[str]:
     """Find the first rustc on PATH that works; rustup's stand-in without a toolchain does not."""
-    for folder in os.get_exec_path():
-        path = shutil.which("rustc", path=folder)
+    for folder in folders_on_path():
+        path = find_program(os.path.join(folder, "rustc"))
         if path and output_of([path, "--version"]).startswith("rustc "):
             return path
     return None
 
 
-def prepare_test_environment(changes: Changes) -> Path:
+def prepare_test_environment(changes: Changes, by_lock: bool) -> Path:
     """Make the virtual environment of the tests, unless it is as wanted; give its Python."""
     version = dotted(sys.version_info[:2])
-    folder = base_folder("XDG_CACHE_HOME", ".cache") / "dlwhy" / f"test-venv-{version}"
-    wanted = listed("dependencies") + listed("test")
-    stamp = "\n".join(wanted) + "\n"
+    folder = cache_folder() / f"test-venv-{version}"
+    wanted = read_lock("test") if by_lock else read_ranges("dependencies", "test")
+    wanted = wanted._replace(stamp=wanted.stamp + read_lock("runtime").stamp)
     python = folder / "bin" / "python"
-    if not is_filled(folder, stamp) or f"Python {version}" not in output_of([str(python), "--version"]):
+    if not is_filled(folder, wanted.stamp) or f"Python {version}" not in output_of([str(python), "--version"]):
         if importlib.util.find_spec("ensurepip") is None:
             require_packages(changes, {"python3-venv": None})
-        changes.make(f"make the virtual environment {folder}", fill_environment, folder, python, wanted, stamp)
+        changes.make(f"make the virtual environment {folder}", fill_environment, folder, python, wanted)
     return python
 
 
-def fill_environment(folder: Path, python: Path, wanted: list[str], stamp: str) -> None:
-    """Make a virtual environment and install the requirements into it."""
-    run_or_fail([sys.executable, "-m", "venv", "--clear", str(folder)], "making the virtual environment")
-    run_or_fail([str(python), "-m", "pip", "install", "--quiet", *wanted], "pip install")
-    (folder / "dlwhy-requirements.txt").write_text(stamp, encoding="utf-8")
+def fill_environment(folder: Path, python: Path, wanted: Requirements) -> None:
+    """Make a virtual environment and install the requirements into it; add the wheels that tests of install need."""
+    run_or_fail(isolated("-m", "venv", "--clear", str(folder)), "making the virtual environment")
+    pip = [str(python), "-I", "-m", "pip"]
+    run_or_fail([*pip, "install", "--quiet", *wanted.words], "pip install")
+    runtime = ["download", *pure_wheels(OLDEST_PYTHON), "--dest", str(folder / "wheels"), *read_lock("runtime").words]
+    run_or_fail([*pip, *runtime], "pip download")
+    (folder / "dlwhy-requirements.txt").write_text(wanted.stamp, encoding="utf-8")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -1051,6 +1348,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         if name == "test":
+            unlocked = "install the newest packages that pyproject.toml allows, not those of the lock"
+            command.add_argument("--unlocked", action="store_true", help=unlocked)
             command.add_argument("pytest_arguments", nargs="*", metavar="PYTEST_ARGUMENT")
     return parser.parse_args(arguments)
 
@@ -1060,13 +1359,14 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     changes = Changes(options.dry_run)
     try:
+        refuse_folders_of_others()
         if options.command == "test":
-            return run_tests(changes, options.pytest_arguments)
+            return run_tests(changes, options.pytest_arguments, by_lock=not options.unlocked)
         if options.command == "doctor":
             return doctor()
         return {"install": install, "uninstall": uninstall, "demo": demo}[options.command](changes)
-    except (Failure, OSError, subprocess.TimeoutExpired) as error:
-        print(f"install.py: {error}", file=sys.stderr)
+    except (Failure, OSError) as error:
+        print(f"install.py: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, BinaryIO, Optional
 import gdb
 
 from ..common.dumps.elfcore import ElfCore
-from ..common.elf.files import open_first
+from ..common.dumps.procfs import open_file_of
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.files import open_first
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 
@@ -168,18 +169,22 @@ class GdbTarget:
         return None
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open a module's file: below the sysroot, in the process's own mount namespace, or as it is named."""
-        candidates = []
+        """Open a module's file: below the sysroot, else as the target names it, else where gdb has found it."""
+        path = self._core.path_of(module) if self._core else module.path
         sysroot = gdb.parameter("sysroot")
         if isinstance(sysroot, str) and sysroot and not sysroot.startswith("target:"):
-            candidates.append(sysroot.rstrip("/") + module.path)
-        if self.kind == "live":
-            candidates.append(f"/proc/{self._inferior.pid}/root{module.path}")
-        candidates.append(module.path)
+            stream = open_first([path], sysroot)
+        elif self.kind == "live":
+            stream = open_file_of(int(self._inferior.pid), path)
+        else:
+            stream = open_first([path], "/")
+        return stream or open_first(self._files_with(module.build_id))
+
+    @staticmethod
+    def _files_with(build_id: Optional[str]) -> Iterator[str]:
         for objfile in gdb.objfiles():
-            if module.build_id and objfile.is_valid() and objfile.build_id == module.build_id and objfile.filename:
-                candidates.append(objfile.filename)
-        return open_first(candidates)
+            if build_id and objfile.is_valid() and objfile.build_id == build_id and objfile.filename:
+                yield objfile.filename
 
 
 def _joined(frame: gdb.Frame, names: Sequence[str]) -> int:

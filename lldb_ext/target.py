@@ -13,9 +13,9 @@ import lldb
 from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
 from ..common.dumps.minidump import SIGNATURE, MinidumpTarget
-from ..common.dumps.procfs import find_inner_id, read_exactly
-from ..common.elf.files import open_first
+from ..common.dumps.procfs import find_inner_id, open_file_of, read_exactly
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
+from ..common.files import open_first, open_regular
 from ..common.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability, Target
@@ -69,7 +69,7 @@ class LldbTarget:
         self._is_local = not self._is_core and _is_traced_here(self.pid)
         self._memory = _open_memory(self.pid) if self._is_local else None
         path = _find_file(self._process, _open_core, _is_core) if self._process.GetPluginName() == "elf-core" else None
-        self._core = _Core(path, self._image_paths) if path else None
+        self._core = _Core(path, self._files_with) if path else None
         # Since LLDB 16: ^C sets a flag that is to be asked for.
         self._is_interrupted = getattr(target.GetDebugger(), "InterruptRequested", bool)
 
@@ -188,24 +188,24 @@ class LldbTarget:
         return {"thread_pointer": int(value.GetValueAsUnsigned())} if value is not None and value.IsValid() else {}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open a module's file: in the process's own mount namespace, as it is named, or where LLDB found it."""
-        namespace = [f"/proc/{self.pid}/root{module.path}"] if self._is_local else []
-        return open_first([*namespace, *self._image_paths(module)])
+        """Open a module's file: as the process names it, else where LLDB has found it."""
+        stream = open_file_of(self.pid, module.path) if self._is_local else open_first([module.path], "/")
+        return stream or open_first(self._files_with(module.build_id))
 
-    def _image_paths(self, module: Module) -> list[str]:
-        return [module.path, *(str(m.GetFileSpec()) for m in self._modules_with(module.build_id))]
+    def _files_with(self, build_id: Optional[str]) -> Iterator[str]:
+        return (str(module.GetFileSpec()) for module in self._modules_with(build_id))
 
 
 class _Core(CoreTarget):
     """A core that LLDB has open, with files also from where LLDB found them."""
 
-    def __init__(self, path: str, image_paths: Callable[[Module], list[str]]) -> None:
-        self._image_paths = image_paths
+    def __init__(self, path: str, files_with: Callable[[Optional[str]], Iterator[str]]) -> None:
+        self._files_with = files_with
         super().__init__(path)
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file."""
-        return open_first(self._image_paths(module))
+        return super().open_image(module) or open_first(self._files_with(module.build_id))
 
 
 def selected_target(debugger: Any) -> Target:
@@ -366,7 +366,7 @@ def _mapped_files() -> list[str]:
 
 def _first_bytes(path: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(18)
     except OSError:
         return b""

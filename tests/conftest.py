@@ -61,3 +61,26 @@ def lab() -> Iterator[Lab]:
 
     with windows.session() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """Return the folder of the wheels in requirements/runtime.txt: pip needs no network, and takes no others."""
+    folder = Path(sys.prefix, "wheels")
+    assert folder.is_dir(), f"{folder} is needed: python3 install.py test makes it"
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Make an empty home folder; its name holds a space."""
+    folder = tmp_path / "a home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def environment(home: Path, wheels: Path) -> dict[str, str]:
+    """Give the environment of a user who has nothing but an empty home folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PIP_"))}
+    return {**kept, "HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri()}

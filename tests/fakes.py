@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Optional
 
 from dlwhy.common.dumps.elfcore import ElfCore
-from dlwhy.common.elf.files import open_first
 from dlwhy.common.errors import FaultError
+from dlwhy.common.files import open_first
 from dlwhy.common.host import Screen
 from dlwhy.common.model import Layout, Module, Platform, Problem, Thread
 from dlwhy.common.target import Capability, LiveTarget

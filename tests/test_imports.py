@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # import the foundation.
 FOUNDATION = "lean"
 LAYERS = (
-    ("errors", "guards", "model"),
-    ("target", "host", "model_windows", "winmodel", "wintarget"),
+    ("errors", "files", "guards", "model"),
+    ("helper", "target", "host", "model_windows", "winmodel", "wintarget"),
     ("memory", "layouts"),
     ("elf", "pe"),
     ("loaders", "winkernel", "dumps"),

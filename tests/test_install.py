@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -12,15 +11,13 @@ import shutil
 import stat
 import subprocess
 import sys
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from dlwhy.tests.hosts import lldbs
+from dlwhy.tests.installing import ROOT, content, copy_of_checkout, only, run, tools_without_gdb
 
-ROOT = Path(__file__).resolve().parent.parent
 ENTRY = ROOT / "gdb_ext" / "dlwhy_gdb.py"
 LLDB_ENTRY = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 LLDB = Path(lldbs.installed()[0]).name
@@ -36,55 +33,6 @@ def installer() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def wheels(installer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pack the runtime dependencies that are installed here into wheels, so that pip needs no network."""
-    folder = tmp_path_factory.mktemp("wheels")
-    for requirement in installer.listed("dependencies"):
-        installed = importlib.metadata.distribution(installer.package_name(requirement))
-        name = installed.metadata["Name"].replace("-", "_")
-        with zipfile.ZipFile(folder / f"{name}-{installed.version}-py3-none-any.whl", "w") as wheel:
-            for file in installed.files or ():
-                if ".." not in file.parts and file.suffix != ".pyc":
-                    wheel.write(str(file.locate()), str(file))
-    return folder
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Make an empty home folder; its name holds a space."""
-    folder = tmp_path / "a home"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def environment(home: Path, wheels: Path) -> dict[str, str]:
-    """Give the environment of a user who has nothing but an empty home folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PIP_"))}
-    return {**kept, "HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri()}
-
-
-def run(environment: Mapping[str, str], *arguments: str, status: int = 0, root: Path = ROOT) -> str:
-    """Run install.py as a user does and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, str(root / "install.py"), *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == status, done.stdout
-    return done.stdout
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Read all files below a folder; rustup's stand-in leaves its own behind."""
-    files = (path for path in folder.rglob("*") if path.is_file() and ".rustup" not in path.parts)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_install_twice_then_uninstall(home: Path, environment: dict[str, str]) -> None:
@@ -199,16 +147,6 @@ def test_another_checkout_takes_over(home: Path, environment: dict[str, str], tm
     assert (home / ".gdbinit").read_bytes() == USERS_OWN
 
 
-def copy_of_checkout(folder: Path) -> Path:
-    """Copy what install.py and gdb need to a folder of another name."""
-    folder.mkdir()
-    for name in ("__init__.py", "install.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("common", "gdb_ext", "lldb_ext"):
-        shutil.copytree(ROOT / name, folder / name)
-    return folder
-
-
 def test_a_damaged_block_is_left_alone(home: Path, environment: dict[str, str]) -> None:
     run(environment, "install")
     init = home / ".gdbinit"
@@ -274,32 +212,12 @@ def test_doctor_before_and_after(home: Path, environment: dict[str, str]) -> Non
     assert "tabulate, pygments, pyelftools" in after
 
 
-def tools_without_gdb(folder: Path, apt_get: str | None = None) -> str:
-    """Make a PATH with nothing but a shell and, if given, a stand-in for apt-get."""
-    folder.mkdir()
-    (folder / "sh").symlink_to("/bin/sh")
-    if apt_get is not None:
-        (folder / "apt-get").write_text(f"#!/bin/sh\n{apt_get}\n")
-        (folder / "apt-get").chmod(0o755)
-    return str(folder)
-
-
 def test_without_gdb_and_apt_the_package_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     environment["PATH"] = tools_without_gdb(tmp_path / "bin")
     assert "install with your package manager what Debian calls: gdb" in run(environment, "install", status=1)
     report = run(environment, "doctor", status=1)
     assert "FAIL  no gdb on PATH: " in report
     assert "note  no LLDB on PATH: " in report
-
-
-def only(folder: Path, *commands: str) -> str:
-    """Make a PATH with these commands, the shell and Python."""
-    folder.mkdir()
-    for command in ("sh", "sleep", "python3", "dpkg-query", *commands):
-        found = shutil.which(command, path=f"/usr/bin:/bin:{os.environ['PATH']}")
-        assert found is not None, f"{command} is needed: python3 install.py test installs it"
-        (folder / command).symlink_to(found)
-    return str(folder)
 
 
 def test_an_lldb_without_python_is_named(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
@@ -406,40 +324,6 @@ def test_a_path_that_lldb_cannot_import_is_refused(home: Path, environment: dict
     report = run(environment, "install", root=other)
     assert "note: LLDB cannot import a file whose path holds a line end or `" in report
     assert not (home / ".lldbinit").exists()
-
-
-def test_missing_packages_are_installed_by_root(
-    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
-    apt_get = f'echo "$@" >> {log}; [ "$1" = update ] && exit 100; exit 0'
-    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", apt_get))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
-    assert log.read_text() == "update -q\ninstall -y --no-install-recommends --no-remove gdb\n"
-
-
-def test_missing_packages_are_named_to_others(
-    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", "exit 1"))
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(installer.Failure) as failure:
-        installer.require_packages(installer.Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
-    assert str(failure.value) == (
-        "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends --no-remove gdb make"
-    )
-
-
-def test_nothing_is_asked_of_apt_when_all_is_there(
-    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tools_without_gdb(tmp_path / "bin", f"touch {tmp_path}/called")
-    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
-    changes = installer.Changes(dry_run=False)
-    installer.require_packages(changes, installer.DEMO_PACKAGES)
-    assert changes.count == 0
-    assert not (tmp_path / "called").exists()
 
 
 def test_a_rustc_that_does_not_work_is_none(

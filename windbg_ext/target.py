@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 import pykd
 
-from ..common.elf.files import open_first
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.files import open_first
 from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
@@ -133,7 +133,7 @@ class EngineTarget:
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open the module's file, which is here when the process runs here."""
-        return open_first([module.path])
+        return open_first([module.path], "/")
 
 
 def _fields(info: Any, prefix: str = "", base: int = 0, depth: int = 0) -> Iterator[tuple[str, Field]]:

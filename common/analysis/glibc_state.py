@@ -34,7 +34,7 @@ from ..model import (
     ThreadRef,
     TlsDestructor,
 )
-from .naming import base_name, main_program_path, target_info
+from .naming import base_name, main_program_path, missing_names, target_info
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class GlibcExamination:
         self.brief = brief
         self.note_motion()
         libraries = tuple(self.judge(m, identify=not brief) for m in self.graph.by_address.values())
-        return State(target_info(self.memory), self.loader_info(), libraries, problems=tuple(self.problems))
+        problems = (*self.problems, *missing_names())
+        return State(target_info(self.memory), self.loader_info(), libraries, problems=problems)
 
     def loader_info(self) -> LoaderInfo:
         """Describe the loader."""
@@ -677,9 +678,9 @@ class GlibcExamination:
 
 
 def _demangled(symbols: Iterable[str]) -> set[str]:
-    from ..elf.demangle import demangle
+    from ..elf.demangle import demangle_all
 
-    return {demangle(symbol) for symbol in symbols}
+    return set(demangle_all(symbols).values())
 
 
 def _without_guards(names: set[str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..elf.image import Image
 from ..errors import DlwhyError
+from ..helper import shared_helper
 from ..loaders.start import AT_EXECFN
 from ..memory import Memory
-from ..model import TargetInfo
+from ..model import Problem, TargetInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
         except DlwhyError:
             pass
     return path
+
+
+def missing_names() -> tuple[Problem, ...]:
+    """Tell whether names of this answer took too long."""
+    message = "some take too much time or memory to find or to demangle: they are missing, or as the linker has them"
+    return (Problem("names", message),) if shared_helper().missing else ()
 
 
 def _read_path(memory: Memory, address: int) -> str:

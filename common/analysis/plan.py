@@ -31,7 +31,7 @@ from ..target import Target
 from .glibc_state import GlibcExamination, opened_by
 from .matching import select
 from .musl_state import explain_musl
-from .naming import target_info
+from .naming import missing_names, target_info
 from .state import examine
 
 TYPE_CHECKING = False
@@ -140,7 +140,7 @@ class Planner:
         examined = self.examined
         examined.note_motion()
         garbage = tuple(self._describe(m) for m in examined.graph.by_address.values() if self.is_garbage(m))
-        problems = tuple(dict.fromkeys(examined.problems))
+        problems = tuple(dict.fromkeys((*examined.problems, *missing_names())))
         return Plans(target_info(examined.memory), examined.loader_info(), plans, asked, garbage, problems)
 
     def is_handle(self, link_map: LinkMap) -> bool:

@@ -6,6 +6,7 @@ import time
 
 from ..elf.image import PT_INTERP
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ..helper import shared_helper
 from ..loaders import glibc, musl
 from ..loaders.start import STATIC, Start, find_start
 from ..memory import Memory
@@ -61,6 +62,7 @@ def examine(
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
+    shared_helper().renew()
     if Capability.RUNNING not in target.capabilities:
         return _examine_once(Memory(target), of_glibc, of_musl)[0], ()
     begin = time.monotonic()

@@ -37,7 +37,7 @@ from .events import Event, Instance, Moment, Pin, Registration, Site, Trace
 from .forecast import Forecast
 from .glibc_state import GlibcExamination
 from .ledger import Ledger
-from .naming import target_info
+from .naming import missing_names, target_info
 from .operations import Closing, Opening, Operation, Operations, instance_of, is_request_for
 from .pins import find_cause, find_pinned
 from .state import examine
@@ -232,7 +232,7 @@ class Tracer:
             tuple(ledger.pins),
             tuple(ledger.registrations),
             tuple(ledger.leaks),
-            (*self._problems, *ledger.problems()),
+            (*self._problems, *ledger.problems(), *missing_names()),
             tuple(event for event in self._unended or self._running() if self._stops.is_about(event)),
             tuple(ledger.vain),
             self.options.libraries,

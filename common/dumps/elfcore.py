@@ -11,7 +11,7 @@ import os
 import struct
 from bisect import bisect_right
 
-from ..elf.files import open_first, read_at
+from ..elf.files import read_at
 from ..elf.image import (
     MAX_NOTE_BYTES,
     MAX_PROGRAM_HEADERS,
@@ -23,6 +23,7 @@ from ..elf.image import (
 )
 from ..elf.machine import platform_of
 from ..errors import DumpFormatError, FaultError, UnsupportedError
+from ..files import open_first, open_regular
 from ..lean import NamedTuple
 from ..model import Layout, Module, Problem, Thread
 from ..target import Capability
@@ -85,7 +86,7 @@ class ElfCore:
         self.path = path
         self.open_image = open_image
         try:
-            self._file = content or open(path, "rb")  # noqa: SIM115 - lives as long as this object
+            self._file = content or open_regular(path)
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error
         self._size = os.fstat(self._file.fileno()).st_size
@@ -182,7 +183,7 @@ class ElfCore:
             return ()
         count, page_size = words[0], words[1]
         end_of_table = 2 + 3 * count
-        names = os.fsdecode(note[end_of_table * self.pointer_size :]).split("\0")
+        names = note[end_of_table * self.pointer_size :].decode("utf-8", "surrogateescape").split("\0")
         table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
         return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 
@@ -192,6 +193,11 @@ class ElfCore:
         if index >= 0 and address < self.files[index].end:
             return self.files[index]
         return None
+
+    def path_of(self, module: Module) -> str:
+        """Give the path of a module's file; of one that was loaded by a relative name it is in NT_FILE."""
+        mapped = None if module.path.startswith("/") else self.file_at(module.base)
+        return mapped.path if mapped else module.path
 
     def problems(self) -> tuple[Problem, ...]:
         """Tell whether the file ends before the memory that its headers announce, and what was noted."""
@@ -268,7 +274,7 @@ class CoreTarget:
     capabilities = Capability.NONE
 
     def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None, executable: str = "") -> None:
-        """Open a core; files that it maps are looked for below ``sysroot`` first, its program is ``executable``.
+        """Open a core; files that it maps are looked for below ``sysroot``, its program is ``executable``.
 
         :raises DumpFormatError: if the file is no ELF core.
         :raises UnsupportedError: if its architecture is not known, or it needs a file that is not here.
@@ -331,11 +337,11 @@ class CoreTarget:
         return {} if pointer is None else {"thread_pointer": pointer}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open a module's file."""
-        candidates = [self._sysroot + module.path, module.path] if self._sysroot else [module.path]
-        if self._executable and module.path in [program.path for program in self.modules()]:
-            candidates.insert(0, self._executable)
-        return open_first(candidates)
+        """Open a module's file: below the sysroot, if there is one."""
+        path = self._core.path_of(module)
+        if self._executable and path in [program.path for program in self.modules()]:
+            return open_first([self._executable]) or open_first([path], self._sysroot or "/")
+        return open_first([path], self._sysroot or "/")
 
     def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
         """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""

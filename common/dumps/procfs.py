@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from ..elf.files import open_first
 from ..elf.machine import platform_of
 from ..errors import FaultError, NoTargetError, UnsupportedError
+from ..files import open_first
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
 from .auxv import parse_auxv
@@ -52,6 +52,21 @@ def read_exactly(descriptor: int, address: int, size: int) -> bytes:
     if len(data) < size:
         raise FaultError(address, size)
     return data
+
+
+def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
+    """Open a file as a process names it: by its root, mounts and current folder; None if it cannot be opened."""
+    root = f"/proc/{pid}/root"
+    if not path.startswith("/"):
+        try:
+            # Both as we see them, so that the process's root is cut off from the front.
+            folder, outer = os.readlink(f"/proc/{pid}/cwd"), os.readlink(root).rstrip("/")
+        except OSError:
+            return None
+        if not f"{folder}/".startswith(f"{outer}/"):
+            return None
+        path = f"{folder[len(outer) :]}/{path}"
+    return open_first([path], root)
 
 
 class ProcTarget:
@@ -169,4 +184,4 @@ class ProcTarget:
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file in the process's own mount namespace."""
-        return open_first([f"{self._folder}/root{module.path}", module.path])
+        return open_file_of(self.pid, module.path)

@@ -16,6 +16,7 @@ import struct
 from ..elf.files import ElfFile, read_at, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
 from ..errors import DlwhyError, FaultError, UnsupportedError
+from ..files import open_regular
 from ..loaders.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
 from ..memory import Memory
 from ..model import Module, Problem
@@ -72,7 +73,7 @@ class _Finder:
                 "the program (in the shell --exe FILE, in gdb file FILE)"
             )
         try:
-            stream = open(path, "rb")  # noqa: SIM115 - the core keeps it
+            stream = open_regular(path)
         except OSError as error:
             raise UnsupportedError(f"{path}: {error.strerror or error}") from error
         objection = self._add_program(path, stream, table)

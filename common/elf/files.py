@@ -1,7 +1,7 @@
 """What does the file on disk say that memory does not: local symbols?
 
-A file is used only if its build-id is the one in memory.  pyelftools reads it; without pyelftools there are no
-local names, which costs words but no verdict.
+A file is used only if its build-id is the one in memory.  pyelftools reads it, in the helper process: a file of 24 KiB
+can have a symbol table of gigabytes.  Without pyelftools there are no local names, which costs words but no verdict.
 """
 
 from __future__ import annotations
@@ -10,34 +10,27 @@ import os
 import struct
 import sys
 
+from ..files import open_first
+from ..helper import shared_helper
 from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Module, Platform
-from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, find_build_id, parse_program_headers
+from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, parse_program_headers
 from .machine import platform_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, BinaryIO, Optional, TypeVar
+    from collections.abc import Iterator
+    from typing import BinaryIO, Optional
 
-    _T = TypeVar("_T")
+    from ..helper import Task
 
 DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 
-_STT_FUNC = 2
-_STT_GNU_IFUNC = 10
+#: Seconds of processor time for a search in a file: pyelftools takes 30 ms to import, and 0.5 us for a symbol.
+FILE_SECONDS = 1.5
 
-
-def open_first(paths: Sequence[str]) -> Optional[BinaryIO]:
-    """Open the first of several files that is there; names out of a core can be those of pipes or devices."""
-    for path in paths:
-        try:
-            if os.path.isfile(path):
-                return open(path, "rb")
-        except (OSError, ValueError):
-            continue
-    return None
+_MAX_DIGITS = 20
 
 
 if sys.platform == "win32":
@@ -83,36 +76,38 @@ def name_function(memory: Memory, image: Image, path: str, base: int, address: i
 
     Gives the linker's name, None if no symbol covers the address.
     """
+    from .symbols import covering_function
+
     build_id = image.read_build_id()
     offset = (address - image.bias) & memory.platform.address_mask
     if build_id is not None:
-        for stream in _symbol_files(memory, Module(path, base, build_id)):
-            with stream:
-                name = _search(stream, build_id, lambda table: _covering_function(table, offset))
-            if name is not None:
-                return name
+        found = _search(memory, Module(path, base, build_id), covering_function, str(offset))
+        if found:
+            return found
     covering = image.covering_symbol(address)
     return covering[0] if covering else None
 
 
 def find_local_symbol(memory: Memory, image: Image, path: str, name: str) -> Optional[int]:
     """Find a symbol that only the file's own symbol table has; gives its address in memory, None if it has none."""
+    from .symbols import value_of
+
     build_id = image.read_build_id()
     if build_id is None:
         return None
-    for stream in _symbol_files(memory, Module(path, image.load_range()[0], build_id)):
+    found = _search(memory, Module(path, image.load_range()[0], build_id), value_of, name)
+    return image.address(int(found)) if found and found.isdecimal() and len(found) <= _MAX_DIGITS else None
+
+
+def _search(memory: Memory, module: Module, task: Task, wanted: str) -> str:
+    """Search the symbol tables of a module's files in the helper process; empty if none has what is wanted."""
+    item = f"{module.build_id} {wanted}".encode("utf-8", "surrogateescape")
+    for stream in _symbol_files(memory, module):
         with stream:
-            value = _search(stream, build_id, lambda table: _value_of(table, name))
-        if value is not None:
-            return image.address(value)
-    return None
-
-
-def _value_of(table: Any, name: str) -> Optional[int]:
-    for symbol in table.get_symbol_by_name(name) or ():
-        if symbol["st_shndx"] != "SHN_UNDEF":
-            return int(symbol["st_value"])
-    return None
+            (found,) = shared_helper().ask(task, [item], FILE_SECONDS, stream.fileno())
+        if found:
+            return found.decode("utf-8", "surrogateescape")
+    return ""
 
 
 def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
@@ -123,41 +118,3 @@ def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
     stream = open_first([os.path.join(DEBUG_DIRECTORY, build_id[:2], f"{build_id[2:]}.debug")])
     if stream is not None:
         yield stream
-
-
-def _covering_function(table: Any, offset: int) -> Optional[str]:
-    is_64 = table.elffile.elfclass == 64
-    index = _covering_index(table.data(), is_64, "<" if table.elffile.little_endian else ">", offset)
-    return None if index is None else str(table.get_symbol(index).name)
-
-
-def _search(stream: BinaryIO, build_id: str, search: Callable[[Any], Optional[_T]]) -> Optional[_T]:
-    """Search the .symtab sections (pyelftools' objects) of a file; None if it is another build, or damaged."""
-    try:
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-    except ImportError:
-        return None
-    import zlib
-
-    try:
-        elf = ELFFile(stream)
-        note = elf.get_section_by_name(".note.gnu.build-id")
-        if note is None or find_build_id(note.data(), "<" if elf.little_endian else ">") != build_id:
-            return None
-        results = (search(section) for section in elf.iter_sections("SHT_SYMTAB"))
-        return next((result for result in results if result is not None), None)
-    except (ELFError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error, zlib.error):
-        return None
-
-
-def _covering_index(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
-    form = struct.Struct(prefix + ("IBBHQQ" if is_64 else "IIIBBH"))
-    for index, values in enumerate(form.iter_unpack(table[: len(table) - len(table) % form.size])):
-        if is_64:
-            _, info, _, shndx, value, size = values
-        else:
-            _, value, size, info, _, shndx = values
-        if shndx and info & 15 in (_STT_FUNC, _STT_GNU_IFUNC) and value <= offset < value + size:
-            return index
-    return None

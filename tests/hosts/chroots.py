@@ -125,13 +125,12 @@ def tree_of(suite: str) -> Path:
 @cache
 def packages(python: tuple[int, int]) -> Path:
     """Return the folder that holds our dependencies for an embedded Python as install.py puts them there."""
-    wanted = install.listed("dependencies")
-    stamp = "\n".join(wanted) + "\n"
+    wanted = install.read_lock("runtime")
     base = cache_folder() / "packages"
     folder = base / "dlwhy" / f"python{python[0]}.{python[1]}"
     with glibcs.locked(cache_folder() / "packages.lock"):
-        if not install.is_filled(folder, stamp):
-            install.fill_folder(folder, python, wanted, stamp)
+        if not install.is_filled(folder, wanted.stamp):
+            install.fill_folder(folder, python, wanted)
     return base
 
 

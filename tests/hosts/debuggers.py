@@ -38,7 +38,7 @@ class Subject:
 
     def request(self) -> dict[str, Any]:
         """Return it as a server takes it."""
-        about = {"pid": self.pid} if self.pid is not None else {"core": str(self.core)}
+        about: dict[str, Any] = {"pid": self.pid} if self.pid is not None else {"core": str(self.core)}
         return {**about, "program": str(self.program) if self.program else None}
 
 

@@ -243,19 +243,20 @@ def test_core_of_files_that_are_not_here(hosts: Hosts, tmp_path: Path, name: str
     folder = tmp_path / "elsewhere" / "deep"
     shutil.copytree(build(fixture), folder)
     core, cut = tmp_path / "gdb.core", tmp_path / "cut.core"
+    sysroot = tmp_path / "sysroot"
     full, dumped = {}, {}
     with at_stops(fixture, its_run, folder) as stops:
         for pid, stop in stops:
             smaps = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="surrogateescape")
+            copy_system_libraries(smaps, sysroot)
             subject = Subject(pid=pid, program=folder / fixture.program)
             full[stop] = hosts.ask(SHELL, subject, [ALL])[0]
             hosts.ask(GDB, subject, (), core)
             dumped[stop] = tmp_path / f"{stop}.core"
             as_kernel(core, smaps, dumped[stop])
             core.unlink()
-    sysroot = tmp_path / "sysroot"
     moved = sysroot / folder.relative_to("/")
-    moved.parent.mkdir(parents=True)
+    moved.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(moved)
     found = []
     for stop, cut in dumped.items():
@@ -267,6 +268,18 @@ def test_core_of_files_that_are_not_here(hosts: Hosts, tmp_path: Path, name: str
         both = {"live": full[stop], "--sysroot": helped}
         found += compare(both, where, thread_names=False)
     assert not found, "\n".join(["", *found])
+
+
+def copy_system_libraries(smaps: str, sysroot: Path) -> None:
+    """Copy the libraries of the system's that a process maps, with the links by which they are named."""
+    for path in {line.split(None, 5)[5] for line in smaps.splitlines() if " /usr/lib" in line}:
+        copy = sysroot / path[1:]
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    for name in ("lib", "lib64"):
+        if not (sysroot / name).is_symlink():
+            (sysroot / name).symlink_to(f"/usr/{name}")
 
 
 def contradictions(whole: Json, partial: Json) -> Iterator[str]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dlwhy.install import listed
+from dlwhy.install import read_lock
 from dlwhy.tests.lab.asking import ROOT
 from dlwhy.tests.lab.windows import Lab, Outcome, windows_path
 from dlwhy.tests.synth.windows import process, write
@@ -24,7 +24,7 @@ class Home:
         private = self.local / "dlwhy" / "python3.9"
         private.mkdir(parents=True)
         # As if pip had been here: the lab's Python has the packages itself.
-        (private / "dlwhy-requirements.txt").write_text("\n".join(listed("dependencies")) + "\n", encoding="utf-8")
+        (private / "dlwhy-requirements.txt").write_bytes(read_lock("runtime").stamp.encode())
 
     @property
     def script(self) -> Path:
@@ -109,3 +109,23 @@ finally:
 """
     found = lab.run_python("-c", program)
     assert found.output == f"{windows_path(lab.python / 'python.exe')}|C:\\Some Python\\python.exe\n", found
+
+
+def test_no_program_of_the_current_folder_is_found(lab: Lab, tmp_path: Path) -> None:
+    """Windows itself looks there first, and so does shutil.which."""
+    (tmp_path / "pip.exe").write_bytes(b"MZ")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "tool.exe").write_bytes(b"MZ")
+    program = f"""
+import importlib.util, os, shutil
+spec = importlib.util.spec_from_file_location("installer", {INSTALL!r})
+installer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(installer)
+os.environ["PATH"] = os.pathsep.join([".", "", {windows_path(tmp_path / "path")!r}])
+print(shutil.which("pip"), installer.find_program("pip"), installer.find_program("tool"), sep="|")
+"""
+    found = lab.run_python("-c", program, folder=tmp_path)
+    there, pip, tool = found.output.rstrip().lower().split("|")
+    assert there.endswith("pip.exe"), found
+    assert pip == "none"
+    assert tool == windows_path(tmp_path / "path" / "tool.exe").lower()

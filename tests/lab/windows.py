@@ -17,7 +17,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from dlwhy.install import listed
+from dlwhy.install import isolated, read_lock
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.glibcs import locked, unpack
 
@@ -36,21 +35,7 @@ WINESERVER = "/usr/lib/wine/wineserver64"
 TIMEOUT = 1200
 IDLE_SECONDS = 300
 
-INTERPRETER = "panda3d==1.10.16"
 STDLIB = ("libpython3.9-stdlib", "libpython3.9-minimal")
-# pip judges "only on Windows" and "only before 3.11" by the Python that runs it: what is meant so stands here itself.
-# jsonschema 4.18 and later need a module in Rust, which needs a DLL that Wine 8 lacks.
-PACKAGES = (
-    "pykd==0.3.4.15",
-    "pytest>=8.3,<8.5",
-    "hypothesis>=6.80,<6.142",
-    "jsonschema>=4.17,<4.18",
-    "iniconfig<2.2",
-    "colorama",
-    "exceptiongroup",
-    "tomli",
-    "typing_extensions",
-)
 NOT_NEEDED = (
     *("test", "idlelib", "tkinter", "lib2to3", "ensurepip", "lib-dynload", "site-packages", "__pycache__"),
     "sitecustomize.py",  # a link to a file of Debian's
@@ -216,7 +201,7 @@ def prepare() -> tuple[Path, Path]:
         if shutil.which(needed) is None:
             raise FileNotFoundError(f"{needed} is needed: python3 install.py test installs it")
     sources = b"".join(path.read_bytes() for path in sorted(NATIVE.iterdir()))
-    recipe = (INTERPRETER, STDLIB, PACKAGES, listed("dependencies"), NOT_NEEDED, ENGINE, PROGRAMS, COMPILER)
+    recipe = (STDLIB, read_lock("windows").stamp, NOT_NEEDED, ENGINE, PROGRAMS, COMPILER)
     python = _made_once("windows-python", sources + repr(recipe).encode(), _make_python)
     version = subprocess.run([WINE, "--version"], capture_output=True, check=True).stdout
     prefix = _made_once("windows-prefix", version + repr(REGISTRY).encode(), _make_prefix)
@@ -245,10 +230,11 @@ def _make_python(folder: Path) -> None:
         unpack("bullseye", Path(scratch, "tree"), "download", *STDLIB)
         library = Path(scratch, "tree", "usr", "lib", "python3.9")
         shutil.copytree(library, folder / "Lib", ignore=shutil.ignore_patterns(*NOT_NEEDED), dirs_exist_ok=True)
-        _pip("download", "--no-deps", "--dest", scratch, INTERPRETER)
-        (wheel,) = Path(scratch).glob("panda3d-*.whl")
-        _extract_interpreter(wheel, folder)
-    _pip("install", "--no-compile", "--target", str(site), *PACKAGES, *listed("dependencies"))
+        _pip("download", "--dest", scratch, *read_lock("windows").words)
+        wheels = set(Path(scratch).glob("*.whl"))
+        (interpreter,) = Path(scratch).glob("panda3d-*.whl")
+        _extract_interpreter(interpreter, folder)
+        _pip("install", "--no-deps", "--no-compile", "--target", str(site), *map(str, wheels - {interpreter}))
     for name, (source, *options) in PROGRAMS.items():
         subprocess.run([*COMPILER, "-o", str(folder / name), str(NATIVE / source), *options], check=True)
     for name in ENGINE:
@@ -257,10 +243,10 @@ def _make_python(folder: Path) -> None:
 
 
 def _pip(command: str, *words: str) -> None:
-    """Run pip for the Windows CPython 3.9."""
+    """Run pip for the Windows CPython 3.9, for which the lock was made: pip would judge markers by its own Python."""
     selection = ["--only-binary=:all:", "--python-version=3.9", "--implementation=cp"]
     selection += ["--platform=win_amd64", "--platform=any"]
-    pip = [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
+    pip = isolated("-m", "pip", command, "--quiet", "--disable-pip-version-check")
     run = subprocess.run([*pip, *selection, *words], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"pip {command} {' '.join(words)}:\n{run.stdout}{run.stderr}")

@@ -9,6 +9,7 @@ import time
 import pytest
 from dlwhy.common.elf import demangle as module
 from dlwhy.common.elf.demangle import MAX_MANGLED_LENGTH, demangle
+from dlwhy.common.helper import shared_helper
 from dlwhy.tests.synth.loaded import system_library
 from elftools.elf.elffile import ELFFile
 
@@ -135,7 +136,9 @@ def test_nested_pack_expansions() -> None:
 
 
 def test_without_demanglers_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_helper().close()
     monkeypatch.setattr(module, "_cxa_demangle", lambda: None)
     monkeypatch.setitem(sys.modules, "rust_demangler", None)
     assert demangle("_ZN5TallyD1Ev") == "_ZN5TallyD1Ev"
     assert demangle("_RNvCs1234_7mycrate3foo") == "_RNvCs1234_7mycrate3foo"
+    shared_helper().close()

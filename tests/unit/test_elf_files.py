@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dlwhy.common.elf.files import find_local_symbol, name_function, open_first
+from dlwhy.common.elf.files import find_local_symbol, name_function
 from dlwhy.common.elf.image import Image
+from dlwhy.common.files import open_first
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
 from dlwhy.tests.synth.process import compile_file

@@ -498,7 +498,8 @@ def test_a_core_cut_off_at_every_hundredth(
     assert answers[0].problems == ()  # that was the whole core
     assert isinstance(answers[-1], DlwhyError)
     # The maps go one by one; a layout that was found by trying every known one is taken for whole lists only.
-    if heap_last and answers[0].loader.layout.kind is not SourceKind.INFERRED:
+    layout = answers[0].loader.layout
+    if heap_last and layout is not None and layout.kind is not SourceKind.INFERRED:
         shorter = [each for each in answers if not isinstance(each, DlwhyError) and each.problems]
         assert len({len(each.libraries) for each in shorter}) > 1
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import subprocess
 import sys
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any
 
-import kdmp_parser
 import pytest
 from dlwhy.common.dumps.kdump import KernelDump
 from dlwhy.common.errors import FaultError
@@ -25,8 +26,24 @@ PAGE = 4096
 HARD_TO_READ = ("\\Windows\\System32\\ntdll.dll", "\\Windows\\System32\\locale.nls")
 
 
+@pytest.fixture(scope="module")
+def kdmp_parser() -> Any:
+    """Import kdmp_parser: the wheel for Python 3.12 and later names its extension module as only 3.12 looks for it."""
+    package = importlib.util.find_spec("kdmp_parser")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    (file,) = Path(package.submodule_search_locations[0]).glob("_kdmp_parser.*.so")
+    name = "kdmp_parser._kdmp_parser"
+    spec = importlib.util.spec_from_file_location(name, file, loader=ExtensionFileLoader(name, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module("kdmp_parser")
+
+
 @pytest.mark.parametrize("form", ["complete", "bitmap", "ranges"])
-def test_kdmp_parser_reads_the_same_pages(tmp_path: Path, form: str) -> None:
+def test_kdmp_parser_reads_the_same_pages(tmp_path: Path, form: str, kdmp_parser: Any) -> None:
     machine = build(windows("10.0.19041.3570"))
     path = machine.save(tmp_path / "MEMORY.DMP", form)
     theirs = kdmp_parser.KernelDumpParser(path)
@@ -42,7 +59,7 @@ def test_kdmp_parser_reads_the_same_pages(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["complete", "bitmap"])
-def test_kdmp_parser_translates_alike(tmp_path: Path, form: str) -> None:
+def test_kdmp_parser_translates_alike(tmp_path: Path, form: str, kdmp_parser: Any) -> None:
     machine = build(windows("10.0.22000.318"))
     path = machine.save(tmp_path / "MEMORY.DMP", form)
     theirs = kdmp_parser.KernelDumpParser(path)

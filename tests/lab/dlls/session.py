@@ -16,7 +16,7 @@ import pykd
 
 ROOT = sys.argv[1]
 sys.path.insert(0, os.path.join(ROOT, "tests"))
-import conftest  # type: ignore[import-not-found]  # noqa: E402, F401 - registers the package
+import conftest  # noqa: E402, F401 - registers the package
 from dlwhy.common.analysis.dll_plan import plan_free  # noqa: E402
 from dlwhy.common.analysis.dll_state import explain_dlls  # noqa: E402
 from dlwhy.common.memory import Memory  # noqa: E402

@@ -1,0 +1,146 @@
+"""Is every host left alone by a target that names something else than a file as one of its libraries?
+
+What it names is not read: a FIFO keeps its content, /proc/kmsg the kernel's messages, /proc/self/mem is no traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
+from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.hosts.scenario import Json
+from dlwhy.tests.hosts.test_all_hosts import compare
+from dlwhy.tests.synth.process import compile_file
+
+SECONDS = 60.0
+
+LIBRARY = """
+extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+extern char __dso_handle[] __attribute__((visibility("hidden")));
+static void local(void *p) { (void)p; }
+void exported(void *p) { (void)p; }
+void owe(void) {
+    __cxa_thread_atexit_impl(local, 0, __dso_handle);
+    __cxa_thread_atexit_impl(exported, 0, __dso_handle);
+}
+"""
+
+# Goes to a folder, opens a library by the name that is given, owes it destructors and closes it; renames it in its
+# link_map, where a name for that is given.
+PROGRAM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    if (chdir(words[1])) return 1;
+    void *handle = dlopen(words[2], RTLD_NOW);
+    if (!handle) { puts(dlerror()); return 1; }
+    ((void (*)(void))dlsym(handle, "owe"))();
+    if (count > 3) ((struct link_map *)handle)->l_name = words[3];
+    dlclose(handle);
+    printf("ready\\n");
+    fflush(stdout);
+    pause();
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("files")
+    compile_file(made, "libowed.so", LIBRARY, "-Wl,-Bsymbolic", language="c")
+    compile_file(made, "program", PROGRAM, language="c")
+    return made
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
+
+
+@contextmanager
+def running(folder: Path, *words: str) -> Iterator[int]:
+    """Run the program until it is ready, and end it afterwards."""
+    command = [str(folder / "program"), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment({})) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def destructors(answer: Json) -> list[str | None]:
+    (library,) = answer["libraries"]
+    (hold,) = [hold for hold in library["holds"] if hold["kind"] == "tls-destructors"]
+    return [each["function"]["name"] for each in hold["destructors"]]
+
+
+def ask(hosts: Hosts, subject: Subject, library: str, asked: tuple[str, ...] = HOSTS) -> dict[str, list[str | None]]:
+    """Ask hosts for the names of the destructors; their answers must be alike."""
+    replies = {}
+    for host in asked:
+        began = time.monotonic()
+        (replies[host],) = hosts.ask(host, subject, (f"dlstate {library} --json",))
+        assert time.monotonic() - began < SECONDS, host
+        assert "Traceback" not in replies[host].output
+    assert compare(replies, str(subject), thread_names=False) == []
+    return {host: destructors(reply.document) for host, reply in replies.items()}
+
+
+@pytest.mark.parametrize("named", ["fifo", "/proc/kmsg", "/proc/self/mem", "/dev/tty", "/dev/watchdog", "/"])
+def test_what_a_process_names_is_not_read(hosts: Hosts, folder: Path, tmp_path: Path, named: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    keeper = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    os.write(keeper, b"\x7fELF" * 1000)
+    name = str(fifo) if named == "fifo" else named
+    core = tmp_path / "gdb.core"
+    # Debuggers open what link_maps name themselves: LLDB waits for each of these, gdb for a FIFO.
+    asked = (SHELL,) if named == "fifo" else (SHELL, GDB)
+    try:
+        with running(folder, str(folder), "./libowed.so", name) as pid:
+            library = os.path.basename(name) or "/"
+            for host, names in ask(hosts, Subject(pid=pid), library, asked).items():
+                assert names == ["exported", None], host
+            if named == "fifo":
+                return
+            hosts.ask(GDB, Subject(pid=pid), (), core)
+            for host, names in ask(hosts, Subject(core=core), library, asked).items():
+                assert names == ["exported", None], host
+    finally:
+        assert os.read(keeper, 8000) == b"\x7fELF" * 1000
+        os.close(keeper)
+        core.unlink(missing_ok=True)
+
+
+def test_a_relative_name_is_that_of_the_process(
+    hosts: Hosts, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the debugger's folder there is a library of that name too, but no such one in memory."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    shutil.copy(folder / "libowed.so", theirs / "libhere.so")
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "libhere.so")
+    core = theirs / "gdb.core"  # LLDB looks beside it
+    with running(folder, str(theirs), "./libhere.so") as pid:
+        for host, names in ask(hosts, Subject(pid=pid), "libhere.so").items():
+            assert names == ["exported", "local"], host
+        hosts.ask(GDB, Subject(pid=pid), (), core)
+    for host, names in ask(hosts, Subject(core=core), "libhere.so").items():
+        assert names == ["exported", "local"], host

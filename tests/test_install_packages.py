@@ -1,0 +1,129 @@
+"""Does install.py ask apt for what the release has, and for no more, and name what cannot be had?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from dlwhy import install
+from dlwhy.tests.hosts import glibcs
+from dlwhy.tests.installing import tools_without_gdb
+
+APT_CONFIG = """
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Log "{folder}";
+Acquire::Languages "none";
+Acquire::Check-Valid-Until "false";
+APT::Sandbox::User "root";
+Debug::NoLocking "true";
+"""
+POLICY = r"""printf '%s:\n  Installed: (none)\n  Candidate: %s\n  Version table:\n' gdb 13.1 nothing '(none)'"""
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Make apt see a bare machine of a release of Debian; return the release's name."""
+    name = str(getattr(request, "param", "trixie"))
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "status").touch()
+    signed = f"[signed-by={glibcs.KEYRING}] " if glibcs.KEYRING.exists() else ""
+    (tmp_path / "sources.list").write_text(f"deb {signed}{glibcs.mirror()} {name} main\n")
+    (tmp_path / "apt.conf").write_text(APT_CONFIG.format(folder=tmp_path))
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    subprocess.run(["apt-get", "-q", "update"], capture_output=True, check=True)
+    return name
+
+
+MATRIX = [pytest.param(name, marks=pytest.mark.matrix) for name in ("bullseye", "bookworm", "sid")]
+
+
+@pytest.mark.parametrize("release", ["trixie", *MATRIX], indirect=True)
+def test_each_release_has_what_the_tests_need(release: str) -> None:
+    wanted = [*install.TEST_PACKAGES, *install.INSTALL_PACKAGES, *install.DEMO_PACKAGES]
+    names, refused = install.choose_packages([*wanted, "lldb", "rustc", "python3-pip", "python3-venv"])
+    assert refused == [], release
+    assert ("imagemagick-6.q16" in names) == (release in ("bullseye", "bookworm"))
+    assert ("imagemagick-7.q16" in names) != ("imagemagick-6.q16" in names)
+
+
+@pytest.mark.usefixtures("release")
+def test_what_cannot_be_had_stops_nothing_else() -> None:
+    wanted = ["no-such-package | make", "neither | nor", "exim4-daemon-light", "postfix", "gdb"]
+    names, refused = install.choose_packages(wanted)
+    assert names == ["make", "exim4-daemon-light", "gdb"]
+    assert refused == ["neither | nor", "postfix"], "one is not known, the other would replace what is chosen already"
+
+
+def apt_that_knows_gdb(folder: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put stand-ins for apt-get and apt-cache on PATH, and nothing else but a shell."""
+    monkeypatch.setenv("PATH", tools_without_gdb(folder, f'echo "$@" >> {log}'))
+    (folder / "apt-cache").write_text(f"#!/bin/sh\n{POLICY}\n")
+    (folder / "apt-cache").chmod(0o755)
+
+
+def test_root_installs_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    apt_that_knows_gdb(tmp_path / "bin", log, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    changes = install.Changes(dry_run=False)
+    wanted = {"nothing": None, "other | gdb": "gdb", "more": "more"}
+    monkeypatch.setattr(install, "is_installed", lambda package, command: False)
+    with pytest.raises(install.Failure, match=r"^apt cannot install nothing, more$"):
+        install.require_packages(changes, wanted)
+    asked = "install -y --no-install-recommends --no-remove"
+    assert log.read_text().splitlines() == ["update -q", f"{asked} --simulate gdb", f"{asked} gdb"]
+    with pytest.raises(install.Failure):
+        install.require_packages(changes, wanted)
+    assert log.read_text().count("update -q") == 1
+
+
+@pytest.mark.parametrize("sudo", [True, False])
+def test_others_are_told_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sudo: bool) -> None:
+    apt_that_knows_gdb(tmp_path / "bin", tmp_path / "log", monkeypatch)
+    if sudo:
+        (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(install.Failure) as failure:
+        install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "more": "more"})
+    command = "apt-get install -y --no-install-recommends --no-remove gdb; apt cannot install more"
+    assert str(failure.value) == (
+        f"run this first: sudo apt-get update && sudo {command}"
+        if sudo
+        else f"run this first, as root: apt-get update && {command}"
+    )
+
+
+def test_missing_packages_are_installed_by_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    apt_get = f'echo "$@" >> {log}; [ "$1" = update ] && exit 100; exit 0'
+    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", apt_get))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
+    assert log.read_text() == "update -q\ninstall -y --no-install-recommends --no-remove gdb\n"
+
+
+def test_missing_packages_are_named_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", "exit 1"))
+    (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(install.Failure) as failure:
+        install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
+    assert str(failure.value) == (
+        "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends --no-remove gdb make"
+    )
+
+
+def test_nothing_is_asked_of_apt_when_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tools_without_gdb(tmp_path / "bin", f"touch {tmp_path}/called")
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    changes = install.Changes(dry_run=False)
+    install.require_packages(changes, install.DEMO_PACKAGES)
+    assert changes.count == 0
+    assert not (tmp_path / "called").exists()
