@@ -26,7 +26,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, NamedTuple, Optional
+from typing import Callable, Mapping, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
@@ -317,7 +317,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def is_installed(package: str, command: Optional[str]) -> bool:
-    """Tell whether a system package is there, by its command or else by dpkg; without dpkg one without command is."""
+    """Tell whether a system package is there, by its command or by dpkg; assume it where neither can tell."""
     if command is not None and any(map(find_program, alternatives(command))):
         return True
     if find_program("dpkg-query") is None:
@@ -349,7 +349,7 @@ def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) ->
 
 def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
     """Choose the packages that apt can install together, one of each ``a | b``; list those that it cannot, too."""
-    known = candidates(name for package in wanted for name in alternatives(package))
+    known = candidates([name for package in wanted for name in alternatives(package)])
     if not known:  # there are no lists yet
         return [alternatives(package)[0] for package in wanted], []
     names = [next((name for name in alternatives(package) if name in known), "") for package in wanted]
@@ -363,11 +363,12 @@ def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
     return together, refused
 
 
-def candidates(names: Iterable[str]) -> set[str]:
+def candidates(names: list[str]) -> set[str]:
     """Tell which of these packages apt can install, as far as its lists say."""
+    # A name that apt does not know is a pattern to it: g++ then also brings git.
     policy = output_of(["apt-cache", "policy", *names], LC_ALL="C")
     found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)", policy, re.MULTILINE)
-    return {name for name, version in found if version != "(none)"}
+    return {name for name, version in found if version != "(none)" and name in names}
 
 
 def can_install(names: list[str]) -> bool:
@@ -402,7 +403,7 @@ def find_gdb() -> Optional[Gdb]:
     path = find_program("gdb")
     if path is None:
         return None
-    banner = output_of([path, "--version"]).partition("\n")[0]
+    banner = output_of([path, "-nx", "--version"]).partition("\n")[0]
     version = re.search(r"\)\D*(\d+(?:\.\d+)+)", banner)
     asked = "python import sys; print('embeds %d.%d' % sys.version_info[:2])"
     python = re.search(r"embeds (\d+)\.(\d+)", output_of([path, "-nx", "-batch", "-ex", asked]))
@@ -552,7 +553,7 @@ def package_name(requirement: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip is to install: its words for that, and the text that tells a folder with it from one without."""
+    """What pip is to install: its words for that, and the text that marks a folder filled with it; none, if newest."""
 
     words: list[str]
     stamp: str
@@ -566,9 +567,8 @@ def read_lock(name: str) -> Requirements:
 
 
 def read_ranges(*keys: str) -> Requirements:
-    """Give what pyproject.toml asks for, so the newest of it."""
-    wanted = [requirement for key in keys for requirement in listed(key)]
-    return Requirements(wanted, "\n".join(wanted) + "\n")
+    """Give what pyproject.toml asks for, so the newest of it, which a folder may no longer hold."""
+    return Requirements([requirement for key in keys for requirement in listed(key)], "")
 
 
 def is_filled(folder: Path, stamp: str) -> bool:
@@ -583,7 +583,7 @@ def prepare_dependencies(changes: Changes, python: tuple[int, ...], wanted: Opti
     """Fill the private folder of a debugger's Python, unless it holds what is wanted: without a word, the lock's."""
     wanted = wanted or read_lock("runtime")
     folder = private_folder(python)
-    if is_filled(folder, wanted.stamp):
+    if wanted.stamp and is_filled(folder, wanted.stamp):
         return
     require_pip(changes)
     names = ", ".join(map(package_name, listed("dependencies")))
@@ -619,7 +619,7 @@ def fill_folder(folder: Path, python: tuple[int, ...], wanted: Requirements) -> 
         # Byte code would be that of the Python that runs pip.
         words = ["install", *pure_wheels(python), "--no-compile", "--target", str(fresh), *wanted.words]
         run_or_fail(isolated("-m", "pip", *words), "pip install")
-        (fresh / "dlwhy-requirements.txt").write_text(wanted.stamp, encoding="utf-8")
+        (fresh / "dlwhy-requirements.txt").write_bytes(wanted.stamp.encode())
         remove(folder)
         fresh.rename(folder)
 
@@ -1317,7 +1317,8 @@ def prepare_test_environment(changes: Changes, by_lock: bool) -> Path:
     wanted = read_lock("test") if by_lock else read_ranges("dependencies", "test")
     wanted = wanted._replace(stamp=wanted.stamp + read_lock("runtime").stamp)
     python = folder / "bin" / "python"
-    if not is_filled(folder, wanted.stamp) or f"Python {version}" not in output_of([str(python), "--version"]):
+    filled = by_lock and is_filled(folder, wanted.stamp)
+    if not filled or f"Python {version}" not in output_of([str(python), "--version"]):
         if importlib.util.find_spec("ensurepip") is None:
             require_packages(changes, {"python3-venv": None})
         changes.make(f"make the virtual environment {folder}", fill_environment, folder, python, wanted)
@@ -1331,7 +1332,7 @@ def fill_environment(folder: Path, python: Path, wanted: Requirements) -> None:
     run_or_fail([*pip, "install", "--quiet", *wanted.words], "pip install")
     runtime = ["download", *pure_wheels(OLDEST_PYTHON), "--dest", str(folder / "wheels"), *read_lock("runtime").words]
     run_or_fail([*pip, *runtime], "pip download")
-    (folder / "dlwhy-requirements.txt").write_text(wanted.stamp, encoding="utf-8")
+    (folder / "dlwhy-requirements.txt").write_bytes(wanted.stamp.encode())
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
