@@ -24,8 +24,11 @@ from dlwhy.tests.hosts.build import Toolchain, build, cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import fixtures
 
-SUITES = {"10": "bullseye", "16": "trixie", "newest": glibcs.NEWEST}
+#: The release on which CI does what README says; with what install.py would install there.
+SAMPLE = "trixie"
+SUITES = {"10": "bullseye", "16": SAMPLE, "newest": glibcs.NEWEST}
 PACKAGES = ("base-files", "coreutils", "dash", "gdb", "gdbserver", "libc-bin")
+SAMPLE_PACKAGES = ("g++", "libc6-dev", "lldb", "python3", "python3-pip")
 NOT_NEEDED = ("doc", "info", "locale", "man", "perl5", "zoneinfo")
 SYSTEM = "system"
 
@@ -86,23 +89,37 @@ def enter(tree: Path, folders: Sequence[Path], command: Sequence[str]) -> list[s
     return [*unshare, "/bin/sh", "-c", ENTER, "sh", str(tree), " ".join(map(str, seen)), *command]
 
 
-def extract(suite: str, tree: Path) -> None:
-    """Download gdb and what it needs, and unpack that into a tree."""
+def bootstrap(suite: str, tree: Path, variant: str, packages: Sequence[str]) -> None:
+    """Download packages and what they need, and make a tree of them by a variant of mmdebstrap."""
     signed = f"[signed-by={glibcs.KEYRING}] " if glibcs.KEYRING.exists() else ""
-    words = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(PACKAGES)}"]
+    words = ["mmdebstrap", "--quiet", f"--variant={variant}", f"--include={','.join(packages)}"]
     words += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
     words += [suite, str(tree), f"deb {signed}{glibcs.mirror()} {suite} main"]
     run = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"mmdebstrap {suite}:\n{run.stdout}{run.stderr}")
+
+
+def extract(suite: str, tree: Path) -> None:
+    """Unpack gdb and what it needs into a tree, for the sample also what else install.py would install there."""
+    bootstrap(suite, tree, "extract", [*PACKAGES, *(SAMPLE_PACKAGES if suite == SAMPLE else ())])
     for name in NOT_NEEDED:
         shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
+    # By its account nothing is installed, as nothing was configured; without it install.py takes all for installed.
+    (tree / "usr" / "bin" / "dpkg-query").unlink(missing_ok=True)
+    # pip wants the file that ca-certificates would have composed.
+    authorities = sorted((tree / "usr" / "share" / "ca-certificates").rglob("*.crt"))
+    if authorities:
+        (tree / "etc" / "ssl" / "certs").mkdir(parents=True, exist_ok=True)
+        bundle = tree / "etc" / "ssl" / "certs" / "ca-certificates.crt"
+        bundle.write_bytes(b"".join(path.read_bytes() for path in authorities))
 
 
 @cache
 def tree_of(suite: str) -> Path:
     """Return the tree of a suite; made when it is not there or too old."""
-    return glibcs.cached_tree(f"gdb-{suite}", partial(extract, suite), refreshed=suite == glibcs.NEWEST)
+    name = f"debian-{suite}" if suite == SAMPLE else f"gdb-{suite}"
+    return glibcs.cached_tree(name, partial(extract, suite), refreshed=suite == glibcs.NEWEST)
 
 
 @cache

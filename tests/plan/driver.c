@@ -16,6 +16,9 @@
 
 #define THREADS 8
 
+/* By the name that every glibc has: headers since 2.38 make strtoul, atoi and atol want __isoc23_strtoul. */
+unsigned long parse(const char *text, char **end, int base) __asm__("strtoul");
+
 static struct worker {
     pthread_t thread;
     int orders[2], done[2], runs;
@@ -85,7 +88,7 @@ static void try_in_child(void *handle, const char *path)
 
 static void *as_address(const char *word)
 {
-    return (void *)strtoul(word, NULL, 16);
+    return (void *)parse(word, NULL, 16);
 }
 
 static void obey(char *line)
@@ -95,25 +98,25 @@ static void obey(char *line)
         ;
     void *volatile found;
     if (!strcmp(word[0], "open"))
-        tell(dlopen(word[2], (int)strtol(word[1], NULL, 16)));
+        tell(dlopen(word[2], (int)parse(word[1], NULL, 16)));
     else if (!strcmp(word[0], "space"))
         tell(dlmopen(LM_ID_NEWLM, word[1], RTLD_LAZY));
     else if (!strcmp(word[0], "close"))
         dprintf(1, "returned %d\n", dlclose(as_address(word[1])));
     else if (!strcmp(word[0], "call"))
-        ((void (*)(long))as_address(word[1]))(atol(word[2]));
+        ((void (*)(long))as_address(word[1]))((long)parse(word[2], NULL, 10));
     else if (!strcmp(word[0], "find"))
         ((void (*)(const char *))as_address(word[1]))(word[2]);
     else if (!strcmp(word[0], "main"))
         found = dlsym(RTLD_DEFAULT, word[1]), (void)found;
     else if (!strcmp(word[0], "owe")) {
         void (*owe)(void) = (void (*)(void))as_address(word[1]);
-        if (atoi(word[2]))
-            order(atoi(word[2]), owe);
+        if (parse(word[2], NULL, 10))
+            order((int)parse(word[2], NULL, 10), owe);
         else
             owe();
     } else if (!strcmp(word[0], "exit"))
-        order(atoi(word[1]), NULL);
+        order((int)parse(word[1], NULL, 10), NULL);
     else if (!strcmp(word[0], "fork"))
         try_in_child(as_address(word[1]), word[2]);
     else

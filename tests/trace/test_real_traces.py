@@ -219,4 +219,5 @@ def test_opencryptoki_leaves_its_lock_open(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     second = trace(tmp_path / "again", [str(tmp_path / "tokens")], "--fds libopencryptoki*")
     sites = {site["function"] for each in second.events("leak") for site in each["sites"]}
-    assert sites == {"CreateProcLock"}
+    # Since 3.23, the one of Debian 13, it exports no more than PKCS#11 says.
+    assert sites in ({"CreateProcLock"}, {None})
