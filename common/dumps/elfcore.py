@@ -11,6 +11,7 @@ import os
 import struct
 from bisect import bisect_right
 
+from ..charset import decode, file_name
 from ..elf.files import open_first, read_at
 from ..elf.image import (
     MAX_NOTE_BYTES,
@@ -85,7 +86,7 @@ class ElfCore:
         self.path = path
         self.open_image = open_image
         try:
-            self._file = content or open(path, "rb")  # noqa: SIM115 - lives as long as this object
+            self._file = content or open(file_name(path), "rb")  # noqa: SIM115 - lives as long as this object
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error
         self._size = os.fstat(self._file.fileno()).st_size
@@ -182,7 +183,7 @@ class ElfCore:
             return ()
         count, page_size = words[0], words[1]
         end_of_table = 2 + 3 * count
-        names = os.fsdecode(note[end_of_table * self.pointer_size :]).split("\0")
+        names = decode(note[end_of_table * self.pointer_size :]).split("\0")
         table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
         return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional, Protocol
 
+from ..charset import file_name
 from ..errors import DumpFormatError, FaultError, UnsupportedError
 from ..memory import Memory
 from ..model import Layout, Module, Platform, Problem, Thread
@@ -174,7 +175,7 @@ class KernelDump:
         """
         self._path = path
         try:
-            self._file: BinaryIO = content or open(path, "rb")  # noqa: SIM115 - closed by close
+            self._file: BinaryIO = content or open(file_name(path), "rb")  # noqa: SIM115 - closed by close
             self._length = self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional, Union
 
+from ..charset import file_name
 from ..errors import DumpFormatError, FaultError, UnsupportedError
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
@@ -335,7 +336,7 @@ def _map(path: str, content: Optional[BinaryIO]) -> Union[bytes, mmap.mmap]:
     try:
         if content is not None:
             return mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
-        with open(path, "rb") as stream:
+        with open(file_name(path), "rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DumpFormatError(path, error.strerror or str(error)) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 
+from ..charset import file_name
 from ..elf.files import ElfFile, read_at, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
 from ..errors import DlwhyError, FaultError, UnsupportedError
@@ -72,7 +73,7 @@ class _Finder:
                 "the program (in the shell --exe FILE, in gdb file FILE)"
             )
         try:
-            stream = open(path, "rb")  # noqa: SIM115 - the core keeps it
+            stream = open(file_name(path), "rb")  # noqa: SIM115 - the core keeps it
         except OSError as error:
             raise UnsupportedError(f"{path}: {error.strerror or error}") from error
         objection = self._add_program(path, stream, table)

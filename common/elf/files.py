@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 
+from ..charset import file_name
 from ..lean import NamedTuple
 from ..memory import Memory
 from ..model import Module, Platform
@@ -33,8 +34,9 @@ def open_first(paths: Sequence[str]) -> Optional[BinaryIO]:
     """Open the first of several files that is there; names out of a core can be those of pipes or devices."""
     for path in paths:
         try:
-            if os.path.isfile(path):
-                return open(path, "rb")
+            name = file_name(path)
+            if os.path.isfile(name):
+                return open(name, "rb")
         except (OSError, ValueError):
             continue
     return None
