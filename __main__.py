@@ -1,28 +1,40 @@
-"""Run dlwhy from the shell: ``python3 -m dlwhy …``, or ``python3 CHECKOUT …``, or by the command of install.py."""
+"""Run dlwhy from the shell: ``python3 -m dlwhy …``, or ``python3 CHECKOUT …``, or by the command of install.py.
 
-from __future__ import annotations
+This file must parse on any Python 3, to refuse an old one in one line.
+"""
 
 import os
 import sys
 
-if not __package__:
-    # Started by the path of a checkout: register the package from here, and leave sys.path without it.  By hand, since
-    # importlib.util takes 2 ms to import.
-    ROOT = os.path.dirname(os.path.realpath(__file__))
-    sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder or ".") != ROOT]
-    PACKAGE = type(sys)("dlwhy")
-    PACKAGE.__file__ = os.path.join(ROOT, "__init__.py")
-    PACKAGE.__package__ = "dlwhy"
-    PACKAGE.__path__ = [ROOT]
-    sys.modules["dlwhy"] = PACKAGE
-    with open(PACKAGE.__file__, encoding="utf-8") as stream:
-        exec(compile(stream.read(), PACKAGE.__file__, "exec"), vars(PACKAGE))
-    # Where install.py puts the packages that dlwhy uses.
-    DATA = os.environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(DATA):
-        DATA = os.path.join(os.path.expanduser("~"), ".local", "share")
-    sys.path.append(os.path.join(DATA, "dlwhy", "python{}.{}".format(*sys.version_info)))
 
-from dlwhy.common.cli import entry
+def _register_package(root):  # type: (str) -> None
+    """Register the package from its folder; by hand, since importlib.util takes 2 ms to import."""
+    package = type(sys)("dlwhy")
+    package.__file__ = os.path.join(root, "__init__.py")
+    package.__package__ = "dlwhy"
+    package.__path__ = [root]
+    sys.modules["dlwhy"] = package
+    with open(package.__file__, encoding="utf-8") as stream:
+        exec(compile(stream.read(), package.__file__, "exec"), vars(package))
+
+
+if sys.version_info < (3, 9):
+    sys.stderr.write("dlwhy needs Python 3.9 or newer; this one is {}.{}\n".format(*sys.version_info))
+    sys.exit(2)
+if not __package__:
+    # Started by the path of a checkout, which makes it the first folder.
+    ROOT = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder or "/") != ROOT]
+    _register_package(ROOT)
+elif not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    # By -m, which makes the current folder the first one.
+    del sys.path[0]
+
+# Import nothing from the current folder.
+sys.path[:] = [folder for folder in sys.path if os.path.isabs(folder)]
+try:
+    from dlwhy.common.cli import entry
+except KeyboardInterrupt:
+    os._exit(130)
 
 entry()

@@ -2,8 +2,9 @@
 
 ``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
 
-Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read;
-4 answered with problems.
+Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read, or
+the answer not be written; 4 answered with problems; 70 a bug in dlwhy; 130 interrupted.  A reader that has gone, and a
+standard output that is closed, are no failure.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import gc
 import os
 import sys
 
+from .charset import from_native
 from .commands.arguments import REMAINDER, argument, read_plain_words
 from .commands.registry import NAMES, find_command
-from .errors import DlwhyError, NoTargetError, NotFoundError, UnsupportedError, UsageError
+from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
+from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError
 from .host import Screen, write_to
 from .render.text import escape
 
@@ -22,14 +25,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
-    from typing import NoReturn, Optional
+    from typing import NoReturn, Optional, Union
 
     from .target import LiveTarget, Target
 
-EXIT_FINDINGS = 1
-EXIT_USAGE = 2
-EXIT_TARGET = 3
-EXIT_PROBLEMS = 4
+#: What shells give for a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
 
 ARGUMENTS = (
     argument("--pid", type=int, choice="target", help="examine this process; it is neither attached to nor stopped"),
@@ -93,33 +94,66 @@ def entry() -> NoReturn:
     Both together took a fifth of the time of an answer.
     """
     gc.disable()
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    status: object = EXIT_BUG
+    try:
+        _open_closed_streams()
+        status = main()
+    except SystemExit as end:  # argparse's, after help
+        status = end.code
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    finally:
+        os._exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed at the start as /dev/null: else a file that is read could become the standard output."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    number = 0
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     words = sys.argv[1:] if words is None else words
+    encoding = sys.getfilesystemencoding()
+    return _status_of(attempt("dlwhy", lambda: _answer([from_native(word, encoding) for word in words])))
+
+
+def _answer(words: Sequence[str]) -> int:
     arguments = read_plain_words(ARGUMENTS, words)
     if arguments is None:
         arguments = _parser().parse_args(words)
+    name = arguments.command if arguments.command in NAMES else "dlwhy"
+    return _status_of(attempt(name, lambda: _run(arguments)))
+
+
+def _status_of(outcome: Union[int, Failure]) -> int:
+    """Give the exit status, after the user has been told of a failure."""
+    if not isinstance(outcome, Failure):
+        return outcome
+    if outcome.text:
+        _complain(outcome.text)
+    return outcome.status
+
+
+def _complain(text: str) -> None:
+    try:
+        write_to(sys.stderr, text + "\n")
+    except OutputError:
+        return  # there is nowhere left to say so
+
+
+def _run(arguments: Namespace) -> int:
     command = find_command(arguments.command)
     if command is None:
         return _help(arguments.command, arguments.words)
-    try:
-        from .commands.run import run
-
-        result = run(CliHost(_open(arguments)), command, arguments.words)
-        sys.stdout.flush()
-    except DlwhyError as error:
-        sys.stderr.write(f"{arguments.command}: {escape(str(error))}\n")
-        return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
-    except BrokenPipeError:
-        # The reader has gone, which is its right; the interpreter must not find that out once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    result = run(CliHost(_open(arguments)), command, arguments.words)
     if result is None:
         return 0
     if result.has_problems:
@@ -128,11 +162,9 @@ def main(words: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    from argparse import ArgumentParser
+    from .commands.usage import HelpFormatter, ShellParser, add_arguments
 
-    from .commands.usage import HelpFormatter, add_arguments
-
-    parser = ArgumentParser(
+    parser = ShellParser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
         epilog="dlwhy help COMMAND explains a command.",
@@ -150,9 +182,9 @@ def _help(command: str, words: Sequence[str]) -> int:
         return 0
     explained = find_command(wanted or "")
     if explained is not None:
-        sys.stdout.write(explained.help() + "\n")
+        write_to(sys.stdout, explained.help() + "\n")
         return 0
-    sys.stderr.write(f"dlwhy: there is no command {wanted or command}; commands: {', '.join(NAMES)}\n")
+    _complain(f"dlwhy: there is no command {escape(wanted or command)}; commands: {', '.join(NAMES)}")
     return EXIT_USAGE
 
 

@@ -8,7 +8,9 @@ DlwhyError
 ├── FaultError                 memory cannot be read
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
-└── DumpFormatError            a file is not what it claims to be
+├── DumpFormatError            a file is not what it claims to be
+└── OutputError                the answer cannot be written
+    └── ClosedOutputError      whoever read it has gone
 
 Messages: lower case, no full stop, what happened, then the remedy, on one line.
 """
@@ -83,3 +85,11 @@ class DumpFormatError(DlwhyError):
         super().__init__(f"{where}: {message}")
         self.path = path
         self.offset = offset
+
+
+class OutputError(DlwhyError):
+    """The answer cannot be written."""
+
+
+class ClosedOutputError(OutputError):
+    """Whoever read the answer has gone, as ``head`` does, which is no failure."""

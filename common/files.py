@@ -12,6 +12,8 @@ import os
 import stat
 import sys
 
+from .charset import file_name
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +55,8 @@ def open_regular(path: str, root: Optional[str] = None) -> BinaryIO:
     if root is not None and not path.startswith("/") and sys.platform != "win32":
         raise FileNotFoundError(errno.ENOENT, "its name is relative to a folder that is not known", path)
     try:
-        name = os.fsencode(path) if root is None else path.encode("utf-8", "surrogateescape")
-        return os.fdopen(_open(name, root), "rb")
+        name = file_name(path)
+        return os.fdopen(_open(os.fsencode(name), root), "rb")
     except ValueError as error:  # a zero byte, or what stands for none
         raise OSError(errno.EINVAL, str(error), path) from error
 

@@ -1,9 +1,13 @@
-"""What happens when code fails that an answer can do without?
+"""What happens when code fails that an answer, or a trace, can do without?
 
-``except Exception`` stands here, and in the command runners of the hosts, and nowhere else.
+``except Exception`` stands here and in the command runner, ``common/commands/run.py``, and nowhere else.
 """
 
 from __future__ import annotations
+
+import os
+
+from .imports import ROOT, OwnImports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +21,52 @@ def try_optional(use: Callable[[], _T], otherwise: _T) -> _T:
     """Return what ``use`` returns, or ``otherwise`` if the optional package that it uses is absent or fails in any way.
 
     An import can fail by more than ImportError: elftools imports pdb, whose imports fail inside LLDB 19 by
-    AttributeError.
+    AttributeError; some packages exit where they do not like the version of Python.
     """
     try:
         return use()
-    except Exception:  # noqa: BLE001 - costs what the package gives, never the answer
+    except (Exception, SystemExit):  # noqa: BLE001 - costs what the package gives, never the answer
         return otherwise
+
+
+def call_handler(handle: Callable[[], _T], otherwise: _T, on_failure: Callable[[Exception], None]) -> _T:
+    """Return what the handler of a debugger's event returns, or ``otherwise`` if it fails in any way.
+
+    A debugger stops the process at a breakpoint whose handler raises.  ``on_failure`` takes down what was raised.
+    """
+    try:
+        with OwnImports():
+            return handle()
+    except Exception as error:  # noqa: BLE001 - becomes a problem of the report
+        on_failure(error)
+        return otherwise
+
+
+def describe_bug(error: BaseException) -> str:
+    """Describe an exception that nobody foresaw: its class, its text, and the last of our lines that led to it."""
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if path.startswith(ROOT + os.sep):
+            where = f" ({path[len(ROOT) + 1 :]}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+def event_bug(error: BaseException) -> str:
+    """Say that an event was not understood because of an exception that nobody foresaw."""
+    return (
+        f"a bug in dlwhy: {describe_bug(error)}: the event was not understood, and what was going on then is not "
+        "known; please report it with the traceback, which DLWHY_DEBUG=1 in the environment shows"
+    )
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception's traceback where the environment asks for it by DLWHY_DEBUG=1, else an empty text."""
+    if os.environ.get("DLWHY_DEBUG") != "1":
+        return ""
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))

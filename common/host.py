@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .charset import carried
+from .errors import ClosedOutputError, OutputError
 from .lean import NamedTuple, Protocol
 
 TYPE_CHECKING = False
@@ -56,9 +58,15 @@ class Host(Protocol):
 
 
 def write_to(stream: TextIO, text: str) -> None:
-    """Write text to a stream, by escape sequences where its encoding lacks a character, as Windows' own do."""
+    """Write text to a stream at once, by escape sequences where its encoding lacks a character.
+
+    :raises ClosedOutputError: if its reader has gone.
+    :raises OutputError: if it cannot be written, as to a full disk.
+    """
     try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.write(carried(text, stream.encoding))
+        stream.flush()
+    except BrokenPipeError as error:
+        raise ClosedOutputError("cannot write: the reader has gone") from error
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}") from error

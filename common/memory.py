@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 
+from .charset import decode
 from .errors import CorruptError, FaultError
 from .target import Target
 
@@ -134,7 +135,7 @@ class Memory:
 
         :raises CorruptError: if no terminator comes within ``limit`` bytes.
         """
-        return self.c_bytes(address, limit).decode("utf-8", "surrogateescape")
+        return decode(self.c_bytes(address, limit))
 
     def c_bytes(self, address: int, limit: int = STRING_LIMIT) -> bytes:
         """Read the bytes before a zero terminator.

@@ -96,7 +96,8 @@ def _answer(trace: Trace) -> str:
     totals = trace.totals
     if not totals.opens and not totals.closes:
         what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
-        return f"{what} was opened or closed{' so far' if trace.watching else ''}."
+        seen = "seen to be " if trace.problems or totals.unseen_opens or totals.unseen_closes else ""
+        return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
     words = [
         f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
         f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import gdb
 
+from ..common.charset import from_native
 from ..common.commands.registry import Command, elf_commands
-from ..common.commands.run import run
+from ..common.commands.run import Failure, attempt, run
 from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
+from ..common.imports import OwnImports
 from ..common.loaders.start import find_start
 from ..common.memory import Memory
+from ..common.render.jsontext import to_strict
 from ..common.render.text import escape
+from .charset import host_charset, shown
 from .target import GdbTarget, selected_target
 
 if TYPE_CHECKING:
@@ -52,12 +56,12 @@ class GdbHost:
             ):
                 return _to_address(value.address)
             return _to_address(value)
-        except (gdb.error, TypeError, OverflowError) as error:
+        except (gdb.error, TypeError, OverflowError, UnicodeError) as error:
             raise NotFoundError(f"gdb cannot evaluate '{expression}': {error}") from error
 
     def write(self, text: str) -> None:
         """Write through gdb's pager."""
-        gdb.write(text)
+        gdb.write(shown(text))
 
     def screen(self) -> Screen:
         """Take width and styling from gdb's settings; MI front ends get no escape codes."""
@@ -100,10 +104,10 @@ class _CliCommand(gdb.Command):
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command."""
         self.dont_repeat()
-        try:
-            run(GdbHost(self._kept), self._command, gdb.string_to_argv(argument))
-        except DlwhyError as error:
-            raise gdb.GdbError(f"{self._command.name}: {escape(str(error))}") from error
+        host, words = GdbHost(self._kept), gdb.string_to_argv(argument)
+        outcome = attempt(self._command.name, lambda: run(host, self._command, _ours(words)))
+        if isinstance(outcome, Failure):
+            raise gdb.GdbError(shown(outcome.text))
 
     def complete(self, text: str, word: Optional[str]) -> Sequence[str]:
         """Complete the names of the loaded libraries."""
@@ -115,13 +119,20 @@ class _CliCommand(gdb.Command):
         return sorted({name[cut:] for name in _loaded_names() if name.startswith(wanted)})
 
 
+def _ours(words: Sequence[str]) -> list[str]:
+    """Return words of a command line, which gdb has decoded, as text of ours."""
+    return [from_native(word, host_charset()) for word in words]
+
+
 def _loaded_names() -> set[str]:
-    """Collect base names of the base namespace: enough for completion, and quick."""
+    """Collect base names of the base namespace, as far as they can be typed: enough for completion, and quick."""
     try:
-        maps = find_start(Memory(selected_target())).maps
+        with OwnImports():
+            maps = find_start(Memory(selected_target())).maps
     except DlwhyError:
         return set()
-    return {entry.l_name.rsplit("/", 1)[-1] for entry in maps if entry.l_name}
+    names = {entry.l_name.rsplit("/", 1)[-1] for entry in maps if entry.l_name}
+    return {name for name in names if shown(escape(name)) == name}
 
 
 class _MiHost(GdbHost):
@@ -145,15 +156,19 @@ def _register_mi(command: Command, kept: dict[str, object]) -> None:
             """Run the command and give its JSON document as a result record."""
             # Where it stands first gdb takes --all for its own.
             words = argv or [flag for each in command.arguments for flag in each.flags if flag == "--all"]
-            try:
-                result = run(_MiHost(kept, False), command, [*words, "--color=never"])
-            except DlwhyError as error:
-                raise gdb.GdbError(escape(str(error))) from error
-            document = {"help": command.help()} if result is None else result.document()
-            converted: dict[str, Any] = _mi_value(document)
-            return converted
+            outcome = attempt(command.name, lambda: _document(_MiHost(kept, False), command, words))
+            if isinstance(outcome, Failure):
+                raise gdb.GdbError(shown(outcome.message))
+            return outcome
 
     MiCommand()
+
+
+def _document(host: _MiHost, command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """Run a command for its document, of strings that gdb can write."""
+    result = run(host, command, _ours([*words, "--color=never"]))
+    converted: dict[str, Any] = _mi_value(to_strict({"help": command.help()} if result is None else result.document()))
+    return converted
 
 
 def _mi_value(value: Any) -> Any:
@@ -166,7 +181,7 @@ def _mi_value(value: Any) -> Any:
         return []
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return shown(str(value))
 
 
 def register() -> None:

@@ -1,7 +1,7 @@
 """Load dlwhy into gdb: ``source …/gdb_ext/dlwhy_gdb.py``.
 
-Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is, but for the folder of
-our own dependencies, which is appended.  This file must parse on any Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse on
+any Python 3, to refuse an old one in one line.
 """
 
 import importlib.util
@@ -23,21 +23,14 @@ def _load_package(root):  # type: (str) -> None
     spec.loader.exec_module(package)
 
 
-def _append_dependencies():  # type: () -> None
-    data = os.environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(data):
-        data = os.path.join(os.path.expanduser("~"), ".local", "share")
-    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
-    if os.path.isdir(folder) and folder not in sys.path:
-        sys.path.append(folder)
-
-
 if sys.version_info < (3, 9):
     sys.stderr.write("dlwhy needs a gdb with Python 3.9 or newer; this one has {}.{}\n".format(*sys.version_info))
 else:
-    _append_dependencies()
     # Not __file__: when one sourced script sources another, gdb leaves it at the outer one.
     _load_package(os.path.dirname(os.path.dirname(os.path.realpath(_load_package.__code__.co_filename))))
-    from dlwhy.gdb_ext import commands as _commands
+    from dlwhy.common.imports import OwnImports as _OwnImports
 
-    _commands.register()
+    with _OwnImports():
+        from dlwhy.gdb_ext import commands as _commands
+
+        _commands.register()

@@ -12,6 +12,7 @@ import gdb
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
+from .charset import shown, text_of
 from .target import GdbTarget, SelectionKept
 
 #: From 13 on gdb lists the libraries of all namespaces, ld.so's entry in them too.  When that entry goes, gdb up to at
@@ -141,11 +142,12 @@ class GdbLiveTarget(GdbTarget):
         found = gdb.find_pc_line(address)
         if found.symtab is None or not found.line:
             return None
-        return f"{found.symtab.filename.rpartition('/')[2]}:{found.line}"
+        name = text_of(lambda: found.symtab.filename) or "?"
+        return f"{name.rpartition('/')[2]}:{found.line}"
 
     def say(self, text: str) -> None:
         """Write to gdb's output."""
-        gdb.write("".join(escape(line) + "\n" for line in text.splitlines()))
+        gdb.write(shown("".join(escape(line) + "\n" for line in text.splitlines())))
 
 
 def _set_mask(mask: set[int]) -> bool:

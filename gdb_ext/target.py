@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Optional
 
 import gdb
 
+from ..common.charset import decode
 from ..common.dumps.elfcore import ElfCore
-from ..common.dumps.procfs import open_file_of
+from ..common.dumps.procfs import open_file_of, thread_name
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
+from .charset import output_of, text_of
 
 # gdb's name of the architecture: GNU name, pointer size, and the registers with the thread pointer, first those of a
 # native gdb, then those of a gdb on qemu 7.2 (its gdb-xml); of two, each has 32 bits, the first one the upper ones.
@@ -59,8 +60,7 @@ class GdbTarget:
         if self._core is not None and not self._core.files:
             from ..common.dumps.unlisted import map_unlisted_files
 
-            space = gdb.current_progspace()
-            map_unlisted_files(self, self._core, (space.filename if space else None) or "")
+            map_unlisted_files(self, self._core, _program())
 
     @property
     def platform(self) -> Platform:
@@ -115,14 +115,9 @@ class GdbTarget:
             mapped = self._core.file_at(self._core.auxv.get(3, 0))
             if mapped is not None:
                 return (Module(mapped.path, mapped.start),)
-        space = gdb.current_progspace()
-        filename = space.filename if space else None
-        if filename and filename.startswith("target:"):
-            filename = filename[len("target:") :]
         entry = self.auxv().get(3)
-        if not filename or not entry:
-            return ()
-        return (Module(filename, entry & ~0xFFF),)
+        program = _program()
+        return (Module(program, entry & ~0xFFF),) if program and entry else ()
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
         """Find a structure in the debug information of the file with the module's build-id."""
@@ -139,7 +134,16 @@ class GdbTarget:
     def threads(self) -> Sequence[Thread]:
         """List the threads in gdb's order."""
         self._threads = {t.num: t for t in self._inferior.threads() if t.is_valid()}
-        return [Thread(num, t.ptid[1] or t.ptid[2], t.name) for num, t in sorted(self._threads.items())]
+        return [Thread(num, t.ptid[1] or t.ptid[2], self._name(t)) for num, t in sorted(self._threads.items())]
+
+    def _name(self, thread: gdb.InferiorThread) -> Optional[str]:
+        """Give a thread's name: of a process of this machine the kernel's, which is bytes."""
+        if self.kind == "live":
+            return thread_name(int(self._inferior.pid), thread.ptid[1] or thread.ptid[2])
+        try:
+            return thread.name
+        except UnicodeDecodeError as error:
+            return decode(bytes(error.object))
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Find the thread pointer; the user's selected thread and frame stay selected."""
@@ -171,8 +175,8 @@ class GdbTarget:
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: below the sysroot, else as the target names it, else where gdb has found it."""
         path = self._core.path_of(module) if self._core else module.path
-        sysroot = gdb.parameter("sysroot")
-        if isinstance(sysroot, str) and sysroot and not sysroot.startswith("target:"):
+        sysroot = text_of(lambda: gdb.parameter("sysroot"))  # type: ignore[arg-type,return-value,unused-ignore]
+        if sysroot and not sysroot.startswith("target:"):
             stream = open_first([path], sysroot)
         elif self.kind == "live":
             stream = open_file_of(int(self._inferior.pid), path)
@@ -183,8 +187,21 @@ class GdbTarget:
     @staticmethod
     def _files_with(build_id: Optional[str]) -> Iterator[str]:
         for objfile in gdb.objfiles():
-            if build_id and objfile.is_valid() and objfile.build_id == build_id and objfile.filename:
-                yield objfile.filename
+            if build_id and objfile.is_valid() and objfile.build_id == build_id:
+                path = _file_of(objfile)
+                if path:
+                    yield path
+
+
+def _program() -> str:
+    """Give the path of the program that gdb knows, empty where it knows none."""
+    space = gdb.current_progspace()
+    path = (text_of(lambda: space.filename) if space else None) or ""
+    return path[len("target:") :] if path.startswith("target:") else path
+
+
+def _file_of(objfile: gdb.Objfile) -> Optional[str]:
+    return text_of(lambda: objfile.filename)
 
 
 def _joined(frame: gdb.Frame, names: Sequence[str]) -> int:
@@ -214,7 +231,7 @@ class SelectionKept:
 
 def _ask(command: str) -> str:
     """Run a command for its text; through MI, gdb 18 gives it as MI stream records, ``~"text"``."""
-    text = gdb.execute(command, to_string=True)
+    text = output_of(command)
     if not text.startswith('~"'):
         return text
     return "".join(_unquote(record) for record in re.findall(r'^~"(.*)"$', text, re.MULTILINE))
@@ -227,7 +244,7 @@ def _unquote(text: str) -> str:
         code = match[1]
         return bytes([int(code, 8) & 0xFF]) if len(code) == 3 else {b"n": b"\n", b"t": b"\t"}.get(code, code)
 
-    return os.fsdecode(re.sub(rb"\\([0-7]{3}|.)", plain, os.fsencode(text)))
+    return decode(re.sub(rb"\\([0-7]{3}|.)", plain, text.encode("utf-8", "surrogateescape")))
 
 
 def _kind(inferior: gdb.Inferior) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import traceback
 from typing import Any
 
 import lldb
 
 from ..common.commands.registry import Command, all_commands
-from ..common.commands.run import run
-from ..common.errors import DlwhyError, NotFoundError, UsageError
+from ..common.commands.run import Failure, attempt, run
+from ..common.errors import NotFoundError, UsageError
 from ..common.host import Screen
-from ..common.render.text import escape
+from ..common.imports import OwnImports
 from ..common.target import Target
+from .charset import shown
 from .live import Dispatcher, LldbLiveTarget
 from .target import open_target, selected_target
 
@@ -59,7 +59,7 @@ class LldbHost:
 
     def write(self, text: str) -> None:
         """Write into the command's result, so that scripts can capture it."""
-        self._result.PutCString(text.rstrip("\n"))
+        self._result.PutCString(shown(text.rstrip("\n")))
 
     def screen(self) -> Screen:
         """Follow LLDB's use-color, and NO_COLOR, which LLDB ignores."""
@@ -92,15 +92,15 @@ class _LldbCommand:
 
     def __call__(self, debugger: Any, words: str, context: Any, result: Any) -> None:
         """Run the command."""
+        name = self.command.name
+        host = LldbHost(debugger, context, result, self.kept, self.calls)
         try:
-            run(LldbHost(debugger, context, result, self.kept, self.calls), self.command, _split(words))
-        except DlwhyError as error:
-            result.SetError(f"{self.command.name}: {escape(str(error))}")
+            outcome = attempt(name, lambda: run(host, self.command, _split(words)))
         except KeyboardInterrupt:
-            result.SetError(f"{self.command.name}: interrupted")
-        except Exception:  # noqa: BLE001 - to LLDB a command that raises has succeeded
-            trace = traceback.format_exc().encode("ascii", "backslashreplace").decode()
-            result.SetError(f"{self.command.name}: a bug in dlwhy:\n{trace}")
+            result.SetError(f"{name}: interrupted")
+            return
+        if isinstance(outcome, Failure):
+            result.SetError(shown(outcome.text))
 
     def get_short_help(self) -> str:
         """Give the one line of ``help``."""
@@ -108,7 +108,8 @@ class _LldbCommand:
 
     def get_long_help(self) -> str:
         """Give the text of ``help COMMAND``."""
-        return self.command.help()
+        with OwnImports():
+            return self.command.help()
 
     def get_repeat_command(self, words: str) -> str:
         """Repeat nothing on an empty line."""

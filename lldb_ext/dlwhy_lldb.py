@@ -1,8 +1,7 @@
 """Load dlwhy into LLDB: ``command script import …/lldb_ext/dlwhy_lldb.py``.
 
 Registers the package ``dlwhy`` from the folder above, leaving the module search path as it was before LLDB put this
-folder on it, but for the folder of our own dependencies, which is appended.  This file must parse on any Python 3, to
-refuse an old one in one line.
+folder on it.  This file must parse on any Python 3, to refuse an old one in one line.
 """
 
 import importlib.util
@@ -30,15 +29,6 @@ def _load_package(root):  # type: (str) -> None
     spec.loader.exec_module(package)
 
 
-def _append_dependencies():  # type: () -> None
-    data = os.environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(data):
-        data = os.path.join(os.path.expanduser("~"), ".local", "share")
-    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
-    if os.path.isdir(folder) and folder not in sys.path:
-        sys.path.append(folder)
-
-
 def __lldb_init_module(debugger, session):  # type: ignore
     """Define the commands."""
     if sys.version_info < (3, 9):
@@ -50,8 +40,10 @@ def __lldb_init_module(debugger, session):  # type: ignore
     if __name__ != "dlwhy.lldb_ext.dlwhy_lldb":
         # Imported as a file: LLDB has put its folder on the path.
         sys.path[:] = [folder for folder in sys.path if folder != FOLDER]
-        _append_dependencies()
         _load_package(ROOT)
-    from dlwhy.lldb_ext import commands
+    from dlwhy.common.imports import OwnImports
 
-    commands.register(debugger, session)
+    with OwnImports():
+        from dlwhy.lldb_ext import commands
+
+        commands.register(debugger, session)

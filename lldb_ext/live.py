@@ -11,6 +11,7 @@ import lldb
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
+from .charset import shown
 from .target import LldbTarget
 
 #: What our breakpoints are called; breakpoints of this name are not listed, and the user's commands for all
@@ -139,7 +140,7 @@ class LldbLiveTarget(LldbTarget):
 
     def say(self, text: str) -> None:
         """Write to LLDB's output."""
-        sys.stdout.write("".join(escape(line) + "\n" for line in text.splitlines()))
+        sys.stdout.write(shown("".join(escape(line) + "\n" for line in text.splitlines())))
         sys.stdout.flush()
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol
 
 import lldb
 
+from ..common.charset import decode
 from ..common.dumps.auxv import parse_auxv
 from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
 from ..common.dumps.minidump import SIGNATURE, MinidumpTarget
-from ..common.dumps.procfs import find_inner_id, open_file_of, read_exactly
+from ..common.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.files import open_first, open_regular
 from ..common.layouts.tables import load_table
@@ -166,16 +167,11 @@ class LldbTarget:
         """List the threads in LLDB's order; LLDB names those of a core after the program."""
         if self._core is not None:
             return self._core.threads()
-        pid = self.pid if self.kind == "live" else None
-        return [
-            Thread(
-                t.GetIndexID(),
-                t.GetThreadID(),
-                t.GetName() or None,
-                find_inner_id(pid, t.GetThreadID()) if pid is not None else None,
-            )
-            for t in _threads(self._process)
-        ]
+        if not self._is_local:
+            return [Thread(t.GetIndexID(), t.GetThreadID(), t.GetName() or None) for t in _threads(self._process)]
+        # The kernel's names, which are bytes: LLDB's server replaces those that are not UTF-8.
+        pid, found = self.pid, [(t.GetIndexID(), t.GetThreadID()) for t in _threads(self._process)]
+        return [Thread(number, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for number, lwp in found]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Read the thread pointer; LLDB 14 has no register for it on x86-64."""
@@ -357,8 +353,8 @@ def _or_none(read: Callable[[int, int], bytes], address: int, size: int) -> Opti
 def _mapped_files() -> list[str]:
     """List the files that this process maps, LLDB's own included."""
     try:
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
-            words = [line.rstrip("\n").split(None, 5) for line in stream]
+        with open("/proc/self/maps", "rb") as stream:
+            words = [decode(line).rstrip("\n").split(None, 5) for line in stream]
     except OSError:
         return []
     return sorted({word[5].replace("\\012", "\n") for word in words if len(word) == 6 and word[5].startswith("/")})
@@ -368,7 +364,7 @@ def _first_bytes(path: str) -> bytes:
     try:
         with open_regular(path) as stream:
             return stream.read(18)
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Optional, Union
 
 import pykd
 
-from ..common.cli import EXIT_PROBLEMS, EXIT_TARGET, EXIT_USAGE
-from ..common.commands.registry import windows_commands
-from ..common.commands.run import run
+from ..common.commands.registry import Command, windows_commands
+from ..common.commands.run import EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
 from ..common.commands.usage import HelpFormatter
-from ..common.errors import DlwhyError, NoTargetError, NotFoundError, UsageError
+from ..common.errors import NoTargetError, NotFoundError, OutputError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
-from ..common.render.text import escape
 from ..common.target import LiveTarget
 from .live import LiveProcess
 from .target import MachineTarget, ProcessTarget, current_target
@@ -78,7 +77,8 @@ class WinDbgHost:
         """Tell the user what went wrong; without WinDbg on standard error."""
         if self._is_windbg:
             pykd.dprint(text, False)
-        else:
+            return
+        with suppress(OutputError):
             write_to(sys.stderr, text)
 
     def screen(self) -> Screen:
@@ -88,6 +88,20 @@ class WinDbgHost:
 
 def main(words: Sequence[str], script: str) -> int:
     """Run what the words say: a command of ours, after what is to be opened without WinDbg; give the exit status."""
+    outcome = attempt("dlwhy_windbg.py", lambda: _answer(words, script))
+    return _status_of(outcome, WinDbgHost())
+
+
+def _status_of(outcome: Union[int, Failure], host: WinDbgHost) -> int:
+    """Give the exit status, after the user has been told of a failure."""
+    if not isinstance(outcome, Failure):
+        return outcome
+    if outcome.text:
+        host.fail(outcome.text + "\n")
+    return outcome.status
+
+
+def _answer(words: Sequence[str], script: str) -> int:
     parser = _parser(bool(pykd.isWindbgExt()))
     arguments = parser.parse_args(words)
     if arguments.install:
@@ -98,13 +112,13 @@ def main(words: Sequence[str], script: str) -> int:
         WinDbgHost().fail(parser.format_help())
         return EXIT_USAGE
     host = WinDbgHost(None if "--json" in arguments.words else _LINKS.get(command.name))
-    try:
-        if not pykd.isWindbgExt():
-            _open(arguments)
-        result = run(host, command, ["--help" if word in _HELP else word for word in arguments.words])
-    except DlwhyError as error:
-        host.fail(f"{command.name}: {escape(str(error))}\n")
-        return EXIT_USAGE if isinstance(error, (UsageError, NotFoundError)) else EXIT_TARGET
+    return _status_of(attempt(command.name, lambda: _run(host, command, arguments)), host)
+
+
+def _run(host: WinDbgHost, command: Command, arguments: argparse.Namespace) -> int:
+    if not pykd.isWindbgExt():
+        _open(arguments)
+    result = run(host, command, ["--help" if word in _HELP else word for word in arguments.words])
     return EXIT_PROBLEMS if result is not None and result.has_problems else 0
 
 

@@ -3,8 +3,8 @@ r"""Load dlwhy into WinDbg: ``!py -g "…\windbg_ext\dlwhy_windbg.py" --install`
 That defines aliases such as ``!dllshare``, which run this file again.  Without WinDbg it opens a dump itself:
 ``python dlwhy_windbg.py -z MEMORY.DMP dllshare python35.dll``, in a Python that has pykd.
 
-Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is, but for the folder of
-our own dependencies, which is appended.  This file must parse on any Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse on
+any Python 3, to refuse an old one in one line.
 """
 
 import importlib.util
@@ -27,13 +27,6 @@ def _load_package(root):  # type: (str) -> None
     spec.loader.exec_module(package)
 
 
-def _append_dependencies():  # type: () -> None
-    data = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~")
-    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
-    if os.path.isdir(folder) and folder not in sys.path:
-        sys.path.append(folder)
-
-
 if sys.version_info < (3, 9):
     sys.stderr.write("dlwhy needs Python 3.9; WinDbg runs it in {}.{}\n".format(*sys.version_info))
 else:
@@ -42,8 +35,10 @@ else:
     sys.path[:] = [
         folder for folder in sys.path if os.path.normcase(folder) != os.path.normcase(os.path.dirname(SCRIPT))
     ]
-    _append_dependencies()
     _load_package(os.path.dirname(os.path.dirname(SCRIPT)))
-    from dlwhy.windbg_ext import commands as _commands
+    from dlwhy.common.imports import OwnImports as _OwnImports
+
+    with _OwnImports():
+        from dlwhy.windbg_ext import commands as _commands
 
     sys.exit(_commands.main(sys.argv[1:], SCRIPT))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 
+from ..charset import decode
 from ..errors import DlwhyError
 from ..loaders.glibc import LinkMap
 from ..memory import Memory
@@ -69,7 +70,7 @@ def read_descriptors(pid: int) -> Snapshot:
         return {}
     for number in numbers:
         try:
-            found[int(number)] = os.readlink(f"{folder}/{number}")
+            found[int(number)] = decode(os.readlink(f"{folder}/{number}".encode()))
         except OSError:
             continue  # closed meanwhile
     return found

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 from ..errors import DlwhyError, LayoutError, UnsupportedError
+from ..guards import call_handler, event_bug, traceback_of
 from ..loaders.windows import Entry, Loader, by_base
 from ..loaders.windows_unload import World
 from ..memory import Memory
@@ -34,6 +35,8 @@ MAX_FRAMES = 40
 #: Calls that are followed within one another, or never seen to end.
 MAX_PENDING = 1000
 MAX_SITES = 4096
+#: A trace that meets more problems than this is of no use.
+MAX_PROBLEMS = 50
 
 LOAD, UNLOAD, ADD_REF, GET_HANDLE = "LdrLoadDll", "LdrUnloadDll", "LdrAddRefDll", "LdrGetDllHandleEx"
 SHUTDOWN, TERMINATE = "LdrShutdownProcess", "NtTerminateProcess"
@@ -67,6 +70,7 @@ class _Call:
         self.moment = moment
         self.examined = examined
         self.raced = False
+        self.is_doubtful = False
         self.requested: Optional[str] = None
         self.flags = 0
         self.output = 0
@@ -121,8 +125,8 @@ class DllTracer:
         self._note_what_is_left()
         self._subscriptions = [
             *(target.add_breakpoint([place], handler) for place, handler in self._places(examined)),
-            target.on_module_change(self._note_module),
-            target.on_end(self._end),
+            target.on_module_change(self._on_module_change),
+            target.on_end(self._on_end),
         ]
 
     def is_watching(self) -> bool:
@@ -216,16 +220,36 @@ class DllTracer:
         return found
 
     def _guarded(self, handler: Callable[[Hit], None]) -> Callable[[Hit], Reaction]:
-        """Let no bad memory of the target's stop it."""
+        """Let nothing that goes wrong at a breakpoint stop the process."""
 
         def handle(hit: Hit) -> Reaction:
-            try:
-                handler(hit)
-            except DlwhyError as error:
-                self._problems[Problem("an event was not understood", str(error))] = None
+            call_handler(lambda: handler(hit), None, self._fail)
             return Reaction.RESUME
 
         return handle
+
+    def _fail(self, error: Exception) -> None:
+        """Note that an event could not be read; by a bug of ours the end of nothing that goes on is known any more."""
+        if isinstance(error, DlwhyError):
+            self._add_problem("an event was not understood", str(error))
+            return
+        for calls in self._pending.values():
+            for call in calls:
+                call.is_doubtful = True
+        self._add_problem("an event", event_bug(error))
+        trace = traceback_of(error)
+        if trace:
+            self._target.say(trace)
+
+    def _add_problem(self, where: str, message: str) -> None:
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[Problem(where, message)] = None
+
+    def _on_module_change(self, base: int, name: str, is_loaded: bool) -> None:
+        call_handler(lambda: self._note_module(base, name, is_loaded), None, self._fail)
+
+    def _on_end(self, why: str) -> None:
+        call_handler(lambda: self._end(why), None, self._fail)
 
     def _end(self, why: str) -> None:
         if self._ending is not None:
@@ -320,11 +344,14 @@ class DllTracer:
         del calls[place:]
         for each in inner:
             self._abandon(each)
+        if call.is_doubtful:
+            self._abandon(call)
+            return
         self._forget(call)
         self._finish(call, result & _MASK_32)
 
     def _abandon(self, call: _Call) -> None:
-        """Report a call whose end was not seen: an exception left it, or the engine missed a breakpoint."""
+        """Report a call whose end was not seen, or not understood: an exception left it, or the engine missed it."""
         self._forget(call)
         moment = call.moment._replace(raced=call.raced)
         if call.function == UNLOAD:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..charset import unescaped
 from ..errors import NotFoundError
 from ..model import Library
 
@@ -41,6 +42,8 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
     exact = tuple(library for library in libraries if text in (library.name, library.soname, library.path))
     if exact:
         return exact
+    if "\\" in text and unescaped(text) != text:
+        return _by_name(libraries, unescaped(text))  # as answers show it
     if "/" in text:
         suffix = "/" + text.lstrip("/") if not text.startswith("/") else text
         found = tuple(library for library in libraries if library.path.endswith(suffix))

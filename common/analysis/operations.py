@@ -24,6 +24,8 @@ class Operation:
         self.stack = stack
         self.has_effect = False
         self.is_counted = False
+        #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
+        self.is_doubtful = False
         #: The word at ``stack`` where this is its return address.
         self.returns_to: Optional[int] = None
         self.open_before: Snapshot = {}
@@ -149,6 +151,11 @@ class Operations:
             self._doubtful[operation.moment.lwp] = self.raced_until
         if self.waiting is operation:
             self.waiting = None
+
+    def doubt(self) -> None:
+        """Take the effect of nothing that goes on for known any more."""
+        for operation in self.running:
+            operation.is_doubtful = True
 
     def of_thread(self, lwp: int) -> list[Operation]:
         """List those of a thread, each within the one before."""

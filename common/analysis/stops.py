@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Optional
 
+from ..charset import unescaped
 from ..model import HoldKind, Library, Outcome
 from ..target import Reaction
 from .events import Close, Event, Instance, Open
@@ -42,14 +43,15 @@ class Stops:
 
     def __init__(self, options: Options, announce: Callable[[Stop], None]) -> None:
         self._options = options
+        # A name also as answers show it.
+        self._wanted = tuple(dict.fromkeys((*options.libraries, *map(unescaped, options.libraries))))
         self._announce = announce
         self._late: list[Instance] = []
 
     def is_wanted(self, name: str) -> bool:
         """Tell whether a name or path is one of those asked for, or none was."""
-        wanted = self._options.libraries
-        return not wanted or any(
-            fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in wanted
+        return not self._wanted or any(
+            fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in self._wanted
         )
 
     def is_about(self, event: Event) -> bool:

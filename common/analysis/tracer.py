@@ -12,12 +12,13 @@ Sources: glibc's elf/dl-close.c (a close within a close is put off, and marks ag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Optional
 
 from ..dumps.procfs import find_inner_id
 from ..elf.unwind import REGISTERS
-from ..errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ..errors import DlwhyError, FaultError, NoTargetError, UnsupportedError
+from ..guards import call_handler, event_bug, traceback_of
 from ..loaders.glibc import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, is_same
 from ..loaders.glibc_calls import (
     CONVENTIONS,
@@ -131,22 +132,38 @@ class Tracer:
         in_rtld = self.target.keeps_breakpoints and memory.platform.arch in REGISTERS
         places = find_places(memory, examined.layouts, private, examined.graph, in_rtld=in_rtld)
         self._places = places
-        watched: list[tuple[Sequence[int], Callable[[Hit], Reaction]]] = [(tuple(places.entries), self._on_entry)]
+        entries = {address: entry.value for address, entry in places.entries.items()}
+        watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = [(entries, self._on_entry)]
         leave = find_function([private.libc], "_exit")
         if leave:
-            watched.append(((leave,), self._on_exit))
+            watched.append(({leave: "_exit"}, self._on_exit))
         if self.options.tls:
             register = find_function([private.libc], "__cxa_thread_atexit_impl")
             if register is None:
                 raise UnsupportedError("this glibc has no __cxa_thread_atexit_impl: it is older than 2.18")
-            watched.append(((register,), self._on_registration))
+            watched.append(({register: "__cxa_thread_atexit_impl"}, self._on_registration))
         if self._descriptors is not None and self.options.libraries:
             makers = {find_function([private.libc], name): name for name in MAKERS}
             self._makers = {address: name for address, name in makers.items() if address is not None}
-            watched.append((tuple(self._makers), self._on_descriptor))
-        for addresses, handler in watched:
-            self._subscriptions.append(self.target.add_breakpoint(addresses, handler))
+            watched.append((self._makers, self._on_descriptor))
+        for names, handler in watched:
+            self._subscriptions.append(self.target.add_breakpoint(tuple(names), self._guarded(names, handler)))
         self._subscriptions.append(self.target.on_end(self._on_end))
+
+    def _guarded(self, names: Mapping[int, str], handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
+        """Let nothing that goes wrong at a breakpoint stop the process; ``names`` are those of the places."""
+
+        def handle(hit: Hit) -> Reaction:
+            where = "a breakpoint"
+
+            def act() -> Reaction:
+                nonlocal where
+                where = f"{names[hit.address]} in thread {hit.lwp}"
+                return handler(hit)
+
+            return call_handler(act, Reaction.RESUME, lambda error: self._fail(where, error))
+
+        return handle
 
     def _watch_descriptors(self) -> Descriptors:
         pid = self.target.pid
@@ -178,6 +195,9 @@ class Tracer:
         return tuple(operation.event(ended=False) for operation in self._operations.running)
 
     def _on_end(self, why: str) -> None:
+        call_handler(lambda: self._hear_of_end(why), None, lambda error: self._fail("the end of the process", error))
+
+    def _hear_of_end(self, why: str) -> None:
         """Hear from the debugger that there is nothing to watch; new symbols look to gdb like another program."""
         if why != ANOTHER_PROGRAM or self._read_identity() != self._identity:
             self.end(why)
@@ -189,12 +209,20 @@ class Tracer:
         return self.ending is None
 
     def settle(self) -> None:
-        """Read the lists while the process stands, and end what has ended."""
-        try:
-            self._look()
-        except (FaultError, CorruptError, UnsupportedError) as error:
+        """Read the lists while the process stands, and end what has ended.
+
+        :raises NoTargetError: if the debugger has another process selected.
+        """
+
+        def fail(error: Exception) -> None:
+            if isinstance(error, NoTargetError):
+                raise error
             self._fail("loader", error)
-            return
+
+        call_handler(self._settle, None, fail)
+
+    def _settle(self) -> None:
+        self._look()
         self._advance(None, None)
         for operation in self._operations.running[::-1]:
             if self._has_returned(operation):
@@ -248,16 +276,13 @@ class Tracer:
         """See a thread about to open or close."""
         assert self._places is not None
         entry = self._places.entries[hit.address]
-        try:
-            self._look()
-            stack = self._callers.stack(hit)
-            self._forget_repeated(hit, entry, stack)
-            self._advance(hit.lwp, stack)
-            if entry in (Entry.DL_CLOSE, Entry.DLCLOSE):
-                return self._begin_close(hit, entry, stack)
-            return self._begin_open(hit, entry, stack)
-        except (FaultError, CorruptError, UnsupportedError) as error:
-            return self._fail(f"{entry.value} in thread {hit.lwp}", error)
+        self._look()
+        stack = self._callers.stack(hit)
+        self._forget_repeated(hit, entry, stack)
+        self._advance(hit.lwp, stack)
+        if entry in (Entry.DL_CLOSE, Entry.DLCLOSE):
+            return self._begin_close(hit, entry, stack)
+        return self._begin_open(hit, entry, stack)
 
     def _forget_repeated(self, hit: Hit, entry: Entry, stack: int) -> None:
         """Forget a close whose first instruction is about to be executed once more.
@@ -277,21 +302,26 @@ class Tracer:
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """See the process about to end, when nothing more is opened or closed: what can have ended has."""
-        try:
-            self._look()
-            self._operations.waiting = None
-            self._advance(None, None)
-        except (FaultError, CorruptError, UnsupportedError) as error:
-            return self._fail(f"_exit in thread {hit.lwp}", error)
+        self._look()
+        self._operations.waiting = None
+        self._advance(None, None)
         return Reaction.RESUME
 
-    def _fail(self, where: str, error: DlwhyError) -> Reaction:
-        """Note that an event could not be read; where there will be none any more, end."""
+    def _fail(self, where: str, error: Exception) -> None:
+        """Note that an event could not be read; where there will be none any more, end.
+
+        A bug of ours can have left the event half understood: the end of nothing that goes on is known any more.
+        """
         if str(error) == ANOTHER_PROGRAM:
             self.end(ANOTHER_PROGRAM)
-        else:
+        elif isinstance(error, DlwhyError):
             self._add_problem(where, str(error))
-        return Reaction.RESUME
+        else:
+            self._operations.doubt()
+            self._add_problem(where, event_bug(error))
+            trace = traceback_of(error)
+            if trace:
+                self.target.say(trace)
 
     def _look(self) -> None:
         """Read the lists again.
@@ -457,7 +487,7 @@ class Tracer:
             found = next((m for m in maps if is_request_for(operation, m) and not m.is_proxy), None)
             operation.library = self._instance(found) if found else None
         self._operations.remove(operation)
-        self._emit(operation.event(ended=True))
+        self._emit(operation.event(ended=not operation.is_doubtful))
         if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
             moment = operation.moment._replace(inside=operation.moment.number)
             for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
@@ -495,22 +525,19 @@ class Tracer:
     def _on_registration(self, hit: Hit) -> Reaction:
         """See ``__cxa_thread_atexit_impl (func, obj, dso_symbol)`` about to register a destructor."""
         examined = self._examined
-        try:
-            memory = Memory(self.target)
-            function, subject, symbol = (self._callers.argument(hit, memory, i) for i in range(3))
-            pc = self._callers.return_address(hit, memory)
-            if any(examined.find_map(address) is None for address in (function, symbol, pc)):
-                self._look()  # for names only: what has changed is found at the next event
-                examined = self._examined
-            site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
-            kept = examined.find_map(symbol) or examined.graph.namespaces[0].maps[0]
-            code = self._callers.name(examined, function, before=0) or Site(function)
-            library = self._instance(kept)
-            owner = code.library if code.library != library.name else None
-            moment = self._moment(hit, self._callers.stack(hit), site, "user")
-            self._emit(Registration(moment, library, code, subject, owner))
-        except (FaultError, CorruptError, UnsupportedError) as error:
-            return self._fail(f"__cxa_thread_atexit_impl in thread {hit.lwp}", error)
+        memory = Memory(self.target)
+        function, subject, symbol = (self._callers.argument(hit, memory, i) for i in range(3))
+        pc = self._callers.return_address(hit, memory)
+        if any(examined.find_map(address) is None for address in (function, symbol, pc)):
+            self._look()  # for names only: what has changed is found at the next event
+            examined = self._examined
+        site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
+        kept = examined.find_map(symbol) or examined.graph.namespaces[0].maps[0]
+        code = self._callers.name(examined, function, before=0) or Site(function)
+        library = self._instance(kept)
+        owner = code.library if code.library != library.name else None
+        moment = self._moment(hit, self._callers.stack(hit), site, "user")
+        self._emit(Registration(moment, library, code, subject, owner))
         return Reaction.RESUME
 
     # -- descriptors -------------------------------------------------------------------------------------------
@@ -518,18 +545,15 @@ class Tracer:
     def _on_descriptor(self, hit: Hit) -> Reaction:
         """See a call of a function that makes a descriptor."""
         assert self._descriptors is not None
-        try:
-            memory = Memory(self.target)
-            pc = self._callers.return_address(hit, memory)
-            if self._examined.find_map(pc) is None:
-                self._look()
-            found = name_call(self._callers, self._examined, pc)
-            if found is not None and self._stops.is_wanted(self._examined.path(found[0])):
-                index = MAKERS[self._makers[hit.address]]
-                path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
-                self._descriptors.note_call(*found, path)
-        except (FaultError, CorruptError, UnsupportedError) as error:
-            return self._fail(f"{self._makers[hit.address]} in thread {hit.lwp}", error)
+        memory = Memory(self.target)
+        pc = self._callers.return_address(hit, memory)
+        if self._examined.find_map(pc) is None:
+            self._look()
+        found = name_call(self._callers, self._examined, pc)
+        if found is not None and self._stops.is_wanted(self._examined.path(found[0])):
+            index = MAKERS[self._makers[hit.address]]
+            path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
+            self._descriptors.note_call(*found, path)
         return Reaction.RESUME
 
 

@@ -40,7 +40,7 @@ own DLLs, forwarders) are seen as modules that come, without a caller."""
     (
         argument("action", metavar="start|report|stop", choices=("start", "report", "stop"), help="what to do"),
         argument("dll", metavar="DLL", nargs="*", completes_libraries=True, help="trace only these DLLs"),
-        argument("--log", metavar="FILE", help="write each event to FILE as a line of JSON (schema dlwhy/1)"),
+        argument("--log", metavar="FILE", help="write each event to FILE, no pipe, as a line of JSON (schema dlwhy/1)"),
         argument("--go", action="store_true", help="after start let the process run; report when it stops or ends"),
     ),
 )

@@ -51,7 +51,7 @@ nothing else needs; what is open elsewhere or never unloads, and its dependencie
             "library", metavar="LIB", nargs="*", default=[], completes_libraries=True, help="trace only these libraries"
         ),
         argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
-        argument("--log", metavar="FILE", help="write each event to FILE as a line of JSON (schema dlwhy/1)"),
+        argument("--log", metavar="FILE", help="write each event to FILE, no pipe, as a line of JSON (schema dlwhy/1)"),
         argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
         argument(
             "--fds",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import sys
 
+from ..charset import file_name
 from ..errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, TextIO
+    from typing import Optional, TextIO, Union
 
 
 class EventLog:
@@ -17,17 +21,17 @@ class EventLog:
     def __init__(self, path: Optional[str]) -> None:
         """Begin the file anew.
 
-        :raises UsageError: if it cannot be written.
+        :raises UsageError: if it cannot be written, or writing to it could block the debugger.
         """
         self._file: Optional[TextIO] = None
+        self._path = path or ""
         self.failure: Optional[str] = None
         if path:
-            path = os.path.expanduser(path)
             try:
                 # Lines are written as they come: what ends the debugger must not take the last ones along.
-                self._file = open(path, "w", encoding="utf-8", errors="surrogateescape", buffering=1)  # noqa: SIM115
-            except OSError as error:
-                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+                self._file = open(_open_file(path), "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
     @property
     def is_open(self) -> bool:
@@ -55,4 +59,37 @@ class EventLog:
         except OSError as late:
             error = error or late
         if error is not None:
-            self.failure = f"{file.name} cannot be written: {error.strerror}; the log ends there"
+            self.failure = f"{self._path} cannot be written: {error.strerror}; the log ends there"
+
+
+if sys.platform == "win32":
+
+    def _open_file(path: str) -> Union[str, int]:
+        """Give what `open` takes."""
+        return os.path.expanduser(path)
+
+else:
+    #: /dev/null and /dev/full, which take or refuse what is written at once.
+    _NEVER_BLOCK = (os.makedev(1, 3), os.makedev(1, 7))
+
+    def _open_file(path: str) -> Union[str, int]:
+        """Open a file to be written anew; to a FIFO, a terminal or a socket one can wait for ever.
+
+        :raises UsageError: if it is such a one.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            descriptor = os.open(os.path.expanduser(file_name(path)), flags, 0o666)
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode):
+                os.truncate(descriptor, 0)
+                return descriptor
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev in _NEVER_BLOCK:
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        raise UsageError(
+            f"{path} is no regular file, and can make who writes wait: name a file, and follow it by tail -f"
+        )

@@ -1,17 +1,68 @@
-"""How does a command line become an answer on the screen?"""
+"""How does a command line become an answer on the screen, or the reason why there is none?"""
 
 from __future__ import annotations
 
-from ..render.text import render
+from ..errors import ClosedOutputError, DlwhyError, NotFoundError, UsageError
+from ..guards import describe_bug, traceback_of
+from ..imports import OwnImports
+from ..lean import NamedTuple
+from ..render.text import escape, render
 from .registry import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Optional
+    from collections.abc import Callable, Sequence
+    from typing import Optional, TypeVar, Union
 
     from ..host import Host
     from .registry import Command, Result
+
+    _T = TypeVar("_T")
+
+#: Exit statuses; 70 is EX_SOFTWARE of sysexits.h.
+EXIT_FINDINGS = 1
+EXIT_USAGE = 2
+EXIT_TARGET = 3
+EXIT_PROBLEMS = 4
+EXIT_BUG = 70
+
+
+class Failure(NamedTuple):
+    """Why a command has no answer: its name, what to tell the user, and the shell's exit status."""
+
+    name: str
+    message: str
+    status: int
+
+    @property
+    def text(self) -> str:
+        """Give the message with the command's name before it; nothing where nobody reads any more."""
+        return f"{self.name}: {self.message}" if self.message else ""
+
+
+def attempt(name: str, act: Callable[[], _T]) -> Union[_T, Failure]:
+    """Return what ``act``, the run of a command, returns, or why it failed; KeyboardInterrupt is left to the host.
+
+    An exception that nobody foresaw is a bug of ours, and said so in one line; its traceback is for DLWHY_DEBUG=1.
+    """
+    try:
+        with OwnImports():
+            return act()
+    except ClosedOutputError:
+        return Failure(name, "", 0)
+    except DlwhyError as error:
+        is_usage = isinstance(error, (UsageError, NotFoundError))
+        return Failure(name, escape(str(error)), EXIT_USAGE if is_usage else EXIT_TARGET)
+    except Exception as error:  # noqa: BLE001 - no bug ends a debugger, or looks like an answer
+        return Failure(name, _bug_message(error), EXIT_BUG)
+
+
+def _bug_message(error: Exception) -> str:
+    line = f"a bug in dlwhy: {escape(describe_bug(error))}; please report it"
+    trace = traceback_of(error)
+    if not trace:
+        return f"{line} with the traceback, which DLWHY_DEBUG=1 in the environment shows"
+    return "\n".join([f"{line} with this traceback", *map(escape, trace.splitlines())])
 
 
 def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:

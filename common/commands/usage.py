@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ..errors import UsageError
+from ..host import write_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,18 @@ class CommandParser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: object = None) -> NoReturn:
         """Say what argparse would have said last."""
         raise UsageError(str(message or status), self.format_usage().strip())
+
+
+class ShellParser(argparse.ArgumentParser):
+    """The parser of the shell's command: a mistake is told in one line, and help is written as answers are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong."""
+        raise UsageError(f"{message}; see {self.prog} --help", self.format_usage().strip())
+
+    def print_help(self, file: object = None) -> None:
+        """Write the help."""
+        write_to(sys.stdout, self.format_help())
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:

@@ -11,6 +11,7 @@ import os
 import struct
 from bisect import bisect_right
 
+from ..charset import decode
 from ..elf.files import read_at
 from ..elf.image import (
     MAX_NOTE_BYTES,
@@ -183,7 +184,7 @@ class ElfCore:
             return ()
         count, page_size = words[0], words[1]
         end_of_table = 2 + 3 * count
-        names = note[end_of_table * self.pointer_size :].decode("utf-8", "surrogateescape").split("\0")
+        names = decode(note[end_of_table * self.pointer_size :]).split("\0")
         table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
         return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 

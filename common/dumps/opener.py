@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..charset import file_name
 from ..errors import DumpFormatError, NotFoundError, UnsupportedError
 from .elfcore import CoreTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO, Optional
+    from collections.abc import Sequence
+    from typing import BinaryIO, Optional, Union
 
     from ..target import Target
 
@@ -30,7 +32,7 @@ def open_core(path: str, sysroot: str = "", executable: str = "") -> CoreTarget:
         file is needed that is not here.
     """
     try:
-        with open(path, "rb") as stream:
+        with open(file_name(path), "rb") as stream:
             start = stream.read(8)
     except OSError as error:
         raise DumpFormatError(path, error.strerror or str(error)) from error
@@ -47,7 +49,7 @@ def open_dump(path: str) -> Target:
     :raises UnsupportedError: if its kind or processor is not known, or the program that decompresses it is not here.
     """
     try:
-        with open(path, "rb") as stream:
+        with open(file_name(path), "rb") as stream:
             start = stream.read(8)
             content: Optional[BinaryIO] = None
             for magic, command in _COMPRESSIONS.items():
@@ -78,7 +80,7 @@ def _decompress(path: str, command: tuple[str, ...]) -> BinaryIO:
     program = _find_program(command[0])
     if program is None:
         raise UnsupportedError(f"{path} is compressed: install {command[0]}, which decompresses it")
-    content, failure = _capture([program, *command[1:], "--", path])
+    content, failure = _capture([program, *command[1:], "--", file_name(path)])
     if content is None:
         raise DumpFormatError(path, failure)
     return content
@@ -93,7 +95,7 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "") -> CoreTa
     program = _find_program("coredumpctl")
     if program is None:
         raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")
-    content, failure = _capture([program, "dump", "--", match])
+    content, failure = _capture([program, "dump", "--", file_name(match)])
     if content is None:
         raise NotFoundError(f"coredumpctl has no core of {match}: {failure}")
     return CoreTarget(f"coredumpctl {match}", sysroot, content, executable)
@@ -105,7 +107,7 @@ def _find_program(name: str) -> Optional[str]:
     return shutil.which(name)
 
 
-def _capture(command: list[str]) -> tuple[Optional[BinaryIO], str]:
+def _capture(command: Sequence[Union[str, bytes]]) -> tuple[Optional[BinaryIO], str]:
     """Run a command with its output in a temporary file; gives the file, or None and the reason."""
     import subprocess
     import tempfile

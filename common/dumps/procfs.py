@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ..charset import decode
 from ..elf.machine import platform_of
 from ..errors import FaultError, NoTargetError, UnsupportedError
 from ..files import open_first
@@ -38,6 +39,15 @@ def find_inner_id(pid: int, lwp: int) -> Optional[int]:
     except OSError:
         return None
     return int(numbers[-1]) if numbers else None
+
+
+def thread_name(pid: int, lwp: int) -> Optional[str]:
+    """Read a thread's name, of which the kernel keeps 15 bytes, so that it can end amid a character."""
+    try:
+        with open(f"/proc/{pid}/task/{lwp}/comm", "rb") as stream:
+            return decode(stream.read()).removesuffix("\n")
+    except OSError:
+        return None
 
 
 def read_exactly(descriptor: int, address: int, size: int) -> bytes:
@@ -152,7 +162,7 @@ class ProcTarget:
     def modules(self) -> Sequence[Module]:
         """Give the main program."""
         try:
-            path = os.readlink(f"{self._folder}/exe")
+            path = decode(os.readlink(f"{self._folder}/exe".encode()))
         except OSError:
             return ()
         deleted = " (deleted)"
@@ -169,14 +179,8 @@ class ProcTarget:
         except OSError:
             return ()
         lwps.sort(key=lambda lwp: lwp != self.pid)
-        return [Thread(n, lwp, self._comm(lwp), find_inner_id(self.pid, lwp)) for n, lwp in enumerate(lwps, 1)]
-
-    def _comm(self, lwp: int) -> Optional[str]:
-        try:
-            with open(f"{self._folder}/task/{lwp}/comm", encoding="utf-8", errors="surrogateescape") as stream:
-                return stream.read().rstrip("\n")
-        except OSError:
-            return None
+        pid = self.pid
+        return [Thread(n, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for n, lwp in enumerate(lwps, 1)]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Give no registers: only a tracer may see them."""

@@ -5,6 +5,8 @@ The plain text is the truth; colour is lexed from it afterwards and carries no m
 
 from __future__ import annotations
 
+from ..guards import try_optional
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -12,13 +14,14 @@ if TYPE_CHECKING:
 
 def colourise(text: str) -> str:
     """Add ANSI colour to an answer; without pygments the text stays as it is."""
-    try:
-        from pygments import highlight
-        from pygments.formatters.terminal import TerminalFormatter
-        from pygments.lexer import RegexLexer
-        from pygments.token import Comment, Generic, Keyword, Name, Number, Text
-    except ImportError:
-        return text
+    return try_optional(lambda: _highlighted(text), text)
+
+
+def _highlighted(text: str) -> str:
+    from pygments import highlight
+    from pygments.formatters.terminal import TerminalFormatter
+    from pygments.lexer import RegexLexer
+    from pygments.token import Comment, Generic, Keyword, Name, Number, Text
 
     class AnswerLexer(RegexLexer):  # type: ignore[misc, unused-ignore]
         """Lex the words of a verdict."""

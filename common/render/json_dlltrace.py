@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Optional
 
 from ..analysis.dll_events import DllClose, DllEvent, DllOpen, DllTrace
 from ..analysis.events import Instance
 from .json_dll import dll_reference, dll_rules, dll_verdict
 from .jsonout import SCHEMA, envelope, hexadecimal, problem_documents
+from .jsontext import dumps
 from .traceout import account_document, event_document
 
 
@@ -40,7 +40,7 @@ def dll_trace_document(command: str, trace: DllTrace) -> dict[str, Any]:
 
 def dump_dll_event(event: DllEvent) -> str:
     """Write an event as a line."""
-    return json.dumps({"schema": SCHEMA, **dll_event_document(event)}) + "\n"
+    return dumps({"schema": SCHEMA, **dll_event_document(event)}) + "\n"
 
 
 def dll_event_document(event: DllEvent) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def share_document(command: str, share: Share) -> dict[str, Any]:
 def _file(file: MappedFile) -> dict[str, Any]:
     main = file.sections[0] if file.sections else None
     return {
-        "file": _text(file.name),
+        "file": file.name,
         "file_name_address": hexadecimal(file.name_address),
         "device": hexadecimal(file.device),
         "control_area": hexadecimal(main.control_area) if main else None,
@@ -33,11 +33,6 @@ def _file(file: MappedFile) -> dict[str, Any]:
         "operations": [_operation(operation) for operation in file.operations],
         "evidence": [evidence_document(evidence) for evidence in file.evidence],
     }
-
-
-def _text(text: Optional[str]) -> Optional[str]:
-    """Give a name of the target; halves of surrogate pairs, which JSON cannot carry, as their escapes."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _file_object(file: OpenFile) -> dict[str, Any]:
@@ -76,7 +71,7 @@ def _section(section: SectionUse) -> dict[str, Any]:
 def _mapping(mapping: Mapping) -> dict[str, Any]:
     return {
         "pid": mapping.pid,
-        "process": _text(mapping.process),
+        "process": mapping.process,
         "base": hexadecimal(mapping.base),
         "end": hexadecimal(mapping.end),
         "vad": hexadecimal(mapping.vad),
@@ -92,7 +87,7 @@ def _opener(opener: Opener) -> dict[str, Any]:
     del file["fast_ref"]
     return {
         "pid": opener.pid,
-        "process": _text(opener.process),
+        "process": opener.process,
         "handle": hexadecimal(opener.handle),
         "granted_access": hexadecimal(opener.granted_access),
         **file,

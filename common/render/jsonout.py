@@ -6,8 +6,6 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 
 from __future__ import annotations
 
-import json
-
 from ..model import (
     Change,
     Evidence,
@@ -24,6 +22,7 @@ from ..model import (
     ThreadRef,
     TlsDestructor,
 )
+from .jsontext import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _thread(thread: ThreadRef) -> dict[str, Any]:
 
 def dump(document: dict[str, Any]) -> str:
     """Write a document as text, keys in the order in which they were built."""
-    return json.dumps(document, indent=2) + "\n"
+    return dumps(document, indent=2) + "\n"
 
 
 def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, Any]:

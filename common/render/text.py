@@ -5,6 +5,7 @@ Text from a target can hold terminal escape codes, so nothing that is not printa
 
 from __future__ import annotations
 
+from ..guards import try_optional
 from .document import Document, Facts, Sentence, Table
 
 TYPE_CHECKING = False
@@ -23,7 +24,16 @@ def escape(text: str) -> str:
     """Replace every character that a terminal would act on, or cannot show, by its escape sequence."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""Write a character; below 0x100 those beyond ASCII by their code, for ``\xff`` is a byte that is not UTF-8."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"
+    if "\x80" <= character <= "\xff":
+        return f"\\u{ord(character):04x}"
+    return character.encode("unicode_escape").decode()
 
 
 def render(document: Document) -> str:
@@ -66,9 +76,11 @@ def _table(table: Table) -> list[str]:
 
 def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay a table out by tabulate; empty where it is not installed."""
-    try:
+
+    def use() -> list[str]:
         from tabulate import tabulate
-    except ImportError:
-        return []
-    text = tabulate(rows, tablefmt="plain", disable_numparse=True)
-    return [line.rstrip() for line in str(text).splitlines()]
+
+        text = tabulate(rows, tablefmt="plain", disable_numparse=True)
+        return [line.rstrip() for line in str(text).splitlines()]
+
+    return try_optional(use, [])

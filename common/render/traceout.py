@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..analysis.events import Account, Close, Deeds, Event, Instance, Leak, Moment, Open, Pin, Site, Trace
 from .jsonout import SCHEMA, envelope, hexadecimal, kept_document, problem_documents
+from .jsontext import dumps
 
 
 def trace_document(command: str, trace: Trace) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
 
 def dump_event(event: Event) -> str:
     """Write an event as a line."""
-    return json.dumps({"schema": SCHEMA, **event_document(event)}) + "\n"
+    return dumps({"schema": SCHEMA, **event_document(event)}) + "\n"
 
 
 def event_document(event: Event) -> dict[str, Any]:

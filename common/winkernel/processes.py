@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
+from ..charset import decode
 from ..errors import FaultError
 from ..model import Problem
 from .kernel import Nt
@@ -101,7 +102,7 @@ class ProcessReader:
         return Process(
             eprocess=eprocess,
             pid=values["UniqueProcessId"],
-            name=name.decode("utf-8", "surrogateescape"),
+            name=decode(name),
             directory_table_base=memory.unsigned(eprocess + self._table_base.offset, self._table_base.size),
             object_table=values["ObjectTable"],
             peb=values["Peb"],

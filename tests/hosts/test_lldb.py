@@ -159,15 +159,6 @@ def test_loading_leaves_the_module_path_alone(tmp_path: Path, version: str) -> N
 
 
 @VERSIONS
-def test_private_packages_are_appended(tmp_path: Path, version: str) -> None:
-    ask = "script import sys; print('PATH', sys.path[-1]); print('PYTHON', '%d.%d' % sys.version_info[:2])"
-    python = printed(lldb(version, ask, home=tmp_path), "PYTHON")
-    folder = tmp_path / "data" / "dlwhy" / f"python{python}"
-    folder.mkdir(parents=True)
-    assert printed(lldb(version, LOAD, LOAD, ask, home=tmp_path), "PATH") == str(folder)
-
-
-@VERSIONS
 def test_the_session_is_left_as_it_was(tmp_path: Path, version: str) -> None:
     look = ["settings show", "thread list", "frame info", "script print('PATH', sys.path)", "breakpoint list"]
     marked = ["script print('BEGIN')", *look, "script print('END')"]

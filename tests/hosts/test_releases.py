@@ -113,8 +113,8 @@ def test_in_the_shell_attached_and_on_a_core(debian: Machine) -> None:
             check_answers(*(document for (document,) in answers))
             text = debian.run(command, *about, "dlstate", "libleak.so")
             assert text.startswith("libleak.so stays loaded: opened once, not closed.\n")
-        for about in (["-p", str(pid)], ["-c", str(core)]):
-            check_answers(*documents(lldb(debian, *QUESTIONS, about=about)))
+        for chosen in (["-p", str(pid)], ["-c", str(core)]):
+            check_answers(*documents(lldb(debian, *QUESTIONS, about=chosen)))
         check_answers(*documents(gdb(debian, *QUESTIONS, about=["-p", str(pid)])))
     check_answers(*documents(gdb(debian, *QUESTIONS, about=[str(debian.program), str(core)])))
     core.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from dlwhy.common.render.colour import colourise
@@ -44,4 +45,21 @@ def test_verdicts_differ_in_colour(word: str, other: str) -> None:
 
 def test_without_pygments_the_text_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygments", None)
+    assert colourise("libB.so stays loaded\n") == "libB.so stays loaded\n"
+
+
+@pytest.mark.parametrize("error", ["AttributeError('set_completer')", "SystemExit('too old')", "RuntimeError"])
+def test_a_pygments_that_fails_in_any_way_costs_only_the_colour(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str
+) -> None:
+    (tmp_path / "pygments").mkdir()
+    (tmp_path / "pygments" / "__init__.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pygments"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert colourise("libB.so stays loaded\n") == "libB.so stays loaded\n"
+
+
+def test_a_use_of_pygments_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pygments.highlight", lambda *_: 1 / 0)
     assert colourise("libB.so stays loaded\n") == "libB.so stays loaded\n"

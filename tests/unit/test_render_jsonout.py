@@ -76,7 +76,7 @@ def test_bytes_that_are_no_text_survive() -> None:
     odd = library(name="lib\udcff\x1b[31m.so")
     written = json.loads(dump(state_document("dlstate", state(odd))))
     VALIDATOR.validate(written)
-    assert written["libraries"][0]["name"] == "lib\udcff\x1b[31m.so"
+    assert written["libraries"][0]["name"] == "lib\\xff\x1b[31m.so"
     assert "\x1b" not in dump(state_document("dlstate", state(odd)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from dlwhy.common.render.document import Document, Facts, Sentence, Table
@@ -28,9 +29,10 @@ def test_what_is_printable_stays(text: str) -> None:
         ("a b → ü", "a b → ü"),
         ("\x1b[31m", "\\x1b[31m"),
         ("a\nb\tc", "a\\nb\\tc"),
-        ("\udcff", "\\udcff"),
+        ("\udcff", "\\xff"),
+        ("\ud800", "\\ud800"),
         ("\u202elib", "\\u202elib"),
-        ("\x9b2J", "\\x9b2J"),
+        ("\x9b2J", "\\u009b2J"),
     ],
 )
 def test_escape(text: str, expected: str) -> None:
@@ -69,3 +71,19 @@ def test_with_and_without_tabulate_it_looks_the_same(monkeypatch: pytest.MonkeyP
     rich = render(Document((table,)))
     monkeypatch.setitem(sys.modules, "tabulate", None)
     assert render(Document((table,))) == rich
+
+
+@pytest.mark.parametrize(
+    "error", ["AttributeError('set_completer')", "SystemExit('too old')", "RuntimeError", "MemoryError"]
+)
+@pytest.mark.parametrize("when", ["import", "use"])
+def test_a_tabulate_that_fails_in_any_way_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str, when: str
+) -> None:
+    expected = render(Document((TABLE,)))
+    body = f"raise {error}" if when == "import" else f"def tabulate(*_, **__):\n    raise {error}"
+    (tmp_path / "tabulate.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tabulate", raising=False)
+    assert render(Document((TABLE,))) == expected
+    monkeypatch.delitem(sys.modules, "tabulate", raising=False)

@@ -1,0 +1,90 @@
+"""From where is code imported?
+
+Never from the current folder: LLDB 14 has ``.`` on ``sys.path``, and PYTHONPATH can have an empty entry.  What our code
+imports can be missing there, and what it imports tries other names in turn: tabulate wcwidth, the standard library's
+copy org.python.core.  The packages that install.py has installed are found by the path of their folder alone, which is
+not on ``sys.path``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Optional
+
+#: The folder of the package dlwhy.
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+#: The packages that install.py puts into the private folder, by the names that are imported.
+PACKAGES = frozenset({"elftools", "pygments", "rust_demangler", "tabulate"})
+
+
+def private_folder() -> str:
+    """Return the folder that install.py fills for this version of Python, empty where no place for it is known."""
+    if sys.platform == "win32":
+        data = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~")
+    else:
+        data = os.environ.get("XDG_DATA_HOME", "")
+        if not os.path.isabs(data):
+            data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    folder = os.path.join(data, "dlwhy", "python{}.{}".format(*sys.version_info))
+    return folder if os.path.isabs(folder) else ""
+
+
+def package_folders() -> list[str]:
+    """List where the packages are looked for first: beside a dlwhy that was installed as one, then privately."""
+    beside = os.path.dirname(ROOT)
+    folders = [beside] if beside in sys.path and os.path.basename(ROOT) == "dlwhy" else []
+    private = private_folder()
+    return [*folders, private] if private else folders
+
+
+class _Finder:
+    """Finds the packages of the private folder."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        if path is not None or name not in PACKAGES:
+            return None
+        from importlib.machinery import PathFinder
+
+        return PathFinder.find_spec(name, package_folders(), target)
+
+
+class OwnImports:
+    """While our code runs, the current folder is no place of code, and the private folder the first of our packages."""
+
+    def __enter__(self) -> None:
+        """Leave relative entries out of ``sys.path``."""
+        self._finder = _Finder()
+        self._left_out = [(index, entry) for index, entry in enumerate(sys.path) if _is_relative(entry)]
+        if self._left_out:
+            sys.path[:] = [entry for entry in sys.path if not _is_relative(entry)]
+        sys.meta_path.insert(0, self._finder)
+
+    def __exit__(self, *_: object) -> None:
+        """Put them back where they were."""
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        for index, entry in self._left_out:
+            sys.path.insert(index, entry)
+
+
+if os.sep == "/":
+
+    def _is_relative(entry: object) -> bool:
+        # At each breakpoint of a trace: isabs takes six times as long.
+        return isinstance(entry, str) and entry[:1] != "/"
+
+else:
+
+    def _is_relative(entry: object) -> bool:
+        return isinstance(entry, str) and not os.path.isabs(entry)

@@ -1,0 +1,150 @@
+"""How does the shell's command end where something goes wrong: a bug, an interrupt, an output that takes nothing?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dlwhy
+import pytest
+
+ROOT = Path(dlwhy.__file__).parent
+#: Imported by Python at its start: what writes JSON cannot be imported.
+BREAKER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def fail():
+    {body}
+class Breaker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dlwhy.common.render.jsonout":
+            fail()
+sys.meta_path.insert(0, Breaker())
+"""
+WAYS = {
+    "checkout": [str(ROOT)],
+    "module": ["-m", "dlwhy"],
+    "console": ["-c", "from dlwhy.common.cli import entry; entry()"],
+}
+REPORT = "please report it with the traceback, which DLWHY_DEBUG=1 in the environment shows"
+
+
+def environment(folder: Path, body: str = "pass", **variables: str) -> dict[str, str]:
+    """Return an environment in which dlwhy can be imported, and is broken."""
+    site = folder / "site"
+    site.mkdir(exist_ok=True)
+    if not (site / "dlwhy").exists():
+        (site / "dlwhy").symlink_to(ROOT)
+    (site / "sitecustomize.py").write_text(BREAKER.format(body=body))
+    return {**os.environ, "PYTHONPATH": str(site), **variables}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise TypeError('it is\\nbroken')", "TypeError: it is broken"),
+        ("raise MemoryError", "MemoryError"),
+        ("fail()", "RecursionError: maximum recursion depth exceeded"),
+        ("raise SystemError('\\x1b[31m')", "SystemError: \\x1b[31m"),
+    ],
+)
+def test_a_bug_is_one_line(way: str, body: str, said: str, rich_core: Path, tmp_path: Path) -> None:
+    words = [sys.executable, *WAYS[way], "--strict", "--core", str(rich_core), "dlstate", "libplain.so", "--json"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=environment(tmp_path, body), cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (70, "")
+    assert done.stderr.startswith(f"dlstate: a bug in dlwhy: {said}")
+    assert done.stderr.endswith(f" (common/commands/run.py:{line_of_import()}); {REPORT}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def line_of_import() -> int:
+    lines = (ROOT / "common" / "commands" / "run.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if "from ..render.jsonout import dump" in line)
+
+
+def test_a_bug_with_its_traceback(rich_core: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT), "--core", str(rich_core), "dlstate", "libplain.so", "--json"]
+    variables = environment(tmp_path, "raise TypeError('broken')", DLWHY_DEBUG="1")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=variables)
+    first, second, *_, last = done.stderr.splitlines()
+    assert first.startswith("dlstate: a bug in dlwhy: TypeError: broken (common/")
+    assert first.endswith("; please report it with this traceback")
+    assert (second, last) == ("Traceback (most recent call last):", "TypeError: broken")
+    assert done.returncode == 70
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_is_quiet(way: str, rich_core: Path, tmp_path: Path) -> None:
+    body = f"import time; open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(60)"
+    words = [sys.executable, *WAYS[way], "--core", str(rich_core), "dlstate", "libplain.so", "--json"]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path, body),
+        cwd=tmp_path,
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+
+
+def redirected(words: list[str], where: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run dlwhy with a redirection of the shell's."""
+    script = f'exec "$@" {where}'
+    words = ["sh", "-c", script, "sh", sys.executable, *words]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment(folder), cwd=folder)
+
+
+ANSWERS = [["dlstate"], ["dlstate", "--json"], ["dlstate", "--help"]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("words", [*ANSWERS, ["--help"], ["help"], ["help", "dlstate"]])
+def test_a_full_disk_is_one_line(way: str, words: list[str], rich_core: Path, tmp_path: Path) -> None:
+    about = ["--core", str(rich_core)] if words in ANSWERS else []
+    done = redirected([*WAYS[way], *about, *words], ">/dev/full", tmp_path)
+    name = words[0] if words in ANSWERS else "dlwhy"
+    assert (done.returncode, done.stderr) == (3, f"{name}: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("words", [*ANSWERS, ["--strict", "dlstate", "libplain.so"], ["dlstate", "libnone.so"]])
+def test_a_closed_output_is_quiet(way: str, words: list[str], rich_core: Path, tmp_path: Path) -> None:
+    known = [*WAYS[way], "--core", str(rich_core), *words]
+    plain = redirected(known, "", tmp_path)
+    done = redirected(known, ">&-", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, "", plain.stderr)
+    assert redirected(known, ">&- 2>&- <&-", tmp_path).returncode == plain.returncode
+
+
+def test_no_stream_for_what_goes_wrong(rich_core: Path, tmp_path: Path) -> None:
+    words = [str(ROOT), "--core", str(rich_core), "dlstate", "libnone.so"]
+    for where in ("2>&-", "2>/dev/full", ">/dev/full 2>/dev/full"):
+        assert redirected(words, where, tmp_path).returncode == 2
+    assert (
+        redirected([str(ROOT), "--core", str(rich_core), "dlstate"], ">/dev/full 2>/dev/full", tmp_path).returncode == 3
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reader_that_has_gone_is_quiet(way: str, rich_core: Path, tmp_path: Path) -> None:
+    words = [sys.executable, *WAYS[way], "--core", str(rich_core), "dlstate", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        words, stdout=writer, stderr=subprocess.PIPE, check=False, env=environment(tmp_path), cwd=tmp_path
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
