@@ -282,6 +282,8 @@ def _isolate(channel: Socket) -> Socket:
     # A debugger's own would ask its user to go on.
     sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
     sys.dont_write_bytecode = True
+    # LLDB's stand-in for readline fails the import of pdb since Python 3.13, and elftools imports that: there is none.
+    sys.modules["readline"] = None  # type: ignore[assignment]
     _reset_signals()
     return _socket.socket(fileno=_CHANNEL)
 

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+from dlwhy import install
 from dlwhy.tests.hosts.glibcs import cached_tree
 
 PACKAGES = ("lldb-{}", "python3-lldb-{}", "liblldb-{}", "libllvm{}", "libclang-cpp{}")
-OLDEST = 14
+OLDEST = "14"
 
 
 def installed() -> tuple[str, str]:
     """Return the command and the major version of the LLDB that is installed."""
-    for name in ("lldb", *(f"lldb-{number}" for number in range(OLDEST, 40))):
-        path = shutil.which(name)
-        if path is not None:
-            run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-            found = re.search(r"version (\d+)", run.stdout)
-            assert found is not None, f"{path} does not say its version: {run.stdout}"
-            return path, found[1]
+    for path in install.lldb_paths():
+        run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        found = re.search(r"version (\d+)", run.stdout)
+        assert found is not None, f"{path} does not say its version: {run.stdout}"
+        return path, found[1]
     raise FileNotFoundError("lldb is needed: python3 install.py test installs it")
 
 
@@ -37,7 +35,7 @@ def versions() -> tuple[str, str]:
     try:
         _, own = installed()
     except FileNotFoundError:
-        own = str(OLDEST)
+        own = OLDEST
     return (own, "19") if int(own) < 19 else ("18", own)
 
 

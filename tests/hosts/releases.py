@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -136,19 +135,15 @@ class Machine:
 
 @cache
 def wheels(python: tuple[int, int]) -> Path:
-    """Return a folder of the wheels that install.py wants for a debugger's Python."""
-    wanted = install.listed("dependencies")
-    digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:12]
-    return glibcs.cached_tree(f"wheels-{install.dotted(python)}-{digest}", lambda at: download(at, python, wanted))
+    """Return a folder of the wheels that install.py wants for a debugger's Python, fetched by this machine's pip."""
+    wanted = install.read_lock("runtime")
+    digest = hashlib.sha256(wanted.stamp.encode()).hexdigest()[:12]
 
+    def download(folder: Path) -> None:
+        words = ["download", *install.pure_wheels(python), "--dest", str(folder), *wanted.words]
+        install.run_or_fail(install.isolated("-m", "pip", *words), "pip download")
 
-def download(folder: Path, python: tuple[int, int], wanted: Sequence[str]) -> None:
-    """Let this machine's pip fetch wheels."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--dest", str(folder)]
-    words += ["--python-version", install.dotted(python), "--implementation", "py", "--abi", "none"]
-    run = subprocess.run([*words, "--platform", "any", *wanted], capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise RuntimeError(f"pip download:\n{run.stdout}{run.stderr}")
+    return glibcs.cached_tree(f"wheels-{install.dotted(python)}-{digest}", download)
 
 
 @contextmanager

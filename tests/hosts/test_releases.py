@@ -48,7 +48,7 @@ def lldb(debian: Machine, *commands: str, about: Sequence[str] = ()) -> str:
 
 def check_answers(state: Json, owed: Json, plan: Json) -> None:
     """Check what is said about the program at its stop."""
-    ours = {each["name"]: each for each in state["libraries"] if f"{each['name']}" in {*HELD, "libclean.so"}}
+    ours = {each["name"]: each for each in state["libraries"] if each["name"] in {*HELD, "libclean.so"}}
     assert {name: each["holds"][0]["kind"] for name, each in ours.items()} == HELD
     assert all(each["held"] for each in ours.values())
     assert state["problems"] == owed["problems"] == plan["problems"] == []
@@ -82,10 +82,13 @@ def test_install_and_doctor(debian: Machine) -> None:
     assert "dlwhy is installed: start gdb or lldb" in debian.said["install"]
     said = debian.said["doctor"]
     assert not FAILURE.search(said), said
-    for line in ("gdb knows the command dlstate", "gdb can attach to your processes", "lldb"):
+    for line in (
+        "gdb knows the command dlstate",
+        "gdb can attach to your processes",
+        r"lldb\S* knows the command dlstate",
+        r"\S+/dlwhy runs dlwhy in the shell",
+    ):
         assert re.search(f"^ok    {line}", said, re.MULTILINE), said
-    assert re.search(r"^ok    lldb\S* knows the command dlstate", said, re.MULTILINE), said
-    assert re.search(r"^ok    \S+/dlwhy runs dlwhy in the shell", said, re.MULTILINE), said
 
 
 def test_in_gdb(debian: Machine) -> None:
@@ -113,8 +116,8 @@ def test_in_the_shell_attached_and_on_a_core(debian: Machine) -> None:
             check_answers(*(document for (document,) in answers))
             text = debian.run(command, *about, "dlstate", "libleak.so")
             assert text.startswith("libleak.so stays loaded: opened once, not closed.\n")
-        for chosen in (["-p", str(pid)], ["-c", str(core)]):
-            check_answers(*documents(lldb(debian, *QUESTIONS, about=chosen)))
+        for option, value in (("-p", str(pid)), ("-c", str(core))):
+            check_answers(*documents(lldb(debian, *QUESTIONS, about=[option, value])))
         check_answers(*documents(gdb(debian, *QUESTIONS, about=["-p", str(pid)])))
     check_answers(*documents(gdb(debian, *QUESTIONS, about=[str(debian.program), str(core)])))
     core.unlink()
