@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Optional
+
     from .common.api import Examination
     from .common.target import Target
 
@@ -22,24 +24,28 @@ def open_pid(pid: int) -> Examination:
     return examine(ProcTarget(pid))
 
 
-def open_core(path: str, sysroot: str = "", executable: str = "") -> Examination:
-    """Open a core file; the files that it maps are looked for below ``sysroot`` first, its program is ``executable``.
+def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> Examination:
+    """Open a core file; the files that it maps are looked for below ``sysroot``, its program is ``executable``.
+
+    ``max_size`` is how much room on disk the content of a compressed one may take, in bytes (None: 4 GiB).
 
     :raises DlwhyError: if it is no core that can be read.
     """
     from .common.dumps.opener import open_core as open_target
 
-    return examine(open_target(path, sysroot, executable))
+    return examine(open_target(path, sysroot, executable, max_size))
 
 
-def open_dump(path: str) -> Examination:
+def open_dump(path: str, max_size: Optional[int] = None) -> Examination:
     """Open a dump of Windows.
+
+    ``max_size`` is how much room on disk the content of a compressed one may take, in bytes (None: 4 GiB).
 
     :raises DlwhyError: if it is none that can be read.
     """
     from .common.dumps.opener import open_dump as open_target
 
-    return examine(open_target(path))
+    return examine(open_target(path, max_size))
 
 
 def examine(target: Target) -> Examination:

@@ -14,7 +14,7 @@ import os
 import sys
 
 from .charset import from_native
-from .commands.arguments import REMAINDER, argument, read_plain_words
+from .commands.arguments import REMAINDER, argument, byte_count, read_plain_words
 from .commands.registry import NAMES, find_command
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
 from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError
@@ -44,6 +44,12 @@ ARGUMENTS = (
     argument("--dump", metavar="FILE", choice="target", help="examine this dump of Windows; it may be compressed"),
     argument("--sysroot", metavar="DIR", default="", help="look for the files that a core maps below DIR"),
     argument("--exe", metavar="FILE", default="", help="the program that a core is of: qemu-user's cores need it"),
+    argument(
+        "--max-size",
+        metavar="SIZE",
+        type=byte_count,
+        help="how much room the content of a compressed file may take on disk, such as 500M or 16G (default: 4G)",
+    ),
     argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays"),
     argument("command", metavar="COMMAND", help=f"{', '.join(NAMES)}, or help"),
     argument("words", metavar="ARGUMENT", nargs=REMAINDER, help="the command's own arguments"),
@@ -196,13 +202,13 @@ def _open(arguments: Namespace) -> Optional[Target]:
     if arguments.core is not None:
         from .dumps.opener import open_core
 
-        return open_core(arguments.core, arguments.sysroot, arguments.exe)
+        return open_core(arguments.core, arguments.sysroot, arguments.exe, arguments.max_size)
     if arguments.coredump is not None:
         from .dumps.opener import open_coredump
 
-        return open_coredump(arguments.coredump, arguments.sysroot, arguments.exe)
+        return open_coredump(arguments.coredump, arguments.sysroot, arguments.exe, arguments.max_size)
     if arguments.dump is not None:
         from .dumps.opener import open_dump
 
-        return open_dump(arguments.dump)
+        return open_dump(arguments.dump, arguments.max_size)
     return None

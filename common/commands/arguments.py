@@ -141,6 +141,18 @@ def _give_out(positional: Sequence[Argument], words: Sequence[str], values: dict
         values[last.name] = list(words[len(single) :])
 
 
+def byte_count(text: str) -> int:
+    """Take a number of bytes such as ``500M``; K, M, G and T stand for powers of 1024.
+
+    :raises ValueError: if it is none, or 0.
+    """
+    power = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+    number = int(text[:-1] if power else text)
+    if number < 1:
+        raise ValueError(text)
+    return number << 10 * power
+
+
 def number_or_all(option: str, text: str) -> Optional[int]:
     """Take the value of an option that counts; None stands for 'all'.
 

@@ -69,6 +69,17 @@ class MappedFile(NamedTuple):
     path: str
 
 
+def require_core(path: str, start: bytes) -> None:
+    """Require that a file begins as an ELF core does.
+
+    :raises DumpFormatError: if it does not.
+    """
+    if len(start) < 52 or start[:4] != b"\x7fELF" or start[4] not in (1, 2) or start[5] not in (1, 2):
+        raise DumpFormatError(path, "no ELF file", 0)
+    if int.from_bytes(start[16:18], "little" if start[5] == 1 else "big") != ET_CORE:
+        raise DumpFormatError(path, "an ELF file, but no core", 16)
+
+
 class ElfCore:
     """The memory of an ELF core file."""
 
@@ -127,14 +138,11 @@ class ElfCore:
 
     def _read_headers(self) -> tuple[ProgramHeader, ...]:
         ident = self._pread(0, 64)
-        if len(ident) < 52 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
-            raise DumpFormatError(self.path, "no ELF file", 0)
+        require_core(self.path, ident)
         self.ident = ident
         self.is_64 = ident[4] == 2
         self.prefix = "<" if ident[5] == 1 else ">"
         self.pointer_size = 8 if self.is_64 else 4
-        if struct.unpack_from(self.prefix + "H", ident, 16)[0] != ET_CORE:
-            raise DumpFormatError(self.path, "an ELF file, but no core", 16)
         if self.is_64 and len(ident) == 64:
             phoff, shoff = struct.unpack_from(self.prefix + "QQ", ident, 32)
             entry_size, count = struct.unpack_from(self.prefix + "HH", ident, 54)
@@ -310,6 +318,10 @@ class CoreTarget:
     def problems(self) -> Sequence[Problem]:
         """Tell whether the core is cut off, and which files were taken on trust."""
         return self._core.problems()
+
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the core."""
+        self._core.add_problems(problems)
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""

@@ -358,6 +358,10 @@ class KernelDump:
         """Tell what is wrong with the dump itself."""
         return self._problems
 
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the dump."""
+        self._problems.extend(problems)
+
     def read_physical(self, address: int, size: int) -> bytes:
         """Read physical memory.
 

@@ -242,6 +242,10 @@ class MinidumpTarget:
         """Tell what of the file is cut off."""
         return [Problem(where, message) for where, message in self._problems.items()]
 
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the dump."""
+        self._problems.update(problems)
+
     def auxv(self) -> Mapping[int, int]:
         """Give nothing: Windows has no auxiliary vector."""
         return {}
