@@ -27,9 +27,10 @@ def open_core(path: str, sysroot: str = "", executable: str = "") -> Examination
 
     :raises DlwhyError: if it is no core that can be read.
     """
+    from .common.charset import own_path
     from .common.dumps.opener import open_core as open_target
 
-    return examine(open_target(path, sysroot, executable))
+    return examine(open_target(own_path(path), own_path(sysroot), own_path(executable)))
 
 
 def open_dump(path: str) -> Examination:
@@ -37,9 +38,10 @@ def open_dump(path: str) -> Examination:
 
     :raises DlwhyError: if it is none that can be read.
     """
+    from .common.charset import own_path
     from .common.dumps.opener import open_dump as open_target
 
-    return examine(open_target(path))
+    return examine(open_target(own_path(path)))
 
 
 def examine(target: Target) -> Examination:
