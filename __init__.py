@@ -31,9 +31,10 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
 
     :raises DlwhyError: if it is no core that can be read.
     """
+    from .common.charset import own_path
     from .common.dumps.opener import open_core as open_target
 
-    return examine(open_target(path, sysroot, executable, max_size))
+    return examine(open_target(own_path(path), own_path(sysroot), own_path(executable), max_size))
 
 
 def open_dump(path: str, max_size: Optional[int] = None) -> Examination:
@@ -43,9 +44,10 @@ def open_dump(path: str, max_size: Optional[int] = None) -> Examination:
 
     :raises DlwhyError: if it is none that can be read.
     """
+    from .common.charset import own_path
     from .common.dumps.opener import open_dump as open_target
 
-    return examine(open_target(path, max_size))
+    return examine(open_target(own_path(path), max_size))
 
 
 def examine(target: Target) -> Examination:

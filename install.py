@@ -534,7 +534,7 @@ def cache_folder() -> Path:
 
 
 def private_folder(python: tuple[int, ...]) -> Path:
-    """Give the folder that the entry script appends to ``sys.path`` in a debugger with this Python."""
+    """Give the folder in which dlwhy finds its packages in a debugger with this Python."""
     return data_folder() / f"python{dotted(python)}"
 
 

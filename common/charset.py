@@ -24,6 +24,11 @@ def from_native(text: str, encoding: str) -> str:
     return text if is_utf8(encoding) else decode(text.encode(encoding, "surrogateescape"))
 
 
+def own_path(path: str) -> str:
+    """Return a path that Python has decoded, such as a word of the command line, as text of ours."""
+    return from_native(path, sys.getfilesystemencoding())
+
+
 def file_name(path: str) -> Union[str, bytes]:
     """Return a path as the system's calls take it, whatever the locale: as bytes, but as text on Windows.
 

@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 
-from .charset import from_native
+from .charset import own_path
 from .commands.arguments import REMAINDER, argument, byte_count, read_plain_words
 from .commands.registry import NAMES, find_command
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
@@ -127,8 +127,7 @@ def _open_closed_streams() -> None:
 def main(words: Optional[Sequence[str]] = None) -> int:
     """Run one command and give the exit status."""
     words = sys.argv[1:] if words is None else words
-    encoding = sys.getfilesystemencoding()
-    return _status_of(attempt("dlwhy", lambda: _answer([from_native(word, encoding) for word in words])))
+    return _status_of(attempt("dlwhy", lambda: _answer(list(map(own_path, words)))))
 
 
 def _answer(words: Sequence[str]) -> int:

@@ -64,7 +64,7 @@ def write_to(stream: TextIO, text: str) -> None:
     :raises OutputError: if it cannot be written, as to a full disk.
     """
     try:
-        stream.write(carried(text, stream.encoding))
+        stream.write(carried(text, stream.encoding or "utf-8"))
         stream.flush()
     except BrokenPipeError as error:
         raise ClosedOutputError("cannot write: the reader has gone") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dlwhy.tests.hosts.chroots import SUITES, get
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import Json
@@ -274,5 +275,27 @@ def test_a_trace(host: str, program: Program, tmp_path: Path) -> None:
         assert [each["caller"] and each["caller"]["line"] for each in others] == [
             each["caller"] and each["caller"]["line"] for each in events
         ]
-        assert "Unicode" not in output
+        assert "Unicode" not in output, output
+        assert "schema" in output, output
         assert "exited" in output
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("name", SUITES)
+def test_other_gdbs(name: str, locale: str, process: int, core: Path, program: Program) -> None:
+    debugger = get(name, program.locales / f"gdb-{name}")
+    for about, load in ((["--pid", str(process)], f"attach {process}"), (["--core", str(core)], f"core-file {core}")):
+        commands = [load, "dlstate --json", "dlstate", "complete dlstate lib", 'interpreter-exec mi "-dlstate"']
+        words = ["gdb", "-nx", "-batch", "-iex", "set auto-load safe-path /", "-x", str(ROOT / "gdb_ext/dlwhy_gdb.py")]
+        words += [word for command in commands for word in ("-ex", command)]
+        environment = debugger.environment(LC_ALL=locale)
+        done = subprocess.run(words, capture_output=True, check=False, env=environment, cwd=program.locales)
+        output = os.fsdecode(done.stdout + done.stderr)
+        assert "Unicode" not in output, output
+        assert "schema" in output, output
+        reference = strict(ask_shell(about, ["dlstate", "--json"]))
+        expected, got = text_of(reference, thread_names=False), text_of(strict(output), thread_names=False)
+        assert got == expected, first_difference(got, expected)
+        assert "\nlib\\xffodd.so " in output
+        assert ("^done,schema" in output) is (debugger.version >= (12, 0))
