@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from io import FileIO
     from subprocess import Popen
-    from typing import BinaryIO, Optional
+    from typing import BinaryIO, Optional, Union
 
 
 #: How much room on disk the content may take, in bytes, if the user says nothing.
@@ -58,7 +58,7 @@ def find_program(name: str) -> Optional[str]:
 
 
 def unpack(
-    command: Sequence[str],
+    command: Sequence[Union[str, bytes]],
     source: Optional[BinaryIO],
     name: str,
     check: Callable[[bytes], object],
@@ -79,7 +79,7 @@ def unpack(
 
 
 def _unpack(
-    command: Sequence[str],
+    command: Sequence[Union[str, bytes]],
     source: Optional[BinaryIO],
     name: str,
     check: Callable[[bytes], object],
