@@ -12,8 +12,6 @@ import os
 import stat
 import sys
 
-from .charset import file_name
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,8 +53,7 @@ def open_regular(path: str, root: Optional[str] = None) -> BinaryIO:
     if root is not None and not path.startswith("/") and sys.platform != "win32":
         raise FileNotFoundError(errno.ENOENT, "its name is relative to a folder that is not known", path)
     try:
-        name = file_name(path)
-        return os.fdopen(_open(os.fsencode(name), root), "rb")
+        return os.fdopen(_open(path, root), "rb")
     except ValueError as error:  # a zero byte, or what stands for none
         raise OSError(errno.EINVAL, str(error), path) from error
 
@@ -66,16 +63,17 @@ if sys.platform == "linux":
     _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     _PROC_DESCRIPTORS = "/proc/self/fd"
 
-    def _open(path: bytes, root: Optional[str]) -> int:
+    def _open(path: str, root: Optional[str]) -> int:
+        name = path.encode("utf-8", "surrogateescape")
         if root is not None and root != "/":
-            return _open_below(root, path)
-        place = os.open(path, _PLACE)
+            return _open_below(root.encode("utf-8", "surrogateescape"), name)
+        place = os.open(name, _PLACE)
         try:
-            return _open_place(place, path)
+            return _open_place(place, name)
         finally:
             os.close(place)
 
-    def _open_below(root: str, path: bytes) -> int:
+    def _open_below(root: bytes, path: bytes) -> int:
         """Open a file below a folder, following each part of its path by hand: to the kernel "/" is another folder."""
         places = [os.open(root, _PLACE | os.O_DIRECTORY)]
         pending = path.split(b"/")[::-1]
@@ -136,8 +134,8 @@ if sys.platform == "linux":
 
 else:
 
-    def _open(path: bytes, root: Optional[str]) -> int:
-        name = os.fsdecode(path) if root is None else _find_below(root, path.decode("utf-8", "surrogateescape"))
+    def _open(path: str, root: Optional[str]) -> int:
+        name = path if root is None else _find_below(root, path)
         _require_regular(os.stat(name))
         flags = ("O_BINARY", "O_NOINHERIT", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC")
         descriptor = os.open(name, sum(getattr(os, flag, 0) for flag in flags))

@@ -61,6 +61,7 @@ class Helper:
         self._lock = allocate_lock()
         self._owner = os.getpid()
         self._channel: Optional[Socket] = None
+        self._between = 0
         self._left = ANSWER_SECONDS
         self._at = time.monotonic()
         #: How many items of this answer have none.
@@ -119,6 +120,7 @@ class Helper:
             self.close()
             raise
         finally:
+            self._reap()
             # What the child says of its time is believed as far as the clock bears it out.
             self._at = time.monotonic()
             self._left -= min(used, self._at - began)
@@ -137,7 +139,7 @@ class Helper:
         header = _REQUEST.pack(len(body), seconds)
         for is_last in (self._channel is None, True):
             if self._channel is None:
-                self._channel = _start()
+                self._channel, self._between = _start()
             self._channel.settimeout(_by_clock(seconds))
             try:
                 self._channel.sendmsg([header], rights, _socket.MSG_NOSIGNAL)
@@ -163,6 +165,15 @@ class Helper:
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+    def _reap(self) -> None:
+        """Wait for the process between us and the child, which has ended once the child answers."""
+        pid, self._between = self._between, 0
+        try:
+            if pid:
+                os.waitpid(pid, 0)
+        except ChildProcessError:
+            return  # another thread waits for all children, or their ends are ignored
 
     def close(self) -> None:
         """Let go of the child, which ends when it has done what it was asked."""
@@ -203,8 +214,8 @@ def _unpacked(data: bytes) -> Iterator[Optional[bytes]]:
 # -- the child ---------------------------------------------------------------------------------------------------------
 
 
-def _start() -> Socket:
-    """Start a child and return this end of its channel.
+def _start() -> tuple[Socket, int]:
+    """Start a child; returns this end of its channel, and the id of the process between, which is to be waited for.
 
     :raises OSError: if there can be none.
     """
@@ -229,15 +240,7 @@ def _start() -> Socket:
             os._exit(0)
         there.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    _reap(between)
-    return here
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        return  # another thread waits for all children, or their ends are ignored
+    return here, between
 
 
 if sys.version_info >= (3, 12):

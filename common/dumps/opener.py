@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..charset import file_name
 from ..elf.files import read_at
 from ..errors import DumpFormatError, NotFoundError, UnsupportedError
 from ..files import open_regular
@@ -92,9 +91,8 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size:
     if program is None:
         raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")
     name = f"coredumpctl {match}"
-    content = unpack(
-        [program, "dump", "--", file_name(match)], None, name, lambda start: require_core(name, start), max_size
-    )
+    command: list[Union[str, bytes]] = [program, "dump", "--", match.encode("utf-8", "surrogateescape")]
+    content = unpack(command, None, name, lambda start: require_core(name, start), max_size)
     if not content.size:
         raise NotFoundError(f"coredumpctl has no core of {match}: {content.flaw or 'it wrote nothing'}")
     return _core_of(name, content, sysroot, executable)

@@ -70,13 +70,17 @@ def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
     if not path.startswith("/"):
         try:
             # Both as we see them, so that the process's root is cut off from the front.
-            folder, outer = os.readlink(f"/proc/{pid}/cwd"), os.readlink(root).rstrip("/")
+            folder, outer = _link(f"/proc/{pid}/cwd"), _link(root).rstrip("/")
         except OSError:
             return None
         if not f"{folder}/".startswith(f"{outer}/"):
             return None
         path = f"{folder[len(outer) :]}/{path}"
     return open_first([path], root)
+
+
+def _link(path: str) -> str:
+    return os.readlink(path.encode()).decode("utf-8", "surrogateescape")
 
 
 class ProcTarget:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import struct
 import subprocess
+import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dlwhy.common.analysis.naming import missing_names
 from dlwhy.common.elf.files import find_local_symbol, name_function
 from dlwhy.common.elf.image import Image
 from dlwhy.common.files import open_first
+from dlwhy.common.helper import shared_helper
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
 from dlwhy.tests.synth.process import compile_file
@@ -125,6 +131,54 @@ def test_damaged_section_headers(library: Path, tmp_path: Path, section: str, fi
     answer = named(image, library, address_of(library, "local"))
     assert answer in (None, "local", "")
     find_local_symbol(image.memory, image, str(library), "local_variable")
+
+
+def with_huge_table(library: Path, file: Path) -> None:
+    """Give a file a symbol table of 3 GB, all of it a hole: 24 KiB on disk."""
+    shutil.copy(library, file)
+    change_section(file, ".symtab", 24, "<QQ", file.stat().st_size, 3 << 30)
+    os.truncate(file, file.stat().st_size + (3 << 30))
+
+
+def with_compressed_table(library: Path, file: Path) -> None:
+    """Give a file a symbol table that is compressed, 300 KiB for 320 MiB."""
+    packer = zlib.compressobj(9)
+    body = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(320)), packer.flush()])
+    data = struct.pack("<IIQQ", 1, 0, 320 << 20, 8) + body
+    data += bytes(-len(data) % 24)
+    shutil.copy(library, file)
+    change_section(file, ".symtab", 8, "<QQQQ", 0x800, 0, file.stat().st_size, len(data))
+    with file.open("ab") as stream:
+        stream.write(data)
+
+
+def change_section(file: Path, section: str, offset: int, form: str, *values: int) -> None:
+    with file.open("rb") as stream:
+        elf = ELFFile(stream)
+        place = elf["e_shoff"] + elf.get_section_index(section) * elf["e_shentsize"]
+    with file.open("r+b") as out:
+        out.seek(place + offset)
+        out.write(struct.pack(form, *values))
+
+
+@pytest.mark.parametrize("damage", [with_huge_table, with_compressed_table])
+def test_a_huge_symbol_table(library: Path, tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
+    """It costs the names that only the file has, and neither our memory nor our time."""
+    file = tmp_path / "huge.so"
+    damage(library, file)
+    image = loaded(library, file)
+    shared_helper().renew()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    assert named(image, library, address_of(library, "local")) is None
+    assert named(image, library, address_of(library, "exported")) == "exported"
+    assert find_local_symbol(image.memory, image, str(library), "local_variable") is None
+    assert time.monotonic() - began < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10, "in KiB"
+    assert shared_helper().missing > 0
+    assert [problem.where for problem in missing_names()] == ["names"]
+    shared_helper().renew()
+    assert missing_names() == ()
 
 
 @pytest.mark.parametrize("what", ["directory", "empty", "fifo"])

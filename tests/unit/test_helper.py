@@ -242,7 +242,7 @@ def test_threads_ask_one_after_the_other(helper: Helper) -> None:
     def ask(number: int) -> None:
         for _ in range(20):
             item = f"thread {number}".encode()
-            if helper.ask(upper, [item], 5.0) != [item.upper()]:
+            if helper.ask(upper, [item], 1.0) != [item.upper()]:
                 wrong.append(number)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
@@ -258,7 +258,7 @@ def test_an_interrupt_leaves_no_half_answer(helper: Helper) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        helper.ask(sleep, [b""], 5.0)
+        helper.ask(sleep, [b""], 1.0)
     timer.join()
     assert helper.ask(upper, [b"next"], SECONDS) == [b"NEXT"]
 
