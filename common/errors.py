@@ -6,6 +6,7 @@ DlwhyError
 ├── UnsupportedError           the target cannot answer this question
 ├── NotFoundError              library, symbol or type; carries near matches
 ├── FaultError                 memory cannot be read
+│   └── LimitError             one command may read no more of it
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
 └── DumpFormatError            a file is not what it claims to be
@@ -17,12 +18,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Optional
 
 
 class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Add to the message what may be the reason, such as a file that is cut off."""
+        self.args = ("; ".join((str(self), *texts)),)
 
 
 class UsageError(DlwhyError):
@@ -56,6 +61,13 @@ class FaultError(DlwhyError):
         super().__init__(f"cannot read {size} bytes at {address:#x}" + (f": {reason}" if reason else ""))
         self.address = address
         self.size = size
+
+
+class LimitError(FaultError):
+    """One command may read no more of the target."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(address, size, "this command has read as much as one may")
 
 
 class LayoutError(DlwhyError):
