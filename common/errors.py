@@ -18,16 +18,21 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Optional
+
+
+#: So many problems are told with a failure.
+_MAX_REASONS = 3
 
 
 class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
 
-    def add(self, texts: Iterable[str]) -> None:
-        """Add to the message what may be the reason, such as a file that is cut off."""
-        self.args = ("; ".join((str(self), *texts)),)
+    def add(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Add to the message what can be the reason, each with its place: what was not read is not absent."""
+        told = [f"{where}: {message}" for where, message in problems[:_MAX_REASONS]]
+        self.args = ("; ".join((str(self), *told)),)
 
 
 class UsageError(DlwhyError):

@@ -37,7 +37,8 @@ _STRING_UNITS = 8
 class Memory:
     """Read and decode memory of a target through a cache of chunks."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, allowance: int = ALLOWANCE) -> None:
+        """Take a target; ``allowance`` is what may be spent on it."""
         self.target = target
         self.platform = target.platform
         self.pointer_size = self.platform.pointer_size
@@ -48,13 +49,14 @@ class Memory:
         self._pages: dict[int, Optional[bytes]] = {}
         self._word_structs: dict[int, struct.Struct] = {}
         self._first = self
-        self._left = ALLOWANCE
+        self._left = allowance
         self._cut = ""
 
     def renewed(self) -> Memory:
-        """Give a memory of the same target, which has gone on since; it may be spent on anew, by images of the first, too.
+        """Give a memory of the same target, which has gone on since.
 
         What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
+        What may be spent is counted anew, for the images that keep the first memory, too.
         """
         other = Memory(self.target)
         other._first = self._first
@@ -159,6 +161,15 @@ class Memory:
         except FaultError:
             return None
 
+    def try_read_text(self, address: int, size: int) -> Optional[bytes]:
+        """Read the bytes of a text, which is written and kept in several forms, or give None if it cannot be read."""
+        try:
+            data = self.read(address, size)
+            self._take_string(address, size)
+        except FaultError:
+            return None
+        return data
+
     def unsigned(self, address: int, size: int) -> int:
         """Read an unsigned integer of ``size`` bytes."""
         return int.from_bytes(self.read(address, size), "little" if self.struct_prefix == "<" else "big")
@@ -235,7 +246,7 @@ class Memory:
         raise LimitError(address, size)
 
     def _take_string(self, address: int, size: int) -> None:
-        """Take a string's share: what is text is written, escaped, and kept in several forms."""
+        """Take a text's share besides that of its bytes."""
         self._left -= size * _STRING_UNITS + _READ_UNITS
         if self._left < 0:
             self._refuse(address, size)

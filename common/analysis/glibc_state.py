@@ -497,6 +497,9 @@ class GlibcExamination:
     def _destructor(self, pending: Pending) -> TlsDestructor:
         thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
         function = self.code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        size = len(function.name or "") + len(function.library or "")
+        if not self.memory.spend(_TEXT_UNITS * size, "names of destructors"):
+            function = CodeSymbol(function.address, None, None)
         return TlsDestructor(thread, function, pending.object)
 
     def code_symbol(self, address: int) -> CodeSymbol:
@@ -683,7 +686,7 @@ class GlibcExamination:
 
         found: set[str] = set()
         for symbol in symbols:
-            if not self.memory.spend(_HOLD_UNITS + _TEXT_UNITS * len(symbol), "names of symbols"):
+            if not self.memory.spend(_HOLD_UNITS + _TEXT_UNITS * len(symbol), "names of symbols") and found:
                 break
             name = demangle(symbol)
             self.memory.spend(_TEXT_UNITS * len(name), "names of symbols")

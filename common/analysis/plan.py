@@ -47,10 +47,12 @@ CLOSERS = ("dlclose", "__libc_dlclose")
 #: Each open library is a mark phase of its own.
 MAX_RANKED = 4000
 
-# What is spent, in Memory's units: on a library that is marked, on its edges, and on one that goes.
+# What is spent, in Memory's units: on a library that is marked, on its edges, on one that goes, and on each
+# character of its name.
 _MARK_UNITS = 24
 _EDGE_UNITS = 2
 _UNLOAD_UNITS = 1000
+_TEXT_UNITS = 8
 
 MAX_STRING_TABLE = 64 << 20
 
@@ -146,7 +148,8 @@ class Planner:
         """Predict in brief what closing each of several libraries would do, as many as the command may."""
         for link_map in maps:
             plan = self.plan(link_map, closes, brief=True)
-            if not self._spend(_UNLOAD_UNITS * len(plan.unloads)):
+            names = sum(len(library.name) + len(library.path) for library in plan.unloads)
+            if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
                 return
             yield plan
 

@@ -15,7 +15,7 @@ from .glibc_state import GlibcExamination, Motion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Optional, TypeVar
 
     _Answer = TypeVar("_Answer")
@@ -29,9 +29,6 @@ HELD_SECONDS = 0.1
 #: its own system calls on memory, which halved the rate of one that did nothing but open and close libraries.
 RETRY_SECONDS = 0.001
 PAUSE_PER_READING = 10
-
-#: So many problems are told with a failure.
-MAX_EXPLANATIONS = 3
 
 
 def explain(target: Target, brief: bool = False) -> State:
@@ -65,8 +62,8 @@ def examine(
     :raises LayoutError: if no known layout of glibc fits.
     """
     if Capability.RUNNING not in target.capabilities:
-        answer, _, problems = _examine_once(target, of_glibc, of_musl)
-        return answer, problems
+        answer, _, met = _examine_once(target, of_glibc, of_musl)
+        return answer, met
     begin = time.monotonic()
     latest: Optional[_Answer] = None
     problems: tuple[Problem, ...] = ()
@@ -102,15 +99,10 @@ def _examine_once(
     try:
         answer, motion = _examine(memory, of_glibc, of_musl)
     except DlwhyError as error:
-        explain_failure(error, (*memory.problems(), *target.problems()))
+        error.add((*memory.problems(), *target.problems()))
         raise
     late = [problem for problem in target.problems() if problem not in before]
     return answer, motion, (*late, *memory.problems())
-
-
-def explain_failure(error: DlwhyError, problems: Sequence[Problem]) -> None:
-    """Add problems that can be the reason of a failure to its message: what was not read is not absent."""
-    error.add(f"{problem.where}: {problem.message}" for problem in problems[:MAX_EXPLANATIONS])
 
 
 def _examine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis.state import explain, explain_failure
+from ..analysis.state import explain
 from ..errors import NotFoundError
 from ..views import state_view
 from .arguments import argument
@@ -38,7 +38,7 @@ def dlstate(session: Session, arguments: Namespace) -> Result:
         try:
             chosen = select(state.libraries, wanted, session.host.evaluate)
         except NotFoundError as error:
-            explain_failure(error, state.problems)
+            error.add(state.problems)
             raise
         state = state._replace(libraries=chosen, asked=wanted)
     return Result(

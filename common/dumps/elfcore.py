@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-from array import array
 from bisect import bisect_right
 
 from ..elf.files import open_first, read_at
@@ -30,7 +29,7 @@ from .auxv import parse_auxv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO, Optional
 
 
@@ -90,26 +89,19 @@ class MappedFile(NamedTuple):
 class _Segments:
     """The segments of a core that have bytes in the file, by rising address: where, how many, and at which offset."""
 
-    def __init__(self) -> None:
-        self.starts = array("Q")
-        self.sizes = array("Q")
-        self.offsets = array("Q")
-        #: How long the file must be.
-        self.end = 0
-
-    def add(self, header: ProgramHeader) -> None:
-        self.end = max(self.end, header.offset + header.filesz)
-        if header.filesz:
-            self.starts.append(header.vaddr)
-            self.sizes.append(header.filesz)
-            self.offsets.append(header.offset)
-
-    def sort(self) -> None:
+    def __init__(self, headers: Iterable[ProgramHeader]) -> None:
+        # Of a million segments, numbers in lists would take 120 MB; the module array imports much.
+        columns = bytearray(), bytearray(), bytearray()
+        pack = struct.Struct("Q").pack
+        for header in headers:
+            for column, value in zip(columns, (header.vaddr, header.filesz, header.offset)):
+                column += pack(value)
+        self.starts, self.sizes, self.offsets = (memoryview(column).cast("Q") for column in columns)
         order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
         if order != list(range(len(order))):
             for name in ("starts", "sizes", "offsets"):
                 column = getattr(self, name)
-                setattr(self, name, array("Q", (column[index] for index in order)))
+                setattr(self, name, memoryview(b"".join(pack(column[index]) for index in order)).cast("Q"))
 
 
 class ElfCore:
@@ -138,8 +130,10 @@ class ElfCore:
         self._overlays: dict[str, Optional[BinaryIO]] = {}
         self._open_paths: list[str] = []
         self._opened = 0
-        self._segments = _Segments()
-        self.notes = tuple(self._for_each_note(self._read_headers()))
+        self._end = 0
+        self._note_headers: list[ProgramHeader] = []
+        self._segments = _Segments(self._for_each_segment())
+        self.notes = tuple(self._for_each_note())
         self.auxv: Mapping[int, int] = parse_auxv(
             self._first_note(NT_AUXV), self.pointer_size, "little" if self.prefix == "<" else "big"
         )
@@ -172,8 +166,22 @@ class ElfCore:
             raise DumpFormatError(self.path, "a header points outside the file: the core is cut off", offset)
         return read_at(self._file, offset, size)
 
-    def _read_headers(self) -> list[ProgramHeader]:
-        """Read the program headers: keeps those of memory, gives those of notes."""
+    def _for_each_segment(self) -> Iterator[ProgramHeader]:
+        """Iterate over the segments that have bytes in the file; notes are kept, and the end of all."""
+        notes = 0
+        for header in self._for_each_header():
+            if header.type in (PT_LOAD, PT_NOTE):
+                self._end = max(self._end, header.offset + header.filesz)
+            if header.type == PT_LOAD and header.filesz:
+                yield header
+            elif header.type == PT_NOTE:
+                notes += 1
+                self._note_headers += [header] if notes <= MAX_NOTE_SEGMENTS else []
+        if notes > MAX_NOTE_SEGMENTS:
+            self._note_cut(f"it has {notes} segments of notes, of which the first {MAX_NOTE_SEGMENTS} are read")
+
+    def _for_each_header(self) -> Iterator[ProgramHeader]:
+        """Iterate over the program headers."""
         ident = self._pread(0, 64)
         if len(ident) < 52 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
             raise DumpFormatError(self.path, "no ELF file", 0)
@@ -202,28 +210,19 @@ class ElfCore:
         if count > MAX_SEGMENTS:
             self._note_cut(f"it has {count} program headers, of which the first {MAX_SEGMENTS} are looked at")
             count = MAX_SEGMENTS
-        notes: list[ProgramHeader] = []
-        note_segments = 0
         for first in range(0, count, _HEADERS_AT_ONCE):
             size = min(_HEADERS_AT_ONCE, count - first) * entry_size
             data = self._pread(phoff + first * entry_size, size)
-            for header in parse_program_headers(data, entry_size, self.is_64, self.prefix):
-                if header.type == PT_LOAD:
-                    self._segments.add(header)
-                elif header.type == PT_NOTE:
-                    note_segments += 1
-                    notes += [header] if note_segments <= MAX_NOTE_SEGMENTS else []
-        self._segments.sort()
-        if note_segments > MAX_NOTE_SEGMENTS:
-            self._note_cut(f"it has {note_segments} segments of notes, of which the first {MAX_NOTE_SEGMENTS} are read")
-        return notes
+            if len(data) < size:
+                raise DumpFormatError(self.path, "the program headers are cut off", phoff)
+            yield from parse_program_headers(data, entry_size, self.is_64, self.prefix)
 
-    def _for_each_note(self, headers: Sequence[ProgramHeader]) -> Iterator[Note]:
+    def _for_each_note(self) -> Iterator[Note]:
         """Iterate over the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
         read = threads = 0
         limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
         seen: set[int] = set()
-        for header in headers:
+        for header in self._note_headers:
             for kind, offset, size in self._notes_of(header):
                 read += 1
                 threads += kind == NT_PRSTATUS
@@ -285,11 +284,11 @@ class ElfCore:
         return None
 
     def problems(self) -> tuple[Problem, ...]:
-        """Tell whether the file ends before the memory that its headers announce, and what was noted."""
-        end = self._segments.end
-        if end <= self._size:
+        """Return whether the file ends before what its headers announce, be it cut since, and what was noted."""
+        end, size = self._end, os.fstat(self._file.fileno()).st_size
+        if end <= size:
             return tuple(self._problems)
-        message = f"it is cut off: the file has {self._size} bytes of {end}"
+        message = f"it is cut off: the file has {size} bytes of {end}"
         return (Problem(f"core file {self.path}", message), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:

@@ -7,7 +7,6 @@ every place that a symbolic relocation filled is compared with the other library
 from __future__ import annotations
 
 import struct
-from array import array
 from bisect import bisect_left
 
 from ..errors import DlwhyError
@@ -44,8 +43,8 @@ class Bindings:
         for run in _group(places, memory.pointer_size):
             words += self._read(memory, run) or [word for each in run for word in self._read(memory, [each])]
         words.sort()
-        self._values = array("Q", (word >> _INDEX_BITS for word in words))
-        self._symbols = array("I", (word & _INDEX_MASK for word in words))
+        self._values = _packed("Q", [word >> _INDEX_BITS for word in words])
+        self._symbols = _packed("I", [word & _INDEX_MASK for word in words])
 
     def _read(self, memory: Memory, run: Sequence[int]) -> list[int]:
         """Read the words of places that lie close together; none unless all of them are in memory."""
@@ -55,9 +54,7 @@ class Bindings:
             return []
         self._pieces.append((start, raw))
         unpack = struct.Struct(memory.struct_prefix + memory.pointer_code).unpack_from
-        return [
-            unpack(raw, (each >> _INDEX_BITS) - start)[0] << _INDEX_BITS | (each & _INDEX_MASK) for each in run
-        ]
+        return [unpack(raw, (each >> _INDEX_BITS) - start)[0] << _INDEX_BITS | (each & _INDEX_MASK) for each in run]
 
     def later(self, memory: Memory) -> Bindings:
         """Give the bindings of the same image when its process has gone on: this one, if they are what they were."""
@@ -79,6 +76,11 @@ class Bindings:
             except DlwhyError:
                 self._names[index] = None
         return self._names[index]
+
+
+def _packed(code: str, values: Sequence[int]) -> Sequence[int]:
+    """Keep numbers in as many bytes as they need; the module array would import much."""
+    return memoryview(struct.pack(f"{len(values)}{code}", *values)).cast(code)  # type: ignore[call-overload,no-any-return]
 
 
 def _group(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import sys
-from array import array
 from bisect import bisect_right
 from itertools import accumulate
 
@@ -406,6 +405,8 @@ class Image:
         if not 0 < bucket_count <= MAX_SYMBOLS:
             return 0
         buckets = gnu + 16 + bloom_words * self.memory.pointer_size
+        from array import array  # its own imports would take longer than most answers
+
         firsts = array("I", self.memory.read(buckets, 4 * bucket_count))
         if self.memory.platform.byteorder != sys.byteorder:
             firsts.byteswap()
@@ -467,6 +468,8 @@ class _Functions:
 
         :raises FaultError: if it is not in memory.
         """
+        from array import array
+
         self._memory = memory = image.memory
         starts, ends, indexes = array("Q"), array("Q"), array("I")
         table, count = image.dynamic_address(DT_SYMTAB), image.symbol_count()

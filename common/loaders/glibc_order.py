@@ -108,8 +108,8 @@ def finaliser_order(
 ) -> Optional[list[int]]:
     """Sort the condemned maps of a namespace, given in list order, as the collector finalises them.
 
-    ``closed`` is the map that is being closed, None in a collection that is repeated.  ``spend`` takes Memory's units, and
-    returns False if not so many are left.  Gives addresses; None where sorting takes too long.
+    ``closed`` is the map that is being closed, None in a collection that is repeated.  ``spend`` takes Memory's units,
+    and returns False if not so many are left.  Gives addresses; None where sorting takes too long.
     """
     if rule.sorting is Sorting.CONSTRUCTORS:
         return _in_reverse_construction(graph, condemned)

@@ -29,7 +29,7 @@ MAX_TLS_BLOCK = 1 << 12
 _SPARE_NODES = 1 << 10
 # What looking at one word costs, and telling of a destructor, in Memory's units.
 _WORD_UNITS = 16
-_NODE_UNITS = 2000
+_NODE_UNITS = 3000
 
 # TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards; elsewhere it counts upwards
 # from the control block, which the thread pointer is ahead of on ppc64 (its ABI).
@@ -165,7 +165,8 @@ class _Finder:
         for _, _, nodes in lists:
             for _, _, link_map in nodes:
                 seen[link_map] = seen.get(link_map, 0) + 1
-        counts = [(self._wanted.get(address) or 0, number) for address, number in seen.items() if address in self._wanted]
+        wanted = self._wanted
+        counts = [(wanted[address] or 0, number) for address, number in seen.items() if address in wanted]
         return self._total + sum(abs(count - number) - count for count, number in counts)
 
     def _walk(self, head: int) -> list[_Node]:
@@ -183,10 +184,10 @@ class _Finder:
             function, obj, link_map, following = words
             if link_map not in self._graph.by_address or function == 0:
                 return []
-            if not memory.spend(_NODE_UNITS, "pending TLS destructors"):
-                return []
             nodes.append((function, obj, link_map))
             address = following
+        if not memory.spend(_NODE_UNITS * len(nodes), "pending TLS destructors"):
+            return []
         self._budget -= len(nodes)
         return nodes
 

@@ -131,7 +131,7 @@ class Crowd:
             for offset, value in change(index).items():
                 put(each, offset, value)
             raw += each
-        self.core.show(self.first, self.core.put(raw, PAGE), len(raw))
+        self.core.show(self.first, self.core.put(bytes(raw), PAGE), len(raw))
         self.word(self.prototype + L_NEXT, self.first)
         names = self.made.libraries
         self.write(self.rtld_global + 8, struct.pack("<I", len(names) + self.count))
