@@ -6,6 +6,7 @@ DlwhyError
 ├── UnsupportedError           the target cannot answer this question
 ├── NotFoundError              library, symbol or type; carries near matches
 ├── FaultError                 memory cannot be read
+│   └── LimitError             one command may read no more of it
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
 ├── DumpFormatError            a file is not what it claims to be
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
     from typing import Optional
 
 
+#: So many problems are told with a failure.
+_MAX_REASONS = 3
+
+
 class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
+
+    def add(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Add to the message what can be the reason, each with its place: what was not read is not absent."""
+        told = [f"{where}: {message}" for where, message in problems[:_MAX_REASONS]]
+        self.args = ("; ".join((str(self), *told)),)
 
 
 class UsageError(DlwhyError):
@@ -58,6 +68,13 @@ class FaultError(DlwhyError):
         super().__init__(f"cannot read {size} bytes at {address:#x}" + (f": {reason}" if reason else ""))
         self.address = address
         self.size = size
+
+
+class LimitError(FaultError):
+    """One command may read no more of the target."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(address, size, "this command has read as much as one may")
 
 
 class LayoutError(DlwhyError):

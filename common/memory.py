@@ -1,6 +1,7 @@
-"""How is a target's memory read with few requests?
+"""How is a target's memory read with few requests, and how much of it is read at all?
 
-``Memory`` is the only caller of ``Target.read``.  It lives for one command, so nothing it holds goes stale.
+``Memory`` is the only caller of ``Target.read``.  It lives for one command, so nothing it holds goes stale, and what a
+command may spend is counted here: every read, and what is done with many entries at once, takes from one total.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import struct
 
 from .charset import decode
-from .errors import CorruptError, FaultError
+from .errors import CorruptError, FaultError, LimitError
+from .model import Problem
 from .target import Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import NoReturn, Optional
 
 
 # A read through gdb costs 1.8 us for 8 bytes and 3.5 us for 16 KiB (gdb 13, local process): reading more than
@@ -22,12 +24,22 @@ CHUNK_SIZE = 16384
 PAGE_SIZE = 4096
 STRING_LIMIT = 4096
 MAX_PARTIAL_CHUNKS = 64
+MAX_CHUNKS = 4096
+#: More is not read at once: relocations of the largest libraries take 30 MB.
+MAX_READ = 64 << 20
+
+# What one command may spend.  A unit stands for some 20 ns of a processor, and for 2 bytes that are kept.
+ALLOWANCE = 200_000_000
+_READ_UNITS = 64
+_FETCH_UNITS = 1024
+_STRING_UNITS = 8
 
 
 class Memory:
     """Read and decode memory of a target through a cache of chunks."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, allowance: int = ALLOWANCE) -> None:
+        """Take a target; ``allowance`` is what may be spent on it."""
         self.target = target
         self.platform = target.platform
         self.pointer_size = self.platform.pointer_size
@@ -37,13 +49,19 @@ class Memory:
         self._chunks: dict[int, Optional[bytes]] = {}
         self._pages: dict[int, Optional[bytes]] = {}
         self._word_structs: dict[int, struct.Struct] = {}
+        self._first = self
+        self._left = allowance
+        self._cut = ""
 
     def renewed(self) -> Memory:
         """Give a memory of the same target, which has gone on since.
 
         What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
+        What may be spent is counted anew, for the images that keep the first memory, too.
         """
         other = Memory(self.target)
+        other._first = self._first
+        self._first._left = ALLOWANCE
         partial = [key for key, chunk in self._chunks.items() if chunk is None]
         other._chunks.update(dict.fromkeys(partial[:MAX_PARTIAL_CHUNKS]))
         return other
@@ -51,15 +69,35 @@ class Memory:
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.
 
-        :raises FaultError: if any of them cannot be read.
+        :raises FaultError: if any of them cannot be read; a LimitError if the command may read no more.
         """
         start = address % CHUNK_SIZE
         if start + size <= CHUNK_SIZE:
+            self._left -= size + _READ_UNITS
+            if self._left < 0:
+                self._refuse(address, size)
             key = address - start
             chunk = self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
             if chunk is not None:
                 return chunk[start : start + size]
         return self._read_slowly(address, size)
+
+    def spend(self, units: int, what: str) -> bool:
+        """Take from what the command may spend, for work on what was read; return False if so much is not left.
+
+        ``what`` names for the problem what is cut then.
+        """
+        self._left -= units
+        if self._left < 0:
+            self._cut = self._cut or what
+        return self._left >= 0
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Say where the command came to the end of what one may spend; nothing if it did not."""
+        if not self._cut:
+            return ()
+        message = "is cut here: the command has read and searched as much as one may; what is missing is not known"
+        return (Problem(self._cut, message),)
 
     def chunk(self, address: int) -> Optional[bytes]:
         """Read the whole chunk that an address lies in; None where a part of it cannot be read."""
@@ -67,11 +105,15 @@ class Memory:
         return self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
 
     def _fetch_chunk(self, key: int) -> Optional[bytes]:
+        if len(self._chunks) >= MAX_CHUNKS:
+            self._chunks.clear()
+            self._pages.clear()
         data = self._try(key, CHUNK_SIZE)
         self._chunks[key] = data
         return data
 
     def _try(self, address: int, size: int) -> Optional[bytes]:
+        self._left -= _FETCH_UNITS
         if address < 0 or address + size - 1 > self._mask:
             return None
         try:
@@ -83,6 +125,8 @@ class Memory:
         """Assemble a range that crosses chunks or lies in one that is only partly there."""
         if address < 0 or size < 0 or address + size - 1 > self._mask:
             raise FaultError(address, size)
+        if size > MAX_READ:
+            raise FaultError(address, size, "too much for one read")
         parts = []
         end = address + size
         while address < end:
@@ -92,6 +136,9 @@ class Memory:
                 step, chunk, key = self._page(address, end)
             else:
                 step = min(end, key + CHUNK_SIZE)
+            self._left -= step - address + _READ_UNITS
+            if self._left < 0:
+                self._refuse(address, size)
             parts.append(chunk[address - key : step - key])
             address = step
         return b"".join(parts)
@@ -105,6 +152,7 @@ class Memory:
         if page is not None:
             return step, page, key
         # A dump can record part of a page: ask for just the bytes wanted.
+        self._left -= _FETCH_UNITS
         return step, self.target.read(address, step - address), address
 
     def try_read(self, address: int, size: int) -> Optional[bytes]:
@@ -114,6 +162,15 @@ class Memory:
         except FaultError:
             return None
 
+    def try_read_text(self, address: int, size: int) -> Optional[bytes]:
+        """Read the bytes of a text, which is written and kept in several forms, or give None if it cannot be read."""
+        try:
+            data = self.read(address, size)
+            self._take_string(address, size)
+        except FaultError:
+            return None
+        return data
+
     def unsigned(self, address: int, size: int) -> int:
         """Read an unsigned integer of ``size`` bytes."""
         return int.from_bytes(self.read(address, size), "little" if self.struct_prefix == "<" else "big")
@@ -121,6 +178,20 @@ class Memory:
     def pointer(self, address: int) -> int:
         """Read a pointer."""
         return self.unsigned(address, self.pointer_size)
+
+    def try_unsigned(self, address: int, size: int) -> Optional[int]:
+        """Read an unsigned integer, or give None if it cannot be read."""
+        try:
+            return self.unsigned(address, size)
+        except FaultError:
+            return None
+
+    def try_words(self, address: int, count: int) -> Optional[tuple[int, ...]]:
+        """Read consecutive pointer-sized words, or give None if any of them cannot be read."""
+        try:
+            return self.words(address, count)
+        except FaultError:
+            return None
 
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """Read ``count`` consecutive pointer-sized words."""
@@ -147,6 +218,7 @@ class Memory:
         if chunk is not None:
             stop = chunk.find(b"\0", start, start + limit)
             if stop >= 0:
+                self._take_string(address, stop - start)
                 return chunk[start:stop]
         parts = []
         remaining = limit
@@ -162,8 +234,20 @@ class Memory:
             stop = piece.find(b"\0")
             if stop >= 0:
                 parts.append(piece[:stop])
-                return b"".join(parts)
+                found = b"".join(parts)
+                self._take_string(address, len(found))
+                return found
             parts.append(piece)
             address += step
             remaining -= step
         raise CorruptError(f"string without end within {limit} bytes", address - limit)
+
+    def _refuse(self, address: int, size: int) -> NoReturn:
+        self._cut = self._cut or f"{address:#x}"
+        raise LimitError(address, size)
+
+    def _take_string(self, address: int, size: int) -> None:
+        """Take a text's share besides that of its bytes."""
+        self._left -= size * _STRING_UNITS + _READ_UNITS
+        if self._left < 0:
+            self._refuse(address, size)

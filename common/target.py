@@ -113,6 +113,10 @@ class KernelTarget(Target, Protocol):
         """
 
     @property
+    def size(self) -> Optional[int]:
+        """Give how many bytes of the machine's memory are there, None when unknown."""
+
+    @property
     def build_number(self) -> Optional[int]:
         """Give the build, such as 7601 for Windows 7 SP1; None when unknown."""
 

@@ -280,6 +280,11 @@ class MachineTarget(EngineTarget):
         return Module(str(image.image()), base, rsds(Memory(self), base))
 
     @property
+    def size(self) -> Optional[int]:
+        """Tell nothing: pykd does not."""
+        return None
+
+    @property
     def build_number(self) -> Optional[int]:
         """Give the build."""
         try:

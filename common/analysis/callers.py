@@ -75,8 +75,7 @@ class Callers:
 
     def saved_return(self, memory: Memory, stack: int) -> Optional[int]:
         """Read the return address that lies at a stack pointer; None where a register has it, or nothing is there."""
-        raw = memory.try_read(stack, memory.pointer_size) if self._convention.link is None else None
-        return None if raw is None else memory.pointer(stack)
+        return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
     def find(self, hit: Hit, examined: GlibcExamination, entry: Entry, stack: int) -> Caller:
         """Find who called, at an entry of the loader."""

@@ -19,6 +19,8 @@ from .dll_state import WindowsExamination
 MAX_STACK = 1 << 20
 MAX_STACKS = 32 << 20
 MAX_POINTERS = 64
+#: What a pointer that is found takes, and telling of it, in Memory's units.
+_POINTER_UNITS, _TOLD_UNITS = 50, 300
 
 
 def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None) -> GoneDlls:
@@ -46,8 +48,15 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
         ]
     else:
         found = _with_pointers(examined, found, loaded, problems)
+    late = [problem for problem in examined.target.problems() if problem not in problems]
     return GoneDlls(
-        examined.target_info(), examined.loader_info(), tuple(found), address, now, lost, problems=tuple(problems)
+        examined.target_info(),
+        examined.loader_info(),
+        tuple(found),
+        address,
+        now,
+        lost,
+        problems=(*problems, *late, *examined.memory.problems()),
     )
 
 
@@ -102,18 +111,22 @@ def _with_pointers(
         return found
     starts = [span[0] for span, _ in owners]
     low, high = starts[0], max(span[1] for span, _ in owners)
-    pointers: dict[GoneDll, list[Pointer]] = {}
+    pointers: list[list[Pointer]] = [[] for _ in owners]
+    omitted = [0 for _ in owners]
     for thread, register, place, value in _words(examined, low, high, problems):
-        span, gone = owners[bisect_right(starts, value) - 1]
-        if value < span[1]:
-            pointers.setdefault(gone, []).append(Pointer(thread, value, register, place))
-    return [
-        gone._replace(
-            pointers=tuple(pointers.get(gone, ())[:MAX_POINTERS]),
-            pointers_omitted=max(0, len(pointers.get(gone, ())) - MAX_POINTERS),
-        )
-        for gone in found
-    ]
+        owner = bisect_right(starts, value) - 1
+        if value >= owners[owner][0][1]:
+            continue
+        is_told = len(pointers[owner]) < MAX_POINTERS
+        if examined.memory.spend(_TOLD_UNITS if is_told else _POINTER_UNITS, "pointers into unloaded DLLs") and is_told:
+            pointers[owner].append(Pointer(thread, value, register, place))
+        else:
+            omitted[owner] += 1
+    told = {
+        gone: gone._replace(pointers=tuple(listed), pointers_omitted=more)
+        for (_, gone), listed, more in zip(owners, pointers, omitted)
+    }
+    return [told.get(gone, gone) for gone in found]
 
 
 def _joined(loaded: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:

@@ -38,7 +38,11 @@ def plan_free(
     :raises UnsupportedError: if it is no process of Windows, or the loader's lists are not in memory.
     """
     examined = WindowsExamination(target, pid)
-    found = select_dlls(examined.dlls(), text, evaluate)
+    try:
+        found = select_dlls(examined.dlls(), text, evaluate)
+    except NotFoundError as error:
+        error.add(examined.all_problems())
+        raise
     if len(found) > 1:
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]
         raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)
@@ -46,7 +50,12 @@ def plan_free(
     problems = list(examined.problems)
     plan = _plan(examined, loader, world, entry, frees, problems)
     return DllPlans(
-        examined.target_info(), examined.loader_info(), examined.rules(), plan, text, problems=tuple(problems)
+        examined.target_info(),
+        examined.loader_info(),
+        examined.rules(),
+        plan,
+        text,
+        problems=(*problems, *examined.memory.problems()),
     )
 
 

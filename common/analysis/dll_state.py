@@ -39,6 +39,13 @@ CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
 MAX_DEPENDENCY_HOLDS = 16
 #: Longer chains are not named in full.
 MAX_CHAIN = 62
+#: Of so many names those that are near are looked for.
+MAX_COMPARED = 4096
+
+# What is spent, in Memory's units: for a DLL that is told, for a name in its lists and chains, and for each character.
+_DLL_UNITS = 6000
+_NAME_UNITS = 25
+_TEXT_UNITS = 8
 #: The first build whose Flags tell a verifier's provider.
 _VERIFIER_BUILD = 26100
 #: Windows 8 and 8.1 free by an older function, which was not looked at.
@@ -118,8 +125,13 @@ class WindowsExamination:
             self.rules(),
             tuple(self.dlls()),
             any(shutdowns) if shutdowns else None,
-            problems=tuple(self.problems),
+            problems=self.all_problems(),
         )
+
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Give what was met until now."""
+        late = [problem for problem in self.target.problems() if problem not in self.problems]
+        return (*self.problems, *late, *self.memory.problems())
 
     def target_info(self) -> TargetInfo:
         """Say what is examined."""
@@ -194,7 +206,7 @@ def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) 
         return found
     import difflib
 
-    lowered = {dll.name.lower(): dll.name for dll in dlls}
+    lowered = {dll.name.lower(): dll.name for dll in dlls[:MAX_COMPARED]}
     near = [lowered[each] for each in difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=0.5)]
     raise NotFoundError(f"no loaded DLL matches '{text}'", near)
 
@@ -275,6 +287,7 @@ class Judge:
         self._main = world.by_entry.get(loader.main.address) if loader.main else None
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
+        self._parents: dict[int, Sequence[int]] = {}
         self._held: Optional[Reach] = None
         self._from_main: Optional[Reach] = None
 
@@ -356,7 +369,11 @@ class Judge:
                 names += ["…", self.name(reach.root[key])]
                 break
             names.append(self.name(key))
-        return tuple(reversed(names))
+        return tuple(reversed(names)) if self._spend(names) else ()
+
+    def _spend(self, names: Sequence[str]) -> bool:
+        units = _NAME_UNITS * len(names) + _TEXT_UNITS * sum(map(len, names))
+        return self.loader.memory.spend(units, "chains and lists of DLLs")
 
     def _pin(self, unit: Unit) -> DllHold:
         first = unit.entries[0]
@@ -390,20 +407,28 @@ class Judge:
         return DllHold(DllHoldKind.PINNED, evidence, origin=origin, chain=chain)
 
     def _pinned_importers(self, unit: Unit) -> tuple[str, ...]:
-        """Follow importers that are pinned upwards; gives the names from the topmost to this one."""
-        keys = [unit.key]
+        """Follow importers that are pinned upwards; gives the names from the topmost, or "…" for those, to this one."""
+        names = [self.name(unit.key)]
         seen = {unit.key}
-        while True:
-            parents = [
-                key
-                for key in self.world.units[keys[-1]].parents
-                if key in self.world.units and key not in seen and key != self._main and self._is_count_pinned(key)
-            ]
-            if not parents:
+        key: Optional[int] = unit.key
+        while key is not None:
+            key = next((each for each in self._pinned_parents(key) if each not in seen), None)
+            if key is not None:
+                seen.add(key)
+                names.append(self.name(key) if len(names) <= MAX_CHAIN else "…")
+            if len(names) > MAX_CHAIN + 1 or not self._spend(names[-1:]):
                 break
-            seen.add(parents[0])
-            keys.append(parents[0])
-        return tuple(self.name(key) for key in reversed(keys)) if len(keys) > 1 else ()
+        return tuple(reversed(names)) if len(names) > 1 else ()
+
+    def _pinned_parents(self, key: int) -> Sequence[int]:
+        """Give the importers of a unit that are pinned, but for the program."""
+        if key not in self._parents:
+            self._parents[key] = [
+                each
+                for each in dict.fromkeys(self.world.units[key].parents)
+                if each in self.world.units and each != self._main and self._is_count_pinned(each)
+            ]
+        return self._parents[key]
 
     def _is_count_pinned(self, key: int) -> bool:
         unit = self.world.units[key]
@@ -436,9 +461,11 @@ class Judge:
             # In a cycle the chain of an importer can lead through this very unit: then it is no reason.
             if above and self.name(unit.key) not in above:
                 chain, kinds = (*above, self.name(unit.key)), self._kinds[held.root[key]]
+            if not self._spend(chain):
+                break
             evidence = unit.entries[0].node_evidence("IncomingDependencies")
             dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))
-        return (*own, *dependencies), max(0, len(parents) - MAX_DEPENDENCY_HOLDS)
+        return (*own, *dependencies), len(parents) - len(dependencies)
 
     def held(self, unit: Unit, holds: Sequence[DllHold]) -> Optional[bool]:
         """Tell whether a unit stays; None where it is not known."""
@@ -452,6 +479,7 @@ class Judge:
 
     def describe(self, entry: Entry, image: Optional[Image] = None) -> Dll:
         """Describe a DLL."""
+        self.loader.memory.spend(_DLL_UNITS, "DLLs")
         unit = self.world.unit_of(entry)
         holds, omitted = self.holds(unit)
         record = entry.record
@@ -492,7 +520,8 @@ class Judge:
         )
 
     def _names(self, keys: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.world.units)
+        names = tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.world.units)
+        return names if self._spend(names) else ()
 
 
 def _entry_name(entry: Entry) -> str:

@@ -71,6 +71,14 @@ MAX_SYMBOLS = 16
 #: Where every library needs every other, the search for all holders of all libraries would be cubic.
 MAX_SEARCH_STEPS = 20_000
 
+# What is spent, in Memory's units: for a library that is told with its fields, for a step of that search, for a reason
+# that is told, for each character of its names, and for a function that is looked up in a file.
+_LIBRARY_UNITS = 6000
+_STEP_UNITS = 4
+_HOLD_UNITS = 500
+_TEXT_UNITS = 8
+_FUNCTION_UNITS = 250_000
+
 _GUARD = "guard variable for "
 
 # What is computed once for an examination, and depends on the open counts, or on the memory.
@@ -242,6 +250,8 @@ class GlibcExamination:
         holds_omitted: int = 0,
     ) -> Library:
         """Give the facts of one library, with the verdict on it if there is one."""
+        if not self.brief:
+            self.memory.spend(_LIBRARY_UNITS, "libraries")
         image = self.image(link_map) if identify and not link_map.is_proxy else None
         path = self.path(link_map)
         first, last = self.extent(link_map)
@@ -386,7 +396,7 @@ class GlibcExamination:
         flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
         evidence = self._evidence(link_map, flag, "l_direct_opencount")
         origin, symbols = self._nodelete_origin(link_map)
-        names = [] if self.brief else _without_guards(_demangled(symbols))
+        names = [] if self.brief else _without_guards(self._demangled(symbols))
         return Hold(
             HoldKind.NODELETE,
             evidence,
@@ -428,7 +438,7 @@ class GlibcExamination:
         owners: dict[int, list[str]] = {}
         for namespace in self.graph.namespaces:
             try:
-                for symbol in glibc.read_unique_symbols(self.memory, self.layouts, namespace):
+                for symbol in glibc.for_each_unique_symbol(self.memory, self.layouts, namespace):
                     owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
             except (FaultError, CorruptError) as error:
                 self.problems.append(Problem(f"unique symbols of namespace {namespace.number}", str(error)))
@@ -442,6 +452,8 @@ class GlibcExamination:
         symbols: set[str] = set()
         for other in self.namespaces[link_map.l_ns].maps:
             permanent = other.l_type != LT_LOADED or (other.nodelete and other.l_nodelete_active is None)
+            if not self.memory.spend(_STEP_UNITS, "what NODELETE libraries are bound by"):
+                break
             if permanent and other is not link_map and not other.is_proxy:
                 symbols.update(self._symbols_into(other, link_map))
         return sorted(symbols)
@@ -473,6 +485,7 @@ class GlibcExamination:
         from ..loaders.glibc_tls import read_destructors
 
         libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
+        libcs = libcs[: glibc.MAX_NAMESPACES]
         found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map
@@ -485,6 +498,9 @@ class GlibcExamination:
     def _destructor(self, pending: Pending) -> TlsDestructor:
         thread = ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
         function = self.code_symbol(pending.function) if pending.function is not None else CodeSymbol(0, None, None)
+        size = len(function.name or "") + len(function.library or "")
+        if not self.memory.spend(_TEXT_UNITS * size, "names of destructors"):
+            function = CodeSymbol(function.address, None, None)
         return TlsDestructor(thread, function, pending.object)
 
     def code_symbol(self, address: int) -> CodeSymbol:
@@ -496,11 +512,7 @@ class GlibcExamination:
 
     def find_map(self, address: int) -> Optional[LinkMap]:
         """Find the library in whose mappings an address lies."""
-        for link_map in self.graph.by_address.values():
-            first, last = self.extent(link_map)
-            if first <= address < last and not link_map.is_proxy:
-                return link_map
-        return None
+        return self.graph.find_map(address)
 
     def binds(self, holder: LinkMap, held: LinkMap) -> bool:
         """Tell whether a library is bound to a symbol of another one."""
@@ -517,7 +529,7 @@ class GlibcExamination:
 
     def _find_function_name(self, link_map: LinkMap, address: int) -> Optional[str]:
         image = self.image(link_map)
-        if image is None:
+        if image is None or not self.memory.spend(_FUNCTION_UNITS, "names of functions"):
             return None
         from ..elf.demangle import demangle
         from ..elf.files import name_function
@@ -562,10 +574,20 @@ class GlibcExamination:
                     queue.append(holder)
                     if self.kept[holder]:
                         roots.append(holder)
+            if not self.memory.spend(_STEP_UNITS * len(holders), "reasons why libraries stay"):
+                break
             if steps > MAX_SEARCH_STEPS:
                 break
-        listed = roots[:MAX_DEPENDENCY_HOLDS]
-        holds = [self._dependency_hold(link_map, root, towards) for root in listed]
+        listed: list[int] = []
+        holds: list[Hold] = []
+        for root in roots[:MAX_DEPENDENCY_HOLDS]:
+            hold = self._dependency_hold(link_map, root, towards)
+            texts = (*hold.chain, *hold.symbols)
+            units = _HOLD_UNITS * (1 + len(texts)) + _TEXT_UNITS * sum(map(len, texts))
+            if not self.memory.spend(units, "reasons why libraries stay"):
+                break
+            listed.append(root)
+            holds.append(hold)
         if not any(_is_permanent(hold) for hold in holds):
             chain = self._permanent_chain(link_map)
             if chain is not None:
@@ -616,7 +638,7 @@ class GlibcExamination:
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
         symbols: tuple[str, ...] = ()
         if edge is Edge.RELOCATION and not self.brief:
-            symbols = tuple(sorted(_demangled(self._symbols_into(maps[-2], held))))
+            symbols = tuple(sorted(self._demangled(self._symbols_into(maps[-2], held))))
         kinds = [_ROOT_HOLDS[kind] for kind in self.kept[root]]
         if maps[0].l_auditing:
             kinds = [HoldKind.AUDIT]
@@ -640,11 +662,12 @@ class GlibcExamination:
         reached: dict[int, int] = {}
         queue = [holder]
         for address in queue:
-            for needed in self._direct_dependencies(address):
+            direct = self._direct_dependencies(address)
+            for needed in direct:
                 if needed not in reached and needed != holder:
                     reached[needed] = address
                     queue.append(needed)
-            if held in reached:
+            if held in reached or not self.memory.spend(_STEP_UNITS * (1 + len(direct)), "chains of dependencies"):
                 break
         if held not in reached:
             return [held]
@@ -658,6 +681,18 @@ class GlibcExamination:
         if link_map.direct is None:
             link_map.direct = tuple(self._find_direct_dependencies(link_map))
         return link_map.direct
+
+    def _demangled(self, symbols: Iterable[str]) -> set[str]:
+        from ..elf.demangle import demangle_all
+
+        affordable: list[str] = []
+        for symbol in symbols:
+            if not self.memory.spend(_HOLD_UNITS + _TEXT_UNITS * len(symbol), "names of symbols") and affordable:
+                break
+            affordable.append(symbol)
+        found = set(demangle_all(affordable).values())
+        self.memory.spend(_TEXT_UNITS * sum(map(len, found)), "names of symbols")
+        return found
 
     def _find_direct_dependencies(self, link_map: LinkMap) -> Iterator[int]:
         image = self.image(link_map)
@@ -675,12 +710,6 @@ class GlibcExamination:
             other_image = self.image(other)
             if other_image is not None and other_image.read_soname() in wanted:
                 yield address
-
-
-def _demangled(symbols: Iterable[str]) -> set[str]:
-    from ..elf.demangle import demangle_all
-
-    return set(demangle_all(symbols).values())
 
 
 def _without_guards(names: set[str]) -> list[str]:

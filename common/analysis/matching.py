@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+#: Of so many names those that are near are looked for.
+MAX_COMPARED = 4096
+
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -83,7 +86,7 @@ def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...
 def _near(libraries: Sequence[Library], text: str) -> list[str]:
     import difflib
 
-    names = list(dict.fromkeys(library.name for library in libraries))
+    names = list(dict.fromkeys(library.name for library in libraries))[:MAX_COMPARED]
     wanted = text.rsplit("/", 1)[-1] or text
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     return near or [name for name in names if wanted.lower() in name.lower()][:3]

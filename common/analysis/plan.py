@@ -7,6 +7,8 @@ the answer is a lower bound.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from ..elf.image import DT_STRSZ, DT_STRTAB, Image
 from ..errors import DlwhyError, NotFoundError
 from ..lean import cached_property
@@ -44,6 +46,14 @@ if TYPE_CHECKING:
 CLOSERS = ("dlclose", "__libc_dlclose")
 #: Each open library is a mark phase of its own.
 MAX_RANKED = 4000
+
+# What is spent, in Memory's units: on a library that is marked, on its edges, on one that goes, and on each
+# character of its name.
+_MARK_UNITS = 24
+_EDGE_UNITS = 2
+_UNLOAD_UNITS = 1000
+_TEXT_UNITS = 8
+
 MAX_STRING_TABLE = 64 << 20
 
 AT_PAGESZ = 6
@@ -91,11 +101,10 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
     def of_glibc(examined: GlibcExamination) -> Plans:
         planner = Planner(examined)
         maps = [m for m in examined.graph.by_address.values() if planner.is_handle(m)]
-        if len(maps) > MAX_RANKED:
-            examined.problems.append(
-                Problem("ranking", f"{len(maps)} libraries are open, only {MAX_RANKED} are ranked")
-            )
-        plans = [planner.plan(link_map, closes, brief=True) for link_map in maps[:MAX_RANKED]]
+        plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
+        if len(maps) > len(plans):
+            message = f"{len(maps)} libraries are open, only {len(plans)} are ranked"
+            examined.problems.append(Problem("ranking", message))
         plans.sort(key=lambda plan: (-plan.size, -len(plan.unloads), plan.library.namespace, plan.library.name))
         return planner.plans(tuple(plans), None)
 
@@ -134,6 +143,25 @@ class Planner:
     def __init__(self, examined: GlibcExamination) -> None:
         self.examined = examined
         self._closers: dict[int, bool] = {}
+
+    def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
+        """Predict in brief what closing each of several libraries would do, as many as the command may."""
+        for link_map in maps:
+            plan = self.plan(link_map, closes, brief=True)
+            names = sum(len(library.name) + len(library.path) for library in plan.unloads)
+            if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
+                return
+            yield plan
+
+    def _spend(self, units: int) -> bool:
+        return self.examined.memory.spend(units, "predictions")
+
+    @cached_property
+    def _units(self) -> int:
+        """Give what marking all libraries takes."""
+        maps = self.examined.graph.by_address.values()
+        edges = sum(len(link_map.needed) + len(link_map.relocated_to) for link_map in maps)
+        return _MARK_UNITS * len(maps) + _EDGE_UNITS * edges
 
     def plans(self, plans: tuple[Plan, ...], asked: Optional[str]) -> Plans:
         """Put plans together into an answer."""
@@ -209,6 +237,7 @@ class Planner:
         if number not in examined.namespaces:
             return ()
         namespace = examined.namespaces[number]
+        self._spend(self._units)
         kept = glibc.mark(namespace, examined.graph, examined.rules, {link_map.address: 0})
         going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
         return tuple(m.address for m in going if not m.is_proxy)
@@ -225,7 +254,7 @@ class Planner:
             closed = None if outcome is Outcome.DEFERRED else link_map
             graph = self.examined.graph
             alone = list(unloads) if len(unloads) == 1 else None
-            ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule)
+            ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule, self._spend)
             if ordered is not None:
                 unloads, order = tuple(ordered), rule.sorting.value
         plan = Plan(

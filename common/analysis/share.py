@@ -43,6 +43,11 @@ _FIRST_BUILDS = (
 
 #: One damaged structure can spoil the reading of many others: these many are told.
 MAX_PROBLEMS = 32
+#: Of so many names those that are near are looked for.
+MAX_COMPARED = 4096
+
+# What telling of a mapping or an open takes, in Memory's units.
+_MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
 class _Found(NamedTuple):
@@ -76,7 +81,9 @@ def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: O
     machine = _Machine(require_kernel(target))
     matching = machine.by_name(text, pid) or machine.by_address(text, evaluate, pid)
     if not matching:
-        raise NotFoundError(f"no process maps a file that '{text}' fits", machine.near(text))
+        failure = NotFoundError(f"no process maps a file that '{text}' fits", machine.near(text))
+        failure.add(machine.told())
+        raise failure
     return machine.answer(matching, text, pid)
 
 
@@ -243,6 +250,7 @@ class _Machine:
 
         names = sorted({(self.name(key) or "").rpartition("\\")[2] for key in self.found} - {""})
         wanted = text.replace("/", "\\").rpartition("\\")[2].lower()
+        names = names[:MAX_COMPARED]
         close = difflib.get_close_matches(wanted, [name.lower() for name in names], n=3, cutoff=0.5)
         return [name for name in names if name.lower() in close][:3]
 
@@ -262,15 +270,17 @@ class _Machine:
             files=files,
             asked=asked,
             handles_complete=complete,
-            problems=self._told(),
+            problems=self.told(),
         )
 
-    def _told(self) -> tuple[Problem, ...]:
-        problems = tuple(dict.fromkeys(self.problems))
+    def told(self) -> tuple[Problem, ...]:
+        """Give the problems, not too many of them."""
+        problems = tuple(dict.fromkeys((*self.problems, *self.nt.target.problems())))
+        cut = self.nt.memory.problems()
         if len(problems) <= MAX_PROBLEMS:
-            return problems
+            return (*problems, *cut)
         more = Problem("target", f"{len(problems) - MAX_PROBLEMS} more problems of this kind are not listed")
-        return (*problems[:MAX_PROBLEMS], more)
+        return (*problems[:MAX_PROBLEMS], more, *cut)
 
     def _target_info(self) -> TargetInfo:
         target = self.nt.target
@@ -293,6 +303,9 @@ class _Machine:
             for handle in reader.for_each(process.object_table, _process_words(process), self.problems):
                 file = self.files.find_file(handle.object)
                 if file is not None and file.section_object_pointer in keys:
+                    if not self.nt.memory.spend(_OPEN_UNITS, "open handles"):
+                        self.problems.append(Problem(_process_words(process), "not all its handles are looked at"))
+                        return found
                     opened = (process, handle.value, handle.granted_access, file)
                     found.setdefault(file.section_object_pointer, []).append(opened)
         return found
@@ -332,7 +345,7 @@ class _Machine:
             device=file.device,
             file=opens[file.address],
             sections=sections,
-            mappings=tuple(sorted(found.mappings, key=lambda mapping: _mapping_order(mapping, pid))),
+            mappings=tuple(self._affordable(sorted(found.mappings, key=lambda mapping: _mapping_order(mapping, pid)))),
             openers=tuple(
                 Opener(process.pid, process.name, value, access, opens[file.address])
                 for process, value, access, file in handles
@@ -340,6 +353,13 @@ class _Machine:
             evidence=tuple(self._evidence(areas.values(), opens.values())),
             operations=judge(Situation(sections, tuple(opens.values()), complete, self.nt.target.build_number)),
         )
+
+    def _affordable(self, mappings: Sequence[Mapping]) -> Iterator[Mapping]:
+        """Iterate over the mappings that can be told."""
+        for mapping in mappings:
+            if not self.nt.memory.spend(_MAPPING_UNITS, "mappings"):
+                return
+            yield mapping
 
     def _evidence(self, areas: Iterable[ControlArea], opens: Iterable[OpenFile]) -> Iterator[Evidence]:
         """Read once more what the verdicts rest on, each member with its address and the source of its offset."""

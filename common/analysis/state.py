@@ -55,7 +55,7 @@ def examine(
     of_glibc: Callable[[GlibcExamination], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, tuple[Problem, ...]]:
-    """Examine the target and answer a question about it.
+    """Examine the target and answer a question about it; gives problems that were met meanwhile.
 
     A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
 
@@ -64,36 +64,54 @@ def examine(
     """
     shared_helper().renew()
     if Capability.RUNNING not in target.capabilities:
-        return _examine_once(Memory(target), of_glibc, of_musl)[0], ()
+        answer, _, met = _examine_once(target, of_glibc, of_musl)
+        return answer, met
     begin = time.monotonic()
     latest: Optional[_Answer] = None
+    problems: tuple[Problem, ...] = ()
     while True:
         started = time.monotonic()
         failure: Optional[DlwhyError] = None
         motion = Motion.MOVING
         try:
-            latest, motion = _examine_once(Memory(target), of_glibc, of_musl)
+            latest, motion, problems = _examine_once(target, of_glibc, of_musl)
         except (FaultError, CorruptError, LayoutError) as error:
             failure = error
         now = time.monotonic()
         # A thread that stays inside dlopen, in a constructor say, changes nothing meanwhile.
         if motion is Motion.STILL or (motion is Motion.HELD and now - begin > HELD_SECONDS):
             assert latest is not None
-            return latest, ()
+            return latest, problems
         if now - begin > MAX_SETTLING_SECONDS:
             if latest is None:
                 raise failure or CorruptError("the loader never stood still while it was read")
             message = "the loader never stood still while it was read: the answer can mix two states"
-            return latest, (Problem("racy", message),)
+            return latest, (*problems, Problem("racy", message))
         time.sleep(max(RETRY_SECONDS, (now - started) * PAUSE_PER_READING))
 
 
 def _examine_once(
+    target: Target,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, Motion, tuple[Problem, ...]]:
+    """Examine once; tells also whether the loader moved meanwhile, and what the examination met at its end."""
+    memory = Memory(target)
+    before = tuple(target.problems())
+    try:
+        answer, motion = _examine(memory, of_glibc, of_musl)
+    except DlwhyError as error:
+        error.add((*memory.problems(), *target.problems()))
+        raise
+    late = [problem for problem in target.problems() if problem not in before]
+    return answer, motion, (*late, *memory.problems())
+
+
+def _examine(
     memory: Memory,
     of_glibc: Callable[[GlibcExamination], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, Motion]:
-    """Examine once; tells also whether the loader moved meanwhile."""
     if memory.platform.os == "windows":
         raise UnsupportedError(
             f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import NotFoundError
 from ..winmodel import DllState
 from .arguments import argument
 from .registry import PROCESS_ARGUMENT, Result, Session, command, process_id
@@ -32,7 +33,11 @@ def dllstate(session: Session, arguments: Namespace) -> Result:
     wanted = " ".join(arguments.dll)
     state = explain_dlls(session.target, process_id(arguments.process))
     if wanted:
-        state = state._replace(dlls=select_dlls(state.dlls, wanted, session.host.evaluate), asked=wanted)
+        try:
+            state = state._replace(dlls=select_dlls(state.dlls, wanted, session.host.evaluate), asked=wanted)
+        except NotFoundError as error:
+            error.add(state.problems)
+            raise
     return Result(
         document=lambda: _document(state),
         view=lambda verbose: dll_state_view(state, verbose),

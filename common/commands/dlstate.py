@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..analysis.state import explain
+from ..errors import NotFoundError
 from ..views import state_view
 from .arguments import argument
 from .registry import Result, Session, command
@@ -34,7 +35,11 @@ def dlstate(session: Session, arguments: Namespace) -> Result:
     if wanted:
         from ..analysis.matching import select
 
-        chosen = select(state.libraries, wanted, session.host.evaluate)
+        try:
+            chosen = select(state.libraries, wanted, session.host.evaluate)
+        except NotFoundError as error:
+            error.add(state.problems)
+            raise
         state = state._replace(libraries=chosen, asked=wanted)
     return Result(
         document=lambda: _document(state),

@@ -15,7 +15,6 @@ from ..charset import decode
 from ..elf.files import read_at
 from ..elf.image import (
     MAX_NOTE_BYTES,
-    MAX_PROGRAM_HEADERS,
     PT_LOAD,
     PT_NOTE,
     ProgramHeader,
@@ -32,7 +31,7 @@ from .auxv import parse_auxv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO, Optional
 
 
@@ -49,8 +48,28 @@ _THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "ris
 
 #: ``e_phnum`` of a file with more program headers than 16 bits count; the number is in section header 0 then.
 PN_XNUM = 0xFFFF
-MAX_SEGMENTS = 4_000_000
-MAX_NOTES = 256 << 20
+
+# Caps, each on all that the file has of a kind; what is beyond is told.
+#: The kernel maps no more than vm.max_map_count, 65,530 unless it was raised.
+MAX_SEGMENTS = 1 << 20
+#: The kernel and gdb write one segment of notes.
+MAX_NOTE_SEGMENTS = 256
+MAX_NOTES = 1 << 20
+MAX_THREADS = 1 << 17
+#: CORE_FILE_NOTE_SIZE_MAX of the kernel's fs/coredump.c.
+MAX_FILE_NOTE = 16 << 20
+MAX_FILES = 1 << 18
+MAX_AUXV = 1 << 14
+#: No real note that is looked at is longer.
+_MAX_NOTE = 1 << 12
+#: Mappings begin and end at pages, so a read of Memory's has no more pieces.
+MAX_PIECES = 16
+#: Mapped files that are open at once, and that are opened in all.
+MAX_OPEN = 512
+MAX_OPENED = 1 << 14
+
+_HEADERS_AT_ONCE = 1 << 12
+_NOTE_WINDOW = 1 << 12
 
 
 class Note(NamedTuple):
@@ -80,6 +99,24 @@ def require_core(path: str, start: bytes) -> None:
         raise DumpFormatError(path, "an ELF file, but no core", 16)
 
 
+class _Segments:
+    """The segments of a core that have bytes in the file, by rising address: where, how many, and at which offset."""
+
+    def __init__(self, headers: Iterable[ProgramHeader]) -> None:
+        # Of a million segments, numbers in lists would take 120 MB; the module array imports much.
+        columns = bytearray(), bytearray(), bytearray()
+        pack = struct.Struct("Q").pack
+        for header in headers:
+            for column, value in zip(columns, (header.vaddr, header.filesz, header.offset)):
+                column += pack(value)
+        self.starts, self.sizes, self.offsets = (memoryview(column).cast("Q") for column in columns)
+        order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
+        if order != list(range(len(order))):
+            for name in ("starts", "sizes", "offsets"):
+                column = getattr(self, name)
+                setattr(self, name, memoryview(b"".join(pack(column[index]) for index in order)).cast("Q"))
+
+
 class ElfCore:
     """The memory of an ELF core file."""
 
@@ -102,17 +139,20 @@ class ElfCore:
         except OSError as error:
             raise DumpFormatError(path, error.strerror or str(error)) from error
         self._size = os.fstat(self._file.fileno()).st_size
+        self._problems: list[Problem] = []
         self._overlays: dict[str, Optional[BinaryIO]] = {}
-        headers = self._read_headers()
-        self._loads = sorted((h for h in headers if h.type == PT_LOAD), key=lambda h: h.vaddr)
-        self._starts = [h.vaddr for h in self._loads]
-        self.notes = self._read_notes(headers)
+        self._open_paths: list[str] = []
+        self._opened = 0
+        self._end = 0
+        self._note_headers: list[ProgramHeader] = []
+        self._segments = _Segments(self._for_each_segment())
+        self.notes = tuple(self._for_each_note())
         self.auxv: Mapping[int, int] = parse_auxv(
             self._first_note(NT_AUXV), self.pointer_size, "little" if self.prefix == "<" else "big"
         )
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
-        self._problems: list[Problem] = []
+        self._beginnings: Optional[Mapping[str, MappedFile]] = None
 
     def add_files(self, stream: BinaryIO, mapped: Sequence[MappedFile]) -> None:
         """Show a file, which the caller has found to be the right one, where the core has nothing; keeps the stream."""
@@ -125,6 +165,9 @@ class ElfCore:
         """Note what is to be said of the core."""
         self._problems.extend(problems)
 
+    def _note_cut(self, message: str) -> None:
+        self._problems.append(Problem(f"core file {self.path}", message))
+
     def close(self) -> None:
         """Close the core and the files that filled it."""
         for stream in (self._file, *self._overlays.values()):
@@ -136,7 +179,22 @@ class ElfCore:
             raise DumpFormatError(self.path, "a header points outside the file: the core is cut off", offset)
         return read_at(self._file, offset, size)
 
-    def _read_headers(self) -> tuple[ProgramHeader, ...]:
+    def _for_each_segment(self) -> Iterator[ProgramHeader]:
+        """Iterate over the segments that have bytes in the file; notes are kept, and the end of all."""
+        notes = 0
+        for header in self._for_each_header():
+            if header.type in (PT_LOAD, PT_NOTE):
+                self._end = max(self._end, header.offset + header.filesz)
+            if header.type == PT_LOAD and header.filesz:
+                yield header
+            elif header.type == PT_NOTE:
+                notes += 1
+                self._note_headers += [header] if notes <= MAX_NOTE_SEGMENTS else []
+        if notes > MAX_NOTE_SEGMENTS:
+            self._note_cut(f"it has {notes} segments of notes, of which the first {MAX_NOTE_SEGMENTS} are read")
+
+    def _for_each_header(self) -> Iterator[ProgramHeader]:
+        """Iterate over the program headers."""
         ident = self._pread(0, 64)
         require_core(self.path, ident)
         self.ident = ident
@@ -155,45 +213,77 @@ class ElfCore:
             if len(raw) < where + 4:
                 raise DumpFormatError(self.path, "section header 0 is cut off", shoff)
             count = struct.unpack_from(self.prefix + "I", raw, where)[0]
-        if not 0 < count <= max(MAX_SEGMENTS, MAX_PROGRAM_HEADERS) or not 0 < entry_size <= 256:
+        if not count or not 0 < entry_size <= 256:
             raise DumpFormatError(self.path, f"{count} program headers of {entry_size} bytes", phoff)
-        data = self._pread(phoff, count * entry_size)
-        if len(data) < count * entry_size:
+        if phoff + count * entry_size > self._size:
             raise DumpFormatError(self.path, "the program headers are cut off", phoff)
-        return parse_program_headers(data, entry_size, self.is_64, self.prefix)
+        if count > MAX_SEGMENTS:
+            self._note_cut(f"it has {count} program headers, of which the first {MAX_SEGMENTS} are looked at")
+            count = MAX_SEGMENTS
+        for first in range(0, count, _HEADERS_AT_ONCE):
+            size = min(_HEADERS_AT_ONCE, count - first) * entry_size
+            data = self._pread(phoff + first * entry_size, size)
+            if len(data) < size:
+                raise DumpFormatError(self.path, "the program headers are cut off", phoff)
+            yield from parse_program_headers(data, entry_size, self.is_64, self.prefix)
 
-    def _read_notes(self, headers: tuple[ProgramHeader, ...]) -> tuple[Note, ...]:
-        """Collect the notes in their order; those of a thread follow its NT_PRSTATUS."""
-        notes: list[Note] = []
-        for header in headers:
-            if header.type != PT_NOTE or header.filesz > MAX_NOTES:
-                continue
-            data = self._pread(header.offset, header.filesz)
-            position = 0
-            while position + 12 <= len(data):
-                name_size, size, kind = struct.unpack_from(self.prefix + "III", data, position)
-                start = position + 12 + (name_size + 3 & ~3)
-                notes.append(Note(kind, data[start : start + size]))
-                position = start + (size + 3 & ~3)
-        return tuple(notes)
+    def _for_each_note(self) -> Iterator[Note]:
+        """Iterate over the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
+        read = threads = 0
+        limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
+        seen: set[int] = set()
+        for header in self._note_headers:
+            for kind, offset, size in self._notes_of(header):
+                read += 1
+                threads += kind == NT_PRSTATUS
+                if read > MAX_NOTES or threads > MAX_THREADS:
+                    limit = f"{MAX_NOTES} notes, or {MAX_THREADS} threads"
+                    self._note_cut(f"it has more than {limit}: those behind are not read")
+                    return
+                limit_of_kind = limits.get(kind)
+                if limit_of_kind is None or (kind in seen and kind in (NT_AUXV, NT_FILE)):
+                    continue
+                seen.add(kind)
+                if size > limit_of_kind and kind == NT_FILE:
+                    self._note_cut(f"its list of files, NT_FILE, has {size} bytes: {limit_of_kind} are read")
+                yield Note(kind, read_at(self._file, offset, min(size, limit_of_kind)))
+
+    def _notes_of(self, header: ProgramHeader) -> Iterator[tuple[int, int, int]]:
+        """Iterate over the notes of a segment: type, offset in the file, size."""
+        form = struct.Struct(self.prefix + "III")
+        position, end = header.offset, header.offset + header.filesz
+        start, data = position, self._pread(position, min(header.filesz, _NOTE_WINDOW))
+        while position + form.size <= end:
+            if position + form.size > start + len(data):
+                if position >= self._size:
+                    break
+                start, data = position, read_at(self._file, position, min(end - position, _NOTE_WINDOW))
+                if len(data) < form.size:
+                    break
+            name_size, size, kind = form.unpack_from(data, position - start)
+            content = position + form.size + (name_size + 3 & ~3)
+            if content < self._size:
+                yield kind, content, min(size, max(0, end - content))
+            position = content + (size + 3 & ~3)
 
     def _first_note(self, kind: int) -> bytes:
         return next((note.data for note in self.notes if note.type == kind), b"")
 
-    def _words(self, data: bytes) -> tuple[int, ...]:
-        code = "Q" if self.is_64 else "I"
-        count = len(data) // self.pointer_size
-        return struct.unpack(f"{self.prefix}{count}{code}", data[: count * self.pointer_size])
-
     def _parse_files(self, note: bytes) -> tuple[MappedFile, ...]:
         """Decode NT_FILE: count, page size, count x {start, end, page offset}, then the names."""
-        words = self._words(note)
-        if len(words) < 2 or words[0] > (len(words) - 2) // 3:
+        code, word = "Q" if self.is_64 else "I", self.pointer_size
+        if len(note) < 2 * word:
             return ()
-        count, page_size = words[0], words[1]
-        end_of_table = 2 + 3 * count
-        names = decode(note[end_of_table * self.pointer_size :]).split("\0")
-        table = zip(words[2:end_of_table:3], words[3:end_of_table:3], words[4:end_of_table:3], names)
+        count, page_size = struct.unpack_from(f"{self.prefix}2{code}", note)
+        if count > (len(note) // word - 2) // 3:
+            return ()
+        end_of_table = (2 + 3 * count) * word
+        if count > MAX_FILES:
+            self._note_cut(f"it maps {count} files, of which the first {MAX_FILES} are looked at")
+            count = MAX_FILES
+        words = struct.unpack_from(f"{self.prefix}{3 * count}{code}", note, 2 * word)
+        names = decode(note[end_of_table:]).split("\0", count)
+        table = zip(words[::3], words[1::3], words[2::3], names)
         return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
 
     def file_at(self, address: int) -> Optional[MappedFile]:
@@ -209,11 +299,11 @@ class ElfCore:
         return mapped.path if mapped else module.path
 
     def problems(self) -> tuple[Problem, ...]:
-        """Tell whether the file ends before the memory that its headers announce, and what was noted."""
-        end = max((h.offset + h.filesz for h in self._loads), default=0)
-        if end <= self._size:
+        """Return whether the file ends before what its headers announce, be it cut since, and what was noted."""
+        end, size = self._end, os.fstat(self._file.fileno()).st_size
+        if end <= size:
             return tuple(self._problems)
-        message = f"it is cut off: the file has {self._size} bytes of {end}"
+        message = f"it is cut off: the file has {size} bytes of {end}"
         return (Problem(f"core file {self.path}", message), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:
@@ -229,18 +319,21 @@ class ElfCore:
                 raise FaultError(address, end - address, "not in the core")
             parts.append(piece)
             address += len(piece)
+            if len(parts) > MAX_PIECES and address < end:
+                raise FaultError(address, end - address, "in too many pieces in the core")
         return b"".join(parts)
 
     def recorded(self, address: int, size: int) -> bytes:
         """Give the first bytes of a range as far as one segment of the core has them."""
-        index = bisect_right(self._starts, address) - 1
+        segments = self._segments
+        index = bisect_right(segments.starts, address) - 1
         if index < 0:
             return b""
-        header = self._loads[index]
-        inside = address - header.vaddr
-        if inside >= header.filesz or header.offset + inside >= self._size:
+        inside = address - segments.starts[index]
+        offset = segments.offsets[index] + inside
+        if inside >= segments.sizes[index] or offset >= self._size:
             return b""
-        return read_at(self._file, header.offset + inside, min(size, header.filesz - inside))
+        return read_at(self._file, offset, min(size, segments.sizes[index] - inside))
 
     def _from_file(self, address: int, size: int) -> bytes:
         mapped = self.file_at(address)
@@ -249,8 +342,9 @@ class ElfCore:
         stream = self._verified_file(mapped.path)
         if stream is None:
             return b""
-        index = bisect_right(self._starts, address) - 1
-        following = self._starts[index + 1] if index + 1 < len(self._starts) else mapped.end
+        starts = self._segments.starts
+        index = bisect_right(starts, address)
+        following = starts[index] if index < len(starts) else mapped.end
         stop = min(mapped.end, following, address + size)
         offset = mapped.offset + address - mapped.start
         return read_at(stream, offset, stop - address) if offset < 1 << 63 else b""
@@ -259,13 +353,26 @@ class ElfCore:
         """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
         if path not in self._overlays:
             self._overlays[path] = self._open_verified(path)
+            if self._overlays[path] is not None:
+                self._open_paths.append(path)
+        if len(self._open_paths) > MAX_OPEN:
+            oldest = self._overlays.pop(self._open_paths.pop(0))
+            if oldest is not None:
+                oldest.close()
         return self._overlays[path]
 
     def _open_verified(self, path: str) -> Optional[BinaryIO]:
-        first = next((f for f in self.files if f.path == path and f.offset == 0), None)
+        if self._beginnings is None:
+            self._beginnings = {f.path: f for f in reversed(self.files) if f.offset == 0}
+        first = self._beginnings.get(path)
         header = self.recorded(first.start, 4096) if first else b""
         build_id = build_id_in_first_page(header)
         if first is None or build_id is None:
+            return None
+        self._opened += 1
+        if self._opened > MAX_OPENED:
+            if self._opened == MAX_OPENED + 1:
+                self._note_cut(f"it maps more than {MAX_OPENED} files that are needed: the others are not opened")
             return None
         stream = self.open_image(Module(path, first.start, build_id))
         if stream is None:

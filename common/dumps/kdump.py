@@ -17,6 +17,7 @@ from __future__ import annotations
 import bisect
 import os
 import struct
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional, Protocol
 
@@ -56,7 +57,7 @@ _FILLER_32 = int.from_bytes(b"PAGE", "little")
 _FILLER_64 = int.from_bytes(b"PAGEPAGE", "little")
 
 #: A machine has tens of runs; what a kernel memory dump leaves out cuts them into thousands.
-MAX_RUNS = 1 << 20
+MAX_RUNS = 1 << 18
 #: Physical addresses have at most 52 bits.
 MAX_FRAMES = 1 << 40
 #: A bitmap for 8 TiB of memory.
@@ -133,12 +134,12 @@ class _RunPages:
 class _BitmapPages:
     """Pages whose frames are marked in a bitmap, by rising frame."""
 
-    _BLOCK = 1024
+    _BLOCK = 128
 
     def __init__(self, bitmap: bytes, first_offset: int) -> None:
         self._bitmap = bitmap
         self._first = first_offset
-        self._ranks = [0]
+        self._ranks = array("Q", [0])
         for start in range(0, len(bitmap), self._BLOCK):
             self._ranks.append(self._ranks[-1] + _ones(bitmap[start : start + self._BLOCK]))
         self.frames = 8 * len(bitmap.rstrip(b"\0"))
@@ -349,13 +350,20 @@ class KernelDump:
         return f"{_TYPES[self._header.dump_type]} dump {self._path}"
 
     @property
+    def size(self) -> Optional[int]:
+        """Give how many bytes the file has."""
+        return self._length
+
+    @property
     def build_number(self) -> Optional[int]:
         """Give the build, None where the header does not say."""
         build = self._header.build
         return None if build in (0, _FILLER_32) else build & 0xFFFF
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what is wrong with the dump itself."""
+        """Tell what is wrong with the dump itself, be it since it was opened."""
+        if os.fstat(self._file.fileno()).st_size < self._length:
+            return [*self._problems, Problem("dump", "the file has been cut off while it was read")]
         return self._problems
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
@@ -474,7 +482,7 @@ class KernelDump:
             while entry is not None and entry not in seen and len(seen) < _MAX_MODULES:
                 seen.add(entry)
                 name = entry + _FULL_DLL_NAME[size]
-                text = memory.try_read(memory.pointer(name + size), memory.unsigned(name, 2)) or b""
+                text = memory.try_read_text(memory.pointer(name + size), memory.unsigned(name, 2)) or b""
                 yield Module(text.decode("utf-16-le", "replace"), memory.pointer(entry + _DLL_BASE[size]))
                 entry = memory.pointer(entry)
         except FaultError:

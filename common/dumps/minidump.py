@@ -1,21 +1,22 @@
 """What does a minidump of a user-mode process hold?
 
-Format: https://learn.microsoft.com/windows/win32/api/minidumpapiset/.  The file is mapped, and only what is asked for
-is decoded.  Nothing in it is trusted: sizes and offsets are checked against the file, and a stream that is cut off is
-read as far as it goes, with a problem.
+Format: https://learn.microsoft.com/windows/win32/api/minidumpapiset/.  Only what is asked for is read and decoded, and
+the file is not mapped: one that is cut off meanwhile would end the process by SIGBUS.  Nothing in it is trusted: sizes
+and offsets are checked against the file, and what is cut off, or has more entries than any process, is read as far as
+it goes, with a problem.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional, Union
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional
 
+from ..elf.files import read_at
 from ..errors import DumpFormatError, FaultError, UnsupportedError
-from ..files import open_regular
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
 from ..winmodel import Image, SystemVersion, UnloadedImage
@@ -28,7 +29,21 @@ _UNLOADED_MODULE_LIST, _MISC_INFO, _THREAD_NAMES = 14, 15, 24
 _THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE = 48, 108, 24
 MAX_STREAMS = 4096
 MAX_STRING = 65536
-MAX_UNLOADED = 65536
+
+# Caps on all that the file has of a kind.
+MAX_RANGES = 1 << 18
+MAX_THREADS = 1 << 17
+MAX_MODULES = 1 << 14
+MAX_UNLOADED = 1 << 14
+#: Bytes of all names.
+MAX_NAMES = 16 << 20
+#: Memory is listed by regions of whole pages, so a read of `Memory`'s has no more pieces.
+MAX_PIECES = 16
+_MAX_CONTEXT = 0x1000
+_MAX_INFO = 0x1000
+#: So much of the file is read at once for streams and names, and so many pieces of it are kept.
+_BLOCK = 1 << 16
+_BLOCKS = 64
 
 _MISC1_PROCESS_ID = 1
 #: VER_PLATFORM_WIN32_NT; Breakpad has its own numbers for other systems.
@@ -60,7 +75,42 @@ class _Range(NamedTuple):
 class _ThreadEntry(NamedTuple):
     tid: int
     teb: int
-    context: bytes
+    context_at: int
+    context_size: int
+
+
+class _File:
+    """The bytes of a dump, of which those that were read last are kept."""
+
+    def __init__(self, path: str, content: Optional[BinaryIO]) -> None:
+        try:
+            self._stream = content or open_regular(path)
+            self.size = self._stream.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise DumpFormatError(path, error.strerror or str(error)) from error
+        self._blocks: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def is_shorter(self) -> bool:
+        """Tell whether the file has lost bytes since it was opened."""
+        return os.fstat(self._stream.fileno()).st_size < self.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read as many bytes as are there."""
+        return read_at(self._stream, offset, size) if 0 <= offset < self.size else b""
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Read what lies near other things that are read."""
+        start = offset - offset % _BLOCK
+        if offset + size > start + _BLOCK:
+            return self.read(offset, size)
+        if start not in self._blocks:
+            if len(self._blocks) >= _BLOCKS:
+                self._blocks.clear()
+            self._blocks[start] = self.read(start, _BLOCK)
+        return self._blocks[start][offset - start : offset - start + size]
 
 
 class MinidumpTarget:
@@ -77,16 +127,17 @@ class MinidumpTarget:
         """
         self.path = path
         self._problems: dict[str, str] = {}
-        self._data = _map(path, content)
-        self._streams = self._read_directory()
+        self._names_left = MAX_NAMES
+        self._file = _File(path, content)
         self.system = SystemVersion(0, 0, 0)
-        self._ranges: Sequence[_Range] = ()
-        self._starts: Sequence[int] = ()
+        self._starts, self._ends, self._offsets = array("Q"), array("Q"), array("Q")
         self._thread_entries: Sequence[_ThreadEntry] = ()
+        self._images: Optional[Sequence[Image]] = None
+        self._threads: Optional[Sequence[Thread]] = None
         try:
+            self._streams = self._read_directory()
             self.platform = self._read_system_info()
-            self._ranges = tuple(_without_overlaps(sorted(self._read_ranges())))
-            self._starts = [each.start for each in self._ranges]
+            self._take_ranges(self._read_ranges())
             self._thread_entries = tuple(self._read_threads())
         except BaseException:
             self.close()
@@ -96,58 +147,75 @@ class MinidumpTarget:
 
     def close(self) -> None:
         """Let go of the file."""
-        if isinstance(self._data, mmap.mmap):
-            self._data.close()
+        self._file.close()
 
     # -- the file ---------------------------------------------------------------------------------------------
 
     def _read_directory(self) -> Mapping[int, tuple[int, int]]:
         """Give offset and size of each stream by its type; of two of a type the first."""
-        header = self._data[:32]
+        header = self._file.peek(0, 32)
         if len(header) < 32 or header[:4] != SIGNATURE:
             raise DumpFormatError(self.path, "no minidump", 0)
         count, offset = struct.unpack_from("<II", header, 8)
-        room = max(0, len(self._data) - offset) // 12
+        room = max(0, self._file.size - offset) // 12
         if not room:
             raise DumpFormatError(self.path, "the stream directory is cut off", offset)
         if count > min(room, MAX_STREAMS):
             self._note("stream directory", f"{count} streams are announced, {min(room, MAX_STREAMS)} fit")
             count = min(room, MAX_STREAMS)
         streams: dict[int, tuple[int, int]] = {}
-        for kind, size, where in struct.iter_unpack("<III", self._data[offset : offset + 12 * count]):
+        entries = self._file.peek(offset, 12 * count)
+        for kind, size, where in struct.iter_unpack("<III", entries[: len(entries) - len(entries) % 12]):
             if not kind:
                 continue
-            if where + size > len(self._data):
+            if where + size > self._file.size:
                 self._note(f"stream {kind}", "it is cut off: the file ends before it does")
-            streams.setdefault(kind, (where, max(0, min(size, len(self._data) - where))))
+            streams.setdefault(kind, (where, max(0, min(size, self._file.size - where))))
         return streams
 
     def _stream(self, kind: int) -> bytes:
+        """Read a stream's beginning."""
         offset, size = self._streams.get(kind, (0, 0))
-        return self._data[offset : offset + size]
+        return self._file.peek(offset, min(size, _MAX_INFO))
 
     def _note(self, where: str, message: str) -> None:
         self._problems.setdefault(f"{where} of {os.path.basename(self.path)}", message)
 
-    def _entries(self, kind: int, name: str, size: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the entries of a stream that begins with their number; some writers align the first to 8 bytes."""
-        data = self._stream(kind)
-        if len(data) < 4:
+    def _entries(self, kind: int, name: str, size: int, limit: int) -> Iterator[bytes]:
+        """Iterate over the entries of a stream that begins with their number; some writers align the first to 8."""
+        offset, length = self._streams.get(kind, (0, 0))
+        head = self._file.peek(offset, min(length, 4))
+        if len(head) < 4:
             return
-        (count,) = struct.unpack_from("<I", data)
-        start = 8 if len(data) == 8 + count * size else 4
-        room = max(0, len(data) - start) // size
+        (count,) = struct.unpack("<I", head)
+        start = 8 if length == 8 + count * size else 4
+        yield from self._pieces(name, offset + start, max(0, length - start), count, size, limit)
+
+    def _pieces(self, name: str, offset: int, length: int, count: int, size: int, limit: int) -> Iterator[bytes]:
+        """Iterate over ``count`` entries of ``size`` bytes, as far as they are there and not more than ``limit``."""
+        room = min(length // size, limit)
         if count > room:
-            self._note(name, f"{count} entries are announced, {room} are there")
-        for number in range(min(count, room)):
-            yield number, data[start + number * size : start + (number + 1) * size]
+            beyond = "are looked at" if room == limit else "are there"
+            self._note(name, f"{count} entries are announced, {room} {beyond}")
+        at_once = max(1, _BLOCK // size)
+        for first in range(0, min(count, room), at_once):
+            number = min(at_once, count - first, room - first)
+            data = self._file.read(offset + first * size, number * size)
+            if len(data) < number * size:
+                self._note(name, "the file was cut off while it was read")
+            for at in range(0, len(data) - size + 1, size):
+                yield data[at : at + size]
 
     def _string(self, offset: int) -> str:
-        raw = self._data[offset : offset + 4]
+        raw = self._file.peek(offset, 4)
         if not offset or len(raw) < 4:
             return ""
         size = min(struct.unpack("<I", raw)[0], MAX_STRING)
-        return self._data[offset + 4 : offset + 4 + size].decode("utf-16-le", "replace").rstrip("\0")
+        if size > self._names_left:
+            self._note("names", f"they take more than {MAX_NAMES} bytes: those behind are not read")
+            return ""
+        self._names_left -= size
+        return self._file.peek(offset + 4, size).decode("utf-16-le", "replace").rstrip("\0")
 
     def _read_system_info(self) -> Platform:
         data = self._stream(_SYSTEM_INFO)
@@ -165,56 +233,59 @@ class MinidumpTarget:
     # -- memory -----------------------------------------------------------------------------------------------
 
     def _read_ranges(self) -> Iterator[_Range]:
-        size = len(self._data)
-        data = self._stream(_MEMORY64_LIST)
+        size = self._file.size
+        where, length = self._streams.get(_MEMORY64_LIST, (0, 0))
+        head = self._file.peek(where, 16) if length >= 16 else b""
         cut = False
-        if len(data) >= 16:
-            count, offset = struct.unpack_from("<QQ", data)
-            room = (len(data) - 16) // 16
-            cut = count > room
-            for start, length in struct.iter_unpack("<QQ", data[16 : 16 + 16 * min(count, room)]):
-                end = min(length, max(0, size - offset))
-                cut = cut or end < length
+        if len(head) == 16:
+            count, offset = struct.unpack("<QQ", head)
+            cut = count > (length - 16) // 16
+            for raw in self._pieces("memory list", where + 16, length - 16, count, 16, MAX_RANGES):
+                start, span = struct.unpack("<QQ", raw)
+                end = min(span, max(0, size - offset))
+                cut = cut or end < span
                 if end:
                     yield _Range(start, start + end, offset)
-                offset += length
-        pieces = [raw for _, raw in self._entries(_MEMORY_LIST, "memory list", 16)]
+                offset += span
         # A thread's stack is listed with the thread, and mostly, but not always, with the memory too.
-        pieces += [raw[24:40] for _, raw in self._entries(_THREAD_LIST, "thread list", _THREAD_SIZE)]
-        for raw in pieces:
-            start, length, offset = struct.unpack("<QII", raw)
-            end = min(length, max(0, size - offset))
-            cut = cut or end < length
+        stacks = (raw[24:40] for raw in self._entries(_THREAD_LIST, "thread list", _THREAD_SIZE, MAX_THREADS))
+        for raw in (*self._entries(_MEMORY_LIST, "memory list", 16, MAX_RANGES), *stacks):
+            start, span, offset = struct.unpack("<QII", raw)
+            end = min(span, max(0, size - offset))
+            cut = cut or end < span
             if end:
                 yield _Range(start, start + end, offset)
         if cut:
             self._note("memory", "it is cut off: the file ends before the memory that it lists")
+
+    def _take_ranges(self, ranges: Iterable[_Range]) -> None:
+        for start, end, offset in _without_overlaps(sorted(ranges)):
+            self._starts.append(start)
+            self._ends.append(end)
+            self._offsets.append(offset)
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes of memory.
 
         :raises FaultError: if the dump does not hold all of them.
         """
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0:
-            found = self._ranges[index]
-            if address + size <= found.end:
-                offset = found.offset + address - found.start
-                return self._data[offset : offset + size]
-        parts = []
+        starts, ends = self._starts, self._ends
+        index = bisect_right(starts, address) - 1
+        parts: list[bytes] = []
         end = address + size
         while address < end:
-            if index < 0 or index >= len(self._ranges):
+            if not 0 <= index < len(starts) or not starts[index] <= address < ends[index]:
                 raise FaultError(address, end - address, "not in the dump")
-            found = self._ranges[index]
-            if not found.start <= address < found.end:
-                raise FaultError(address, end - address, "not in the dump")
-            step = min(end, found.end)
-            offset = found.offset + address - found.start
-            parts.append(self._data[offset : offset + step - address])
+            step = min(end, ends[index])
+            piece = self._file.read(self._offsets[index] + address - starts[index], step - address)
+            if len(piece) < step - address:
+                raise FaultError(address, end - address, "the dump was cut off while it was read")
+            if len(parts) >= MAX_PIECES:
+                raise FaultError(address, end - address, "in too many pieces in the dump")
+            parts.append(piece)
             address = step
             index += 1
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _word(self, address: int, size: int) -> Optional[int]:
         try:
@@ -239,7 +310,9 @@ class MinidumpTarget:
         return f"minidump {self.path}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what of the file is cut off."""
+        """Tell what of the file is cut off, be it since it was opened."""
+        if self._file.is_shorter():
+            self._note("memory", "the file has been cut off while it was read")
         return [Problem(where, message) for where, message in self._problems.items()]
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
@@ -252,11 +325,14 @@ class MinidumpTarget:
 
     def images(self) -> Sequence[Image]:
         """List the modules of the ModuleList stream, which begins with the program."""
-        found = []
-        for _, raw in self._entries(_MODULE_LIST, "module list", _MODULE_SIZE):
+        if self._images is None:
+            self._images = tuple(self._read_images())
+        return self._images
+
+    def _read_images(self) -> Iterator[Image]:
+        for raw in self._entries(_MODULE_LIST, "module list", _MODULE_SIZE, MAX_MODULES):
             base, size, checksum, timestamp, name = struct.unpack_from("<QIIII", raw)
-            found.append(Image(self._string(name), base, size, timestamp, checksum))
-        return found
+            yield Image(self._string(name), base, size, timestamp, checksum)
 
     def modules(self) -> Sequence[Module]:
         """List the modules."""
@@ -264,19 +340,20 @@ class MinidumpTarget:
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List the UnloadedModuleList stream, in its order; its header tells the sizes."""
-        data = self._stream(_UNLOADED_MODULE_LIST)
+        offset, length = self._streams.get(_UNLOADED_MODULE_LIST, (0, 0))
+        data = self._file.peek(offset, 12) if length >= 12 else b""
         if len(data) < 12:
             return ()
-        header, size, count = struct.unpack_from("<III", data)
-        if header < 12 or size < _UNLOADED_SIZE:
+        header, size, count = struct.unpack("<III", data)
+        if header < 12 or not _UNLOADED_SIZE <= size <= _BLOCK:
             self._note("unloaded module list", f"its header of {header} and entries of {size} bytes make no sense")
             return ()
-        room = min(max(0, len(data) - header) // size, MAX_UNLOADED)
-        if count > room:
-            self._note("unloaded module list", f"{count} entries are announced, {room} are there or looked at")
         found = []
-        for number in range(min(count, room)):
-            base, length, checksum, timestamp, name = struct.unpack_from("<QIIII", data, header + number * size)
+        pieces = self._pieces(
+            "unloaded module list", offset + header, max(0, length - header), count, size, MAX_UNLOADED
+        )
+        for raw in pieces:
+            base, length, checksum, timestamp, name = struct.unpack_from("<QIIII", raw)
             found.append(UnloadedImage(self._string(name), base, length, timestamp, checksum))
         return found
 
@@ -285,21 +362,23 @@ class MinidumpTarget:
         return None
 
     def _read_threads(self) -> Iterator[_ThreadEntry]:
-        for _, raw in self._entries(_THREAD_LIST, "thread list", _THREAD_SIZE):
+        for raw in self._entries(_THREAD_LIST, "thread list", _THREAD_SIZE, MAX_THREADS):
             tid, teb = struct.unpack_from("<I12xQ", raw)
             size, offset = struct.unpack_from("<II", raw, 40)
-            yield _ThreadEntry(tid, teb, self._data[offset : offset + min(size, 0x1000)])
+            yield _ThreadEntry(tid, teb, offset, min(size, _MAX_CONTEXT))
 
     def threads(self) -> Sequence[Thread]:
         """List the threads in the dump's order."""
-        names: dict[int, str] = {}
-        for _, raw in self._entries(_THREAD_NAMES, "thread names", 12):
-            tid, offset = struct.unpack("<IQ", raw)
-            names[tid] = self._string(offset)
-        return [
-            Thread(number, entry.tid, names.get(entry.tid) or None)
-            for number, entry in enumerate(self._thread_entries, 1)
-        ]
+        if self._threads is None:
+            names: dict[int, str] = {}
+            for raw in self._entries(_THREAD_NAMES, "thread names", 12, MAX_THREADS):
+                tid, offset = struct.unpack("<IQ", raw)
+                names[tid] = self._string(offset)
+            self._threads = [
+                Thread(number, entry.tid, names.get(entry.tid) or None)
+                for number, entry in enumerate(self._thread_entries, 1)
+            ]
+        return self._threads
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Give the registers of a thread's CONTEXT, and its TEB."""
@@ -307,7 +386,7 @@ class MinidumpTarget:
             return {}
         entry = self._thread_entries[thread.number - 1]
         found = {"thread_pointer": entry.teb}
-        context = entry.context
+        context = self._file.read(entry.context_at, entry.context_size)
         if self.platform.pointer_size == 8:
             if len(context) >= _AMD64_FIRST + 8 * len(_AMD64_REGISTERS):
                 values = struct.unpack_from(f"<{len(_AMD64_REGISTERS)}Q", context, _AMD64_FIRST)
@@ -336,19 +415,7 @@ class MinidumpTarget:
         return None
 
 
-def _map(path: str, content: Optional[BinaryIO]) -> Union[bytes, mmap.mmap]:
-    try:
-        if content is not None:
-            return mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
-        with open_regular(path) as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DumpFormatError(path, error.strerror or str(error)) from error
-    except ValueError as error:  # an empty file cannot be mapped
-        raise DumpFormatError(path, "no minidump", 0) from error
-
-
-def _without_overlaps(ranges: Sequence[_Range]) -> Iterator[_Range]:
+def _without_overlaps(ranges: Iterable[_Range]) -> Iterator[_Range]:
     """Yield sorted ranges so that none begins before the end of the one before."""
     last = 0
     for each in ranges:

@@ -26,7 +26,7 @@ AT_PHDR = 3
 #: include/linux/sched.h; field 9 of /proc/PID/stat.
 _PF_KTHREAD = 0x00200000
 
-_MAX_THREADS = 1_000_000
+_MAX_THREADS = 1 << 17
 
 
 def find_inner_id(pid: int, lwp: int) -> Optional[int]:
@@ -97,6 +97,7 @@ class ProcTarget:
         """
         self.pid = pid
         self._folder = f"/proc/{pid}"
+        self._problems: tuple[Problem, ...] = ()
         self._check_state()
         try:
             self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -152,8 +153,8 @@ class ProcTarget:
         return f"process {self.pid}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell nothing: a process is whole."""
-        return ()
+        """Tell whether the process has too many threads; its memory is whole."""
+        return self._problems
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""
@@ -179,9 +180,13 @@ class ProcTarget:
     def threads(self) -> Sequence[Thread]:
         """List the threads, the main thread first."""
         try:
-            lwps = sorted(int(name) for name in os.listdir(f"{self._folder}/task"))[:_MAX_THREADS]
+            lwps = sorted(int(name) for name in os.listdir(f"{self._folder}/task"))
         except OSError:
             return ()
+        if len(lwps) > _MAX_THREADS:
+            message = f"it has {len(lwps)} threads, of which {_MAX_THREADS} are looked at"
+            self._problems = (Problem(f"process {self.pid}", message),)
+            del lwps[_MAX_THREADS:]
         lwps.sort(key=lambda lwp: lwp != self.pid)
         pid = self.pid
         return [Thread(n, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for n, lwp in enumerate(lwps, 1)]

@@ -34,6 +34,8 @@ DT_LOPROC = 0x70000000
 DT_HIPROC = 0x7FFFFFFF
 
 _MAX_NAMES = 8
+#: Files are kept open, and qemu-user runs no large programs.
+MAX_LIBRARIES = 512
 
 # What is said of files.
 _TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
@@ -104,7 +106,12 @@ class _Finder:
         except DlwhyError:
             return  # what fails here fails again when the question is answered, and is told there
         # The program itself has no name, the vDSO no folder; ld.so is listed once more in each further namespace.
-        for entry in {entry.l_name: entry for entry in reversed(start.maps) if "/" in entry.l_name}.values():
+        named = {entry.l_name: entry for entry in reversed(start.maps) if "/" in entry.l_name}
+        for number, entry in enumerate(named.values()):
+            if number == MAX_LIBRARIES:
+                message = f"it lists no files; of {len(named)} libraries only {MAX_LIBRARIES} files are looked for"
+                self._core.add_problems([Problem(f"core file {self._core.path}", message)])
+                break
             self._map_library(entry)
 
     def _map_library(self, entry: PublicMap) -> None:

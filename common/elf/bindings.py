@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Optional
 
-    from .image import Relocation
-
 #: Places no further apart than this are read together: nearly all lie in .got, .got.plt and .data.rel.ro.
 _GAP = 256
+#: A place or a word, and the index of its symbol, in one number.
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+_SEARCH_UNITS = 64
 
 
 class Bindings:
@@ -29,62 +31,64 @@ class Bindings:
 
     def __init__(self, memory: Memory, image: Image) -> None:
         self._image = image
-        self._runs: list[list[Relocation]] = []
-        self._pieces: list[bytes] = []
+        #: What was read: addresses and bytes.
+        self._pieces: list[tuple[int, bytes]] = []
+        self._names: dict[int, Optional[str]] = {}
         try:
             # In order, or else there are none: where relocations are not in memory, nothing can be named.
-            relocations = sorted(image.for_each_symbolic_relocation())
+            places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
         except DlwhyError:
-            relocations = []
-        for run in _group(relocations, memory.pointer_size):
-            piece = _read(memory, run)
-            single = [[each] for each in run] if piece is None else []
-            for each, raw in [(run, piece), *((one, _read(memory, one)) for one in single)]:
-                if raw is not None:
-                    self._runs.append(each)
-                    self._pieces.append(raw)
-        self._note_words(memory)
+            places = []
+        words: list[int] = []
+        for run in _group(places, memory.pointer_size):
+            words += self._read(memory, run) or [word for each in run for word in self._read(memory, [each])]
+        words.sort()
+        self._values = _packed("Q", [word >> _INDEX_BITS for word in words])
+        self._symbols = _packed("I", [word & _INDEX_MASK for word in words])
+
+    def _read(self, memory: Memory, run: Sequence[int]) -> list[int]:
+        """Read the words of places that lie close together; none unless all of them are in memory."""
+        start, last = run[0] >> _INDEX_BITS, run[-1] >> _INDEX_BITS
+        raw = memory.try_read(start, last + memory.pointer_size - start)
+        if raw is None:
+            return []
+        self._pieces.append((start, raw))
+        unpack = struct.Struct(memory.struct_prefix + memory.pointer_code).unpack_from
+        return [unpack(raw, (each >> _INDEX_BITS) - start)[0] << _INDEX_BITS | (each & _INDEX_MASK) for each in run]
 
     def later(self, memory: Memory) -> Bindings:
         """Give the bindings of the same image when its process has gone on: this one, if they are what they were."""
-        pieces = [_read(memory, run) for run in self._runs]
-        return self if pieces == self._pieces else Bindings(memory, self._image)
-
-    def _note_words(self, memory: Memory) -> None:
-        word = struct.Struct(memory.struct_prefix + memory.pointer_code)
-        words = []
-        for run, raw in zip(self._runs, self._pieces):
-            start = run[0].place
-            words += [(word.unpack_from(raw, place - start)[0], symbol) for place, symbol in run]
-        self._words: list[tuple[int, int]] = sorted(words)
+        unchanged = all(memory.try_read(start, len(raw)) == raw for start, raw in self._pieces)
+        return self if unchanged else Bindings(memory, self._image)
 
     def symbols_into(self, start: int, end: int) -> tuple[str, ...]:
         """Give the linker's names of the symbols whose place points into ``[start, end)``, sorted."""
-        indexes = set()
-        position = bisect_left(self._words, (start, 0))
-        while position < len(self._words) and self._words[position][0] < end:
-            indexes.add(self._words[position][1])
-            position += 1
-        names = set()
-        for index in indexes:
+        first, last = bisect_left(self._values, start), bisect_left(self._values, end)
+        if not self._image.memory.spend(_SEARCH_UNITS + max(0, last - first), "what libraries are bound to"):
+            return ()
+        names = {self._name(index) for index in set(self._symbols[first:last])}
+        return tuple(sorted(name for name in names if name is not None))
+
+    def _name(self, index: int) -> Optional[str]:
+        if index not in self._names:
             try:
-                names.add(self._image.string(self._image.symbol(index).name))
+                self._names[index] = self._image.string(self._image.symbol(index).name)
             except DlwhyError:
-                continue
-        return tuple(sorted(names))
+                self._names[index] = None
+        return self._names[index]
 
 
-def _group(relocations: Sequence[Relocation], size: int) -> Iterator[list[Relocation]]:
+def _packed(code: str, values: Sequence[int]) -> Sequence[int]:
+    """Keep numbers in as many bytes as they need; the module array would import much."""
+    return memoryview(struct.pack(f"{len(values)}{code}", *values)).cast(code)  # type: ignore[call-overload,no-any-return]
+
+
+def _group(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Put together the words, of this size, that lie close together."""
-    run: list[Relocation] = []
-    for relocation in relocations:
-        if run and relocation.place - run[-1].place > _GAP + size:
-            yield run
-            run = []
-        run.append(relocation)
-    if run:
-        yield run
-
-
-def _read(memory: Memory, run: Sequence[Relocation]) -> Optional[bytes]:
-    return memory.try_read(run[0].place, run[-1].place + memory.pointer_size - run[0].place)
+    first = 0
+    for index in range(1, len(places)):
+        if (places[index] >> _INDEX_BITS) - (places[index - 1] >> _INDEX_BITS) > _GAP + size:
+            yield places[first:index]
+            first = index
+    if places:
+        yield places[first:]

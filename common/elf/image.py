@@ -8,6 +8,9 @@ Sources: System V ABI, gabi chapters 4 and 5; the GNU hash section as described 
 from __future__ import annotations
 
 import struct
+import sys
+from bisect import bisect_right
+from itertools import accumulate
 
 from ..errors import CorruptError, DlwhyError, FaultError
 from ..lean import NamedTuple
@@ -45,6 +48,7 @@ DT_FLAGS_1 = 0x6FFFFFFB
 DT_GNU_HASH = 0x6FFFFEF5
 
 NT_GNU_BUILD_ID = 3
+_STT_TLS = 6
 
 # Caps on counts that come from the target.  Real maxima seen: 13 program headers, 40 dynamic entries,
 # 300,000 symbols and 1,200,000 relocations (Chromium).
@@ -52,8 +56,15 @@ MAX_PROGRAM_HEADERS = 1024
 MAX_DYNAMIC_ENTRIES = 1024
 MAX_SYMBOLS = 4_000_000
 MAX_RELOCATION_BYTES = 256 << 20
+_STRUCTS_AT_ONCE = 1 << 14
 MAX_NOTE_BYTES = 1 << 16
 MAX_HASH_STEPS = 100_000
+
+# What is kept of each, in Memory's units, besides the bytes that are read.
+_HEADER_UNITS = 150
+_ENTRY_UNITS = 64
+_SYMBOL_UNITS = 40
+_RELOCATION_UNITS = 64
 
 # Elf_Symndx of glibc's bits/elfclass.h, binutils' s390_elf64_size_info: only here (and on Alpha) is it not 32 bits.
 _SYSV_HASH_WORD = {"s390x": 8}
@@ -153,6 +164,8 @@ class Image:
         self.headers = headers
         self.bias = bias
         self.entry = entry
+        self._functions: Optional[_Functions] = None
+        self._soname: Optional[str] = None
         self._dynamic: Optional[dict[int, int]] = None
         self._entries: Optional[tuple[tuple[int, int], ...]] = None
 
@@ -200,6 +213,7 @@ class Image:
     def _read_headers(memory: Memory, address: int, count: int, entry_size: int) -> tuple[ProgramHeader, ...]:
         if not 0 < count <= MAX_PROGRAM_HEADERS or entry_size > 256:
             raise CorruptError(f"{count} program headers of {entry_size} bytes", address)
+        memory.spend(count * _HEADER_UNITS, f"program headers at {address:#x}")
         data = memory.read(address, count * entry_size)
         return parse_program_headers(data, entry_size, memory.pointer_size == 8, memory.struct_prefix)
 
@@ -275,26 +289,28 @@ class Image:
 
     def read_soname(self) -> Optional[str]:
         """Read DT_SONAME; None if there is none or it is not in memory."""
-        offset = self.dynamic.get(DT_SONAME)
-        if offset is None:
-            return None
-        try:
-            return self.string(offset)
-        except DlwhyError:
-            return None
+        if self._soname is None:
+            try:
+                offset = self.dynamic.get(DT_SONAME)
+                self._soname = None if offset is None else self.string(offset)
+            except DlwhyError:
+                return None
+        return self._soname
 
     def symbol(self, index: int) -> ElfSymbol:
         """Read an entry of the dynamic symbol table."""
         table = self.dynamic_address(DT_SYMTAB)
         if table is None or not 0 <= index < MAX_SYMBOLS:
             raise CorruptError(f"no dynamic symbol {index}")
-        form = self._symbol_struct()
-        return self._decode_symbol(form.unpack(self.memory.read(table + index * form.size, form.size)))
+        form = self.symbol_struct()
+        return self.decode_symbol(form.unpack(self.memory.read(table + index * form.size, form.size)))
 
-    def _symbol_struct(self) -> struct.Struct:
+    def symbol_struct(self) -> struct.Struct:
+        """Give the form of an ``Elf_Sym``."""
         return struct.Struct(self.memory.struct_prefix + ("IBBHQQ" if self.memory.pointer_size == 8 else "IIIBBH"))
 
-    def _decode_symbol(self, values: tuple[int, ...]) -> ElfSymbol:
+    def decode_symbol(self, values: tuple[int, ...]) -> ElfSymbol:
+        """Put the members of an ``Elf_Sym`` into one order."""
         if self.memory.pointer_size == 8:
             name, info, other, shndx, value, size = values
         else:
@@ -389,26 +405,27 @@ class Image:
         if not 0 < bucket_count <= MAX_SYMBOLS:
             return 0
         buckets = gnu + 16 + bloom_words * self.memory.pointer_size
-        data = self.memory.read(buckets, 4 * bucket_count)
-        last = max(struct.unpack(f"{self.memory.struct_prefix}{bucket_count}I", data))
+        from array import array  # its own imports would take longer than most answers
+
+        firsts = array("I", self.memory.read(buckets, 4 * bucket_count))
+        if self.memory.platform.byteorder != sys.byteorder:
+            firsts.byteswap()
+        last = max(firsts)
         chains = buckets + 4 * bucket_count
         while first <= last < MAX_SYMBOLS and not self._u32(chains + 4 * (last - first)) & 1:
             last += 1
         return last + 1 if last >= first else first
 
     def covering_symbol(self, address: int) -> Optional[tuple[str, int]]:
-        """Find the dynamic symbol whose range covers an address; gives (name, start)."""
-        table = self.dynamic_address(DT_SYMTAB)
-        count = self.symbol_count()
-        if table is None or count == 0:
-            return None
-        form = self._symbol_struct()
+        """Find the dynamic symbol whose range covers an address, of several the first; gives (name, start)."""
+        if self._functions is None:
+            self._functions = _Functions(self)
         offset = (address - self.bias) & self.memory.platform.address_mask
-        for values in form.iter_unpack(self.memory.read(table, count * form.size)):
-            symbol = self._decode_symbol(values)
-            if symbol.shndx and symbol.value <= offset < symbol.value + symbol.size and symbol.type != 6:
-                return self.string(symbol.name), self.address(symbol.value)
-        return None
+        index = self._functions.find(offset)
+        if index is None:
+            return None
+        symbol = self.symbol(index)
+        return self.string(symbol.name), self.address(symbol.value)
 
     def for_each_symbolic_relocation(self) -> Iterator[Relocation]:
         """Iterate over the relocations that name a symbol, those of the PLT included.
@@ -435,11 +452,63 @@ class Image:
         code = self.memory.pointer_code
         form = struct.Struct(self.memory.struct_prefix + code * (3 if has_addend else 2))
         shift = 32 if self.memory.pointer_size == 8 else 8
-        data = self.memory.read(start, size - size % form.size)
-        for values in form.iter_unpack(data):
+        spend, what = self.memory.spend, f"relocations at {start:#x}"
+        for values in for_each_struct(self.memory, form, start, size):
             symbol = values[1] >> shift
             if symbol:
+                spend(_RELOCATION_UNITS, what)
                 yield Relocation(self.address(values[0]), symbol)
+
+
+class _Functions:
+    """The defined dynamic symbols of an image by the addresses that they cover, thread-local ones left out."""
+
+    def __init__(self, image: Image) -> None:
+        """Read the symbol table.
+
+        :raises FaultError: if it is not in memory.
+        """
+        from array import array
+
+        self._memory = memory = image.memory
+        starts, ends, indexes = array("Q"), array("Q"), array("I")
+        table, count = image.dynamic_address(DT_SYMTAB), image.symbol_count()
+        if table is not None and count:
+            memory.spend(count * _SYMBOL_UNITS, f"symbols at {table:#x}")
+            form = image.symbol_struct()
+            for index, values in enumerate(for_each_struct(memory, form, table, count * form.size)):
+                symbol = image.decode_symbol(values)
+                if symbol.shndx and symbol.size and symbol.type != _STT_TLS:
+                    starts.append(symbol.value)
+                    ends.append(min(symbol.value + symbol.size, memory.platform.address_mask))
+                    indexes.append(index)
+        order = sorted(range(len(starts)), key=starts.__getitem__)
+        self._starts = array("Q", map(starts.__getitem__, order))
+        self._ends = array("Q", map(ends.__getitem__, order))
+        self._indexes = array("I", map(indexes.__getitem__, order))
+        #: The highest end up to each.
+        self._reach = array("Q", accumulate(self._ends, max))
+
+    def find(self, offset: int) -> Optional[int]:
+        """Find the first symbol of the table that covers an offset."""
+        found = None
+        position = bisect_right(self._starts, offset) - 1
+        while position >= 0 and self._reach[position] > offset and self._memory.spend(4, "symbols that overlap"):
+            if offset < self._ends[position] and (found is None or self._indexes[position] < found):
+                found = self._indexes[position]
+            position -= 1
+        return found
+
+
+def for_each_struct(memory: Memory, form: struct.Struct, start: int, size: int) -> Iterator[tuple[int, ...]]:
+    """Decode an array of structures, which is read piece by piece.
+
+    :raises FaultError: if a piece is not in memory.
+    """
+    block = form.size * _STRUCTS_AT_ONCE
+    end = start + size - size % form.size
+    for address in range(start, end, block):
+        yield from form.iter_unpack(memory.read(address, min(block, end - address)))
 
 
 def read_dynamic(memory: Memory, address: int) -> tuple[tuple[int, int], ...]:
@@ -456,6 +525,7 @@ def read_dynamic(memory: Memory, address: int) -> tuple[tuple[int, int], ...]:
             words = memory.words(start, 2 * block)
         except FaultError:
             words = tuple(_words_until_null(memory, start, block))
+        memory.spend(_ENTRY_UNITS * block, f"dynamic section at {address:#x}")
         for tag, value in zip(words[::2], words[1::2]):
             if tag == 0:
                 return tuple(entries)

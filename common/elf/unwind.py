@@ -38,6 +38,8 @@ _OMITTED = 0xFF
 _MAX_ENTRIES = 1 << 22
 _MAX_RECORD = 1 << 16
 _MAX_STATES = 64
+#: No processor has so many registers.
+_MAX_RULES = 512
 _MAX_SHIFT = 63
 #: Bits of an address that a signature can take on AArch64.
 _UNSIGNED_BITS = 48
@@ -314,6 +316,8 @@ class _Table:
                 place += code.unsigned(1 << (opcode - 2)) * self._code_factor
             else:
                 self._define(opcode, code)
+            if len(self.rules) > _MAX_RULES:
+                raise CorruptError(f"call frame information of more than {_MAX_RULES} registers")
             if place > until:
                 return
 

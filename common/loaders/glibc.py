@@ -7,7 +7,8 @@ elf/dl-open.c, elf/dl-lookup.c (unique symbols), include/link.h, sysdeps/generic
 from __future__ import annotations
 
 import struct
-from operator import itemgetter
+from bisect import bisect_right
+from operator import attrgetter, itemgetter
 
 from ..elf.image import Image
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError
@@ -35,11 +36,18 @@ LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
 
 # Caps on counts that come from the target.
 MAX_NAMESPACES = 16
-MAX_EDGES = 100_000
+#: In one list: each library is in it once.
+MAX_EDGES = MAX_LIBRARIES
 MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
+_UNIQUE_AT_ONCE = 1 << 12
 MAX_DEPTH = 1 << 16
 BANNER_SCAN_BYTES = 4 << 20
+
+# What is kept of each, in Memory's units, besides the bytes that are read.
+_MAP_UNITS = 1000
+_EDGE_UNITS = 64
+_UNIQUE_UNITS = 100
 
 _BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
@@ -257,6 +265,7 @@ class MapReader:
 
         :raises FaultError: if it cannot be read.
         """
+        self.memory.spend(_MAP_UNITS, f"link_map {address:#x}")
         raw = self.memory.read(address, self.layout.size)
         self.pieces.append((address, raw))
         result = LinkMap(address, raw, self._fields)
@@ -311,6 +320,7 @@ class MapReader:
         word = self.memory.pointer_size
         entries: tuple[int, ...] = ()
         while len(entries) < MAX_EDGES:
+            self.memory.spend(_EDGE_UNITS * self._pointers.size // word, f"l_initfini {address:#x}")
             piece = self.memory.try_read(address, self._pointers.size)
             if piece is None:
                 piece = self.memory.read(address, word)
@@ -332,6 +342,7 @@ class MapReader:
         if count > MAX_EDGES:
             raise CorruptError(f"{count} relocation dependencies", address)
         word = self.memory.pointer_size
+        self.memory.spend(_EDGE_UNITS * count, f"l_reldeps {address:#x}")
         self.pieces.append((address, self.memory.read(address, word * (count + 1))))
         return self.memory.words(address + word, count)
 
@@ -362,6 +373,17 @@ class Graph:
         """Collect all addresses and bytes that this was read from."""
         maps = self.by_address.values()
         return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
+
+    @cached_property
+    def _by_start(self) -> tuple[Sequence[int], Sequence[LinkMap]]:
+        maps = sorted((m for m in self.by_address.values() if not m.is_proxy), key=attrgetter("l_map_start"))
+        return [link_map.l_map_start for link_map in maps], maps
+
+    def find_map(self, address: int) -> Optional[LinkMap]:
+        """Find the library in whose mappings an address lies."""
+        starts, maps = self._by_start
+        index = bisect_right(starts, address) - 1
+        return maps[index] if index >= 0 and address < maps[index].l_map_end else None
 
     @property
     def complete(self) -> bool:
@@ -621,8 +643,8 @@ class UniqueSymbol(NamedTuple):
     owner: int
 
 
-def read_unique_symbols(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> tuple[UniqueSymbol, ...]:
-    """Read the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
+def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[UniqueSymbol]:
+    """Iterate over the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
 
     :raises FaultError: if the table cannot be read.
     :raises CorruptError: if its size is absurd.
@@ -631,20 +653,20 @@ def read_unique_symbols(memory: Memory, layouts: LayoutSet, namespace: Namespace
     entries_at = names.get("_ns_unique_sym_table.entries")
     size_at = names.get("_ns_unique_sym_table.size")
     if entries_at is None or size_at is None:
-        return ()
+        return
     entries = memory.pointer(namespace.address + entries_at.offset)
     size = memory.pointer(namespace.address + size_at.offset)
     if entries == 0:
-        return ()
+        return
     if size > MAX_UNIQUE_ENTRIES:
         raise CorruptError(f"unique symbol table of {size} entries", namespace.address + size_at.offset)
     # struct unique_sym { uint32_t hashval; const char *name; const ElfW(Sym) *sym; const struct link_map *map; }
-    words = memory.words(entries, 4 * size)
-    found = []
-    for name, owner in zip(words[1::4], words[3::4]):
-        if name:
-            found.append(UniqueSymbol(read_name(memory, name), owner))
-    return tuple(found)
+    for first in range(0, size, _UNIQUE_AT_ONCE):
+        words = memory.words(entries + first * 4 * memory.pointer_size, 4 * min(_UNIQUE_AT_ONCE, size - first))
+        for name, owner in zip(words[1::4], words[3::4]):
+            if name:
+                memory.spend(_UNIQUE_UNITS, f"unique symbols of namespace {namespace.number}")
+                yield UniqueSymbol(read_name(memory, name), owner)
 
 
 class Private(NamedTuple):

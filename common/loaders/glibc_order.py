@@ -15,7 +15,7 @@ from .glibc import LT_EXECUTABLE, Graph, LinkMap, Private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Optional
 
 
@@ -28,6 +28,8 @@ _SORT_TUNABLE = b"glibc.rtld.dynamic_sort"
 _MAX_STRINGS = 100_000
 _MAX_STRING = 1 << 20
 _MAX_STEPS = 2_000_000
+#: What a step costs, in Memory's units.
+_STEP_UNITS = 6
 
 
 class Sorting(Enum):
@@ -97,12 +99,17 @@ def _read_sort_tunable(memory: Memory, private: Private) -> Optional[bytes]:
 
 
 def finaliser_order(
-    maps: Sequence[LinkMap], graph: Graph, condemned: Collection[int], closed: Optional[LinkMap], rule: OrderRule
+    maps: Sequence[LinkMap],
+    graph: Graph,
+    condemned: Collection[int],
+    closed: Optional[LinkMap],
+    rule: OrderRule,
+    spend: Callable[[int], bool] = lambda _: True,
 ) -> Optional[list[int]]:
     """Sort the condemned maps of a namespace, given in list order, as the collector finalises them.
 
-    ``closed`` is the map that is being closed, None in a collection that is repeated.  Gives addresses; None where
-    sorting takes too long.
+    ``closed`` is the map that is being closed, None in a collection that is repeated.  ``spend`` takes Memory's units,
+    and returns False if not so many are left.  Gives addresses; None where sorting takes too long.
     """
     if rule.sorting is Sorting.CONSTRUCTORS:
         return _in_reverse_construction(graph, condemned)
@@ -114,10 +121,13 @@ def finaliser_order(
     if rule.sorting is Sorting.ORIGINAL:
         base = bool(maps) and maps[0].l_ns == 0
         skip = 1 if (first is not None if rule.closed_first else base) else 0
-        sorted_maps = _sort_original(ordered, skip, condemned)
+        sorted_maps = _sort_original(ordered, skip, condemned, spend)
         if sorted_maps is None:
             return None
     else:
+        edges = sum(len(link_map.listed) + len(link_map.relocated_to) for link_map in ordered)
+        if not spend(_STEP_UNITS * (len(ordered) + edges)):
+            return None
         sorted_maps = _sort_depth_first(ordered, graph.by_address)
         if first is not None:
             sorted_maps.sort(key=lambda link_map: link_map is not first)
@@ -141,7 +151,9 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> list[i
     return order + [address for address in condemned if address not in seen]
 
 
-def _sort_original(maps: Sequence[LinkMap], skip: int, condemned: Collection[int]) -> Optional[list[LinkMap]]:
+def _sort_original(
+    maps: Sequence[LinkMap], skip: int, condemned: Collection[int], spend: Callable[[int], bool]
+) -> Optional[list[LinkMap]]:
     """Sort as until 2.34: move each map behind the last one that needs it, until none has to move.
 
     A map that keeps coming back to the front is in a cycle, and is left where it is.
@@ -163,7 +175,7 @@ def _sort_original(maps: Sequence[LinkMap], skip: int, condemned: Collection[int
             while target > index and not _must_precede(rest[target].address, this.address, needs, bound):
                 target -= 1
         steps += count - target
-        if steps > _MAX_STEPS:
+        if steps > _MAX_STEPS or not spend(_STEP_UNITS * (1 + count - target)):
             return None
         if target > index:
             rest.insert(target, rest.pop(index))

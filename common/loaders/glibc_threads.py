@@ -12,7 +12,7 @@ from ..elf.files import find_local_symbol
 from ..elf.image import Images
 from ..layouts.resolve import LayoutSet
 from ..memory import Memory
-from .glibc import Graph
+from .glibc import MAX_NAMESPACES, Graph
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def find_thread_pointers(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_
     for head in _heads(memory, layouts, graph, rtld_global):
         for node in _walk(memory, head):
             block = node - link
-            if memory.try_read(block + tid.offset, tid.size) is not None:
-                found[memory.unsigned(block + tid.offset, tid.size)] = block + shift
+            number = memory.try_unsigned(block + tid.offset, tid.size)
+            if number is not None:
+                found[number] = block + shift
     return found
 
 
@@ -54,8 +55,9 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
             yield rtld_global + fields[name].offset
         return
     images = Images(memory)
-    for link_map in graph.by_address.values():
-        image = images.at(link_map.field("l_map_start") or 0) if is_libpthread(link_map.name) else None
+    threads = [link_map for link_map in graph.by_address.values() if is_libpthread(link_map.name)]
+    for link_map in threads[:MAX_NAMESPACES]:
+        image = images.at(link_map.field("l_map_start") or 0)
         for name in _IN_LIBPTHREAD if image else ():
             address = find_local_symbol(memory, image, link_map.name, name) if image else None
             if address is not None:
@@ -71,9 +73,10 @@ def _walk(memory: Memory, head: int) -> Iterator[int]:
     """Iterate over the nodes of a ``list_t`` = {next, prev}; ends at the first contradiction."""
     node, previous = head, None
     for _ in range(MAX_THREADS):
-        if memory.try_read(node, 2 * memory.pointer_size) is None:
+        links = memory.try_words(node, 2)
+        if links is None:
             return
-        following, before = memory.words(node, 2)
+        following, before = links
         if previous is not None and before != previous:
             return
         if node != head:

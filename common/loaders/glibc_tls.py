@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 THREAD_POINTER = "thread_pointer"
 
-MAX_DESTRUCTORS = 1 << 20
-MAX_TLS_BLOCK = 1 << 16
+#: That are followed and told, of all libraries in all threads.
+MAX_DESTRUCTORS = 1 << 16
+MAX_TLS_BLOCK = 1 << 12
 _SPARE_NODES = 1 << 10
+# What looking at one word costs, and telling of a destructor, in Memory's units.
+_WORD_UNITS = 16
+_NODE_UNITS = 3000
 
 # TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards; elsewhere it counts upwards
 # from the control block, which the thread pointer is ahead of on ppc64 (its ABI).
@@ -80,8 +84,9 @@ def read_destructors(
     problems: list[Problem] = []
     threads = list(_thread_pointers(memory, listed, problems))
     found: dict[int, list[Pending]] = {}
+    finder = _Finder(memory, graph, wanted)
     for libc in libcs:
-        for thread, pointer, nodes in _lists(memory, graph, libc, threads, wanted):
+        for thread, pointer, nodes in finder.find(libc, threads):
             guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
             for function, obj, link_map in nodes:
                 plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
@@ -118,69 +123,73 @@ def _is_thread_block(memory: Memory, pointer: int) -> bool:
     offset = _SELF_OFFSET.get(memory.platform.arch)
     if offset is None:
         return True
-    raw = memory.try_read(pointer + offset, memory.pointer_size)
-    return raw is not None and memory.pointer(pointer + offset) == pointer
+    return memory.try_unsigned(pointer + offset, memory.pointer_size) == pointer
 
 
 _Node = tuple[int, int, int]
 
 
-def _lists(
-    memory: Memory,
-    graph: Graph,
-    libc: LinkMap,
-    threads: Sequence[tuple[Thread, int]],
-    wanted: Mapping[int, Optional[int]],
-) -> list[tuple[Thread, int, list[_Node]]]:
-    """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
-    size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
-    shift = libc.field("l_tls_offset") or 0
-    word = memory.pointer_size
-    # No list is much longer than all counts together (a thread may be registering just now); hostile words may all
-    # begin one.
-    longest = sum(count or 0 for count in wanted.values()) + _SPARE_NODES
-    budget = min(4 * longest, MAX_DESTRUCTORS)
-    candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
-    for thread, pointer in threads:
-        start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
-        start += -shift if memory.platform.arch in _VARIANT_II else shift
-        block = memory.try_read(start, size)
-        if block is None:
-            continue
-        for offset, head in enumerate(memory.words(start, size // word)):
-            nodes = _walk(memory, graph, head, min(longest, budget))
-            budget -= len(nodes)
-            if nodes:
-                candidates.setdefault(offset, []).append((thread, pointer, nodes))
+class _Finder:
+    """Find the lists of destructors of the maps that are wanted, by their l_tls_dtor_count."""
 
-    def mismatch(offset: int) -> int:
+    def __init__(self, memory: Memory, graph: Graph, wanted: Mapping[int, Optional[int]]) -> None:
+        self._memory = memory
+        self._graph = graph
+        self._wanted = wanted
+        self._total = sum(count or 0 for count in wanted.values())
+        # There are not many more nodes than all counts together (a thread may be registering just now); hostile words
+        # may all begin a list.
+        self._budget = min(4 * (self._total + _SPARE_NODES), MAX_DESTRUCTORS)
+
+    def find(self, libc: LinkMap, threads: Sequence[tuple[Thread, int]]) -> list[tuple[Thread, int, list[_Node]]]:
+        """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
+        memory = self._memory
+        size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
+        shift = libc.field("l_tls_offset") or 0
+        word = memory.pointer_size
+        candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
+        for thread, pointer in threads:
+            start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
+            start += -shift if memory.platform.arch in _VARIANT_II else shift
+            memory.spend(_WORD_UNITS * size // word, "thread-local blocks")
+            for offset, head in enumerate(memory.try_words(start, size // word) or ()):
+                nodes = self._walk(head)
+                if nodes:
+                    candidates.setdefault(offset, []).append((thread, pointer, nodes))
+        best = min(candidates, key=lambda offset: self._mismatch(candidates[offset]), default=None)
+        return candidates[best] if best is not None else []
+
+    def _mismatch(self, lists: Sequence[tuple[Thread, int, list[_Node]]]) -> int:
+        """Count by how many destructors lists differ from what the libraries count."""
         seen: dict[int, int] = {}
-        for _, _, nodes in candidates[offset]:
+        for _, _, nodes in lists:
             for _, _, link_map in nodes:
                 seen[link_map] = seen.get(link_map, 0) + 1
-        return sum(abs((count or 0) - seen.get(address, 0)) for address, count in wanted.items())
+        wanted = self._wanted
+        counts = [(wanted[address] or 0, number) for address, number in seen.items() if address in wanted]
+        return self._total + sum(abs(count - number) - count for count, number in counts)
 
-    best = min(candidates, key=mismatch, default=None)
-    return candidates[best] if best is not None else []
-
-
-def _walk(memory: Memory, graph: Graph, head: int, longest: int) -> list[_Node]:
-    """Follow a chain; empty if any of it is no ``struct dtor_list``."""
-    nodes: list[_Node] = []
-    seen: set[int] = set()
-    address = head
-    while address:
-        if address % memory.pointer_size or address in seen or len(nodes) >= longest:
+    def _walk(self, head: int) -> list[_Node]:
+        """Follow a chain; empty if any of it is no ``struct dtor_list``."""
+        nodes: list[_Node] = []
+        seen: set[int] = set()
+        memory, address = self._memory, head
+        while address:
+            if address % memory.pointer_size or address in seen or len(nodes) >= self._budget:
+                return []
+            seen.add(address)
+            words = memory.try_words(address, 4)
+            if words is None:
+                return []
+            function, obj, link_map, following = words
+            if link_map not in self._graph.by_address or function == 0:
+                return []
+            nodes.append((function, obj, link_map))
+            address = following
+        if not memory.spend(_NODE_UNITS * len(nodes), "pending TLS destructors"):
             return []
-        seen.add(address)
-        if memory.try_read(address, 4 * memory.pointer_size) is None:
-            return []
-        function, obj, link_map, following = memory.words(address, 4)
-        if link_map not in graph.by_address or function == 0:
-            return []
-        nodes.append((function, obj, link_map))
-        address = following
-    return nodes
+        self._budget -= len(nodes)
+        return nodes
 
 
 def _read_guard(memory: Memory, rtld: Image, pointer: int) -> Optional[int]:

@@ -26,8 +26,9 @@ AT_BASE = 7
 AT_EXECFN = 31
 AT_SYSINFO_EHDR = 33
 
-#: A process with more libraries than this is taken for a corrupt list.
-MAX_LIBRARIES = 100_000
+#: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
+#: no more with four mappings each.
+MAX_LIBRARIES = 1 << 14
 
 STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
 NOT_YET = "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"

@@ -20,7 +20,11 @@ from ..winmodel import LoaderRule, SystemVersion
 from ..wintarget import WindowsTarget
 
 #: More than this is taken for a corrupt list.
-MAX_ENTRIES = 65_536
+MAX_ENTRIES = 1 << 14
+#: Bytes of a base name and of a path: NAME_MAX of NTFS is 255 characters, a path has at most 32,767.
+_MAX_NAME, _MAX_PATH = 512, 65534
+#: What an entry, a node and an edge take, in Memory's units, besides the bytes that are read.
+_ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
 #: Records of the graph that are read in all: a damaged graph can be endless.
 MAX_RECORDS = 500_000
 #: How many entries decide whether a layout fits.
@@ -146,7 +150,8 @@ class Node:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.address = record.address
-        self.modules: tuple[int, ...] = ()
+        #: In the order of its ring.
+        self.modules: Mapping[int, None] = {}
         self.children: Optional[tuple[int, ...]] = None
         self.parents: Optional[tuple[int, ...]] = None
 
@@ -213,7 +218,7 @@ class Loader:
         self.layouts = layouts
         self.source = layouts.source
         self.pointer_size = layouts.require("_PEB_LDR_DATA").fields["InLoadOrderModuleList"].size // 2
-        self.problems: list[Problem] = []
+        self._problems: dict[Problem, None] = {}
         self.entries: dict[int, Entry] = {}
         self.nodes: dict[int, Node] = {}
         self.rule = LoaderRule.WIN8
@@ -231,11 +236,14 @@ class Loader:
         """Read a pointer of this loader's code."""
         return self.memory.unsigned(address, self.pointer_size)
 
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """Say what could not be read, or is not as it should be."""
+        return tuple(self._problems)
+
     def _add_problem(self, where: str, message: str) -> None:
         prefix = "32-bit loader: " if self.kind == "wow64" else ""
-        problem = Problem(prefix + where, message)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self._problems.setdefault(Problem(prefix + where, message))
 
     # -- the lists --------------------------------------------------------------------------------------------
 
@@ -315,22 +323,23 @@ class Loader:
 
     def _read_entry(self, address: int) -> Entry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
+        self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
         entry = Entry(Record(self.memory, address, layout, self.source))
-        entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset) or ""
-        entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset) or ""
+        entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset, _MAX_PATH) or ""
+        entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset, _MAX_NAME) or ""
         return entry
 
-    def _unicode_string(self, address: int) -> Optional[str]:
-        """Read a UNICODE_STRING; None if it cannot be read or makes no sense."""
+    def _unicode_string(self, address: int, limit: int) -> Optional[str]:
+        """Read a UNICODE_STRING of at most ``limit`` bytes; None if it cannot be read or makes no sense."""
         size = self.pointer_size
         raw = self.memory.try_read(address, 2 * size)
         if raw is None:
             return None
         length, maximum = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[2:4], "little")
         buffer = int.from_bytes(raw[size:], "little")
-        if length % 2 or length > maximum:
+        if length % 2 or length > min(maximum, limit):
             return None
-        data = self.memory.try_read(buffer, length) if length else b""
+        data = self.memory.try_read_text(buffer, length) if length else b""
         return None if data is None else data.decode("utf-16-le", "replace")
 
     def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
@@ -379,13 +388,14 @@ class Loader:
 
     def read_node(self, address: int) -> Optional[Node]:
         """Read a node, None if it is not in memory."""
+        self.memory.spend(_NODE_UNITS, f"the node {address:#x}")
         node = Node(Record(self.memory, address, self.layouts.require("_LDR_DDAG_NODE"), self.source))
         if node.count is None or node.state is None:
             return None
         node.modules = self._ring(address)
         return node
 
-    def _ring(self, head: int) -> tuple[int, ...]:
+    def _ring(self, head: int) -> Mapping[int, None]:
         """Follow _LDR_DDAG_NODE.Modules; gives the addresses of the entries, in its order."""
         link_field = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
         found: dict[int, None] = {}
@@ -397,7 +407,7 @@ class Loader:
                 link = self.pointer(link)
         except FaultError:
             pass
-        return tuple(found)
+        return found
 
     def _read_edges(self, node: Node, outgoing: bool, budget: int) -> int:
         """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
@@ -419,6 +429,7 @@ class Loader:
                     break
                 seen.add(link)
                 budget -= 1
+                self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
                 raw = self.memory.read(link - shift, 4 * size)
                 words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
                 parent, child = words[3] & ~7, words[1]

@@ -19,7 +19,10 @@ from ..winmodel import UnloadedImage
 from .windows import Loader
 
 EXPORT = "RtlGetUnloadEventTraceEx"
-MAX_EVENTS = 0xFFFF
+#: RTL_UNLOAD_EVENT_TRACE_NUMBER is 64, or 16 in older versions.
+MAX_EVENTS = 1 << 12
+#: What an event takes, in Memory's units.
+_EVENT_UNITS = 2000
 _NAME_BYTES = 64
 _SIZES = {8: (0x60, 0x68), 4: (0x54, 0x5C)}
 
@@ -60,14 +63,14 @@ def find_unloads(loader: Loader) -> tuple[Optional[UnloadRecord], Optional[Probl
             return UnloadRecord((), 0), None
         if element < _SIZES[size][0] or element > 0x1000 or not 0 < count <= MAX_EVENTS:
             return None, Problem(where, f"{count} elements of {element} bytes make no sense")
-        raw = memory.read(array, element * count)
+        events = []
+        for slot in range(count):
+            memory.spend(_EVENT_UNITS, where)
+            event = _event(memory.read(array + slot * element, _SIZES[size][0]), size)
+            if event.base:
+                events.append(event)
     except FaultError as error:
         return None, Problem(where, f"the loader's record is not in memory ({error})")
-    events = []
-    for slot in range(count):
-        event = _event(raw[slot * element : (slot + 1) * element], size)
-        if event.base:
-            events.append(event)
     events.sort(key=lambda event: event.sequence or 0)
     newest = events[-1].sequence or 0 if events else -1
     return UnloadRecord(tuple(events), max(0, newest + 1 - len(events))), None

@@ -7,7 +7,8 @@ copy is freed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Optional
 
 from ..errors import DlwhyError
@@ -25,10 +26,14 @@ from .windows import (
     Loader,
 )
 
-#: Closures of the import tables that are walked to tell LoadLibrary's share of a count before Windows 8.
-MAX_CLOSURE_STEPS = 2_000_000
+#: What a step along an edge takes, in Memory's units.
+_STEP_UNITS = 6
 #: Imports that are looked at in all: a real process has some ten of each module.
 MAX_IMPORTS = 500_000
+
+
+class _TooLongError(Exception):
+    """The command may not take so many steps."""
 
 
 class Unit:
@@ -73,10 +78,13 @@ class Unloading(NamedTuple):
 
 
 class World:
-    """The counts of one loader."""
+    """The counts of one loader; ``spend`` takes Memory's units, and returns False if not so many are left."""
 
-    def __init__(self, rule: LoaderRule, units: dict[int, Unit], by_entry: Mapping[int, int]) -> None:
+    def __init__(
+        self, rule: LoaderRule, units: dict[int, Unit], by_entry: Mapping[int, int], spend: Callable[[int], bool]
+    ) -> None:
         self.rule = rule
+        self._spend = spend
         self.units = units
         self.by_entry = by_entry
         #: Entries whose imports could not be read, and those that import through API sets, before Windows 8.
@@ -89,12 +97,24 @@ class World:
 
     def copy(self) -> World:
         """Copy what a free changes."""
-        other = World(self.rule, {key: unit.copy() for key, unit in self.units.items()}, self.by_entry)
+        units = {key: unit.copy() for key, unit in self.units.items()}
+        other = World(self.rule, units, self.by_entry, self._spend)
         other.unread, other.api_sets = self.unread, self.api_sets
         return other
 
+    def step(self, count: int) -> None:
+        """Take steps along edges.
+
+        :raises _TooLongError: if the command may not take so many.
+        """
+        if not self._spend(_STEP_UNITS * count):
+            raise _TooLongError
+
     def free(self, entry: Entry, frees: int, shutdown: bool, initialization: Sequence[Entry]) -> Unloading:
-        """Call FreeLibrary so often, or until it changes nothing more; the world is what it is afterwards."""
+        """Call FreeLibrary so often, or until it changes nothing more; the world is what it is afterwards.
+
+        Where that takes too long, nothing is known.
+        """
         if shutdown:
             return Unloading((), None, True, "shutdown", 0)
         rule = {
@@ -107,16 +127,17 @@ class World:
         refusal: Optional[str] = None
         effective = 0
         unit = self.unit_of(entry)
-        while effective < frees:
-            refusal = rule.free(entry)
-            if refusal:
-                break
-            effective += 1
-            dead += rule.collect()
-            if entry in dead:
-                break
-            if unit.pinned:
-                break
+        try:
+            while effective < frees:
+                refusal = rule.free(entry)
+                if refusal:
+                    break
+                effective += 1
+                dead += rule.collect()
+                if any(each is entry for each in dead) or unit.pinned:
+                    break
+        except _TooLongError:
+            return Unloading((), None, False, "unknown", 0)
         return Unloading(tuple(dead), rule.order if dead else None, rule.certain, refusal, effective)
 
 
@@ -129,13 +150,17 @@ def build_world(loader: Loader) -> World:
         count = entry.count16
         pinned = None if count is None else count == PINNED_16
         units[entry.address] = Unit(entry.address, (entry,), count, pinned)
-    world = World(loader.rule, units, {address: address for address in units})
+    world = World(loader.rule, units, {address: address for address in units}, _spender(loader))
     if loader.rule is LoaderRule.WINE:
         _add_wine_edges(loader, world)
     else:
         _add_import_edges(loader, world)
     _find_own_counts(world)
     return world
+
+
+def _spender(loader: Loader) -> Callable[[int], bool]:
+    return lambda units: loader.memory.spend(units, "the graph of imports")
 
 
 def _build_graph(loader: Loader) -> World:
@@ -163,7 +188,7 @@ def _build_graph(loader: Loader) -> World:
     for unit in units.values():
         unit.children = [child for child in unit.children if child in units]
         unit.parents = [parent for parent in unit.parents if parent in units]
-    world = World(loader.rule, units, by_entry)
+    world = World(loader.rule, units, by_entry, _spender(loader))
     _find_own_counts(world)
     return world
 
@@ -241,9 +266,17 @@ def _solve_closures(world: World) -> None:
     """
     if world.unread:
         return
+    with suppress(_TooLongError):
+        _share_out(world)
+
+
+def _share_out(world: World) -> None:
+    """Go through the imports from the importers down.
+
+    :raises _TooLongError: if there are too many; the shares of those that were not come to stay unknown.
+    """
     share: dict[int, int] = dict.fromkeys(world.units, 0)
     tainted: set[int] = set()
-    steps = 0
     for component in reversed(list(components(world, world.units))):
         members = [world.units[key] for key in component]
         if all(unit.pinned for unit in members):
@@ -254,23 +287,28 @@ def _solve_closures(world: World) -> None:
         loads, rest = divmod(sum(counts), 1 + sum(inner))
         own = [count - loads * each for count, each in zip(counts, inner)]
         closure = _closure(world, component[0])
-        steps += len(closure)
         is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
-        if is_odd or not tainted.isdisjoint(component) or steps > MAX_CLOSURE_STEPS:
+        if is_odd or not tainted.isdisjoint(component):
             tainted.update(closure)
             continue
         for unit, each in zip(members, own):
             unit.own = each
         for member in set(closure) - inside:
+            world.step(len(world.units[member].parents))
             share[member] += loads * sum(parent in closure for parent in world.units[member].parents)
 
 
 def _closure(world: World, start: int) -> dict[int, None]:
-    """Give a unit and all that it imports."""
+    """Give a unit and all that it imports.
+
+    :raises _TooLongError: if the command may not take so many steps.
+    """
     seen = {start: None}
     stack = [start]
     while stack:
-        for child in world.units[stack.pop()].children:
+        children = world.units[stack.pop()].children
+        world.step(1 + len(children))
+        for child in children:
             if child not in seen:
                 seen[child] = None
                 stack.append(child)
@@ -383,6 +421,7 @@ class _GraphRule(_Rule):
         dying = 0
         for key in children:
             child = self.world.units[key]
+            self.world.step(1 + len(child.parents))
             if unit.key in child.parents:
                 child.parents.remove(unit.key)
             if self._decrement(child) is None and not child.count:
@@ -416,15 +455,19 @@ class _CountingRule(_Rule):
         raise NotImplementedError
 
     def collect(self) -> list[Entry]:
+        self.world.step(len(self.initialization))
         dead = self._find_dead()
         units = self.world.units
         for entry in dead:
             unit = units.pop(entry.address)
             for child in unit.children:
+                if child in units:
+                    self.world.step(1 + len(units[child].parents))
                 if child in units and entry.address in units[child].parents:
                     units[child].parents.remove(entry.address)
             for parent in unit.parents:
                 if parent in units:
+                    self.world.step(1 + len(units[parent].children))
                     units[parent].children = [key for key in units[parent].children if key != entry.address]
         return dead
 
@@ -450,6 +493,7 @@ class _WineRule(_CountingRule):
                 in_progress.discard(current.key)
                 stack.pop()
             else:
+                self.world.step(1)
                 self._lower_one(self.world.units[key], in_progress, stack)
 
     def _lower_one(self, unit: Unit, in_progress: set[int], stack: list[tuple[Unit, Iterator[int]]]) -> None:
@@ -481,6 +525,7 @@ class _ClosureRule(_CountingRule):
             if key is None:
                 stack.pop()
                 continue
+            self.world.step(1)
             child = self.world.units[key]
             if child.count is not None and child.count != PINNED_16:
                 child.count = child.count - 1 & 0xFFFF

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MAX_WIDTH = 100
 INDENT = "  "
 
+#: Wider cells do not widen the others: a table of a thousand rows would grow by a thousand times as much.
+MAX_PADDING = 256
+
 #: Longer tables are laid out here, to the same text: for 300 rows tabulate takes as long as all the rest of an answer.
 TABULATE_ROWS = 64
 
@@ -68,6 +71,8 @@ def _facts(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def _table(table: Table) -> list[str]:
     rows = [[escape(cell) for cell in row] for row in table.rows]
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
+    if len(rows) > TABULATE_ROWS:
+        widths = [min(width, MAX_PADDING) for width in widths]
     ruled = [table.titles, ["-" * width for width in widths], *rows]
     return (len(rows) <= TABULATE_ROWS and _tabulated(ruled)) or [
         "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled

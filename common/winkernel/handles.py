@@ -15,9 +15,10 @@ from ..model import Field, Problem
 from .kernel import Nt
 from .paging import PAGE_SIZE
 
-#: In one process, and in all of them.
+#: In one process.
 MAX_HANDLES = 1 << 20
-MAX_ALL_HANDLES = 1 << 23
+#: What an entry takes, in Memory's units.
+_ENTRY_UNITS = 50
 _HANDLE_STEP = 4
 # Lock, inherit and audit bits in _HANDLE_TABLE_ENTRY.Object.
 _OBJECT_FLAGS = 7
@@ -36,7 +37,6 @@ class HandleReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
-        self._total = 0
         self._code = nt.offset("_HANDLE_TABLE", "TableCode")
         self._entry_size = nt.layouts["_HANDLE_TABLE_ENTRY"].size
         self._packed: Optional[Field] = None
@@ -63,12 +63,11 @@ class HandleReader:
         per_page = PAGE_SIZE // self._entry_size
         unread = 0
         seen: set[int] = set()
-        limit = min(MAX_HANDLES, MAX_ALL_HANDLES - self._total)
         for number, page in enumerate(self._pages(code & ~3, level, seen)):
-            if number * per_page >= limit:
-                problems.append(Problem(where, f"its handle table has more than {limit} entries"))
+            read = number * per_page
+            if read >= MAX_HANDLES or not memory.spend(_ENTRY_UNITS * per_page, "handle tables"):
+                problems.append(Problem(where, f"its handle table has more than the {read} entries that are read"))
                 break
-            self._total += per_page
             data = memory.try_read(page, PAGE_SIZE)
             if data is None:
                 unread += 1

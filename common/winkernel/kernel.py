@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import DlwhyError, FaultError, LayoutError
 from ..layouts.nt_tables import for_each_nt_candidate, load_nt_table
-from ..memory import Memory
+from ..memory import ALLOWANCE, Memory
 from ..model import Field, Layout, Source, SourceKind
 from ..target import KernelTarget
 
@@ -45,6 +45,9 @@ OPTIONAL_TYPES = (
 )
 
 MAX_UNICODE_STRING = 0xFFFE
+# What may be spent on a machine whose size is not known, and how many bytes of a dump stand for one unit.
+_LIVE_ALLOWANCE = 16 * ALLOWANCE
+_BYTES_FOR_UNIT = 8
 _SYSTEM_PID = 4
 _CHECKED_PROCESSES = 8
 
@@ -90,7 +93,9 @@ class Nt:
         symbols: Optional[Mapping[str, int]] = None,
     ) -> None:
         self.target = target
-        self.memory = Memory(target)
+        # A large machine has more processes, and each of its structures takes room in its memory.
+        size = target.size
+        self.memory = Memory(target, _LIVE_ALLOWANCE if size is None else max(ALLOWANCE, size // _BYTES_FOR_UNIT))
         self.layouts = layouts
         self.source = source
         self.pointer_size = target.platform.pointer_size
@@ -151,7 +156,7 @@ class Nt:
             return UnicodeString(buffer, "" if buffer == 0 else None)
         if length > MAX_UNICODE_STRING or length % 2:
             return UnicodeString(buffer, None)
-        data = self.memory.try_read(buffer, length)
+        data = self.memory.try_read_text(buffer, length)
         return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
@@ -172,7 +177,9 @@ def find_nt(target: KernelTarget) -> Nt:
     if not tried:
         remedy = "open it in WinDbg with the symbols of ntkrnlmp, or add its layout to the tables"
         raise LayoutError(f"no layout is known for this Windows kernel ({version}{pdb}): {remedy}")
-    raise LayoutError(f"no layout fits this Windows kernel ({version}{pdb})", tried=tried)
+    failure = LayoutError(f"no layout fits this Windows kernel ({version}{pdb})", tried=tried)
+    failure.add(target.problems())
+    raise failure
 
 
 def _for_each_candidate(target: KernelTarget) -> Iterator[Nt]:

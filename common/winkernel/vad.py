@@ -14,9 +14,10 @@ from ..errors import FaultError
 from ..model import Field, Problem
 from .kernel import Members, Nt
 
-#: In one process, and in all of them; Windows itself does not come near.
+#: In one process; Windows itself does not come near.
 MAX_VADS = 1 << 19
-MAX_ALL_VADS = 1 << 21
+#: What a VAD takes, in Memory's units, besides the bytes that are read.
+_VAD_UNITS = 300
 #: So many problems of one tree are told.
 _TOLD_PROBLEMS = 8
 PAGE_SHIFT = 12
@@ -64,7 +65,6 @@ class VadReader:
 
     def __init__(self, nt: Nt) -> None:
         self._nt = nt
-        self._total = 0
         self._root = nt.offset("_EPROCESS", "VadRoot")
         self._node = 0
         # One request for each VAD: members of the structures that are nested in _MMVAD_SHORT, by their place in it.
@@ -127,11 +127,9 @@ class VadReader:
             if node in seen:
                 problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
                 continue
-            if len(seen) >= MAX_VADS or self._total >= MAX_ALL_VADS:
-                limit = f"{MAX_VADS} entries, or all together more than {MAX_ALL_VADS}"
-                problems.append(Problem(where, f"its VAD tree has more than {limit}"))
+            if len(seen) >= MAX_VADS or not memory.spend(_VAD_UNITS, "VAD trees"):
+                problems.append(Problem(where, f"its VAD tree has more than the {len(seen)} entries that are read"))
                 break
-            self._total += 1
             seen.add(node)
             address = node - self._node
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import CorruptError, DlwhyError, UnsupportedError
-from dlwhy.common.loaders.start import Start, find_start
+from dlwhy.common.loaders.start import MAX_LIBRARIES, Start, find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -140,7 +140,7 @@ def test_a_list_without_end(folder: Path) -> None:
     )
     start = start_of(folder / "dynamic", {R_DEBUG: chain()[R_DEBUG], MAPS: maps})
     assert not start.complete
-    assert "more than 100000" in start.problems[0].message
+    assert f"more than {MAX_LIBRARIES}" in start.problems[0].message
 
 
 def test_r_debug_or_headers_that_cannot_be_read(folder: Path) -> None:
