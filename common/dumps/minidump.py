@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional
 
 from ..elf.files import read_at
 from ..errors import DumpFormatError, FaultError, UnsupportedError
+from ..files import open_regular
 from ..model import Layout, Module, Platform, Problem, Thread
 from ..target import Capability
 from ..winmodel import Image, SystemVersion, UnloadedImage
