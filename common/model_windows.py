@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 from .model import Evidence, LoaderInfo, Problem, TargetInfo
 
 
-class Mapping(NamedTuple):
+class View(NamedTuple):
     """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
 
     ``commit`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
@@ -110,7 +110,7 @@ class MappedFile(NamedTuple):
     device: int
     file: OpenFile
     sections: tuple[SectionUse, ...]
-    mappings: tuple[Mapping, ...]
+    mappings: tuple[View, ...]
     openers: tuple[Opener, ...]
     operations: tuple[Operation, ...]
     evidence: tuple[Evidence, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .model_windows import MappedFile, Mapping, OpenFile, Operation, Possible, SectionUse, Share
+from .model_windows import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
 from .render.document import Document, Facts, Sentence, Table
 from .render.text import INDENT, MAX_WIDTH
 from .views import completed, layout_parts, problem_parts
@@ -78,7 +78,7 @@ def _identity_rows(file: MappedFile, wide: bool, verbose: bool) -> Iterator[tupl
     yield "file object", _file_words(file.file, wide)
 
 
-def _mapping_words(mapping: Mapping, wide: bool) -> str:
+def _mapping_words(mapping: View, wide: bool) -> str:
     width = 16 if wide and mapping.end >> 32 else 8
     kind = "Mapped Exe" if mapping.image else "Mapped"
     commit = "" if mapping.commit is None else f"  commit 0n{mapping.commit}"

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from ..elf.bindings import Bindings
-from ..loaders import glibc
-from ..loaders.glibc import LT_LOADED, Edge, Graph, LinkMap, is_same
+from ..loaders.glibc import LT_LOADED, Edge, Graph, LinkMap, is_same, mark
 from ..model import HoldKind, Library, Outcome
 from .glibc_state import PERMANENT, GlibcExamination
 from .operations import Closing, instance_of
@@ -53,7 +52,7 @@ class Forecast:
         for namespace in before.namespaces:
             if namespace.number == number:
                 counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
-                kept = glibc.mark(namespace, before, examined.rules, counts)
+                kept = mark(namespace, before, examined.rules, counts)
                 found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
                 closing.remarked.update((a, i) for a, i in found.items() if a not in closing.predicted)
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from ..elf.image import DT_FLAGS_1, Image, Images
 from ..errors import CorruptError, DlwhyError, FaultError
 from ..lean import Enum, cached_property
-from ..loaders import glibc
 from ..loaders.glibc import (
     DF_1_NODELETE,
     LT_EXECUTABLE,
     LT_LOADED,
+    MAX_NAMESPACES,
     Edge,
     Graph,
     LinkMap,
     Namespace,
+    Private,
     RootKind,
     Rules,
+    for_each_unique_symbol,
+    is_libc,
     is_same,
+    mark,
+    read_load_lock,
 )
 from ..loaders.glibc_layout import choose_layouts
 from ..loaders.start import AT_SYSINFO_EHDR, R_STATES, Start
@@ -110,7 +115,7 @@ class Motion(Enum):
 class GlibcExamination:
     """One examination of a glibc process."""
 
-    def __init__(self, memory: Memory, start: Start, private: glibc.Private) -> None:
+    def __init__(self, memory: Memory, start: Start, private: Private) -> None:
         self.memory = memory
         self.start = start
         self.private = private
@@ -121,7 +126,7 @@ class GlibcExamination:
         self.problems: list[Problem] = list(
             dict.fromkeys((*memory.target.problems(), *self._list_problems(), *chosen.problems))
         )
-        self.lock = glibc.read_load_lock(memory, self.layouts, private.rtld_global)
+        self.lock = read_load_lock(memory, self.layouts, private.rtld_global)
         self.counts: Mapping[int, int] = {}
         self.namespaces: dict[int, Namespace] = {n.number: n for n in self.graph.namespaces}
         self.program = main_program_path(memory, private.rtld)
@@ -140,7 +145,7 @@ class GlibcExamination:
         """Mark as the collector would: the maps it keeps, each with its own root kinds."""
         kept: dict[int, tuple[RootKind, ...]] = {}
         for namespace in self.graph.namespaces:
-            kept.update(glibc.mark(namespace, self.graph, self.rules, self.counts))
+            kept.update(mark(namespace, self.graph, self.rules, self.counts))
         return kept
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
@@ -168,7 +173,7 @@ class GlibcExamination:
         other.memory = memory
         other.graph = follower.read(memory)
         other.problems = list(other.graph.problems)
-        other.lock = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global)
+        other.lock = read_load_lock(memory, self.layouts, self.private.rtld_global)
         other.counts = {}
         if other.graph is not self.graph:
             other.namespaces = {n.number: n for n in other.graph.namespaces}
@@ -199,7 +204,7 @@ class GlibcExamination:
             unchanged = self.graph.is_unchanged(memory)
         except DlwhyError:
             return Motion.MOVING
-        owner = glibc.read_load_lock(memory, self.layouts, self.private.rtld_global).owner
+        owner = read_load_lock(memory, self.layouts, self.private.rtld_global).owner
         if owner != self.lock.owner or not unchanged:
             return Motion.MOVING
         return Motion.STILL if owner is None and self.start.r_state == 0 else Motion.HELD
@@ -438,7 +443,7 @@ class GlibcExamination:
         owners: dict[int, list[str]] = {}
         for namespace in self.graph.namespaces:
             try:
-                for symbol in glibc.for_each_unique_symbol(self.memory, self.layouts, namespace):
+                for symbol in for_each_unique_symbol(self.memory, self.layouts, namespace):
                     owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
             except (FaultError, CorruptError) as error:
                 self.problems.append(Problem(f"unique symbols of namespace {namespace.number}", str(error)))
@@ -484,8 +489,8 @@ class GlibcExamination:
         """Collect the TLS destructors that are pending, by the address of the map that they keep."""
         from ..loaders.glibc_tls import read_destructors
 
-        libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and glibc.is_libc(m.name)]
-        libcs = libcs[: glibc.MAX_NAMESPACES]
+        libcs = [m for m in self.graph.by_address.values() if not m.is_proxy and is_libc(m.name)]
+        libcs = libcs[:MAX_NAMESPACES]
         found = read_destructors(self.memory, self.graph, libcs, self.rules, self.private.rtld, self._listed_threads)
         self.problems.extend(found.problems)
         return found.by_map

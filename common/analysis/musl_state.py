@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..elf.image import Images
-from ..loaders import musl
+from ..loaders.musl import FIELDS, read_dso
 from ..loaders.start import AT_BASE, AT_SYSINFO_EHDR, PublicMap, Start
 from ..memory import Memory
 from ..model import Hold, HoldKind, Library, LoaderInfo, Problem, State
@@ -25,7 +25,7 @@ def explain_musl(memory: Memory, start: Start) -> State:
         origin = _origin(memory, entry)
         name = "linux-vdso.so.1" if origin == "vdso" else ""
         path = main_program_path(memory) if index == 0 else entry.l_name or name
-        fields = None if origin == "vdso" else musl.read_dso(memory, entry)
+        fields = None if origin == "vdso" else read_dso(memory, entry)
         if fields is None and origin != "vdso":
             problems.append(Problem(base_name(path), "its struct dso is laid out unlike musl 1.2's: fields not known"))
         first, last = image.load_range() if image else (0, 0)
@@ -40,7 +40,7 @@ def explain_musl(memory: Memory, start: Start) -> State:
                 end=last,
                 namespace=0,
                 link_map=entry.address,
-                fields={name: fields[name] for name in musl.FIELDS} if fields else {},
+                fields={name: fields[name] for name in FIELDS} if fields else {},
                 held=True,
                 holds=(Hold(HoldKind.MAIN_PROGRAM) if index == 0 else _hold(origin, fields),),
             )

@@ -12,9 +12,8 @@ from itertools import islice
 from ..elf.image import DT_STRSZ, DT_STRTAB, Image
 from ..errors import DlwhyError, NotFoundError
 from ..lean import cached_property
-from ..loaders import glibc, glibc_order
-from ..loaders.glibc import LT_LOADED, LinkMap, RootKind
-from ..loaders.glibc_order import finaliser_order, find_order_rule
+from ..loaders.glibc import LT_LOADED, LinkMap, RootKind, mark
+from ..loaders.glibc_order import OrderRule, finaliser_order, find_order_rule
 from ..loaders.start import Start
 from ..memory import Memory
 from ..model import (
@@ -193,7 +192,7 @@ class Planner:
         return frozenset(m.address for m in maps if self.examined.is_closing(m))
 
     @cached_property
-    def _order_rule(self) -> glibc_order.OrderRule:
+    def _order_rule(self) -> OrderRule:
         examined = self.examined
         return find_order_rule(examined.memory, examined.graph, examined.private, examined.layouts.version)
 
@@ -238,7 +237,7 @@ class Planner:
             return ()
         namespace = examined.namespaces[number]
         self._spend(self._units)
-        kept = glibc.mark(namespace, examined.graph, examined.rules, {link_map.address: 0})
+        kept = mark(namespace, examined.graph, examined.rules, {link_map.address: 0})
         going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
         return tuple(m.address for m in going if not m.is_proxy)
 

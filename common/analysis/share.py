@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
-from ..model_windows import MappedFile, Mapping, Opener, OpenFile, SectionUse, Share
+from ..model_windows import MappedFile, Opener, OpenFile, SectionUse, Share, View
 from ..target import Capability, KernelTarget, Target
 from ..winkernel.files import ControlArea, FileObject, FileReader
 from ..winkernel.handles import HandleReader
@@ -55,7 +55,7 @@ class _Found(NamedTuple):
 
     areas: dict[int, ControlArea]
     files: dict[int, FileObject]
-    mappings: list[Mapping]
+    mappings: list[View]
 
 
 def require_kernel(target: Target) -> KernelTarget:
@@ -139,7 +139,7 @@ class _Machine:
             if file is not None:
                 found.files[file.address] = file
         found.mappings.append(
-            Mapping(
+            View(
                 pid=process.pid,
                 process=process.name,
                 base=vad.start,
@@ -354,7 +354,7 @@ class _Machine:
             operations=judge(Situation(sections, tuple(opens.values()), complete, self.nt.target.build_number)),
         )
 
-    def _affordable(self, mappings: Sequence[Mapping]) -> Iterator[Mapping]:
+    def _affordable(self, mappings: Sequence[View]) -> Iterator[View]:
         """Iterate over the mappings that can be told."""
         for mapping in mappings:
             if not self.nt.memory.spend(_MAPPING_UNITS, "mappings"):
@@ -392,7 +392,7 @@ def _names(name: str, wanted: str) -> bool:
     return "\\" not in wanted and base.rpartition(".")[0] == wanted
 
 
-def _mapping_order(mapping: Mapping, pid: Optional[int]) -> tuple[bool, bool, int, int]:
+def _mapping_order(mapping: View, pid: Optional[int]) -> tuple[bool, bool, int, int]:
     """Put the process that was asked for first, images before data."""
     return mapping.pid != pid, not mapping.image, mapping.pid, mapping.base
 

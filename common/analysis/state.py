@@ -7,7 +7,8 @@ import time
 from ..elf.image import PT_INTERP
 from ..errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ..helper import shared_helper
-from ..loaders import glibc, musl
+from ..loaders.glibc import find_private
+from ..loaders.musl import is_musl
 from ..loaders.start import STATIC, Start, find_start
 from ..memory import Memory
 from ..model import Problem, State
@@ -118,9 +119,9 @@ def _examine(
             "dllshare"
         )
     start = find_start(memory)
-    if musl.is_musl(memory, start):
+    if is_musl(memory, start):
         return of_musl(memory, start), Motion.STILL
-    private = glibc.find_private(memory, start)
+    private = find_private(memory, start)
     if private is None and start.main.find_header(PT_INTERP) is None:
         raise UnsupportedError(STATIC)
     if private is None:

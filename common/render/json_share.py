@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ..model_windows import MappedFile, Mapping, Opener, OpenFile, Operation, SectionUse, Share
+from ..model_windows import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
 from .jsonout import envelope, evidence_document, hexadecimal, problem_documents
 
 
@@ -68,7 +68,7 @@ def _section(section: SectionUse) -> dict[str, Any]:
     }
 
 
-def _mapping(mapping: Mapping) -> dict[str, Any]:
+def _mapping(mapping: View) -> dict[str, Any]:
     return {
         "pid": mapping.pid,
         "process": mapping.process,

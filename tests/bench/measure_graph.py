@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc import Rules, find_private, mark, read_graph
 from dlwhy.common.loaders.glibc_layout import choose_layouts
 from dlwhy.common.loaders.start import find_start
 from dlwhy.common.memory import Memory
@@ -18,16 +18,16 @@ def measure() -> dict[str, float]:
     target = selected_target()
     memory = Memory(target)
     start = find_start(memory)
-    private = glibc.find_private(memory, start)
+    private = find_private(memory, start)
     assert private is not None
     layouts = choose_layouts(memory, start, private).layouts
     times = []
     count = 0
     for _ in range(15):
         begin = time.perf_counter()
-        graph = glibc.read_graph(Memory(target), layouts, private.rtld_global)
+        graph = read_graph(Memory(target), layouts, private.rtld_global)
         for namespace in graph.namespaces:
-            glibc.mark(namespace, graph, glibc.Rules.of(layouts.version))
+            mark(namespace, graph, Rules.of(layouts.version))
         times.append(time.perf_counter() - begin)
         count = len(graph.by_address)
     times.sort()

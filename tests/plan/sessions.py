@@ -15,7 +15,7 @@ from dlwhy.common.analysis.plan import Planner
 from dlwhy.common.analysis.state import examine
 from dlwhy.common.dumps.procfs import ProcTarget
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc import mark
 from dlwhy.common.loaders.start import Start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Library, Plan
@@ -51,7 +51,7 @@ class View(NamedTuple):
             if not other.nodelete:
                 counts[address] = counts.get(address, other.l_direct_opencount) - 1
         namespace = self.examined.namespaces[by_address[handle].l_ns]
-        kept = glibc.mark(namespace, self.examined.graph, self.examined.rules, counts)
+        kept = mark(namespace, self.examined.graph, self.examined.rules, counts)
         return {m.address for m in namespace.maps if m.address not in kept and not m.is_proxy}
 
 

@@ -12,7 +12,7 @@ from dlwhy.common.analysis.forecast import Forecast
 from dlwhy.common.analysis.glibc_state import GlibcExamination
 from dlwhy.common.analysis.operations import Closing
 from dlwhy.common.dumps.procfs import ProcTarget
-from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc import LT_LOADED, Graph, mark, read_graph
 from dlwhy.common.loaders.glibc_follow import GraphFollower
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import HoldKind
@@ -43,18 +43,18 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
                 lines = session.tell(f"open {flags:x} {session.folder / dice.choice(shapes).name}")
                 handles += [line.split()[1] for line in lines if line.startswith("handle ")]
             again = follower.read(Memory(session.target))
-            fresh = glibc.read_graph(Memory(session.target), first.layouts, first.private.rtld_global)
+            fresh = read_graph(Memory(session.target), first.layouts, first.private.rtld_global)
             assert again.problems == fresh.problems == []
             assert without_scopes(again, first) == without_scopes(fresh, first)
             assert [m.name for m in again.by_address.values()] == [m.name for m in fresh.by_address.values()]
             for space, other in zip(again.namespaces, fresh.namespaces):
-                assert glibc.mark(space, again, first.rules) == glibc.mark(other, fresh, first.rules)
+                assert mark(space, again, first.rules) == mark(other, fresh, first.rules)
             reused += sum(again.by_address[address] is known.by_address.get(address) for address in again.by_address)
             known = again
         assert reused > 0
 
 
-def without_scopes(graph: glibc.Graph, examined: GlibcExamination) -> list[tuple[int, bytes]]:
+def without_scopes(graph: Graph, examined: GlibcExamination) -> list[tuple[int, bytes]]:
     """Return what was read, without where maps look up symbols, which is no matter and not read again for itself."""
     scope = examined.layouts.require("link_map").fields["l_scope"]
     start, end = scope.offset - 5 * scope.size, scope.offset + scope.size
@@ -130,7 +130,7 @@ def test_damage_between_two_readings_is_found_and_forgotten(tmp_path: Path) -> N
         rtld_global = first.private.rtld_global
         follower = GraphFollower(Memory(target), first.layouts, rtld_global)
         maps = list(first.graph.by_address.values())
-        opened = [link_map for link_map in maps if link_map.l_type == glibc.LT_LOADED]
+        opened = [link_map for link_map in maps if link_map.l_type == LT_LOADED]
         fields = first.layouts.require("link_map").fields
         reported = 0
         for _ in range(200):
@@ -142,7 +142,7 @@ def test_damage_between_two_readings_is_found_and_forgotten(tmp_path: Path) -> N
             if dice.random() < 0.2:
                 target.forget(dice.choice(opened).address & ~0xFFF, 0x1000)
             again = follower.read(Memory(target))
-            fresh = glibc.read_graph(Memory(target), first.layouts, rtld_global)
+            fresh = read_graph(Memory(target), first.layouts, rtld_global)
             assert again.problems == fresh.problems
             assert again.pieces == fresh.pieces
             reported += bool(again.problems)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.analysis.state import explain
-from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc import find_private
 from dlwhy.common.loaders.glibc_layout import choose_layouts
 from dlwhy.common.loaders.start import find_start
 from dlwhy.common.memory import Memory
@@ -20,7 +20,7 @@ class Changing:
     def __init__(self, target: CoreTarget) -> None:
         memory = Memory(target)
         start = find_start(memory)
-        private = glibc.find_private(memory, start)
+        private = find_private(memory, start)
         assert private is not None
         chosen = choose_layouts(memory, start, private)
         outer = chosen.layouts.require("rtld_global").fields

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from dlwhy.common.analysis.state import explain
-from dlwhy.common.loaders import glibc
+from dlwhy.common.loaders.glibc import Rules, find_private, mark, read_graph
 from dlwhy.common.loaders.glibc_layout import choose_layouts
 from dlwhy.common.loaders.start import find_start
 from dlwhy.common.memory import Memory
@@ -61,13 +61,13 @@ def test_all_that_is_asked_of_300_libraries(many: CoreTarget) -> None:
 def test_the_graph_and_its_marks(many: CoreTarget) -> None:
     memory = Memory(many)
     start = find_start(memory)
-    private = glibc.find_private(memory, start)
+    private = find_private(memory, start)
     assert private is not None
     layouts = choose_layouts(memory, start, private).layouts
     many.heal()
     fresh = Memory(many)
-    graph = glibc.read_graph(fresh, layouts, private.rtld_global)
-    kept = glibc.mark(graph.namespaces[0], graph, glibc.Rules.of(layouts.version))
+    graph = read_graph(fresh, layouts, private.rtld_global)
+    kept = mark(graph.namespaces[0], graph, Rules.of(layouts.version))
     assert len(kept) == len(graph.by_address) >= LIBRARIES
     assert many.reads <= 0.25 * len(graph.by_address)
 
