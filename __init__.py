@@ -19,7 +19,7 @@ def open_pid(pid: int) -> Examination:
 
     :raises DlwhyError: if it does not exist or may not be read.
     """
-    from .common.dumps.procfs import ProcTarget
+    from .common.linux.dumps.procfs import ProcTarget
 
     return examine(ProcTarget(pid))
 
@@ -32,7 +32,7 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
     :raises DlwhyError: if it is no core that can be read.
     """
     from .common.charset import own_path
-    from .common.dumps.opener import open_core as open_target
+    from .common.open import open_core as open_target
 
     return examine(open_target(own_path(path), own_path(sysroot), own_path(executable), max_size))
 
@@ -45,7 +45,7 @@ def open_dump(path: str, max_size: Optional[int] = None) -> Examination:
     :raises DlwhyError: if it is none that can be read.
     """
     from .common.charset import own_path
-    from .common.dumps.opener import open_dump as open_target
+    from .common.open import open_dump as open_target
 
     return examine(open_target(own_path(path), max_size))
 

@@ -8,14 +8,14 @@ with dlwhy.open_core("core.4711") as process:
 
 from __future__ import annotations
 
-from .analysis.matching import select
-from .analysis.plan import plan_all, plan_close
-from .analysis.share import share_all, share_file
-from .analysis.state import explain
 from .errors import NotFoundError
+from .linux.plan import plan_all, plan_close
+from .linux.state.examine import explain
+from .linux.state.matching import select
 from .model import Library, Plan, State
-from .model_windows import Share
 from .target import Target
+from .windows.model_kernel import Share
+from .windows.share import share_all, share_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

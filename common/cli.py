@@ -195,19 +195,19 @@ def _help(command: str, words: Sequence[str]) -> int:
 
 def _open(arguments: Namespace) -> Optional[Target]:
     if arguments.pid is not None:
-        from .dumps.procfs import ProcTarget
+        from .linux.dumps.procfs import ProcTarget
 
         return ProcTarget(arguments.pid)
     if arguments.core is not None:
-        from .dumps.opener import open_core
+        from .open import open_core
 
         return open_core(arguments.core, arguments.sysroot, arguments.exe, arguments.max_size)
     if arguments.coredump is not None:
-        from .dumps.opener import open_coredump
+        from .open import open_coredump
 
         return open_coredump(arguments.coredump, arguments.sysroot, arguments.exe, arguments.max_size)
     if arguments.dump is not None:
-        from .dumps.opener import open_dump
+        from .open import open_dump
 
         return open_dump(arguments.dump, arguments.max_size)
     return None

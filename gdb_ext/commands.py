@@ -15,7 +15,7 @@ from ..common.commands.run import Failure, attempt, run
 from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
 from ..common.imports import OwnImports
-from ..common.loaders.start import find_start
+from ..common.linux.loader.start import find_start
 from ..common.memory import Memory
 from ..common.render.jsontext import to_strict
 from ..common.render.text import escape

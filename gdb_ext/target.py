@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO, Optional
 import gdb
 
 from ..common.charset import decode
-from ..common.dumps.elfcore import ElfCore
-from ..common.dumps.procfs import open_file_of, thread_name
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
+from ..common.linux.dumps.elfcore import ElfCore
+from ..common.linux.dumps.procfs import open_file_of, thread_name
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 from .charset import output_of, text_of
@@ -58,7 +58,7 @@ class GdbTarget:
         self._core_path = _core_path() if self.kind == "core" else None
         self._core = ElfCore(self._core_path, self.open_image) if self._core_path else None
         if self._core is not None and not self._core.files:
-            from ..common.dumps.unlisted import map_unlisted_files
+            from ..common.linux.dumps.unlisted import map_unlisted_files
 
             map_unlisted_files(self, self._core, _program())
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol
 import lldb
 
 from ..common.charset import decode
-from ..common.dumps.auxv import parse_auxv
-from ..common.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
-from ..common.dumps.minidump import SIGNATURE, MinidumpTarget
-from ..common.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.files import open_first, open_regular
-from ..common.layouts.tables import load_table
+from ..common.linux.dumps.auxv import parse_auxv
+from ..common.linux.dumps.elfcore import ET_CORE, CoreTarget, ElfCore
+from ..common.linux.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name
+from ..common.linux.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability, Target
+from ..common.windows.dumps.minidump import SIGNATURE, MinidumpTarget
 
 # First part of LLDB's triple: GNU name, register with the thread pointer.
 _ARCHITECTURES = {

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Optional
 
-from dlwhy.common.dumps.elfcore import ElfCore
 from dlwhy.common.errors import FaultError
 from dlwhy.common.files import open_first
 from dlwhy.common.host import Screen
+from dlwhy.common.linux.dumps.elfcore import ElfCore
 from dlwhy.common.model import Layout, Module, Platform, Problem, Thread
 from dlwhy.common.target import Capability, LiveTarget
 

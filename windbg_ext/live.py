@@ -13,7 +13,7 @@ import pykd
 
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.target import Capability, Hit, Reaction
-from ..common.wintarget import Frame
+from ..common.windows.target import Frame
 from .target import MachineTarget, ProcessTarget, current_target
 
 _MASK = (1 << 64) - 1
@@ -193,6 +193,6 @@ def _processes() -> list[Any]:
 
 
 if TYPE_CHECKING:
-    from ..common.wintarget import LiveWindowsTarget
+    from ..common.windows.target import LiveWindowsTarget
 
     _conforms: type[LiveWindowsTarget] = LiveProcess

@@ -19,8 +19,8 @@ from ..common.files import open_first
 from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
-from ..common.winkernel.kernel import rsds
-from ..common.winmodel import Image, SystemVersion, UnloadedImage
+from ..common.windows.kernel.kernel import rsds
+from ..common.windows.model import Image, SystemVersion, UnloadedImage
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -359,7 +359,7 @@ def current_target() -> Union[ProcessTarget, MachineTarget]:
 
 if TYPE_CHECKING:
     from ..common.target import KernelTarget
-    from ..common.wintarget import WindowsTarget
+    from ..common.windows.target import WindowsTarget
 
     _process_conforms: type[WindowsTarget] = ProcessTarget
     _machine_conforms: type[KernelTarget] = MachineTarget

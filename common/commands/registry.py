@@ -106,7 +106,7 @@ COMMANDS: dict[str, Command] = {}
 def find_command(name: str) -> Optional[Command]:
     """Find a command, importing no other than its own module."""
     if name in NAMES and name not in COMMANDS:
-        __import__(f"{__package__}.{name}")  # importing importlib for this takes longer than the module
+        __import__(f"{__package__}.{name}.command")  # importing importlib for this takes longer than the module
     return COMMANDS.get(name)
 
 

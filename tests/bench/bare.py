@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gdb
-from dlwhy.common.analysis.state import examine
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.loaders.glibc_calls import Places, find_places
+from dlwhy.common.linux.state.examine import examine
+from dlwhy.common.linux.trace.calls import Places, find_places
 from dlwhy.gdb_ext.live import GdbLiveTarget
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlwhy.common.analysis.state import examine
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.loaders.glibc_calls import Places, find_places
+from dlwhy.common.linux.state.examine import examine
+from dlwhy.common.linux.trace.calls import Places, find_places
 from dlwhy.lldb_ext.target import LldbTarget
 
 

@@ -29,8 +29,8 @@ def main(root: str, path: str) -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules["dlwhy"] = package
     spec.loader.exec_module(package)
-    from dlwhy.common.analysis.dll_state import explain_dlls
     from dlwhy.common.errors import FaultError
+    from dlwhy.common.windows.state import explain_dlls
     from dlwhy.windbg_ext.target import current_target
 
     pykd.initialize()

@@ -6,9 +6,9 @@ import json
 import sys
 import time
 
-from dlwhy.common.loaders.glibc import Rules, find_private, mark, read_graph
-from dlwhy.common.loaders.glibc_layout import choose_layouts
-from dlwhy.common.loaders.start import find_start
+from dlwhy.common.linux.loader.layout import choose_layouts
+from dlwhy.common.linux.loader.maps import Rules, find_private, mark, read_graph
+from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.gdb_ext.target import selected_target
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.dll_state import explain_dlls
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.state import explain_dlls
 from dlwhy.tests.hosts.gdbrun import ROOT
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, Form, Loader, Module, Process
 from dlwhy.tests.synth.windows import form_id

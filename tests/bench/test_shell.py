@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import dlwhy
 import pytest
-from dlwhy.common.analysis.state import explain
 from dlwhy.common.api import Examination
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.tests.bench.test_dlstate import build, running
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment

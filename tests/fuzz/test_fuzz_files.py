@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 import pytest
-from dlwhy.common.dumps.elfcore import ElfCore
-from dlwhy.common.elf.demangle import demangle
-from dlwhy.common.elf.files import name_function
-from dlwhy.common.elf.image import Image
 from dlwhy.common.errors import DlwhyError
+from dlwhy.common.linux.dumps.elfcore import ElfCore
+from dlwhy.common.linux.elf.demangle import demangle
+from dlwhy.common.linux.elf.files import name_function
+from dlwhy.common.linux.elf.image import Image
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import FakeTarget

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.share import share_all, share_file
-from dlwhy.common.dumps.kdump import KernelDump
+from dlwhy.common.commands.dllshare.document import share_document
+from dlwhy.common.commands.dllshare.text import share_view
+from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.errors import DlwhyError, NotFoundError
-from dlwhy.common.render.json_share import share_document
-from dlwhy.common.render.jsonout import dump
 from dlwhy.common.render.text import render
-from dlwhy.common.views_share import share_view
+from dlwhy.common.windows.dumps.kdump import KernelDump
+from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import build

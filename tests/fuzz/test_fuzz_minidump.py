@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.dll_gone import find_gone
-from dlwhy.common.analysis.dll_plan import plan_free
-from dlwhy.common.analysis.dll_state import explain_dlls
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.commands.dllstate.text import dll_gone_view, dll_plan_view, dll_state_view
 from dlwhy.common.errors import DlwhyError, NotFoundError
 from dlwhy.common.render.text import render
 from dlwhy.common.target import Target
-from dlwhy.common.views_dll import dll_gone_view, dll_plan_view, dll_state_view
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.gone import find_gone
+from dlwhy.common.windows.plan import plan_free
+from dlwhy.common.windows.state import explain_dlls
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.fuzz.test_fuzz_files import DAMAGE, damaged
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WINE, Form, Process, Unloaded

@@ -7,12 +7,12 @@ import struct
 import time
 from typing import Optional
 
-from dlwhy.common.analysis.plan import plan_all, plan_close
+from dlwhy.common.commands.dlplan.text import plan_view
+from dlwhy.common.commands.dlstate.document import dump, plan_document
 from dlwhy.common.errors import DlwhyError, NotFoundError
+from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.model import Plans
-from dlwhy.common.render.jsonout import dump, plan_document
 from dlwhy.common.render.text import render
-from dlwhy.common.views_plan import plan_view
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.fuzz.test_fuzz_loader import ODD_WORDS, decisive_ranges
 from dlwhy.tests.schema import VALIDATOR

@@ -78,7 +78,7 @@ def test_one_line(host: str, error: str, said: str, tmp_path: Path) -> None:
     line = next(line for line in output.splitlines() if "a bug in dlwhy" in line)
     assert line.removeprefix("error: ").startswith(f"dlstate: a bug in dlwhy: {said}")
     assert line.endswith(f"; {REPORT}")
-    assert " (common/commands/dlstate.py:" in line or " (common/commands/run.py:" in line
+    assert " (common/commands/dlstate/command.py:" in line or " (common/commands/run.py:" in line
     assert "Traceback" not in output
     assert "Python Exception" not in output
 

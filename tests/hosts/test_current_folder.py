@@ -168,7 +168,7 @@ def test_no_folder_of_ours_is_a_module(way: str, cwd: str, tmp_path: Path) -> No
     probe = f"import importlib.util as u; open({str(seen)!r}, 'w').write(repr((u.find_spec('common'), sys.path)))"
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import sys\nclass Probe:\n    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == 'dlwhy.common.render.jsonout':\n            {probe}\n"
+        f"        if name == 'dlwhy.common.commands.dlstate.document':\n            {probe}\n"
         "sys.meta_path.insert(0, Probe())\n"
     )
     (tmp_path / "elsewhere").mkdir()

@@ -18,15 +18,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.chroots import SUITES, SYSTEM, Debugger, get
-from dlwhy.tests.hosts.gdbrun import (
-    ROOT,
-    SCRIPT,
-    comparable,
-    run_attached,
-    run_cores,
-    run_environment,
-    run_live,
-)
+from dlwhy.tests.hosts.gdbrun import ROOT, SCRIPT, comparable, run_attached, run_cores, run_environment, run_live
 from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.runs import failures, named
 from dlwhy.tests.hosts.scenario import Json, fixtures, scenarios

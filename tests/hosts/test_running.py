@@ -14,8 +14,8 @@ from pathlib import Path
 
 import dlwhy
 import pytest
-from dlwhy.common.analysis import state as state_module
 from dlwhy.common.errors import CorruptError, DlwhyError, FaultError, LayoutError
+from dlwhy.common.linux.state import examine as state_module
 from dlwhy.common.model import HoldKind, State
 from dlwhy.tests.hosts.gdbrun import ROOT
 

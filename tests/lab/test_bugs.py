@@ -30,7 +30,7 @@ sys.argv[:6] = [script]
 runpy.run_path(script, run_name="__main__")
 """
 BUG = "a bug in dlwhy: TypeError: two lines ("
-TRACER = ("dlwhy.common.analysis.dll_tracer", "DllTracer")
+TRACER = ("dlwhy.common.windows.trace.tracer", "DllTracer")
 
 
 def run_broken(lab: Lab, folder: Path, broken: tuple[str, ...], *words: str) -> Outcome:
@@ -42,7 +42,7 @@ def run_broken(lab: Lab, folder: Path, broken: tuple[str, ...], *words: str) -> 
 
 def test_a_bug_is_one_line(lab: Lab, tmp_path: Path) -> None:
     dump = windows_path(write(tmp_path, process().dump()))
-    broken = ("dlwhy.common.commands.dllgone", "", "process_id", "range(9)")
+    broken = ("dlwhy.common.commands.dllgone.command", "", "process_id", "range(9)")
     found = run_broken(lab, tmp_path, broken, "-z", dump, "dllgone")
     assert (found.output, found.status) == ("", 70)
     assert found.errors.startswith(f"dllgone: {BUG}common\\commands\\")

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dlwhy.common.analysis.glibc_state import GlibcExamination
-from dlwhy.common.analysis.plan import Planner
-from dlwhy.common.analysis.state import examine
-from dlwhy.common.dumps.procfs import ProcTarget
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.loaders.glibc import mark
-from dlwhy.common.loaders.start import Start
+from dlwhy.common.linux.dumps.procfs import ProcTarget
+from dlwhy.common.linux.loader.maps import mark
+from dlwhy.common.linux.loader.start import Start
+from dlwhy.common.linux.plan import Planner
+from dlwhy.common.linux.state.examine import examine
+from dlwhy.common.linux.state.glibc import GlibcExamination
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Library, Plan
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from dlwhy.common.analysis.state import explain
-from dlwhy.common.elf.image import Image
+from dlwhy.common.commands.dlstate.document import dump, state_document
+from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import DlwhyError
-from dlwhy.common.loaders.glibc import LinkMap, find_private
-from dlwhy.common.loaders.glibc_layout import choose_layouts
-from dlwhy.common.loaders.start import find_start
+from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.loader.layout import choose_layouts
+from dlwhy.common.linux.loader.maps import LinkMap, find_private
+from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Library, State
-from dlwhy.common.render.jsonout import dump, state_document
 from dlwhy.common.render.text import render
-from dlwhy.common.views import state_view
 from dlwhy.tests.fakes import CoreTarget, snapshot
 from dlwhy.tests.schema import VALIDATOR
 

@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from dlwhy.common.elf.image import Image
+from dlwhy.common.linux.elf.image import Image
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import X86_64, FakeTarget

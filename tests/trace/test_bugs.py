@@ -28,7 +28,7 @@ def broken(*arguments):
     return method(*arguments)
 setattr(cls, name, broken)
 """
-TRACER = "dlwhy.common.analysis.tracer"
+TRACER = "dlwhy.common.linux.trace.tracer"
 
 
 def breaking(host: str, folder: Path, calls: str, name: str, owner: str = "Tracer", module: str = TRACER) -> str:
@@ -48,7 +48,7 @@ def test_one_event_that_is_not_understood(host: str, name: str, program: Path, t
     assert "exited" in result.output
     (problem,) = result.report["problems"]
     assert problem["where"].split(" in thread ")[0] in ("_dl_open", "_dl_close", "dlopen", "dlclose")
-    start = "a bug in dlwhy: TypeError: two lines (common/analysis/tracer.py:"
+    start = "a bug in dlwhy: TypeError: two lines (common/linux/trace/tracer.py:"
     assert problem["message"].startswith(start)
     assert ": the event was not understood, and what was going on then is not known; please" in problem["message"]
     totals = result.report["totals"]

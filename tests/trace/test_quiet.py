@@ -177,7 +177,7 @@ def test_every_list_of_breakpoints_is_as_it_was(host: str, program: Path, tmp_pa
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_without_the_loaders_own_pointers(host: str, program: Path, tmp_path: Path) -> None:
     # As where no layout of _rtld_global_ro is known: what is exported is watched, and the report says so.
-    module = "importlib.import_module('dlwhy.common.loaders.glibc_calls')"
+    module = "importlib.import_module('dlwhy.common.linux.trace.calls')"
     forget = f"{'python' if host == GDB else 'script'} import importlib; {module}._read_pointers = lambda *_: {{}}"
     result = run(host, tmp_path, program, "spaces", [forget, "start", "go", "report"])
     assert result.report["breakpoints"] == {"opens": "dlopen and dlmopen", "closes": "dlclose"}
@@ -199,7 +199,7 @@ def gdb_at_main(program: Path, folder: Path, what: str) -> Iterator[Terminal]:
 def test_long_runs_show_that_they_go_on(program: Path, tmp_path: Path) -> None:
     with gdb_at_main(program, tmp_path, "busily") as on_terminal:
         on_terminal.command("dltrace start")
-        module = "importlib.import_module('dlwhy.common.commands.dltrace')"
+        module = "importlib.import_module('dlwhy.common.commands.dltrace.command')"
         on_terminal.command(f"python import importlib; {module}.PROGRESS_SECONDS = 0.2")
         on_terminal.command("set height 4")
         on_terminal.command("set pagination on")

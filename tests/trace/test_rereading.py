@@ -7,15 +7,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-from dlwhy.common.analysis.events import Moment
-from dlwhy.common.analysis.forecast import Forecast
-from dlwhy.common.analysis.glibc_state import GlibcExamination
-from dlwhy.common.analysis.operations import Closing
-from dlwhy.common.dumps.procfs import ProcTarget
-from dlwhy.common.loaders.glibc import LT_LOADED, Graph, mark, read_graph
-from dlwhy.common.loaders.glibc_follow import GraphFollower
+from dlwhy.common.linux.dumps.procfs import ProcTarget
+from dlwhy.common.linux.loader.follow import GraphFollower
+from dlwhy.common.linux.loader.maps import LT_LOADED, Graph, mark, read_graph
+from dlwhy.common.linux.state.glibc import GlibcExamination
+from dlwhy.common.linux.trace.forecast import Forecast
+from dlwhy.common.linux.trace.operations import Closing
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import HoldKind
+from dlwhy.common.trace.events import Moment
 from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, build_driver, build_graph, random_shapes

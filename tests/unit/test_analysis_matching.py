@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from dlwhy.common.analysis.matching import select
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.state.matching import select
 from dlwhy.common.model import Library
 from dlwhy.tests.synth.answers import library
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 import pytest
-from dlwhy.common.analysis.plan import plan_all, plan_close
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.model import Action, HoldKind, Outcome, Plan, Plans
 from dlwhy.tests.fakes import X86_64, FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library, Process

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlwhy.common.analysis.state import explain
+from dlwhy.common.commands.dlstate.text import state_view
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.model import HoldKind, State
 from dlwhy.common.render.text import render
-from dlwhy.common.views import state_view
 from dlwhy.tests.fakes import X86_64, snapshot
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.unit.test_loaders_glibc import V235, V239

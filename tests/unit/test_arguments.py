@@ -77,5 +77,5 @@ def test_the_usual_answer_imports_little(rich_core: Path) -> None:
     command = [*python, str(ROOT / "__main__.py"), "--core", str(rich_core), "dlstate"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"XDG_DATA_HOME": "/nonexistent"})
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "dlwhy.common.analysis.state" in modules
+    assert "dlwhy.common.linux.state.examine" in modules
     assert modules.isdisjoint(HEAVY), sorted(modules & HEAVY)

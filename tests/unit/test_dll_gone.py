@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.dll_gone import find_gone
-from dlwhy.common.dumps.minidump import MinidumpTarget
-from dlwhy.common.render.json_dll import dll_gone_document
-from dlwhy.common.render.jsonout import dump
-from dlwhy.common.winmodel import GoneDlls
+from dlwhy.common.commands.dllstate.document import dll_gone_document
+from dlwhy.common.commands.dlstate.document import dump
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.gone import find_gone
+from dlwhy.common.windows.model import GoneDlls
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import WIN10, WIN11, WINE, Form, Process, Unloaded
 from dlwhy.tests.synth.windows import form_id, process, real_dumps, story, write

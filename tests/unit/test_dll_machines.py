@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import pytest
-from dlwhy.common.analysis.dll_gone import find_gone
-from dlwhy.common.analysis.dll_plan import plan_free
-from dlwhy.common.analysis.dll_state import explain_dlls
-from dlwhy.common.dumps.kdump import KernelDump
-from dlwhy.common.dumps.minidump import MinidumpTarget
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.windows.dumps.kdump import KernelDump
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.gone import find_gone
+from dlwhy.common.windows.plan import plan_free
+from dlwhy.common.windows.state import explain_dlls
 from dlwhy.tests.synth import minidump, ntdump
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, Form
 from dlwhy.tests.synth.ntlayout import windows

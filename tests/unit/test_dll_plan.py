@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.dll_plan import plan_free
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.commands.dllstate.document import dll_plan_document
+from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import Outcome
-from dlwhy.common.render.json_dll import dll_plan_document
-from dlwhy.common.render.jsonout import dump
-from dlwhy.common.winmodel import CycleEntry, DllPlan, LoaderRule
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.model import CycleEntry, DllPlan, LoaderRule
+from dlwhy.common.windows.plan import plan_free
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, WINE, XP, Form, Loader, Module, Process
 from dlwhy.tests.synth.windows import FORMS, form_id, process, story, write

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.dll_state import explain_dlls, select_dlls
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.commands.dllstate.document import dll_state_document
+from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import SourceKind
-from dlwhy.common.render.json_dll import dll_state_document
-from dlwhy.common.render.jsonout import dump
-from dlwhy.common.winmodel import Dll, DllHoldKind, DllState, LoaderRule
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.model import Dll, DllHoldKind, DllState, LoaderRule
+from dlwhy.common.windows.state import explain_dlls, select_dlls
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 import pytest
-from dlwhy.common.dumps.elfcore import CoreTarget, ElfCore
 from dlwhy.common.errors import DumpFormatError, FaultError
+from dlwhy.common.linux.dumps.elfcore import CoreTarget, ElfCore
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import snapshot, thread_pointers
 from dlwhy.tests.synth.elfcore import ET_EXEC, Encoder, FileMapping, Segment, write_core

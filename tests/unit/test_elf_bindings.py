@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from dlwhy.common.elf.bindings import Bindings
-from dlwhy.common.elf.image import Image
+from dlwhy.common.linux.elf.bindings import Bindings
+from dlwhy.common.linux.elf.image import Image
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
 from dlwhy.tests.synth.process import compile_file

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from dlwhy.common.elf import demangle as module
-from dlwhy.common.elf.demangle import MAX_MANGLED_LENGTH, demangle
 from dlwhy.common.helper import shared_helper
+from dlwhy.common.linux.elf import demangle as module
+from dlwhy.common.linux.elf.demangle import MAX_MANGLED_LENGTH, demangle
 from dlwhy.tests.synth.loaded import system_library
 from elftools.elf.elffile import ELFFile
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.naming import missing_names
-from dlwhy.common.elf.files import find_local_symbol, name_function
-from dlwhy.common.elf.image import Image
 from dlwhy.common.files import open_first
 from dlwhy.common.helper import shared_helper
+from dlwhy.common.linux.elf.files import find_local_symbol, name_function
+from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.state.naming import missing_names
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
 from dlwhy.tests.synth.process import compile_file

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlwhy.common.elf.image import (
+from dlwhy.common.errors import CorruptError, DlwhyError, FaultError
+from dlwhy.common.linux.elf.image import (
     DT_DEBUG,
     DT_FLAGS_1,
     MAX_DYNAMIC_ENTRIES,
@@ -21,7 +22,6 @@ from dlwhy.common.elf.image import (
     read_dynamic,
     sysv_hash,
 )
-from dlwhy.common.errors import CorruptError, DlwhyError, FaultError
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import S390X, X86_64, FakeTarget
 from dlwhy.tests.synth.elfcore import Encoder

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from dlwhy.common.elf.image import Image
-from dlwhy.common.elf.unwind import PT_GNU_EH_FRAME, REGISTERS, Frame, find_row, walk
 from dlwhy.common.errors import DlwhyError
+from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.unwind import PT_GNU_EH_FRAME, REGISTERS, Frame, find_row, walk
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import I386, X86_64

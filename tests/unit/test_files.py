@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common import files
-from dlwhy.common.dumps.procfs import open_file_of
 from dlwhy.common.files import open_first, open_regular
+from dlwhy.common.linux.dumps.procfs import open_file_of
 
 CLONE_NEWUSER = 0x10000000
 SECONDS = 10.0

@@ -314,7 +314,7 @@ def test_its_end_is_seen_at_once_by_who_reads() -> None:
     root = Path(dlwhy.__file__).parent
     script = (
         "import sys, types; package = types.ModuleType('dlwhy'); package.__path__ = [sys.argv[1]]; "
-        "sys.modules['dlwhy'] = package; from dlwhy.common.elf.demangle import demangle; "
+        "sys.modules['dlwhy'] = package; from dlwhy.common.linux.elf.demangle import demangle; "
         "print(demangle('_ZN5TallyD1Ev')); print(demangle('_ZcvDOsrdtDO'))"
     )
     done = subprocess.run(

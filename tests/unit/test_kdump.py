@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlwhy.common.dumps.kdump import KernelDump
-from dlwhy.common.dumps.opener import open_dump
 from dlwhy.common.errors import DlwhyError, DumpFormatError, FaultError, UnsupportedError
+from dlwhy.common.open import open_dump
 from dlwhy.common.target import Capability
+from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.tests.synth.ntdump import PAGE, Machine
 from dlwhy.tests.synth.ntlayout import windows
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlwhy.common.dumps.kdump import KernelDump
 from dlwhy.common.errors import FaultError
-from dlwhy.common.winkernel.files import FileReader
-from dlwhy.common.winkernel.kernel import find_nt
-from dlwhy.common.winkernel.processes import list_processes
-from dlwhy.common.winkernel.vad import VadReader
+from dlwhy.common.windows.dumps.kdump import KernelDump
+from dlwhy.common.windows.kernel.files import FileReader
+from dlwhy.common.windows.kernel.kernel import find_nt
+from dlwhy.common.windows.kernel.processes import list_processes
+from dlwhy.common.windows.kernel.vad import VadReader
 from dlwhy.tests.synth.isf import write_isf
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import build

@@ -9,17 +9,8 @@ from typing import Any
 
 import pytest
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.layouts import tables
-from dlwhy.common.layouts.generate import (
-    bit_field,
-    find_libcs,
-    main,
-    merge,
-    read_build,
-    read_structs,
-    to_text,
-    update,
-)
+from dlwhy.common.linux.layouts import tables
+from dlwhy.tests.generate.glibc import bit_field, find_libcs, main, merge, read_build, read_structs, to_text, update
 from elftools.elf.elffile import ELFFile
 
 DIRECTORY = Path(tables.DIRECTORY)

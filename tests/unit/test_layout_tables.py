@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.layouts import tables
-from dlwhy.common.layouts.generate import merge, read_build, struct_anchors
-from dlwhy.common.layouts.tables import load_table
+from dlwhy.common.linux.layouts import tables
+from dlwhy.common.linux.layouts.tables import load_table
 from dlwhy.common.model import Field
+from dlwhy.tests.generate.glibc import merge, read_build, struct_anchors
 from dlwhy.tests.unit.test_layout_generate import system_libc
 
 DIRECTORY = Path(tables.DIRECTORY)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.state import explain
-from dlwhy.common.elf.demangle import demangle
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.loaders.glibc import Fields, LinkMap, RootKind, Rules, is_libc, root_kinds
+from dlwhy.common.linux.elf.demangle import demangle
+from dlwhy.common.linux.loader.maps import Fields, LinkMap, RootKind, Rules, is_libc, root_kinds
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.model import Field, HoldKind, Platform, SourceKind
 from dlwhy.common.model import Layout as StructLayout
 from dlwhy.common.model import Library as Verdict

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 import pytest
-from dlwhy.common.loaders.glibc import Fields, Graph, LinkMap, Namespace
-from dlwhy.common.loaders.glibc_order import OrderRule, Sorting, finaliser_order
+from dlwhy.common.linux.loader.maps import Fields, Graph, LinkMap, Namespace
+from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order
 from dlwhy.common.model import Field, Layout
 
 LAYOUT = Layout("link_map", 16, {"l_init_called_next": Field(0, 8), "l_init_called": Field(8, 1)})

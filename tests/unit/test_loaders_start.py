@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import CorruptError, DlwhyError, UnsupportedError
-from dlwhy.common.loaders.start import MAX_LIBRARIES, Start, find_start
+from dlwhy.common.linux.loader.start import MAX_LIBRARIES, Start, find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import X86_64, FakeTarget

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import dlwhy
 import pytest
-from dlwhy.common.dumps.minidump import MinidumpTarget
-from dlwhy.common.dumps.opener import open_dump
 from dlwhy.common.errors import DlwhyError, DumpFormatError, FaultError, UnsupportedError
-from dlwhy.common.winmodel import SystemVersion
+from dlwhy.common.open import open_dump
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.model import SystemVersion
 from dlwhy.tests.synth.windows import process, write
 
 ROOT = Path(dlwhy.__file__).parent

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.state import explain
-from dlwhy.common.loaders.glibc import find_private
-from dlwhy.common.loaders.glibc_layout import choose_layouts
-from dlwhy.common.loaders.start import find_start
+from dlwhy.common.linux.loader.layout import choose_layouts
+from dlwhy.common.linux.loader.maps import find_private
+from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
 from dlwhy.common.target import Capability
 from dlwhy.tests.fakes import CoreTarget, snapshot

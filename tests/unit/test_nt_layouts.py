@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.layouts.generate import to_text
-from dlwhy.common.layouts.generate_nt import expand, main, merge
-from dlwhy.common.layouts.nt_tables import for_each_nt_candidate, load_nt_table
-from dlwhy.common.layouts.tables import DIRECTORY
-from dlwhy.common.winkernel.kernel import REQUIRED_TYPES
+from dlwhy.common.linux.layouts.tables import DIRECTORY
+from dlwhy.common.windows.kernel.kernel import REQUIRED_TYPES
+from dlwhy.common.windows.layouts.nt_tables import for_each_nt_candidate, load_nt_table
+from dlwhy.tests.generate.glibc import to_text
+from dlwhy.tests.generate.nt import expand, main, merge
 from dlwhy.tests.synth.isf import write_isf
 from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import windows

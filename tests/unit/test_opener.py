@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 import dlwhy
 import pytest
+from dlwhy.common import unpack
 from dlwhy.common.cli import main
 from dlwhy.common.commands.arguments import byte_count
-from dlwhy.common.dumps import unpack
 from dlwhy.common.errors import DumpFormatError, NotFoundError, UnsupportedError
 from dlwhy.tests.synth.elfcore import Encoder, Segment, write_core
 
@@ -84,7 +84,7 @@ def test_core_out_of_coredumpctl(rich_core: Path, tmp_path: Path, monkeypatch: p
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CORE", str(rich_core))
-    from dlwhy.common.dumps.opener import open_coredump
+    from dlwhy.common.open import open_coredump
 
     with dlwhy.open_core(str(rich_core)) as expected, dlwhy.examine(open_coredump("progA")) as found:
         assert found.state().libraries == expected.state().libraries
@@ -93,7 +93,7 @@ def test_core_out_of_coredumpctl(rich_core: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_without_coredumpctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlwhy.common.dumps.opener import open_coredump
+    from dlwhy.common.open import open_coredump
 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="--core"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dlwhy.common.analysis.events import Moment
-from dlwhy.common.analysis.operations import Opening, Operations
+from dlwhy.common.linux.trace.operations import Opening, Operations
+from dlwhy.common.trace.events import Moment
 
 
 def opening(number: int, lwp: int) -> Opening:

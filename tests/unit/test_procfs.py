@@ -11,8 +11,8 @@ from pathlib import Path
 
 import dlwhy
 import pytest
-from dlwhy.common.dumps.procfs import ProcTarget
 from dlwhy.common.errors import FaultError, NoTargetError, UnsupportedError
+from dlwhy.common.linux.dumps.procfs import ProcTarget
 
 NOBODY = 65534
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from dlwhy.common.analysis.state import explain
-from dlwhy.common.loaders.glibc import Rules, find_private, mark, read_graph
-from dlwhy.common.loaders.glibc_layout import choose_layouts
-from dlwhy.common.loaders.start import find_start
+from dlwhy.common.linux.loader.layout import choose_layouts
+from dlwhy.common.linux.loader.maps import Rules, find_private, mark, read_graph
+from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import CoreTarget, snapshot
 from dlwhy.tests.synth.damage import make_build_unknown

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.render.colour import colourise
 from dlwhy.common.render.text import render
-from dlwhy.common.views import state_view
 from dlwhy.tests.synth.answers import HOLDS, library, state
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,12 +10,12 @@ from typing import NamedTuple, Optional
 import dlwhy
 import pytest
 from dlwhy.common import cli
-from dlwhy.common.analysis.share import share_all, share_file
-from dlwhy.common.dumps.kdump import KernelDump
+from dlwhy.common.commands.dllshare.document import share_document
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
-from dlwhy.common.model_windows import MappedFile, Possible, Share
-from dlwhy.common.render.json_share import share_document
+from dlwhy.common.windows.dumps.kdump import KernelDump
+from dlwhy.common.windows.model_kernel import MappedFile, Possible, Share
+from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.ntdump import Machine
 from dlwhy.tests.synth.ntlayout import Windows, never_shipped, windows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.share_rules import Situation, judge
-from dlwhy.common.model_windows import OpenFile, Operation, Possible, SectionUse
+from dlwhy.common.windows.model_kernel import OpenFile, Operation, Possible, SectionUse
+from dlwhy.common.windows.share_rules import Situation, judge
 
 WINDOWS_7 = 7601
 WINDOWS_10 = 19041

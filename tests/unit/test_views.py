@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
+from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, Source, SourceKind, State
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.views import state_view
 from dlwhy.tests.synth.answers import HOLDS, chain_hold, destructor, library, nodelete, opened, owed, startup, state
 from dlwhy.tests.unit.goldens import golden
 

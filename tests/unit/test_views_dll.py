@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlwhy.common.analysis.dll_gone import find_gone
-from dlwhy.common.analysis.dll_plan import plan_free
-from dlwhy.common.analysis.dll_state import explain_dlls, select_dlls
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.commands.dllstate.text import dll_gone_view, dll_plan_view, dll_state_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.model import TargetInfo
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.views_dll import dll_gone_view, dll_plan_view, dll_state_view
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.gone import find_gone
+from dlwhy.common.windows.plan import plan_free
+from dlwhy.common.windows.state import explain_dlls, select_dlls
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN81, WINE, XP, Loader, Module, Process, Unloaded
 from dlwhy.tests.synth.windows import process, story, write
 from dlwhy.tests.unit.goldens import golden

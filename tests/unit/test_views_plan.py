@@ -9,10 +9,10 @@ import json
 from typing import Any
 
 import pytest
+from dlwhy.common.commands.dlplan.text import plan_view
+from dlwhy.common.commands.dlstate.document import dump, plan_document
 from dlwhy.common.model import Action, Change, HoldKind, Library, LoaderInfo, Outcome, Plan, Plans, Step, ThreadRef
-from dlwhy.common.render.jsonout import dump, plan_document
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.views_plan import plan_view
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
 from dlwhy.tests.unit.goldens import golden

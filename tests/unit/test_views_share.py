@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
-from dlwhy.common.analysis.share import share_all, share_file
-from dlwhy.common.dumps.kdump import KernelDump
+from dlwhy.common.commands.dllshare.text import share_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.model import Problem
-from dlwhy.common.model_windows import Share
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.views_share import share_view
+from dlwhy.common.windows.dumps.kdump import KernelDump
+from dlwhy.common.windows.model_kernel import Share
+from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import TRUTH, build, busy
 from dlwhy.tests.unit.goldens import golden

@@ -9,7 +9,14 @@ import json
 from typing import Optional
 
 import pytest
-from dlwhy.common.analysis.events import (
+from dlwhy.common.commands.dlstate.document import dump
+from dlwhy.common.commands.dltrace.document import dump_event, trace_document
+from dlwhy.common.commands.dltrace.text import started_view, stop_view, trace_view
+from dlwhy.common.linux.trace.stops import Stop
+from dlwhy.common.model import Library, Outcome, Problem
+from dlwhy.common.render.fit import compact, cut, fit_table
+from dlwhy.common.render.text import MAX_WIDTH, render
+from dlwhy.common.trace.events import (
     Account,
     Close,
     Deeds,
@@ -25,13 +32,6 @@ from dlwhy.common.analysis.events import (
     Totals,
     Trace,
 )
-from dlwhy.common.analysis.stops import Stop
-from dlwhy.common.model import Library, Outcome, Problem
-from dlwhy.common.render.fit import compact, cut, fit_table
-from dlwhy.common.render.jsonout import dump
-from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.render.traceout import dump_event, trace_document
-from dlwhy.common.views_trace import started_view, stop_view, trace_view
 from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
 from dlwhy.tests.unit.goldens import golden

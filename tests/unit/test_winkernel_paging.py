@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 from dlwhy.common.errors import FaultError
-from dlwhy.common.winkernel.paging import Pager, PagingMode
+from dlwhy.common.windows.kernel.paging import Pager, PagingMode
 from dlwhy.tests.synth.ntdump import PAGE, Machine
 from dlwhy.tests.synth.ntlayout import windows
 

@@ -17,11 +17,11 @@ import pykd
 ROOT = sys.argv[1]
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import conftest  # noqa: E402, F401 - registers the package
-from dlwhy.common.analysis.dll_plan import plan_free  # noqa: E402
-from dlwhy.common.analysis.dll_state import explain_dlls  # noqa: E402
+from dlwhy.common.commands.dllstate.document import dll_plan_document, dll_state_document  # noqa: E402
 from dlwhy.common.memory import Memory  # noqa: E402
-from dlwhy.common.pe.image import find_export  # noqa: E402
-from dlwhy.common.render.json_dll import dll_plan_document, dll_state_document  # noqa: E402
+from dlwhy.common.windows.pe import find_export  # noqa: E402
+from dlwhy.common.windows.plan import plan_free  # noqa: E402
+from dlwhy.common.windows.state import explain_dlls  # noqa: E402
 from dlwhy.windbg_ext.target import ProcessTarget  # noqa: E402
 
 MASK = (1 << 64) - 1

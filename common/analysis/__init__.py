@@ -1,1 +1,0 @@
-"""Questions answered as frozen values, from what the loaders know."""

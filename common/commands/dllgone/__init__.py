@@ -1,0 +1,1 @@
+"""The command dllgone: its definition, its text, its JSON document."""

@@ -1,0 +1,1 @@
+"""The command dllplan: its definition, its text, its JSON document."""

@@ -1,0 +1,1 @@
+"""The command dllshare: its definition, its text, its JSON document."""

@@ -1,0 +1,223 @@
+"""How is the answer about mapped files put into words?  Once, for every host."""
+
+from __future__ import annotations
+
+from ...render.document import Document, Facts, Sentence, Table
+from ...render.text import INDENT, MAX_WIDTH
+from ...windows.model_kernel import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
+from ..dlstate.text import completed, layout_parts, problem_parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ...render.document import Part
+
+_LABEL = 11
+_VERBOSE_LABEL = len("posix-delete")
+_SHOWN_PROCESSES = 16
+_IN_TEXT = ("rename", "delete", "overwrite")
+
+
+def share_view(share: Share, verbose: bool) -> Document:
+    """Put an answer into words: one file in detail, or several in a table."""
+    notes: list[Part] = list(layout_parts(share.target, share.loader)) if verbose else []
+    notes += problem_parts(share.problems)
+    wide = share.target.arch == "x86_64"
+    if share.asked is not None and len(share.files) == 1:
+        file = share.files[0]
+        return Document((*_file_parts(file, wide, verbose), *notes, Sentence(_remedy(file))))
+    return Document((*_table_parts(share), *notes))
+
+
+# -- several files --------------------------------------------------------------------------------------------
+
+
+def _table_parts(share: Share) -> Iterator[Part]:
+    files = share.files
+    count = completed(len(files), "mapped file")
+    if share.asked is not None:
+        yield Sentence(f"{count} match {share.asked}:")
+    else:
+        stuck = sum(_operation(file, "rename").possible is Possible.NO for file in files)
+        yield Sentence(f"{count}: {stuck} cannot even be renamed, {len(files) - stuck} can or may be.")
+    rows = tuple(
+        (
+            file.base_name or f"name at {file.name_address:#x} cannot be read",
+            *(_operation(file, name).possible.value for name in _IN_TEXT),
+            "/".join("image" if section.image else "data" for section in file.sections),
+            _mapped_by(file),
+        )
+        for file in files
+    )
+    yield Table(("file", *_IN_TEXT, "section", "mapped by"), rows)
+
+
+def _mapped_by(file: MappedFile) -> str:
+    processes = list(dict.fromkeys(f"{mapping.process} ({mapping.pid})" for mapping in file.mappings))
+    return " ".join(processes[:2]) + (f" +{len(processes) - 2}" if len(processes) > 2 else "")
+
+
+# -- one file -------------------------------------------------------------------------------------------------
+
+
+def _file_parts(file: MappedFile, wide: bool, verbose: bool) -> Iterator[Part]:
+    yield Sentence(file.name or f"(the name at {_pointer(file.name_address, wide)} is paged out)")
+    rows = [*_identity_rows(file, wide, verbose), *_operation_rows(file, verbose), *_other_rows(file)]
+    width = _VERBOSE_LABEL if verbose else _LABEL
+    yield Facts(tuple((f"{label:<{width}} {text}",) for label, text in rows))
+    if verbose:
+        yield from _verbose_parts(file)
+
+
+def _identity_rows(file: MappedFile, wide: bool, verbose: bool) -> Iterator[tuple[str, str]]:
+    if file.mappings:
+        yield "process", _mapping_words(file.mappings[0], wide)
+    for section in file.sections if verbose else file.sections[:1]:
+        yield "control area", _section_words(section, wide)
+    yield "file object", _file_words(file.file, wide)
+
+
+def _mapping_words(mapping: View, wide: bool) -> str:
+    width = 16 if wide and mapping.end >> 32 else 8
+    kind = "Mapped Exe" if mapping.image else "Mapped"
+    commit = "" if mapping.commit is None else f"  commit 0n{mapping.commit}"
+    bits = "  32-bit" if mapping.wow64 and mapping.end >> 32 == 0 else ""
+    return (
+        f"{mapping.process} (0n{mapping.pid})   base {mapping.base:0{width}x}-{mapping.end:0{width}x}   "
+        f"VAD {mapping.vad:0{16 if wide else 8}x}  {kind} {mapping.protection}{commit}{bits}"
+    )
+
+
+def _section_words(section: SectionUse, wide: bool) -> str:
+    parts = [completed(section.mapped_views, "mapped view"), completed(section.user_references, "user reference")]
+    if section.section_references:
+        parts.append(completed(section.section_references, "section reference"))
+    kind = "image section" if section.image else "data section"
+    state = "" if section.live else ", only cached"
+    return f"{_pointer(section.control_area, wide)}   {', '.join(parts)}   {kind}{state}"
+
+
+def _file_words(file: OpenFile, wide: bool) -> str:
+    masked = f" (fast ref {file.fast_ref} masked)" if file.fast_ref else ""
+    handle = "handle open: sharing is enforced" if file.open else "handle closed: sharing no longer enforced"
+    pending = "   delete pending" if file.delete_pending else ""
+    rights = f"access {file.access}   sharing rwd: {file.sharing}"
+    return f"{_pointer(file.address, wide)}{masked}   {rights}   {handle}{pending}"
+
+
+def _operation(file: MappedFile, name: str) -> Operation:
+    return next(operation for operation in file.operations if operation.name == name)
+
+
+def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]]:
+    told: set[str] = set()
+    posix = _operation(file, "posix-delete")
+    for operation in file.operations:
+        if not verbose and operation.name not in _IN_TEXT:
+            continue
+        whole = verbose or operation.possible in (Possible.PROBABLY, Possible.DEPENDS)
+        reason = operation.why if whole else operation.why.partition(";")[0]
+        words = [_status_words(operation)] if operation.status else []
+        if operation.name == "delete" and posix.possible is Possible.NO and not verbose:
+            reason = f"{reason}; POSIX delete fails alike" if operation.possible is Possible.NO else reason
+        first = reason.partition(";")[0]
+        if operation.possible is not Possible.YES or verbose:
+            if first not in told or verbose:
+                words.append(reason)
+            told.add(first)
+        yield operation.name, f"{operation.possible.value:<3}  {': '.join(words)}".rstrip()
+
+
+def _status_words(operation: Operation) -> str:
+    status = operation.status
+    return f"{status.name} 0x{status.ntstatus:08X} → {status.win32_name} ({status.win32})" if status else ""
+
+
+def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
+    others: dict[str, None] = {}
+    first = file.mappings[0] if file.mappings else None
+    for mapping in file.mappings:
+        if first is None or mapping.pid != first.pid:
+            others[f"{mapping.process} (0n{mapping.pid}{'' if mapping.image else ', as data'})"] = None
+    if others:
+        yield from _listed("also mapped by ", list(others))
+    if file.openers:
+        words = [
+            f"{opener.process} (0n{opener.pid}, handle {opener.handle:x}, {opener.file.access}{opener.file.sharing})"
+            for opener in file.openers
+        ]
+        yield from _listed("open in", words)
+
+
+def _listed(label: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Give a list as rows that fit the screen, the first one with the label."""
+    more = len(words) - _SHOWN_PROCESSES
+    shown = [*words[:_SHOWN_PROCESSES], *([f"and {more} more; -v or --json shows them"] if more > 0 else [])]
+    room = MAX_WIDTH - len(INDENT) - max(len(label), _LABEL) - 1
+    line = ""
+    for number, word in enumerate(shown):
+        piece = word if number == len(shown) - 1 else f"{word}, "
+        if line and len(line) + len(piece.rstrip()) > room:
+            yield label, line.rstrip()
+            label, line = " " * len(label), ""
+        line += piece
+    yield label, line
+
+
+def _verbose_parts(file: MappedFile) -> Iterator[Part]:
+    rows = tuple(
+        (
+            mapping.process,
+            str(mapping.pid),
+            f"{mapping.base:x}-{mapping.end:x}",
+            f"{mapping.vad:x}",
+            "image" if mapping.image else "data",
+            mapping.protection,
+        )
+        for mapping in file.mappings
+    )
+    if rows:
+        yield Table(("process", "pid", "range", "VAD", "as", "protection"), rows)
+    yield Facts(
+        tuple(
+            (f"{each.expression} = {each.value:#x}", f"at {each.address:#x}, offset {each.offset:#x}")
+            for each in file.evidence
+        )
+    )
+    handles = tuple(
+        (
+            opener.process,
+            str(opener.pid),
+            f"{opener.handle:x}",
+            f"{opener.file.address:x}",
+            opener.file.access + opener.file.sharing,
+            f"{opener.granted_access:08x}",
+        )
+        for opener in file.openers
+    )
+    if handles:
+        yield Table(("open in", "pid", "handle", "file object", "sharing", "granted"), handles)
+
+
+def _remedy(file: MappedFile) -> str:
+    rename, delete, overwrite = (_operation(file, name) for name in _IN_TEXT)
+    if any(opened.delete_pending for opened in (file.file, *(opener.file for opener in file.openers))):
+        return "It goes when its last handle is closed and nothing maps it; then a new one can take its name."
+    if delete.possible is Possible.YES and overwrite.possible is Possible.YES:
+        return "Nothing stands in the way: replace it."
+    if rename.possible is Possible.NO:
+        who = ", ".join(dict.fromkeys(f"{o.process} (0n{o.pid})" for o in file.openers if "d" not in o.file.sharing))
+        return (
+            f"To replace it, close its handle in {who} first." if who else "To replace it, close its open handle first."
+        )
+    now = "To replace it now: rename it" if rename.possible is Possible.YES else "To replace it, try to rename it"
+    return (
+        f"{now} on the same volume, put the new file in place, delete the old one at the next boot "
+        "(MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT)."
+    )
+
+
+def _pointer(value: int, wide: bool) -> str:
+    """Write an address as WinDbg does."""
+    return f"{value >> 32:08x}`{value & 0xFFFFFFFF:08x}" if wide else f"{value:08x}"

@@ -1,0 +1,1 @@
+"""The command dllstate: its definition, its text, its JSON document."""

@@ -1,0 +1,1 @@
+"""The command dlltrace: its definition, its text, its JSON document."""

@@ -1,0 +1,144 @@
+"""How is a trace of Windows' loader put into words?  Once, for every host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...model import Outcome
+from ...render.document import Document, Sentence
+from ...render.fit import wrap_facts
+from ...trace.events import Account
+from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
+from ..dllstate.text import REFUSALS, dll_because, dll_rule_parts
+from ..dlstate.text import completed, join, layout_parts, problem_parts
+from ..dltrace.text import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...render.document import Part
+
+
+def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
+    """Say what is being watched."""
+    what = f"loads and frees of {join(names)}" if names else "all loads and frees"
+    parts: list[Part] = [Sentence(f"Tracing {what}: let the process run (g).")]
+    parts += [Sentence("dlltrace report sums up, dlltrace stop ends."), *problem_parts(trace.problems)]
+    return Document(tuple(parts))
+
+
+def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
+    """Put the sums of a trace into words."""
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
+    parts += _kept_parts(trace.kept, verbose)
+    parts += _account_parts(trace, verbose)
+    parts += _failure_parts(trace.failures, verbose)
+    parts += _pin_parts(trace.pins, verbose)
+    parts += _mismatch_parts(trace.mismatches, verbose)
+    if verbose:
+        parts += layout_parts(trace.target, trace.loader)
+    parts += dll_rule_parts(trace.rules, verbose)
+    parts += problem_parts(trace.problems)
+    unpinned = [each for each in trace.accounts if each.path not in trace.pinned]
+    parts += never_closed(unpinned, "loaded", "freed", verbose)
+    return Document(tuple(parts))
+
+
+def _answer(trace: DllTrace) -> str:
+    totals = trace.totals
+    if not totals.opens and not totals.closes:
+        return "Nothing was loaded or freed" + (" so far." if trace.watching else ".")
+    return (
+        f"{completed(totals.opens, 'load')} ({totals.failed} failed), {completed(totals.closes, 'free')}: "
+        f"{totals.unloading} unloaded {completed(totals.unloaded, 'DLL')}, {totals.keeping} did not unload the DLL."
+    )
+
+
+def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
+    totals = trace.totals
+    yield ("trace", f"{'going on' if trace.watching else f'over: {trace.ending}'}, {trace.seconds:.1f} s")
+    judged = totals.closes - totals.raced
+    yield (
+        "predictions",
+        f"{totals.exact} of {judged} exact when the free began; {completed(totals.nested, 'free')} within other calls; "
+        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+    )
+    if totals.raced:
+        yield ("raced", f"{completed(totals.raced, 'free')} while another thread loaded or freed: not predictable")
+    if totals.unended:
+        yield ("not seen to end", completed(totals.unended, "call"))
+    if totals.unseen_opens or totals.unseen_closes:
+        seen = f"{completed(totals.unseen_opens, 'DLL')} came and {totals.unseen_closes} went"
+        yield ("outside of calls", f"{seen}: by delay loads of ntdll, or by calls from before the trace")
+
+
+def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
+    if not kept:
+        return
+    rows = [
+        (each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.close.moment.number}") for each in kept
+    ]
+    yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
+    closes = {each.close.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
+    yield wrap_facts(facts, whole_words=verbose)
+
+
+def _close_words(close: DllClose, verbose: bool) -> str:
+    name = short_name(close.close.library.name, verbose) if close.close.library else "no DLL"
+    nothing = ""
+    if close.close.outcome is Outcome.EARLY_RETURN:
+        nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
+    return f"FreeLibrary({name}) by {site_words(close.close.moment.caller, verbose)}{nothing}"
+
+
+def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
+    active = [each for each in trace.accounts if verbose or each.opens or each.closes or each.early_returns]
+    if not active:
+        return
+    rows = [
+        (
+            each.name,
+            str(each.before),
+            str(total(each.opens)),
+            str(total(each.closes)) + (f" +{each.early_returns} without effect" if each.early_returns else ""),
+            _left_words(trace, each),
+        )
+        for each in active
+    ]
+    yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose, 3)
+    if verbose:
+        yield from deed_parts(active, "loaded", "freed")
+
+
+def _left_words(trace: DllTrace, account: Account) -> str:
+    if account.path in trace.pinned:
+        return "pinned"
+    return "gone" if account.left is None else str(account.left)
+
+
+def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]:
+    if not failures:
+        return
+    grouped: dict[tuple[str, str, str], int] = {}
+    for each in failures:
+        status = "" if each.status is None else f"{each.status:#010x}"
+        key = (each.open.requested or "?", status, site_words(each.open.moment.caller, verbose))
+        grouped[key] = grouped.get(key, 0) + 1
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("failed load of", "times", "NTSTATUS", "by"), rows, verbose, 3)
+
+
+def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
+    if not pins:
+        return
+    rows = [(each.pin.library.name, each.function, site_words(each.pin.moment.caller, verbose)) for each in pins]
+    yield trace_table(("was pinned", "in", "by"), rows, verbose, 2)
+
+
+def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
+    for each in mismatches[:SHOWN]:
+        close = each.close
+        stayed, surprises = ([one.name for one in some] for some in (close.stayed, close.surprises))
+        words = [f"{join(stayed)} stayed"] if stayed else []
+        words += [f"{join(surprises)} went too"] if surprises else []
+        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(each, verbose)}: {'; '.join(words)}.")

@@ -1,0 +1,1 @@
+"""The command dlplan: its definition, its text, its JSON document."""

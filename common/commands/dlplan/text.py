@@ -1,0 +1,249 @@
+"""How is the prediction of a close put into words?  Once, for every host."""
+
+from __future__ import annotations
+
+from ...model import Action, Change, Library, Outcome, Plan, Plans, Step, ThreadRef
+from ...render.document import Document, Facts, Sentence, Table
+from ..dlstate.text import because, completed, join, layout_parts, permanent_remedy, problem_parts, reason, times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ...render.document import Part
+
+
+_SHOWN_LIBRARIES = 16
+
+_OUTCOMES = {
+    Outcome.UNLOADS: "unloads",
+    Outcome.KEEPS: "keeps",
+    Outcome.EARLY_RETURN: "early return",
+    Outcome.DEFERRED: "deferred",
+    Outcome.NOT_OPEN: "not open",
+    Outcome.UNKNOWN: "not known",
+}
+
+
+def plan_view(plans: Plans, verbose: bool) -> Document:
+    """Put predictions into words: one in detail, or all open libraries in a table."""
+    notes: list[Part] = list(layout_parts(plans.target, plans.loader)) if verbose else []
+    notes += problem_parts(plans.problems)
+    if plans.asked is None:
+        return Document((*_ranking_parts(plans), *notes))
+    plan = plans.plans[0]
+    ending = [Sentence(text) for text in (_advice(plan), _reopening(plan)) if text]
+    return Document((*_plan_parts(plans, plan, verbose), *notes, *ending))
+
+
+def size_words(size: int) -> str:
+    """Give a number of bytes as people read it."""
+    if size < 1 << 20:
+        return f"{size / 1024:.0f} KiB"
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+# -- all open libraries ---------------------------------------------------------------------------------------
+
+
+def _ranking_parts(plans: Plans) -> Iterator[Part]:
+    if plans.loader.kind == "musl":
+        yield Sentence("No close frees anything: musl never unloads, by design.")
+        return
+    handles = plans.plans
+    if not handles:
+        yield Sentence("No library is open: there is nothing to close.")
+        return
+    verb = "is" if len(handles) == 1 else "are"
+    best = handles[0]
+    answer = f"{completed(len(handles), 'library', 'libraries')} {verb} open"
+    if best.unloads:
+        freed = f"{completed(len(best.unloads), 'library', 'libraries')}, {size_words(best.size)}"
+        yield Sentence(f"{answer}; closing {best.library.name} frees the most: {freed}.")
+    else:
+        yield Sentence(f"{answer}; closing any of them frees nothing.")
+    rows = tuple(
+        (
+            plan.library.name,
+            str(plan.library.namespace),
+            str(plan.open_count),
+            str(plan.closes),
+            _OUTCOMES[plan.outcome],
+            f"{'≥ ' if plan.at_least else ''}{len(plan.unloads)}",
+            size_words(plan.size) if plan.unloads else "-",
+            _others(plan),
+        )
+        for plan in handles
+    )
+    yield Table(("library", "ns", "open", "closes", "outcome", "go", "frees", "with it"), rows)
+    if plans.garbage:
+        names = _names(plans.garbage)
+        yield Sentence(f"Garbage that goes with the first close that collects in its namespace: {names}.")
+
+
+def _others(plan: Plan) -> str:
+    names = [library.name for library in plan.unloads if library.link_map != plan.library.link_map]
+    return " ".join(names[:3]) + (f" +{len(names) - 3}" if len(names) > 3 else "")
+
+
+def _names(libraries: tuple[Library, ...]) -> str:
+    shown = [library.name for library in libraries[:_SHOWN_LIBRARIES]]
+    more = len(libraries) - len(shown)
+    return join([*shown, f"{more} more"] if more else shown)
+
+
+# -- one close ------------------------------------------------------------------------------------------------
+
+
+def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
+    yield Sentence(_answer(plans, plan))
+    library = plan.library
+    facts: list[tuple[str, ...]] = [(f"namespace {library.namespace}", f"base {library.base:#x}", library.path)]
+    if plan.open_count is not None:
+        facts.append((f"open count  {plan.open_count}", f"handle {library.link_map:#x}"))
+    yield Facts(tuple(facts))
+    yield from _unload_parts(plan, verbose)
+    yield from _keep_parts(plan, verbose)
+    excess = plan.closes - (plan.open_count or 0)
+    if excess > 0 and plan.outcome in (Outcome.UNLOADS, Outcome.KEEPS, Outcome.DEFERRED) and plan.open_count:
+        ending = "the handle is dead by then" if plan.goes else 'dlclose fails with "shared object not open"'
+        yield Sentence(f"{excess} of these closes {'comes' if excess == 1 else 'come'} too late: {ending}.")
+
+
+def _answer(plans: Plans, plan: Plan) -> str:
+    name = plan.library.name
+    close = f"dlclose({name})" if plan.closes == 1 else f"Closing {name} {times(plan.closes)}"
+    if plans.loader.kind == "musl":
+        return f"{close} unloads nothing: musl never unloads, by design."
+    if plan.outcome is Outcome.NOT_OPEN:
+        return f'{name} is not open: its count is 0, so dlclose would fail with "shared object not open".'
+    if plan.outcome is Outcome.UNKNOWN:
+        return f"{close}: not known what it unloads, because not all libraries could be read."
+    if plan.outcome is Outcome.EARLY_RETURN:
+        return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
+    freed = f"{completed(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.size)})"
+    atleast = "at least " if plan.at_least else ""
+    if plan.outcome is Outcome.UNLOADS:
+        return f"{close} unloads {atleast}{freed}."
+    count = plan.open_count or 0
+    left = max(0, count - plan.closes)
+    if plan.outcome is Outcome.DEFERRED:
+        verb = "goes" if len(plan.unloads) == 1 else "go"
+        then = f"Then {atleast}{freed} {verb}." if plan.unloads else "Then nothing more goes."
+        return (
+            f"{close} is deferred: a dlclose is running, so the count drops to 0 and that dlclose collects again "
+            f"when its destructors have run. {then}"
+        )
+    if left:
+        return f"{close} unloads nothing: it lowers the open count from {count} to {left}."
+    kept = plan.keeps[0]
+    why = reason(kept.holds[0]) if kept.holds else "another library keeps it"
+    verb = "goes" if len(plan.unloads) == 1 else "go"
+    rest = f" {atleast.capitalize()}{freed} that nothing keeps any more {verb}." if plan.unloads else ""
+    return f"{close} does not unload it: the open count drops to 0, but {name} stays: {why}.{rest}"
+
+
+def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
+    if not plan.unloads:
+        return
+    shown = plan.unloads if verbose else plan.unloads[:_SHOWN_LIBRARIES]
+    sorted_by = f" (sorting: {plan.order})" if verbose and plan.order else ""
+    if plan.order is None:
+        yield Sentence("These go; the order of their finalisers is not known:")
+    elif not plan.order_certain:
+        yield Sentence(f"These go, finalised in this order if GLIBC_TUNABLES leaves the default{sorted_by}:")
+    else:
+        yield Sentence(f"These go, finalised in this order{sorted_by}:")
+    rows = [
+        (str(number), library.name, f"{library.start:#x}-{library.end:#x}") for number, library in enumerate(shown, 1)
+    ]
+    if len(shown) < len(plan.unloads):
+        rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
+    yield Table(("", "goes", "range"), tuple(rows))
+    if plan.at_least:
+        more = len(plan.at_least) - _SHOWN_LIBRARIES
+        names = [*plan.at_least[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])]
+        verb, whose = ("imports", "its") if len(plan.at_least) == 1 else ("import", "their")
+        yield Sentence(f"At least these: {join(names)} {verb} dlclose, so {whose} destructors can close others.")
+
+
+def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
+    keeps = [library for library in plan.keeps if not library.is_going]
+    if not keeps:
+        return
+    shown = keeps if verbose else keeps[:_SHOWN_LIBRARIES]
+    rows = [(library.name, because(library)) for library in shown]
+    if len(shown) < len(keeps):
+        rows.append((f"and {len(keeps) - len(shown)} more", "-v shows them"))
+    yield Table(("stays", "because"), tuple(rows))
+
+
+# -- what would make it go ------------------------------------------------------------------------------------
+
+
+def _advice(plan: Plan) -> str:
+    change = plan.change
+    if plan.is_dying:
+        return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
+    if change is None:
+        return ""
+    if change.blocker is not None:
+        return _never(plan.library, change.blocker)
+    if plan.outcome is Outcome.DEFERRED and not plan.goes and _only_collects(change):
+        return f"{plan.library.name} goes at the next dlclose in its namespace, {plan.library.namespace}."
+    words = [_step_words(plan, step) for step in change.steps]
+    return f"To make {plan.library.name} go: {_then(words)}."
+
+
+def _only_collects(change: Change) -> bool:
+    return all(step.action is Action.COLLECT for step in change.steps)
+
+
+def _then(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}, then {words[-1]}"
+
+
+def _never(library: Library, blocker: Library) -> str:
+    remedy = next(filter(None, (permanent_remedy(blocker, hold) for hold in blocker.holds)), "")
+    if blocker.link_map == library.link_map:
+        return remedy or f"Nothing unloads {library.name} in this process."
+    why = reason(blocker.holds[0]) if blocker.holds else "it stays for good"
+    fix = remedy.partition(". ")[2]
+    return f"Nothing unloads {library.name} in this process, because {blocker.name} keeps it: {why}." + (
+        f" {fix}" if fix else ""
+    )
+
+
+def _step_words(plan: Plan, step: Step) -> str:
+    own = step.link_map == plan.library.link_map
+    if step.action is Action.CLOSE:
+        handles = f"{step.total} more handle{'' if step.total == 1 else 's'}"
+        return f"close {handles} of {step.library}" if own else f"close {step.library} {times(step.total)}"
+    if step.action is Action.LIBC_CLOSE:
+        return f"libc must close {step.library}, which it opened for itself"
+    if step.action is Action.THREAD_EXIT:
+        owed = "" if own else f" (it owes {step.library} a TLS destructor)"
+        if not step.threads:
+            return f"the threads that owe {step.library} a TLS destructor must exit"
+        verb = "must exit"
+        return f"{join([_thread(t) for t in step.threads])} {verb}{owed}"
+    if plan.open_count and plan.outcome is Outcome.KEEPS:
+        return f"this close, or later any dlclose in namespace {step.namespace} that brings a count to 0"
+    return f"any dlclose in namespace {step.namespace} that brings a count to 0"
+
+
+def _thread(thread: ThreadRef) -> str:
+    return f"thread {thread.number} (LWP {thread.lwp})"
+
+
+def _reopening(plan: Plan) -> str:
+    name = plan.library.name
+    if plan.outcome is Outcome.UNKNOWN:
+        return ""
+    if plan.is_dying:
+        return f"Opening {name} after that maps it anew, with fresh statics."
+    if not plan.goes:
+        return f"Opening {name} again finds it as it is, with its old statics."
+    kept = [library for library in plan.keeps if not library.proxy]
+    but = f"; those of {_names(tuple(kept))} stay" if kept else ""
+    return f"Opening {name} again maps it anew, with fresh statics{but}."

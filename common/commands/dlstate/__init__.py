@@ -1,0 +1,1 @@
+"""The command dlstate: its definition, its text, its JSON document."""

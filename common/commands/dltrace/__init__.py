@@ -1,0 +1,1 @@
+"""The command dltrace: its definition, its text, its JSON document."""

@@ -1,0 +1,177 @@
+"""``dltrace``: which close did not unload, who opened it, and who never closed it?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ...errors import UsageError
+from ...model import Problem
+from ..arguments import argument
+from ..eventlog import EventLog
+from ..registry import Result, Session, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
+    from typing import Any, Optional
+
+    from ...linux.trace.stops import Stop
+    from ...linux.trace.tracer import Tracer
+    from ...target import LiveProcess
+    from ...trace.events import Event, Trace
+
+#: How often a trace shows that it goes on, where there is a terminal to show it.
+PROGRESS_SECONDS = 10.0
+
+_DESCRIPTION = """\
+Watches every dlopen, dlmopen and dlclose of the process, libc's own among them. Each close is
+predicted when it begins, and compared with what it then does.
+
+  dltrace start [LIB]...   begins; LIB is a library's name or a pattern; without one all are traced
+  dltrace report           sums up: who opened and closed what how often, what stayed and why
+  dltrace stop             ends, and sums up
+
+On a terminal a line tells every ten seconds how much has been seen.
+The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
+or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or
+close after that). Without LIB, kept stops where what is closed stays, or a dependency of it that
+nothing else needs; what is open elsewhere or never unloads, and its dependencies, are only reported."""
+
+
+@command(
+    "dltrace",
+    "watch which closes do not unload, and who never closed",
+    _DESCRIPTION,
+    (
+        argument("action", metavar="start|report|stop", choices=("start", "report", "stop"), help="what to do"),
+        argument(
+            "library", metavar="LIB", nargs="*", default=[], completes_libraries=True, help="trace only these libraries"
+        ),
+        argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
+        argument("--log", metavar="FILE", help="write each event to FILE, no pipe, as a line of JSON (schema dlwhy/1)"),
+        argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
+        argument(
+            "--fds",
+            action="store_true",
+            help="watch which descriptors a library leaves open; with LIB also which of its calls opened them",
+        ),
+    ),
+)
+def dltrace(session: Session, arguments: Namespace) -> Result:
+    """Answer ``dltrace start|report|stop``."""
+    if arguments.action == "start":
+        if "" in arguments.library:
+            raise UsageError("LIB is empty: name a library, or give none to trace all")
+        return _start(session, arguments)
+    if arguments.library or arguments.stop_when or arguments.log or arguments.tls or arguments.fds:
+        raise UsageError(f"dltrace {arguments.action} takes no libraries and no options of dltrace start")
+    tracing = session.host.kept.get("dltrace")
+    if not isinstance(tracing, _Tracing):
+        raise UsageError("nothing has been traced: use dltrace start first")
+    if arguments.action == "stop":
+        tracing.stop()
+    return _result(tracing.report())
+
+
+def _start(session: Session, arguments: Namespace) -> Result:
+    from .text import started_view
+
+    before = session.host.kept.get("dltrace")
+    if isinstance(before, _Tracing) and before.tracer.is_watching():
+        raise UsageError("a trace is going on: use dltrace stop first")
+    tracing = _Tracing(session, arguments)
+    session.host.kept["dltrace"] = tracing
+    trace = tracing.report()
+    result = _result(trace)
+    return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
+
+
+def _result(trace: Trace) -> Result:
+    from .text import trace_view
+
+    return Result(
+        document=lambda: _document(trace),
+        view=lambda verbose: trace_view(trace, verbose),
+        has_problems=bool(trace.problems),
+        has_findings=bool(trace.kept),
+    )
+
+
+def _document(trace: Trace) -> dict[str, Any]:
+    from .document import trace_document
+
+    return trace_document("dltrace", trace)
+
+
+class Progress:
+    """Shows now and then, on a line of its own, how much has been seen: on a terminal's standard error only."""
+
+    def __init__(self, write: Optional[Callable[[str], object]], now: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._now = now
+        self._begun = self._shown = now()
+        self._opens = self._closes = 0
+
+    def note(self, event: Event) -> None:
+        """Count an event, and show the sums if it is time."""
+        from ...trace.events import Close, Open
+        from ..dlstate.text import completed
+
+        self._opens += isinstance(event, Open)
+        self._closes += isinstance(event, Close)
+        now = self._now()
+        if self._write is not None and now - self._shown >= PROGRESS_SECONDS:
+            self._shown = now
+            seen = f"{completed(self._opens, 'open')} and {completed(self._closes, 'close')}"
+            self._write(f"dltrace: {seen} in {now - self._begun:.0f} s\n")
+
+
+def _write_progress(text: str) -> None:
+    # Not through the debugger's pager, which would hold the program up until somebody presses a key.
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+class _Tracing:
+    """A trace with its log."""
+
+    def __init__(self, session: Session, arguments: Namespace) -> None:
+        from ...linux.trace.stops import Options
+        from ...linux.trace.tracer import begin
+
+        libraries: Sequence[str] = arguments.library
+        self._target: LiveProcess = session.host.live_target()  # type: ignore[assignment]
+        self._log = EventLog(arguments.log)
+        self._progress = Progress(_write_progress if os.isatty(2) else None)
+        options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
+        self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
+
+    def stop(self) -> None:
+        """End the trace."""
+        self.tracer.stop()
+        self._log.close()
+
+    def report(self) -> Trace:
+        """Give the sums, and what is wrong with the log."""
+        trace = self.tracer.report()
+        if self._log.failure is None:
+            return trace
+        return trace._replace(problems=(*trace.problems, Problem("log", self._log.failure)))
+
+    def _write(self, event: Event) -> None:
+        self._progress.note(event)
+        if self._log.is_open:
+            from .document import dump_event
+
+            self._log.write(dump_event(event))
+            if self._log.failure is not None:
+                self._target.say(f"dltrace: {self._log.failure}")
+
+    def _announce(self, stop: Stop) -> None:
+        from ...render.text import render
+        from .text import stop_view
+
+        self._target.say(render(stop_view(stop)))

@@ -1,0 +1,308 @@
+"""How is a trace put into words?  Once, for every host."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from ...linux.trace.stops import Stop
+from ...model import Library, Outcome
+from ...render.document import Document, Facts, Sentence, Table
+from ...render.fit import compact, cut, fit_table, wrap, wrap_facts
+from ...render.text import INDENT, MAX_WIDTH
+from ...trace.events import Account, Close, Deeds, Event, Kept, Leak, Open, Pin, Registration, Site, Trace
+from ..dlstate.text import because, completed, join, layout_parts, problem_parts, reason, times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...render.document import Part
+
+#: How many rows a table has unless all is asked for.
+SHOWN = 16
+_NAMED = 4
+_NAME_WIDTH = 40
+_FUNCTION_WIDTH = 60
+
+_PIN_REASONS = {
+    "elf-flag": "its own file (-z nodelete)",
+    "unique-symbol": "a unique symbol",
+    "bound-by-startup": "a binding of what was loaded at start",
+    "dlopen-flag": "RTLD_NODELETE",
+    "unknown": "RTLD_NODELETE or dlsym(RTLD_DEFAULT)",
+}
+
+
+def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
+    """Say what is being watched."""
+    what = f"opens and closes of {_names(libraries)}" if libraries else "all opens and closes"
+    parts: list[Part] = [Sentence(f"Tracing {what}; dltrace report sums up, dltrace stop ends.")]
+    parts.append(Facts((("opens", trace.opens_by), ("closes", trace.closes_by))))
+    return Document((*parts, *problem_parts(trace.problems)))
+
+
+def trace_view(trace: Trace, verbose: bool) -> Document:
+    """Put the sums of a trace into words."""
+    parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
+    parts += _kept_parts(trace.kept, verbose)
+    parts += _account_parts(trace.accounts, verbose)
+    parts += _pin_parts(trace.pins, verbose)
+    parts += _registration_parts(trace.registrations, verbose)
+    parts += _leak_parts(trace.leaks, verbose)
+    parts += _mismatch_parts(trace.mismatches, verbose)
+    parts += _vain_parts(trace.vain, verbose)
+    if verbose:
+        parts += layout_parts(trace.target, trace.loader)
+    parts += problem_parts(trace.problems)
+    parts += never_closed([each for each in trace.accounts if not each.early_returns], "opened", "closed", verbose)
+    return Document(tuple(parts))
+
+
+def stop_view(stop: Stop) -> Document:
+    """Say why the process stops."""
+    event = stop.event
+    words = _event_words(event)
+    names = _names(stop.libraries)
+    if isinstance(event, Open):
+        verb = "opens" if event.requested and stop.libraries[0] in event.requested else "follows one that loaded"
+        return Document((Sentence(f"dltrace: {words} {verb} {names}."),))
+    assert isinstance(event, Close)
+    if stop.when == "unloaded":
+        return Document((Sentence(f"dltrace: {words} is about to unload {names}."),))
+    if stop.when == "opened":
+        return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
+    kept = [each for each in event.keeps if each.name in stop.libraries]
+    room = MAX_WIDTH - len(INDENT)
+    lines = [line for each in kept[:_NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
+    return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
+
+
+def _event_words(event: Event, verbose: bool = False) -> str:
+    """Name an open or a close, and who calls it."""
+    if isinstance(event, Open):
+        call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
+    else:
+        assert isinstance(event, Close)
+        unknown = "what is no library" if event.handle is None else f"{event.handle:#x}"
+        call = f"dlclose({short_name(event.library.name, verbose) if event.library else unknown})"
+    return f"{call} by {site_words(event.moment.caller, verbose)}"
+
+
+def _why(library: Library) -> str:
+    return reason(library.holds[0]) if library.holds else because(library)
+
+
+def _answer(trace: Trace) -> str:
+    totals = trace.totals
+    if not totals.opens and not totals.closes:
+        what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
+        seen = "seen to be " if trace.problems or totals.unseen_opens or totals.unseen_closes else ""
+        return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
+    words = [
+        f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
+        f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "
+        f"{completed(totals.unloaded, 'library', 'libraries')}, {totals.keeping} kept something",
+    ]
+    return f"{', '.join(words)}."
+
+
+def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
+    totals = trace.totals
+    state = "going on" if trace.watching else f"over: {trace.ending}"
+    yield ("trace", f"{state}, {trace.seconds:.1f} s")
+    yield ("seen by", f"opens: {trace.opens_by}")
+    yield ("", f"closes: {trace.closes_by}")
+    yield (
+        "predictions",
+        f"{totals.exact} of {totals.compared} exact when the close began; "
+        f"{completed(totals.nested, 'close')} within others; "
+        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+    )
+    if totals.raced:
+        yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
+    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
+    for index, words in enumerate(_some(unended, verbose)):
+        yield ("" if index else "not seen to end", words)
+    if totals.unseen_opens or totals.unseen_closes:
+        yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
+
+
+def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
+    """Lay out a table; unless all is asked for, its first rows, and in the column ``place`` how to see the rest."""
+    if verbose:
+        return Table(titles, tuple(rows))
+    shown = list(rows[:SHOWN])
+    if len(shown) < len(rows):
+        cells = [f"and {len(rows) - len(shown)} more", *[""] * (len(titles) - 1)]
+        cells[place] = "-v shows them"
+        shown.append(tuple(cells))
+    return fit_table(titles, shown)
+
+
+def short_name(name: str, verbose: bool = False) -> str:
+    """Give a name, cut unless all is asked for."""
+    return name if verbose else cut(name, _NAME_WIDTH)
+
+
+def _names(names: Sequence[str], verbose: bool = False) -> str:
+    """Give some names, or all that are asked for."""
+    shown = [short_name(each, verbose) for each in (names if verbose else names[:_NAMED])]
+    more = len(names) - len(shown)
+    return join([*shown, f"{more} more"] if more else shown)
+
+
+def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
+    if not kept:
+        return
+    rows = [
+        (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in kept
+    ]
+    yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
+    closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
+    yield wrap_facts(facts, whole_words=verbose)
+
+
+def _close_words(close: Close, verbose: bool) -> str:
+    early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
+    return f"{_event_words(close, verbose)}{early}"
+
+
+def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
+    active = [each for each in accounts if verbose or each.opens or each.closes or each.early_returns]
+    if not active:
+        return
+    rows = [
+        (
+            each.name,
+            str(each.namespace),
+            str(each.before),
+            str(total(each.opens)),
+            str(total(each.closes)) + (f" +{each.early_returns} early" if each.early_returns else ""),
+            "gone" if each.left is None else str(each.left),
+        )
+        for each in active
+    ]
+    yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose, 4)
+    if verbose:
+        yield from deed_parts(active, "opened", "closed")
+
+
+def total(deeds: Sequence[Deeds]) -> int:
+    """Count the opens, or the closes, of a library."""
+    return sum(each.total for each in deeds)
+
+
+def deed_parts(accounts: Sequence[Account], opened: str, closed: str) -> Iterator[Part]:
+    """Name all who opened and closed, by these verbs."""
+    rows = [
+        (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
+        for account in accounts
+        for verb, deeds in ((opened, account.opens), (closed, account.closes))
+        for each in deeds
+    ]
+    if rows:
+        yield Facts(tuple(rows))
+
+
+def _by_words(deeds: Deeds, verbose: bool) -> str:
+    return f"by {site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
+
+
+def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
+    """Name a place, and its library unless that is its ``home``, which stands beside it."""
+    if site is None:
+        return "a caller not known"
+    function = site.function or f"{site.address:#x}"
+    if not verbose:
+        function = cut(compact(function), _FUNCTION_WIDTH)
+    line = site.line and f"({short_name(site.line, verbose)})"
+    library = f"in {short_name(site.library, verbose)}" if site.library and site.library != home else None
+    return " ".join(filter(None, (function, line, library)))
+
+
+def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
+    if not pins:
+        return
+    rows = []
+    for pin in pins:
+        count = len(pin.symbols) + pin.symbols_omitted
+        symbols = completed(count, "symbol") if count else ""
+        if verbose and count:
+            more = [f"{pin.symbols_omitted} more"] if pin.symbols_omitted else []
+            symbols = ", ".join([*pin.symbols, *more])
+        during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
+        looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
+        by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
+        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
+        rows.append((pin.library.name, why, symbols, during, looked_up))
+    yield trace_table(("became NODELETE", "by", "symbols", "in or after", ""), rows, verbose, 1)
+
+
+def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:
+    if not registrations:
+        return
+    grouped: dict[tuple[str, ...], int] = {}
+    for each in registrations:
+        warning = f"wrong owner: {each.owner}" if each.owner else ""
+        name = each.library.name if each.library else "the program"
+        function = site_words(each.function, verbose, home=each.owner or name)
+        key = (name, function, site_words(each.moment.caller, verbose, home=name), warning)
+        grouped[key] = grouped.get(key, 0) + 1
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), rows, verbose, 2)
+
+
+def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
+    if not leaks:
+        return
+    grouped: dict[tuple[str, str, str], int] = {}
+    for each in leaks:
+        sites = _sites(each, verbose) if each.sites else "not watched"
+        key = (each.library.name, each.path, sites)
+        grouped[key] = grouped.get(key, 0) + 1
+    rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
+    yield trace_table(("gone library", "times", "left open", "opened by"), rows, verbose, 2)
+
+
+def _sites(leak: Leak, verbose: bool) -> str:
+    words = [site_words(site, verbose, home=leak.library.name) for site in leak.sites]
+    return join(words if verbose or len(words) == 1 else [words[0], f"{len(words) - 1} more"])
+
+
+def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    shown = mismatches if verbose else mismatches[:SHOWN]
+    for close in shown:
+        stayed = [each.name for each in close.stayed]
+        surprises = [each.name for each in close.surprises]
+        words = [f"{_names(stayed, verbose)} stayed"] if stayed else []
+        words += [f"{_names(surprises, verbose)} went too"] if surprises else []
+        number = close.moment.number
+        yield Sentence(f"Not as predicted: #{number} {_close_words(close, verbose)}: {'; '.join(words)}.")
+    if len(shown) < len(mismatches):
+        yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
+
+
+def _vain_parts(vain: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    grouped = Counter(_close_words(close, verbose) for close in vain)
+    words = [f"{text}, {times(number)}" if number > 1 else text for text, number in grouped.items()]
+    if words:
+        yield Sentence(f"Closed without being open: {'; '.join(_some(words, verbose))}.")
+
+
+def _some(words: Sequence[str], verbose: bool) -> list[str]:
+    shown = words if verbose else words[:_NAMED]
+    more = len(words) - len(shown)
+    return [*shown, f"and {more} more"] if more else [*shown]
+
+
+def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
+    """Name who opened more often than was closed, by these verbs."""
+    words = []
+    for each in accounts:
+        excess = total(each.opens) - total(each.closes)
+        if each.left and excess > 0 and not each.at_start:
+            name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
+            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
+    if words:
+        yield Sentence(f"Never {closed}: {'; '.join(_some(words, verbose))}.")

@@ -1,1 +1,0 @@
-"""ELF images: in memory, and the files they came from."""

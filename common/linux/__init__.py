@@ -1,0 +1,1 @@
+"""What glibc and musl do: programs of Linux and other ELF systems."""

@@ -1,0 +1,1 @@
+"""ELF cores, and running processes read through /proc."""

@@ -1,0 +1,493 @@
+"""Which memory does an ELF core file hold, and which bytes did it leave out?
+
+gdb up to 13 reads zeros where a core recorded nothing, so its cores are read here: bytes come from the core, else
+from the mapped file if that file's build-id is the one in the core, else they are missing.
+Sources: Linux fs/binfmt_elf.c (NT_FILE, what coredump_filter leaves out), gabi chapter 5.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+
+from ...charset import decode
+from ...errors import DumpFormatError, FaultError, UnsupportedError
+from ...files import open_first, open_regular
+from ...lean import NamedTuple
+from ...model import Layout, Module, Problem, Thread
+from ...target import Capability
+from ..elf.files import read_at
+from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_build_id, parse_program_headers
+from ..elf.machine import platform_of
+from .auxv import parse_auxv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO, Optional
+
+
+AT_PHDR = 3
+ET_CORE = 4
+NT_PRSTATUS = 1
+NT_AUXV = 6
+NT_ARM_TLS = 0x401
+NT_FILE = 0x46494C45
+
+# Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access
+# registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
+_THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
+
+#: ``e_phnum`` of a file with more program headers than 16 bits count; the number is in section header 0 then.
+PN_XNUM = 0xFFFF
+
+# Caps, each on all that the file has of a kind; what is beyond is told.
+#: The kernel maps no more than vm.max_map_count, 65,530 unless it was raised.
+MAX_SEGMENTS = 1 << 20
+#: The kernel and gdb write one segment of notes.
+MAX_NOTE_SEGMENTS = 256
+MAX_NOTES = 1 << 20
+MAX_THREADS = 1 << 17
+#: CORE_FILE_NOTE_SIZE_MAX of the kernel's fs/coredump.c.
+MAX_FILE_NOTE = 16 << 20
+MAX_FILES = 1 << 18
+MAX_AUXV = 1 << 14
+#: No real note that is looked at is longer.
+_MAX_NOTE = 1 << 12
+#: Mappings begin and end at pages, so a read of Memory's has no more pieces.
+MAX_PIECES = 16
+#: Mapped files that are open at once, and that are opened in all.
+MAX_OPEN = 512
+MAX_OPENED = 1 << 14
+
+_HEADERS_AT_ONCE = 1 << 12
+_NOTE_WINDOW = 1 << 12
+
+
+class Note(NamedTuple):
+    """A note: ``NT_*`` and its content."""
+
+    type: int
+    data: bytes
+
+
+class MappedFile(NamedTuple):
+    """A file mapping recorded by NT_FILE: ``[start, end)`` shows the file from ``offset``."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+def require_core(path: str, start: bytes) -> None:
+    """Require that a file begins as an ELF core does.
+
+    :raises DumpFormatError: if it does not.
+    """
+    if len(start) < 52 or start[:4] != b"\x7fELF" or start[4] not in (1, 2) or start[5] not in (1, 2):
+        raise DumpFormatError(path, "no ELF file", 0)
+    if int.from_bytes(start[16:18], "little" if start[5] == 1 else "big") != ET_CORE:
+        raise DumpFormatError(path, "an ELF file, but no core", 16)
+
+
+class _Segments:
+    """The segments of a core that have bytes in the file, by rising address: where, how many, and at which offset."""
+
+    def __init__(self, headers: Iterable[ProgramHeader]) -> None:
+        # Of a million segments, numbers in lists would take 120 MB; the module array imports much.
+        columns = bytearray(), bytearray(), bytearray()
+        pack = struct.Struct("Q").pack
+        for header in headers:
+            for column, value in zip(columns, (header.vaddr, header.filesz, header.offset)):
+                column += pack(value)
+        self.starts, self.sizes, self.offsets = (memoryview(column).cast("Q") for column in columns)
+        order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
+        if order != list(range(len(order))):
+            for name in ("starts", "sizes", "offsets"):
+                column = getattr(self, name)
+                setattr(self, name, memoryview(b"".join(pack(column[index]) for index in order)).cast("Q"))
+
+
+class ElfCore:
+    """The memory of an ELF core file."""
+
+    def __init__(
+        self,
+        path: str,
+        open_image: Callable[[Module], Optional[BinaryIO]],
+        content: Optional[BinaryIO] = None,
+    ) -> None:
+        """Open a core; ``open_image`` opens the file that a module was loaded from.
+
+        ``content`` has the core's bytes where the file at ``path`` is compressed.
+
+        :raises DumpFormatError: if the file is no ELF core.
+        """
+        self.path = path
+        self.open_image = open_image
+        try:
+            self._file = content or open_regular(path)
+        except OSError as error:
+            raise DumpFormatError(path, error.strerror or str(error)) from error
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._problems: list[Problem] = []
+        self._overlays: dict[str, Optional[BinaryIO]] = {}
+        self._open_paths: list[str] = []
+        self._opened = 0
+        self._end = 0
+        self._note_headers: list[ProgramHeader] = []
+        self._segments = _Segments(self._for_each_segment())
+        self.notes = tuple(self._for_each_note())
+        self.auxv: Mapping[int, int] = parse_auxv(
+            self._first_note(NT_AUXV), self.pointer_size, "little" if self.prefix == "<" else "big"
+        )
+        self.files = self._parse_files(self._first_note(NT_FILE))
+        self._file_starts = [f.start for f in self.files]
+        self._beginnings: Optional[Mapping[str, MappedFile]] = None
+
+    def add_files(self, stream: BinaryIO, mapped: Sequence[MappedFile]) -> None:
+        """Show a file, which the caller has found to be the right one, where the core has nothing; keeps the stream."""
+        for each in mapped:
+            self._overlays[each.path] = stream
+        self.files = tuple(sorted((*self.files, *mapped)))
+        self._file_starts = [f.start for f in self.files]
+
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the core."""
+        self._problems.extend(problems)
+
+    def _note_cut(self, message: str) -> None:
+        self._problems.append(Problem(f"core file {self.path}", message))
+
+    def close(self) -> None:
+        """Close the core and the files that filled it."""
+        for stream in (self._file, *self._overlays.values()):
+            if stream is not None:
+                stream.close()
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        if not 0 <= offset <= self._size or size < 0:
+            raise DumpFormatError(self.path, "a header points outside the file: the core is cut off", offset)
+        return read_at(self._file, offset, size)
+
+    def _for_each_segment(self) -> Iterator[ProgramHeader]:
+        """Iterate over the segments that have bytes in the file; notes are kept, and the end of all."""
+        notes = 0
+        for header in self._for_each_header():
+            if header.type in (PT_LOAD, PT_NOTE):
+                self._end = max(self._end, header.offset + header.filesz)
+            if header.type == PT_LOAD and header.filesz:
+                yield header
+            elif header.type == PT_NOTE:
+                notes += 1
+                self._note_headers += [header] if notes <= MAX_NOTE_SEGMENTS else []
+        if notes > MAX_NOTE_SEGMENTS:
+            self._note_cut(f"it has {notes} segments of notes, of which the first {MAX_NOTE_SEGMENTS} are read")
+
+    def _for_each_header(self) -> Iterator[ProgramHeader]:
+        """Iterate over the program headers."""
+        ident = self._pread(0, 64)
+        require_core(self.path, ident)
+        self.ident = ident
+        self.is_64 = ident[4] == 2
+        self.prefix = "<" if ident[5] == 1 else ">"
+        self.pointer_size = 8 if self.is_64 else 4
+        if self.is_64 and len(ident) == 64:
+            phoff, shoff = struct.unpack_from(self.prefix + "QQ", ident, 32)
+            entry_size, count = struct.unpack_from(self.prefix + "HH", ident, 54)
+        else:
+            phoff, shoff = struct.unpack_from(self.prefix + "II", ident, 28)
+            entry_size, count = struct.unpack_from(self.prefix + "HH", ident, 42)
+        if count == PN_XNUM:
+            raw = self._pread(shoff, 64)
+            where = 44 if self.is_64 else 28
+            if len(raw) < where + 4:
+                raise DumpFormatError(self.path, "section header 0 is cut off", shoff)
+            count = struct.unpack_from(self.prefix + "I", raw, where)[0]
+        if not count or not 0 < entry_size <= 256:
+            raise DumpFormatError(self.path, f"{count} program headers of {entry_size} bytes", phoff)
+        if phoff + count * entry_size > self._size:
+            raise DumpFormatError(self.path, "the program headers are cut off", phoff)
+        if count > MAX_SEGMENTS:
+            self._note_cut(f"it has {count} program headers, of which the first {MAX_SEGMENTS} are looked at")
+            count = MAX_SEGMENTS
+        for first in range(0, count, _HEADERS_AT_ONCE):
+            size = min(_HEADERS_AT_ONCE, count - first) * entry_size
+            data = self._pread(phoff + first * entry_size, size)
+            if len(data) < size:
+                raise DumpFormatError(self.path, "the program headers are cut off", phoff)
+            yield from parse_program_headers(data, entry_size, self.is_64, self.prefix)
+
+    def _for_each_note(self) -> Iterator[Note]:
+        """Iterate over the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
+        read = threads = 0
+        limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
+        seen: set[int] = set()
+        for header in self._note_headers:
+            for kind, offset, size in self._notes_of(header):
+                read += 1
+                threads += kind == NT_PRSTATUS
+                if read > MAX_NOTES or threads > MAX_THREADS:
+                    limit = f"{MAX_NOTES} notes, or {MAX_THREADS} threads"
+                    self._note_cut(f"it has more than {limit}: those behind are not read")
+                    return
+                limit_of_kind = limits.get(kind)
+                if limit_of_kind is None or (kind in seen and kind in (NT_AUXV, NT_FILE)):
+                    continue
+                seen.add(kind)
+                if size > limit_of_kind and kind == NT_FILE:
+                    self._note_cut(f"its list of files, NT_FILE, has {size} bytes: {limit_of_kind} are read")
+                yield Note(kind, read_at(self._file, offset, min(size, limit_of_kind)))
+
+    def _notes_of(self, header: ProgramHeader) -> Iterator[tuple[int, int, int]]:
+        """Iterate over the notes of a segment: type, offset in the file, size."""
+        form = struct.Struct(self.prefix + "III")
+        position, end = header.offset, header.offset + header.filesz
+        start, data = position, self._pread(position, min(header.filesz, _NOTE_WINDOW))
+        while position + form.size <= end:
+            if position + form.size > start + len(data):
+                if position >= self._size:
+                    break
+                start, data = position, read_at(self._file, position, min(end - position, _NOTE_WINDOW))
+                if len(data) < form.size:
+                    break
+            name_size, size, kind = form.unpack_from(data, position - start)
+            content = position + form.size + (name_size + 3 & ~3)
+            if content < self._size:
+                yield kind, content, min(size, max(0, end - content))
+            position = content + (size + 3 & ~3)
+
+    def _first_note(self, kind: int) -> bytes:
+        return next((note.data for note in self.notes if note.type == kind), b"")
+
+    def _parse_files(self, note: bytes) -> tuple[MappedFile, ...]:
+        """Decode NT_FILE: count, page size, count x {start, end, page offset}, then the names."""
+        code, word = "Q" if self.is_64 else "I", self.pointer_size
+        if len(note) < 2 * word:
+            return ()
+        count, page_size = struct.unpack_from(f"{self.prefix}2{code}", note)
+        if count > (len(note) // word - 2) // 3:
+            return ()
+        end_of_table = (2 + 3 * count) * word
+        if count > MAX_FILES:
+            self._note_cut(f"it maps {count} files, of which the first {MAX_FILES} are looked at")
+            count = MAX_FILES
+        words = struct.unpack_from(f"{self.prefix}{3 * count}{code}", note, 2 * word)
+        names = decode(note[end_of_table:]).split("\0", count)
+        table = zip(words[::3], words[1::3], words[2::3], names)
+        return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
+
+    def file_at(self, address: int) -> Optional[MappedFile]:
+        """Find the file mapping that holds an address."""
+        index = bisect_right(self._file_starts, address) - 1
+        if index >= 0 and address < self.files[index].end:
+            return self.files[index]
+        return None
+
+    def path_of(self, module: Module) -> str:
+        """Give the path of a module's file; of one that was loaded by a relative name it is in NT_FILE."""
+        mapped = None if module.path.startswith("/") else self.file_at(module.base)
+        return mapped.path if mapped else module.path
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return whether the file ends before what its headers announce, be it cut since, and what was noted."""
+        end, size = self._end, os.fstat(self._file.fileno()).st_size
+        if end <= size:
+            return tuple(self._problems)
+        message = f"it is cut off: the file has {size} bytes of {end}"
+        return (Problem(f"core file {self.path}", message), *self._problems)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes.
+
+        :raises FaultError: if the core did not record them and no file can replace them.
+        """
+        parts = []
+        end = address + size
+        while address < end:
+            piece = self.recorded(address, end - address) or self._from_file(address, end - address)
+            if not piece:
+                raise FaultError(address, end - address, "not in the core")
+            parts.append(piece)
+            address += len(piece)
+            if len(parts) > MAX_PIECES and address < end:
+                raise FaultError(address, end - address, "in too many pieces in the core")
+        return b"".join(parts)
+
+    def recorded(self, address: int, size: int) -> bytes:
+        """Give the first bytes of a range as far as one segment of the core has them."""
+        segments = self._segments
+        index = bisect_right(segments.starts, address) - 1
+        if index < 0:
+            return b""
+        inside = address - segments.starts[index]
+        offset = segments.offsets[index] + inside
+        if inside >= segments.sizes[index] or offset >= self._size:
+            return b""
+        return read_at(self._file, offset, min(size, segments.sizes[index] - inside))
+
+    def _from_file(self, address: int, size: int) -> bytes:
+        mapped = self.file_at(address)
+        if mapped is None:
+            return b""
+        stream = self._verified_file(mapped.path)
+        if stream is None:
+            return b""
+        starts = self._segments.starts
+        index = bisect_right(starts, address)
+        following = starts[index] if index < len(starts) else mapped.end
+        stop = min(mapped.end, following, address + size)
+        offset = mapped.offset + address - mapped.start
+        return read_at(stream, offset, stop - address) if offset < 1 << 63 else b""
+
+    def _verified_file(self, path: str) -> Optional[BinaryIO]:
+        """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
+        if path not in self._overlays:
+            self._overlays[path] = self._open_verified(path)
+            if self._overlays[path] is not None:
+                self._open_paths.append(path)
+        if len(self._open_paths) > MAX_OPEN:
+            oldest = self._overlays.pop(self._open_paths.pop(0))
+            if oldest is not None:
+                oldest.close()
+        return self._overlays[path]
+
+    def _open_verified(self, path: str) -> Optional[BinaryIO]:
+        if self._beginnings is None:
+            self._beginnings = {f.path: f for f in reversed(self.files) if f.offset == 0}
+        first = self._beginnings.get(path)
+        header = self.recorded(first.start, 4096) if first else b""
+        build_id = build_id_in_first_page(header)
+        if first is None or build_id is None:
+            return None
+        self._opened += 1
+        if self._opened > MAX_OPENED:
+            if self._opened == MAX_OPENED + 1:
+                self._note_cut(f"it maps more than {MAX_OPENED} files that are needed: the others are not opened")
+            return None
+        stream = self.open_image(Module(path, first.start, build_id))
+        if stream is None:
+            return None
+        if build_id_in_first_page(read_at(stream, 0, 4096)) != build_id:
+            stream.close()
+            return None
+        return stream
+
+
+class CoreTarget:
+    """A core file, read without a debugger."""
+
+    kind = "core"
+    capabilities = Capability.NONE
+
+    def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None, executable: str = "") -> None:
+        """Open a core; files that it maps are looked for below ``sysroot``, its program is ``executable``.
+
+        :raises DumpFormatError: if the file is no ELF core.
+        :raises UnsupportedError: if its architecture is not known, or it needs a file that is not here.
+        """
+        self._sysroot = sysroot.rstrip("/")
+        self._executable = os.path.abspath(executable) if executable else ""
+        self._core = ElfCore(path, self.open_image, content)
+        platform = platform_of(self._core.ident)
+        if platform is None:
+            raise UnsupportedError(f"{path} is a core of an architecture that is not supported")
+        self.platform = platform
+        self._thread_pointers = dict(self._parse_threads())
+        if not self._core.files:
+            from .unlisted import map_unlisted_files
+
+            map_unlisted_files(self, self._core, self._executable)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._core.close()
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id: the first thread's in a core of the kernel's."""
+        return next(iter(self._thread_pointers), None)
+
+    @property
+    def description(self) -> str:
+        """Describe the core."""
+        return f"core file {self._core.path}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the core is cut off, and which files were taken on trust."""
+        return self._core.problems()
+
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the core."""
+        self._core.add_problems(problems)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+        return self._core.read(address, size)
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        return self._core.auxv
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program, where the core says which file it was."""
+        mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
+        return (Module(mapped.path, mapped.start),) if mapped else ()
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: there is no debugger here."""
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads in the core's order."""
+        return [Thread(number, lwp) for number, lwp in enumerate(self._thread_pointers, 1)]
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give the thread pointer, where the core has it."""
+        pointer = self._thread_pointers.get(thread.lwp)
+        return {} if pointer is None else {"thread_pointer": pointer}
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file: below the sysroot, if there is one."""
+        path = self._core.path_of(module)
+        if self._executable and path in [program.path for program in self.modules()]:
+            return open_first([self._executable]) or open_first([path], self._sysroot or "/")
+        return open_first([path], self._sysroot or "/")
+
+    def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
+        """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""
+        lwp, pointer = None, None
+        for note in self._core.notes:
+            if note.type == NT_PRSTATUS:
+                if lwp is not None:
+                    yield lwp, pointer
+                lwp = self._integer(note.data, 32 if self.platform.pointer_size == 8 else 24, 4)
+                offset = _THREAD_POINTER_OFFSETS.get(self.platform.arch)
+                pointer = None if offset is None else self._integer(note.data, offset, 8)
+            elif note.type == NT_ARM_TLS and self.platform.arch in ("aarch64", "arm"):
+                pointer = self._integer(note.data, 0, self.platform.pointer_size)
+        if lwp is not None:
+            yield lwp, pointer
+
+    def _integer(self, data: bytes, offset: int, size: int) -> Optional[int]:
+        raw = data[offset : offset + size]
+        return int.from_bytes(raw, "little" if self._core.prefix == "<" else "big") if len(raw) == size else None
+
+
+def build_id_in_first_page(page: bytes) -> Optional[str]:
+    """Find the build-id of an ELF file by its first page, None if that does not hold it."""
+    if len(page) < 64 or page[:4] != b"\x7fELF":
+        return None
+    is_64, prefix = page[4] == 2, "<" if page[5] == 1 else ">"
+    phoff = struct.unpack_from(prefix + ("Q" if is_64 else "I"), page, 32 if is_64 else 28)[0]
+    entry_size, count = struct.unpack_from(prefix + "HH", page, 54 if is_64 else 42)
+    if entry_size < (56 if is_64 else 32):
+        return None
+    for header in parse_program_headers(page[phoff : phoff + count * entry_size], entry_size, is_64, prefix):
+        if header.type == PT_NOTE and header.filesz <= MAX_NOTE_BYTES:
+            build_id = find_build_id(page[header.offset : header.offset + header.filesz], prefix)
+            if build_id:
+                return build_id
+    return None

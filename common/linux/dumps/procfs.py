@@ -1,0 +1,200 @@
+"""What does a running process show of itself in /proc, without being attached to or stopped?
+
+Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, but does not trace it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ...charset import decode
+from ...errors import FaultError, NoTargetError, UnsupportedError
+from ...files import open_first
+from ...model import Layout, Module, Platform, Problem, Thread
+from ...target import Capability
+from ..elf.machine import platform_of
+from .auxv import parse_auxv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO, Optional
+
+
+AT_PHDR = 3
+
+#: include/linux/sched.h; field 9 of /proc/PID/stat.
+_PF_KTHREAD = 0x00200000
+
+_MAX_THREADS = 1 << 17
+
+
+def find_inner_id(pid: int, lwp: int) -> Optional[int]:
+    """Find a thread's id in the process's own pid namespace; None where that is ours."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
+            return None
+        with open(f"/proc/{pid}/task/{lwp}/status", "rb") as stream:
+            numbers = next((line.split()[1:] for line in stream if line.startswith(b"NSpid:")), [])
+    except OSError:
+        return None
+    return int(numbers[-1]) if numbers else None
+
+
+def thread_name(pid: int, lwp: int) -> Optional[str]:
+    """Read a thread's name, of which the kernel keeps 15 bytes, so that it can end amid a character."""
+    try:
+        with open(f"/proc/{pid}/task/{lwp}/comm", "rb") as stream:
+            return decode(stream.read()).removesuffix("\n")
+    except OSError:
+        return None
+
+
+def read_exactly(descriptor: int, address: int, size: int) -> bytes:
+    """Read memory by way of an open ``/proc/PID/mem``.
+
+    :raises FaultError: if any of it cannot be read.
+    """
+    try:
+        data = os.pread(descriptor, size, address)
+    except (OSError, OverflowError) as error:
+        raise FaultError(address, size) from error
+    if len(data) < size:
+        raise FaultError(address, size)
+    return data
+
+
+def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
+    """Open a file as a process names it: by its root, mounts and current folder; None if it cannot be opened."""
+    root = f"/proc/{pid}/root"
+    if not path.startswith("/"):
+        try:
+            # Both as we see them, so that the process's root is cut off from the front.
+            folder, outer = _link(f"/proc/{pid}/cwd"), _link(root).rstrip("/")
+        except OSError:
+            return None
+        if not f"{folder}/".startswith(f"{outer}/"):
+            return None
+        path = f"{folder[len(outer) :]}/{path}"
+    return open_first([path], root)
+
+
+def _link(path: str) -> str:
+    return os.readlink(path.encode()).decode("utf-8", "surrogateescape")
+
+
+class ProcTarget:
+    """A process of this machine, read while it runs."""
+
+    kind = "live"
+    capabilities = Capability.LIVE | Capability.RUNNING
+
+    def __init__(self, pid: int) -> None:
+        """Open a process by its id.
+
+        :raises NoTargetError: if it does not exist, has exited, or may not be read.
+        :raises UnsupportedError: if it is a kernel thread.
+        """
+        self.pid = pid
+        self._folder = f"/proc/{pid}"
+        self._problems: tuple[Problem, ...] = ()
+        self._check_state()
+        try:
+            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            self.platform = self._find_platform()
+            with open(f"{self._folder}/auxv", "rb") as stream:
+                self._auxv = parse_auxv(stream.read(), self.platform.pointer_size, self.platform.byteorder)
+        except PermissionError as error:
+            raise NoTargetError(self._permission_message()) from error
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise NoTargetError(f"process {pid} has exited") from error
+
+    def close(self) -> None:
+        """Let go of the process."""
+        os.close(self._memory)
+
+    def _check_state(self) -> None:
+        try:
+            with open(f"{self._folder}/stat", "rb") as stream:
+                state = stream.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise NoTargetError(f"there is no process {self.pid}") from error
+        if state[:1] in ([b"Z"], [b"X"]):
+            raise NoTargetError(f"process {self.pid} has exited and is a zombie: nothing is left of its memory")
+        if len(state) > 6 and int(state[6]) & _PF_KTHREAD:
+            raise UnsupportedError(f"{self.pid} is a kernel thread: it has no libraries")
+
+    def _permission_message(self) -> str:
+        try:
+            owner = os.stat(self._folder).st_uid
+        except OSError:
+            owner = -1
+        return (
+            f"process {self.pid} may not be read: run dlwhy as the user who may trace it (its uid is {owner}, yours "
+            f"is {os.geteuid()}), as root, or with CAP_SYS_PTRACE; see also /proc/sys/kernel/yama/ptrace_scope"
+        )
+
+    def _exe_header(self) -> bytes:
+        with open(f"{self._folder}/exe", "rb") as stream:
+            header = stream.read(64)
+        if len(header) < 20 or header[:4] != b"\x7fELF":
+            raise UnsupportedError(f"process {self.pid} does not run an ELF file")
+        return header
+
+    def _find_platform(self) -> Platform:
+        platform = platform_of(self._exe_header())
+        if platform is None:
+            raise UnsupportedError(f"process {self.pid} runs on an architecture that is not supported")
+        return platform
+
+    @property
+    def description(self) -> str:
+        """Describe the process."""
+        return f"process {self.pid}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the process has too many threads; its memory is whole."""
+        return self._problems
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+        return read_exactly(self._memory, address, size)
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        return self._auxv
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program."""
+        try:
+            path = decode(os.readlink(f"{self._folder}/exe".encode()))
+        except OSError:
+            return ()
+        deleted = " (deleted)"
+        return (Module(path[: -len(deleted)] if path.endswith(deleted) else path, self._auxv.get(AT_PHDR, 0) & ~0xFFF),)
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: there is no debugger here."""
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads, the main thread first."""
+        try:
+            lwps = sorted(int(name) for name in os.listdir(f"{self._folder}/task"))
+        except OSError:
+            return ()
+        if len(lwps) > _MAX_THREADS:
+            message = f"it has {len(lwps)} threads, of which {_MAX_THREADS} are looked at"
+            self._problems = (Problem(f"process {self.pid}", message),)
+            del lwps[_MAX_THREADS:]
+        lwps.sort(key=lambda lwp: lwp != self.pid)
+        pid = self.pid
+        return [Thread(n, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for n, lwp in enumerate(lwps, 1)]
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give no registers: only a tracer may see them."""
+        return {}
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file in the process's own mount namespace."""
+        return open_file_of(self.pid, module.path)

@@ -1,0 +1,216 @@
+"""Which files does a core show that does not list them?
+
+qemu-user writes no NT_FILE, and leaves out every segment that begins with an ELF header (``vma_dump_size`` of its
+linux-user/elfload.c): program headers, symbols and build-ids are in the files alone.  The executable is given by the
+user and told by AT_PHDR and AT_ENTRY; from it the way leads to the ``link_map`` chain, which names the libraries.
+
+A file is used if its build-id is the one in the core, or, where the core has none, if the loader's copy of its dynamic
+section says the same as the file, with addresses moved by l_addr; the latter is reported as taken on trust.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ...errors import DlwhyError, FaultError, UnsupportedError
+from ...files import open_regular
+from ...memory import Memory
+from ...model import Module, Problem
+from ...target import Target
+from ..elf.files import ElfFile, read_at, read_elf_file
+from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
+from ..loader.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
+from .elfcore import ElfCore, MappedFile, build_id_in_first_page
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Optional
+
+
+AT_ENTRY = 9
+PF_W = 2
+DT_LOPROC = 0x70000000
+DT_HIPROC = 0x7FFFFFFF
+
+_MAX_NAMES = 8
+#: Files are kept open, and qemu-user runs no large programs.
+MAX_LIBRARIES = 512
+
+# What is said of files.
+_TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
+_MISSING = "not here: what the core lacks of them is not known; is the sysroot right?"
+_OTHER = "other builds than those in the core, and so not used; is the sysroot right?"
+_UNVERIFIED = "cannot be verified, because the core lacks their dynamic sections, and so not used"
+
+
+def map_unlisted_files(target: Target, core: ElfCore, executable: str = "") -> None:
+    """Add the files of a core that lists none, and what is to be said of them, to the core.
+
+    :raises UnsupportedError: if the core needs a file that is not here, or is another one.
+    """
+    if core.files:
+        return
+    finder = _Finder(target, core)
+    finder.map_executable(executable)
+    finder.map_libraries()
+    core.add_problems(finder.problems())
+
+
+class _Finder:
+    def __init__(self, target: Target, core: ElfCore) -> None:
+        self._target = target
+        self._core = core
+        self._mask = target.platform.address_mask
+        self._said: dict[str, list[str]] = {}
+
+    def map_executable(self, path: str) -> None:
+        table = self._core.auxv.get(AT_PHDR)
+        if table is None or self._core.recorded(table, 1):
+            return
+        core = self._core.path
+        if not path:
+            raise UnsupportedError(
+                f"{core} has neither the program's headers nor the names of its files, as qemu-user writes cores: name "
+                "the program (in the shell --exe FILE, in gdb file FILE)"
+            )
+        try:
+            stream = open_regular(path)
+        except OSError as error:
+            raise UnsupportedError(f"{path}: {error.strerror or error}") from error
+        objection = self._add_program(path, stream, table)
+        if objection:
+            stream.close()
+            raise UnsupportedError(f"{path} is not the program that {core} is of: {objection}")
+
+    def _add_program(self, path: str, stream: BinaryIO, table: int) -> str:
+        file = read_elf_file(stream)
+        bias = _bias_of_program(file, table) if file else None
+        if file is None or bias is None:
+            return "it is no executable"
+        if file.platform != self._target.platform:
+            return f"it is for {file.platform.arch}"
+        entry, count = self._core.auxv.get(AT_ENTRY), self._core.auxv.get(AT_PHNUM)
+        if entry is not None and entry != bias + file.entry & self._mask:
+            return f"AT_ENTRY is {entry:#x}, by the file it would be {bias + file.entry & self._mask:#x}"
+        if count is not None and count != len(file.headers):
+            return f"AT_PHNUM is {count}, the file has {len(file.headers)} program headers"
+        objection = self._add(path, stream, file, bias)
+        if objection == _UNVERIFIED:
+            return "the core lacks the dynamic section that would show it"
+        return "its build-id or dynamic section is another" if objection else ""
+
+    def map_libraries(self) -> None:
+        try:
+            start = find_start(Memory(self._target))
+        except DlwhyError:
+            return  # what fails here fails again when the question is answered, and is told there
+        # The program itself has no name, the vDSO no folder; ld.so is listed once more in each further namespace.
+        named = {entry.l_name: entry for entry in reversed(start.maps) if "/" in entry.l_name}
+        for number, entry in enumerate(named.values()):
+            if number == MAX_LIBRARIES:
+                message = f"it lists no files; of {len(named)} libraries only {MAX_LIBRARIES} files are looked for"
+                self._core.add_problems([Problem(f"core file {self._core.path}", message)])
+                break
+            self._map_library(entry)
+
+    def _map_library(self, entry: PublicMap) -> None:
+        if self._core.recorded(entry.l_addr, 1) and not self._recorded_build_id(entry.l_addr):
+            return
+        stream = self._core.open_image(Module(entry.l_name, entry.l_addr))
+        objection = self._add_library(entry, stream) if stream else _MISSING
+        if not objection:
+            return
+        if stream:
+            stream.close()
+        self._said.setdefault(objection, []).append(entry.l_name)
+        if entry.l_addr == self._core.auxv.get(AT_BASE) and not self._core.recorded(entry.l_addr, 1):
+            how = {_MISSING: "is not here", _OTHER: "is another build here"}.get(objection, "cannot be verified")
+            raise UnsupportedError(
+                f"the dynamic loader {entry.l_name} {how}, and {self._core.path} lacks its headers: name the folder "
+                "with the libraries of the process (in the shell --sysroot DIR, in gdb set sysroot DIR)"
+            )
+
+    def _add_library(self, entry: PublicMap, stream: BinaryIO) -> str:
+        file = read_elf_file(stream)
+        if file is None or file.platform != self._target.platform:
+            return _OTHER
+        if entry.l_ld != _dynamic_address(file, entry.l_addr) & self._mask:
+            return _OTHER
+        return self._add(entry.l_name, stream, file, entry.l_addr)
+
+    def _recorded_build_id(self, base: int) -> Optional[str]:
+        return build_id_in_first_page(self._core.recorded(base, 4096))
+
+    def _add(self, path: str, stream: BinaryIO, file: ElfFile, bias: int) -> str:
+        """Let the core show a file where it has nothing itself, if it is the right one; else say what is wrong."""
+        loads = [h for h in file.headers if h.type == PT_LOAD]
+        size = os.fstat(stream.fileno()).st_size
+        if any(h.offset + h.filesz > size for h in file.headers if h.type in (PT_LOAD, PT_DYNAMIC)):
+            return _OTHER
+        base = min((h.vaddr - h.offset for h in loads), default=0) + bias & self._mask
+        recorded = self._recorded_build_id(base)
+        if recorded is None:
+            try:
+                if not self._same_dynamic_section(stream, file, bias):
+                    return _OTHER
+            except FaultError:
+                return _UNVERIFIED
+            self._said.setdefault(_TRUSTED, []).append(path)
+        elif recorded != build_id_in_first_page(read_at(stream, 0, 4096)):
+            return _OTHER
+        # What can be written was recorded, or is not what the file says any more.
+        shown = [h for h in loads if not h.flags & PF_W and h.filesz]
+        self._core.add_files(stream, [self._mapped(path, h, bias) for h in shown])
+        return ""
+
+    def _mapped(self, path: str, header: ProgramHeader, bias: int) -> MappedFile:
+        start = bias + header.vaddr & self._mask
+        return MappedFile(start, start + header.filesz, header.offset, path)
+
+    def _same_dynamic_section(self, stream: BinaryIO, file: ElfFile, bias: int) -> bool:
+        """Compare the loader's dynamic section, in which it moves addresses and fills in DT_DEBUG, with the file's.
+
+        :raises FaultError: if the core lacks it.
+        """
+        header = next((h for h in file.headers if h.type == PT_DYNAMIC), None)
+        word = self._target.platform.pointer_size
+        if header is None or not 0 < header.filesz <= MAX_DYNAMIC_ENTRIES * 2 * word:
+            return False
+        loaded = self._core.read(header.vaddr + bias & self._mask, header.filesz)
+        form = struct.Struct(self._core.prefix + ("QQ" if word == 8 else "II"))
+        size = header.filesz - header.filesz % form.size
+        written = read_at(stream, header.offset, size)
+        for (tag, value), (loaded_tag, loaded_value) in zip(form.iter_unpack(written), form.iter_unpack(loaded[:size])):
+            if tag != loaded_tag:
+                return False
+            if tag == 0:
+                return True
+            # What processors' own tags hold is the loader's: ppc64's ld.so moves its DT_PPC64_GLINK twice.
+            is_free = tag == DT_DEBUG or DT_LOPROC <= tag <= DT_HIPROC
+            if not is_free and loaded_value not in (value, value + bias & self._mask):
+                return False
+        return False
+
+    def problems(self) -> list[Problem]:
+        return [Problem(_listed(paths), message) for message, paths in self._said.items()]
+
+
+def _listed(paths: list[str]) -> str:
+    names = [path.rsplit("/", 1)[-1] for path in paths[:_MAX_NAMES]]
+    more = len(paths) - len(names)
+    return ", ".join(names) + (f" and {more} more files" if more else "")
+
+
+def _bias_of_program(file: ElfFile, table: int) -> Optional[int]:
+    """Tell how far a program was moved whose program headers are at an address."""
+    own = next((h for h in file.headers if h.type == PT_PHDR), None)
+    if own is not None:
+        return table - own.vaddr
+    loads = [h for h in file.headers if h.type == PT_LOAD and h.offset <= file.table < h.offset + h.filesz]
+    return table - (file.table - loads[0].offset + loads[0].vaddr) if loads else None
+
+
+def _dynamic_address(file: ElfFile, bias: int) -> int:
+    header = next((h for h in file.headers if h.type == PT_DYNAMIC), None)
+    return -1 if header is None else header.vaddr + bias

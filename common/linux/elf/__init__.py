@@ -1,0 +1,1 @@
+"""ELF images in memory and on disk."""

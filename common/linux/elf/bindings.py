@@ -1,0 +1,94 @@
+"""Through which symbols does one library point into another?
+
+The loader keeps no record of the symbol behind a relocation dependency, but the relocated words are still there:
+every place that a symbolic relocation filled is compared with the other library's address range.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+
+from ...errors import DlwhyError
+from ...memory import Memory
+from .image import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Optional
+
+#: Places no further apart than this are read together: nearly all lie in .got, .got.plt and .data.rel.ro.
+_GAP = 256
+#: A place or a word, and the index of its symbol, in one number.
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+_SEARCH_UNITS = 64
+
+
+class Bindings:
+    """Where the symbolic relocations of one image point now."""
+
+    def __init__(self, memory: Memory, image: Image) -> None:
+        self._image = image
+        #: What was read: addresses and bytes.
+        self._pieces: list[tuple[int, bytes]] = []
+        self._names: dict[int, Optional[str]] = {}
+        try:
+            # In order, or else there are none: where relocations are not in memory, nothing can be named.
+            places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
+        except DlwhyError:
+            places = []
+        words: list[int] = []
+        for run in _group(places, memory.pointer_size):
+            words += self._read(memory, run) or [word for each in run for word in self._read(memory, [each])]
+        words.sort()
+        self._values = _packed("Q", [word >> _INDEX_BITS for word in words])
+        self._symbols = _packed("I", [word & _INDEX_MASK for word in words])
+
+    def _read(self, memory: Memory, run: Sequence[int]) -> list[int]:
+        """Read the words of places that lie close together; none unless all of them are in memory."""
+        start, last = run[0] >> _INDEX_BITS, run[-1] >> _INDEX_BITS
+        raw = memory.try_read(start, last + memory.pointer_size - start)
+        if raw is None:
+            return []
+        self._pieces.append((start, raw))
+        unpack = struct.Struct(memory.struct_prefix + memory.pointer_code).unpack_from
+        return [unpack(raw, (each >> _INDEX_BITS) - start)[0] << _INDEX_BITS | (each & _INDEX_MASK) for each in run]
+
+    def later(self, memory: Memory) -> Bindings:
+        """Give the bindings of the same image when its process has gone on: this one, if they are what they were."""
+        unchanged = all(memory.try_read(start, len(raw)) == raw for start, raw in self._pieces)
+        return self if unchanged else Bindings(memory, self._image)
+
+    def symbols_into(self, start: int, end: int) -> tuple[str, ...]:
+        """Give the linker's names of the symbols whose place points into ``[start, end)``, sorted."""
+        first, last = bisect_left(self._values, start), bisect_left(self._values, end)
+        if not self._image.memory.spend(_SEARCH_UNITS + max(0, last - first), "what libraries are bound to"):
+            return ()
+        names = {self._name(index) for index in set(self._symbols[first:last])}
+        return tuple(sorted(name for name in names if name is not None))
+
+    def _name(self, index: int) -> Optional[str]:
+        if index not in self._names:
+            try:
+                self._names[index] = self._image.string(self._image.symbol(index).name)
+            except DlwhyError:
+                self._names[index] = None
+        return self._names[index]
+
+
+def _packed(code: str, values: Sequence[int]) -> Sequence[int]:
+    """Keep numbers in as many bytes as they need; the module array would import much."""
+    return memoryview(struct.pack(f"{len(values)}{code}", *values)).cast(code)  # type: ignore[call-overload,no-any-return]
+
+
+def _group(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Put together the words, of this size, that lie close together."""
+    first = 0
+    for index in range(1, len(places)):
+        if (places[index] >> _INDEX_BITS) - (places[index - 1] >> _INDEX_BITS) > _GAP + size:
+            yield places[first:index]
+            first = index
+    if places:
+        yield places[first:]

@@ -1,0 +1,113 @@
+"""What did the programmer write, given the linker's name of a symbol?
+
+C++ names go through ``__cxa_demangle`` of libstdc++, the function that the C++ run-time itself uses; Rust names
+through the package rust_demangler.  A name that neither knows, or for which neither is installed, stays as it is.
+
+Both run in the helper process: ``_ZcvDOsrdtDO`` makes libstdc++ 12 loop for ever, 230 bytes can stand for 142 MB, and
+rust_demangler prints.
+"""
+
+from __future__ import annotations
+
+from ...helper import shared_helper
+from ...lean import cache
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Optional
+
+
+# A longer name is shown as it is: the C++ demangler's time grows faster than the name.
+MAX_MANGLED_LENGTH = 4096
+
+#: Seconds of processor time for a name, or for a few hundred that take no longer than names do: 5 to 500 us.
+NAME_SECONDS = 0.25
+
+
+def demangle(name: str) -> str:
+    """Demangle a C++ or Rust name; versions such as ``@@GLIBC_2.34`` are cut off first."""
+    return demangle_all((name,))[name]
+
+
+def demangle_all(names: Iterable[str]) -> dict[str, str]:
+    """Demangle C++ and Rust names, and give the result for each.
+
+    What is no such name, would become too long or take too long stays as it is, but for its version.
+    """
+    plain = {name: name.split("@", 1)[0] for name in names}
+    mangled = sorted({name for name in plain.values() if _is_mangled(name)})
+    if not mangled:
+        return plain
+    _cxa_demangle()  # what is loaded here, the child need not load
+    replies = shared_helper().ask(demangle_in_child, [_encoded(name) for name in mangled], NAME_SECONDS)
+    known = {name: reply.decode("utf-8", "surrogateescape") for name, reply in zip(mangled, replies) if reply}
+    return {name: known.get(short, short) for name, short in plain.items()}
+
+
+def _is_mangled(name: str) -> bool:
+    return name.startswith(("_Z", "_R")) and len(name) <= MAX_MANGLED_LENGTH
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "replace")
+
+
+# -- in the child ------------------------------------------------------------------------------------------------------
+
+
+def demangle_in_child(name: bytes, _: int) -> bytes:
+    """Demangle a name; empty if it is none that can be."""
+    if name.startswith(b"_R") or _is_legacy_rust(name):
+        return _demangle_rust(name)
+    function = _cxa_demangle()
+    return function(name) or b"" if function else b""
+
+
+def _is_legacy_rust(name: bytes) -> bool:
+    """Tell whether a name is of the form ``_ZN…17h0123456789abcdefE``, maybe with ``.llvm.`` and a number in hex."""
+    if b"17h" not in name:
+        return False
+    import re
+
+    return re.match(rb"_ZN.*17h[0-9a-f]{16}E(\.llvm\.[0-9A-F]+)?\Z", name) is not None
+
+
+def _demangle_rust(name: bytes) -> bytes:
+    import re
+
+    from rust_demangler import demangle as demangle_rust
+
+    return re.sub(rb"::h[0-9a-f]{16}$", b"", _encoded(str(demangle_rust(name.decode("utf-8", "surrogateescape")))))
+
+
+@cache
+def _cxa_demangle() -> Optional[Callable[[bytes], Optional[bytes]]]:
+    """Return what demangles a name by libstdc++, and gives None if it cannot; None without libstdc++."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL("libstdc++.so.6")
+        libc = ctypes.CDLL(None)
+        function = library.__getattr__("__cxa_demangle")
+        free = libc.free
+    except (ImportError, OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
+    free.argtypes = [ctypes.c_void_p]
+
+    def call(name: bytes) -> Optional[bytes]:
+        status = ctypes.c_int()
+        address = function(name, None, None, ctypes.byref(status))
+        if not address:
+            return None
+        try:
+            return ctypes.string_at(address)
+        finally:
+            free(address)
+
+    return call

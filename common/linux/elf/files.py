@@ -1,0 +1,120 @@
+"""What does the file on disk say that memory does not: local symbols?
+
+A file is used only if its build-id is the one in memory.  pyelftools reads it, in the helper process: a file of 24 KiB
+can have a symbol table of gigabytes.  Without pyelftools there are no local names, which costs words but no verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+
+from ...files import open_first
+from ...helper import shared_helper
+from ...lean import NamedTuple
+from ...memory import Memory
+from ...model import Module, Platform
+from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, parse_program_headers
+from .machine import platform_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO, Optional
+
+    from ...helper import Task
+
+DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
+
+#: Seconds of processor time for a search in a file: pyelftools takes 30 ms to import, and 0.5 us for a symbol.
+FILE_SECONDS = 1.5
+
+_MAX_DIGITS = 20
+
+
+if sys.platform == "win32":
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        stream.seek(offset)
+        return stream.read(size)
+
+else:
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        return os.pread(stream.fileno(), size, offset)
+
+
+class ElfFile(NamedTuple):
+    """What the header of an ELF file says; ``table`` is where its program headers lie in the file."""
+
+    platform: Platform
+    entry: int
+    table: int
+    headers: tuple[ProgramHeader, ...]
+
+
+def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
+    """Read the header of a file, None if it is no ELF file of a known processor."""
+    start = read_at(stream, 0, 64)
+    platform = platform_of(start)
+    if platform is None or len(start) < 64:
+        return None
+    prefix, is_64 = "<" if platform.byteorder == "little" else ">", platform.pointer_size == 8
+    entry, table = struct.unpack_from(prefix + ("QQ" if is_64 else "II"), start, 24)
+    size, count = struct.unpack_from(prefix + "HH", start, 54 if is_64 else 42)
+    if count > MAX_PROGRAM_HEADERS or not (56 if is_64 else 32) <= size <= 256 or table >= 1 << 62:
+        return None
+    data = read_at(stream, table, count * size)
+    return ElfFile(platform, entry, table, parse_program_headers(data, size, is_64, prefix))
+
+
+def name_function(memory: Memory, image: Image, path: str, base: int, address: int) -> Optional[str]:
+    """Name the function that covers an address: from the file's symbols, else its debug file's, else memory's.
+
+    Gives the linker's name, None if no symbol covers the address.
+    """
+    from .symbols import covering_function
+
+    build_id = image.read_build_id()
+    offset = (address - image.bias) & memory.platform.address_mask
+    if build_id is not None:
+        found = _search(memory, Module(path, base, build_id), covering_function, str(offset))
+        if found:
+            return found
+    covering = image.covering_symbol(address)
+    return covering[0] if covering else None
+
+
+def find_local_symbol(memory: Memory, image: Image, path: str, name: str) -> Optional[int]:
+    """Find a symbol that only the file's own symbol table has; gives its address in memory, None if it has none."""
+    from .symbols import value_of
+
+    build_id = image.read_build_id()
+    if build_id is None:
+        return None
+    found = _search(memory, Module(path, image.load_range()[0], build_id), value_of, name)
+    return image.address(int(found)) if found and found.isdecimal() and len(found) <= _MAX_DIGITS else None
+
+
+def _search(memory: Memory, module: Module, task: Task, wanted: str) -> str:
+    """Search the symbol tables of a module's files in the helper process; empty if none has what is wanted."""
+    item = f"{module.build_id} {wanted}".encode("utf-8", "surrogateescape")
+    for stream in _symbol_files(memory, module):
+        with stream:
+            (found,) = shared_helper().ask(task, [item], FILE_SECONDS, stream.fileno())
+        if found:
+            return found.decode("utf-8", "surrogateescape")
+    return ""
+
+
+def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
+    stream = memory.target.open_image(module)
+    if stream is not None:
+        yield stream
+    build_id = module.build_id or ""
+    stream = open_first([os.path.join(DEBUG_DIRECTORY, build_id[:2], f"{build_id[2:]}.debug")])
+    if stream is not None:
+        yield stream

@@ -1,0 +1,36 @@
+"""Which platform is an ELF file for?"""
+
+from __future__ import annotations
+
+from ...model import Platform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+# e_machine: GNU name (gabi and the processor supplements).
+_MACHINES = {
+    3: "i386",
+    20: "ppc",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv64",
+    258: "loongarch64",
+}
+
+
+def platform_of(header: bytes) -> Optional[Platform]:
+    """Give the platform of a file by the first 20 bytes of its ELF header, None if it is not known."""
+    if len(header) < 20 or header[:4] != b"\x7fELF" or header[4] not in (1, 2) or header[5] not in (1, 2):
+        return None
+    byteorder = "little" if header[5] == 1 else "big"
+    name = _MACHINES.get(int.from_bytes(header[18:20], "little" if header[5] == 1 else "big"))
+    if name is None:
+        return None
+    if name == "ppc64" and byteorder == "little":
+        name = "ppc64le"
+    return Platform(name, 4 if header[4] == 1 else 8, byteorder)

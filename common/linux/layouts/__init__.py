@@ -1,0 +1,1 @@
+"""Which structure layouts of glibc and musl are known, and which fits."""

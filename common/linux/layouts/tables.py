@@ -1,0 +1,149 @@
+"""Which layouts of glibc and musl are known?
+
+One file per architecture, ``common/data/layouts/glibc-ARCH.json``, written by `generate`.  The structures of
+the loader change independently of each other, and distributions patch them one at a time, so a file holds the
+variants of each structure, and every build points at its variants by number.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ...errors import LayoutError
+from ...lean import NamedTuple, cache
+from ...model import Field, Layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Optional
+
+
+_COMMON = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DIRECTORY = os.path.join(_COMMON, "data", "layouts")
+
+
+class Build(NamedTuple):
+    """A build of glibc whose layouts are known.
+
+    ``release`` is ``package``, ``tag``, ``branch-tip`` or ``development``; the package, its distribution and
+    the build-ids are None for all but the first.  ``anchors`` are what can be read without debug
+    information: the offset ``link_map.l_tls_modid`` (libthread_db's descriptor) and the sizes of the symbols
+    ``_rtld_global`` and ``_rtld_global_ro``.  ``variant`` has a key for every structure that is known.
+    """
+
+    version: tuple[int, int]
+    release: str
+    anchors: Mapping[str, int]
+    variant: Mapping[str, int]
+    package: Optional[str] = None
+    distribution: Optional[str] = None
+    ld_build_id: Optional[str] = None
+    libc_build_id: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """Name the build for people."""
+        version = "glibc {}.{}".format(*self.version)
+        if self.package is None or self.distribution is None:
+            return f"{version} ({self.release.replace('-', ' ')})"
+        return f"{version} ({self.distribution[:1].upper()}{self.distribution[1:]} {self.package})"
+
+
+class LayoutTable(NamedTuple):
+    """The builds of one architecture, oldest version first."""
+
+    arch: str
+    byteorder: str
+    pointer_size: int
+    builds: tuple[Build, ...]
+    structs: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def layout(self, build: Build, type_name: str) -> Layout:
+        """Give the layout of a structure in a build.
+
+        :raises LayoutError: the structure is not known for this build.
+        """
+        variant = build.variant.get(type_name)
+        if variant is None:
+            raise LayoutError(
+                f"no layout of struct {type_name} for {build.name} on {self.arch}",
+                tried=sorted(build.variant),
+            )
+        entry = self.structs[type_name][variant]
+        return Layout(
+            type_name,
+            entry["size"],
+            {name: Field(*numbers) for name, numbers in entry["fields"].items()},
+        )
+
+
+@cache
+def load_table(arch: str) -> LayoutTable:
+    """Load the layouts for an architecture, given by its GNU name such as ``x86_64``.
+
+    :raises LayoutError: there is no table for it.
+    """
+    document = _load("glibc", arch)
+    return LayoutTable(
+        arch=document["arch"],
+        byteorder=document["byteorder"],
+        pointer_size=document["pointer_size"],
+        builds=tuple(_build(entry) for entry in document["builds"]),
+        structs=document["structs"],
+    )
+
+
+def load_musl_dso(arch: str) -> Layout:
+    """Load the layout of musl's ``struct dso`` for an architecture.
+
+    :raises LayoutError: it is not known.
+    """
+    document = _load("musl", arch)
+    fields = {name: Field(*numbers) for name, numbers in document["fields"].items()}
+    return Layout(document["type"], document["size"], fields)
+
+
+def _load(library: str, arch: str) -> Any:
+    prefix = f"{library}-"
+    known = {name[len(prefix) : -len(".json")]: name for name in os.listdir(DIRECTORY) if name.startswith(prefix)}
+    if arch not in known:
+        raise LayoutError(f"no layouts of {library} for architecture {arch}", tried=sorted(known))
+    with open(os.path.join(DIRECTORY, known[arch]), "rb") as stream:
+        return _parse(stream.read().decode())
+
+
+class _JsonSettings:
+    """What json's scanner asks of its decoder: the defaults."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = None
+
+
+def _parse(text: str) -> Any:
+    """Parse JSON by the C function behind the module json, which itself takes 4 ms to import, twice the parsing."""
+    try:
+        from _json import make_scanner
+    except ImportError:
+        import json
+
+        return json.loads(text)
+    settings: Any = _JsonSettings
+    return make_scanner(settings)(text, 0)[0]
+
+
+def _build(entry: Mapping[str, Any]) -> Build:
+    major, minor = entry["version"].split(".")
+    return Build(
+        version=(int(major), int(minor)),
+        release=entry["release"],
+        anchors=entry["anchors"],
+        variant=entry["structs"],
+        package=entry.get("package"),
+        distribution=entry.get("distribution"),
+        ld_build_id=entry.get("ld_build_id"),
+        libc_build_id=entry.get("libc_build_id"),
+    )

@@ -1,0 +1,1 @@
+"""What the dynamic loader of an ELF system knows and does."""

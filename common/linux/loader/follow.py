@@ -1,0 +1,206 @@
+"""What has changed in the loader's lists since they were last read?
+
+Between two events hardly anything does: of the memory that the lists lie in, whole chunks are compared, and only the
+maps in those that differ are looked at.  Whatever is not as it should be is left to a reading of everything.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import attrgetter
+
+from ...errors import CorruptError, FaultError
+from ...memory import CHUNK_SIZE, PAGE_SIZE, Memory
+from ..layouts.resolve import LayoutSet
+from .maps import Graph, GraphReader, LinkMap, Namespace, find_objection
+from .start import MAX_LIBRARIES, read_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Optional
+
+
+#: Memory of maps that never change lies among memory that does: malloc's own, and other blocks of the heap.
+_CELL_SIZE = 1024
+
+_address = attrgetter("address")
+
+
+class _UnlikeBeforeError(Exception):
+    """The lists are damaged, or a thread has been stopped while it changed them."""
+
+
+class GraphFollower:
+    """Read the maps of all namespaces again and again, while the process goes on.
+
+    What has not changed is the same object in the next graph; where nothing has, the graph is.
+    """
+
+    def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
+        self._reader = GraphReader(memory, layouts, rtld_global)
+        # Where symbols are looked up is no matter, and changes for all that an open finds loaded already.  In
+        # include/link.h l_scope_mem[4] and l_scope_max come before l_scope.
+        scope = layouts.require("link_map").fields.get("l_scope")
+        self._scope_start = scope.offset - 5 * scope.size if scope else 0
+        self._scope_end = scope.offset + scope.size if scope else 0
+        self._last: Optional[Graph] = None
+        #: What the chunks were in which maps have bytes, by address and size; of one that is only partly there, pages.
+        self._known: dict[tuple[int, int], Optional[bytes]] = {}
+        #: Which maps have bytes in a cell.
+        self._users: dict[int, set[LinkMap]] = {}
+
+    def read(self, memory: Memory) -> Graph:
+        """Read what has changed, or all if that fails.
+
+        :raises FaultError: if _rtld_global itself cannot be read.
+        :raises CorruptError: if the number of namespaces is absurd.
+        """
+        last, self._last = self._last, None
+        graph: Optional[Graph] = None
+        if last is not None:
+            try:
+                graph = self._update(memory, last)
+            except (_UnlikeBeforeError, FaultError, CorruptError):
+                graph = None
+        if graph is None:
+            graph = self._reader.read(memory)
+            if not graph.complete:
+                return graph
+            self._users.clear()
+            self._known.clear()
+            self._note(memory, graph.by_address.values())
+        self._last = graph
+        return graph
+
+    def _note(self, memory: Memory, maps: Iterable[LinkMap]) -> None:
+        for link_map in maps:
+            for cell in _cells(link_map):
+                self._users.setdefault(cell, set()).add(link_map)
+                whole = memory.chunk(cell) is not None
+                size = CHUNK_SIZE if whole else PAGE_SIZE
+                key = (cell - cell % size, size)
+                if key not in self._known:
+                    self._known[key] = memory.try_read(*key)
+
+    def _forget(self, maps: Iterable[LinkMap]) -> None:
+        for link_map in maps:
+            for cell in _cells(link_map):
+                if cell in self._users:
+                    self._users[cell].discard(link_map)
+                    if not self._users[cell]:
+                        del self._users[cell]
+
+    def _find_suspects(self, memory: Memory) -> set[LinkMap]:
+        """Collect the maps near which something has changed, and read what all chunks are now."""
+        suspects: set[LinkMap] = set()
+        idle = []
+        for key, known in self._known.items():
+            start, size = key
+            now = memory.try_read(start, size)
+            if now is not None and now == known:
+                continue
+            self._known[key] = now
+            cells = [at for at in range(0, size, _CELL_SIZE) if start + at in self._users]
+            if not cells:
+                idle.append(key)
+            for at in cells:
+                end = at + _CELL_SIZE
+                if now is None or known is None or now[at:end] != known[at:end]:
+                    suspects |= self._users[start + at]
+        for key in idle:
+            del self._known[key]
+        return suspects
+
+    def _update(self, memory: Memory, last: Graph) -> Graph:
+        reader = self._reader
+        reader.maps.memory = memory
+        heads: list[tuple[int, bytes]] = []
+        reader.maps.pieces = heads
+        suspects = self._find_suspects(memory)
+        graph = Graph()
+        fresh: list[LinkMap] = []
+        before = {namespace.number: namespace.maps for namespace in last.namespaces}
+        lists = list(reader.read_heads())
+        graph.heads = tuple(heads)  # what is read from here on belongs to the maps
+        for number, address, head, loaded in lists:
+            if bool(head) != bool(loaded):
+                raise _UnlikeBeforeError
+            if head:
+                maps = tuple(self._walk(head, before.get(number, ()), suspects, fresh))
+                if len(maps) != loaded:
+                    raise _UnlikeBeforeError
+                graph.namespaces.append(Namespace(number, address, maps))
+        if graph.namespaces == last.namespaces and graph.heads == last.heads:
+            return last
+        for namespace in graph.namespaces:
+            graph.by_address.update(zip(map(_address, namespace.maps), namespace.maps))
+        if len(graph.by_address) != sum(len(namespace.maps) for namespace in graph.namespaces):
+            raise _UnlikeBeforeError
+        self._take(memory, graph, last, fresh)
+        return graph
+
+    def _walk(
+        self, head: int, before: Sequence[LinkMap], suspects: set[LinkMap], fresh: list[LinkMap]
+    ) -> Sequence[LinkMap]:
+        """Follow a list; between suspects it is what it was.  Adds to ``fresh`` what it was not."""
+        places = dict(zip(map(_address, before), range(len(before))))
+        stops = sorted(places[m.address] for m in suspects if m.address in places)
+        found: list[LinkMap] = []
+        address, previous = head, 0
+        while address:
+            index = places.get(address)
+            link_map = before[index] if index is not None else None
+            run: Sequence[LinkMap]
+            if index is not None and link_map is not None and link_map not in suspects:
+                following = bisect_right(stops, index)
+                run = before[index : stops[following] if following < len(stops) else len(before)]
+            else:
+                run = [self._read(address, link_map)]
+                if run[0] is not link_map:
+                    fresh.append(run[0])
+            objection = find_objection(run[0], previous)
+            found += run
+            if objection or len(found) > MAX_LIBRARIES:
+                raise _UnlikeBeforeError
+            previous, address = run[-1].address, run[-1].l_next
+        return found
+
+    def _read(self, address: int, known: Optional[LinkMap]) -> LinkMap:
+        memory = self._reader.maps.memory
+        if (
+            known is not None
+            and self._is_like(known.raw, memory.try_read(address, len(known.raw)))
+            and all(memory.try_read(start, len(raw)) == raw for start, raw in known.edges)
+        ):
+            return known
+        link_map = self._reader.maps.read(address)
+        self._reader.maps.read_edges(link_map)
+        link_map.name = read_name(memory, link_map.l_name)
+        return link_map
+
+    def _is_like(self, known: bytes, now: Optional[bytes]) -> bool:
+        if now == known or now is None:
+            return now is not None
+        start, end = self._scope_start, self._scope_end
+        return now[:start] == known[:start] and now[end:] == known[end:]
+
+    def _take(self, memory: Memory, graph: Graph, last: Graph, fresh: Sequence[LinkMap]) -> None:
+        """Take a graph for the last one; in ``fresh`` are the maps that it has not from there."""
+        there = graph.by_address.keys()
+        lost = last.by_address.keys() - there
+        for link_map in fresh:
+            if not there >= {*link_map.needed, *link_map.relocated_to}:
+                raise _UnlikeBeforeError
+        for link_map in graph.by_address.values() if lost else ():
+            if not (lost.isdisjoint(link_map.needed) and lost.isdisjoint(link_map.relocated_to)):
+                raise _UnlikeBeforeError
+        self._forget(last.by_address[m.address] for m in fresh if m.address in last.by_address)
+        self._forget(last.by_address[address] for address in lost)
+        self._note(memory, fresh)
+
+
+def _cells(link_map: LinkMap) -> Iterator[int]:
+    """Give the addresses of the cells in which a map and its lists lie."""
+    for address, raw in ((link_map.address, link_map.raw), *link_map.edges):
+        yield from range(address - address % _CELL_SIZE, address + len(raw), _CELL_SIZE)

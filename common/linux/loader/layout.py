@@ -1,0 +1,223 @@
+"""Which of the possible layouts does this process really have?
+
+Every candidate is held against the live lists and against each library's own ELF header.  The header checks
+matter most: they alone tell the 2.36 release from Debian's 2.36, whose members lie 8 bytes further on.
+"""
+
+from __future__ import annotations
+
+from ...errors import CorruptError, FaultError, LayoutError
+from ...lean import NamedTuple
+from ...memory import Memory
+from ...model import Layout, Module, Problem, Source, SourceKind
+from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
+from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
+from ..layouts.tables import load_table
+from .maps import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, Private, read_graph
+from .start import Start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional
+
+
+# Larger values are taken for a wrong offset.
+_MAX_COUNT = 1 << 20
+_MAX_TLS_MODULES = 1 << 16
+
+_SHOWN_CONTRADICTIONS = 2
+
+# A wrong layout is wrong throughout, so the first libraries' ELF headers show it.
+_SAMPLE = 16
+# So many ELF headers must agree with a layout that is taken although not all lists can be read.
+_ENOUGH_IMAGES = 2
+
+
+class Chosen(NamedTuple):
+    """The layouts that the process has, its libraries read with them, and the images that were looked at."""
+
+    layouts: LayoutSet
+    graph: Graph
+    images: Images
+    problems: tuple[Problem, ...]
+
+
+def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
+    """Find the layouts that the target validates, and read the libraries with them.
+
+    :raises LayoutError: if none validates.
+    """
+    tried: list[str] = []
+    incomplete: Optional[Chosen] = None
+    debug_info = find_debug_layouts(memory, private)
+    images = Images(memory)
+    for candidate in _candidates(memory, private, debug_info):
+        try:
+            graph = read_graph(memory, candidate, private.rtld_global)
+        except (FaultError, CorruptError, LayoutError) as error:
+            tried.append(f"{candidate.source.detail}: {error}")
+            continue
+        contradictions = list(for_each_contradiction(memory, start, graph, images, exact=candidate.exact))
+        chosen = Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
+        unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
+        # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
+        if not contradictions and (candidate.exact or not unread):
+            return chosen
+        if not contradictions and incomplete is None and _is_well_founded(candidate, graph, images):
+            incomplete = chosen
+        contradictions += unread
+        shown = ", ".join(contradictions[:_SHOWN_CONTRADICTIONS])
+        more = len(contradictions) - _SHOWN_CONTRADICTIONS
+        tried.append(f"{candidate.source.detail}: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if incomplete is not None:
+        return incomplete
+    raise LayoutError(
+        "no known layout of glibc's loader fits this process; install libc6-dbg for its very build", tried
+    )
+
+
+def _candidates(memory: Memory, private: Private, debug_info: Optional[LayoutSet]) -> Iterator[LayoutSet]:
+    if debug_info is not None:
+        yield debug_info
+    yield from for_each_candidate(load_table(memory.platform.arch), private.fingerprint)
+
+
+def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
+    """Take the layouts from the debugger's debug information, None where it lacks one that is needed.
+
+    The debugger answers only for a file whose build-id is the one in memory.
+    """
+    build_id = private.fingerprint.ld_build_id
+    if build_id is None:
+        return None
+    target = memory.target
+    rtld = Module(private.rtld_map.l_name, private.rtld_map.l_addr, build_id)
+    layouts: dict[str, Layout] = {}
+    for name in LOADER_STRUCTS:
+        layout = target.find_layout(name, rtld)
+        if layout is None:
+            return None
+        layouts[name] = layout
+    for name in DETAIL_STRUCTS:
+        layout = target.find_layout(name, rtld)
+        if layout is not None:
+            layouts[name] = layout
+    source = Source(SourceKind.DEBUG_INFO, f"ld.so, build-id {build_id}")
+    return LayoutSet(layouts, source, private.fingerprint.version, exact=True)
+
+
+def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterator[Problem]:
+    """Compare debug information with the table's entry for the same build-id."""
+    if used.source.kind is not SourceKind.DEBUG_INFO:
+        return
+    try:
+        table = load_table(memory.platform.arch)
+    except LayoutError:
+        return
+    other = next(iter(for_each_candidate(table, private.fingerprint)), None)
+    if other is None or not other.exact:
+        return
+    for name, member in other.require("link_map").fields.items():
+        seen = used.require("link_map").fields.get(name)
+        if seen is not None and seen != member:
+            message = f"{name} is at {seen.offset} by {used.source.detail}, at {member.offset} by {other.source.detail}"
+            yield Problem("struct link_map", message)
+
+
+def _is_well_founded(candidate: LayoutSet, graph: Graph, images: Images) -> bool:
+    """Return True if a layout fits by the loader's fingerprint and was held against enough ELF headers."""
+    maps = [each for each in graph.namespaces[0].maps[:_SAMPLE] if not _is_vdso(each)]
+    compared = sum(images.at(each.field("l_map_start") or 0) is not None for each in maps)
+    return candidate.source.kind is SourceKind.TABLE and compared >= _ENOUGH_IMAGES
+
+
+def for_each_contradiction(
+    memory: Memory, start: Start, graph: Graph, images: Images, *, exact: bool = False
+) -> Iterator[str]:
+    """Iterate over what cannot be if the layouts are right; those of the very build show it in the first libraries."""
+    if not graph.namespaces or graph.namespaces[0].number != 0:
+        yield "the base namespace is empty"
+        return
+    base = graph.namespaces[0]
+    first = base.maps[0] if base.maps else None
+    if first is None or first.address != next(iter(start.list)).address:
+        yield "_dl_ns[0]._ns_loaded is not the first library of r_debug"
+        return
+    if first.l_type != LT_EXECUTABLE:
+        yield f"the main program's l_type is {first.l_type}"
+    for namespace in graph.namespaces:
+        for index, link_map in enumerate(namespace.maps[:_SAMPLE] if exact else namespace.maps):
+            name = link_map.name or f"link_map {link_map.address:#x}"
+            if link_map.l_type == LT_EXECUTABLE and link_map is not first:
+                yield f"{name}: l_type is that of the main program"
+            if link_map.l_ns != namespace.number:
+                yield f"{name}: l_ns is {link_map.l_ns}"
+            compared = images if index < _SAMPLE or _is_telling(link_map) else None
+            for text in _map_contradictions(memory, graph, compared, link_map):
+                yield f"{name}: {text}"
+
+
+def _is_telling(link_map: LinkMap) -> bool:
+    """Return True for libraries with thread-local storage, such as libc: other ELF headers say nothing of it."""
+    return bool(link_map.field("l_tls_modid")) or link_map.name.endswith("/libc.so.6")
+
+
+def _is_vdso(link_map: LinkMap) -> bool:
+    """Return True for the vDSO: set up by another path of the loader, which leaves some members 0."""
+    return link_map.name.startswith("linux-")
+
+
+def _map_contradictions(memory: Memory, graph: Graph, images: Optional[Images], link_map: LinkMap) -> Iterator[str]:
+    if link_map.l_type > LT_LOADED:
+        yield f"l_type is {link_map.l_type}"
+    if link_map.is_proxy:
+        if link_map.l_real not in graph.by_address:
+            yield "l_real is no library"
+        return
+    if link_map.l_direct_opencount > _MAX_COUNT:
+        yield f"l_direct_opencount is {link_map.l_direct_opencount}"
+    if (link_map.l_tls_dtor_count or 0) > _MAX_COUNT:
+        yield f"l_tls_dtor_count is {link_map.l_tls_dtor_count}"
+    for flag in ("l_nodelete_active", "l_nodelete_pending"):
+        if (link_map.field(flag) or 0) > 1:
+            yield f"{flag} is {link_map.field(flag)}"
+    loader = link_map.field("l_loader")
+    if loader and loader not in graph.by_address:
+        yield "l_loader is no library"
+    map_start, map_end = link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
+    if not (map_start < map_end and map_start <= link_map.l_ld < map_end):
+        yield "l_ld is not between l_map_start and l_map_end"
+        return
+    if images is not None and not _is_vdso(link_map):
+        yield from _elf_contradictions(memory, images, link_map, map_start)
+
+
+def _elf_contradictions(memory: Memory, images: Images, link_map: LinkMap, map_start: int) -> Iterator[str]:
+    image = images.at(map_start)
+    if image is None:
+        return
+    phnum = link_map.field("l_phnum")
+    if phnum is not None and phnum != len(image.headers):
+        yield f"l_phnum is {phnum}, the ELF header says {len(image.headers)}"
+    tls = image.find_header(PT_TLS)
+    expected = {
+        "l_tls_blocksize": tls.memsz if tls else 0,
+        "l_tls_align": tls.align if tls else 0,
+    }
+    relro = image.find_header(PT_GNU_RELRO)
+    if relro:
+        expected["l_relro_addr"] = relro.vaddr
+        expected["l_relro_size"] = relro.memsz
+    for name, value in expected.items():
+        seen = link_map.field(name)
+        if seen is not None and seen != value:
+            yield f"{name} is {seen:#x}, the program headers say {value:#x}"
+    modid = link_map.field("l_tls_modid") or 0
+    if modid > _MAX_TLS_MODULES or (modid != 0) != (tls is not None and tls.memsz != 0):
+        yield f"l_tls_modid is {modid}"
+    entry = link_map.field("l_entry")
+    if link_map.l_type != LT_EXECUTABLE and entry and image.entry:
+        seen_entry = (entry - link_map.l_addr) & memory.platform.address_mask
+        if seen_entry != image.entry:
+            yield "l_entry is not the ELF header's entry point"

@@ -1,0 +1,755 @@
+"""What does glibc's dynamic loader know about each library, and what would its collector keep?
+
+Rules only; offsets come from the layouts.  Sources: glibc's elf/dl-close.c (``_dl_close_worker``, the collector),
+elf/dl-open.c, elf/dl-lookup.c (unique symbols), include/link.h, sysdeps/generic/ldsodefs.h, releases 2.17 to 2.43.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from operator import attrgetter, itemgetter
+
+from ...errors import CorruptError, DlwhyError, FaultError, LayoutError
+from ...lean import Enum, NamedTuple, cached_property
+from ...memory import Memory
+from ...model import Layout, Problem
+from ..elf.image import Image
+from ..layouts.resolve import Fingerprint, LayoutSet
+from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Optional
+
+
+# enum l_type of include/link.h
+LT_EXECUTABLE = 0
+LT_LIBRARY = 1
+LT_LOADED = 2
+
+DF_1_NODELETE = 8
+
+#: Names of the C library's own object, 2.17 to 2.43.
+LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
+
+# Caps on counts that come from the target.
+MAX_NAMESPACES = 16
+#: In one list: each library is in it once.
+MAX_EDGES = MAX_LIBRARIES
+MAX_COUNT = 1 << 20
+MAX_UNIQUE_ENTRIES = 1 << 20
+_UNIQUE_AT_ONCE = 1 << 12
+MAX_DEPTH = 1 << 16
+BANNER_SCAN_BYTES = 4 << 20
+
+# What is kept of each, in Memory's units, besides the bytes that are read.
+_MAP_UNITS = 1000
+_EDGE_UNITS = 64
+_UNIQUE_UNITS = 100
+
+_BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
+
+# Read for every library on every run; all else is decoded when it is asked for.  First those that every version has as
+# plain integers.
+_HOT_INTEGERS = (
+    "l_addr",
+    "l_name",
+    "l_ld",
+    "l_next",
+    "l_prev",
+    "l_real",
+    "l_ns",
+    "l_direct_opencount",
+    "l_flags_1",
+    "l_initfini",
+    "l_reldeps",
+    "l_map_start",
+    "l_map_end",
+)
+_HOT_OTHERS = (
+    "l_type",
+    "l_auditing",
+    "l_relocated",
+    "l_nodelete_active",
+    "l_nodelete_pending",
+    "l_tls_dtor_count",
+)
+
+_INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class Fields:
+    """Decode the members of one structure: all at once, then by name."""
+
+    def __init__(self, layout: Layout, struct_prefix: str, only: Optional[Sequence[str]] = None) -> None:
+        """Take a layout; of its members ``only`` these, None: all."""
+        chosen = [item for item in layout.fields.items() if only is None or item[0] in only]
+        members = sorted(chosen, key=lambda item: item[1].offset)
+        numeric = [(name, m) for name, m in members if m.size in _INTEGER_CODES]
+        parts: list[str] = []
+        #: For each member its index among the integers, shift and mask.
+        self.places: dict[str, tuple[int, int, int]] = {}
+        position = 0
+        last = -1
+        for name, member in numeric:
+            if member.offset != last:
+                if member.offset < position:
+                    continue  # inside a member that has been taken
+                parts.append(f"{member.offset - position}x{_INTEGER_CODES[member.size]}")
+                position = member.offset + member.size
+                last = member.offset
+            mask = (1 << (member.bit_count or 64)) - 1
+            self.places[name] = (len(parts) - 1, member.bit_shift, mask)
+        self._struct = struct.Struct(struct_prefix + "".join(parts))
+
+    def decode(self, raw: bytes) -> tuple[int, ...]:
+        """Decode the whole structure."""
+        return self._struct.unpack_from(raw)
+
+    def get_all(self, values: tuple[int, ...], names: Sequence[str]) -> dict[str, Optional[int]]:
+        """Give several members, None for those that this version lacks."""
+        places = self.places
+        found: dict[str, Optional[int]] = dict.fromkeys(names)
+        for name in names:
+            if name in places:
+                index, shift, mask = places[name]
+                found[name] = values[index] >> shift & mask
+        return found
+
+    def get(self, values: tuple[int, ...], name: str) -> Optional[int]:
+        """Give a member out of what `decode` gave, None where this version lacks the member."""
+        place = self.places.get(name)
+        if place is None:
+            return None
+        index, shift, mask = place
+        return values[index] >> shift & mask
+
+
+class LinkMap:
+    """A ``struct link_map`` as it was read, with glibc's own member names.
+
+    ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
+    ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` where the bytes
+    of both lists lie, and what they are.
+    ``kinds`` is what `mark` found of it, at its own open count; ``direct`` what was found to be its own dependencies.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_values",
+        "address",
+        "direct",
+        "edges",
+        "kinds",
+        "l_addr",
+        "l_auditing",
+        "l_direct_opencount",
+        "l_flags_1",
+        "l_initfini",
+        "l_ld",
+        "l_map_end",
+        "l_map_start",
+        "l_name",
+        "l_next",
+        "l_nodelete_active",
+        "l_nodelete_pending",
+        "l_ns",
+        "l_prev",
+        "l_real",
+        "l_reldeps",
+        "l_relocated",
+        "l_tls_dtor_count",
+        "l_type",
+        "listed",
+        "name",
+        "needed",
+        "raw",
+        "relocated_to",
+    )
+
+    l_addr: int
+    l_auditing: Optional[int]
+    l_direct_opencount: int
+    l_flags_1: int
+    l_initfini: int
+    l_ld: int
+    l_map_end: int
+    l_map_start: int
+    l_name: int
+    l_next: int
+    l_nodelete_active: Optional[int]
+    l_nodelete_pending: Optional[int]
+    l_ns: int
+    l_prev: int
+    l_real: int
+    l_reldeps: int
+    l_relocated: Optional[int]
+    l_tls_dtor_count: Optional[int]
+    l_type: int
+
+    def __init__(self, address: int, raw: bytes, fields: Fields) -> None:
+        self.address = address
+        self.raw = raw
+        self._fields = fields
+        self._values: Optional[tuple[int, ...]] = None
+        self.name = ""
+        self.edges: Sequence[tuple[int, bytes]] = ()
+        self.kinds: Optional[tuple[RootKind, ...]] = None
+        self.direct: Optional[tuple[int, ...]] = None
+        self.listed: tuple[int, ...] = ()
+        self.needed: tuple[int, ...] = ()
+        self.relocated_to: tuple[int, ...] = ()
+
+    def field(self, name: str) -> Optional[int]:
+        """Give any member, None where this version lacks it."""
+        if self._values is None:
+            self._values = self._fields.decode(self.raw)
+        return self._fields.get(self._values, name)
+
+    def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
+        """Give several members, None for those that this version lacks."""
+        if self._values is None:
+            self._values = self._fields.decode(self.raw)
+        return self._fields.get_all(self._values, names)
+
+    @property
+    def nodelete(self) -> bool:
+        """Tell whether the map is marked NODELETE.
+
+        Since glibc 2.31 in l_nodelete_active, before that in l_flags_1.
+        """
+        if self.l_nodelete_active is not None:
+            return self.l_nodelete_active != 0
+        return self.l_flags_1 & DF_1_NODELETE != 0
+
+    @property
+    def is_proxy(self) -> bool:
+        """Tell whether this stands for an object of the base namespace: ld.so in the others."""
+        return self.l_real != self.address
+
+
+def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
+    """Tell whether two readings of one address found the same library, not another that came there later."""
+    return link_map is other or (
+        other is not None
+        and link_map.l_addr == other.l_addr
+        and link_map.l_ld == other.l_ld
+        and link_map.l_name == other.l_name
+        and link_map.l_ns == other.l_ns
+    )
+
+
+class MapReader:
+    """Read ``struct link_map`` with one request each; ``pieces`` are the addresses and bytes that were read."""
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self.memory = memory
+        self.layout = layout
+        self.pieces: list[tuple[int, bytes]] = []
+        self._fields = Fields(layout, memory.struct_prefix)
+        self._hot = Fields(layout, memory.struct_prefix, (*_HOT_INTEGERS, *_HOT_OTHERS))
+        places = self._hot.places
+        missing = [name for name in (*_HOT_INTEGERS, "l_type", "l_relocated") if name not in places]
+        if missing:
+            raise LayoutError(f"the layout of struct link_map lacks {', '.join(missing)}")
+        self._pick_integers = itemgetter(*(places[name][0] for name in _HOT_INTEGERS))
+        self._other_places = [places.get(name) for name in _HOT_OTHERS]
+        self._pick_others = itemgetter(*(place[0] for place in self._other_places if place))
+        self._others: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
+
+    def read(self, address: int) -> LinkMap:
+        """Read one map without its edges.
+
+        :raises FaultError: if it cannot be read.
+        """
+        self.memory.spend(_MAP_UNITS, f"link_map {address:#x}")
+        raw = self.memory.read(address, self.layout.size)
+        self.pieces.append((address, raw))
+        result = LinkMap(address, raw, self._fields)
+        values = self._hot.decode(raw)
+        (
+            result.l_addr,
+            result.l_name,
+            result.l_ld,
+            result.l_next,
+            result.l_prev,
+            result.l_real,
+            result.l_ns,
+            result.l_direct_opencount,
+            result.l_flags_1,
+            result.l_initfini,
+            result.l_reldeps,
+            result.l_map_start,
+            result.l_map_end,
+        ) = self._pick_integers(values)
+        # Nearly all libraries have these alike.
+        alike = self._pick_others(values)
+        if alike not in self._others:
+            self._others[alike] = tuple(each and values[each[0]] >> each[1] & each[2] for each in self._other_places)
+        (
+            result.l_type,
+            result.l_auditing,
+            result.l_relocated,
+            result.l_nodelete_active,
+            result.l_nodelete_pending,
+            result.l_tls_dtor_count,
+        ) = self._others[alike]
+        return result
+
+    def read_edges(self, link_map: LinkMap) -> None:
+        """Read the lists of maps that one map keeps.
+
+        :raises FaultError: if they cannot be read.
+        :raises CorruptError: if a list has no end.
+        """
+        before = len(self.pieces)
+        if link_map.l_initfini:
+            entries = self._read_null_terminated(link_map.l_initfini)
+            if link_map.address not in entries:
+                raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
+            link_map.listed = entries
+            link_map.needed = entries[1:]
+        if link_map.l_reldeps:
+            link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
+        link_map.edges = self.pieces[before:]
+
+    def _read_null_terminated(self, address: int) -> tuple[int, ...]:
+        word = self.memory.pointer_size
+        entries: tuple[int, ...] = ()
+        while len(entries) < MAX_EDGES:
+            self.memory.spend(_EDGE_UNITS * self._pointers.size // word, f"l_initfini {address:#x}")
+            piece = self.memory.try_read(address, self._pointers.size)
+            if piece is None:
+                piece = self.memory.read(address, word)
+                values: tuple[int, ...] = self.memory.words(address, 1)
+            else:
+                values = self._pointers.unpack(piece)
+            if 0 in values:
+                count = values.index(0)
+                self.pieces.append((address, piece[: (count + 1) * word]))
+                return (*entries, *values[:count])
+            self.pieces.append((address, piece))
+            entries += values
+            address += len(piece)
+        raise CorruptError("l_initfini without end", address)
+
+    def _read_relocation_dependencies(self, address: int) -> tuple[int, ...]:
+        # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
+        count = self.memory.unsigned(address, 4)
+        if count > MAX_EDGES:
+            raise CorruptError(f"{count} relocation dependencies", address)
+        word = self.memory.pointer_size
+        self.memory.spend(_EDGE_UNITS * count, f"l_reldeps {address:#x}")
+        self.pieces.append((address, self.memory.read(address, word * (count + 1))))
+        return self.memory.words(address + word, count)
+
+
+class Namespace(NamedTuple):
+    """A link-map namespace: its number, its ``struct link_namespaces``, and its maps in list order."""
+
+    number: int
+    address: int
+    maps: tuple[LinkMap, ...]
+
+
+class Graph:
+    """All libraries of all namespaces; ``heads`` are the addresses and bytes with the beginnings of their lists.
+
+    ``complete`` is False where a list could not be followed: then a library that nothing seems to keep may
+    still be kept by one that was not seen.
+    """
+
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+        self.by_address: dict[int, LinkMap] = {}
+        self.problems: list[Problem] = []
+        self.heads: Sequence[tuple[int, bytes]] = ()
+
+    @cached_property
+    def pieces(self) -> Sequence[tuple[int, bytes]]:
+        """Collect all addresses and bytes that this was read from."""
+        maps = self.by_address.values()
+        return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
+
+    @cached_property
+    def _by_start(self) -> tuple[Sequence[int], Sequence[LinkMap]]:
+        maps = sorted((m for m in self.by_address.values() if not m.is_proxy), key=attrgetter("l_map_start"))
+        return [link_map.l_map_start for link_map in maps], maps
+
+    def find_map(self, address: int) -> Optional[LinkMap]:
+        """Find the library in whose mappings an address lies."""
+        starts, maps = self._by_start
+        index = bisect_right(starts, address) - 1
+        return maps[index] if index >= 0 and address < maps[index].l_map_end else None
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every library was seen."""
+        return not self.problems
+
+    def is_unchanged(self, memory: Memory) -> bool:
+        """Tell whether another reading of the process finds the same bytes.
+
+        :raises FaultError: if they cannot be read any more.
+        """
+        return all(memory.read(address, len(raw)) == raw for address, raw in self.pieces)
+
+
+def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
+    """Read the maps of all namespaces.
+
+    :raises FaultError: if _rtld_global itself cannot be read.
+    :raises CorruptError: if the number of namespaces is absurd.
+    """
+    return GraphReader(memory, layouts, rtld_global).read(memory)
+
+
+class GraphReader:
+    """Read the maps of all namespaces."""
+
+    def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
+        self.maps = MapReader(memory, layouts.require("link_map"))
+        self._namespace = layouts.require("link_namespaces")
+        self._fields = Fields(self._namespace, memory.struct_prefix)
+        outer = layouts.require("rtld_global").fields
+        self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
+        self._first = rtld_global + outer["_dl_ns"].offset
+
+    def read(self, memory: Memory) -> Graph:
+        """Read all maps.
+
+        :raises FaultError: if _rtld_global itself cannot be read.
+        :raises CorruptError: if the number of namespaces is absurd.
+        """
+        graph = Graph()
+        self.maps.memory = memory
+        graph.pieces = self.maps.pieces = []
+        for number, address, head, loaded in self.read_heads():
+            if not head and loaded:
+                message = f"_ns_nloaded is {loaded}, but the list is empty"
+                graph.problems.append(Problem(f"namespace {number}", message))
+            if head:
+                maps = tuple(_walk(self.maps, head, graph))
+                if graph.complete and loaded != len(maps):
+                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                    graph.problems.append(Problem(f"namespace {number}", message))
+                graph.namespaces.append(Namespace(number, address, maps))
+        _check_edges(graph)
+        for link_map in graph.by_address.values():
+            link_map.name = read_name(memory, link_map.l_name)
+        return graph
+
+    def read_heads(self) -> Iterator[tuple[int, int, int, Optional[int]]]:
+        """Read number, address, first map (0: none) and number of maps of each namespace.
+
+        :raises FaultError: if they cannot be read.
+        :raises CorruptError: if their number is absurd.
+        """
+        memory = self.maps.memory
+        count = memory.unsigned(*self._count)
+        if not 1 <= count <= MAX_NAMESPACES:
+            raise CorruptError(f"_dl_nns is {count}", self._count[0])
+        self._note(*self._count)
+        for number in range(count):
+            address = self._first + number * self._namespace.size
+            values = self._fields.decode(memory.read(address, self._namespace.size))
+            for name in ("_ns_loaded", "_ns_nloaded"):
+                member = self._namespace.fields.get(name)
+                if member is not None:
+                    self._note(address + member.offset, member.size)
+            head = self._fields.get(values, "_ns_loaded") or 0
+            yield number, address, head, self._fields.get(values, "_ns_nloaded")
+
+    def _note(self, address: int, size: int) -> None:
+        self.maps.pieces.append((address, self.maps.memory.read(address, size)))
+
+
+def _check_edges(graph: Graph) -> None:
+    """Note maps that depend on what is no map."""
+    there = set(graph.by_address)
+    for address, link_map in graph.by_address.items():
+        if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
+            unknown = next(a for a in (*link_map.needed, *link_map.relocated_to) if a not in there)
+            message = f"depends on {unknown:#x}, which is no library"
+            graph.problems.append(Problem(f"link_map {address:#x}", message))
+
+
+def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
+    address, previous = head, 0
+    while address:
+        link_map: Optional[LinkMap] = None
+        objection: Optional[str] = None
+        if address in graph.by_address:
+            objection = "the list of libraries loops"
+        elif len(graph.by_address) >= MAX_LIBRARIES:
+            objection = f"more than {MAX_LIBRARIES} libraries"
+        else:
+            try:
+                link_map = reader.read(address)
+            except FaultError as error:
+                objection = f"{error}: this library and those after it are not known"
+        if link_map is not None:
+            try:
+                reader.read_edges(link_map)
+            except (FaultError, CorruptError) as error:
+                message = f"what it depends on is not known: {error}"
+                graph.problems.append(Problem(f"link_map {address:#x}", message))
+            objection = find_objection(link_map, previous)
+        if link_map is None or objection:
+            graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
+            return
+        graph.by_address[address] = link_map
+        yield link_map
+        previous, address = address, link_map.l_next
+
+
+def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
+    """Tell why a map cannot be the one behind the previous one."""
+    if link_map.l_prev != previous:
+        return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
+    absurdity = _find_absurdity(link_map)
+    return f"{absurdity}: this library and those after it are not known" if absurdity else None
+
+
+def _find_absurdity(link_map: LinkMap) -> Optional[str]:
+    """Tell what a map says that cannot be; those of proxies are not maintained."""
+    if link_map.is_proxy:
+        return None
+    if link_map.l_type > LT_LOADED:
+        return f"l_type is {link_map.l_type}"
+    if link_map.l_direct_opencount > MAX_COUNT:
+        return f"l_direct_opencount is {link_map.l_direct_opencount}"
+    if (link_map.l_tls_dtor_count or 0) > MAX_COUNT:
+        return f"l_tls_dtor_count is {link_map.l_tls_dtor_count}"
+    if (link_map.l_nodelete_active or 0) > 1:
+        return f"l_nodelete_active is {link_map.l_nodelete_active}"
+    return None
+
+
+class Rules(NamedTuple):
+    """What differs between releases of the collector."""
+
+    #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
+    #: l_flags_1 while the count is above 0 and clear it at 0.
+    tls_count_is_root: bool
+    #: Since glibc 2.23 the destructor's address is mangled with the pointer guard.
+    destructors_are_mangled: bool
+
+    @classmethod
+    def of(cls, version: Optional[tuple[int, int]]) -> Rules:
+        """Give the rules of a glibc version; those of the newest where it is unknown."""
+        return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
+
+
+class RootKind(Enum):
+    """Why the collector begins its marking at a map."""
+
+    EXECUTABLE = "main-program"
+    LIBRARY = "startup"
+    NODELETE = "nodelete"
+    OPEN_COUNT = "open-count"
+    TLS_DESTRUCTORS = "tls-destructors"
+
+
+def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
+    """Tell why the collector keeps a map whatever the others are, were its open count this one (None: as it is)."""
+    kinds = []
+    if link_map.l_type == LT_EXECUTABLE:
+        kinds.append(RootKind.EXECUTABLE)
+    elif link_map.l_type != LT_LOADED:
+        kinds.append(RootKind.LIBRARY)
+    has_destructors = bool(link_map.l_tls_dtor_count)
+    if link_map.nodelete and (rules.tls_count_is_root or not has_destructors):
+        kinds.append(RootKind.NODELETE)
+    if (link_map.l_direct_opencount if count is None else count) > 0:
+        kinds.append(RootKind.OPEN_COUNT)
+    if has_destructors:
+        kinds.append(RootKind.TLS_DESTRUCTORS)
+    return tuple(kinds)
+
+
+class Edge(Enum):
+    """Why one library needs another."""
+
+    DEPENDENCY = "dependency"
+    RELOCATION = "relocation"
+
+
+def mark(
+    namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
+) -> Mapping[int, tuple[RootKind, ...]]:
+    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others).
+
+    ``counts`` are open counts by the map's address, where others are asked about than those that are there.
+    """
+    kept: dict[int, tuple[RootKind, ...]] = {}
+    work = []
+    counts = counts or {}
+    for link_map in namespace.maps:
+        kinds = link_map.kinds
+        if link_map.address in counts:
+            kinds = root_kinds(link_map, rules, counts[link_map.address])
+        elif kinds is None:
+            kinds = link_map.kinds = root_kinds(link_map, rules)
+        if kinds:
+            kept[link_map.address] = kinds
+            work.append(link_map)
+    by_address = graph.by_address
+    while work:
+        link_map = work.pop()
+        for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
+            if address not in kept and address in by_address:
+                kept[address] = ()
+                work.append(by_address[address])
+    return kept
+
+
+class Lock(NamedTuple):
+    """The state of the loader's lock ``_dl_load_lock``.
+
+    ``owner`` is the kernel's id of the thread that holds it, None if it is free or not known; ``depth`` how many opens
+    and closes that thread is in, one within the other.  Until glibc 2.33 a process without libpthread has no owner.
+    """
+
+    owner: Optional[int]
+    depth: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether a thread is inside dlopen or dlclose."""
+        return self.owner is not None or self.depth > 0
+
+
+def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
+    """Read who is inside dlopen or dlclose."""
+    member = layouts.require("rtld_global").fields.get("_dl_load_lock")
+    if member is None:
+        return Lock(None)
+    # pthread_mutex_t begins {int lock; unsigned count; int owner} on every architecture.
+    raw = memory.try_read(rtld_global + member.offset, 12)
+    if raw is None:
+        return Lock(None)
+    lock, count, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
+    return Lock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
+
+
+class UniqueSymbol(NamedTuple):
+    """An entry of a namespace's STB_GNU_UNIQUE table: the linker's name and the owner's link_map address."""
+
+    name: str
+    owner: int
+
+
+def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[UniqueSymbol]:
+    """Iterate over the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
+
+    :raises FaultError: if the table cannot be read.
+    :raises CorruptError: if its size is absurd.
+    """
+    names = layouts.require("link_namespaces").fields
+    entries_at = names.get("_ns_unique_sym_table.entries")
+    size_at = names.get("_ns_unique_sym_table.size")
+    if entries_at is None or size_at is None:
+        return
+    entries = memory.pointer(namespace.address + entries_at.offset)
+    size = memory.pointer(namespace.address + size_at.offset)
+    if entries == 0:
+        return
+    if size > MAX_UNIQUE_ENTRIES:
+        raise CorruptError(f"unique symbol table of {size} entries", namespace.address + size_at.offset)
+    # struct unique_sym { uint32_t hashval; const char *name; const ElfW(Sym) *sym; const struct link_map *map; }
+    for first in range(0, size, _UNIQUE_AT_ONCE):
+        words = memory.words(entries + first * 4 * memory.pointer_size, 4 * min(_UNIQUE_AT_ONCE, size - first))
+        for name, owner in zip(words[1::4], words[3::4]):
+            if name:
+                memory.spend(_UNIQUE_UNITS, f"unique symbols of namespace {namespace.number}")
+                yield UniqueSymbol(read_name(memory, name), owner)
+
+
+class Private(NamedTuple):
+    """Where glibc's private loader state lies, and what identifies its layout."""
+
+    rtld_map: PublicMap
+    rtld: Image
+    libc: Optional[Image]
+    rtld_global: int
+    fingerprint: Fingerprint
+
+
+def find_private(memory: Memory, start: Start) -> Optional[Private]:
+    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
+
+    :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
+    """
+    found = find_rtld(memory, start.list)
+    if found is None:
+        return None
+    rtld_map, rtld = found
+    rtld_global = rtld.find_symbol("_rtld_global")
+    if rtld_global is None:
+        return None
+    rtld_global_ro = rtld.find_symbol("_rtld_global_ro")
+    libc = _find_libc(memory, start)
+    fingerprint = Fingerprint(
+        ld_build_id=rtld.read_build_id(),
+        tls_modid_offset=_read_descriptor_offset(memory, libc, "_thread_db_link_map_l_tls_modid"),
+        rtld_global_size=rtld_global[1],
+        rtld_global_ro_size=rtld_global_ro[1] if rtld_global_ro else None,
+        version=_read_version(memory, libc),
+    )
+    return Private(rtld_map, rtld, libc, rtld_global[0], fingerprint)
+
+
+def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
+    for entry in start.list:
+        if is_libc(entry.l_name):
+            try:
+                return Image.at(memory, entry.l_addr)
+            except DlwhyError:
+                return None
+    return None
+
+
+def is_libc(path: str) -> bool:
+    """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
+    name = path.rsplit("/", 1)[-1]
+    return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
+
+
+def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
+    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
+    try:
+        symbol = libc.find_symbol(name) if libc else None
+        raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
+    except DlwhyError:
+        return None
+    return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
+
+
+def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, int]]:
+    if libc is None:
+        return None
+    try:
+        symbol = libc.find_symbol("__nptl_version")
+        parts = memory.c_string(symbol[0], 32).split(".") if symbol else []
+        if len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal():
+            return int(parts[0]), int(parts[1])
+    except DlwhyError:
+        pass
+    return _scan_for_banner(memory, libc)
+
+
+def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
+    """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
+    import re  # 3 ms, and few need it
+
+    constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
+    for header in sorted(constants, key=lambda h: h.flags & 1):
+        data = memory.try_read(libc.address(header.vaddr), header.memsz)
+        match = re.search(_BANNER, data) if data else None
+        if match:
+            return int(match.group(1)), int(match.group(2))
+    return None

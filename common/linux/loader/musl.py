@@ -1,0 +1,68 @@
+"""Is this process's dynamic loader musl's, and what does it know about each library?
+
+musl never unloads: its dlclose checks the handle and returns (ldso/dynlink.c, 1.2).  Its ``struct dso`` begins with
+the public part of ``struct link_map``, and says which libraries dlopen brought.
+"""
+
+from __future__ import annotations
+
+from ...errors import DlwhyError, LayoutError
+from ...memory import Memory
+from ..elf.image import PT_INTERP
+from ..layouts.tables import load_musl_dso
+from .start import PublicMap, Start, find_rtld
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Optional
+
+
+#: The members that are reported.
+FIELDS = ("runtime_loaded", "relocated", "constructed")
+
+# sizeof(Elf_Phdr), which musl keeps for every library.
+_PHDR_SIZES = {8: 56, 4: 32}
+
+
+def is_musl(memory: Memory, start: Start) -> bool:
+    """Tell whether the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
+    found = find_rtld(memory, start.list)
+    if found is not None:
+        try:
+            if found[1].find_symbol("_dl_debug_addr") and found[1].find_symbol("__dls3"):
+                return True
+        except DlwhyError:
+            pass
+    header = start.main.find_header(PT_INTERP)
+    if header is None:
+        return False
+    try:
+        return "ld-musl-" in memory.c_string(start.main.address(header.vaddr))
+    except DlwhyError:
+        return False
+
+
+def read_dso(memory: Memory, entry: PublicMap) -> Optional[Mapping[str, int]]:
+    """Read the members of a library's ``struct dso``; None if this musl lays it out in another way.
+
+    Since musl 1.1.24; before, the flags lay elsewhere and libraries had a ``refcnt`` that nothing used.
+    """
+    try:
+        layout = load_musl_dso(memory.platform.arch)
+    except LayoutError:
+        return None
+    raw = memory.try_read(entry.address, layout.size)
+    if raw is None:
+        return None
+    little = memory.platform.byteorder == "little"
+    values = {
+        name: int.from_bytes(raw[field.offset : field.offset + field.size], "little" if little else "big")
+        for name, field in layout.fields.items()
+    }
+    is_sound = (
+        values["phentsize"] == _PHDR_SIZES[memory.pointer_size]
+        and all(values[name] in (0, 1) for name in FIELDS)
+        and (values["kernel_mapped"] == 1 or values["map"] <= entry.l_ld < values["map"] + values["map_len"])
+    )
+    return values if is_sound else None

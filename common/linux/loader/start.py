@@ -1,0 +1,225 @@
+"""Where does the dynamic loader of this process keep its list of libraries?
+
+The way goes through memory alone: program headers → DT_DEBUG → ``struct r_debug`` → ``struct link_map`` chain
+(glibc's <link.h>; musl has the same public part).  ``&_r_debug`` by the debugger's symbols is not used: in an
+executable with a copy relocation it is a truncated copy, and seen from outside a container it is another file's.
+"""
+
+from __future__ import annotations
+
+from ...errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ...lean import NamedTuple
+from ...memory import Memory
+from ...model import Problem
+from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Optional
+
+
+AT_PHDR = 3
+AT_PHENT = 4
+AT_PHNUM = 5
+AT_BASE = 7
+AT_EXECFN = 31
+AT_SYSINFO_EHDR = 33
+
+#: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
+#: no more with four mappings each.
+MAX_LIBRARIES = 1 << 14
+
+STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
+NOT_YET = "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
+
+R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
+
+
+class PublicMap:
+    """The public part of a ``struct link_map``; the name is read when it is asked for."""
+
+    __slots__ = ("_memory", "_name", "_name_address", "address", "l_addr", "l_ld")
+
+    def __init__(self, memory: Memory, address: int, l_addr: int, name_address: int, l_ld: int) -> None:
+        self._memory = memory
+        self._name: Optional[str] = None
+        self._name_address = name_address
+        self.address = address
+        self.l_addr = l_addr
+        self.l_ld = l_ld
+
+    @property
+    def l_name(self) -> str:
+        """Give the name; empty when there is none or it cannot be read."""
+        if self._name is None:
+            self._name = read_name(self._memory, self._name_address)
+        return self._name
+
+
+class PublicList:
+    """The base namespace's list of libraries, read as far as it is asked for: ld.so and libc stand near its head."""
+
+    def __init__(self, memory: Memory, head: int) -> None:
+        self._memory = memory
+        self._maps: list[PublicMap] = []
+        self._seen: set[int] = set()
+        self._address = head
+        self._previous = 0
+        self._objection = ""
+
+    def __iter__(self) -> Iterator[PublicMap]:
+        """Iterate over the libraries in the list's order."""
+        index = 0
+        while index < len(self._maps) or self._read_next():
+            yield self._maps[index]
+            index += 1
+
+    def all(self) -> tuple[PublicMap, ...]:
+        """Read the list to its end, or as far as it can be followed."""
+        while self._read_next():
+            pass
+        return tuple(self._maps)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Say why the list could not be followed to its end."""
+        self.all()
+        return (Problem(f"link_map {self._address:#x}", self._objection),) if self._objection else ()
+
+    def _read_next(self) -> bool:
+        """Read one more library; False at the end."""
+        if not self._address or self._objection:
+            return False
+        if self._address in self._seen:
+            self._objection = "the list of libraries loops"
+            return False
+        if len(self._maps) >= MAX_LIBRARIES:
+            self._objection = f"more than {MAX_LIBRARIES} libraries"
+            return False
+        try:
+            l_addr, l_name, l_ld, l_next, l_prev = self._memory.words(self._address, 5)
+        except FaultError:
+            self._objection = "cannot be read: the libraries after it are not known"
+            return False
+        if l_prev != self._previous:
+            expected = f"l_prev is {l_prev:#x}, not {self._previous:#x}"
+            self._objection = f"{expected}: the libraries from here on are not known"
+            return False
+        self._seen.add(self._address)
+        self._maps.append(PublicMap(self._memory, self._address, l_addr, l_name, l_ld))
+        self._address, self._previous = l_next, self._address
+        return True
+
+
+class Start(NamedTuple):
+    """The loader's rendezvous: ``struct r_debug`` and the base namespace's list."""
+
+    main: Image
+    r_debug: int
+    r_state: int
+    list: PublicList
+
+    @property
+    def maps(self) -> tuple[PublicMap, ...]:
+        """Give the libraries of the list."""
+        return self.list.all()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Say why the list could not be followed to its end."""
+        return self.list.problems()
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the list could be followed to its end."""
+        return not self.problems
+
+
+def find_start(memory: Memory) -> Start:
+    """Find the loader's rendezvous.
+
+    :raises UnsupportedError: if the process has no dynamic loader, or it has not run yet.
+    :raises CorruptError: if the program's own headers contradict themselves.
+    """
+    main = _find_main_image(memory)
+    r_debug = _find_r_debug(main)
+    word = memory.pointer_size
+    try:
+        r_map = memory.pointer(r_debug + word)
+        r_state = memory.unsigned(r_debug + 3 * word, 4)
+    except FaultError as error:
+        raise CorruptError(f"struct r_debug cannot be read ({error})") from error
+    if r_map == 0:
+        raise UnsupportedError(NOT_YET)
+    return Start(main, r_debug, r_state, PublicList(memory, r_map))
+
+
+def _find_main_image(memory: Memory) -> Image:
+    failures: list[str] = []
+    for image in _main_image_candidates(memory, failures):
+        if image.find_header(PT_DYNAMIC) is not None:
+            return image
+        if image.find_header(PT_INTERP) is None:
+            raise UnsupportedError(STATIC)
+    raise CorruptError("the main program's ELF headers cannot be read" + "".join(f"; {f}" for f in failures))
+
+
+def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[Image]:
+    auxv = memory.target.auxv()
+    if AT_PHDR in auxv:
+        try:
+            yield Image.from_program_headers(memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0))
+        except DlwhyError as error:
+            failures.append(f"by AT_PHDR: {error}")
+    for module in memory.target.modules()[:1]:
+        try:
+            yield Image.at(memory, module.base)
+        except DlwhyError as error:
+            failures.append(f"by the debugger's module list: {error}")
+
+
+def _find_r_debug(main: Image) -> int:
+    value = main.dynamic.get(DT_DEBUG)
+    if value:
+        return value
+    try:
+        # ld.so itself was started as the program: `ld.so ./prog`.
+        symbol = main.find_symbol("_r_debug")
+    except DlwhyError:
+        symbol = None
+    if symbol:
+        return symbol[0]
+    if main.find_header(PT_INTERP) is None:
+        raise UnsupportedError(STATIC)
+    if value is None:
+        raise UnsupportedError("the program has no DT_DEBUG entry: its loader's list cannot be found")
+    raise UnsupportedError(NOT_YET)
+
+
+def read_name(memory: Memory, address: int) -> str:
+    """Read a library's name; empty when it is absent or cannot be read."""
+    if not address:
+        return ""
+    try:
+        return memory.c_string(address)
+    except DlwhyError:
+        return ""
+
+
+def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, Image]]:
+    """Find ld.so among the libraries; None if its ELF header is not in memory.
+
+    It lies at AT_BASE; where ld.so was started as the program it is known by its name.
+    """
+    base = memory.target.auxv().get(AT_BASE, 0)
+    for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):
+        for entry in filter(is_rtld, maps):
+            try:
+                return entry, Image.at(memory, entry.l_addr)
+            except DlwhyError:
+                continue
+    return None
+
+
+def _is_named_as_rtld(entry: PublicMap) -> bool:
+    return entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))

@@ -1,0 +1,86 @@
+"""Where are the thread control blocks, when no debugger gives the threads' registers?
+
+glibc links every ``struct pthread`` into one of two lists: threads on stacks of its own making, and threads on
+stacks of the user's, which the main thread counts among.  Since glibc 2.34 (2.33 in part) the heads are members of
+``_rtld_global``; before, they are the local variables ``stack_used`` and ``__stack_user`` of libpthread, whose symbol
+table distributions keep for libthread_db.
+"""
+
+from __future__ import annotations
+
+from ...memory import Memory
+from ..elf.files import find_local_symbol
+from ..elf.image import Images
+from ..layouts.resolve import LayoutSet
+from .maps import MAX_NAMESPACES, Graph
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+MAX_THREADS = 1_000_000
+
+# TLS variant I puts the control block behind struct pthread; ppc64's pointer is 0x7000 bytes behind the end of its
+# tcbhead_t (sysdeps/powerpc/nptl/tls.h), which takes 128 bytes with its alignment, measured in 2.36 and 2.41.
+_VARIANT_I_BIAS = {"aarch64": 0, "arm": 0, "riscv64": 0, "loongarch64": 0, "ppc64le": 0x7080, "ppc64": 0x7080}
+
+_IN_RTLD_GLOBAL = ("_dl_stack_used", "_dl_stack_user")
+_IN_LIBPTHREAD = ("stack_used", "__stack_user")
+
+
+def find_thread_pointers(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -> Mapping[int, int]:
+    """Find the thread pointers by the kernel's thread ids; empty where the lists cannot be found."""
+    pthread = layouts.find("pthread")
+    if pthread is None or "list.next" not in pthread.fields or "tid" not in pthread.fields:
+        return {}
+    link = pthread.fields["list.next"].offset
+    tid = pthread.fields["tid"]
+    bias = _VARIANT_I_BIAS.get(memory.platform.arch)
+    shift = 0 if bias is None else pthread.size + bias
+    found: dict[int, int] = {}
+    for head in _heads(memory, layouts, graph, rtld_global):
+        for node in _walk(memory, head):
+            block = node - link
+            number = memory.try_unsigned(block + tid.offset, tid.size)
+            if number is not None:
+                found[number] = block + shift
+    return found
+
+
+def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -> Iterator[int]:
+    fields = layouts.require("rtld_global").fields
+    if all(name in fields for name in _IN_RTLD_GLOBAL):
+        for name in _IN_RTLD_GLOBAL:
+            yield rtld_global + fields[name].offset
+        return
+    images = Images(memory)
+    threads = [link_map for link_map in graph.by_address.values() if is_libpthread(link_map.name)]
+    for link_map in threads[:MAX_NAMESPACES]:
+        image = images.at(link_map.field("l_map_start") or 0)
+        for name in _IN_LIBPTHREAD if image else ():
+            address = find_local_symbol(memory, image, link_map.name, name) if image else None
+            if address is not None:
+                yield address
+
+
+def is_libpthread(path: str) -> bool:
+    """Tell whether a library is libpthread, which was a library of its own until glibc 2.33."""
+    return path.rsplit("/", 1)[-1].startswith("libpthread")
+
+
+def _walk(memory: Memory, head: int) -> Iterator[int]:
+    """Iterate over the nodes of a ``list_t`` = {next, prev}; ends at the first contradiction."""
+    node, previous = head, None
+    for _ in range(MAX_THREADS):
+        links = memory.try_words(node, 2)
+        if links is None:
+            return
+        following, before = links
+        if previous is not None and before != previous:
+            return
+        if node != head:
+            yield node
+        if following == head:
+            return
+        node, previous = following, node

@@ -1,0 +1,366 @@
+"""What would closing a library unload, in which order, what would stay, and what would make it go?
+
+The collector's rules are those of `loaders.glibc` (its mark phase, with other open counts than those in memory) and
+of `loaders.glibc_order`.  What a destructor does meanwhile cannot be known: where a library that goes imports dlclose,
+the answer is a lower bound.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from ..errors import DlwhyError, NotFoundError
+from ..lean import cached_property
+from ..memory import Memory
+from ..model import Action, Change, HoldKind, Library, Outcome, Plan, Plans, Problem, Step, ThreadRef
+from ..target import Target
+from .elf.image import DT_STRSZ, DT_STRTAB, Image
+from .loader.maps import LT_LOADED, LinkMap, RootKind, mark
+from .loader.order import OrderRule, finaliser_order, find_order_rule
+from .loader.start import Start
+from .state.examine import examine
+from .state.glibc import GlibcExamination, opened_by
+from .state.matching import select
+from .state.musl import explain_musl
+from .state.naming import missing_names, target_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Optional
+
+
+#: What a library imports by which its destructors can close others.
+CLOSERS = ("dlclose", "__libc_dlclose")
+#: Each open library is a mark phase of its own.
+MAX_RANKED = 4000
+
+# What is spent, in Memory's units: on a library that is marked, on its edges, on one that goes, and on each
+# character of its name.
+_MARK_UNITS = 24
+_EDGE_UNITS = 2
+_UNLOAD_UNITS = 1000
+_TEXT_UNITS = 8
+
+MAX_STRING_TABLE = 64 << 20
+
+AT_PAGESZ = 6
+DEFAULT_PAGE_SIZE = 4096
+
+_OWN_KINDS = frozenset(
+    {
+        HoldKind.MAIN_PROGRAM,
+        HoldKind.STARTUP,
+        HoldKind.NEVER_UNLOADS,
+        HoldKind.AUDIT,
+        HoldKind.NODELETE,
+    }
+)
+
+
+def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes: Optional[int] = 1) -> Plans:
+    """Predict what ``closes`` closes (None: all that are possible) of the library that ``text`` names would do.
+
+    :raises NotFoundError: if no library fits, or more than one.
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    """
+
+    def of_glibc(examined: GlibcExamination) -> Plans:
+        planner = Planner(examined)
+        maps = examined.graph.by_address
+        chosen = choose([examined.describe(m, identify=True) for m in maps.values()], text, evaluate)
+        return planner.plans((planner.plan(maps[chosen.link_map], closes),), text)
+
+    def of_musl(memory: Memory, start: Start) -> Plans:
+        state = explain_musl(memory, start)
+        chosen = choose(state.libraries, text, evaluate)
+        plan = Plan(chosen, None, closes or 1, Outcome.KEEPS, keeps=(chosen,), change=Change(blocker=chosen))
+        return Plans(state.target, state.loader, (plan,), text, problems=state.problems)
+
+    return _examine(target, of_glibc, of_musl)
+
+
+def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
+    """Predict for each open library what closing it would do, the largest first.
+
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    """
+
+    def of_glibc(examined: GlibcExamination) -> Plans:
+        planner = Planner(examined)
+        maps = [m for m in examined.graph.by_address.values() if planner.is_handle(m)]
+        plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
+        if len(maps) > len(plans):
+            message = f"{len(maps)} libraries are open, only {len(plans)} are ranked"
+            examined.problems.append(Problem("ranking", message))
+        plans.sort(key=lambda plan: (-plan.size, -len(plan.unloads), plan.library.namespace, plan.library.name))
+        return planner.plans(tuple(plans), None)
+
+    def of_musl(memory: Memory, start: Start) -> Plans:
+        state = explain_musl(memory, start)
+        return Plans(state.target, state.loader, (), problems=state.problems)
+
+    return _examine(target, of_glibc, of_musl)
+
+
+def _examine(
+    target: Target, of_glibc: Callable[[GlibcExamination], Plans], of_musl: Callable[[Memory, Start], Plans]
+) -> Plans:
+    plans, racy = examine(target, of_glibc, of_musl)
+    return plans._replace(problems=(*plans.problems, *racy))
+
+
+def choose(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> Library:
+    """Find the one library that is meant.
+
+    :raises NotFoundError: if none fits, or more than one.
+    """
+    found = select(libraries, text, evaluate)
+    if len(found) > 1:
+        names = [f"&{library.link_map:#x} ({library.name}, namespace {library.namespace})" for library in found[:8]]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise NotFoundError(
+            f"{len(found)} loaded libraries match '{text}': name one by its handle, {', '.join(names)}{more}"
+        )
+    return found[0]
+
+
+class Planner:
+    """Predict closes in one examined process."""
+
+    def __init__(self, examined: GlibcExamination) -> None:
+        self.examined = examined
+        self._closers: dict[int, bool] = {}
+
+    def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
+        """Predict in brief what closing each of several libraries would do, as many as the command may."""
+        for link_map in maps:
+            plan = self.plan(link_map, closes, brief=True)
+            names = sum(len(library.name) + len(library.path) for library in plan.unloads)
+            if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
+                return
+            yield plan
+
+    def _spend(self, units: int) -> bool:
+        return self.examined.memory.spend(units, "predictions")
+
+    @cached_property
+    def _units(self) -> int:
+        """Give what marking all libraries takes."""
+        maps = self.examined.graph.by_address.values()
+        edges = sum(len(link_map.needed) + len(link_map.relocated_to) for link_map in maps)
+        return _MARK_UNITS * len(maps) + _EDGE_UNITS * edges
+
+    def plans(self, plans: tuple[Plan, ...], asked: Optional[str]) -> Plans:
+        """Put plans together into an answer."""
+        examined = self.examined
+        examined.note_motion()
+        garbage = tuple(self._describe(m) for m in examined.graph.by_address.values() if self.is_garbage(m))
+        problems = tuple(dict.fromkeys((*examined.problems, *missing_names())))
+        return Plans(target_info(examined.memory), examined.loader_info(), plans, asked, garbage, problems)
+
+    def is_handle(self, link_map: LinkMap) -> bool:
+        """Tell whether a library was opened, so that there is a handle of it."""
+        opened = link_map.l_type == LT_LOADED and link_map.l_direct_opencount > 0
+        return opened and not link_map.is_proxy and not link_map.field("l_auditing")
+
+    def is_garbage(self, link_map: LinkMap) -> bool:
+        """Tell whether nothing keeps a library that is still there, and no close has condemned it yet."""
+        return (
+            not link_map.is_proxy
+            and link_map.address not in self.examined.kept
+            and link_map.address not in self._condemned
+        )
+
+    @cached_property
+    def _condemned(self) -> frozenset[int]:
+        """Collect what a close that is running now has condemned."""
+        if not self.examined.lock.is_held:
+            return frozenset()
+        maps = self.examined.graph.by_address.values()
+        return frozenset(m.address for m in maps if self.examined.is_closing(m))
+
+    @cached_property
+    def _order_rule(self) -> OrderRule:
+        examined = self.examined
+        return find_order_rule(examined.memory, examined.graph, examined.private, examined.layouts.version)
+
+    def plan(self, link_map: LinkMap, closes: Optional[int] = 1, *, brief: bool = False) -> Plan:
+        """Predict what closing a library would do; ``closes`` None: as often as it is open.
+
+        With ``brief`` without the holds of what stays, and without what would make it go.
+        """
+        times = max(link_map.l_direct_opencount, 1) if closes is None else closes
+        outcome, left, unloads = self.predict(link_map, times)
+        return self._finish(link_map, times, outcome, left, unloads, brief)
+
+    def predict(self, link_map: LinkMap, times: int = 1) -> tuple[Outcome, int, tuple[int, ...]]:
+        """Predict how a close ends: the outcome, the open count that is left, and the maps that go, in list order."""
+        count = link_map.l_direct_opencount
+        left = max(0, count - times)
+        if link_map.nodelete:
+            return Outcome.EARLY_RETURN, count, ()
+        if count == 0:
+            return Outcome.NOT_OPEN, count, ()
+        if left > 0 or link_map.l_type != LT_LOADED:
+            return Outcome.KEEPS, left, ()
+        if not self.examined.graph.complete:
+            # What was not seen can keep anything.
+            return Outcome.UNKNOWN, left, ()
+        unloads = self._collected(link_map)
+        if self._condemned:
+            return Outcome.DEFERRED, left, unloads
+        return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
+
+    def _collected(self, link_map: LinkMap) -> tuple[int, ...]:
+        """Mark as the collector would after the last close of a map; gives what it unloads, in list order.
+
+        The entry that stands for ld.so in another namespace goes with that, but ld.so itself does not.
+        """
+        examined = self.examined
+        number = link_map.l_ns
+        if self._condemned:
+            # The close that is running collects again, in its own namespace, when its destructors have run.
+            number = examined.graph.by_address[min(self._condemned)].l_ns
+        if number not in examined.namespaces:
+            return ()
+        namespace = examined.namespaces[number]
+        self._spend(self._units)
+        kept = mark(namespace, examined.graph, examined.rules, {link_map.address: 0})
+        going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
+        return tuple(m.address for m in going if not m.is_proxy)
+
+    def _finish(
+        self, link_map: LinkMap, times: int, outcome: Outcome, left: int, unloads: tuple[int, ...], brief: bool
+    ) -> Plan:
+        by_address = self.examined.graph.by_address
+        order: Optional[str] = None
+        rule = self._order_rule
+        if unloads:
+            namespace = self.examined.namespaces[by_address[unloads[0]].l_ns]
+            maps = [m for m in namespace.maps if m.address not in self._condemned]
+            closed = None if outcome is Outcome.DEFERRED else link_map
+            graph = self.examined.graph
+            alone = list(unloads) if len(unloads) == 1 else None
+            ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule, self._spend)
+            if ordered is not None:
+                unloads, order = tuple(ordered), rule.sorting.value
+        plan = Plan(
+            library=self._describe(link_map),
+            open_count=link_map.l_direct_opencount,
+            closes=times,
+            outcome=outcome,
+            unloads=tuple(self._describe(by_address[address]) for address in unloads),
+            order=order,
+            order_certain=order is None or rule.certain,
+            at_least=tuple(
+                self.examined.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
+            ),
+            size=sum(self._size(by_address[address]) for address in unloads),
+        )
+        if brief:
+            return plan
+        after = self.examined.after({link_map.address: left})
+        stays = [m for m in self.closure(link_map) if m.address not in unloads]
+        keeps = tuple(after.judge(m, identify=False) for m in stays)
+        goes = link_map.address in unloads or link_map.address in self._condemned
+        known = self.examined.graph.complete and not goes
+        change = find_change(after, link_map) if known else None
+        return plan._replace(keeps=keeps, change=change)
+
+    def _size(self, link_map: LinkMap) -> int:
+        """Give how much is mapped for a library, in whole pages."""
+        page = self.examined.memory.target.auxv().get(AT_PAGESZ) or DEFAULT_PAGE_SIZE
+        first, last = self.examined.extent(link_map)
+        return -(-last // page) * page - first // page * page
+
+    def _describe(self, link_map: LinkMap) -> Library:
+        return self.examined.describe(link_map, identify=False)
+
+    def closure(self, link_map: LinkMap) -> list[LinkMap]:
+        """List a library and all that it keeps; what was loaded at start is left out."""
+        by_address = self.examined.graph.by_address
+        found = [link_map]
+        seen = {link_map.address}
+        for each in found:
+            for address in (*each.needed, *each.relocated_to):
+                other = by_address.get(address)
+                if other is not None and address not in seen and other.l_type == LT_LOADED and not other.is_proxy:
+                    seen.add(address)
+                    found.append(other)
+        return found
+
+    def can_close(self, link_map: LinkMap) -> bool:
+        """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
+        if link_map.address not in self._closers:
+            image = self.examined.image(link_map)
+            try:
+                self._closers[link_map.address] = image is None or imports_any(image, CLOSERS)
+            except DlwhyError:
+                self._closers[link_map.address] = True
+        return self._closers[link_map.address]
+
+
+def imports_any(image: Image, names: Sequence[str]) -> bool:
+    """Tell whether an image imports one of several symbols.
+
+    :raises DlwhyError: if its tables cannot be read.
+    """
+    start = image.dynamic_address(DT_STRTAB)
+    if start is None:
+        return False
+    strings = image.memory.read(start, min(image.dynamic.get(DT_STRSZ, 0), MAX_STRING_TABLE))
+    if not any(name.encode() + b"\0" in strings for name in names):
+        return False
+    indexes = {relocation.symbol for relocation in image.for_each_symbolic_relocation()}
+    symbols = (image.symbol(index) for index in indexes)
+    return any(symbol.shndx == 0 and image.string(symbol.name) in names for symbol in symbols)
+
+
+def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
+    """Find the least that makes a library go; ``after`` is the process as the planned closes leave it.
+
+    A library stays exactly if a root of the marking leads to it, so all those roots, and only they, have to cease.
+    """
+    roots = list(_roots(after, link_map))
+    for root in roots:
+        if after.never_goes(root.address):
+            library = after.judge(root, identify=False)
+            return Change(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in _OWN_KINDS)))
+    exits: list[Step] = []
+    closes: list[Step] = []
+    for root in roots:
+        kinds = after.kept[root.address]
+        name = after.name(root)
+        if RootKind.TLS_DESTRUCTORS in kinds:
+            threads = _threads(after, root)
+            owed = root.l_tls_dtor_count or 0
+            exits.append(Step(Action.THREAD_EXIT, name, root.address, root.l_ns, owed, threads))
+        if RootKind.OPEN_COUNT in kinds:
+            action = Action.LIBC_CLOSE if opened_by(root.name) == "libc" else Action.CLOSE
+            closes.append(Step(action, name, root.address, root.l_ns, after.open_count(root)))
+    steps = [*exits, *closes]
+    if not closes:
+        steps.append(Step(Action.COLLECT, after.name(link_map), link_map.address, link_map.l_ns))
+    return Change(tuple(steps))
+
+
+def _roots(after: GlibcExamination, link_map: LinkMap) -> Iterator[LinkMap]:
+    """Find all roots that lead to a map, itself and the nearest first."""
+    reached = {link_map.address}
+    queue = [link_map.address]
+    for address in queue:
+        if after.kept.get(address):
+            yield after.graph.by_address[address]
+        for holder, _ in after.holders.get(address, ()):
+            if holder not in reached:
+                reached.add(holder)
+                queue.append(holder)
+
+
+def _threads(after: GlibcExamination, link_map: LinkMap) -> tuple[ThreadRef, ...]:
+    found: Mapping[int, ThreadRef] = {
+        pending.thread.lwp: ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
+        for pending in after.pending.get(link_map.address, ())
+    }
+    return tuple(found[lwp] for lwp in sorted(found))

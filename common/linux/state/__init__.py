@@ -1,0 +1,1 @@
+"""Why a library is still loaded."""

@@ -1,0 +1,132 @@
+"""Why is this library still loaded, and what would make it go?"""
+
+from __future__ import annotations
+
+import time
+
+from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ...helper import shared_helper
+from ...memory import Memory
+from ...model import Problem, State
+from ...target import Capability, Target
+from ..elf.image import PT_INTERP
+from ..loader.maps import find_private
+from ..loader.musl import is_musl
+from ..loader.start import STATIC, Start, find_start
+from .glibc import GlibcExamination, Motion
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Optional, TypeVar
+
+    _Answer = TypeVar("_Answer")
+
+
+#: How long a running process is read again and again, and how long until a thread that holds the loader's lock without
+#: changing anything is taken to stay there.
+MAX_SETTLING_SECONDS = 1.0
+HELD_SECONDS = 0.1
+#: The pause between two readings, at least, and for each second that a reading took: a reading holds the process up at
+#: its own system calls on memory, which halved the rate of one that did nothing but open and close libraries.
+RETRY_SECONDS = 0.001
+PAUSE_PER_READING = 10
+
+
+def explain(target: Target, brief: bool = False) -> State:
+    """Examine all libraries of the target.
+
+    A brief state lacks what a table does not show: sonames, build-ids, fields, symbols and evidence.
+
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+    state, racy = examine(target, lambda examined: examined.state(brief), _explain_musl)
+    return state._replace(problems=(*state.problems, *racy))
+
+
+def _explain_musl(memory: Memory, start: Start) -> State:
+    from .musl import explain_musl  # few processes have it
+
+    return explain_musl(memory, start)
+
+
+def examine(
+    target: Target,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, tuple[Problem, ...]]:
+    """Examine the target and answer a question about it; gives problems that were met meanwhile.
+
+    A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
+
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+    shared_helper().renew()
+    if Capability.RUNNING not in target.capabilities:
+        answer, _, met = _examine_once(target, of_glibc, of_musl)
+        return answer, met
+    begin = time.monotonic()
+    latest: Optional[_Answer] = None
+    problems: tuple[Problem, ...] = ()
+    while True:
+        started = time.monotonic()
+        failure: Optional[DlwhyError] = None
+        motion = Motion.MOVING
+        try:
+            latest, motion, problems = _examine_once(target, of_glibc, of_musl)
+        except (FaultError, CorruptError, LayoutError) as error:
+            failure = error
+        now = time.monotonic()
+        # A thread that stays inside dlopen, in a constructor say, changes nothing meanwhile.
+        if motion is Motion.STILL or (motion is Motion.HELD and now - begin > HELD_SECONDS):
+            assert latest is not None
+            return latest, problems
+        if now - begin > MAX_SETTLING_SECONDS:
+            if latest is None:
+                raise failure or CorruptError("the loader never stood still while it was read")
+            message = "the loader never stood still while it was read: the answer can mix two states"
+            return latest, (*problems, Problem("racy", message))
+        time.sleep(max(RETRY_SECONDS, (now - started) * PAUSE_PER_READING))
+
+
+def _examine_once(
+    target: Target,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, Motion, tuple[Problem, ...]]:
+    """Examine once; tells also whether the loader moved meanwhile, and what the examination met at its end."""
+    memory = Memory(target)
+    before = tuple(target.problems())
+    try:
+        answer, motion = _examine(memory, of_glibc, of_musl)
+    except DlwhyError as error:
+        error.add((*memory.problems(), *target.problems()))
+        raise
+    late = [problem for problem in target.problems() if problem not in before]
+    return answer, motion, (*late, *memory.problems())
+
+
+def _examine(
+    memory: Memory,
+    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_musl: Callable[[Memory, Start], _Answer],
+) -> tuple[_Answer, Motion]:
+    if memory.platform.os == "windows":
+        raise UnsupportedError(
+            f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, "
+            "dllshare"
+        )
+    start = find_start(memory)
+    if is_musl(memory, start):
+        return of_musl(memory, start), Motion.STILL
+    private = find_private(memory, start)
+    if private is None and start.main.find_header(PT_INTERP) is None:
+        raise UnsupportedError(STATIC)
+    if private is None:
+        raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
+    examined = GlibcExamination(memory, start, private)
+    answer = of_glibc(examined)
+    is_running = Capability.RUNNING in memory.target.capabilities
+    return answer, examined.find_motion() if is_running else Motion.STILL

@@ -1,0 +1,92 @@
+"""Which of the loaded libraries does the user mean?"""
+
+from __future__ import annotations
+
+from ...charset import unescaped
+from ...errors import NotFoundError
+from ...model import Library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+#: Of so many names those that are near are looked for.
+MAX_COMPARED = 4096
+
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
+    """Find the libraries that a basename, soname, path suffix, glob, address or expression names.
+
+    ``&`` before an expression says that it is a ``struct link_map`` pointer, such as a handle of dlopen.
+
+    :raises NotFoundError: if none fits; carries near names.
+    """
+    by_name = _by_name(libraries, text)
+    if by_name:
+        return by_name
+    by_address = _by_expression(libraries, text, evaluate)
+    if by_address:
+        return by_address
+    message = f"no loaded library matches '{text}'"
+    if text.lower().endswith((".dll", ".exe")) and runs_wine(libraries):
+        message += ": Wine runs this process and loads Windows modules itself, unknown to glibc"
+    raise NotFoundError(message, _near(libraries, text))
+
+
+def runs_wine(libraries: Sequence[Library]) -> bool:
+    """Tell whether Wine runs in the process: its ntdll.so is the Unix side of Windows' loader."""
+    return any(library.name == "ntdll.so" and "/wine/" in library.path for library in libraries)
+
+
+def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
+    exact = tuple(library for library in libraries if text in (library.name, library.soname, library.path))
+    if exact:
+        return exact
+    if "\\" in text and unescaped(text) != text:
+        return _by_name(libraries, unescaped(text))  # as answers show it
+    if "/" in text:
+        suffix = "/" + text.lstrip("/") if not text.startswith("/") else text
+        found = tuple(library for library in libraries if library.path.endswith(suffix))
+        if found:
+            return found
+    if _GLOB_CHARACTERS.isdisjoint(text):
+        return ()
+    import fnmatch  # imported when needed, as difflib below: a command's start costs the user 30 ms as it is
+
+    return tuple(
+        library
+        for library in libraries
+        if any(fnmatch.fnmatchcase(name, text) for name in (library.name, library.soname or "", library.path))
+    )
+
+
+def _by_expression(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
+    for expression in (text[1:], text) if text.startswith("&") else (text,):
+        try:
+            address = evaluate(expression)
+        except NotFoundError:
+            continue
+        found = by_address(libraries, address)
+        if found:
+            return found
+    return ()
+
+
+def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...]:
+    """Find the library whose link_map an address is, else the one whose mapping holds it."""
+    handles = tuple(library for library in libraries if library.link_map == address)
+    return handles or tuple(
+        library for library in libraries if library.start <= address < library.end and not library.proxy
+    )
+
+
+def _near(libraries: Sequence[Library], text: str) -> list[str]:
+    import difflib
+
+    names = list(dict.fromkeys(library.name for library in libraries))[:MAX_COMPARED]
+    wanted = text.rsplit("/", 1)[-1] or text
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    return near or [name for name in names if wanted.lower() in name.lower()][:3]

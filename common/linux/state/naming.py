@@ -1,0 +1,58 @@
+"""How are the target and its libraries named?"""
+
+from __future__ import annotations
+
+from ...errors import DlwhyError
+from ...helper import shared_helper
+from ...memory import Memory
+from ...model import Problem, TargetInfo
+from ..elf.image import Image
+from ..loader.start import AT_EXECFN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+def target_info(memory: Memory) -> TargetInfo:
+    """Describe what is examined."""
+    target = memory.target
+    return TargetInfo(target.kind, memory.platform.os, memory.platform.arch, target.pid, target.description)
+
+
+def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
+    """Give the main program's path; the loader itself leaves its l_name empty.
+
+    Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in
+    ``_dl_argv`` is the program then.
+    """
+    modules = memory.target.modules()
+    path = modules[0].path if modules else ""
+    if not path:
+        path = _read_path(memory, memory.target.auxv().get(AT_EXECFN, 0))
+    if rtld is not None and modules and rtld.contains(modules[0].base):
+        try:
+            symbol = rtld.find_symbol("_dl_argv")
+            if symbol:
+                path = _read_path(memory, memory.pointer(memory.pointer(symbol[0]))) or path
+        except DlwhyError:
+            pass
+    return path
+
+
+def missing_names() -> tuple[Problem, ...]:
+    """Tell whether names of this answer took too long."""
+    message = "some take too much time or memory to find or to demangle: they are missing, or as the linker has them"
+    return (Problem("names", message),) if shared_helper().missing else ()
+
+
+def _read_path(memory: Memory, address: int) -> str:
+    try:
+        return memory.c_string(address) if address else ""
+    except DlwhyError:
+        return ""
+
+
+def base_name(path: str) -> str:
+    """Give the last part of a path."""
+    return path.rstrip("/").rsplit("/", 1)[-1] or path

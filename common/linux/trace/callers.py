@@ -1,0 +1,183 @@
+"""Who called the loader: which function outside of libc and ld.so, and on whose behalf?
+
+A close arrives at ``_dl_close`` through several functions of libc and ld.so.  They are unwound once for each way there
+is; where their frames have fixed sizes, the way is known again by its return addresses on the stack, which takes one
+read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple, Optional
+
+from ...errors import DlwhyError
+from ...memory import Memory
+from ...target import Hit, LiveTarget
+from ...trace.events import Site
+from ..elf.image import Image
+from ..elf.unwind import REGISTERS, Frame, walk
+from ..loader.maps import Graph, LinkMap, is_libc, is_same
+from ..state.glibc import GlibcExamination
+from ..state.naming import base_name
+from .calls import Convention, Entry
+
+#: How many frames lie between a caller and the loader at most: NSS and gconv take about ten.
+MAX_FRAMES = 40
+MAX_WAYS = 64
+MAX_SITES = 4096
+STACK_BYTES = 2048
+
+
+class Caller(NamedTuple):
+    """A return address outside of libc and ld.so, None if none was found, and who called: "user" or "libc"."""
+
+    pc: Optional[int]
+    by: str
+
+
+class _Way(NamedTuple):
+    """Where it ends, offsets from the stack pointer and the return addresses there, the caller's offset, who calls."""
+
+    address: int
+    words: tuple[tuple[int, int], ...]
+    caller: int
+    by: str
+
+
+class Callers:
+    """Find and name callers in one process."""
+
+    def __init__(self, target: LiveTarget, convention: Convention, rtld: int) -> None:
+        self._target = target
+        self._convention = convention
+        self._rtld = rtld
+        self._ways: list[_Way] = []
+        self._sites: dict[int, tuple[Optional[LinkMap], Site]] = {}
+
+    def argument(self, hit: Hit, memory: Memory, index: int) -> int:
+        """Read an argument of the function that is about to begin."""
+        names = self._convention.arguments
+        if names:
+            return hit.registers(names[index : index + 1])[0]
+        return memory.pointer(self.stack(hit) + (index + 1) * memory.pointer_size)
+
+    def stack(self, hit: Hit) -> int:
+        """Read the stack pointer."""
+        return hit.registers((self._convention.stack,))[0]
+
+    def return_address(self, hit: Hit, memory: Memory) -> int:
+        """Read where a function that is about to begin returns to."""
+        if self._convention.link:
+            return hit.registers((self._convention.link,))[0]
+        return memory.pointer(self.stack(hit))
+
+    def saved_return(self, memory: Memory, stack: int) -> Optional[int]:
+        """Read the return address that lies at a stack pointer; None where a register has it, or nothing is there."""
+        return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
+
+    def find(self, hit: Hit, examined: GlibcExamination, entry: Entry, stack: int) -> Caller:
+        """Find who called, at an entry of the loader."""
+        memory = examined.memory
+        if entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
+            return Caller(self.return_address(hit, memory), "user")
+        if entry is Entry.DL_OPEN:
+            given = self.argument(hit, memory, 2)
+            if self._is_known_outside(examined, given) or not self._is_inner(examined, given):
+                return Caller(given, "user")
+        known = self._recognise(memory, hit.address, stack)
+        return known if known is not None else self._unwind(hit, examined, stack)
+
+    def _recognise(self, memory: Memory, address: int, stack: int) -> Optional[Caller]:
+        ways = [way for way in self._ways if way.address == address]
+        data = memory.try_read(stack, max(way.caller for way in ways) + memory.pointer_size) if ways else None
+        form = struct.Struct(memory.struct_prefix + memory.pointer_code)
+        for way in ways if data else ():
+            if all(form.unpack_from(data or b"", at)[0] == value for at, value in way.words):
+                return Caller(form.unpack_from(data or b"", way.caller)[0], way.by)
+        return None
+
+    def _unwind(self, hit: Hit, examined: GlibcExamination, stack: int) -> Caller:
+        by = "libc"
+        words: list[tuple[int, int]] = []
+        is_fixed = True
+        for frame in self._frames(hit, examined, self._is_inner):
+            is_fixed = is_fixed and frame.is_fixed and frame.place is not None
+            at = (frame.place or 0) - stack
+            if not self._is_inner(examined, frame.pc):
+                if is_fixed and words and len(self._ways) < MAX_WAYS and words[0][0] >= 0 and at <= STACK_BYTES:
+                    self._ways.append(_Way(hit.address, tuple(words), at, by))
+                return Caller(frame.pc, by)
+            if self._function(examined, frame.pc) == "dlclose":
+                by = "user"
+            words.append((at, frame.pc))
+        return Caller(None, by)
+
+    def behind(self, hit: Hit, examined: GlibcExamination, pc: int) -> int:
+        """Find the caller behind libstdc++, whose ``__cxa_thread_atexit`` only passes on what libc is called for."""
+        link_map = examined.find_map(pc)
+        if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
+            return pc
+
+        def is_passing(_: GlibcExamination, address: int) -> bool:
+            return address == hit.address or examined.find_map(address) is link_map
+
+        frames = self._frames(hit, examined, is_passing)
+        return next((frame.pc for frame in frames if not is_passing(examined, frame.pc)), pc)
+
+    def _frames(
+        self, hit: Hit, examined: GlibcExamination, is_passed: Callable[[GlibcExamination, int], bool]
+    ) -> Iterator[Frame]:
+        """Unwind through what is passed, up to the first caller that is not."""
+        memory = examined.memory
+        names = REGISTERS[memory.platform.arch]
+        registers = dict(zip(names, hit.registers(tuple(names.values()))))
+
+        def find_image(pc: int) -> Optional[Image]:
+            link_map = examined.find_map(pc) if is_passed(examined, pc) else None
+            return examined.image(link_map) if link_map else None
+
+        return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
+
+    def _is_known_outside(self, examined: GlibcExamination, pc: int) -> bool:
+        """Tell whether a place has been named before, as that of a caller."""
+        known = self._sites.get(pc)
+        return known is not None and known[0] is not None and _is_there(examined.graph, known[0])
+
+    def _is_inner(self, examined: GlibcExamination, pc: int) -> bool:
+        link_map = examined.find_map(pc)
+        return link_map is not None and (link_map.l_real == self._rtld or is_inner(link_map.name))
+
+    @staticmethod
+    def _function(examined: GlibcExamination, pc: int) -> Optional[str]:
+        link_map = examined.find_map(pc)
+        image = examined.image(link_map) if link_map else None
+        try:
+            symbol = image.covering_symbol(pc - 1) if image else None
+        except DlwhyError:
+            return None
+        return symbol[0] if symbol else None
+
+    def name(self, examined: GlibcExamination, pc: Optional[int], before: int = 1) -> Optional[Site]:
+        """Name the place of a call by its return address, or with ``before`` 0 a function by its own address."""
+        if pc is None:
+            return None
+        known = self._sites.get(pc)
+        if known is not None and _is_there(examined.graph, known[0]):
+            return known[1]
+        link_map = examined.find_map(pc)
+        named = examined.code_symbol(pc - before)
+        site = Site(pc, named.library, named.name, self._target.find_line(pc - before))
+        if len(self._sites) < MAX_SITES:
+            self._sites[pc] = (link_map, site)
+        return site
+
+
+def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
+    return link_map is not None and is_same(link_map, graph.by_address.get(link_map.address))
+
+
+def is_inner(path: str) -> bool:
+    """Tell whether a library is part of the C library through which opens and closes pass."""
+    return is_libc(path) or path.rpartition("/")[2].startswith(("libdl.so", "libdl-2."))

@@ -1,0 +1,184 @@
+"""Through which instructions does a glibc process open and close libraries, and where are the arguments then?
+
+ld.so keeps the addresses of its ``_dl_open`` and ``_dl_close`` in ``_rtld_global_ro`` for libc, so they can be found
+without debug information, and all opens and closes of all namespaces pass through them.  Where a debugger cannot have
+breakpoints in ld.so, the way there is watched instead: ``dlopen``, ``dlmopen`` and ``dlclose`` as they are exported
+(until 2.33 by libdl), and on x86-64 libc's own two calls through ``_rtld_global_ro``, by which it opens and closes
+modules of its own (elf/dl-libc.c: do_dlopen, do_dlclose).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple, Optional
+
+from ...errors import DlwhyError, UnsupportedError
+from ...memory import Memory
+from ..elf.image import PT_LOAD, Image
+from ..layouts.resolve import LayoutSet
+from ..loader.maps import Graph, Private, is_libc
+
+PF_X = 1
+
+#: LM_ID_NEWLM of <dlfcn.h>; the loader's own callers say __LM_ID_CALLER, -2, for the caller's namespace.
+NEW_NAMESPACE = -1
+CALLERS_NAMESPACE = -2
+
+#: How far before a call through _rtld_global_ro its address is loaded, in bytes of code.
+_LOAD_DISTANCE = 192
+_MAX_TEXT = 64 << 20
+
+# call *disp32(%reg) and jmp *disp32(%reg), with or without a REX prefix; rsp and r12 would need another byte.
+_CALL = rb"\xff[\x90-\x93\x95-\x97]"
+_JUMP = rb"\xff[\xa0-\xa3\xa5-\xa7]"
+# mov disp32(%rip),%reg
+_LOAD = re.compile(rb"[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](....)", re.DOTALL)
+
+
+class Convention(NamedTuple):
+    """How arguments are passed: in registers, or (none) on the stack behind the return address.
+
+    ``link`` is the register with the return address, None where it is on the stack.
+    """
+
+    arguments: tuple[str, ...]
+    stack: str
+    link: Optional[str] = None
+
+
+CONVENTIONS: Mapping[str, Convention] = {
+    "x86_64": Convention(("rdi", "rsi", "rdx", "rcx"), "rsp"),
+    "i386": Convention((), "esp"),
+    "aarch64": Convention(("x0", "x1", "x2", "x3"), "sp", "x30"),
+    "arm": Convention(("r0", "r1", "r2", "r3"), "sp", "lr"),
+    "ppc64le": Convention(("r3", "r4", "r5", "r6"), "r1", "lr"),
+    "riscv64": Convention(("a0", "a1", "a2", "a3"), "sp", "ra"),
+    "s390x": Convention(("r2", "r3", "r4", "r5"), "r15", "r14"),
+}
+
+
+class Entry(Enum):
+    """What a watched instruction does, by the function whose arguments are there."""
+
+    DL_OPEN = "_dl_open"
+    DL_CLOSE = "_dl_close"
+    DLOPEN = "dlopen"
+    DLMOPEN = "dlmopen"
+    DLCLOSE = "dlclose"
+
+
+class Places(NamedTuple):
+    """Where to break: addresses with what happens there, and in words what they are."""
+
+    entries: Mapping[int, Entry]
+    opens_by: str
+    closes_by: str
+
+
+def find_places(memory: Memory, layouts: LayoutSet, private: Private, graph: Graph, *, in_rtld: bool) -> Places:
+    """Find where opens and closes pass; ``in_rtld`` prefers ld.so's own functions.
+
+    :raises UnsupportedError: if nothing of the kind can be found.
+    """
+    pointers = _read_pointers(memory, layouts, private)
+    if in_rtld and pointers:
+        entries = {pointers["_dl_open"][1]: Entry.DL_OPEN, pointers["_dl_close"][1]: Entry.DL_CLOSE}
+        return Places(entries, "_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
+    found = dict(_find_exported(memory, graph))
+    if not {Entry.DLCLOSE, Entry.DLOPEN} & set(found.values()) and not pointers:
+        raise UnsupportedError("neither _dl_close nor dlclose can be found in this process")
+    opens, closes = "dlopen and dlmopen", "dlclose"
+    inner = dict(_find_inner_calls(memory, private, pointers)) if pointers else {}
+    if set(inner.values()) == {Entry.DL_OPEN, Entry.DL_CLOSE}:
+        opens, closes = f"{opens}, and libc's own call of _dl_open", f"{closes}, and libc's own call of _dl_close"
+    found.update(inner)
+    return Places(found, opens, closes)
+
+
+def _read_pointers(memory: Memory, layouts: LayoutSet, private: Private) -> dict[str, tuple[int, int]]:
+    """Read GLRO(dl_open) and GLRO(dl_close); gives offset and value, nothing unless both lie in ld.so's code."""
+    layout = layouts.find("rtld_global_ro")
+    try:
+        symbol = private.rtld.find_symbol("_rtld_global_ro")
+    except DlwhyError:
+        return {}
+    found = {}
+    for name in ("_dl_open", "_dl_close"):
+        member = layout.fields.get(name) if layout else None
+        if member is None or symbol is None:
+            return {}
+        raw = memory.try_read(symbol[0] + member.offset, memory.pointer_size)
+        value = int.from_bytes(raw or b"", memory.platform.byteorder)  # type: ignore[arg-type]
+        if not _is_code(private.rtld, value):
+            return {}
+        found[name] = (member.offset, value)
+    return found
+
+
+def _is_code(image: Image, address: int) -> bool:
+    offset = (address - image.bias) & image.memory.platform.address_mask
+    return any(h.type == PT_LOAD and h.flags & PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers)
+
+
+def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
+    """Find the exported functions in the base namespace: since 2.34 in libc, before in libdl."""
+    for link_map in graph.namespaces[0].maps:
+        name = link_map.name.rpartition("/")[2]
+        if not (is_libc(name) or name.startswith(("libdl.so", "libdl-2."))):
+            continue
+        try:
+            image = Image.at(memory, link_map.field("l_map_start") or 0)
+            for entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
+                address = image.find_function(entry.value)
+                if address:
+                    yield address, entry
+        except DlwhyError:
+            continue
+
+
+def _find_inner_calls(
+    memory: Memory, private: Private, pointers: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[int, Entry]]:
+    """Find libc's calls through the pointers in _rtld_global_ro, of which it has the address in its GOT."""
+    libc = private.libc
+    symbol = private.rtld.find_symbol("_rtld_global_ro")
+    if libc is None or symbol is None or memory.platform.arch != "x86_64":
+        return
+    wanted = {
+        Entry.DL_OPEN: re.compile(_CALL + re.escape(struct.pack("<i", pointers["_dl_open"][0]))),
+        Entry.DL_CLOSE: re.compile(_JUMP + re.escape(struct.pack("<i", pointers["_dl_close"][0]))),
+    }
+    for header in libc.headers:
+        if header.type != PT_LOAD or not header.flags & PF_X or header.memsz > _MAX_TEXT:
+            continue
+        start = libc.address(header.vaddr)
+        code = memory.try_read(start, header.memsz)
+        for entry, pattern in wanted.items() if code else ():
+            for match in pattern.finditer(code or b""):
+                if _loads(memory, start, code or b"", match.start(), symbol[0]):
+                    yield start + match.start(), entry
+
+
+def _loads(memory: Memory, start: int, code: bytes, position: int, wanted: int) -> bool:
+    """Tell whether shortly before a place something is loaded from a GOT slot that has the wanted value."""
+    first = max(0, position - _LOAD_DISTANCE)
+    for match in _LOAD.finditer(code, first, position):
+        slot = start + match.end() + struct.unpack("<i", match[1])[0]
+        if memory.try_read(slot, 8) == wanted.to_bytes(8, "little"):
+            return True
+    return False
+
+
+def find_function(images: Sequence[Optional[Image]], name: str) -> Optional[int]:
+    """Find an exported function in the first of several images that has it."""
+    for image in images:
+        try:
+            address = image.find_function(name) if image else None
+        except DlwhyError:
+            continue
+        if address:
+            return address
+    return None

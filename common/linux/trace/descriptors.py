@@ -1,0 +1,154 @@
+"""Which file descriptors has a library left open when it went?
+
+Two phases, so that a program pays nothing for calls that nobody asks about.  First the kernel's list of descriptors is
+compared, before the dlopen, at the dlclose, and after it: that names the library and what is open.  A second trace, of
+that library alone, breaks on libc's functions that make descriptors and notes which of its calls did.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Optional
+
+from ...charset import decode
+from ...errors import DlwhyError
+from ...memory import Memory
+from ...trace.events import Instance, Leak, Moment, Site
+from ..loader.maps import LinkMap
+from ..state.glibc import GlibcExamination
+from ..state.naming import base_name
+from .callers import Callers
+
+#: libc's functions that give descriptors, with the place of a path among their arguments.
+MAKERS: Mapping[str, Optional[int]] = {
+    "accept": None,
+    "accept4": None,
+    "creat": 0,
+    "creat64": 0,
+    "dup": None,
+    "dup2": None,
+    "dup3": None,
+    "epoll_create": None,
+    "epoll_create1": None,
+    "eventfd": None,
+    "fopen": 0,
+    "fopen64": 0,
+    "inotify_init": None,
+    "inotify_init1": None,
+    "memfd_create": None,
+    "mkostemp": None,
+    "mkstemp": None,
+    "mkstemp64": None,
+    "open": 0,
+    "open64": 0,
+    "openat": 1,
+    "openat64": 1,
+    "opendir": 0,
+    "pipe": None,
+    "pipe2": None,
+    "popen": None,
+    "shm_open": 0,
+    "signalfd": None,
+    "socket": None,
+    "socketpair": None,
+    "timerfd_create": None,
+}
+
+MAX_CALLS = 10_000
+
+Snapshot = Mapping[int, str]
+
+
+def read_descriptors(pid: int) -> Snapshot:
+    """Read what a process has open: targets of /proc/PID/fd by number; empty where that cannot be read."""
+    found = {}
+    folder = f"/proc/{pid}/fd"
+    try:
+        numbers = os.listdir(folder)
+    except OSError:
+        return {}
+    for number in numbers:
+        try:
+            found[int(number)] = decode(os.readlink(f"{folder}/{number}".encode()))
+        except OSError:
+            continue  # closed meanwhile
+    return found
+
+
+class _Call(NamedTuple):
+    """A call that made a descriptor: the calling library, where it is, and the path that was asked for."""
+
+    library: int
+    site: Site
+    path: Optional[str]
+
+
+class Descriptors:
+    """The descriptors of a process, and the libraries that were loaded when they were opened."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._first = self.read()
+        self._born: dict[int, Snapshot] = {}
+        self._reported: set[tuple[int, str]] = set()
+        self._calls: dict[_Call, None] = {}
+
+    def read(self) -> Snapshot:
+        """Read what is open now."""
+        return read_descriptors(self._pid)
+
+    def note_birth(self, link_map: LinkMap, before: Snapshot) -> None:
+        """Note that a library has been loaded, and what was open before."""
+        self._born[link_map.address] = before
+
+    def note_call(self, holder: LinkMap, site: Site, path: Optional[str]) -> None:
+        """Note a call in a library that makes a descriptor."""
+        if len(self._calls) < MAX_CALLS:
+            self._calls[_Call(holder.address, site, path)] = None
+
+    def find_leaks(
+        self, gone: Mapping[int, Instance], closed: Optional[Instance], before: Snapshot, moment: Moment
+    ) -> Iterator[Leak]:
+        """Find what libraries that went have left open; ``before`` is what was open when their close began.
+
+        What was loaded together is one: its first library is named, or the one that was closed.
+        """
+        now = self.read()
+        groups: dict[int, tuple[Snapshot, list[Instance]]] = {}
+        for address, instance in gone.items():
+            snapshot = self._born.pop(address, self._first)
+            groups.setdefault(id(snapshot), (snapshot, []))[1].append(instance)
+        for snapshot, instances in groups.values():
+            library = closed if closed in instances else instances[0]
+            assert library is not None
+            for number, path in sorted(before.items()):
+                is_left = snapshot.get(number) != path and now.get(number) == path
+                if is_left and (number, path) not in self._reported:
+                    self._reported.add((number, path))
+                    yield Leak(moment, library, number, path, self._sites(instances, path))
+        for each in [call for call in self._calls if call.library in gone]:
+            del self._calls[each]
+        # A number that has been closed can be left open once more.
+        self._reported = {(number, path) for number, path in self._reported if now.get(number) == path}
+
+    def _sites(self, instances: list[Instance], path: str) -> tuple[Site, ...]:
+        addresses = {instance.link_map for instance in instances}
+        calls = [call for call in self._calls if call.library in addresses]
+        named = [call for call in calls if call.path and base_name(call.path) == base_name(path)]
+        return tuple(dict.fromkeys(call.site for call in named or calls))
+
+
+def read_path(memory: Memory, address: int) -> Optional[str]:
+    """Read a path argument, None where there is none."""
+    try:
+        return memory.c_string(address) if address else None
+    except DlwhyError:
+        return None
+
+
+def name_call(callers: Callers, examined: GlibcExamination, pc: int) -> Optional[tuple[LinkMap, Site]]:
+    """Find the library that called, and name the place."""
+    holder = examined.find_map(pc)
+    site = callers.name(examined, pc)
+    return (holder, site) if holder is not None and site is not None else None

@@ -1,0 +1,146 @@
+"""What will a close that is about to begin unload, and what of all that it needs will stay, and why?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Optional
+
+from ...model import HoldKind, Library, Outcome
+from ..elf.bindings import Bindings
+from ..loader.maps import LT_LOADED, Edge, Graph, LinkMap, is_same, mark
+from ..plan import Planner
+from ..state.glibc import PERMANENT, GlibcExamination
+from .operations import Closing, instance_of
+
+#: Holds that follow from the maps and bindings alone; others are found in memory besides.
+_OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION})
+
+
+class Forecast:
+    """Predict the closes of one process; what has not changed about a library is not found again."""
+
+    def __init__(self) -> None:
+        self._closers: dict[str, bool] = {}
+        self._lasting: dict[int, tuple[LinkMap, Library]] = {}
+        self._staying = _Staying()
+
+    def predict(
+        self, examined: GlibcExamination, closing: Closing, link_map: LinkMap, outer: Optional[Closing]
+    ) -> None:
+        """Predict a close; what another one puts off goes to that, ``outer``."""
+        planner = Planner(examined)
+        outcome, left, unloads = planner.predict(link_map)
+        closing.outcome = outcome
+        by_address = examined.graph.by_address
+        going = {address: instance_of(examined, by_address[address]) for address in unloads}
+        if outcome is Outcome.DEFERRED and outer is not None:
+            closing.adds = {a: i for a, i in going.items() if a not in outer.predicted}
+            outer.remarked.update(closing.adds)
+        else:
+            closing.predicted = going
+            closing.at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
+        if left == 0 or outcome is Outcome.EARLY_RETURN:
+            closing.keeps = self._keeps(planner, link_map, left, unloads)
+
+    def explain(self, before: Graph, examined: GlibcExamination, closing: Closing) -> None:
+        """Mark once more by the counts of now, where closes within this one lowered some without having been seen.
+
+        What libc of another namespace is asked to close is not seen by every debugger.
+        """
+        number = closing.library.namespace if closing.library else None
+        after = examined.graph.by_address
+        for namespace in before.namespaces:
+            if namespace.number == number:
+                counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
+                kept = mark(namespace, before, examined.rules, counts)
+                found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
+                closing.remarked.update((a, i) for a, i in found.items() if a not in closing.predicted)
+
+    def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
+        for link_map in maps:
+            if link_map.name not in self._closers:
+                self._closers[link_map.name] = planner.can_close(link_map)
+            if self._closers[link_map.name]:
+                yield planner.examined.name(link_map)
+
+    def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
+        """Judge what stays of a library and all that it needs, after its last close."""
+        if link_map.l_type != LT_LOADED or link_map.nodelete:
+            return (self.judge_lasting(planner.examined, link_map),)
+        stays = [m for m in planner.closure(link_map) if m.address not in unloads]
+        if not stays:
+            return ()
+        after = planner.examined.after({link_map.address: left})
+        return tuple(
+            self.judge_lasting(planner.examined, m)
+            if m.nodelete and m is not link_map
+            else self._staying.judge(after, m)
+            for m in stays
+        )
+
+    def judge_lasting(self, examined: GlibcExamination, link_map: LinkMap) -> Library:
+        """Judge a library that stays for good: why is found once."""
+        known = self._lasting.get(link_map.address)
+        if known is not None and _is_equal(known[0], link_map):
+            return known[1]
+        if known is not None and is_same(known[0], link_map):
+            library = examined.renew(known[1], link_map)
+        else:
+            library = examined.judge(link_map, identify=False)
+            # What else needs it changes, and does not matter.
+            holds = tuple(hold for hold in library.holds if hold.kind in PERMANENT)
+            library = library._replace(holds=holds, holds_omitted=0)
+        self._lasting[link_map.address] = link_map, library
+        return library
+
+
+class _Staying:
+    """The verdicts on what would stay after closes; they hold as long as the same is kept by the same."""
+
+    def __init__(self) -> None:
+        self._after: Optional[GlibcExamination] = None
+        self._maps: list[LinkMap] = []
+        self._known: dict[int, tuple[LinkMap, Sequence[Optional[Bindings]], Library]] = {}
+
+    def judge(self, after: GlibcExamination, link_map: LinkMap) -> Library:
+        """Judge a library by the examination of what is left after a close."""
+        if after is not self._after:
+            self._take(after)
+        known = self._known.get(link_map.address)
+        holders = after.holders.get(link_map.address, ())
+        bindings = [
+            after.bindings(after.graph.by_address[holder]) for holder, edge in holders if edge is Edge.RELOCATION
+        ]
+        if known is not None and _is_equal(known[0], link_map) and known[1] == bindings:
+            return known[2]
+        library = after.judge(link_map, identify=False)
+        if library.held and _OF_MAPS.issuperset(hold.kind for hold in library.holds):
+            self._known[link_map.address] = link_map, bindings, library
+        return library
+
+    def _take(self, after: GlibcExamination) -> None:
+        maps = [after.graph.by_address[address] for address in after.kept]
+        if self._after is None or after.kept != self._after.kept or not all(map(_keeps_alike, maps, self._maps)):
+            self._known.clear()
+        self._after, self._maps = after, maps
+
+
+def _count_of(link_map: LinkMap, now: Optional[LinkMap]) -> int:
+    return now.l_direct_opencount if now is not None and is_same(link_map, now) else 0
+
+
+def _is_equal(link_map: LinkMap, other: LinkMap) -> bool:
+    """Tell whether two readings of a map found the same bytes."""
+    return link_map is other or (
+        link_map.raw == other.raw and link_map.edges == other.edges and link_map.name == other.name
+    )
+
+
+def _keeps_alike(link_map: LinkMap, other: LinkMap) -> bool:
+    """Tell whether two readings of a map keep the same, for all that others can tell."""
+    return link_map is other or (
+        link_map.name == other.name
+        and link_map.needed == other.needed
+        and link_map.relocated_to == other.relocated_to
+        and link_map.l_auditing == other.l_auditing
+    )

@@ -1,0 +1,60 @@
+"""Which library has become NODELETE since the event before, by what, and whose look-up did it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+from ...model import Hold, HoldKind, Library
+from ..loader.maps import LT_LOADED, Graph, LinkMap, is_same
+from ..state.glibc import GlibcExamination
+from .operations import Opening, differing
+
+_RTLD_NODELETE = 0x1000
+
+
+class Cause(NamedTuple):
+    """Why a library has become NODELETE: what did it, by which symbols, and the libraries that looked those up.
+
+    ``symbols_omitted`` more symbols are left out.
+    """
+
+    origin: Optional[str]
+    symbols: tuple[str, ...]
+    lookups: tuple[str, ...]
+    symbols_omitted: int
+
+
+def find_pinned(before: Graph, graph: Graph) -> Iterator[LinkMap]:
+    """Find the libraries that have become NODELETE."""
+    for link_map in differing(graph, before):
+        other = before.by_address.get(link_map.address)
+        if not link_map.nodelete or link_map.is_proxy or link_map.l_type != LT_LOADED:
+            continue
+        if other is None or not is_same(other, link_map) or not other.nodelete:
+            yield link_map
+
+
+def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, openings: Sequence[Opening]) -> Cause:
+    """Find what made a library NODELETE; ``library`` is the verdict on it, ``openings`` may have done so."""
+    hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
+    lookups: list[str] = []
+    origin = hold.origin
+    flagged = [opening for opening in openings if opening.flags & _RTLD_NODELETE]
+    if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
+        origin = "dlopen-flag"
+    elif origin == "unknown" and not flagged:
+        origin = "bound-by-startup"  # by dlsym, which leaves no trace
+    if openings and origin in ("unique-symbol", "bound-by-startup"):
+        lookups = _find_lookups(examined, link_map, openings[-1], origin)
+    return Cause(origin, hold.symbols, tuple(lookups), hold.symbols_omitted)
+
+
+def _find_lookups(examined: GlibcExamination, link_map: LinkMap, during: Opening, origin: str) -> list[str]:
+    """Name the libraries that are bound to one which their look-up made NODELETE."""
+    found = []
+    for other in examined.graph.by_address.values():
+        candidate = other.address in during.added if origin == "unique-symbol" else other.l_type != LT_LOADED
+        if candidate and not other.is_proxy and examined.binds(other, link_map):
+            found.append(examined.name(other))
+    return sorted(found)

@@ -1,0 +1,134 @@
+"""Which libraries is a trace about, and at which of their opens and closes does the process stop?"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Optional
+
+from ...charset import unescaped
+from ...model import HoldKind, Library, Outcome
+from ...target import Reaction
+from ...trace.events import Close, Event, Instance, Open
+from ..state.glibc import PERMANENT
+from ..state.naming import base_name
+from .operations import Closing, Opening, Operation
+
+#: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
+_EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
+
+
+class Options(NamedTuple):
+    """What is traced: only ``libraries`` (names or patterns; none: all), and at what the process is to stop.
+
+    ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
+    """
+
+    libraries: tuple[str, ...] = ()
+    stop_when: Optional[str] = None
+    tls: bool = False
+    fds: bool = False
+
+
+class Stop(NamedTuple):
+    """Why the process stops: the word of ``stop_when``, the open or close, and the libraries that it is about."""
+
+    when: str
+    event: Event
+    libraries: tuple[str, ...]
+
+
+class Stops:
+    """Decide what is told, and where the process stops."""
+
+    def __init__(self, options: Options, announce: Callable[[Stop], None]) -> None:
+        self._options = options
+        # A name also as answers show it.
+        self._wanted = tuple(dict.fromkeys((*options.libraries, *map(unescaped, options.libraries))))
+        self._announce = announce
+        self._late: list[Instance] = []
+
+    def is_wanted(self, name: str) -> bool:
+        """Tell whether a name or path is one of those asked for, or none was."""
+        return not self._wanted or any(
+            fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in self._wanted
+        )
+
+    def is_about(self, event: Event) -> bool:
+        """Tell whether an event is about one of the libraries asked for."""
+        return not self._options.libraries or any(self.is_wanted(name) for name in names_of(event))
+
+    def note_added(self, opening: Opening, instance: Instance) -> None:
+        """Note a library that was seen only after the open that brought it, unless that has stopped for it."""
+        has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.requested or "")
+        if self._options.stop_when == "opened" and not has_stopped:
+            self._late.append(instance)
+
+    def _is_asked_for(self, opening: Opening) -> bool:
+        return bool(opening.requested) and self.is_wanted(opening.requested or "")
+
+    def find_at_close(self, closing: Closing, closings: Iterable[Closing]) -> Optional[tuple[str, ...]]:
+        """Name the libraries for which the process stops at a close, None if it does not."""
+        when = self._options.stop_when
+        if when == "kept":
+            kept = [library for library in closing.keeps if library.held is not False]
+            if self._options.libraries:
+                chosen = [library for library in kept if self.is_wanted(library.path)]
+            else:
+                own = closing.library.link_map if closing.library else 0
+                chosen = [library for library in kept if library.link_map == own or _is_surprising(library)]
+            return tuple(library.name for library in chosen) or None
+        if when == "unloaded":
+            going = {**closing.predicted, **closing.remarked}.values()
+            if closing.outcome is Outcome.DEFERRED:
+                going = {a: i for op in closings for a, i in op.remarked.items()}.values()
+            return tuple(each.name for each in going if self.is_wanted(each.path)) or None
+        return self._find_late()
+
+    def find_at_open(self, opening: Opening) -> Optional[tuple[str, ...]]:
+        """Name the libraries for which the process stops at an open, None if it does not."""
+        if self._options.stop_when != "opened":
+            return None
+        if self._is_asked_for(opening):
+            name = base_name(opening.requested or "")
+            self._late = [each for each in self._late if each.name != name]
+            return (name,)
+        return self._find_late()
+
+    def _find_late(self) -> Optional[tuple[str, ...]]:
+        """Find what came as a dependency of what was opened before."""
+        late, self._late = self._late, []
+        if self._options.stop_when != "opened" or not self._options.libraries:
+            return None
+        return tuple(each.name for each in late if self.is_wanted(each.path)) or None
+
+    def react(self, libraries: Optional[tuple[str, ...]], operation: Operation) -> Reaction:
+        """Announce a stop for some libraries, if there is one."""
+        if libraries is None or self._options.stop_when is None:
+            return Reaction.RESUME
+        self._announce(Stop(self._options.stop_when, operation.event(ended=False), libraries))
+        return Reaction.STOP
+
+
+def names_of(event: Event) -> Iterator[str]:
+    """Name all libraries that an event is about."""
+    if isinstance(event, Open):
+        if event.requested:
+            yield event.requested
+        instances = [event.library, *event.added, *event.went]
+    elif isinstance(event, Close):
+        yield from (library.path for library in event.keeps)
+        instances = [event.library, *event.predicted, *event.remarked, *event.adds, *event.went]
+    else:
+        instances = [event.library]
+    yield from (instance.path for instance in instances if instance is not None)
+
+
+def _is_surprising(library: Library) -> bool:
+    """Tell whether nothing that is open elsewhere, or stays for good, needs a library."""
+    for hold in library.holds:
+        if hold.kind in _EXPECTED:
+            return False
+        if hold.kind is HoldKind.DEPENDENCY and hold.root and not _EXPECTED.isdisjoint(hold.root.kinds):
+            return False
+    return True

@@ -1,1 +1,0 @@
-"""Dynamic loaders: their rules, with offsets taken from the layouts."""

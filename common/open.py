@@ -1,0 +1,153 @@
+"""Which reader opens this core or dump: plain, compressed, or kept by systemd-coredump?"""
+
+from __future__ import annotations
+
+from .errors import DumpFormatError, NotFoundError, UnsupportedError
+from .files import open_regular
+from .linux.dumps.elfcore import CoreTarget, require_core
+from .linux.elf.files import read_at
+from .model import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO, Optional, Union
+
+    from .unpack import Unpacked
+    from .windows.dumps.kdump import KernelDump
+    from .windows.dumps.minidump import MinidumpTarget
+
+
+# First bytes of a compressed file: the command that decompresses its standard input to its standard output.
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"),
+    b"\x04\x22\x4d\x18": ("lz4", "-dcq"),
+    b"\xfd7zXZ\x00": ("xz", "-dc"),
+    b"\x1f\x8b": ("gzip", "-dc"),
+    b"BZh": ("bzip2", "-dc"),
+}
+
+_MINIDUMP = b"MDMP"
+_KERNEL_DUMPS = (b"PAGEDU64", b"PAGEDUMP")
+_USER_DUMPS = (b"USERDU64", b"USERDUMP")
+
+
+def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
+    """Open a core file, decompressed into a temporary file first where it is compressed.
+
+    ``max_size`` is how much room the temporary file may take, in bytes (None: 4 GiB).
+
+    :raises DumpFormatError: if it is no ELF core, damaged, or too large.
+    :raises UnsupportedError: if the program that decompresses it is not installed, the architecture is not known, or a
+        file is needed that is not here.
+    """
+    content = _decompress(path, lambda start: require_core(path, start), max_size)
+    return _core_of(path, content, sysroot, executable)
+
+
+def _core_of(path: str, content: Optional[Unpacked], sysroot: str, executable: str) -> CoreTarget:
+    target = CoreTarget(path, sysroot, content.stream if content else None, executable)
+    _note(target, content)
+    return target
+
+
+def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget, KernelDump]:
+    """Open a dump of Windows by its signature, decompressed into a temporary file first where it is compressed.
+
+    ``max_size`` is how much room the temporary file may take, in bytes (None: 4 GiB).
+
+    :raises DumpFormatError: if it is none, damaged, or too large.
+    :raises UnsupportedError: if its kind or processor is not known, or the program that decompresses it is not here.
+    """
+    content = _decompress(path, lambda start: _require_dump(path, start), max_size)
+    start = _first_bytes(path, content)
+    _require_dump(path, start)
+    stream = content.stream if content else None
+    target: Union[MinidumpTarget, KernelDump]
+    if start.startswith(_MINIDUMP):
+        from .windows.dumps.minidump import MinidumpTarget
+
+        target = MinidumpTarget(path, stream)
+    else:
+        from .windows.dumps.kdump import KernelDump
+
+        target = KernelDump(path, stream)
+    _note(target, content)
+    return target
+
+
+def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
+    """Open the newest core that systemd-coredump keeps for a process id or executable.
+
+    ``max_size`` is how much room the temporary file may take into which it is copied, in bytes (None: 4 GiB).
+
+    :raises UnsupportedError: if coredumpctl is not installed.
+    :raises NotFoundError: if it has no such core.
+    :raises DumpFormatError: if that is damaged or too large.
+    """
+    from .unpack import find_program, unpack
+
+    program = find_program("coredumpctl")
+    if program is None:
+        raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")
+    name = f"coredumpctl {match}"
+    command: list[Union[str, bytes]] = [program, "dump", "--", match.encode("utf-8", "surrogateescape")]
+    content = unpack(command, None, name, lambda start: require_core(name, start), max_size)
+    if not content.size:
+        raise NotFoundError(f"coredumpctl has no core of {match}: {content.flaw or 'it wrote nothing'}")
+    return _core_of(name, content, sysroot, executable)
+
+
+def _require_dump(path: str, start: bytes) -> None:
+    """Require that a file begins as a dump that can be read.
+
+    :raises DumpFormatError: if it is none.
+    :raises UnsupportedError: if it is one of another kind.
+    """
+    if start.startswith((_MINIDUMP, *_KERNEL_DUMPS)):
+        return
+    if start.startswith(_USER_DUMPS):
+        raise UnsupportedError(
+            f"{path} is a full user dump of the old format: only WinDbg reads it; .dump /ma rewrites it"
+        )
+    if start.startswith(b"\x7fELF"):
+        raise DumpFormatError(path, "it is an ELF file: give a core of Linux by --core", 0)
+    raise DumpFormatError(path, "no dump of Windows: it begins neither with MDMP nor with PAGEDU64", 0)
+
+
+def _decompress(path: str, check: Callable[[bytes], object], max_size: Optional[int]) -> Optional[Unpacked]:
+    """Decompress a file; None if it is not compressed."""
+    start = _first_bytes(path, None)
+    command = next((command for magic, command in _COMPRESSIONS.items() if start.startswith(magic)), None)
+    if command is None:
+        return None
+    from .unpack import find_program, unpack  # the modules behind it take 10 ms, which a plain core does not need
+
+    program = find_program(command[0])
+    if program is None:
+        raise UnsupportedError(f"{path} is compressed: install {command[0]}, which decompresses it")
+    with _open(path) as source:
+        content = unpack([program, *command[1:]], source, path, check, max_size)
+    if not content.size:
+        raise DumpFormatError(path, content.flaw or "nothing is in it")
+    return content
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise DumpFormatError(path, error.strerror or str(error)) from error
+
+
+def _first_bytes(path: str, content: Optional[Unpacked]) -> bytes:
+    if content:
+        return read_at(content.stream, 0, 8)
+    with _open(path) as stream:
+        return read_at(stream, 0, 8)
+
+
+def _note(target: Union[CoreTarget, MinidumpTarget, KernelDump], content: Optional[Unpacked]) -> None:
+    if content and content.flaw:
+        message = f"not all of it could be decompressed: {content.flaw}"
+        target.add_problems([Problem(target.description, message)])

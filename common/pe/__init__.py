@@ -1,1 +1,0 @@
-"""PE images in memory: what the debugger does not give."""

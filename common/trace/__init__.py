@@ -1,0 +1,1 @@
+"""What traces of all systems share: events and their sums."""

@@ -1,0 +1,264 @@
+"""What does a program write that decompresses a core or dump, and how much of that is kept?
+
+Two KiB can stand for gigabytes.  So the first bytes are looked at before more is taken, zeros become holes of a sparse
+file, and what takes up room is counted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import DumpFormatError
+from .lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from io import FileIO
+    from subprocess import Popen
+    from typing import BinaryIO, Optional, Union
+
+
+#: How much room on disk the content may take, in bytes, if the user says nothing.
+MAX_SIZE = 4 << 30
+#: How many times that it may be long, holes included: to go over 16 GiB of zeros takes seconds.
+MAX_SPARSENESS = 4
+
+#: How long a program may write nothing, and take to end, in seconds.
+SILENCE_SECONDS = 120
+ENDING_SECONDS = 10
+
+_CHUNK = 1 << 20
+_BLOCK = 4096
+_ZERO_CHUNK = bytes(_CHUNK)
+_ZERO_BLOCK = bytes(_BLOCK)
+_MAX_MEMORY = 1 << 30
+_MAX_MESSAGES = 1 << 16
+_MAX_LINE = 200
+_F_SETPIPE_SZ = 1031  # linux/fcntl.h; in Python since 3.10
+
+
+class Unpacked(NamedTuple):
+    """Content in a file without a name, its size, and the program's last words if it failed."""
+
+    stream: BinaryIO
+    size: int
+    flaw: str
+
+
+def find_program(name: str) -> Optional[str]:
+    """Find a program in the folders of PATH, but for those that depend on the current folder."""
+    suffix = ".exe" if sys.platform == "win32" else ""
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(folder, name + suffix)
+        if os.path.isabs(folder) and os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def unpack(
+    command: Sequence[Union[str, bytes]],
+    source: Optional[BinaryIO],
+    name: str,
+    check: Callable[[bytes], object],
+    max_size: Optional[int] = None,
+) -> Unpacked:
+    """Run a program and keep what it writes; where there is a ``source``, it reads that, and is not trusted.
+
+    ``check`` gets the first bytes, if there are any, and may raise; ``max_size`` is how much room the content may take,
+    in bytes (None: 4 GiB).
+
+    :raises DumpFormatError: if the content is too large, or there is no room for it.
+    """
+    try:
+        return _unpack(command, source, name, check, max_size)
+    except OSError as error:
+        message = f"it cannot be decompressed ({error.strerror or error}): name a folder with more room by TMPDIR"
+        raise DumpFormatError(name, message) from error
+
+
+def _unpack(
+    command: Sequence[Union[str, bytes]],
+    source: Optional[BinaryIO],
+    name: str,
+    check: Callable[[bytes], object],
+    max_size: Optional[int],
+) -> Unpacked:
+    import subprocess
+    import tempfile
+
+    keeper = _Keeper(name, tempfile.TemporaryFile(prefix="dlwhy-core-", dir=_folder()), max_size)  # noqa: SIM115
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            list(command),
+            bufsize=0,
+            stdin=source or subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            env=_environment(),
+        )
+        try:
+            if source is not None:
+                _limit(process.pid)
+            keeper.keep(process, check)
+            status = _end(process)
+        except BaseException:
+            keeper.close()
+            process.kill()
+            raise
+        finally:
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        flaw = _last_line(messages) or f"exit status {status}" if status else ""
+    return Unpacked(keeper.stream, keeper.size, flaw)
+
+
+class _Keeper:
+    """Keeps what a program writes, zeros as holes."""
+
+    def __init__(self, name: str, stream: BinaryIO, max_size: Optional[int]) -> None:
+        self.stream = stream
+        self.size = 0
+        self._name = name
+        self._allocated = 0
+        self._max_size = MAX_SIZE if max_size is None else max_size
+
+    def keep(self, process: Popen[bytes], check: Callable[[bytes], object]) -> None:
+        """Write into the file what a program writes, once its begin has been checked.
+
+        :raises DumpFormatError: if it is too large, or the program is silent for too long.
+        :raises OSError: if there is no room for it.
+        """
+        assert process.stdout is not None
+        _widen(process.stdout.fileno())
+        buffer = bytearray(_CHUNK)
+        with open(process.stdout.fileno(), "rb", buffering=0, closefd=False) as source, memoryview(buffer) as view:
+            filled = self._fill(source, view)
+            if filled:
+                check(bytes(view[: min(filled, 64)]))
+            while filled:
+                for start, end in _runs(buffer, filled):
+                    self._write(view[start:end], self.size + start)
+                self.size += filled
+                self._check(self.size, self._max_size * MAX_SPARSENESS, "is, holes included,")
+                filled = self._fill(source, view)
+        self.stream.truncate(self.size)
+
+    def close(self) -> None:
+        """Let go of the file; what is still to be written to it may find no room."""
+        try:
+            self.stream.close()
+        except OSError:
+            return
+
+    def _fill(self, source: FileIO, view: memoryview) -> int:
+        """Fill a buffer as far as the program writes.
+
+        :raises DumpFormatError: if it is silent for too long.
+        """
+        filled = 0
+        while filled < len(view):
+            if not _is_ready(source.fileno()):
+                raise DumpFormatError(self._name, f"what decompresses it wrote nothing for {SILENCE_SECONDS} seconds")
+            count = source.readinto(view[filled:])
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        self._allocated += len(data)
+        self._check(self._allocated, self._max_size, "takes up")
+        self.stream.seek(offset)
+        self.stream.write(data)
+
+    def _check(self, size: int, limit: int, what: str) -> None:
+        if size > limit:
+            message = f"decompressed it {what} more than {_in_words(limit)}: allow more by --max-size SIZE"
+            raise DumpFormatError(self._name, message)
+
+
+def _in_words(size: int) -> str:
+    for shift, unit in ((30, "GiB"), (20, "MiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.4g} {unit}"
+    return f"{size >> 10} KiB"
+
+
+def _runs(buffer: bytearray, filled: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of blocks that are not all zeros."""
+    if filled == _CHUNK and buffer.startswith(_ZERO_CHUNK):
+        return
+    begin = -1
+    for at in range(0, filled, _BLOCK):
+        if not buffer.startswith(_ZERO_BLOCK, at, filled):
+            begin = at if begin < 0 else begin
+        elif begin >= 0:
+            yield begin, at
+            begin = -1
+    if begin >= 0:
+        yield begin, filled
+
+
+def _folder() -> Optional[str]:
+    """Return where large files go: as the user says, else not to /tmp, which can be memory."""
+    is_told = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return None if is_told or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"
+
+
+def _environment() -> Mapping[str, str]:
+    # xz since 5.6 takes memory for each processor.
+    return {**os.environ, "XZ_OPT": f"{os.environ.get('XZ_OPT', '')} -T1"}
+
+
+def _limit(pid: int) -> None:
+    """Limit the memory of a program, and what it writes beside what it decompresses: into the file of its messages."""
+    if sys.platform == "linux":
+        import resource
+
+        try:
+            resource.prlimit(pid, resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (_MAX_MESSAGES, _MAX_MESSAGES))
+        except (OSError, ValueError):
+            return  # it has ended, or its limits are lower
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, so that the program waits less often."""
+    if sys.platform == "linux":
+        import fcntl
+
+        try:
+            fcntl.fcntl(pipe, _F_SETPIPE_SZ, _CHUNK)
+        except OSError:
+            return  # the user has many pipes
+
+
+def _is_ready(descriptor: int) -> bool:
+    """Wait until a program writes or ends; False if it does neither for too long."""
+    import select
+
+    if not hasattr(select, "poll"):
+        return True
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(SILENCE_SECONDS * 1000))
+
+
+def _end(process: Popen[bytes]) -> int:
+    """Wait for a program that has written all, and return its exit status."""
+    import subprocess
+
+    try:
+        return process.wait(ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _last_line(messages: BinaryIO) -> str:
+    messages.seek(0)
+    lines = messages.read(_MAX_MESSAGES).decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:_MAX_LINE] if lines else ""

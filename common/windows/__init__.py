@@ -1,0 +1,1 @@
+"""What Windows does: its loader and its kernel."""

@@ -1,0 +1,1 @@
+"""Minidumps and kernel dumps."""

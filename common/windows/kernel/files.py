@@ -1,0 +1,237 @@
+"""Which file is behind a section, and how was it opened?
+
+A mapped range leads through ``_SUBSECTION`` to the ``_CONTROL_AREA`` of the section, that through ``FilePointer`` to a
+``_FILE_OBJECT``.  All file objects of one file share ``_SECTION_OBJECT_POINTERS``, which hold its image section and its
+data section, so that structure stands for the file itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ...errors import CorruptError, FaultError
+from .kernel import Nt, UnicodeString
+
+#: FILE_OBJECT.Type of every file object (IO_TYPE_FILE of wdm.h).
+IO_TYPE_FILE = 5
+#: FILE_OBJECT.Flags: the last handle is closed, so IoRemoveShareAccess has run (wdm.h).
+FO_CLEANUP_COMPLETE = 0x4000
+
+MAX_VIEWS = 1 << 16
+# The low bits of _MMVAD.VadsProcess are flags; an _EPROCESS is aligned to more.
+_OWNER_FLAGS = 7
+
+
+class ControlArea(NamedTuple):
+    """A section's control area.
+
+    ``file_object`` is 0 where the section is backed by the page file; ``fast_ref`` is the count that was masked off the
+    pointer, None where this version keeps a plain pointer.  ``writable_references`` is None where it is not recorded:
+    of an image, or in this version.
+    """
+
+    address: int
+    image: bool
+    section_references: int
+    mapped_views: int
+    user_references: int
+    writable_references: Optional[int]
+    file_object: int
+    fast_ref: Optional[int]
+
+
+class FileObject(NamedTuple):
+    """A file object: one open of a file.
+
+    ``device`` is the address of its ``_DEVICE_OBJECT``, which tells volumes apart.  ``cleaned_up`` says that no handle
+    of it is open any more.
+    """
+
+    address: int
+    device: int
+    name: UnicodeString
+    section_object_pointer: int
+    delete_pending: bool
+    read: bool
+    write: bool
+    delete: bool
+    shared_read: bool
+    shared_write: bool
+    shared_delete: bool
+    cleaned_up: bool
+
+    @property
+    def access(self) -> str:
+        """Give the access that it was opened with, such as ``R--``."""
+        return _letters("RWD", (self.read, self.write, self.delete))
+
+    @property
+    def sharing(self) -> str:
+        """Give what it lets others do, such as ``r-d``."""
+        return _letters("rwd", (self.shared_read, self.shared_write, self.shared_delete))
+
+
+class View(NamedTuple):
+    """An entry of a control area's list of views: the addresses of the ``_MMVAD`` and of its process."""
+
+    vad: int
+    eprocess: int
+
+
+class SectionPointers(NamedTuple):
+    """What ``_SECTION_OBJECT_POINTERS`` hold: control areas, 0 for none."""
+
+    data: int
+    image: int
+
+
+def _letters(letters: str, present: tuple[bool, bool, bool]) -> str:
+    return "".join(letter if there else "-" for letter, there in zip(letters, present))
+
+
+class FileReader:
+    """Read control areas and file objects; each only once."""
+
+    def __init__(self, nt: Nt) -> None:
+        self._nt = nt
+        self._direct = nt.has("_MMVAD", "ControlArea")
+        rings = [name for name in ("ListHead", "ViewList") if nt.has("_CONTROL_AREA", name)]
+        self._ring = rings[0] if rings and nt.has("_MMVAD", "VadsProcess") else None
+        self._control_area = 0 if self._direct else nt.offset("_SUBSECTION", "ControlArea")
+        self._members = nt.members(
+            "_CONTROL_AREA",
+            "NumberOfSectionReferences",
+            "NumberOfMappedViews",
+            "NumberOfUserReferences",
+            "FilePointer",
+            optional=("u2.e2.WritableUserReferences",),
+        )
+        flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
+        self._flags_offset = nt.offset("_CONTROL_AREA", flags)
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image")
+        self._segment = nt.offset("_CONTROL_AREA", "Segment")
+        reference = nt.layouts.get("_EX_FAST_REF")
+        count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0
+        self._reference_mask = (1 << count) - 1
+        self._file_members = nt.members(
+            "_FILE_OBJECT",
+            "Type",
+            "Size",
+            "DeviceObject",
+            "SectionObjectPointer",
+            "DeletePending",
+            "ReadAccess",
+            "WriteAccess",
+            "DeleteAccess",
+            "SharedRead",
+            "SharedWrite",
+            "SharedDelete",
+            "Flags",
+        )
+        self._file_size = nt.layouts["_FILE_OBJECT"].size
+        self._name = nt.offset("_FILE_OBJECT", "FileName")
+        self._pointers = nt.members("_SECTION_OBJECT_POINTERS", "DataSectionObject", "ImageSectionObject")
+        self._areas: dict[int, ControlArea] = {}
+        self._files: dict[int, FileObject] = {}
+
+    def control_area_of(self, section: int) -> int:
+        """Give the address of the control area that a VAD's section pointer leads to.
+
+        :raises FaultError: if it cannot be read.
+        """
+        return section if self._direct else self._nt.memory.pointer(section + self._control_area)
+
+    def control_area(self, address: int) -> ControlArea:
+        """Read a control area.
+
+        :raises FaultError: if it cannot be read.
+        :raises CorruptError: if there is none.
+        """
+        if address not in self._areas:
+            self._areas[address] = self._read_control_area(address)
+        return self._areas[address]
+
+    def _read_control_area(self, address: int) -> ControlArea:
+        nt = self._nt
+        values = self._members.read(address)
+        flags = self._flags.read(address + self._flags_offset)
+        segment = nt.memory.pointer(address + self._segment)
+        if "_SEGMENT" in nt.layouts and nt.memory.pointer(segment + nt.offset("_SEGMENT", "ControlArea")) != address:
+            raise CorruptError("_SEGMENT.ControlArea does not lead back: no control area", address)
+        pointer = values["FilePointer"]
+        mask = 0 if self._direct else self._reference_mask
+        image = bool(flags["Image"])
+        return ControlArea(
+            address=address,
+            image=image,
+            section_references=values["NumberOfSectionReferences"],
+            mapped_views=values["NumberOfMappedViews"],
+            user_references=values["NumberOfUserReferences"],
+            writable_references=None if image else values.get("u2.e2.WritableUserReferences"),
+            file_object=pointer & ~mask,
+            fast_ref=None if self._direct else pointer & mask,
+        )
+
+    def views(self, area: ControlArea) -> list[View]:
+        """List the views of a section by its own ring, empty where this version keeps none, or it is not sound.
+
+        Sound is a ring whose links agree in both directions and come round.
+        """
+        nt = self._nt
+        if self._ring is None or area.mapped_views == 0:
+            return []  # without views its links serve another list
+        head = area.address + nt.offset("_CONTROL_AREA", self._ring)
+        links = nt.offset("_MMVAD", "ViewLinks")
+        owner = nt.offset("_MMVAD", "VadsProcess")
+        found: dict[int, View] = {}
+        try:
+            before, entry = head, nt.memory.pointer(head)
+            while entry != head:
+                if entry in found or len(found) >= MAX_VIEWS or nt.memory.pointer(entry + nt.pointer_size) != before:
+                    return []
+                vad = entry - links
+                found[entry] = View(vad, nt.memory.pointer(vad + owner) & ~_OWNER_FLAGS)
+                before, entry = entry, nt.memory.pointer(entry)
+        except FaultError:
+            return []
+        return list(found.values())
+
+    def find_file(self, address: int) -> Optional[FileObject]:
+        """Read a file object, None if there is none at this address."""
+        if address not in self._files:
+            found = self._read_file(address)
+            if found is None:
+                return None
+            self._files[address] = found
+        return self._files[address]
+
+    def _read_file(self, address: int) -> Optional[FileObject]:
+        try:
+            values = self._file_members.read(address)
+            if values["Type"] != IO_TYPE_FILE or values["Size"] != self._file_size:
+                return None
+            name = self._nt.unicode_string(address + self._name)
+        except FaultError:
+            return None
+        return FileObject(
+            address=address,
+            device=values["DeviceObject"],
+            name=name,
+            section_object_pointer=values["SectionObjectPointer"],
+            delete_pending=bool(values["DeletePending"]),
+            read=bool(values["ReadAccess"]),
+            write=bool(values["WriteAccess"]),
+            delete=bool(values["DeleteAccess"]),
+            shared_read=bool(values["SharedRead"]),
+            shared_write=bool(values["SharedWrite"]),
+            shared_delete=bool(values["SharedDelete"]),
+            cleaned_up=bool(values["Flags"] & FO_CLEANUP_COMPLETE),
+        )
+
+    def section_pointers(self, address: int) -> Optional[SectionPointers]:
+        """Read the section object pointers of a file, None where they cannot be read."""
+        try:
+            values = self._pointers.read(address)
+        except FaultError:
+            return None
+        return SectionPointers(values["DataSectionObject"], values["ImageSectionObject"])

@@ -1,0 +1,130 @@
+"""Which handles does a process have open?
+
+``_HANDLE_TABLE.TableCode`` points at a page of entries, or, by its two lowest bits, at one or two levels of pages that
+point at such pages.  The first entry of each page of entries is not used.  Since Windows 8.1 an entry packs the
+object's address into ``ObjectPointerBits``; before, its lowest bits are flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+from ...errors import FaultError
+from ...model import Field, Problem
+from .kernel import Nt
+from .paging import PAGE_SIZE
+
+#: In one process.
+MAX_HANDLES = 1 << 20
+#: What an entry takes, in Memory's units.
+_ENTRY_UNITS = 50
+_HANDLE_STEP = 4
+# Lock, inherit and audit bits in _HANDLE_TABLE_ENTRY.Object.
+_OBJECT_FLAGS = 7
+
+
+class Handle(NamedTuple):
+    """An open handle: its value, the object's body, and the access that was granted."""
+
+    value: int
+    object: int
+    granted_access: int
+
+
+class HandleReader:
+    """Read the handle tables of a kernel's processes."""
+
+    def __init__(self, nt: Nt) -> None:
+        self._nt = nt
+        self._code = nt.offset("_HANDLE_TABLE", "TableCode")
+        self._entry_size = nt.layouts["_HANDLE_TABLE_ENTRY"].size
+        self._packed: Optional[Field] = None
+        if nt.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits"):
+            self._packed = nt.field("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
+            self._access = nt.field("_HANDLE_TABLE_ENTRY", "GrantedAccessBits")
+        else:
+            self._object = nt.field("_HANDLE_TABLE_ENTRY", "Object")
+            self._access = nt.field("_HANDLE_TABLE_ENTRY", "GrantedAccess")
+        self._body = nt.offset("_OBJECT_HEADER", "Body")
+
+    def for_each(self, object_table: int, where: str, problems: list[Problem]) -> Iterator[Handle]:
+        """Iterate over the open handles of a process; what cannot be read is told in ``problems``."""
+        memory = self._nt.memory
+        try:
+            code = memory.pointer(object_table + self._code)
+        except FaultError as error:
+            problems.append(Problem(where, f"its handle table cannot be read: {error}"))
+            return
+        level = code & 3
+        if level == 3:
+            problems.append(Problem(where, f"its handle table at {object_table:#x} has an unknown form"))
+            return
+        per_page = PAGE_SIZE // self._entry_size
+        unread = 0
+        seen: set[int] = set()
+        for number, page in enumerate(self._pages(code & ~3, level, seen)):
+            read = number * per_page
+            if read >= MAX_HANDLES or not memory.spend(_ENTRY_UNITS * per_page, "handle tables"):
+                problems.append(Problem(where, f"its handle table has more than the {read} entries that are read"))
+                break
+            data = memory.try_read(page, PAGE_SIZE)
+            if data is None:
+                unread += 1
+            else:
+                yield from self._entries(data, number * per_page)
+        if unread:
+            problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
+
+    def _pages(self, address: int, level: int, seen: set[int]) -> Iterator[int]:
+        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level."""
+        if address in seen:
+            return
+        seen.add(address)
+        if level == 0:
+            yield address
+            return
+        memory = self._nt.memory
+        count = PAGE_SIZE // self._nt.pointer_size
+        try:
+            pointers = memory.words(address, count)
+        except FaultError:
+            yield address
+            return
+        for pointer in pointers:
+            if pointer == 0:
+                break
+            yield from self._pages(pointer, level - 1, seen)
+
+    def _entries(self, data: bytes, first: int) -> Iterator[Handle]:
+        size = self._entry_size
+        empty = bytes(size)
+        for index in range(1, len(data) // size):
+            entry = data[index * size : (index + 1) * size]
+            if entry == empty:
+                continue
+            header = self._header(entry)
+            if header and self._nt.is_kernel_address(header):
+                yield Handle((first + index) * _HANDLE_STEP, header + self._body, _bits(entry, self._access))
+
+    def _header(self, entry: bytes) -> int:
+        """Give the address of the object's header, 0 for a free entry."""
+        if self._packed is None:
+            return _bits(entry, self._object) & ~_OBJECT_FLAGS
+        pointer = _bits(entry, self._packed)
+        if pointer == 0:
+            return 0
+        if self._nt.pointer_size == 4:
+            return pointer << _POINTER_ALIGNMENT_X86
+        return (pointer << _POINTER_ALIGNMENT_X64) | _KERNEL_HALF
+
+
+# The entry leaves out the bits that alignment makes zero, and on x64 the upper 16, which are ones in kernel space.
+_POINTER_ALIGNMENT_X86 = 3
+_POINTER_ALIGNMENT_X64 = 4
+_KERNEL_HALF = 0xFFFF << 48
+
+
+def _bits(entry: bytes, field: Field) -> int:
+    value = int.from_bytes(entry[field.offset : field.offset + field.size], "little")
+    return (value >> field.bit_shift) & ((1 << field.bit_count) - 1) if field.bit_count else value

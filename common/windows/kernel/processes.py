@@ -1,0 +1,111 @@
+"""Which processes are there?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ...charset import decode
+from ...errors import FaultError
+from ...model import Problem
+from .kernel import Nt
+
+MAX_PROCESSES = 1 << 16
+
+
+class Process(NamedTuple):
+    """A process: the address of its ``_EPROCESS``, and the members that matter here.
+
+    ``name`` is ``ImageFileName``, at most 14 characters of it.  ``wow64`` is the WoW64 process pointer (the 32-bit PEB
+    up to Windows 10 1511, ``_EWOW64PROCESS`` later), 0 for a native process.  ``exited`` says that its last thread has
+    gone.
+    """
+
+    eprocess: int
+    pid: int
+    name: str
+    directory_table_base: int
+    object_table: int
+    peb: int
+    wow64: int
+    exited: bool
+
+    @property
+    def is_plausible(self) -> bool:
+        """Tell whether this can be a process at all, where no list says so."""
+        return self.pid > 0 and self.pid % 4 == 0 and self.name.isprintable() and self.directory_table_base > 0
+
+
+def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
+    """List the processes in the order of ``PsActiveProcessHead``.
+
+    Where the list is damaged, what lies behind the damage is reached from its other end.
+    """
+    head = nt.find_symbol("PsActiveProcessHead")
+    if head is None:
+        return []
+    reader = ProcessReader(nt)
+    found: dict[int, Process] = {}
+    broken = _follow(reader, head, 0, found)
+    if broken is not None:
+        backwards: dict[int, Process] = {}
+        _follow(reader, head, nt.pointer_size, backwards)
+        for eprocess, process in reversed(list(backwards.items())):
+            found.setdefault(eprocess, process)
+        problems.append(Problem("PsActiveProcessHead", f"{broken}; {len(found)} processes were reached from both ends"))
+    return list(found.values())
+
+
+def _follow(reader: ProcessReader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
+    """Follow ``Flink`` (``link`` 0) or ``Blink``; gives what stopped it before it came round."""
+    memory = reader.nt.memory
+    entry = head
+    try:
+        while True:
+            entry = memory.pointer(entry + link)
+            if entry == head:
+                return None
+            process = entry - reader.links
+            if process in found:
+                return f"the list of processes runs in a circle at {entry:#x}"
+            if len(found) >= MAX_PROCESSES:
+                return f"the list of processes has more than {MAX_PROCESSES} entries"
+            found[process] = reader.read(process)
+    except FaultError as error:
+        return f"the list of processes is cut off: {error}"
+
+
+class ProcessReader:
+    """Read ``_EPROCESS`` structures."""
+
+    def __init__(self, nt: Nt) -> None:
+        self.nt = nt
+        self.links = nt.offset("_EPROCESS", "ActiveProcessLinks")
+        self._name = nt.field("_EPROCESS", "ImageFileName")
+        table_base = nt.field("_KPROCESS", "DirectoryTableBase")
+        self._table_base = table_base._replace(offset=table_base.offset + nt.offset("_EPROCESS", "Pcb"))
+        self._members = nt.members(
+            "_EPROCESS",
+            "UniqueProcessId",
+            "ObjectTable",
+            "Peb",
+            optional=("Wow64Process", "WoW64Process", "ExitTime", "ActiveThreads"),
+        )
+
+    def read(self, eprocess: int) -> Process:
+        """Read a process.
+
+        :raises FaultError: if it cannot be read.
+        """
+        memory = self.nt.memory
+        values = self._members.read(eprocess)
+        name = memory.read(eprocess + self._name.offset, self._name.size).partition(b"\0")[0]
+        return Process(
+            eprocess=eprocess,
+            pid=values["UniqueProcessId"],
+            name=decode(name),
+            directory_table_base=memory.unsigned(eprocess + self._table_base.offset, self._table_base.size),
+            object_table=values["ObjectTable"],
+            peb=values["Peb"],
+            wow64=values.get("Wow64Process", values.get("WoW64Process", 0)),
+            exited=bool(values.get("ExitTime")) and values.get("ActiveThreads") == 0,
+        )

@@ -1,0 +1,156 @@
+"""What does one process of a machine look like, taken by itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Optional
+
+from ...errors import CorruptError, FaultError, LayoutError, NotFoundError
+from ...model import Layout, Module, Problem, Thread
+from ...target import AddressSpace, Capability, KernelTarget
+from ..model import Image, SystemVersion, UnloadedImage
+from .files import FileReader
+from .kernel import Nt, find_nt
+from .processes import Process, list_processes
+from .vad import VadReader
+
+
+class MachineProcess:
+    """A process of a machine, with the memory that it sees; its threads are not looked at."""
+
+    def __init__(self, machine: KernelTarget, nt: Nt, process: Process, space: AddressSpace) -> None:
+        self._machine = machine
+        self._nt = nt
+        self._process = process
+        self._space = space
+        self.platform = machine.platform
+        self.capabilities = machine.capabilities & (Capability.LIVE | Capability.RUNNING)
+        self.kind = machine.kind
+        self._problems: list[Problem] = []
+        self._images: Optional[tuple[Image, ...]] = None
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id."""
+        return self._process.pid
+
+    @property
+    def description(self) -> str:
+        """Describe it by its name and the machine."""
+        return f"process {self._process.name} ({self._process.pid}) of {self._machine.description}"
+
+    @property
+    def system(self) -> SystemVersion:
+        """Give the build; the PEB has the rest of the version."""
+        return SystemVersion(0, 0, self._machine.build_number or 0)
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell what is wrong with the machine's memory."""
+        return (*self._machine.problems(), *self._problems)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory as the process sees it."""
+        return self._space.read(address, size)
+
+    def peb(self) -> Optional[int]:
+        """Give the native PEB; System and its like have none."""
+        return self._process.peb or None
+
+    def wow64_peb(self) -> Optional[int]:
+        """Give the PEB of 32-bit code, None in a native process."""
+        if not self._process.wow64:
+            return None
+        try:
+            member = self._nt.field("_EWOW64PROCESS", "Peb")
+        except LayoutError:
+            return self._process.wow64  # up to Windows 10 1511 the pointer itself
+        try:
+            return self._nt.memory.pointer(self._process.wow64 + member.offset) or None
+        except FaultError:
+            return None
+
+    def images(self) -> Sequence[Image]:
+        """List the files that the process maps as images, by its VADs; nothing if its program is not among them."""
+        if self._images is None:
+            program = self._program_base()
+            found = sorted(self._mapped_images(), key=lambda image: (image.base != program, image.base))
+            self._images = tuple(found) if found and found[0].base == program else ()
+        return self._images
+
+    def _program_base(self) -> int:
+        try:
+            return self._nt.memory.pointer(
+                self._process.eprocess + self._nt.field("_EPROCESS", "SectionBaseAddress").offset
+            )
+        except (FaultError, LayoutError):
+            return 0
+
+    def _mapped_images(self) -> Iterator[Image]:
+        try:
+            vads = VadReader(self._nt).read_tree(self._process.eprocess, self._process.name, self._problems)
+            files = FileReader(self._nt)
+        except LayoutError as error:
+            self._problems.append(Problem(self._process.name, f"its VADs are not looked at: {error}"))
+            return
+        for vad in vads:
+            if not vad.section:
+                continue
+            try:
+                area = files.control_area(files.control_area_of(vad.section))
+            except (FaultError, CorruptError):
+                continue
+            file = files.find_file(area.file_object) if area.image and area.file_object else None
+            if file is not None:
+                yield Image(file.name.text or "", vad.start, vad.end + 1 - vad.start)
+
+    def unloaded_images(self) -> Sequence[UnloadedImage]:
+        """List nothing: the loader's own record has them."""
+        return ()
+
+    def modules(self) -> Sequence[Module]:
+        """List nothing."""
+        return ()
+
+    def threads(self) -> Sequence[Thread]:
+        """List nothing."""
+        return ()
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give nothing, as there are no threads."""
+        return {}
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give nothing: Windows has no such."""
+        return {}
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: the kernel's PDB is that of another module."""
+        return None
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open nothing."""
+        return None
+
+
+def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachineProcess:
+    """Take a process of a machine: the one with that id, else the current one.
+
+    :raises NotFoundError: if there is none.
+    :raises LayoutError: if the kernel's structures are not known.
+    """
+    nt = find_nt(machine)
+    processes = [process for process in list_processes(nt, []) if not process.exited]
+    current = machine.current_process
+    for process in processes:
+        if process.pid == pid or (pid is None and process.eprocess == current):
+            space = machine.address_space(process.eprocess, process.directory_table_base)
+            return MachineProcess(machine, nt, process, space)
+    near = [f"{process.name} ({process.pid})" for process in processes if process.peb][:8]
+    what = "the current process is not known" if pid is None else f"no process has the id {pid}"
+    raise NotFoundError(f"{what}: give one by --process", near)
+
+
+if TYPE_CHECKING:
+    from ..target import WindowsTarget
+
+    _conforms: type[WindowsTarget] = MachineProcess

@@ -1,0 +1,199 @@
+"""Which ranges of a process are mapped, and to what?
+
+The virtual address descriptors of a process form a balanced tree: ``_MM_AVL_TABLE`` whose sentinel is the table itself
+in Windows Vista and 7, a bare pointer to the root ``_MMVAD`` in XP, ``_RTL_AVL_TREE`` since 8.1.  Only long ones
+(``_MMVAD``) map sections; reading ``Subsection`` out of a short one (``_MMVAD_SHORT``) reads the next pool block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Optional
+
+from ...errors import FaultError
+from ...model import Field, Problem
+from .kernel import Members, Nt
+
+#: In one process; Windows itself does not come near.
+MAX_VADS = 1 << 19
+#: What a VAD takes, in Memory's units, besides the bytes that are read.
+_VAD_UNITS = 300
+#: So many problems of one tree are told.
+_TOLD_PROBLEMS = 8
+PAGE_SHIFT = 12
+
+# MI_VAD_TYPE: what of these is mapped from a section.
+VAD_NONE = 0
+VAD_IMAGE_MAP = 2
+VAD_LARGE_PAGE_SECTION = 7
+_SECTION_TYPES = frozenset({VAD_NONE, VAD_IMAGE_MAP, VAD_LARGE_PAGE_SECTION})
+
+# Pool tags of _MMVAD_SHORT; those of _MMVAD are "Vad ", "Vadl" and "Vadm".
+_SHORT_TAGS = frozenset({b"VadS", b"VadF"})
+
+# As !vad prints MMVAD_FLAGS.Protection: three bits, and two more for caching and guard pages.
+_PROTECTIONS = (
+    "NO_ACCESS",
+    "READONLY",
+    "EXECUTE",
+    "EXECUTE_READ",
+    "READWRITE",
+    "WRITECOPY",
+    "EXECUTE_READWRITE",
+    "EXECUTE_WRITECOPY",
+)
+
+
+class Vad(NamedTuple):
+    """A range of addresses: ``start`` to ``end``, the last byte, inclusive.
+
+    ``section`` is the address in ``Subsection`` (in XP: of the ``_CONTROL_AREA`` itself), 0 for private memory.
+    ``commit`` counts pages, None where none are charged.
+    """
+
+    address: int
+    start: int
+    end: int
+    image: bool
+    protection: str
+    commit: Optional[int]
+    section: int
+
+
+class VadReader:
+    """Read the VAD trees of a kernel's processes."""
+
+    def __init__(self, nt: Nt) -> None:
+        self._nt = nt
+        self._root = nt.offset("_EPROCESS", "VadRoot")
+        self._node = 0
+        # One request for each VAD: members of the structures that are nested in _MMVAD_SHORT, by their place in it.
+        members: dict[str, Field] = {}
+        if nt.has("_MMVAD_SHORT", "VadNode"):
+            self._node = nt.offset("_MMVAD_SHORT", "VadNode")
+            members["left"] = _inside(self._node, nt.field("_RTL_BALANCED_NODE", "Left"))
+            members["right"] = _inside(self._node, nt.field("_RTL_BALANCED_NODE", "Right"))
+            self._root += nt.offset("_RTL_AVL_TREE", "Root")
+        else:
+            members["left"] = nt.field("_MMVAD_SHORT", "LeftChild")
+            members["right"] = nt.field("_MMVAD_SHORT", "RightChild")
+            if "_MM_AVL_TABLE" in nt.layouts:
+                self._root += nt.offset("_MM_AVL_TABLE", "BalancedRoot") + nt.offset("_MMADDRESS_NODE", "RightChild")
+        for name in ("StartingVpn", "EndingVpn"):
+            members[name] = nt.field("_MMVAD_SHORT", name)
+            if nt.has("_MMVAD_SHORT", f"{name}High"):
+                members[f"{name}High"] = nt.field("_MMVAD_SHORT", f"{name}High")
+        self._vpn_bits = 8 * members["StartingVpn"].size
+        flags = nt.offset("_MMVAD_SHORT", "u.VadFlags")
+        kind = "VadType" if nt.has("_MMVAD_FLAGS", "VadType") else "ImageMap"
+        for name in (kind, "Protection", "PrivateMemory"):
+            members[name] = _inside(flags, nt.field("_MMVAD_FLAGS", name))
+        if nt.has("_MMVAD_SHORT", "u1.VadFlags1"):
+            more_flags = nt.offset("_MMVAD_SHORT", "u1.VadFlags1")
+            members["CommitCharge"] = _inside(more_flags, nt.field("_MMVAD_FLAGS1", "CommitCharge"))
+        else:
+            members["CommitCharge"] = _inside(flags, nt.field("_MMVAD_FLAGS", "CommitCharge"))
+        self._no_commit = (1 << members["CommitCharge"].bit_count) - 1
+        self._members = Members(nt.memory, members)
+        # PoolTag in _POOL_HEADER, which is 16 or 8 bytes long.
+        self._tag_before = 12 if nt.pointer_size == 8 else 4
+        direct = nt.has("_MMVAD", "ControlArea")
+        self._section = nt.offset("_MMVAD", "ControlArea" if direct else "Subsection")
+        self._core = nt.offset("_MMVAD", "Core") if nt.has("_MMVAD", "Core") else 0
+        self._section -= self._core
+        self._tag_before += self._core
+
+    def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
+        """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        own: list[Problem] = []
+        found = self._read_tree(eprocess, where, own)
+        problems += own[:_TOLD_PROBLEMS]
+        if len(own) > _TOLD_PROBLEMS:
+            problems.append(Problem(where, f"its VAD tree has {len(own) - _TOLD_PROBLEMS} more faults"))
+        return found
+
+    def _read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
+        memory = self._nt.memory
+        try:
+            root = memory.pointer(eprocess + self._root)
+        except FaultError as error:
+            problems.append(Problem(where, f"its VAD tree cannot be read: {error}"))
+            return []
+        found: list[Vad] = []
+        seen: set[int] = set()
+        stack = [root] if root else []
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                problems.append(Problem(where, f"its VAD tree runs in a circle at {node:#x}"))
+                continue
+            if len(seen) >= MAX_VADS or not memory.spend(_VAD_UNITS, "VAD trees"):
+                problems.append(Problem(where, f"its VAD tree has more than the {len(seen)} entries that are read"))
+                break
+            seen.add(node)
+            address = node - self._node
+            try:
+                values = self._members.read(address)
+                vad = self._decode(address, values)
+            except FaultError as error:
+                problems.append(Problem(where, f"the VAD at {address:#x} cannot be read: {error}"))
+                continue
+            stack += [child for child in (values["right"], values["left"]) if child]
+            if vad.end < vad.start:
+                problems.append(Problem(where, f"the VAD at {address:#x} ends before it starts"))
+            else:
+                found.append(vad)
+        found.sort(key=lambda vad: vad.start)
+        return found
+
+    def read_long(self, address: int) -> Vad:
+        """Read the VAD of a section, by the address of its ``_MMVAD``.
+
+        :raises FaultError: if it cannot be read.
+        """
+        address += self._core
+        return self._decode(address, self._members.read(address))
+
+    def _decode(self, address: int, values: Mapping[str, int]) -> Vad:
+        bits = self._vpn_bits
+        start = values["StartingVpn"] | values.get("StartingVpnHigh", 0) << bits
+        end = values["EndingVpn"] | values.get("EndingVpnHigh", 0) << bits
+        commit = values["CommitCharge"]
+        kind = values["VadType"] if "VadType" in values else VAD_IMAGE_MAP if values["ImageMap"] else VAD_NONE
+        mapped = kind == VAD_IMAGE_MAP or (kind in _SECTION_TYPES and not values["PrivateMemory"])
+        section = 0
+        if mapped and not self._is_short(address):
+            section = self._nt.memory.pointer(address + self._section)
+        return Vad(
+            address=address,
+            start=start << PAGE_SHIFT,
+            end=(end << PAGE_SHIFT) + (1 << PAGE_SHIFT) - 1,
+            image=kind == VAD_IMAGE_MAP,
+            protection=_PROTECTION_WORDS[values["Protection"] & 31],
+            commit=None if commit == self._no_commit else commit,
+            section=section,
+        )
+
+    def _is_short(self, address: int) -> bool:
+        """Tell whether the pool says that a VAD is a ``_MMVAD_SHORT``, whatever its flags say."""
+        return self._nt.memory.try_read(address - self._tag_before, 4) in _SHORT_TAGS
+
+
+def _inside(offset: int, field: Field) -> Field:
+    """Give a member of a nested structure as a member of the outer one."""
+    return field._replace(offset=offset + field.offset)
+
+
+def _protection(value: int) -> str:
+    words = [_PROTECTIONS[value & 7]]
+    modifier = value >> 3
+    if modifier == 1:
+        words.append("NOCACHE")
+    elif modifier == 2:
+        words.append("GUARD")
+    elif modifier == 3 and value & 7:
+        words.append("WRITECOMBINE")
+    return " ".join(words)
+
+
+_PROTECTION_WORDS = tuple(_protection(value) for value in range(32))

@@ -1,0 +1,1 @@
+"""Which structure layouts of Windows are known, and which fits."""

@@ -1,0 +1,1 @@
+"""What Windows' loader knows and does."""

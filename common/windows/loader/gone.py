@@ -1,0 +1,96 @@
+"""Which DLLs does the loader itself remember to have unloaded?
+
+ntdll keeps a ring of RTL_UNLOAD_EVENT_TRACE.  RtlGetUnloadEventTraceEx gives the addresses of three of its variables,
+element size, count and pointer; without symbols and without calling it they are read out of its code, whose bytes are
+the same from Windows 10 to Wine.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple, Optional
+
+from ...errors import FaultError
+from ...memory import Memory
+from ...model import Problem
+from ..model import UnloadedImage
+from ..pe import find_export
+from .lists import Loader
+
+EXPORT = "RtlGetUnloadEventTraceEx"
+#: RTL_UNLOAD_EVENT_TRACE_NUMBER is 64, or 16 in older versions.
+MAX_EVENTS = 1 << 12
+#: What an event takes, in Memory's units.
+_EVENT_UNITS = 2000
+_NAME_BYTES = 64
+_SIZES = {8: (0x60, 0x68), 4: (0x54, 0x5C)}
+
+# lea rax, [rip+x]; mov [rcx], rax; the same for rdx and r8; ret
+_X64 = re.compile(
+    rb"\x48\x8d\x05(....)\x48\x89\x01\x48\x8d\x05(....)\x48\x89\x02\x48\x8d\x05(....)\x49\x89\x00\xc3", re.S
+)
+# mov eax, [ebp+8]; mov dword ptr [eax], x; the same for the other two; ret 12
+_X86 = re.compile(
+    rb"\x8b\xff\x55\x8b\xec\x8b\x45\x08\xc7\x00(....)\x8b\x45\x0c\xc7\x00(....)\x8b\x45\x10\xc7\x00(....)\x5d\xc2\x0c\x00",
+    re.S,
+)
+_CODE_BYTES = 48
+
+
+class UnloadRecord(NamedTuple):
+    """What the loader remembers: events by age, the oldest first, and how many older ones were overwritten."""
+
+    events: tuple[UnloadedImage, ...]
+    lost: Optional[int]
+
+
+def find_unloads(loader: Loader) -> tuple[Optional[UnloadRecord], Optional[Problem]]:
+    """Find the loader's record of unloads; None with the reason where it is not known."""
+    memory, size = loader.memory, loader.pointer_size
+    where = "unload events" + (" of the 32-bit loader" if loader.kind == "wow64" else "")
+    ntdll = loader.find_entry("ntdll.dll")
+    address = find_export(memory, ntdll.base, EXPORT) if ntdll else None
+    if address is None:
+        return None, Problem(where, f"ntdll's {EXPORT} is not in memory: the loader's own record is not known")
+    variables = _variables(memory, address, size)
+    if variables is None:
+        return None, Problem(where, f"the code of {EXPORT} is not of a known form: the loader's record is not known")
+    try:
+        element, count = memory.unsigned(variables[0], 4), memory.unsigned(variables[1], 4)
+        array = memory.unsigned(variables[2], size)
+        if not array:
+            return UnloadRecord((), 0), None
+        if element < _SIZES[size][0] or element > 0x1000 or not 0 < count <= MAX_EVENTS:
+            return None, Problem(where, f"{count} elements of {element} bytes make no sense")
+        events = []
+        for slot in range(count):
+            memory.spend(_EVENT_UNITS, where)
+            event = _event(memory.read(array + slot * element, _SIZES[size][0]), size)
+            if event.base:
+                events.append(event)
+    except FaultError as error:
+        return None, Problem(where, f"the loader's record is not in memory ({error})")
+    events.sort(key=lambda event: event.sequence or 0)
+    newest = events[-1].sequence or 0 if events else -1
+    return UnloadRecord(tuple(events), max(0, newest + 1 - len(events))), None
+
+
+def _variables(memory: Memory, address: int, size: int) -> Optional[tuple[int, ...]]:
+    code = memory.try_read(address, _CODE_BYTES)
+    if code is None:
+        return None
+    if size == 8:
+        found = _X64.match(code)
+        if found is None:
+            return None
+        return tuple(address + found.end(i) + struct.unpack("<i", found.group(i))[0] for i in (1, 2, 3))
+    found = _X86.match(code)
+    return None if found is None else tuple(struct.unpack("<I", found.group(i))[0] for i in (1, 2, 3))
+
+
+def _event(raw: bytes, size: int) -> UnloadedImage:
+    base, length = struct.unpack_from("<QQ" if size == 8 else "<II", raw)
+    sequence, timestamp, checksum = struct.unpack_from("<III", raw, 2 * size)
+    name = raw[2 * size + 12 : 2 * size + 12 + _NAME_BYTES].decode("utf-16-le", "replace").split("\0", 1)[0]
+    return UnloadedImage(name, base, length, timestamp, checksum, sequence)

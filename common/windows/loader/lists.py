@@ -1,0 +1,694 @@
+"""What does Windows' loader know about the DLLs of a process?
+
+The way goes through memory: TEB -> PEB -> PEB_LDR_DATA -> three lists of LDR_DATA_TABLE_ENTRY, and since Windows 8 the
+graph of LDR_DDAG_NODE.  Which rules count is decided by structure, not by version: the version that a process is told
+can be wrong (Wine claims any).  A process of 32-bit code on 64-bit Windows has two loaders, each with its own lists.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
+
+from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ...memory import Memory
+from ...model import Evidence, Layout, Problem, Source, SourceKind
+from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
+from ..model import LoaderRule, SystemVersion
+from ..pe import find_export
+from ..target import WindowsTarget
+
+#: More than this is taken for a corrupt list.
+MAX_ENTRIES = 1 << 14
+#: Bytes of a base name and of a path: NAME_MAX of NTFS is 255 characters, a path has at most 32,767.
+_MAX_NAME, _MAX_PATH = 512, 65534
+#: What an entry, a node and an edge take, in Memory's units, besides the bytes that are read.
+_ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
+#: Records of the graph that are read in all: a damaged graph can be endless.
+MAX_RECORDS = 500_000
+#: How many entries decide whether a layout fits.
+_SAMPLE = 8
+
+#: Build number of Windows Vista.
+FIRST_VISTA_BUILD = 6000
+
+PINNED = 0xFFFFFFFF
+PINNED_16 = 0xFFFF
+
+# Flags of Windows 8 and later; those of before that matter are named so.
+FLAG_MARKED_FOR_REMOVAL = 0x2
+FLAG_STATIC_LINK_WIN7 = 0x2
+FLAG_IMAGE_DLL = 0x4
+FLAG_PROCESS_STATIC_IMPORT = 0x20
+FLAG_SHIM_DLL = 0x100
+FLAG_VERIFIER_PROVIDER = 0x400
+FLAG_PROCESS_ATTACH_CALLED = 0x80000
+FLAG_COR_IMAGE = 0x400000
+FLAG_DONT_RESOLVE_WINE = 0x40000000
+
+STATES = {
+    -5: "Merged",
+    -4: "InitError",
+    -3: "SnapError",
+    -2: "Unloaded",
+    -1: "Unloading",
+    0: "PlaceHolder",
+    1: "Mapping",
+    2: "Mapped",
+    3: "WaitingForDependencies",
+    4: "Snapping",
+    5: "Snapped",
+    6: "Condensed",
+    7: "ReadyToInit",
+    8: "Initializing",
+    9: "ReadyToRun",
+}
+READY_TO_RUN, UNLOADING, UNLOADED = 9, -1, -2
+
+LOAD_REASONS = {
+    -1: "unknown",
+    0: "static-dependency",
+    1: "static-forwarder",
+    2: "dynamic-forwarder",
+    3: "delay-load",
+    4: "dynamic-load",
+    5: "as-image",
+    6: "as-data",
+    7: "enclave-primary",
+    8: "enclave-dependency",
+    9: "patch-image",
+}
+
+#: _NT_TIB.Self, _TEB.ProcessEnvironmentBlock and _PEB.Ldr of 32-bit code; a 64-bit TEB points at the 32-bit one.
+_TEB32_SELF, _TEB32_PEB, _PEB32_LDR = 0x18, 0x30, 0xC
+
+_LISTS = (
+    ("load", "InLoadOrderModuleList", "InLoadOrderLinks"),
+    ("memory", "InMemoryOrderModuleList", "InMemoryOrderLinks"),
+    ("initialization", "InInitializationOrderModuleList", "InInitializationOrderLinks"),
+)
+#: What is read of entries and nodes, as far as the version has it.
+ENTRY_FIELDS = (
+    "Flags",
+    "LoadCount",
+    "ObsoleteLoadCount",
+    "TlsIndex",
+    "LoadReason",
+    "ReferenceCount",
+)
+NODE_FIELDS = ("LoadCount", "LoadWhileUnloadingCount", "State")
+_SIGNED = frozenset({"State", "LoadReason"})
+
+
+class Fit(enum.IntEnum):
+    """How well a layout's nodes, or the links that were there before them, fit: whether they point back at entries."""
+
+    WRONG = 0
+    UNREADABLE = 1
+    RIGHT = 2
+
+
+class Record:
+    """A structure of the target, read at once where all of it is there, else member by member."""
+
+    __slots__ = ("_memory", "_raw", "address", "layout", "source")
+
+    def __init__(self, memory: Memory, address: int, layout: Layout, source: Source) -> None:
+        self._memory = memory
+        self._raw = memory.try_read(address, layout.size)
+        self.address = address
+        self.layout = layout
+        self.source = source
+
+    def get(self, name: str) -> Optional[int]:
+        """Give a member as a number, None where the version has none, or it cannot be read."""
+        field = self.layout.fields.get(name)
+        if field is None:
+            return None
+        raw = self._raw
+        if raw is not None:
+            data: Optional[bytes] = raw[field.offset : field.offset + field.size]
+        else:
+            data = self._memory.try_read(self.address + field.offset, field.size)
+        return None if data is None else int.from_bytes(data, "little", signed=name in _SIGNED)
+
+    def evidence(self, name: str) -> tuple[Evidence, ...]:
+        """Give a member with its address and the expression that shows it in a debugger; empty if it is not there."""
+        value, field = self.get(name), self.layout.fields.get(name)
+        if value is None or field is None:
+            return ()
+        expression = f"(({self.layout.type_name}*){self.address:#x})->{name}"
+        return (Evidence(self.address + field.offset, expression, value, field.offset, self.source),)
+
+
+class Node:
+    """An LDR_DDAG_NODE: a module, or the modules of an import cycle, with what it imports and who imports it."""
+
+    __slots__ = ("address", "children", "modules", "parents", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.address = record.address
+        #: In the order of its ring.
+        self.modules: Mapping[int, None] = {}
+        self.children: Optional[tuple[int, ...]] = None
+        self.parents: Optional[tuple[int, ...]] = None
+
+    @property
+    def count(self) -> Optional[int]:
+        """Give LoadCount."""
+        return self.record.get("LoadCount")
+
+    @property
+    def state(self) -> Optional[int]:
+        """Give State."""
+        return self.record.get("State")
+
+
+class Entry:
+    """An LDR_DATA_TABLE_ENTRY."""
+
+    __slots__ = ("address", "base", "entry_point", "name", "node", "orders", "parent_base", "path", "record", "size")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.address = record.address
+        self.base = record.get("DllBase") or 0
+        self.size = record.get("SizeOfImage") or 0
+        self.entry_point = record.get("EntryPoint") or 0
+        self.parent_base = record.get("ParentDllBase")
+        self.name = ""
+        self.path = ""
+        self.node: Optional[Node] = None
+        self.orders: dict[str, int] = {}
+
+    @property
+    def flags(self) -> Optional[int]:
+        """Give Flags."""
+        return self.record.get("Flags")
+
+    @property
+    def count16(self) -> Optional[int]:
+        """Give the 16-bit count: live up to Windows 7 and in Wine."""
+        name = "ObsoleteLoadCount" if "ObsoleteLoadCount" in self.record.layout.fields else "LoadCount"
+        return self.record.get(name)
+
+    @property
+    def count_field(self) -> str:
+        """Name the 16-bit count."""
+        return "ObsoleteLoadCount" if "ObsoleteLoadCount" in self.record.layout.fields else "LoadCount"
+
+    def has_flag(self, flag: int) -> bool:
+        """Tell whether a flag is set."""
+        return bool((self.flags or 0) & flag)
+
+    def node_evidence(self, name: str) -> tuple[Evidence, ...]:
+        """Give a member of the node as evidence."""
+        return self.node.record.evidence(name) if self.node else ()
+
+
+class Loader:
+    """One loader of the process: its DLLs by entry address, in load order as far as that list could be followed."""
+
+    def __init__(self, kind: str, memory: Memory, peb: int, layouts: NtLayouts) -> None:
+        self.kind = kind
+        self.memory = memory
+        self.peb = peb
+        self.layouts = layouts
+        self.source = layouts.source
+        self.pointer_size = layouts.require("_PEB_LDR_DATA").fields["InLoadOrderModuleList"].size // 2
+        self._problems: dict[Problem, None] = {}
+        self.entries: dict[int, Entry] = {}
+        self.nodes: dict[int, Node] = {}
+        self.rule = LoaderRule.WIN8
+        self.rule_reason = ""
+        self.has_nodes = False
+        self.shutdown: Optional[bool] = None
+        self.main: Optional[Entry] = None
+        self.complete = True
+        self.version = SystemVersion(0, 0, 0)
+        # Each entry is in one ring.
+        self._ring_budget = 4 * MAX_ENTRIES
+        self.fit = Fit.UNREADABLE
+
+    def pointer(self, address: int) -> int:
+        """Read a pointer of this loader's code."""
+        return self.memory.unsigned(address, self.pointer_size)
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """Say what could not be read, or is not as it should be."""
+        return tuple(self._problems)
+
+    def _add_problem(self, where: str, message: str) -> None:
+        prefix = "32-bit loader: " if self.kind == "wow64" else ""
+        self._problems.setdefault(Problem(prefix + where, message))
+
+    # -- the lists --------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Read all that the loader knows.
+
+        :raises FaultError: if PEB_LDR_DATA is not in memory.
+        :raises CorruptError: if there is none.
+        """
+        ldr = self._ldr()
+        heads = self.layouts.require("_PEB_LDR_DATA")
+        self.pointer(ldr + heads.fields["InLoadOrderModuleList"].offset)
+        record = Record(self.memory, ldr, heads, self.source)
+        shutdown = record.get("ShutdownInProgress")
+        self.shutdown = None if shutdown is None else bool(shutdown)
+        members: dict[str, set[int]] = {}
+        for order, head_name, links_name in _LISTS:
+            members[order] = set()
+            for place, address in enumerate(self._walk(ldr, head_name, links_name, order)):
+                entry = self.entries.get(address)
+                if entry is None:
+                    entry = self._read_entry(address)
+                    self.entries[address] = entry
+                entry.orders[order] = place
+                members[order].add(address)
+        self._compare_lists(members)
+        image_base = Record(self.memory, self.peb, self.layouts.require("_PEB"), self.source).get("ImageBaseAddress")
+        self.main = next((each for each in self.entries.values() if each.base and each.base == image_base), None)
+        if self.main is None and self.entries:
+            self._add_problem("PEB", "no DLL of the loader's lies at its ImageBaseAddress: the program is not known")
+
+    def _ldr(self) -> int:
+        field = self.layouts.require("_PEB").fields["Ldr"]
+        ldr = self.pointer(self.peb + field.offset)
+        if not ldr:
+            raise CorruptError("PEB.Ldr is 0: the loader has not run yet", self.peb + field.offset)
+        return ldr
+
+    def _walk(self, ldr: int, head_name: str, links_name: str, order: str) -> list[int]:
+        """Follow a list, from behind as well where it breaks; gives the addresses of the entries."""
+        head = ldr + self.layouts.require("_PEB_LDR_DATA").fields[head_name].offset
+        links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields[links_name].offset
+        found, failure = self._follow(head, forward=True)
+        if failure:
+            behind, _ = self._follow(head, forward=False)
+            known = set(found)
+            rest = [link for link in reversed(behind) if link not in known]
+            self.complete = False
+            more = f"; {len(rest)} more were found from its end" if rest else ""
+            self._add_problem(f"{order} order list", f"{failure}{more}")
+            found += rest
+        return [link - links for link in found]
+
+    def _follow(self, head: int, forward: bool) -> tuple[list[int], str]:
+        size = self.pointer_size
+        found: list[int] = []
+        seen: set[int] = set()
+        previous, link = head, 0
+        try:
+            link = self.pointer(head if forward else head + size)
+            while link != head:
+                if link in seen:
+                    return found, f"it loops at {link:#x} after {len(found)} entries"
+                if len(found) >= MAX_ENTRIES:
+                    return found, f"it has more than {MAX_ENTRIES} entries"
+                raw = self.memory.read(link, 2 * size)
+                flink, blink = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
+                back, following = (blink, flink) if forward else (flink, blink)
+                if back != previous:
+                    return found, f"the entry at {link:#x} does not point back: what follows is not known"
+                seen.add(link)
+                found.append(link)
+                previous, link = link, following
+        except FaultError:
+            return found, f"it cannot be read at {link:#x} after {len(found)} entries"
+        return found, ""
+
+    def _read_entry(self, address: int) -> Entry:
+        layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
+        self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
+        entry = Entry(Record(self.memory, address, layout, self.source))
+        entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset, _MAX_PATH) or ""
+        entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset, _MAX_NAME) or ""
+        return entry
+
+    def _unicode_string(self, address: int, limit: int) -> Optional[str]:
+        """Read a UNICODE_STRING of at most ``limit`` bytes; None if it cannot be read or makes no sense."""
+        size = self.pointer_size
+        raw = self.memory.try_read(address, 2 * size)
+        if raw is None:
+            return None
+        length, maximum = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[2:4], "little")
+        buffer = int.from_bytes(raw[size:], "little")
+        if length % 2 or length > min(maximum, limit):
+            return None
+        data = self.memory.try_read_text(buffer, length) if length else b""
+        return None if data is None else data.decode("utf-16-le", "replace")
+
+    def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
+        """Say where the lists disagree; the program is in no initialisation order, and what starts up not yet."""
+        if not self.complete:
+            return
+        for order, other in (("load", "memory"), ("memory", "load"), ("initialization", "load")):
+            odd = sorted(members[order] - members[other])
+            if odd:
+                names = ", ".join(self.entries[each].name or f"{each:#x}" for each in odd[:3])
+                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+                self._add_problem(
+                    "the loader's lists disagree", f"in {order} order, but not in {other} order: {names}{more}"
+                )
+
+    # -- the graph --------------------------------------------------------------------------------------------
+
+    def read_graph(self) -> None:
+        """Read the nodes and the edges between them, where this version has any."""
+        if not self.layouts.has_graph or "_LDR_DDAG_NODE" not in self.layouts.layouts:
+            return
+        missing = []
+        for entry in self.entries.values():
+            address = entry.record.get("DdagNode")
+            if not address:
+                continue
+            node = self.nodes.get(address)
+            if node is None:
+                node = self.read_node(address)
+                if node is None:
+                    missing.append(entry.name)
+                    continue
+                self.nodes[address] = node
+            entry.node = node
+            if entry.address not in node.modules:
+                self._add_problem(entry.name, f"its node {address:#x} does not list it: the node is not used")
+                entry.node = None
+        self.has_nodes = bool(self.nodes)
+        budget = MAX_RECORDS
+        for node in self.nodes.values():
+            for outgoing in (True, False):
+                budget = self._read_edges(node, outgoing, budget)
+        if missing and self.nodes:
+            names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            self._add_problem("LDR_DDAG_NODE", f"not in memory: the load counts of {names} are not known")
+
+    def read_node(self, address: int) -> Optional[Node]:
+        """Read a node, None if it is not in memory."""
+        self.memory.spend(_NODE_UNITS, f"the node {address:#x}")
+        node = Node(Record(self.memory, address, self.layouts.require("_LDR_DDAG_NODE"), self.source))
+        if node.count is None or node.state is None:
+            return None
+        node.modules = self._ring(address)
+        return node
+
+    def _ring(self, head: int) -> Mapping[int, None]:
+        """Follow _LDR_DDAG_NODE.Modules; gives the addresses of the entries, in its order."""
+        link_field = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
+        found: dict[int, None] = {}
+        try:
+            link = self.pointer(head)
+            while link != head and link - link_field not in found and self._ring_budget > 0:
+                found[link - link_field] = None
+                self._ring_budget -= 1
+                link = self.pointer(link)
+        except FaultError:
+            pass
+        return found
+
+    def _read_edges(self, node: Node, outgoing: bool, budget: int) -> int:
+        """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
+
+        Source of the record: phnt of System Informer (ntldr.h); the low 3 bits of ParentNode are flags.
+        """
+        size = self.pointer_size
+        name = "Dependencies" if outgoing else "IncomingDependencies"
+        tail = node.record.get(name)
+        found: list[int] = []
+        shift = 0 if outgoing else 2 * size
+        where = self._node_name(node)
+        seen: set[int] = set()
+        try:
+            link = self.pointer(tail) if tail else 0
+            while link:
+                if link in seen or budget <= 0:
+                    self._add_problem(where, f"{name} has no end: not all its edges are known")
+                    break
+                seen.add(link)
+                budget -= 1
+                self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
+                raw = self.memory.read(link - shift, 4 * size)
+                words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
+                parent, child = words[3] & ~7, words[1]
+                if (parent if outgoing else child) != node.address:
+                    self._add_problem(where, f"{name} has a record at {link - shift:#x} of another node")
+                    break
+                found.append(child if outgoing else parent)
+                if link == tail:
+                    break
+                link = words[0 if outgoing else 2]
+        except FaultError:
+            self._add_problem(where, f"{name} is not all in memory: not all its edges are known")
+        if outgoing:
+            node.children = tuple(found)
+        else:
+            node.parents = tuple(found)
+        return budget
+
+    def _node_name(self, node: Node) -> str:
+        return next((self.entries[a].name for a in node.modules if a in self.entries), f"node {node.address:#x}")
+
+    # -- the rules --------------------------------------------------------------------------------------------
+
+    def decide_rule(self) -> None:
+        """Decide by which rules the loader counts, and why."""
+        build = self.version.build
+        wine = self._exports_wine()
+        if self.has_nodes:
+            filled = any(node.count or node.state for node in self.nodes.values())
+            if not filled:
+                self.rule, why = LoaderRule.WINE, "the nodes of its graph hold neither counts nor states"
+                self.rule_reason = f"{why}{', and ntdll exports wine_get_version' if wine else ''}"
+            else:
+                also = " (although ntdll exports wine_get_version)" if wine else ""
+                self.rule, self.rule_reason = LoaderRule.WIN8, f"the nodes of its graph hold counts and states{also}"
+            return
+        if wine:
+            self.rule, self.rule_reason = LoaderRule.WINE, "ntdll exports wine_get_version"
+            return
+        if self.layouts.has_graph:
+            self.rule = LoaderRule.WIN8
+            self.rule_reason = f"build {build}; the nodes of its graph are not in memory"
+            return
+        ldr = self.layouts.require("_PEB_LDR_DATA")
+        if "ShutdownInProgress" not in ldr.fields:
+            self.rule, self.rule_reason = LoaderRule.XP, "PEB_LDR_DATA has no ShutdownInProgress"
+            return
+        if self.fit is not Fit.RIGHT and 0 < build < FIRST_VISTA_BUILD:
+            self.rule, self.rule_reason = LoaderRule.XP, f"build {build}, and its entries have no ForwarderLinks"
+            return
+        self.rule, self.rule_reason = LoaderRule.WIN7, "its entries point at no node of a graph"
+
+    def _exports_wine(self) -> bool:
+        ntdll = self.find_entry("ntdll.dll")
+        return ntdll is not None and find_export(self.memory, ntdll.base, "wine_get_version") is not None
+
+    def find_entry(self, name: str) -> Optional[Entry]:
+        """Find a DLL by its base name, whatever the case."""
+        wanted = name.lower()
+        return next((each for each in self.entries.values() if each.name.lower() == wanted), None)
+
+    def in_load_order(self) -> list[Entry]:
+        """List the entries in load order, those that are not in that list last."""
+        return sorted(self.entries.values(), key=lambda e: (e.orders.get("load", MAX_ENTRIES), e.address))
+
+    def in_initialization_order(self) -> list[Entry]:
+        """List the entries that are in that order."""
+        listed = [each for each in self.entries.values() if "initialization" in each.orders]
+        return sorted(listed, key=lambda each: each.orders["initialization"])
+
+
+def find_loaders(
+    memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
+) -> tuple[list[Loader], list[Problem]]:
+    """Find and read the loaders of a process, the native one first.
+
+    ``wow64_peb`` is the PEB of 32-bit code where it is known, else it is looked for by the threads.
+    Problems say why a loader, or all of them, could not be read.
+
+    :raises UnsupportedError: if it is no process of Windows.
+    """
+    if target.platform.os != "windows":
+        raise UnsupportedError("it is no process of Windows: ask with dlstate, dlplan or dlgone")
+    problems: list[Problem] = []
+    loaders: list[Loader] = []
+    peb = target.peb()
+    if not peb:
+        problems.append(Problem("PEB", "not in memory: neither load counts nor pins are known, only the module list"))
+    else:
+        loader, problem = _open("native", memory, peb, target.platform.arch, target)
+        if loader:
+            loaders.append(loader)
+        if problem:
+            problems.append(problem)
+    if target.platform.pointer_size == 8:
+        small = wow64_peb or find_wow64_peb(memory, target)
+        if small:
+            loader, problem = _open("wow64", memory, small, "i386", target)
+            if loader:
+                loaders.append(loader)
+            if problem:
+                problems.append(problem)
+    for loader in loaders:
+        problems += loader.problems
+    return loaders, problems
+
+
+def _open(
+    kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget
+) -> tuple[Optional[Loader], Optional[Problem]]:
+    where = "the 32-bit loader" if kind == "wow64" else "the loader"
+    try:
+        loader = choose_layout(kind, memory, peb, arch, target)
+        loader.read_graph()
+        loader.version = find_version(memory, loader, target)
+        loader.decide_rule()
+    except FaultError as error:
+        message = f"its lists are not in the dump ({error}): neither load counts nor pins are known"
+        return None, Problem(where, message)
+    except DlwhyError as error:
+        return None, Problem(where, str(error))
+    return loader, None
+
+
+def find_version(memory: Memory, loader: Loader, target: WindowsTarget) -> SystemVersion:
+    """Give the version of Windows: the PEB's, else what the target claims."""
+    record = Record(memory, loader.peb, loader.layouts.require("_PEB"), loader.source)
+    major, minor, build = (record.get(name) for name in ("OSMajorVersion", "OSMinorVersion", "OSBuildNumber"))
+    return SystemVersion(major, minor or 0, build) if major and build else target.system
+
+
+def find_wow64_peb(memory: Memory, target: WindowsTarget) -> Optional[int]:
+    """Find the 32-bit PEB of a process of 32-bit code: ExceptionList of a 64-bit TEB points at the 32-bit TEB."""
+    for thread in target.threads():
+        teb = target.registers(thread).get("thread_pointer", 0)
+        for candidate in for_each_wow64_teb(memory, teb):
+            peb = _word(memory, candidate + _TEB32_PEB, 4)
+            # Wine makes a 32-bit TEB and PEB for every process, but only in one of 32-bit code is there a loader.
+            if peb and _word(memory, peb + _PEB32_LDR, 4):
+                return peb
+    return None
+
+
+def for_each_wow64_teb(memory: Memory, teb: int) -> Iterator[int]:
+    """Yield what can be the 32-bit TEB of a thread by its 64-bit one."""
+    for candidate in (_word(memory, teb, 8), teb + 0x2000) if teb else ():
+        if candidate and candidate >> 32 == 0 and _word(memory, candidate + _TEB32_SELF, 4) == candidate:
+            yield candidate
+
+
+def _word(memory: Memory, address: int, size: int) -> Optional[int]:
+    raw = memory.try_read(address, size)
+    return None if raw is None else int.from_bytes(raw, "little")
+
+
+def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget) -> Loader:
+    """Read a loader by the first layout that fits: debug information, then tables by build, then all others.
+
+    :raises LayoutError: if none fits.
+    :raises FaultError: if PEB_LDR_DATA is not in memory.
+    """
+    tried: list[str] = []
+    best: Optional[tuple[tuple[int, int], Loader]] = None
+    for rank, layouts in enumerate(_candidates(kind, memory, peb, arch, target)):
+        loader = Loader(kind, memory, peb, layouts)
+        loader.read()
+        failure = validate(loader)
+        if failure:
+            tried.append(f"{layouts.source.detail}: {failure}")
+            continue
+        fit = loader.fit = _graph_fit(loader)
+        if fit is Fit.RIGHT:
+            return loader
+        # Where nothing tells, the order of the candidates decides, which is that of the version.
+        if best is None or (-int(fit), rank) < best[0]:
+            best = ((-int(fit), rank), loader)
+    if best is None:
+        raise LayoutError("no known layout of the loader's structures fits", tried)
+    return best[1]
+
+
+def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget) -> Iterator[NtLayouts]:
+    """Iterate over layouts; the build is the PEB's own, which has had one place in each architecture since XP."""
+    first = next(for_each_candidate(arch, 0))
+    build = Record(memory, peb, first.require("_PEB"), first.source).get("OSBuildNumber") or target.system.build
+    if kind == "native":
+        found = _debug_layouts(target, arch, build)
+        if found is not None:
+            yield found
+    yield from for_each_candidate(arch, build)
+
+
+def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtLayouts]:
+    """Take the engine's types of ntdll, with the tables' for what it lacks; None without _LDR_DATA_TABLE_ENTRY."""
+    ntdll = next((m for m in target.modules() if _base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
+    if ntdll is None:
+        return None
+    found = {name: target.find_layout(name, ntdll) for name in LOADER_TYPES}
+    present = {name: layout for name, layout in found.items() if layout is not None}
+    if "_LDR_DATA_TABLE_ENTRY" not in present:
+        return None
+    tables = next(for_each_candidate(arch, build))
+    return NtLayouts({**tables.layouts, **present}, Source(SourceKind.DEBUG_INFO, f"types of {ntdll.path}"))
+
+
+def _base_name(path: str) -> str:
+    return path.replace("/", "\\").rsplit("\\", 1)[-1]
+
+
+def validate(loader: Loader) -> str:
+    """Say what is wrong with the entries as this layout shows them; empty if they make sense."""
+    sample = loader.in_load_order()[:_SAMPLE]
+    if not sample:
+        return "the lists are empty, or cannot be read"
+    sound = 0
+    for entry in sample:
+        if entry.base and entry.base % 0x1000 == 0 and 0 < entry.size < 1 << 32 and entry.size % 0x1000 == 0:
+            path, name = entry.path.lower(), entry.name.lower()
+            sound += not path or not name or path.endswith(name) or not path.isprintable()
+    if 2 * sound <= len(sample):
+        return "the first entries have no sensible DllBase, SizeOfImage and names"
+    return ""
+
+
+def _graph_fit(loader: Loader) -> Fit:
+    if not loader.layouts.has_graph:
+        return _links_fit(loader)
+    fits = []
+    for entry in loader.in_load_order()[:_SAMPLE]:
+        address = entry.record.get("DdagNode")
+        node = loader.read_node(address) if address else None
+        if node is not None:
+            fits.append(entry.address in node.modules and (node.state or 0) in STATES)
+    return _most(fits)
+
+
+def _links_fit(loader: Loader) -> Fit:
+    """Tell whether the entries have a list where those of Windows 8 have DdagNode: Vista and 7."""
+    place = 0x98 if loader.pointer_size == 8 else 0x50
+    fits = []
+    for entry in loader.in_load_order()[:_SAMPLE]:
+        if entry.record.layout.size <= place:
+            return Fit.UNREADABLE
+        try:
+            link = loader.pointer(entry.address + place)
+            back = loader.pointer(link + loader.pointer_size)
+        except FaultError:
+            continue
+        fits.append(back == entry.address + place)
+    return _most(fits)
+
+
+def _most(fits: Sequence[bool]) -> Fit:
+    """Judge by what holds for most of those that could be read."""
+    if not fits:
+        return Fit.UNREADABLE
+    return Fit.RIGHT if 2 * sum(fits) > len(fits) else Fit.WRONG
+
+
+def by_base(entries: Sequence[Entry], address: int) -> Optional[Entry]:
+    """Find the DLL whose image holds an address."""
+    return next((each for each in entries if each.base <= address < each.base + each.size), None)

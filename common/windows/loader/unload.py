@@ -1,0 +1,542 @@
+"""What does FreeLibrary do, by the rules of each of Windows' loaders?
+
+XP and Windows 7 count every import edge of a closure, at each load and each free; Windows 8 keeps a graph in which
+each edge counts once; Wine has 16-bit counts along such a graph.  `World` is what they count on: it is copied, and the
+copy is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Optional
+
+from ...errors import DlwhyError
+from ..model import LoaderRule
+from ..pe import find_image
+from .lists import (
+    FLAG_DONT_RESOLVE_WINE,
+    FLAG_IMAGE_DLL,
+    FLAG_PROCESS_ATTACH_CALLED,
+    FLAG_PROCESS_STATIC_IMPORT,
+    PINNED,
+    PINNED_16,
+    UNLOADING,
+    Entry,
+    Loader,
+)
+
+#: What a step along an edge takes, in Memory's units.
+_STEP_UNITS = 6
+#: Imports that are looked at in all: a real process has some ten of each module.
+MAX_IMPORTS = 500_000
+
+
+class _TooLongError(Exception):
+    """The command may not take so many steps."""
+
+
+class Unit:
+    """What comes and goes as one: a node of the graph, or an entry where there is none.
+
+    ``count`` is None when it is not known.  ``children`` are in the order of the imports; ``parents`` are those whose
+    edges are known.
+    """
+
+    __slots__ = ("children", "count", "entries", "key", "own", "parents", "pinned")
+
+    def __init__(self, key: int, entries: Sequence[Entry], count: Optional[int], pinned: Optional[bool]) -> None:
+        self.key = key
+        self.entries = tuple(entries)
+        self.count = count
+        self.pinned = pinned
+        self.own: Optional[int] = None
+        self.children: list[int] = []
+        self.parents: list[int] = []
+
+    def copy(self) -> Unit:
+        """Copy it."""
+        other = Unit(self.key, self.entries, self.count, self.pinned)
+        other.own = self.own
+        other.children = list(self.children)
+        other.parents = list(self.parents)
+        return other
+
+
+class Unloading(NamedTuple):
+    """What a number of calls of FreeLibrary does.
+
+    ``dead`` in the order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
+    lowered the count.
+    """
+
+    dead: tuple[Entry, ...]
+    order: Optional[str]
+    order_certain: bool
+    refusal: Optional[str]
+    effective: int
+
+
+class World:
+    """The counts of one loader; ``spend`` takes Memory's units, and returns False if not so many are left."""
+
+    def __init__(
+        self, rule: LoaderRule, units: dict[int, Unit], by_entry: Mapping[int, int], spend: Callable[[int], bool]
+    ) -> None:
+        self.rule = rule
+        self._spend = spend
+        self.units = units
+        self.by_entry = by_entry
+        #: Entries whose imports could not be read, and those that import through API sets, before Windows 8.
+        self.unread: set[int] = set()
+        self.api_sets: set[int] = set()
+
+    def unit_of(self, entry: Entry) -> Unit:
+        """Give the unit of an entry."""
+        return self.units[self.by_entry[entry.address]]
+
+    def copy(self) -> World:
+        """Copy what a free changes."""
+        units = {key: unit.copy() for key, unit in self.units.items()}
+        other = World(self.rule, units, self.by_entry, self._spend)
+        other.unread, other.api_sets = self.unread, self.api_sets
+        return other
+
+    def step(self, count: int) -> None:
+        """Take steps along edges.
+
+        :raises _TooLongError: if the command may not take so many.
+        """
+        if not self._spend(_STEP_UNITS * count):
+            raise _TooLongError
+
+    def free(self, entry: Entry, frees: int, shutdown: bool, initialization: Sequence[Entry]) -> Unloading:
+        """Call FreeLibrary so often, or until it changes nothing more; the world is what it is afterwards.
+
+        Where that takes too long, nothing is known.
+        """
+        if shutdown:
+            return Unloading((), None, True, "shutdown", 0)
+        rule = {
+            LoaderRule.XP: _ClosureRule,
+            LoaderRule.WIN7: _ClosureRule,
+            LoaderRule.WIN8: _GraphRule,
+            LoaderRule.WINE: _WineRule,
+        }[self.rule](self, initialization)
+        dead: list[Entry] = []
+        refusal: Optional[str] = None
+        effective = 0
+        unit = self.unit_of(entry)
+        try:
+            while effective < frees:
+                refusal = rule.free(entry)
+                if refusal:
+                    break
+                effective += 1
+                dead += rule.collect()
+                if any(each is entry for each in dead) or unit.pinned:
+                    break
+        except _TooLongError:
+            return Unloading((), None, False, "unknown", 0)
+        return Unloading(tuple(dead), rule.order if dead else None, rule.certain, refusal, effective)
+
+
+def build_world(loader: Loader) -> World:
+    """Build the units of a loader with their counts and edges."""
+    if loader.rule is LoaderRule.WIN8:
+        return _build_graph(loader)
+    units: dict[int, Unit] = {}
+    for entry in loader.in_load_order():
+        count = entry.count16
+        pinned = None if count is None else count == PINNED_16
+        units[entry.address] = Unit(entry.address, (entry,), count, pinned)
+    world = World(loader.rule, units, {address: address for address in units}, _spender(loader))
+    if loader.rule is LoaderRule.WINE:
+        _add_wine_edges(loader, world)
+    else:
+        _add_import_edges(loader, world)
+    _find_own_counts(world)
+    return world
+
+
+def _spender(loader: Loader) -> Callable[[int], bool]:
+    return lambda units: loader.memory.spend(units, "the graph of imports")
+
+
+def _build_graph(loader: Loader) -> World:
+    units: dict[int, Unit] = {}
+    by_entry: dict[int, int] = {}
+    for entry in loader.in_load_order():
+        node = entry.node
+        if node is None:
+            static = None if entry.flags is None else bool(entry.flags & FLAG_PROCESS_STATIC_IMPORT)
+            count = entry.count16
+            pinned = True if static or count == PINNED_16 else None
+            units[entry.address] = Unit(entry.address, (entry,), None, pinned)
+            by_entry[entry.address] = entry.address
+            continue
+        by_entry[entry.address] = node.address
+        if node.address in units:
+            continue
+        modules = [loader.entries[address] for address in node.modules if address in loader.entries]
+        first = modules[0]
+        pinned = node.count == PINNED or first.has_flag(FLAG_PROCESS_STATIC_IMPORT)
+        unit = Unit(node.address, modules, node.count, pinned)
+        unit.children = [child for child in node.children or () if child in loader.nodes]
+        unit.parents = [parent for parent in node.parents or () if parent in loader.nodes]
+        units[node.address] = unit
+    for unit in units.values():
+        unit.children = [child for child in unit.children if child in units]
+        unit.parents = [parent for parent in unit.parents if parent in units]
+    world = World(loader.rule, units, by_entry, _spender(loader))
+    _find_own_counts(world)
+    return world
+
+
+def _add_wine_edges(loader: Loader, world: World) -> None:
+    by_node = {entry.node.address: entry.address for entry in loader.entries.values() if entry.node}
+    for entry in loader.entries.values():
+        unit = world.units[entry.address]
+        if entry.node is None:
+            world.unread.add(entry.address)
+            continue
+        unit.children = [by_node[child] for child in entry.node.children or () if child in by_node]
+        unit.parents = [by_node[parent] for parent in entry.node.parents or () if parent in by_node]
+
+
+def _add_import_edges(loader: Loader, world: World) -> None:
+    """Take the edges from the import tables; a descriptor whose first IAT slot is 0 was not bound."""
+    by_name: dict[str, int] = {}
+    for entry in loader.in_load_order():
+        by_name.setdefault(entry.name.lower(), entry.address)
+    budget = MAX_IMPORTS
+    for entry in loader.in_load_order():
+        image = find_image(loader.memory, entry.base) if budget > 0 else None
+        if image is None:
+            world.unread.add(entry.address)
+            continue
+        try:
+            for imported in image.imports():
+                budget -= 1
+                name = imported.name.lower()
+                if name.startswith(("api-ms-win-", "ext-ms-")):
+                    world.api_sets.add(entry.address)
+                    continue
+                target = by_name.get(name) or by_name.get(name + ".dll")
+                if target is not None and not imported.skipped:
+                    world.units[entry.address].children.append(target)
+                    world.units[target].parents.append(entry.address)
+        except DlwhyError:
+            world.unread.add(entry.address)
+
+
+def _find_own_counts(world: World) -> None:
+    """Find LoadLibrary's share of each count."""
+    if world.rule in (LoaderRule.WIN8, LoaderRule.WINE):
+        for unit in world.units.values():
+            if not unit.pinned and unit.count is not None:
+                unit.own = unit.count - len(unit.parents)
+        if world.rule is LoaderRule.WINE:
+            _mend_wine_cycles(world)
+        return
+    _solve_closures(world)
+
+
+def _mend_wine_cycles(world: World) -> None:
+    """Give back what Wine loses: the edge that closes an import cycle counts nothing where the cycle was entered."""
+    place = {key: number for number, key in enumerate(world.units)}
+    for component in components(world, world.units):
+        if len(component) < 2:
+            continue
+        inside = set(component)
+        members = [world.units[key] for key in component]
+        entered = any(parent not in inside for unit in members for parent in unit.parents)
+        if not entered and sum(unit.own or 0 for unit in members) <= 0:
+            first = min(members, key=lambda unit: place[unit.key])
+            if first.own is not None:
+                first.own += 1
+
+
+def _solve_closures(world: World) -> None:
+    """Find how often each DLL was loaded before Windows 8: counts follow from the loads, importers first.
+
+    A load of R adds 1 to R, and 1 to T for each importer of T in R's closure.  The members of an import cycle share
+    their closure, so with L loads of them in all, member i has its own loads and L for each importer in the cycle.
+    What does not come out even, and all that it imports, stays unknown.
+    """
+    if world.unread:
+        return
+    with suppress(_TooLongError):
+        _share_out(world)
+
+
+def _share_out(world: World) -> None:
+    """Go through the imports from the importers down.
+
+    :raises _TooLongError: if there are too many; the shares of those that were not come to stay unknown.
+    """
+    share: dict[int, int] = dict.fromkeys(world.units, 0)
+    tainted: set[int] = set()
+    for component in reversed(list(components(world, world.units))):
+        members = [world.units[key] for key in component]
+        if all(unit.pinned for unit in members):
+            continue
+        counts = [unit.count - share[unit.key] if unit.count is not None else -1 for unit in members]
+        inside = set(component)
+        inner = [sum(parent in inside for parent in unit.parents) for unit in members]
+        loads, rest = divmod(sum(counts), 1 + sum(inner))
+        own = [count - loads * each for count, each in zip(counts, inner)]
+        closure = _closure(world, component[0])
+        is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
+        if is_odd or not tainted.isdisjoint(component):
+            tainted.update(closure)
+            continue
+        for unit, each in zip(members, own):
+            unit.own = each
+        for member in set(closure) - inside:
+            world.step(len(world.units[member].parents))
+            share[member] += loads * sum(parent in closure for parent in world.units[member].parents)
+
+
+def _closure(world: World, start: int) -> dict[int, None]:
+    """Give a unit and all that it imports.
+
+    :raises _TooLongError: if the command may not take so many steps.
+    """
+    seen = {start: None}
+    stack = [start]
+    while stack:
+        children = world.units[stack.pop()].children
+        world.step(1 + len(children))
+        for child in children:
+            if child not in seen:
+                seen[child] = None
+                stack.append(child)
+    return seen
+
+
+def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
+    """Yield the strongly connected components below some units, what is imported first (Tarjan's algorithm).
+
+    Each begins with the unit through which it was entered.
+    """
+    index: dict[int, int] = {}
+    low: dict[int, int] = {}
+    path: list[int] = []
+    on_path: set[int] = set()
+    for start in starts:
+        if start in index:
+            continue
+        stack = [_enter(world, start, index, low, path, on_path)]
+        while stack:
+            key, children = stack[-1]
+            child = next(children, None)
+            if child is not None:
+                if child not in index and child in world.units:
+                    stack.append(_enter(world, child, index, low, path, on_path))
+                elif child in on_path:
+                    low[key] = min(low[key], index[child])
+                continue
+            stack.pop()
+            if stack:
+                low[stack[-1][0]] = min(low[stack[-1][0]], low[key])
+            if low[key] == index[key]:
+                component = [path.pop()]
+                while component[-1] != key:
+                    component.append(path.pop())
+                component.reverse()
+                on_path.difference_update(component)
+                yield component
+
+
+def _enter(
+    world: World, key: int, index: dict[int, int], low: dict[int, int], path: list[int], on_path: set[int]
+) -> tuple[int, Iterator[int]]:
+    index[key] = low[key] = len(index)
+    path.append(key)
+    on_path.add(key)
+    return key, iter(world.units[key].children)
+
+
+class _Rule:
+    """One loader's way of freeing; ``free`` gives a reason where it does nothing, ``collect`` who died of it."""
+
+    order: str
+    certain = True
+
+    def __init__(self, world: World, initialization: Sequence[Entry]) -> None:
+        self.world = world
+        self.initialization = tuple(initialization)
+
+    def free(self, entry: Entry) -> Optional[str]:
+        """Lower the count of a DLL as FreeLibrary does."""
+        raise NotImplementedError
+
+    def collect(self) -> list[Entry]:
+        """Give those that died of the last free, in the order of their detach."""
+        raise NotImplementedError
+
+
+class _GraphRule(_Rule):
+    """Windows 8 to 11: depth first, parents before children, siblings in import order."""
+
+    order = "import-order"
+
+    def __init__(self, world: World, initialization: Sequence[Entry]) -> None:
+        super().__init__(world, initialization)
+        self._dead: list[Entry] = []
+
+    def _decrement(self, unit: Unit) -> Optional[str]:
+        if unit.pinned:
+            return "pinned"
+        if unit.count is None:
+            return "unknown"
+        if unit.count < (2 if unit.parents else 1):
+            return "imported"
+        unit.count -= 1
+        if unit.own is not None:
+            unit.own = unit.count - len(unit.parents)
+        return None
+
+    def free(self, entry: Entry) -> Optional[str]:
+        unit = self.world.unit_of(entry)
+        if any((each.node.state if each.node else None) in (UNLOADING, UNLOADING - 1) for each in unit.entries):
+            return "unloading"
+        refusal = self._decrement(unit)
+        if refusal or unit.count:
+            return refusal
+        stack = [self._unload(unit)]
+        while stack:
+            child = next(stack[-1], None)
+            if child is None:
+                stack.pop()
+            else:
+                stack.append(self._unload(child))
+        return None
+
+    def _unload(self, unit: Unit) -> Iterator[Unit]:
+        """Unload a unit; yields each of its imports that dies of it, to be unloaded before the next is looked at."""
+        self._dead += unit.entries
+        children, unit.children = unit.children, []
+        dying = 0
+        for key in children:
+            child = self.world.units[key]
+            self.world.step(1 + len(child.parents))
+            if unit.key in child.parents:
+                child.parents.remove(unit.key)
+            if self._decrement(child) is None and not child.count:
+                dying += 1
+                if dying > 1:
+                    self.certain = False
+                yield child
+
+    def collect(self) -> list[Entry]:
+        dead, self._dead = self._dead, []
+        return dead
+
+
+class _CountingRule(_Rule):
+    """Wine, and XP to Windows 7: 16-bit counts; what is at 0 is detached in reverse order of initialisation."""
+
+    order = "reverse-initialization"
+
+    def free(self, entry: Entry) -> Optional[str]:
+        unit = self.world.unit_of(entry)
+        if unit.pinned:
+            return "pinned"
+        if unit.count is None:
+            return "unknown"
+        if unit.own is not None:
+            unit.own -= 1
+        self._lower(unit)
+        return None
+
+    def _lower(self, unit: Unit) -> None:
+        raise NotImplementedError
+
+    def collect(self) -> list[Entry]:
+        self.world.step(len(self.initialization))
+        dead = self._find_dead()
+        units = self.world.units
+        for entry in dead:
+            unit = units.pop(entry.address)
+            for child in unit.children:
+                if child in units:
+                    self.world.step(1 + len(units[child].parents))
+                if child in units and entry.address in units[child].parents:
+                    units[child].parents.remove(entry.address)
+            for parent in unit.parents:
+                if parent in units:
+                    self.world.step(1 + len(units[parent].children))
+                    units[parent].children = [key for key in units[parent].children if key != entry.address]
+        return dead
+
+    def _find_dead(self) -> list[Entry]:
+        return [each for each in reversed(self.initialization) if self._is_dead(each)]
+
+    def _is_dead(self, entry: Entry) -> bool:
+        unit = self.world.units.get(entry.address)
+        return unit is not None and unit.count == 0
+
+
+class _WineRule(_CountingRule):
+    """Wine: a count that becomes 0 lowers those of its imports."""
+
+    def _lower(self, unit: Unit) -> None:
+        in_progress: set[int] = set()
+        stack: list[tuple[Unit, Iterator[int]]] = []
+        self._lower_one(unit, in_progress, stack)
+        while stack:
+            current, children = stack[-1]
+            key = next(children, None)
+            if key is None:
+                in_progress.discard(current.key)
+                stack.pop()
+            else:
+                self.world.step(1)
+                self._lower_one(self.world.units[key], in_progress, stack)
+
+    def _lower_one(self, unit: Unit, in_progress: set[int], stack: list[tuple[Unit, Iterator[int]]]) -> None:
+        if unit.key in in_progress or unit.pinned or not unit.count:
+            return
+        unit.count -= 1
+        if not unit.count:
+            in_progress.add(unit.key)
+            stack.append((unit, iter(unit.children)))
+
+    def _find_dead(self) -> list[Entry]:
+        listed = {each.address for each in self.initialization}
+        others = [unit.entries[0] for key, unit in self.world.units.items() if key not in listed]
+        return [*super()._find_dead(), *filter(self._is_dead, others)]
+
+
+class _ClosureRule(_CountingRule):
+    """XP to Windows 7: every import edge of the closure is lowered; all at 0 go."""
+
+    def _lower(self, unit: Unit) -> None:
+        assert unit.count is not None
+        unit.count = unit.count - 1 & 0xFFFF
+        if not unit.entries[0].has_flag(FLAG_IMAGE_DLL):
+            return
+        visited = {unit.key}
+        stack = [iter(unit.children)]
+        while stack:
+            key = next(stack[-1], None)
+            if key is None:
+                stack.pop()
+                continue
+            self.world.step(1)
+            child = self.world.units[key]
+            if child.count is not None and child.count != PINNED_16:
+                child.count = child.count - 1 & 0xFFFF
+                child.pinned = child.count == PINNED_16
+            if key not in visited:
+                visited.add(key)
+                stack.append(iter(child.children))
+
+
+def gets_detached(rule: LoaderRule, entry: Entry) -> bool:
+    """Tell whether DllMain is called with DLL_PROCESS_DETACH."""
+    if not entry.entry_point or (rule is LoaderRule.WINE and entry.has_flag(FLAG_DONT_RESOLVE_WINE)):
+        return False
+    return entry.has_flag(FLAG_PROCESS_ATTACH_CALLED)

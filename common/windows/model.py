@@ -1,0 +1,252 @@
+"""Which facts about Windows' loader are passed between the layers?
+
+Values as in `model`: frozen, comparable, without a reference to a target.  Structure and field names are NT's own.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import NamedTuple, Optional
+
+from ..model import Evidence, LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
+
+
+class SystemVersion(NamedTuple):
+    """A version of Windows as the target tells it; ``build`` is 0 when unknown."""
+
+    major: int
+    minor: int
+    build: int
+
+    def __str__(self) -> str:
+        """Write it as Windows does."""
+        return f"{self.major}.{self.minor}.{self.build}"
+
+
+class Image(NamedTuple):
+    """A module as the debugger or dump lists it; ``size``, ``timestamp`` and ``checksum`` as in its PE header."""
+
+    path: str
+    base: int
+    size: int
+    timestamp: int = 0
+    checksum: int = 0
+
+
+class UnloadedImage(NamedTuple):
+    """A module that was unloaded; ``sequence`` counts the loader's unload events, None where it is not told."""
+
+    name: str
+    base: int
+    size: int
+    timestamp: int
+    checksum: int
+    sequence: Optional[int] = None
+
+
+class LoaderRule(enum.Enum):
+    """By which rules does this loader count and unload?
+
+    XP: 16-bit counts along the import tables, up to 2003.  WIN7: the same, Vista and 7.  WIN8: the graph of Windows 8
+    to 11.  WINE: 16-bit counts along the edges of the graph.
+    """
+
+    XP = "xp"
+    WIN7 = "win7"
+    WIN8 = "win8"
+    WINE = "wine"
+
+
+class DllHoldKind(enum.Enum):
+    """Why FreeLibrary does not unload a DLL, strongest first."""
+
+    MAIN_PROGRAM = "main-program"
+    STATIC_IMPORT = "static-import"
+    PINNED = "pinned"
+    LOAD_COUNT = "load-count"
+    DEPENDENCY = "dependency"
+    UNLOADING = "unloading"
+
+
+class DllHold(NamedTuple):
+    """One thing that keeps a DLL loaded.
+
+    Which of the optional members are set depends on ``kind``: ``origin`` for pins (``loader``, ``explicit``,
+    ``inherited``, ``shim``, ``verifier``, ``clr`` or ``unknown``), ``total`` for load counts, ``chain`` (names from the
+    root to this DLL) for dependencies and static imports, ``root_kinds`` says why the first of the chain stays.
+    """
+
+    kind: DllHoldKind
+    evidence: tuple[Evidence, ...] = ()
+    origin: Optional[str] = None
+    total: Optional[int] = None
+    chain: tuple[str, ...] = ()
+    root_kinds: tuple[DllHoldKind, ...] = ()
+
+
+class Orders(NamedTuple):
+    """The places of a DLL in the loader's three lists, from 0; None where it is in none."""
+
+    load: Optional[int] = None
+    memory: Optional[int] = None
+    initialization: Optional[int] = None
+
+
+class Dll(NamedTuple):
+    """A loaded DLL and the verdict on it.
+
+    ``loader`` is ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).  ``entry`` is its
+    LDR_DATA_TABLE_ENTRY, ``node`` its LDR_DDAG_NODE, 0 where there is none.  ``fields`` are the loader's own, None
+    where they could not be read.  ``cycle`` names the others of an import cycle that stay and go as one.
+    """
+
+    name: str
+    path: str
+    base: int
+    start: int
+    end: int
+    loader: str
+    entry: int
+    node: int
+    orders: Orders
+    fields: Mapping[str, Optional[int]]
+    load_reason: Optional[str]
+    state: Optional[str]
+    loaded_by: Optional[str]
+    imports: tuple[str, ...]
+    importers: tuple[str, ...]
+    cycle: tuple[str, ...]
+    held: Optional[bool]
+    holds: tuple[DllHold, ...] = ()
+    holds_omitted: int = 0
+
+
+class LoaderRules(NamedTuple):
+    """By which rules one of the process's loaders works, and the evidence for that."""
+
+    loader: str
+    rule: LoaderRule
+    reason: str
+
+
+class DllState(NamedTuple):
+    """The answer of ``dllstate``: DLLs with their verdicts; ``shutdown`` says that the process is exiting."""
+
+    target: TargetInfo
+    loader: LoaderInfo
+    rules: tuple[LoaderRules, ...]
+    dlls: tuple[Dll, ...]
+    shutdown: Optional[bool] = None
+    asked: Optional[str] = None
+    problems: tuple[Problem, ...] = ()
+
+
+class DllStep(NamedTuple):
+    """A DLL that must be freed ``total`` times before another one can go."""
+
+    dll: str
+    total: int
+
+
+class CycleEntry(NamedTuple):
+    """What the same frees would do through another DLL of an import cycle.
+
+    ``unloads`` names what would go, ``pins`` what would be pinned for good, because its count falls below 0.
+    """
+
+    dll: str
+    unloads: tuple[str, ...]
+    pins: tuple[str, ...]
+
+
+class DllPlan(NamedTuple):
+    """What FreeLibrary would do when called ``frees`` times on ``dll``.
+
+    ``load_count`` is that of now, ``own_count`` the part of it that LoadLibrary gave, ``count_left`` what is left
+    afterwards, None where it is not known; ``over_freed`` calls take from the importers' part.  ``unloads`` are in the
+    order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps`` are those of its imports
+    that stay, itself among them, with the holds that they have then.  ``at_least``
+    names those that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first;
+    ``cycle_entries`` what entering them elsewhere would do, before Windows 8, where a cycle has no count of its own;
+    ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
+    """
+
+    dll: Dll
+    rule: LoaderRule
+    load_count: Optional[int]
+    own_count: Optional[int]
+    frees: int
+    outcome: Outcome
+    count_left: Optional[int] = None
+    over_freed: int = 0
+    refusal: Optional[str] = None
+    unloads: tuple[Dll, ...] = ()
+    detached: tuple[int, ...] = ()
+    order: Optional[str] = None
+    order_certain: bool = True
+    keeps: tuple[Dll, ...] = ()
+    at_least: tuple[str, ...] = ()
+    cycles: tuple[tuple[str, ...], ...] = ()
+    cycle_entries: tuple[CycleEntry, ...] = ()
+    size: int = 0
+    steps: tuple[DllStep, ...] = ()
+    blocker: Optional[Dll] = None
+
+    @property
+    def goes(self) -> bool:
+        """Tell whether the freed DLL itself would go."""
+        return any(each.entry == self.dll.entry for each in self.unloads)
+
+
+class DllPlans(NamedTuple):
+    """The answer of ``dllplan``."""
+
+    target: TargetInfo
+    loader: LoaderInfo
+    rules: tuple[LoaderRules, ...]
+    plan: DllPlan
+    asked: str
+    problems: tuple[Problem, ...] = ()
+
+
+class Pointer(NamedTuple):
+    """A word that points into an unloaded module: in a register, or on a stack at ``address``."""
+
+    thread: ThreadRef
+    value: int
+    register: Optional[str] = None
+    address: Optional[int] = None
+
+
+class GoneDll(NamedTuple):
+    """An unloaded module, and where an address lies in it.
+
+    ``sources`` are ``loader`` (its own record of unloads) and ``stream`` (that of the dump or the debugger).
+    ``confidence`` is None without an address; ``certain``, or ``candidate`` where others share the range, or ``likely``
+    where it is loaded again.
+    """
+
+    image: UnloadedImage
+    sources: tuple[str, ...]
+    offset: Optional[int] = None
+    confidence: Optional[str] = None
+    pointers: tuple[Pointer, ...] = ()
+    pointers_omitted: int = 0
+
+
+class GoneDlls(NamedTuple):
+    """The answer of ``dllgone``.
+
+    ``loaded`` is the module that holds the address now, ``lost`` how many unload events the loader has overwritten
+    (None: not known).
+    """
+
+    target: TargetInfo
+    loader: LoaderInfo
+    gone: tuple[GoneDll, ...]
+    address: Optional[int] = None
+    loaded: Optional[str] = None
+    lost: Optional[int] = None
+    asked: Optional[str] = None
+    problems: tuple[Problem, ...] = ()

@@ -1,0 +1,231 @@
+"""What would FreeLibrary unload, in which order, what would stay, and what else must be freed?
+
+The rules are those of `loaders.windows_unload`.  What a DllMain does meanwhile cannot be known: where a DLL that goes
+imports FreeLibrary, the answer is a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Optional
+
+from ..errors import DlwhyError, NotFoundError
+from ..model import Outcome, Problem
+from ..target import Target
+from .loader.lists import Entry, Loader
+from .loader.unload import World, components, gets_detached
+from .model import CycleEntry, Dll, DllHoldKind, DllPlan, DllPlans, DllStep, LoaderRule
+from .pe import find_image
+from .state import Judge, WindowsExamination, select_dlls
+
+#: What a DLL imports by which its DllMain can free others.
+FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
+#: More calls than this are not played through.
+MAX_FREES = 1 << 20
+#: Other entries of import cycles that are played through, each on a copy of all counts.
+MAX_CYCLE_ENTRIES = 16
+
+_STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED})
+
+
+def plan_free(
+    target: Target, text: str, evaluate: Callable[[str], int], frees: Optional[int] = 1, pid: Optional[int] = None
+) -> DllPlans:
+    """Predict what ``frees`` calls of FreeLibrary (None: all that have an effect) on the DLL ``text`` would do.
+
+    :raises NotFoundError: if no DLL fits, or more than one.
+    :raises UnsupportedError: if it is no process of Windows, or the loader's lists are not in memory.
+    """
+    examined = WindowsExamination(target, pid)
+    try:
+        found = select_dlls(examined.dlls(), text, evaluate)
+    except NotFoundError as error:
+        error.add(examined.all_problems())
+        raise
+    if len(found) > 1:
+        near = [f"{dll.base:#x} ({dll.path})" for dll in found]
+        raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)
+    loader, world, entry = examined.find(found[0])
+    problems = list(examined.problems)
+    plan = _plan(examined, loader, world, entry, frees, problems)
+    return DllPlans(
+        examined.target_info(),
+        examined.loader_info(),
+        examined.rules(),
+        plan,
+        text,
+        problems=(*problems, *examined.memory.problems()),
+    )
+
+
+def plan_once(examined: WindowsExamination, loader: Loader, world: World, entry: Entry) -> DllPlan:
+    """Predict what one FreeLibrary would do; why that is not all certain is among the problems of ``examined``."""
+    return _plan(examined, loader, world, entry, 1, examined.problems)
+
+
+def _plan(
+    examined: WindowsExamination,
+    loader: Loader,
+    world: World,
+    entry: Entry,
+    frees: Optional[int],
+    problems: list[Problem],
+) -> DllPlan:
+    before = Judge(loader, world)
+    unit = world.unit_of(entry)
+    described = before.describe(entry, examined.images.get(entry.base))
+    mine = unit.own if unit.own is not None else unit.count or 0
+    wanted = frees if frees is not None else min(max(1, mine), MAX_FREES)
+    after = world.copy()
+    result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
+    dead = {each.address for each in result.dead}
+    unloads = tuple(before.describe(each, examined.images.get(each.base)) for each in result.dead)
+    outcome = Outcome.KEEPS
+    if result.refusal == "unknown":
+        outcome = Outcome.UNKNOWN
+    elif entry.address in dead:
+        outcome = Outcome.UNLOADS
+    elif result.refusal and not result.effective:
+        outcome = Outcome.EARLY_RETURN
+    keeps: tuple[Dll, ...] = ()
+    if outcome is not Outcome.UNKNOWN:
+        keeps = tuple(_keeps(examined, loader, world, after, entry, dead))
+    steps, blocker = _remedy(examined, loader, after, entry) if entry.address not in dead else ((), None)
+    at_least = []
+    for each in result.dead:
+        frees_others = _frees_others(loader, each)
+        if frees_others is None:
+            problems.append(
+                Problem(each.name, "its imports are not in memory: if its DllMain frees others, more than this goes")
+            )
+        elif frees_others:
+            at_least.append(each.name)
+    return DllPlan(
+        dll=described,
+        rule=world.rule,
+        load_count=unit.count,
+        own_count=unit.own if not unit.pinned else None,
+        frees=wanted,
+        outcome=outcome,
+        count_left=_count_left(after, entry),
+        over_freed=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
+        refusal=result.refusal,
+        unloads=unloads,
+        detached=tuple(each.base for each in result.dead if gets_detached(world.rule, each)),
+        order=result.order,
+        order_certain=result.order_certain,
+        keeps=keeps,
+        at_least=tuple(at_least),
+        cycles=tuple(_cycles(before, world, entry)),
+        cycle_entries=tuple(_cycle_entries(before, loader, world, entry, wanted)),
+        size=sum(each.size for each in result.dead),
+        steps=steps,
+        blocker=blocker,
+    )
+
+
+def _count_left(after: World, entry: Entry) -> Optional[int]:
+    unit = after.units.get(after.by_entry[entry.address])
+    return unit.count if unit else 0
+
+
+def _keeps(
+    examined: WindowsExamination, loader: Loader, world: World, after: World, entry: Entry, dead: set[int]
+) -> Iterator[Dll]:
+    """Describe what stays of the DLL and its closure, but for what stays for good, which is left out."""
+    judge = Judge(loader, after)
+    seen = {world.by_entry[entry.address]}
+    queue = deque(seen)
+    while queue:
+        unit = world.units[queue.popleft()]
+        for key in unit.children:
+            if key not in seen and key in world.units:
+                seen.add(key)
+                queue.append(key)
+        for each in unit.entries:
+            if each.address not in dead and (each is entry or not unit.pinned):
+                yield judge.describe(each, examined.images.get(each.base))
+
+
+def _remedy(
+    examined: WindowsExamination, loader: Loader, after: World, entry: Entry
+) -> tuple[tuple[DllStep, ...], Optional[Dll]]:
+    """Find what must still be freed for a DLL to go: all loads of it and of whatever imports it; or what forbids it."""
+    judge = Judge(loader, after)
+    start = after.by_entry[entry.address]
+    seen = {start}
+    queue = deque(seen)
+    steps: list[DllStep] = []
+    while queue:
+        key = queue.popleft()
+        unit = after.units[key]
+        if any(hold.kind in _STAYS for hold in judge.own_holds(unit)):
+            return (), judge.describe(unit.entries[0], examined.images.get(unit.entries[0].base))
+        if unit.own is None:
+            if after.rule is not LoaderRule.WIN8 or unit.count is None:
+                return (), None
+        elif unit.own > 0:
+            steps.append(DllStep(judge.name(key), unit.own))
+        for parent in unit.parents:
+            if parent not in seen and parent in after.units:
+                seen.add(parent)
+                queue.append(parent)
+    return tuple(steps), None
+
+
+def _frees_others(loader: Loader, entry: Entry) -> Optional[bool]:
+    """Tell whether a DLL imports FreeLibrary; None if its imports cannot be read."""
+    image = find_image(loader.memory, entry.base)
+    if image is None:
+        return None
+    try:
+        return image.imports_any(FREERS)
+    except DlwhyError:
+        return None
+
+
+def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...]]:
+    """Name the import cycles in the closure of a DLL, each from where it is entered.
+
+    On Windows 8 and later the modules of a cycle share a node; elsewhere they are found in the graph.
+    """
+    if world.rule is LoaderRule.WIN8:
+        seen = {world.by_entry[entry.address]}
+        queue = deque(seen)
+        while queue:
+            unit = world.units[queue.popleft()]
+            if len(unit.entries) > 1:
+                names = [each.name for each in unit.entries]
+                yield tuple([entry.name, *(n for n in names if n != entry.name)] if entry in unit.entries else names)
+            for key in unit.children:
+                if key not in seen and key in world.units:
+                    seen.add(key)
+                    queue.append(key)
+        return
+    for component in components(world, [entry.address]):
+        if len(component) > 1:
+            yield tuple(judge.name(key) for key in component)
+
+
+def _cycle_entries(judge: Judge, loader: Loader, world: World, entry: Entry, frees: int) -> Iterator[CycleEntry]:
+    """Play through what as many frees of the other members of a cycle would do, where entries count."""
+    if world.rule is LoaderRule.WIN8:
+        return
+    others = [
+        key
+        for component in components(world, [entry.address])
+        if len(component) > 1
+        for key in component
+        if key != entry.address
+    ]
+    order = loader.in_initialization_order()
+    for key in others[:MAX_CYCLE_ENTRIES]:
+        after = world.copy()
+        result = after.free(loader.entries[key], frees, bool(loader.shutdown), order)
+        if result.refusal == "unknown":
+            continue
+        pins = [each for each, unit in after.units.items() if unit.pinned and not world.units[each].pinned]
+        yield CycleEntry(
+            judge.name(key), tuple(each.name for each in result.dead), tuple(judge.name(each) for each in pins)
+        )

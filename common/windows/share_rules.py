@@ -1,0 +1,143 @@
+"""Which operations does Windows refuse on a file that is mapped, and how?
+
+Sources: Microsoft's fastfat sample (microsoft/Windows-driver-samples, filesys/fastfat: create.c, fileinfo.c,
+cleanup.c); the driver documentation of MmFlushImageSection, MmCanFileBeTruncated, IoRemoveShareAccess and
+FILE_DISPOSITION_INFORMATION_EX; the test suite of maharmstone/btrfs (mmap.cpp, delete.cpp, rename.cpp), which states
+the statuses that NTFS gives; bpo-14597.  What they do not settle is "probably", never "yes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+from .model_kernel import OpenFile, Operation, Possible, SectionUse, Status
+
+#: FILE_DISPOSITION_POSIX_SEMANTICS: since Windows 10 1607.
+POSIX_DELETE_BUILD = 14393
+
+ACCESS_DENIED = 5
+CANNOT_DELETE = Status(0xC0000121, "STATUS_CANNOT_DELETE", ACCESS_DENIED, "ERROR_ACCESS_DENIED")
+DELETE_PENDING = Status(0xC0000056, "STATUS_DELETE_PENDING", ACCESS_DENIED, "ERROR_ACCESS_DENIED")
+SHARING_VIOLATION = Status(0xC0000043, "STATUS_SHARING_VIOLATION", 32, "ERROR_SHARING_VIOLATION")
+USER_MAPPED_FILE = Status(0xC0000243, "STATUS_USER_MAPPED_FILE", 1224, "ERROR_USER_MAPPED_FILE")
+INVALID_INFO_CLASS = Status(0xC0000003, "STATUS_INVALID_INFO_CLASS", 87, "ERROR_INVALID_PARAMETER")
+
+_PENDING = "it is being deleted, so every new open of it fails"
+_IMAGE = "the image is mapped"
+_DATA = "a data section of it is in use"
+_LINKS = "; only a name among several hard links can go (NTFS)"
+_UNSEEN = "; not all handle tables could be read, so another opener can object"
+
+
+class Situation(NamedTuple):
+    """What is known of a file: its sections, every open of it, and whether there can be opens that were not seen."""
+
+    sections: Sequence[SectionUse]
+    opens: Sequence[OpenFile]
+    handles_complete: bool
+    build: Optional[int]
+
+    def live(self, image: bool) -> Optional[SectionUse]:
+        """Give the image or data section if it is in use."""
+        return next((section for section in self.sections if section.image == image and section.live), None)
+
+    def withholding(self, letter: str) -> list[OpenFile]:
+        """List the opens that keep others from ``r``, ``w`` or ``d``: a handle is open, and it does not share that."""
+        return [each for each in self.opens if each.open and each.access != "---" and letter not in each.sharing]
+
+    @property
+    def deleting(self) -> bool:
+        """Tell whether a delete is pending."""
+        return any(each.delete_pending for each in self.opens)
+
+
+def judge(situation: Situation) -> tuple[Operation, ...]:
+    """Say for each operation whether it can be done now.
+
+    Judged is what sections and sharing allow: permissions, the read-only attribute and filter drivers are not seen.
+    """
+    if situation.deleting:
+        names = ("rename", "delete", "posix-delete", "overwrite", "truncate")
+        return tuple(Operation(name, Possible.NO, DELETE_PENDING, _PENDING) for name in names)
+    return (
+        _rename(situation),
+        _delete(situation, "delete"),
+        _posix_delete(situation),
+        _overwrite(situation),
+        _truncate(situation),
+    )
+
+
+def _withheld(name: str, situation: Situation, letter: str) -> Optional[Operation]:
+    """Give the refusal by an open handle that does not share what an operation needs."""
+    holders = situation.withholding(letter)
+    if not holders:
+        return None
+    right = {"w": "writing", "d": "deleting"}[letter]
+    count = "an open handle does" if len(holders) == 1 else f"{len(holders)} opens do"
+    return Operation(name, Possible.NO, SHARING_VIOLATION, f"{count} not share {right}")
+
+
+def _allowed(name: str, situation: Situation, why: str, possible: Possible = Possible.YES) -> Operation:
+    """Give a permission, which is weaker where there can be openers that were not seen."""
+    if not situation.handles_complete:
+        return Operation(name, Possible.PROBABLY if possible is Possible.YES else possible, None, why + _UNSEEN)
+    return Operation(name, possible, None, why)
+
+
+def _rename(situation: Situation) -> Operation:
+    refused = _withheld("rename", situation, "d")
+    if refused:
+        return refused
+    if situation.live(image=True):
+        return _allowed("rename", situation, "a mapped image can be renamed on its volume, and no open handle objects")
+    if situation.live(image=False):
+        why = "no open handle objects, but sources disagree on files that are mapped as data only"
+        return _allowed("rename", situation, why, Possible.PROBABLY)
+    return _allowed("rename", situation, "no open handle objects")
+
+
+def _delete(situation: Situation, name: str) -> Operation:
+    refused = _withheld(name, situation, "d")
+    if refused:
+        return refused
+    if situation.live(image=True):
+        return Operation(name, Possible.NO, CANNOT_DELETE, _IMAGE + _LINKS)
+    if situation.live(image=False):
+        return Operation(name, Possible.NO, CANNOT_DELETE, _DATA + _LINKS)
+    return _allowed(name, situation, "no section of it is in use, and no open handle objects")
+
+
+def _posix_delete(situation: Situation) -> Operation:
+    if situation.build is not None and situation.build < POSIX_DELETE_BUILD:
+        why = "this Windows has no POSIX delete (since Windows 10 1607)"
+        return Operation("posix-delete", Possible.NO, INVALID_INFO_CLASS, why)
+    return _delete(situation, "posix-delete")
+
+
+def _overwrite(situation: Situation) -> Operation:
+    refused = _withheld("overwrite", situation, "w")
+    if situation.live(image=True):
+        return Operation("overwrite", Possible.NO, SHARING_VIOLATION, _IMAGE)
+    if refused:
+        return refused
+    data = situation.live(image=False)
+    if data is None:
+        return _allowed("overwrite", situation, "no section of it is in use, and no open handle objects")
+    if data.writable_references == 0:
+        why = "opening it for writing succeeds; a data section of it is in use, so cutting it shorter fails"
+        return _allowed("overwrite", situation, why)
+    why = "opening it for writing succeeds if the opener shares writing, because a data section can be writable"
+    return Operation("overwrite", Possible.DEPENDS, None, why)
+
+
+def _truncate(situation: Situation) -> Operation:
+    if situation.live(image=True):
+        return Operation("truncate", Possible.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
+    if situation.live(image=False):
+        return Operation("truncate", Possible.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
+    refused = _withheld("truncate", situation, "w")
+    if refused:
+        return refused
+    return _allowed("truncate", situation, "no section of it is in use, and no open handle objects")

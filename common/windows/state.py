@@ -1,0 +1,543 @@
+"""Why does FreeLibrary not unload this DLL?"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Optional, cast
+
+from ..errors import NotFoundError, UnsupportedError
+from ..memory import Memory
+from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from ..target import Capability, KernelTarget, Target
+from .loader.lists import (
+    ENTRY_FIELDS,
+    FLAG_COR_IMAGE,
+    FLAG_MARKED_FOR_REMOVAL,
+    FLAG_PROCESS_STATIC_IMPORT,
+    FLAG_SHIM_DLL,
+    FLAG_STATIC_LINK_WIN7,
+    FLAG_VERIFIER_PROVIDER,
+    LOAD_REASONS,
+    NODE_FIELDS,
+    PINNED,
+    PINNED_16,
+    READY_TO_RUN,
+    STATES,
+    UNLOADED,
+    UNLOADING,
+    Entry,
+    Loader,
+    find_loaders,
+)
+from .loader.unload import Unit, World, build_world
+from .model import Dll, DllHold, DllHoldKind, DllState, Image, LoaderRule, LoaderRules, Orders
+from .target import WindowsTarget
+
+#: These the loader itself pins.
+CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
+MAX_DEPENDENCY_HOLDS = 16
+#: Longer chains are not named in full.
+MAX_CHAIN = 62
+#: Of so many names those that are near are looked for.
+MAX_COMPARED = 4096
+
+# What is spent, in Memory's units: for a DLL that is told, for a name in its lists and chains, and for each character.
+_DLL_UNITS = 6000
+_NAME_UNITS = 25
+_TEXT_UNITS = 8
+#: The first build whose Flags tell a verifier's provider.
+_VERIFIER_BUILD = 26100
+#: Windows 8 and 8.1 free by an older function, which was not looked at.
+_FIRST_KNOWN_GRAPH_BUILD = 10240
+#: LoadReasons of what was loaded while the process ran.
+_DYNAMIC_REASONS = frozenset({2, 3, 4})
+# Windows 7 maps its table of API sets into every process as an image; it is in no list of the loader's.
+_API_SETS = "apisetschema.dll"
+
+_OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED, DllHoldKind.LOAD_COUNT)
+
+
+class Reach(NamedTuple):
+    """How units are reached along imports: the one before each (roots have themselves), and each one's root."""
+
+    before: Mapping[int, int]
+    root: Mapping[int, int]
+
+
+class WindowsExamination:
+    """One look at the loaders of a process."""
+
+    def __init__(self, target: Target, pid: Optional[int] = None) -> None:
+        """Read the loaders; of a machine those of the process with that id, else of the current one.
+
+        :raises UnsupportedError: if it is no process of Windows.
+        :raises NotFoundError: if the machine has no such process.
+        """
+        if target.platform.os != "windows":
+            raise UnsupportedError("it is no process of Windows: ask with dlstate or dlplan")
+        wow64_peb: Optional[int] = None
+        if Capability.KERNEL in target.capabilities:
+            from .kernel.usermode import open_process
+
+            process = open_process(cast(KernelTarget, target), pid)
+            target, wow64_peb = process, process.wow64_peb()
+        self.target = cast(WindowsTarget, target)
+        self.memory = Memory(target)
+        self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
+        self.images: Mapping[int, Image] = {image.base: image for image in self.target.images()}
+        self.problems = [*target.problems(), *problems]
+        self.worlds = [build_world(loader) for loader in self.loaders]
+        self._judges = [Judge(loader, world) for loader, world in zip(self.loaders, self.worlds)]
+        for loader, world, judge in zip(self.loaders, self.worlds, self._judges):
+            self.problems += _world_problems(loader, world, judge)
+        self.problems += self._compare_with_images()
+
+    def dlls(self) -> list[Dll]:
+        """Describe every DLL, those of the native loader first, each in load order."""
+        found = []
+        for judge in self._judges:
+            found += [judge.describe(entry, self.images.get(entry.base)) for entry in judge.loader.in_load_order()]
+        if not all(loader.complete for loader in self.loaders) or not self.loaders:
+            listed = {dll.base for dll in found}
+            program, *others = self.target.images() or (None,)
+            # Debuggers and dumps order the others differently.
+            images = [*([program] if program else []), *sorted(others, key=lambda image: image.base)]
+            found += [_from_image(image, image is program) for image in images if image.base not in listed]
+        return found
+
+    def find(self, dll: Dll) -> tuple[Loader, World, Entry]:
+        """Find the loader and entry that a description came from.
+
+        :raises UnsupportedError: if the loader's lists were not there.
+        """
+        for loader, world in zip(self.loaders, self.worlds):
+            if loader.kind == dll.loader and dll.entry in loader.entries:
+                return loader, world, loader.entries[dll.entry]
+        raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
+
+    def state(self) -> DllState:
+        """Give the answer of ``dllstate``."""
+        shutdowns = [loader.shutdown for loader in self.loaders if loader.shutdown is not None]
+        return DllState(
+            self.target_info(),
+            self.loader_info(),
+            self.rules(),
+            tuple(self.dlls()),
+            any(shutdowns) if shutdowns else None,
+            problems=self.all_problems(),
+        )
+
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Give what was met until now."""
+        late = [problem for problem in self.target.problems() if problem not in self.problems]
+        return (*self.problems, *late, *self.memory.problems())
+
+    def target_info(self) -> TargetInfo:
+        """Say what is examined."""
+        target = self.target
+        return TargetInfo(target.kind, target.platform.os, target.platform.arch, target.pid, target.description)
+
+    def loader_info(self) -> LoaderInfo:
+        """Say which loader it is."""
+        source = self.loaders[0].source if self.loaders else None
+        system = self.loaders[0].version if self.loaders else self.target.system
+        return LoaderInfo("nt", str(system) if system.build else None, source)
+
+    def rules(self) -> tuple[LoaderRules, ...]:
+        """Say by which rules each loader works."""
+        found = []
+        for loader in self.loaders:
+            reason = loader.rule_reason
+            if loader.rule is LoaderRule.WIN8 and 0 < loader.version.build < _FIRST_KNOWN_GRAPH_BUILD:
+                reason += "; frees by the rule of Windows 10"
+            found.append(LoaderRules(loader.kind, loader.rule, reason))
+        return tuple(found)
+
+    def _compare_with_images(self) -> Iterable[Problem]:
+        """Say where the loader's lists and the debugger's or dump's list of modules disagree."""
+        listed = {entry.base: entry for loader in self.loaders for entry in loader.entries.values()}
+        if not listed:
+            return
+        for base, image in self.images.items():
+            entry = listed.get(base)
+            if entry is None:
+                if _base_name(image.path).lower() != _API_SETS and all(loader.complete for loader in self.loaders):
+                    yield Problem(
+                        _base_name(image.path) or f"{base:#x}",
+                        f"mapped at {base:#x}, but in no list of the loader's: mapped as data, or taken out of them",
+                    )
+                continue
+            if image.path and entry.name and _base_name(image.path).lower() not in (entry.name.lower(), ""):
+                yield Problem(entry.name, f"the loader's name is not that of the mapped file, {_base_name(image.path)}")
+            stamp = entry.record.get("TimeDateStamp")
+            if stamp and image.timestamp and stamp != image.timestamp:
+                yield Problem(
+                    entry.name,
+                    f"the loader's TimeDateStamp {stamp:#x} is not the module's {image.timestamp:#x}: replaced on disk",
+                )
+
+
+def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
+    """Examine all DLLs of a process of Windows; of a machine, of the process with that id, else of the current one.
+
+    :raises UnsupportedError: if it is no process of Windows.
+    :raises NotFoundError: if the machine has no such process.
+    """
+    return WindowsExamination(target, pid).state()
+
+
+def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
+    """Find the DLLs that a base name with or without .dll, end of a path, pattern or expression names, in any case.
+
+    :raises NotFoundError: if none fits; carries near names.
+    """
+    wanted = text.lower().replace("/", "\\")
+    found = tuple(dll for dll in dlls if dll.name.lower() in (wanted, f"{wanted}.dll"))
+    if not found and "\\" in wanted:
+        suffix = "\\" + wanted.lstrip("\\")
+        found = tuple(dll for dll in dlls if dll.path.lower() == wanted or dll.path.lower().endswith(suffix))
+    if not found and not frozenset("*?[").isdisjoint(wanted):
+        import fnmatch
+
+        found = tuple(dll for dll in dlls if fnmatch.fnmatchcase(dll.name.lower(), wanted))
+    found = found or _by_expression(dlls, text, evaluate)
+    if found:
+        return found
+    import difflib
+
+    lowered = {dll.name.lower(): dll.name for dll in dlls[:MAX_COMPARED]}
+    near = [lowered[each] for each in difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=0.5)]
+    raise NotFoundError(f"no loaded DLL matches '{text}'", near)
+
+
+def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
+    """Find the DLL whose entry or image holds an address; the low bits of a handle are flags."""
+    try:
+        address = evaluate(text)
+    except NotFoundError:
+        return ()
+    entries = tuple(dll for dll in dlls if dll.entry and dll.entry == address)
+    return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
+
+
+def _base_name(path: str) -> str:
+    return path.replace("/", "\\").rsplit("\\", 1)[-1]
+
+
+def _from_image(image: Image, is_first: bool) -> Dll:
+    """Describe a module of which only the module list tells."""
+    holds = (DllHold(DllHoldKind.MAIN_PROGRAM),) if is_first else ()
+    return Dll(
+        name=_base_name(image.path) or f"{image.base:#x}",
+        path=image.path,
+        base=image.base,
+        start=image.base,
+        end=image.base + image.size,
+        loader="native",
+        entry=0,
+        node=0,
+        orders=Orders(),
+        fields={},
+        load_reason=None,
+        state=None,
+        loaded_by=None,
+        imports=(),
+        importers=(),
+        cycle=(),
+        held=True if is_first else None,
+        holds=holds,
+    )
+
+
+def _world_problems(loader: Loader, world: World, judge: Judge) -> Iterable[Problem]:
+    for unit in world.units.values():
+        name = judge.name(unit.key)
+        is_going = judge.is_unloading(unit)
+        if unit.own is not None and unit.own < 0 and unit.count is not None and not unit.pinned and not is_going:
+            if world.rule is LoaderRule.WINE:
+                continue  # an import found while its target was being linked has an edge, but its count is lost
+            yield Problem(
+                name,
+                f"its count was over-freed: it is {unit.count}, but {len(unit.parents)} of its importers are loaded",
+            )
+        elif unit.count == 0 and world.rule is LoaderRule.WIN8 and not is_going:
+            yield Problem(name, "its LoadCount is 0, but its State is not one of unloading")
+    states = {
+        judge.name(unit.key): state
+        for unit in world.units.values()
+        for state in [judge.state(unit)]
+        if world.rule is LoaderRule.WIN8 and state not in (None, READY_TO_RUN) and not judge.is_unloading(unit)
+    }
+    for name, state in states.items():
+        yield Problem(name, f"its State is {STATES.get(state or 0, state)}, not ReadyToRun: the loader is at work")
+    if world.unread:
+        names = [loader.entries[address].name for address in sorted(world.unread)]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        what = "edges" if world.rule is LoaderRule.WINE else "import tables"
+        yield Problem(what, f"not in memory for {', '.join(names[:3])}{more}: not all importers are known")
+
+
+class Judge:
+    """Judge the DLLs of one loader in one state of its counts."""
+
+    def __init__(self, loader: Loader, world: World) -> None:
+        self.loader = loader
+        self.world = world
+        self._main = world.by_entry.get(loader.main.address) if loader.main else None
+        self._by_base = {entry.base: entry for entry in loader.entries.values()}
+        self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
+        self._parents: dict[int, Sequence[int]] = {}
+        self._held: Optional[Reach] = None
+        self._from_main: Optional[Reach] = None
+
+    # -- names ------------------------------------------------------------------------------------------------
+
+    def name(self, key: int) -> str:
+        """Name a unit by its first module."""
+        unit = self.world.units.get(key)
+        return _entry_name(unit.entries[0]) if unit else f"{key:#x}"
+
+    def state(self, unit: Unit) -> Optional[int]:
+        """Give the state of a unit's node, None before Windows 8."""
+        node = unit.entries[0].node
+        return node.state if node and self.world.rule is LoaderRule.WIN8 else None
+
+    def is_unloading(self, unit: Unit) -> bool:
+        """Tell whether a unit is being unloaded."""
+        if self.world.rule is not LoaderRule.WIN8:
+            return unit.count == 0
+        flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
+        return flags or self.state(unit) in (UNLOADING, UNLOADED)
+
+    # -- holds ------------------------------------------------------------------------------------------------
+
+    def own_holds(self, unit: Unit) -> list[DllHold]:
+        """Give what keeps a unit by itself, not through another."""
+        first = unit.entries[0]
+        if unit.key == self._main:
+            return [DllHold(DllHoldKind.MAIN_PROGRAM, self._count_evidence(unit))]
+        holds = []
+        static = self._static_import(unit)
+        if static:
+            holds.append(static)
+        elif unit.pinned:
+            holds.append(self._pin(unit))
+        if not unit.pinned and unit.count is not None and self.world.rule is not LoaderRule.WIN8 and unit.own is None:
+            if unit.count:
+                holds.append(DllHold(DllHoldKind.LOAD_COUNT, self._count_evidence(unit)))
+        elif not unit.pinned and (unit.own or 0) > 0:
+            holds.append(DllHold(DllHoldKind.LOAD_COUNT, self._count_evidence(unit), total=unit.own))
+        if self.is_unloading(unit):
+            evidence = first.node_evidence("State") if self.world.rule is LoaderRule.WIN8 else ()
+            return [DllHold(DllHoldKind.UNLOADING, evidence or self._count_evidence(unit))]
+        return holds
+
+    def _count_evidence(self, unit: Unit) -> tuple[Evidence, ...]:
+        first = unit.entries[0]
+        if self.world.rule is LoaderRule.WIN8 and first.node:
+            return first.node_evidence("LoadCount")
+        return first.record.evidence(first.count_field)
+
+    def _static_import(self, unit: Unit) -> Optional[DllHold]:
+        """Tell whether it is in the closure of the program's imports, which stays."""
+        first = unit.entries[0]
+        if self.world.rule is LoaderRule.WIN8:
+            if not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
+                return None
+        elif not unit.pinned or (self._chain_from_main(unit.key) == () and first.name.lower() not in CORE_DLLS):
+            return None
+        if first.name.lower() in CORE_DLLS and not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
+            return None
+        evidence = first.record.evidence("Flags") if self.world.rule is LoaderRule.WIN8 else self._count_evidence(unit)
+        return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=self._chain_from_main(unit.key))
+
+    def _chain_from_main(self, key: int) -> tuple[str, ...]:
+        """Give the names from the program to a unit along its imports; empty if there is no such chain."""
+        if self._from_main is None:
+            self._from_main = _breadth_first(self.world, [self._main] if self._main is not None else [])
+        return self._chain(self._from_main, key)
+
+    def _chain(self, reach: Reach, key: int) -> tuple[str, ...]:
+        """Give the names from the root to a unit; of a long chain the middle is left out."""
+        if key not in reach.before:
+            return ()
+        names = [self.name(key)]
+        while reach.before[key] != key:
+            key = reach.before[key]
+            if len(names) >= MAX_CHAIN:
+                names += ["…", self.name(reach.root[key])]
+                break
+            names.append(self.name(key))
+        return tuple(reversed(names)) if self._spend(names) else ()
+
+    def _spend(self, names: Sequence[str]) -> bool:
+        units = _NAME_UNITS * len(names) + _TEXT_UNITS * sum(map(len, names))
+        return self.loader.memory.spend(units, "chains and lists of DLLs")
+
+    def _pin(self, unit: Unit) -> DllHold:
+        first = unit.entries[0]
+        evidence = self._count_evidence(unit)
+        origin = "unknown"
+        chain: tuple[str, ...] = ()
+        reason = first.record.get("LoadReason")
+        if first.name.lower() in CORE_DLLS:
+            origin = "loader"
+        elif self.world.rule is LoaderRule.WIN8:
+            build = self.loader.version.build
+            if first.has_flag(FLAG_SHIM_DLL):
+                origin = "shim"
+            elif first.has_flag(FLAG_VERIFIER_PROVIDER) and build >= _VERIFIER_BUILD:
+                origin = "verifier"
+            else:
+                chain = self._pinned_importers(unit)
+                if chain:
+                    origin = "inherited"
+                elif first.has_flag(FLAG_COR_IMAGE):
+                    origin = "clr"
+                elif first.node is not None and reason in _DYNAMIC_REASONS:
+                    origin = "explicit"
+                elif first.node is not None and reason == 0:
+                    origin = "loader"
+        elif self.world.rule is LoaderRule.WINE:
+            origin = "explicit"
+        elif first.has_flag(FLAG_STATIC_LINK_WIN7):
+            chain = self._pinned_importers(unit)
+            origin = "inherited" if chain else "unknown"
+        return DllHold(DllHoldKind.PINNED, evidence, origin=origin, chain=chain)
+
+    def _pinned_importers(self, unit: Unit) -> tuple[str, ...]:
+        """Follow importers that are pinned upwards; gives the names from the topmost, or "…" for those, to this one."""
+        names = [self.name(unit.key)]
+        seen = {unit.key}
+        key: Optional[int] = unit.key
+        while key is not None:
+            key = next((each for each in self._pinned_parents(key) if each not in seen), None)
+            if key is not None:
+                seen.add(key)
+                names.append(self.name(key) if len(names) <= MAX_CHAIN else "…")
+            if len(names) > MAX_CHAIN + 1 or not self._spend(names[-1:]):
+                break
+        return tuple(reversed(names)) if len(names) > 1 else ()
+
+    def _pinned_parents(self, key: int) -> Sequence[int]:
+        """Give the importers of a unit that are pinned, but for the program."""
+        if key not in self._parents:
+            self._parents[key] = [
+                each
+                for each in dict.fromkeys(self.world.units[key].parents)
+                if each in self.world.units and each != self._main and self._is_count_pinned(each)
+            ]
+        return self._parents[key]
+
+    def _is_count_pinned(self, key: int) -> bool:
+        unit = self.world.units[key]
+        return unit.count == (PINNED if self.world.rule is LoaderRule.WIN8 else PINNED_16)
+
+    def _find_held(self) -> Reach:
+        """Find the shortest chain from what stays by itself to each unit."""
+        if self._held is None:
+            for key, unit in self.world.units.items():
+                own = tuple(hold.kind for hold in self.own_holds(unit) if hold.kind in _OWN)
+                if own:
+                    self._kinds[key] = own
+            # What stays for good roots a chain rather than what is only loaded.
+            roots = sorted(self._kinds, key=lambda key: _OWN.index(self._kinds[key][0]))
+            self._held = _breadth_first(self.world, roots)
+        return self._held
+
+    def holds(self, unit: Unit) -> tuple[tuple[DllHold, ...], int]:
+        """Give what keeps a unit, strongest first, and how many further importers do."""
+        own = self.own_holds(unit)
+        if unit.pinned or unit.key == self._main or self.is_unloading(unit):
+            return tuple(own), 0
+        parents = list(dict.fromkeys(key for key in unit.parents if key in self.world.units and key != unit.key))
+        held = self._find_held()
+        dependencies = []
+        for key in parents[:MAX_DEPENDENCY_HOLDS]:
+            chain: tuple[str, ...] = (self.name(key), self.name(unit.key))
+            kinds: tuple[DllHoldKind, ...] = ()
+            above = self._chain(held, key)
+            # In a cycle the chain of an importer can lead through this very unit: then it is no reason.
+            if above and self.name(unit.key) not in above:
+                chain, kinds = (*above, self.name(unit.key)), self._kinds[held.root[key]]
+            if not self._spend(chain):
+                break
+            evidence = unit.entries[0].node_evidence("IncomingDependencies")
+            dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))
+        return (*own, *dependencies), len(parents) - len(dependencies)
+
+    def held(self, unit: Unit, holds: Sequence[DllHold]) -> Optional[bool]:
+        """Tell whether a unit stays; None where it is not known."""
+        if self.is_unloading(unit):
+            return False
+        if holds:
+            return True
+        return None
+
+    # -- one DLL ----------------------------------------------------------------------------------------------
+
+    def describe(self, entry: Entry, image: Optional[Image] = None) -> Dll:
+        """Describe a DLL."""
+        self.loader.memory.spend(_DLL_UNITS, "DLLs")
+        unit = self.world.unit_of(entry)
+        holds, omitted = self.holds(unit)
+        record = entry.record
+        fields: dict[str, Optional[int]] = {
+            name: record.get(name) for name in ENTRY_FIELDS if name in record.layout.fields
+        }
+        if entry.node is not None:
+            count = fields.pop("LoadCount", None)
+            fields.update((name, entry.node.record.get(name)) for name in NODE_FIELDS)
+            if count is not None:
+                fields["ObsoleteLoadCount"] = count
+        elif self.loader.layouts.has_graph:
+            fields.update(dict.fromkeys(NODE_FIELDS))
+        reason = record.get("LoadReason") if self.world.rule is LoaderRule.WIN8 else None
+        state = self.state(unit)
+        parent = self._by_base.get(entry.parent_base) if entry.parent_base else None
+        path = entry.path or (image.path if image else "")
+        return Dll(
+            name=_entry_name(entry),
+            path=path,
+            base=entry.base,
+            start=entry.base,
+            end=entry.base + entry.size,
+            loader=self.loader.kind,
+            entry=entry.address,
+            node=entry.node.address if entry.node else 0,
+            orders=Orders(entry.orders.get("load"), entry.orders.get("memory"), entry.orders.get("initialization")),
+            fields=fields,
+            load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
+            state=None if state is None else STATES.get(state, str(state)),
+            loaded_by=_entry_name(parent) if parent and parent is not entry else None,
+            imports=self._names(unit.children),
+            importers=self._names(unit.parents),
+            cycle=tuple(_entry_name(each) for each in unit.entries if each is not entry),
+            held=self.held(unit, holds),
+            holds=holds,
+            holds_omitted=omitted,
+        )
+
+    def _names(self, keys: Sequence[int]) -> tuple[str, ...]:
+        names = tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.world.units)
+        return names if self._spend(names) else ()
+
+
+def _entry_name(entry: Entry) -> str:
+    return entry.name or _base_name(entry.path) or f"{entry.base:#x}"
+
+
+def _breadth_first(world: World, roots: Sequence[int]) -> Reach:
+    """Find the shortest way along imports from any root to each unit."""
+    before = {root: root for root in roots}
+    origin = dict(before)
+    queue = deque(roots)
+    while queue:
+        key = queue.popleft()
+        for child in world.units[key].children:
+            if child not in before and child in world.units:
+                before[child] = key
+                origin[child] = origin[key]
+                queue.append(child)
+    return Reach(before, origin)

@@ -1,0 +1,61 @@
+"""What must a target of Windows supply beyond `Target`?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Optional
+
+from ..lean import NamedTuple, Protocol
+from ..target import LiveTarget, Subscription, Target
+from .model import Image, SystemVersion, UnloadedImage
+
+
+class WindowsTarget(Target, Protocol):
+    """A process of Windows, or a dump of one.
+
+    ``platform.os`` is ``windows``, and ``platform.arch`` that of the native loader: x86_64 also for a process of 32-bit
+    code on 64-bit Windows.  ``registers(thread)`` has the thread's TEB as ``thread_pointer``, and the registers by
+    their own names.
+    """
+
+    @property
+    def system(self) -> SystemVersion:
+        """Give the version of Windows that the target claims to run on."""
+
+    def peb(self) -> Optional[int]:
+        """Give the address of the native PEB, None when unknown."""
+
+    def images(self) -> Sequence[Image]:
+        """List the modules that the debugger or dump knows, the program first."""
+
+    def unloaded_images(self) -> Sequence[UnloadedImage]:
+        """List the modules that the debugger or dump knows to be unloaded, the oldest first."""
+
+
+class Frame(NamedTuple):
+    """A function that is being executed: its program counter, and its stack pointer at that place."""
+
+    pc: int
+    sp: int
+
+
+class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
+    """A process of Windows that a debugger runs.
+
+    A handler may also set and remove breakpoints; one that stands in a module has to be removed before that goes.
+    """
+
+    def on_module_change(self, callback: Callable[[int, str, bool], None]) -> Subscription:
+        """Call back with base, name and whether it was loaded, else unloaded, in the thread that does it."""
+
+    def current_lwp(self) -> int:
+        """Give the id of the thread that the last event came from."""
+
+    def frames(self, most: int) -> Sequence[Frame]:
+        """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
+
+    def find_symbol(self, address: int) -> Optional[str]:
+        """Name the function that an address lies in, such as ``main+0x12``; the nearest export without a PDB."""
+
+    def run(self) -> None:
+        """Let the process run until it stops or ends."""

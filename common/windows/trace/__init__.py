@@ -1,0 +1,1 @@
+"""Loads and frees of DLLs, watched as they happen."""
