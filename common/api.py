@@ -9,12 +9,12 @@ with dlwhy.open_core("core.4711") as process:
 from __future__ import annotations
 
 from .errors import NotFoundError
+from .linux.model import Library, Plan, State
 from .linux.plan import plan_all, plan_close
 from .linux.state.examine import explain
 from .linux.state.matching import select
-from .model import Library, Plan, State
 from .target import Target
-from .windows.model_kernel import Share
+from .windows.model import Share
 from .windows.share import share_all, share_file
 
 TYPE_CHECKING = False

@@ -115,100 +115,12 @@ class Evidence(NamedTuple):
     source: Source
 
 
-class CodeSymbol(NamedTuple):
-    """A code or data address put into words: demangled ``name`` and library, each None when unknown."""
-
-    address: int
-    name: Optional[str]
-    library: Optional[str]
-
-
 class ThreadRef(NamedTuple):
     """A thread as the user knows it."""
 
     number: int
     lwp: int
     name: Optional[str]
-
-
-class TlsDestructor(NamedTuple):
-    """A pending ``__cxa_thread_atexit_impl`` registration."""
-
-    thread: ThreadRef
-    function: CodeSymbol
-    object: int
-
-
-class HoldKind(Enum):
-    """Why a library cannot be unloaded, strongest first."""
-
-    MAIN_PROGRAM = "main-program"
-    STARTUP = "startup"
-    NEVER_UNLOADS = "never-unloads"
-    AUDIT = "audit"
-    NODELETE = "nodelete"
-    HALF_LOADED = "half-loaded"
-    CLOSE_IN_PROGRESS = "close-in-progress"
-    OPEN_COUNT = "open-count"
-    TLS_DESTRUCTORS = "tls-destructors"
-    DEPENDENCY = "dependency"
-    RELOCATION = "relocation"
-
-
-class Root(NamedTuple):
-    """The library at which a chain of holds begins, why that one stays, and who opened it (user or libc)."""
-
-    library: str
-    kinds: tuple[HoldKind, ...]
-    opened_by: Optional[str] = None
-
-
-class Hold(NamedTuple):
-    """One thing that keeps a library loaded.
-
-    Which of the optional members are set depends on ``kind``: ``origin`` for start-up and NODELETE,
-    ``total`` for open counts and destructors, ``chain`` (library names from the root to this one) and
-    ``root`` for dependencies, ``symbols`` for unique symbols and relocations.
-    """
-
-    kind: HoldKind
-    evidence: tuple[Evidence, ...] = ()
-    origin: Optional[str] = None
-    total: Optional[int] = None
-    early_return: Optional[bool] = None
-    symbols: tuple[str, ...] = ()
-    symbols_omitted: int = 0
-    destructors: tuple[TlsDestructor, ...] = ()
-    chain: tuple[str, ...] = ()
-    root: Optional[Root] = None
-
-
-class Library(NamedTuple):
-    """A loaded library and the verdict on it.
-
-    ``held`` is None when it cannot be known.  ``fields`` are the loader's own, None where this version of
-    the loader lacks one.
-    """
-
-    name: str
-    path: str
-    soname: Optional[str]
-    build_id: Optional[str]
-    base: int
-    start: int
-    end: int
-    namespace: int
-    link_map: int
-    fields: Mapping[str, Optional[int]]
-    held: Optional[bool]
-    holds: tuple[Hold, ...] = ()
-    holds_omitted: int = 0
-    proxy: bool = False
-
-    @property
-    def is_going(self) -> bool:
-        """Tell whether a close that is running has condemned it."""
-        return any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in self.holds)
 
 
 class TargetInfo(NamedTuple):
@@ -229,16 +141,6 @@ class LoaderInfo(NamedTuple):
     layout: Optional[Source] = None
 
 
-class State(NamedTuple):
-    """The answer of ``dlstate``: libraries with their verdicts."""
-
-    target: TargetInfo
-    loader: LoaderInfo
-    libraries: tuple[Library, ...]
-    asked: Optional[str] = None
-    problems: tuple[Problem, ...] = ()
-
-
 class Outcome(Enum):
     """What happens to a library when it is closed.
 
@@ -252,82 +154,3 @@ class Outcome(Enum):
     DEFERRED = "deferred"
     NOT_OPEN = "not-open"
     UNKNOWN = None
-
-
-class Action(Enum):
-    """What can make a library go: a close, one that only libc can do, threads that exit, any other close."""
-
-    CLOSE = "close"
-    LIBC_CLOSE = "libc-close"
-    THREAD_EXIT = "thread-exit"
-    COLLECT = "collect"
-
-
-class Step(NamedTuple):
-    """Something that must happen before a library can go.
-
-    ``library`` is the base name of the one that is concerned, ``total`` how many closes it takes or how many
-    destructors are pending, ``threads`` those that must exit, as far as they were found.
-    """
-
-    action: Action
-    library: str
-    link_map: int
-    namespace: int
-    total: int = 0
-    threads: tuple[ThreadRef, ...] = ()
-
-
-class Change(NamedTuple):
-    """The least that must happen, besides the closes that were asked about, for a library to go.
-
-    ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
-    the holds that it has itself.
-    """
-
-    steps: tuple[Step, ...] = ()
-    blocker: Optional[Library] = None
-
-
-class Plan(NamedTuple):
-    """What would be unloaded if ``library`` were closed ``closes`` times.
-
-    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order`` (the name of
-    the algorithm that sorts them) is None, ``keeps`` are those of its dependencies that stay, itself among them,
-    with the holds that they have then.  ``at_least`` names those that could close more while they are unloaded.
-    ``size`` is what the mappings of the unloaded take, in bytes.  ``change`` is None for a library that goes, or where
-    it is not known.
-    """
-
-    library: Library
-    open_count: Optional[int]
-    closes: int
-    outcome: Outcome
-    unloads: tuple[Library, ...] = ()
-    order: Optional[str] = None
-    order_certain: bool = True
-    keeps: tuple[Library, ...] = ()
-    at_least: tuple[str, ...] = ()
-    size: int = 0
-    change: Optional[Change] = None
-
-    @property
-    def goes(self) -> bool:
-        """Tell whether the closed library itself would go, so that a later dlopen would map it anew."""
-        return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
-
-    @property
-    def is_dying(self) -> bool:
-        """Tell whether a close that is running unloads the library already."""
-        return any(library.link_map == self.library.link_map and library.is_going for library in self.keeps)
-
-
-class Plans(NamedTuple):
-    """The answer of ``dlplan``: one plan, or one for each open handle; ``garbage`` goes with any of them."""
-
-    target: TargetInfo
-    loader: LoaderInfo
-    plans: tuple[Plan, ...]
-    asked: Optional[str] = None
-    garbage: tuple[Library, ...] = ()
-    problems: tuple[Problem, ...] = ()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .errors import DumpFormatError, NotFoundError, UnsupportedError
 from .files import open_regular
-from .linux.dumps.elfcore import CoreTarget, require_core
+from .linux.dumps.coretarget import CoreTarget
+from .linux.dumps.elfcore import require_core
 from .linux.elf.files import read_at
 from .model import Problem
 

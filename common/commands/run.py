@@ -76,7 +76,7 @@ def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
         return None
     result = command.answer(Session(host), arguments)
     if arguments.json:
-        from .dlstate.document import dump
+        from ..render.json_parts import dump
 
         host.write(dump(result.document()))
         return result

@@ -12,12 +12,15 @@ from itertools import islice
 from ..errors import DlwhyError, NotFoundError
 from ..lean import cached_property
 from ..memory import Memory
-from ..model import Action, Change, HoldKind, Library, Outcome, Plan, Plans, Problem, Step, ThreadRef
+from ..model import Outcome, Problem, ThreadRef
 from ..target import Target
 from .elf.image import DT_STRSZ, DT_STRTAB, Image
-from .loader.maps import LT_LOADED, LinkMap, RootKind, mark
+from .loader.collector import mark
+from .loader.maps import LinkMap
 from .loader.order import OrderRule, finaliser_order, find_order_rule
+from .loader.roots import LT_LOADED, RootKind
 from .loader.start import Start
+from .model import Action, Change, HoldKind, Library, Plan, Plans, Step
 from .state.examine import examine
 from .state.glibc import GlibcExamination, opened_by
 from .state.matching import select

@@ -6,22 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Optional, TypeVar, Union
 
+from ..linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration
 from ..model import Outcome, Problem
-from .events import (
-    Account,
-    Close,
-    Deeds,
-    Event,
-    Instance,
-    Kept,
-    Leak,
-    Open,
-    OpenResult,
-    Pin,
-    Registration,
-    Site,
-    Totals,
-)
+from .events import Account, Deeds, Instance, OpenResult, Site, Totals
 
 _T = TypeVar("_T")
 

@@ -18,7 +18,7 @@ from .kernel.handles import HandleReader
 from .kernel.kernel import find_nt
 from .kernel.processes import Process, ProcessReader, list_processes
 from .kernel.vad import Vad, VadReader
-from .model_kernel import MappedFile, Opener, OpenFile, SectionUse, Share, View
+from .model import MappedFile, Opener, OpenFile, SectionUse, Share, View
 from .share_rules import Situation, judge
 
 _SECTION_EVIDENCE = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from .model_kernel import OpenFile, Operation, Possible, SectionUse, Status
+from .model import OpenFile, Operation, Possible, SectionUse, Status
 
 #: FILE_DISPOSITION_POSIX_SEMANTICS: since Windows 10 1607.
 POSIX_DELETE_BUILD = 14393

@@ -6,8 +6,10 @@ import json
 import sys
 import time
 
+from dlwhy.common.linux.loader.collector import Rules, mark
+from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import Rules, find_private, mark, read_graph
+from dlwhy.common.linux.loader.maps import read_graph
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.gdb_ext.target import selected_target

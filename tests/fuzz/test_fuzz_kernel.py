@@ -15,8 +15,8 @@ from typing import Optional
 import pytest
 from dlwhy.common.commands.dllshare.document import share_document
 from dlwhy.common.commands.dllshare.text import share_view
-from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.errors import DlwhyError, NotFoundError
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
 from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.common.windows.share import share_all, share_file

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlwhy.common.commands.dllstate.text import dll_gone_view, dll_plan_view, dll_state_view
+from dlwhy.common.commands.dllgone.text import dll_gone_view
+from dlwhy.common.commands.dllplan.text import dll_plan_view
+from dlwhy.common.commands.dllstate.text import dll_state_view
 from dlwhy.common.errors import DlwhyError, NotFoundError
 from dlwhy.common.render.text import render
 from dlwhy.common.target import Target

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import stop_view, trace_view
 from dlwhy.common.linux.elf.unwind import REGISTERS
 from dlwhy.common.linux.trace.calls import CONVENTIONS
+from dlwhy.common.linux.trace.events import Event
 from dlwhy.common.linux.trace.stops import Options, Stop
 from dlwhy.common.linux.trace.tracer import MAX_PROBLEMS, begin
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.target import Hit, Reaction, Subscription
-from dlwhy.common.trace.events import Event
 from dlwhy.tests.fakes import CoreTarget
 from dlwhy.tests.fuzz.examples import examples
 from hypothesis import given

@@ -12,7 +12,7 @@ from pathlib import Path
 import dlwhy
 import pytest
 from dlwhy.common.errors import DlwhyError, NoTargetError, NotFoundError
-from dlwhy.common.model import HoldKind
+from dlwhy.common.linux.model import HoldKind
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import LLDB_SCRIPT

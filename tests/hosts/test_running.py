@@ -15,8 +15,8 @@ from pathlib import Path
 import dlwhy
 import pytest
 from dlwhy.common.errors import CorruptError, DlwhyError, FaultError, LayoutError
+from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.state import examine as state_module
-from dlwhy.common.model import HoldKind, State
 from dlwhy.tests.hosts.gdbrun import ROOT
 
 HERE = Path(__file__).resolve().parent

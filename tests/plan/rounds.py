@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dlwhy.common.model import Action, Outcome, Plan
+from dlwhy.common.linux.model import Action, Plan
+from dlwhy.common.model import Outcome
 from dlwhy.tests.plan.graphs import (
     COLLECT,
     RTLD_DEEPBIND,

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.dumps.procfs import ProcTarget
-from dlwhy.common.linux.loader.maps import mark
+from dlwhy.common.linux.loader.collector import mark
 from dlwhy.common.linux.loader.start import Start
+from dlwhy.common.linux.model import Library, Plan
 from dlwhy.common.linux.plan import Planner
 from dlwhy.common.linux.state.examine import examine
 from dlwhy.common.linux.state.glibc import GlibcExamination
 from dlwhy.common.memory import Memory
-from dlwhy.common.model import Library, Plan
 
 TIMEOUT = 60.0
 

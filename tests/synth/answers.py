@@ -5,22 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from dlwhy.common.model import (
-    CodeSymbol,
-    Evidence,
-    Hold,
-    HoldKind,
-    Library,
-    LoaderInfo,
-    Problem,
-    Root,
-    Source,
-    SourceKind,
-    State,
-    TargetInfo,
-    ThreadRef,
-    TlsDestructor,
-)
+from dlwhy.common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
+from dlwhy.common.model import Evidence, LoaderInfo, Problem, Source, SourceKind, TargetInfo, ThreadRef
 
 LINK_MAP = 0x55555556A2C0
 BASE = 0x7FFFF7A00000

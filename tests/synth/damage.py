@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from dlwhy.common.commands.dlstate.document import dump, state_document
+from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import DlwhyError
 from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import LinkMap, find_private
+from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.model import Library, State
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
-from dlwhy.common.model import Library, State
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import CoreTarget, snapshot
 from dlwhy.tests.schema import VALIDATOR

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dlwhy.common.linux.dumps.procfs import ProcTarget
+from dlwhy.common.linux.loader.collector import mark
 from dlwhy.common.linux.loader.follow import GraphFollower
-from dlwhy.common.linux.loader.maps import LT_LOADED, Graph, mark, read_graph
+from dlwhy.common.linux.loader.maps import Graph, read_graph
+from dlwhy.common.linux.loader.roots import LT_LOADED
+from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.state.glibc import GlibcExamination
 from dlwhy.common.linux.trace.forecast import Forecast
 from dlwhy.common.linux.trace.operations import Closing
 from dlwhy.common.memory import Memory
-from dlwhy.common.model import HoldKind
 from dlwhy.common.trace.events import Moment
 from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell

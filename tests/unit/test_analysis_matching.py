@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.state.matching import select
-from dlwhy.common.model import Library
 from dlwhy.tests.synth.answers import library
 
 

@@ -7,8 +7,9 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.model import Action, HoldKind, Plan, Plans
 from dlwhy.common.linux.plan import plan_all, plan_close
-from dlwhy.common.model import Action, HoldKind, Outcome, Plan, Plans
+from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import X86_64, FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.unit.test_loaders_glibc import V235, V239

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlwhy.common.commands.dlstate.text import state_view
+from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.state.examine import explain
-from dlwhy.common.model import HoldKind, State
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import X86_64, snapshot
 from dlwhy.tests.synth.glibc import Layout, Library, Process

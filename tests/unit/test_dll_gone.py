@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.common.commands.dllstate.document import dll_gone_document
-from dlwhy.common.commands.dlstate.document import dump
+from dlwhy.common.commands.dllgone.document import dll_gone_document
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.gone import find_gone
 from dlwhy.common.windows.model import GoneDlls

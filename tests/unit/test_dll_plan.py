@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.common.commands.dllstate.document import dll_plan_document
-from dlwhy.common.commands.dlstate.document import dump
+from dlwhy.common.commands.dllplan.document import dll_plan_document
 from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import Outcome
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.model import CycleEntry, DllPlan, LoaderRule
 from dlwhy.common.windows.plan import plan_free

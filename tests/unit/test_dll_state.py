@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.commands.dllstate.document import dll_state_document
-from dlwhy.common.commands.dlstate.document import dump
 from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import SourceKind
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.model import Dll, DllHoldKind, DllState, LoaderRule
 from dlwhy.common.windows.state import explain_dlls, select_dlls

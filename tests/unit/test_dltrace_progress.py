@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dlwhy.common.commands.dltrace.command import PROGRESS_SECONDS, Progress
+from dlwhy.common.linux.trace.events import Close, Open
 from dlwhy.common.model import Outcome
-from dlwhy.common.trace.events import Close, Moment, Open
+from dlwhy.common.trace.events import Moment
 
 OPEN = Open(Moment(1, 0.0, 4711), "libA.so", 1, 0)
 CLOSE = Close(Moment(2, 0.0, 4711), None, 1, Outcome.UNLOADS)

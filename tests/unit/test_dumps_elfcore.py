@@ -10,7 +10,8 @@ from typing import BinaryIO, Optional
 
 import pytest
 from dlwhy.common.errors import DumpFormatError, FaultError
-from dlwhy.common.linux.dumps.elfcore import CoreTarget, ElfCore
+from dlwhy.common.linux.dumps.coretarget import CoreTarget
+from dlwhy.common.linux.dumps.elfcore import ElfCore
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import snapshot, thread_pointers
 from dlwhy.tests.synth.elfcore import ET_EXEC, Encoder, FileMapping, Segment, write_core

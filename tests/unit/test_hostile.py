@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import DlwhyError, DumpFormatError
-from dlwhy.common.model import HoldKind, SourceKind
+from dlwhy.common.linux.model import HoldKind
+from dlwhy.common.model import SourceKind
 from dlwhy.tests.fakes import CoreTarget, snapshot
 from dlwhy.tests.synth import rich
 from dlwhy.tests.synth.damage import (

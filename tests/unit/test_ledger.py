@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dlwhy.common.trace.events import Instance, Leak, Moment
+from dlwhy.common.linux.trace.events import Leak
+from dlwhy.common.trace.events import Instance, Moment
 from dlwhy.common.trace.ledger import MAX_LISTED, Ledger
 
 LIBRARY = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)

@@ -7,11 +7,15 @@ from typing import Optional
 import pytest
 from dlwhy.common.errors import LayoutError
 from dlwhy.common.linux.elf.demangle import demangle
-from dlwhy.common.linux.loader.maps import Fields, LinkMap, RootKind, Rules, is_libc, root_kinds
+from dlwhy.common.linux.loader.collector import Rules, root_kinds
+from dlwhy.common.linux.loader.find import is_libc
+from dlwhy.common.linux.loader.maps import Fields, LinkMap
+from dlwhy.common.linux.loader.roots import RootKind
+from dlwhy.common.linux.model import HoldKind
+from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import explain
-from dlwhy.common.model import Field, HoldKind, Platform, SourceKind
+from dlwhy.common.model import Field, Platform, SourceKind
 from dlwhy.common.model import Layout as StructLayout
-from dlwhy.common.model import Library as Verdict
 from dlwhy.tests.fakes import I386, S390X, X86_64
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 

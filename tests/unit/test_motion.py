@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import find_private
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory

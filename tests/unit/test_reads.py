@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from dlwhy.common.linux.loader.collector import Rules, mark
+from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import Rules, find_private, mark, read_graph
+from dlwhy.common.linux.loader.maps import read_graph
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory

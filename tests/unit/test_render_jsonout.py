@@ -10,9 +10,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from dlwhy.common.commands.dlstate.document import dump, state_document
+from dlwhy.common.commands.dlstate.document import state_document
+from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.state.examine import explain
-from dlwhy.common.model import HoldKind, LoaderInfo, Problem
+from dlwhy.common.model import LoaderInfo, Problem
+from dlwhy.common.render.json_parts import dump
 from dlwhy.tests.fakes import snapshot
 from dlwhy.tests.schema import SCHEMA, VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, library, owed, state

@@ -14,7 +14,7 @@ from dlwhy.common.commands.dllshare.document import share_document
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.windows.dumps.kdump import KernelDump
-from dlwhy.common.windows.model_kernel import MappedFile, Possible, Share
+from dlwhy.common.windows.model import MappedFile, Possible, Share
 from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.ntdump import Machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from dlwhy.common.windows.model_kernel import OpenFile, Operation, Possible, SectionUse
+from dlwhy.common.windows.model import OpenFile, Operation, Possible, SectionUse
 from dlwhy.common.windows.share_rules import Situation, judge
 
 WINDOWS_7 = 7601

@@ -9,7 +9,8 @@ from typing import Optional
 
 import pytest
 from dlwhy.common.commands.dlstate.text import state_view
-from dlwhy.common.model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, Source, SourceKind, State
+from dlwhy.common.linux.model import Hold, HoldKind, Library, Root, State
+from dlwhy.common.model import LoaderInfo, Problem, Source, SourceKind
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.synth.answers import HOLDS, chain_hold, destructor, library, nodelete, opened, owed, startup, state
 from dlwhy.tests.unit.goldens import golden

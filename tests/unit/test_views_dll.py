@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlwhy.common.commands.dllstate.text import dll_gone_view, dll_plan_view, dll_state_view
+from dlwhy.common.commands.dllgone.text import dll_gone_view
+from dlwhy.common.commands.dllplan.text import dll_plan_view
+from dlwhy.common.commands.dllstate.text import dll_state_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.model import TargetInfo
 from dlwhy.common.render.text import MAX_WIDTH, render

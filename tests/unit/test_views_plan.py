@@ -9,9 +9,11 @@ import json
 from typing import Any
 
 import pytest
+from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
-from dlwhy.common.commands.dlstate.document import dump, plan_document
-from dlwhy.common.model import Action, Change, HoldKind, Library, LoaderInfo, Outcome, Plan, Plans, Step, ThreadRef
+from dlwhy.common.linux.model import Action, Change, HoldKind, Library, Plan, Plans, Step
+from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state

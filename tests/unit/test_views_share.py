@@ -14,7 +14,7 @@ from dlwhy.common.errors import NotFoundError
 from dlwhy.common.model import Problem
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.windows.dumps.kdump import KernelDump
-from dlwhy.common.windows.model_kernel import Share
+from dlwhy.common.windows.model import Share
 from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import TRUTH, build, busy

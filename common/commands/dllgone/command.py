@@ -28,7 +28,7 @@ ADDRESS, names the module that was there, with the offset, and says where that i
 def dllgone(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllgone [ADDRESS]``."""
     from ...windows.gone import find_gone
-    from ..dllstate.text import dll_gone_view
+    from .text import dll_gone_view
 
     wanted = " ".join(arguments.address)
     answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None, process_id(arguments.process))
@@ -41,6 +41,6 @@ def dllgone(session: Session, arguments: Namespace) -> Result:
 
 
 def _document(answer: GoneDlls) -> dict[str, object]:
-    from ..dllstate.document import dll_gone_document
+    from .document import dll_gone_document
 
     return dll_gone_document("dllgone", answer)

@@ -31,7 +31,7 @@ DLL is a name with or without .dll, the end of a path, or an address inside it (
 def dllplan(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllplan DLL``."""
     from ...windows.plan import plan_free
-    from ..dllstate.text import dll_plan_view
+    from .text import dll_plan_view
 
     plans = plan_free(
         session.target,
@@ -49,6 +49,6 @@ def dllplan(session: Session, arguments: Namespace) -> Result:
 
 
 def _document(plans: DllPlans) -> dict[str, object]:
-    from ..dllstate.document import dll_plan_document
+    from .document import dll_plan_document
 
     return dll_plan_document("dllplan", plans)

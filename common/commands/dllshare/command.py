@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from ...windows.model_kernel import Share
+    from ...windows.model import Share
 
 _DESCRIPTION = """\
 Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be
@@ -55,7 +55,7 @@ def dllshare(session: Session, arguments: Namespace) -> Result:
 
 
 def _cannot_go(share: Share) -> bool:
-    from ...windows.model_kernel import Possible
+    from ...windows.model import Possible
 
     return any(
         operation.name == "delete" and operation.possible is Possible.NO

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ...windows.model_kernel import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
-from ..dlstate.document import envelope, evidence_document, hexadecimal, problem_documents
+from ...render.json_parts import envelope, evidence_document, hexadecimal, problem_documents
+from ...windows.model import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
 
 
 def share_document(command: str, share: Share) -> dict[str, Any]:

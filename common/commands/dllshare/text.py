@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...render.document import Document, Facts, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
-from ...windows.model_kernel import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
-from ..dlstate.text import completed, layout_parts, problem_parts
+from ...render.words import completed, layout_parts, problem_parts
+from ...windows.model import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

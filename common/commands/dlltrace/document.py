@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from ...render.dll_json import dll_reference, dll_rules, dll_verdict
+from ...render.json_parts import SCHEMA, envelope, hexadecimal, problem_documents
 from ...render.jsontext import dumps
+from ...render.trace_json import account_document, event_document
 from ...trace.events import Instance
 from ...windows.trace.events import DllClose, DllEvent, DllOpen, DllTrace
-from ..dllstate.document import dll_reference, dll_rules, dll_verdict
-from ..dlstate.document import SCHEMA, envelope, hexadecimal, problem_documents
-from ..dltrace.document import account_document, event_document
 
 
 def dll_trace_document(command: str, trace: DllTrace) -> dict[str, Any]:

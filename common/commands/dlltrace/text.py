@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...model import Outcome
+from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
 from ...render.document import Document, Sentence
 from ...render.fit import wrap_facts
+from ...render.trace_words import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
+from ...render.words import completed, join, layout_parts, problem_parts
 from ...trace.events import Account
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
-from ..dllstate.text import REFUSALS, dll_because, dll_rule_parts
-from ..dlstate.text import completed, join, layout_parts, problem_parts
-from ..dltrace.text import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from ...model import Plans
+    from ...linux.model import Plans
 
 
 _DESCRIPTION = """\
@@ -59,6 +59,6 @@ def dlplan(session: Session, arguments: Namespace) -> Result:
 
 
 def _document(plans: Plans) -> dict[str, object]:
-    from ..dlstate.document import plan_document
+    from .document import plan_document
 
     return plan_document("dlplan", plans)

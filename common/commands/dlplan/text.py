@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ...model import Action, Change, Library, Outcome, Plan, Plans, Step, ThreadRef
+from ...linux.model import Action, Change, Library, Plan, Plans, Step
+from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Sentence, Table
-from ..dlstate.text import because, completed, join, layout_parts, permanent_remedy, problem_parts, reason, times
+from ...render.library_words import because, permanent_remedy, reason
+from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +36,6 @@ def plan_view(plans: Plans, verbose: bool) -> Document:
     plan = plans.plans[0]
     ending = [Sentence(text) for text in (_advice(plan), _reopening(plan)) if text]
     return Document((*_plan_parts(plans, plan, verbose), *notes, *ending))
-
-
-def size_words(size: int) -> str:
-    """Give a number of bytes as people read it."""
-    if size < 1 << 20:
-        return f"{size / 1024:.0f} KiB"
-    return f"{size / (1 << 20):.1f} MiB"
 
 
 # -- all open libraries ---------------------------------------------------------------------------------------

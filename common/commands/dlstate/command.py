@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from ...model import State
+    from ...linux.model import State
 
 _DESCRIPTION = """\
 Says whether dlclose can unload it, every reason why not with its evidence, and what would make it go.

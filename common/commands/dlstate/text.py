@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 from ...lean import NamedTuple
-from ...linux.state.matching import runs_wine
-from ...model import Hold, HoldKind, Library, LoaderInfo, Problem, Root, State, TargetInfo, ThreadRef
+from ...linux.model import Hold, HoldKind, Library, State, runs_wine
+from ...model import ThreadRef
 from ...render.document import Document, Facts, Sentence, Table
+from ...render.library_words import because, libc_purpose, permanent_remedy, reason, root_words
+from ...render.words import completed, join, layout_parts, plain, problem_parts, times
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ...render.document import Part
 
-
-# Smaller values are counts and flags: nothing is mapped below, on Linux by default (vm.mmap_min_addr).
-_FIRST_POINTER = 65536
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
 _SHOWN_SYMBOLS = 4
-
-_STARTUP_REASONS = {
-    "needed": "loaded at program start",
-    "preload": "preloaded (LD_PRELOAD or /etc/ld.so.preload)",
-    "vdso": "the kernel's vDSO",
-    "rtld": "the dynamic loader itself",
-    "proxy": "the dynamic loader, seen from this namespace",
-}
-
-_NODELETE_BRIEFS = {
-    "elf-flag": "NODELETE (-z nodelete)",
-    "unique-symbol": "NODELETE (unique symbols)",
-    "bound-by-startup": "NODELETE (bound by what was loaded at start)",
-    "dlopen-flag": "NODELETE (RTLD_NODELETE)",
-    "pending": "NODELETE when the dlopen ends",
-    "unknown": "NODELETE (RTLD_NODELETE or dlsym)",
-}
-
-_STARTUP_REMEDIES = {
-    "needed": "What is loaded at program start stays until the process ends.",
-    "preload": "A preloaded library stays until the process ends; start the process without it.",
-    "vdso": "The kernel maps it into every process.",
-    "rtld": "The dynamic loader stays until the process ends.",
-    "proxy": "It is namespace 0's ld.so under another entry; the entry goes with its namespace, ld.so stays.",
-}
-
-_LIBC_PURPOSES = (
-    ("libgcc_s", "thread cancellation and backtraces", "libc never closes it"),
-    ("libnss_", "name service look-ups", "libc never closes it"),
-    ("libidn2", "international host names", "libc never closes it"),
-)
 
 
 def state_view(state: State, verbose: bool) -> Document:
@@ -61,26 +29,6 @@ def state_view(state: State, verbose: bool) -> Document:
         library = state.libraries[0]
         return Document((*_library_parts(library, verbose), *notes, Sentence(_remedy(library))))
     return Document((*_table_parts(state), *notes))
-
-
-def completed(count: int, noun: str, plural: str = "") -> str:
-    """Give a number with its noun."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
-    """Say what was examined, and where the offsets came from."""
-    version = f" {loader.version}" if loader.version else ""
-    rows = [(f"{loader.kind}{version}, {target.arch}", target.description)]
-    if loader.layout:
-        rows.append((f"offsets: {loader.layout.kind.value}", loader.layout.detail))
-    yield Facts(tuple(rows))
-
-
-def problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
-    """Say what could not be established."""
-    for problem in problems:
-        yield Sentence(f"problem: {problem.where}: {problem.message}")
 
 
 # -- the table of several libraries ---------------------------------------------------------------------------
@@ -115,24 +63,6 @@ def _state_word(library: Library) -> str:
     return "stays" if library.held else "can go"
 
 
-def because(library: Library) -> str:
-    """Give the strongest reason and the number of further ones."""
-    if not library.holds:
-        return "nothing keeps it" if library.held is False else "its holders could not all be read"
-    more = len(library.holds) - 1 + library.holds_omitted
-    return brief(library.holds[0]) + (f" +{more} more" if more else "")
-
-
-def brief(hold: Hold) -> str:
-    """Give the reason without symbols, which can be long."""
-    if hold.kind is HoldKind.NODELETE:
-        return _NODELETE_BRIEFS[hold.origin or "unknown"]
-    if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
-        verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
-        return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
-    return reason(hold)
-
-
 # -- one library ----------------------------------------------------------------------------------------------
 
 
@@ -156,11 +86,6 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
         )
         if rows:
             yield Facts(rows)
-
-
-def plain(value: int) -> str:
-    """Show counts in decimal and pointers in hexadecimal."""
-    return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 
 
 def _shown(library: Library, verbose: bool) -> Sequence[Hold]:
@@ -204,83 +129,6 @@ def _field_cells(library: Library) -> list[str]:
     return cells
 
 
-def reason(hold: Hold) -> str:
-    """Give the reason with the symbol that stands for it."""
-    kind = hold.kind
-    if kind is HoldKind.MAIN_PROGRAM:
-        return "main program"
-    if kind is HoldKind.STARTUP:
-        return _STARTUP_REASONS[hold.origin or "needed"]
-    if kind is HoldKind.NEVER_UNLOADS:
-        return "musl never unloads, by design"
-    if kind is HoldKind.AUDIT:
-        return "loaded by LD_AUDIT"
-    if kind is HoldKind.NODELETE:
-        return _nodelete_reason(hold)
-    if kind is HoldKind.HALF_LOADED:
-        return "a dlopen has not finished loading it"
-    if kind is HoldKind.CLOSE_IN_PROGRESS:
-        return "its destructors are running"
-    if kind is HoldKind.OPEN_COUNT:
-        if hold.origin == "libc":
-            return f"opened {times(hold.total)} by libc for itself"
-        return f"opened {times(hold.total)}, not closed"
-    if kind is HoldKind.TLS_DESTRUCTORS:
-        return completed(hold.total or 0, "pending TLS destructor")
-    if kind is HoldKind.DEPENDENCY:
-        return f"needed by {hold.chain[-2]}{_root_note(hold)}"
-    return f"bound by {hold.chain[-2]}{_symbol_note(hold)}{_root_note(hold)}"
-
-
-def _nodelete_reason(hold: Hold) -> str:
-    if hold.origin == "elf-flag":
-        return "NODELETE by its own file (linked with -z nodelete)"
-    if hold.origin == "unique-symbol":
-        return f"NODELETE by the unique symbol {hold.symbols[0]}" + _more_symbols(hold)
-    if hold.origin == "bound-by-startup":
-        return f"NODELETE because what was loaded at start is bound to {hold.symbols[0]}" + _more_symbols(hold)
-    if hold.origin == "dlopen-flag":
-        return "NODELETE by dlopen's flag RTLD_NODELETE"
-    if hold.origin == "pending":
-        return "to become NODELETE when the dlopen in progress ends"
-    return "NODELETE, by RTLD_NODELETE or a dlsym(RTLD_DEFAULT) of what was loaded at start"
-
-
-def _more_symbols(hold: Hold) -> str:
-    more = len(hold.symbols) - 1 + hold.symbols_omitted
-    return f" and {more} more" if more else ""
-
-
-def times(count: object) -> str:
-    """Say how often."""
-    return "once" if count == 1 else f"{count} times"
-
-
-def _symbol_note(hold: Hold) -> str:
-    return f" through {hold.symbols[0]}{_more_symbols(hold)}" if hold.symbols else ""
-
-
-def _root_note(hold: Hold) -> str:
-    root = hold.root
-    if root is None or root.library != hold.chain[-2]:
-        return f" (kept by {root.library})" if root else ""
-    return f" ({_root_words(root)})"
-
-
-_ROOT_WORDS = {
-    HoldKind.MAIN_PROGRAM: "the main program",
-    HoldKind.STARTUP: "loaded at program start",
-    HoldKind.AUDIT: "loaded by LD_AUDIT",
-    HoldKind.NODELETE: "NODELETE",
-    HoldKind.OPEN_COUNT: "open",
-    HoldKind.TLS_DESTRUCTORS: "pending TLS destructors",
-}
-
-
-def _root_words(root: Root) -> str:
-    return ", ".join(_ROOT_WORDS[kind] for kind in root.kinds)
-
-
 def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[str, ...]]:
     if hold.kind is HoldKind.TLS_DESTRUCTORS:
         shown = hold.destructors if verbose else hold.destructors[:_SHOWN_DESTRUCTORS]
@@ -307,11 +155,11 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
             )
     elif hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         what = "dependency" if hold.kind is HoldKind.DEPENDENCY else "relocation"
-        root = f"{hold.root.library}: {_root_words(hold.root)}" if hold.root else ""
+        root = f"{hold.root.library}: {root_words(hold.root)}" if hold.root else ""
         yield (what, " → ".join(hold.chain), root)
         yield from _symbol_rows("  symbol", hold, verbose)
     elif hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
-        purpose, _ = _libc_purpose(library)
+        purpose, _ = libc_purpose(library)
         yield ("opened by libc", purpose)
 
 
@@ -328,13 +176,6 @@ def thread_words(thread: ThreadRef) -> str:
     """Name a thread."""
     name = f', "{thread.name}"' if thread.name else ""
     return f"thread {thread.number} (LWP {thread.lwp}{name})"
-
-
-def _libc_purpose(library: Library) -> tuple[str, str]:
-    for prefix, purpose, ending in _LIBC_PURPOSES:
-        if library.name.startswith(prefix):
-            return purpose, ending
-    return "character set conversion (iconv)", "libc closes it some time after the last iconv_close"
 
 
 # -- remedies -------------------------------------------------------------------------------------------------
@@ -373,53 +214,6 @@ class _Condition(NamedTuple):
     collects: bool = False
 
 
-def permanent_remedy(library: Library, hold: Hold) -> str:
-    """Say what would have helped against a hold that nothing in this process lifts; empty for others."""
-    if hold.kind is HoldKind.MAIN_PROGRAM:
-        return "The main program stays until the process ends."
-    if hold.kind is HoldKind.STARTUP:
-        return _STARTUP_REMEDIES[hold.origin or "needed"]
-    if hold.kind is HoldKind.NEVER_UNLOADS:
-        return "Nothing unloads it: musl's dlclose only checks the handle, and destructors run at exit."
-    if hold.kind is HoldKind.AUDIT:
-        return "Audit libraries stay until the process ends; start the process without LD_AUDIT."
-    if hold.kind is HoldKind.NODELETE and hold.origin != "pending":
-        return f"Nothing unloads it in this process. {_nodelete_fix(library, hold)}"
-    if hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
-        return f"No dlclose of yours can lower this count: {_libc_purpose(library)[1]}."
-    root = hold.root
-    if root is not None:
-        for kind, words in (
-            (HoldKind.MAIN_PROGRAM, "is the main program"),
-            (HoldKind.STARTUP, "was loaded at program start"),
-            (HoldKind.AUDIT, "was loaded by LD_AUDIT"),
-            (HoldKind.NODELETE, "is NODELETE"),
-        ):
-            if kind in root.kinds:
-                return (
-                    f"Nothing unloads it in this process, because {root.library} {words}; see dlstate {root.library}."
-                )
-    return ""
-
-
-def _nodelete_fix(library: Library, hold: Hold) -> str:
-    if hold.origin == "elf-flag":
-        return f"Relink {library.name} without -z nodelete."
-    if hold.origin == "unique-symbol":
-        return (
-            "Compile it with -fno-gnu-unique, or keep these symbols out of its dynamic symbol table "
-            "(-fvisibility=hidden or a version script)."
-        )
-    if hold.origin == "bound-by-startup":
-        return "Open it without RTLD_GLOBAL, or let the start-up object get the address by dlsym with the handle."
-    if hold.origin == "dlopen-flag":
-        return "Leave RTLD_NODELETE out of the dlopen that opened it."
-    return (
-        "Afterwards the two causes cannot be told apart: look for RTLD_NODELETE at its dlopen, and for "
-        "dlsym(RTLD_DEFAULT) while it was RTLD_GLOBAL."
-    )
-
-
 def _conditions(hold: Hold) -> Iterator[_Condition]:
     if hold.kind is HoldKind.OPEN_COUNT:
         yield _Condition(f"dlclose has been called on it {times(hold.total)} more", collects=True)
@@ -442,9 +236,3 @@ def _conditions(hold: Hold) -> Iterator[_Condition]:
             yield _Condition(f"dlclose has closed {root.library}", collects=True)
         if HoldKind.TLS_DESTRUCTORS in root.kinds:
             yield _Condition(f"no thread owes {root.library} a TLS destructor")
-
-
-def join(words: Iterable[str]) -> str:
-    """Join words with commas and an "and"."""
-    items = list(words)
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Optional
 
+    from ...linux.trace.events import Event, Trace
     from ...linux.trace.stops import Stop
     from ...linux.trace.tracer import Tracer
     from ...target import LiveProcess
-    from ...trace.events import Event, Trace
 
 #: How often a trace shows that it goes on, where there is a terminal to show it.
 PROGRESS_SECONDS = 10.0
@@ -117,8 +117,8 @@ class Progress:
 
     def note(self, event: Event) -> None:
         """Count an event, and show the sums if it is time."""
-        from ...trace.events import Close, Open
-        from ..dlstate.text import completed
+        from ...linux.trace.events import Close, Open
+        from ...render.words import completed
 
         self._opens += isinstance(event, Open)
         self._closes += isinstance(event, Close)

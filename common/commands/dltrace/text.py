@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Optional
 
+from ...linux.model import Library
+from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Trace
 from ...linux.trace.stops import Stop
-from ...model import Library, Outcome
-from ...render.document import Document, Facts, Sentence, Table
-from ...render.fit import compact, cut, fit_table, wrap, wrap_facts
+from ...model import Outcome
+from ...render.document import Document, Facts, Sentence
+from ...render.fit import wrap, wrap_facts
+from ...render.library_words import because, reason
 from ...render.text import INDENT, MAX_WIDTH
-from ...trace.events import Account, Close, Deeds, Event, Kept, Leak, Open, Pin, Registration, Site, Trace
-from ..dlstate.text import because, completed, join, layout_parts, problem_parts, reason, times
+from ...render.trace_words import (
+    NAMED,
+    SHOWN,
+    deed_parts,
+    never_closed,
+    short_name,
+    site_words,
+    some_of,
+    total,
+    trace_table,
+)
+from ...render.words import completed, join, layout_parts, problem_parts, times
+from ...trace.events import Account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
 
-#: How many rows a table has unless all is asked for.
-SHOWN = 16
-_NAMED = 4
-_NAME_WIDTH = 40
-_FUNCTION_WIDTH = 60
 
 _PIN_REASONS = {
     "elf-flag": "its own file (-z nodelete)",
@@ -73,7 +81,7 @@ def stop_view(stop: Stop) -> Document:
         return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
     kept = [each for each in event.keeps if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
-    lines = [line for each in kept[:_NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
+    lines = [line for each in kept[:NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
     return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
 
 
@@ -121,32 +129,15 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     if totals.raced:
         yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
     unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
-    for index, words in enumerate(_some(unended, verbose)):
+    for index, words in enumerate(some_of(unended, verbose)):
         yield ("" if index else "not seen to end", words)
     if totals.unseen_opens or totals.unseen_closes:
         yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
 
 
-def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
-    """Lay out a table; unless all is asked for, its first rows, and in the column ``place`` how to see the rest."""
-    if verbose:
-        return Table(titles, tuple(rows))
-    shown = list(rows[:SHOWN])
-    if len(shown) < len(rows):
-        cells = [f"and {len(rows) - len(shown)} more", *[""] * (len(titles) - 1)]
-        cells[place] = "-v shows them"
-        shown.append(tuple(cells))
-    return fit_table(titles, shown)
-
-
-def short_name(name: str, verbose: bool = False) -> str:
-    """Give a name, cut unless all is asked for."""
-    return name if verbose else cut(name, _NAME_WIDTH)
-
-
 def _names(names: Sequence[str], verbose: bool = False) -> str:
     """Give some names, or all that are asked for."""
-    shown = [short_name(each, verbose) for each in (names if verbose else names[:_NAMED])]
+    shown = [short_name(each, verbose) for each in (names if verbose else names[:NAMED])]
     more = len(names) - len(shown)
     return join([*shown, f"{more} more"] if more else shown)
 
@@ -186,39 +177,6 @@ def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]
     yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose, 4)
     if verbose:
         yield from deed_parts(active, "opened", "closed")
-
-
-def total(deeds: Sequence[Deeds]) -> int:
-    """Count the opens, or the closes, of a library."""
-    return sum(each.total for each in deeds)
-
-
-def deed_parts(accounts: Sequence[Account], opened: str, closed: str) -> Iterator[Part]:
-    """Name all who opened and closed, by these verbs."""
-    rows = [
-        (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
-        for account in accounts
-        for verb, deeds in ((opened, account.opens), (closed, account.closes))
-        for each in deeds
-    ]
-    if rows:
-        yield Facts(tuple(rows))
-
-
-def _by_words(deeds: Deeds, verbose: bool) -> str:
-    return f"by {site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
-
-
-def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
-    """Name a place, and its library unless that is its ``home``, which stands beside it."""
-    if site is None:
-        return "a caller not known"
-    function = site.function or f"{site.address:#x}"
-    if not verbose:
-        function = cut(compact(function), _FUNCTION_WIDTH)
-    line = site.line and f"({short_name(site.line, verbose)})"
-    library = f"in {short_name(site.library, verbose)}" if site.library and site.library != home else None
-    return " ".join(filter(None, (function, line, library)))
 
 
 def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
@@ -287,22 +245,4 @@ def _vain_parts(vain: Sequence[Close], verbose: bool) -> Iterator[Part]:
     grouped = Counter(_close_words(close, verbose) for close in vain)
     words = [f"{text}, {times(number)}" if number > 1 else text for text, number in grouped.items()]
     if words:
-        yield Sentence(f"Closed without being open: {'; '.join(_some(words, verbose))}.")
-
-
-def _some(words: Sequence[str], verbose: bool) -> list[str]:
-    shown = words if verbose else words[:_NAMED]
-    more = len(words) - len(shown)
-    return [*shown, f"and {more} more"] if more else [*shown]
-
-
-def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
-    """Name who opened more often than was closed, by these verbs."""
-    words = []
-    for each in accounts:
-        excess = total(each.opens) - total(each.closes)
-        if each.left and excess > 0 and not each.at_start:
-            name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
-            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
-    if words:
-        yield Sentence(f"Never {closed}: {'; '.join(_some(words, verbose))}.")
+        yield Sentence(f"Closed without being open: {'; '.join(some_of(words, verbose))}.")

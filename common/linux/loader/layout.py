@@ -13,7 +13,9 @@ from ...model import Layout, Module, Problem, Source, SourceKind
 from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
-from .maps import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, Private, read_graph
+from .find import Private
+from .maps import Graph, LinkMap, read_graph
+from .roots import LT_EXECUTABLE, LT_LOADED
 from .start import Start
 
 TYPE_CHECKING = False

@@ -10,29 +10,22 @@ import struct
 from bisect import bisect_right
 from operator import attrgetter, itemgetter
 
-from ...errors import CorruptError, DlwhyError, FaultError, LayoutError
-from ...lean import Enum, NamedTuple, cached_property
+from ...errors import CorruptError, FaultError, LayoutError
+from ...lean import NamedTuple, cached_property
 from ...memory import Memory
 from ...model import Layout, Problem
-from ..elf.image import Image
-from ..layouts.resolve import Fingerprint, LayoutSet
-from .start import MAX_LIBRARIES, PublicMap, Start, find_rtld, read_name
+from ..layouts.resolve import LayoutSet
+from .roots import LT_LOADED, RootKind
+from .start import MAX_LIBRARIES, read_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, Optional
 
 
-# enum l_type of include/link.h
-LT_EXECUTABLE = 0
-LT_LIBRARY = 1
-LT_LOADED = 2
-
 DF_1_NODELETE = 8
 
-#: Names of the C library's own object, 2.17 to 2.43.
-LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
 
 # Caps on counts that come from the target.
 MAX_NAMESPACES = 16
@@ -42,14 +35,12 @@ MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
 _UNIQUE_AT_ONCE = 1 << 12
 MAX_DEPTH = 1 << 16
-BANNER_SCAN_BYTES = 4 << 20
 
 # What is kept of each, in Memory's units, besides the bytes that are read.
 _MAP_UNITS = 1000
 _EDGE_UNITS = 64
 _UNIQUE_UNITS = 100
 
-_BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
 # Read for every library on every run; all else is decoded when it is asked for.  First those that every version has as
 # plain integers.
@@ -529,84 +520,6 @@ def _find_absurdity(link_map: LinkMap) -> Optional[str]:
     return None
 
 
-class Rules(NamedTuple):
-    """What differs between releases of the collector."""
-
-    #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
-    #: l_flags_1 while the count is above 0 and clear it at 0.
-    tls_count_is_root: bool
-    #: Since glibc 2.23 the destructor's address is mangled with the pointer guard.
-    destructors_are_mangled: bool
-
-    @classmethod
-    def of(cls, version: Optional[tuple[int, int]]) -> Rules:
-        """Give the rules of a glibc version; those of the newest where it is unknown."""
-        return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
-
-
-class RootKind(Enum):
-    """Why the collector begins its marking at a map."""
-
-    EXECUTABLE = "main-program"
-    LIBRARY = "startup"
-    NODELETE = "nodelete"
-    OPEN_COUNT = "open-count"
-    TLS_DESTRUCTORS = "tls-destructors"
-
-
-def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
-    """Tell why the collector keeps a map whatever the others are, were its open count this one (None: as it is)."""
-    kinds = []
-    if link_map.l_type == LT_EXECUTABLE:
-        kinds.append(RootKind.EXECUTABLE)
-    elif link_map.l_type != LT_LOADED:
-        kinds.append(RootKind.LIBRARY)
-    has_destructors = bool(link_map.l_tls_dtor_count)
-    if link_map.nodelete and (rules.tls_count_is_root or not has_destructors):
-        kinds.append(RootKind.NODELETE)
-    if (link_map.l_direct_opencount if count is None else count) > 0:
-        kinds.append(RootKind.OPEN_COUNT)
-    if has_destructors:
-        kinds.append(RootKind.TLS_DESTRUCTORS)
-    return tuple(kinds)
-
-
-class Edge(Enum):
-    """Why one library needs another."""
-
-    DEPENDENCY = "dependency"
-    RELOCATION = "relocation"
-
-
-def mark(
-    namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
-) -> Mapping[int, tuple[RootKind, ...]]:
-    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others).
-
-    ``counts`` are open counts by the map's address, where others are asked about than those that are there.
-    """
-    kept: dict[int, tuple[RootKind, ...]] = {}
-    work = []
-    counts = counts or {}
-    for link_map in namespace.maps:
-        kinds = link_map.kinds
-        if link_map.address in counts:
-            kinds = root_kinds(link_map, rules, counts[link_map.address])
-        elif kinds is None:
-            kinds = link_map.kinds = root_kinds(link_map, rules)
-        if kinds:
-            kept[link_map.address] = kinds
-            work.append(link_map)
-    by_address = graph.by_address
-    while work:
-        link_map = work.pop()
-        for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
-            if address not in kept and address in by_address:
-                kept[address] = ()
-                work.append(by_address[address])
-    return kept
-
-
 class Lock(NamedTuple):
     """The state of the loader's lock ``_dl_load_lock``.
 
@@ -667,89 +580,3 @@ def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namesp
             if name:
                 memory.spend(_UNIQUE_UNITS, f"unique symbols of namespace {namespace.number}")
                 yield UniqueSymbol(read_name(memory, name), owner)
-
-
-class Private(NamedTuple):
-    """Where glibc's private loader state lies, and what identifies its layout."""
-
-    rtld_map: PublicMap
-    rtld: Image
-    libc: Optional[Image]
-    rtld_global: int
-    fingerprint: Fingerprint
-
-
-def find_private(memory: Memory, start: Start) -> Optional[Private]:
-    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
-
-    :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
-    """
-    found = find_rtld(memory, start.list)
-    if found is None:
-        return None
-    rtld_map, rtld = found
-    rtld_global = rtld.find_symbol("_rtld_global")
-    if rtld_global is None:
-        return None
-    rtld_global_ro = rtld.find_symbol("_rtld_global_ro")
-    libc = _find_libc(memory, start)
-    fingerprint = Fingerprint(
-        ld_build_id=rtld.read_build_id(),
-        tls_modid_offset=_read_descriptor_offset(memory, libc, "_thread_db_link_map_l_tls_modid"),
-        rtld_global_size=rtld_global[1],
-        rtld_global_ro_size=rtld_global_ro[1] if rtld_global_ro else None,
-        version=_read_version(memory, libc),
-    )
-    return Private(rtld_map, rtld, libc, rtld_global[0], fingerprint)
-
-
-def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
-    for entry in start.list:
-        if is_libc(entry.l_name):
-            try:
-                return Image.at(memory, entry.l_addr)
-            except DlwhyError:
-                return None
-    return None
-
-
-def is_libc(path: str) -> bool:
-    """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
-    name = path.rsplit("/", 1)[-1]
-    return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
-
-
-def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
-    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
-    try:
-        symbol = libc.find_symbol(name) if libc else None
-        raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
-    except DlwhyError:
-        return None
-    return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
-
-
-def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, int]]:
-    if libc is None:
-        return None
-    try:
-        symbol = libc.find_symbol("__nptl_version")
-        parts = memory.c_string(symbol[0], 32).split(".") if symbol else []
-        if len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal():
-            return int(parts[0]), int(parts[1])
-    except DlwhyError:
-        pass
-    return _scan_for_banner(memory, libc)
-
-
-def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
-    """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
-    import re  # 3 ms, and few need it
-
-    constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
-    for header in sorted(constants, key=lambda h: h.flags & 1):
-        data = memory.try_read(libc.address(header.vaddr), header.memsz)
-        match = re.search(_BANNER, data) if data else None
-        if match:
-            return int(match.group(1)), int(match.group(2))
-    return None

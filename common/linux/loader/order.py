@@ -11,7 +11,9 @@ from __future__ import annotations
 from ...errors import DlwhyError
 from ...lean import Enum, NamedTuple
 from ...memory import Memory
-from .maps import LT_EXECUTABLE, Graph, LinkMap, Private
+from .find import Private
+from .maps import Graph, LinkMap
+from .roots import LT_EXECUTABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from ...lean import NamedTuple
 from ...memory import Memory
 from ...model import Platform, Problem, Thread
 from ..elf.image import Image
-from .maps import Graph, LinkMap, Rules
+from .collector import Rules
+from .maps import Graph, LinkMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

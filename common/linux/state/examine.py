@@ -7,12 +7,13 @@ import time
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ...helper import shared_helper
 from ...memory import Memory
-from ...model import Problem, State
+from ...model import Problem
 from ...target import Capability, Target
 from ..elf.image import PT_INTERP
-from ..loader.maps import find_private
+from ..loader.find import find_private
 from ..loader.musl import is_musl
 from ..loader.start import STATIC, Start, find_start
+from ..model import State
 from .glibc import GlibcExamination, Motion
 
 TYPE_CHECKING = False

@@ -5,40 +5,24 @@ from __future__ import annotations
 from ...errors import CorruptError, DlwhyError, FaultError
 from ...lean import Enum, cached_property
 from ...memory import Memory
-from ...model import (
-    CodeSymbol,
-    Evidence,
-    Hold,
-    HoldKind,
-    Library,
-    LoaderInfo,
-    Problem,
-    Root,
-    State,
-    ThreadRef,
-    TlsDestructor,
-)
+from ...model import Evidence, LoaderInfo, Problem, ThreadRef
 from ..elf.image import DT_FLAGS_1, Image, Images
+from ..loader.collector import Edge, Rules, mark
+from ..loader.find import Private, is_libc
 from ..loader.layout import choose_layouts
 from ..loader.maps import (
     DF_1_NODELETE,
-    LT_EXECUTABLE,
-    LT_LOADED,
     MAX_NAMESPACES,
-    Edge,
     Graph,
     LinkMap,
     Namespace,
-    Private,
-    RootKind,
-    Rules,
     for_each_unique_symbol,
-    is_libc,
     is_same,
-    mark,
     read_load_lock,
 )
+from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..loader.start import AT_SYSINFO_EHDR, R_STATES, Start
+from ..model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
 from .naming import base_name, main_program_path, missing_names, target_info
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...charset import unescaped
 from ...errors import NotFoundError
-from ...model import Library
+from ..model import Library, runs_wine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], in
     if text.lower().endswith((".dll", ".exe")) and runs_wine(libraries):
         message += ": Wine runs this process and loads Windows modules itself, unknown to glibc"
     raise NotFoundError(message, _near(libraries, text))
-
-
-def runs_wine(libraries: Sequence[Library]) -> bool:
-    """Tell whether Wine runs in the process: its ntdll.so is the Unix side of Windows' loader."""
-    return any(library.name == "ntdll.so" and "/wine/" in library.path for library in libraries)
 
 
 def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...memory import Memory
-from ...model import Hold, HoldKind, Library, LoaderInfo, Problem, State
+from ...model import LoaderInfo, Problem
 from ..elf.image import Images
 from ..loader.musl import FIELDS, read_dso
 from ..loader.start import AT_BASE, AT_SYSINFO_EHDR, PublicMap, Start
+from ..model import Hold, HoldKind, Library, State
 from .naming import base_name, main_program_path, target_info
 
 TYPE_CHECKING = False

@@ -18,7 +18,8 @@ from ...target import Hit, LiveTarget
 from ...trace.events import Site
 from ..elf.image import Image
 from ..elf.unwind import REGISTERS, Frame, walk
-from ..loader.maps import Graph, LinkMap, is_libc, is_same
+from ..loader.find import is_libc
+from ..loader.maps import Graph, LinkMap, is_same
 from ..state.glibc import GlibcExamination
 from ..state.naming import base_name
 from .calls import Convention, Entry

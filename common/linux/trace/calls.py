@@ -19,7 +19,8 @@ from ...errors import DlwhyError, UnsupportedError
 from ...memory import Memory
 from ..elf.image import PT_LOAD, Image
 from ..layouts.resolve import LayoutSet
-from ..loader.maps import Graph, Private, is_libc
+from ..loader.find import Private, is_libc
+from ..loader.maps import Graph
 
 PF_X = 1
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from ...model import HoldKind, Library, Outcome
+from ...model import Outcome
 from ..elf.bindings import Bindings
-from ..loader.maps import LT_LOADED, Edge, Graph, LinkMap, is_same, mark
+from ..loader.collector import Edge, mark
+from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.roots import LT_LOADED
+from ..model import HoldKind, Library
 from ..plan import Planner
 from ..state.glibc import PERMANENT, GlibcExamination
 from .operations import Closing, instance_of

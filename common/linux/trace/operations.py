@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from ...model import Library, Outcome
-from ...trace.events import Close, Event, Instance, Moment, Open, OpenResult
+from ...model import Outcome
+from ...trace.events import Instance, Moment, OpenResult
 from ..loader.maps import Graph, LinkMap, is_same
+from ..model import Library
 from ..state.glibc import GlibcExamination
 from ..state.naming import base_name
 from .descriptors import Snapshot
+from .events import Close, Event, Open
 
 #: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.
 _RACE_EVENTS = 16

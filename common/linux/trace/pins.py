@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from ...model import Hold, HoldKind, Library
-from ..loader.maps import LT_LOADED, Graph, LinkMap, is_same
+from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.roots import LT_LOADED
+from ..model import Hold, HoldKind, Library
 from ..state.glibc import GlibcExamination
 from .operations import Opening, differing
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Optional
 
 from ...charset import unescaped
-from ...model import HoldKind, Library, Outcome
+from ...model import Outcome
 from ...target import Reaction
-from ...trace.events import Close, Event, Instance, Open
+from ...trace.events import Instance
+from ..model import HoldKind, Library
 from ..state.glibc import PERMANENT
 from ..state.naming import base_name
+from .events import Close, Event, Open
 from .operations import Closing, Opening, Operation
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.

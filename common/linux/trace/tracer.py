@@ -20,12 +20,13 @@ from ...guards import call_handler, event_bug, traceback_of
 from ...memory import Memory
 from ...model import Problem, TargetInfo
 from ...target import Hit, LiveProcess, Reaction, Subscription
-from ...trace.events import Event, Instance, Moment, Pin, Registration, Site, Trace
+from ...trace.events import Instance, Moment, Site
 from ...trace.ledger import Ledger
 from ..dumps.procfs import find_inner_id
 from ..elf.unwind import REGISTERS
 from ..loader.follow import GraphFollower
-from ..loader.maps import LT_EXECUTABLE, LT_LOADED, Graph, LinkMap, is_same
+from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.roots import LT_EXECUTABLE, LT_LOADED
 from ..loader.start import Start
 from ..state.examine import examine
 from ..state.glibc import GlibcExamination
@@ -33,6 +34,7 @@ from ..state.naming import missing_names, target_info
 from .callers import Callers
 from .calls import CONVENTIONS, Entry, Places, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
+from .events import Event, Pin, Registration, Trace
 from .forecast import Forecast
 from .operations import Closing, Opening, Operation, Operations, instance_of, is_request_for
 from .pins import find_cause, find_pinned

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Union
 
+from ...linux.trace.events import Close, Open, Pin
 from ...model import LoaderInfo, Problem, TargetInfo
-from ...trace.events import Account, Close, Instance, Open, Pin, Totals
+from ...trace.events import Account, Instance, Totals
 from ..model import Dll, LoaderRules
 
 

@@ -16,10 +16,11 @@ from typing import Optional
 
 from ...errors import DlwhyError, LayoutError, UnsupportedError
 from ...guards import call_handler, event_bug, traceback_of
+from ...linux.trace.events import Close, Open, Pin
 from ...memory import Memory
 from ...model import Outcome, Problem
 from ...target import Hit, Reaction, Subscription
-from ...trace.events import Close, Instance, Moment, Open, OpenResult, Pin, Site
+from ...trace.events import Instance, Moment, OpenResult, Site
 from ...trace.ledger import MAX_LISTED, Ledger
 from ..loader.lists import Entry, Loader, by_base
 from ..loader.unload import World

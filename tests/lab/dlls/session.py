@@ -17,7 +17,8 @@ import pykd
 ROOT = sys.argv[1]
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import conftest  # noqa: E402, F401 - registers the package
-from dlwhy.common.commands.dllstate.document import dll_plan_document, dll_state_document  # noqa: E402
+from dlwhy.common.commands.dllplan.document import dll_plan_document  # noqa: E402
+from dlwhy.common.commands.dllstate.document import dll_state_document  # noqa: E402
 from dlwhy.common.memory import Memory  # noqa: E402
 from dlwhy.common.windows.pe import find_export  # noqa: E402
 from dlwhy.common.windows.plan import plan_free  # noqa: E402

@@ -1,0 +1,148 @@
+"""How is the answer of this command put into words?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...model import Outcome
+from ...render.dll_words import (
+    REFUSALS,
+    SHOWN_NAMES,
+    SHOWN_STEPS,
+    dll_because,
+    dll_names,
+    dll_reason,
+    dll_rule_parts,
+    is_pinned_count,
+    permanent_words,
+)
+from ...render.document import Document, Facts, Sentence, Table
+from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
+from ...windows.model import CycleEntry, DllHoldKind, DllPlan, DllPlans, LoaderRule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...render.document import Part
+
+
+_ORDERS = {
+    "import-order": "depth first, siblings in import order",
+    "reverse-initialization": "reverse initialisation order",
+}
+
+
+def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
+    """Put a prediction into words."""
+    plan = plans.plan
+    notes: list[Part] = []
+    if verbose:
+        notes += layout_parts(plans.target, plans.loader)
+    notes += dll_rule_parts(plans.rules, verbose)
+    notes += problem_parts(plans.problems)
+    ending = _plan_remedy(plan)
+    return Document((*_plan_parts(plan, verbose), *notes, *([Sentence(ending)] if ending else [])))
+
+
+def _plan_answer(plan: DllPlan) -> str:
+    name = plan.dll.name
+    call = f"FreeLibrary({name})" if plan.frees == 1 else f"FreeLibrary({name}), {times(plan.frees)},"
+    if plan.outcome is Outcome.UNKNOWN:
+        return f"{call}: not known what it unloads, because its load count is not in memory."
+    if plan.outcome is Outcome.EARLY_RETURN:
+        is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
+        return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
+    if plan.unloads:
+        atleast = "at least " if plan.at_least else ""
+        return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.size)})."
+    if plan.load_count is not None:
+        kept = plan.keeps[0] if plan.keeps else plan.dll
+        why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"
+        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {plan.count_left}; {why}."
+    return f"{call} unloads nothing."
+
+
+def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
+    yield Sentence(_plan_answer(plan))
+    dll = plan.dll
+    facts: list[tuple[str, ...]] = [(f"base {dll.base:#x}", dll.path)]
+    if plan.load_count is not None:
+        own = f", {plan.own_count} of them LoadLibrary's" if plan.own_count is not None else ""
+        pinned = is_pinned_count(dll, plan.load_count)
+        facts.append((f"load count {'pinned' if pinned else plan.load_count}{'' if pinned else own}",))
+    yield Facts(tuple(facts))
+    if plan.unloads:
+        how = _ORDERS[plan.order or "import-order"]
+        expected = "" if plan.order_certain else "; the order of siblings is expected, not certain"
+        yield Sentence(f"These go, detached in this order ({how}{expected}):")
+        shown = plan.unloads if verbose else plan.unloads[:SHOWN_NAMES]
+        rows = [
+            (
+                str(number),
+                each.name,
+                f"{each.start:#x}-{each.end:#x}",
+                "DllMain" if each.base in plan.detached else "no DllMain call",
+            )
+            for number, each in enumerate(shown, 1)
+        ]
+        if len(shown) < len(plan.unloads):
+            rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", "", ""))
+        yield Table(("", "goes", "range", "detach"), tuple(rows))
+    if plan.over_freed:
+        frees = "One of these calls takes" if plan.over_freed == 1 else f"{plan.over_freed} of these calls take"
+        yield Sentence(f"{frees} what its importers hold, which LoadLibrary never gave: that is an over-free.")
+    if plan.at_least:
+        verb, whose = ("imports", "its") if len(plan.at_least) == 1 else ("import", "their")
+        names = dll_names(plan.at_least, verbose)
+        yield Sentence(f"At least these: {names} {verb} FreeLibrary, so {whose} DllMain can free others.")
+    for cycle in plan.cycles:
+        yield Sentence(_cycle_words(plan, cycle))
+    if plan.keeps:
+        shown = plan.keeps if verbose else plan.keeps[:SHOWN_NAMES]
+        rows2 = [(each.name, dll_because(each)) for each in shown]
+        if len(shown) < len(plan.keeps):
+            rows2.append((f"and {len(plan.keeps) - len(shown)} more", "-v shows them"))
+        yield Table(("stays", "because"), tuple(rows2))
+
+
+def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
+    names = " → ".join([*cycle[:SHOWN_NAMES], cycle[0]])
+    if plan.rule is LoaderRule.WIN8:
+        return f"Import cycle {names}: these share one count and come and go together, whichever is freed."
+    words = f"Import cycle {names}: entered at {cycle[0]}."
+    others = [each for each in plan.cycle_entries if each.dll in cycle]
+    return " ".join([words, *(_entry_words(plan, others, each) for each in dict.fromkeys(map(_effect, others)))])
+
+
+def _effect(entry: CycleEntry) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(entry.unloads), frozenset(entry.pins)
+
+
+def _entry_words(plan: DllPlan, entries: Sequence[CycleEntry], effect: tuple[frozenset[str], frozenset[str]]) -> str:
+    """Say what entering a cycle elsewhere would have changed."""
+    alike = [each for each in entries if _effect(each) == effect]
+    gone, pinned = alike[0].unloads, alike[0].pins
+    through = f"Freed through {join([each.dll for each in alike[:SHOWN_NAMES]])} instead"
+    if not pinned and set(gone) == {each.name for each in plan.unloads}:
+        return f"{through}, the same would go."
+    words = f"{join(gone[:SHOWN_NAMES])} would go" if gone else "nothing would go"
+    if pinned:
+        words += f", and {join(pinned)} would stay for good: a count that falls below 0 means pinned"
+    return f"{through}, {words}."
+
+
+def _plan_remedy(plan: DllPlan) -> str:
+    name = plan.dll.name
+    if plan.goes:
+        return f"A later LoadLibrary maps {name} anew, with fresh data."
+    if plan.blocker is not None:
+        if plan.blocker.entry == plan.dll.entry:
+            return next(filter(None, (permanent_words(hold) for hold in plan.dll.holds)), "")
+        why = dll_reason(plan.blocker.holds[0]) if plan.blocker.holds else "it stays"
+        return f"Nothing unloads {name} in this process, because {plan.blocker.name} keeps it: {why}."
+    if plan.steps and plan.outcome is not Outcome.UNKNOWN:
+        shown = plan.steps[:SHOWN_STEPS]
+        words = [f"free {step.dll} {times(step.total)}{' more' if step.dll == name else ''}" for step in shown]
+        if len(shown) < len(plan.steps):
+            words.append(f"{len(plan.steps) - len(shown)} more")
+        return f"To make {name} go: {join(words)}."
+    return ""

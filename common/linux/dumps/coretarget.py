@@ -1,0 +1,121 @@
+"""What does an ELF core supply of a target, read without a debugger?"""
+
+from __future__ import annotations
+
+import os
+
+from ...errors import UnsupportedError
+from ...files import open_first
+from ...model import Layout, Module, Problem, Thread
+from ...target import Capability
+from ..elf.machine import platform_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import BinaryIO, Optional
+from .elfcore import AT_PHDR, NT_ARM_TLS, NT_PRSTATUS, ElfCore
+
+# Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access
+# registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
+_THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
+
+
+class CoreTarget:
+    """A core file, read without a debugger."""
+
+    kind = "core"
+    capabilities = Capability.NONE
+
+    def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None, executable: str = "") -> None:
+        """Open a core; files that it maps are looked for below ``sysroot``, its program is ``executable``.
+
+        :raises DumpFormatError: if the file is no ELF core.
+        :raises UnsupportedError: if its architecture is not known, or it needs a file that is not here.
+        """
+        self._sysroot = sysroot.rstrip("/")
+        self._executable = os.path.abspath(executable) if executable else ""
+        self._core = ElfCore(path, self.open_image, content)
+        platform = platform_of(self._core.ident)
+        if platform is None:
+            raise UnsupportedError(f"{path} is a core of an architecture that is not supported")
+        self.platform = platform
+        self._thread_pointers = dict(self._parse_threads())
+        if not self._core.files:
+            from .unlisted import map_unlisted_files
+
+            map_unlisted_files(self, self._core, self._executable)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._core.close()
+
+    @property
+    def pid(self) -> Optional[int]:
+        """Give the process id: the first thread's in a core of the kernel's."""
+        return next(iter(self._thread_pointers), None)
+
+    @property
+    def description(self) -> str:
+        """Describe the core."""
+        return f"core file {self._core.path}"
+
+    def problems(self) -> Sequence[Problem]:
+        """Tell whether the core is cut off, and which files were taken on trust."""
+        return self._core.problems()
+
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Note what is to be said of the core."""
+        self._core.add_problems(problems)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory."""
+        return self._core.read(address, size)
+
+    def auxv(self) -> Mapping[int, int]:
+        """Give the auxiliary vector."""
+        return self._core.auxv
+
+    def modules(self) -> Sequence[Module]:
+        """Give the main program, where the core says which file it was."""
+        mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
+        return (Module(mapped.path, mapped.start),) if mapped else ()
+
+    def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
+        """Find nothing: there is no debugger here."""
+        return None
+
+    def threads(self) -> Sequence[Thread]:
+        """List the threads in the core's order."""
+        return [Thread(number, lwp) for number, lwp in enumerate(self._thread_pointers, 1)]
+
+    def registers(self, thread: Thread) -> Mapping[str, int]:
+        """Give the thread pointer, where the core has it."""
+        pointer = self._thread_pointers.get(thread.lwp)
+        return {} if pointer is None else {"thread_pointer": pointer}
+
+    def open_image(self, module: Module) -> Optional[BinaryIO]:
+        """Open a module's file: below the sysroot, if there is one."""
+        path = self._core.path_of(module)
+        if self._executable and path in [program.path for program in self.modules()]:
+            return open_first([self._executable]) or open_first([path], self._sysroot or "/")
+        return open_first([path], self._sysroot or "/")
+
+    def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
+        """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""
+        lwp, pointer = None, None
+        for note in self._core.notes:
+            if note.type == NT_PRSTATUS:
+                if lwp is not None:
+                    yield lwp, pointer
+                lwp = self._integer(note.data, 32 if self.platform.pointer_size == 8 else 24, 4)
+                offset = _THREAD_POINTER_OFFSETS.get(self.platform.arch)
+                pointer = None if offset is None else self._integer(note.data, offset, 8)
+            elif note.type == NT_ARM_TLS and self.platform.arch in ("aarch64", "arm"):
+                pointer = self._integer(note.data, 0, self.platform.pointer_size)
+        if lwp is not None:
+            yield lwp, pointer
+
+    def _integer(self, data: bytes, offset: int, size: int) -> Optional[int]:
+        raw = data[offset : offset + size]
+        return int.from_bytes(raw, "little" if self._core.prefix == "<" else "big") if len(raw) == size else None

@@ -1,0 +1,84 @@
+"""What would glibc's collector keep?
+
+Source: glibc's elf/dl-close.c (``_dl_close_worker``), releases 2.17 to 2.43.
+"""
+
+from __future__ import annotations
+
+from ...lean import Enum, NamedTuple
+from .roots import RootKind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Optional
+from .maps import Graph, LinkMap, Namespace
+from .roots import LT_EXECUTABLE, LT_LOADED
+
+
+class Rules(NamedTuple):
+    """What differs between releases of the collector."""
+
+    #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
+    #: l_flags_1 while the count is above 0 and clear it at 0.
+    tls_count_is_root: bool
+    #: Since glibc 2.23 the destructor's address is mangled with the pointer guard.
+    destructors_are_mangled: bool
+
+    @classmethod
+    def of(cls, version: Optional[tuple[int, int]]) -> Rules:
+        """Give the rules of a glibc version; those of the newest where it is unknown."""
+        return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
+
+
+def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
+    """Tell why the collector keeps a map whatever the others are, were its open count this one (None: as it is)."""
+    kinds = []
+    if link_map.l_type == LT_EXECUTABLE:
+        kinds.append(RootKind.EXECUTABLE)
+    elif link_map.l_type != LT_LOADED:
+        kinds.append(RootKind.LIBRARY)
+    has_destructors = bool(link_map.l_tls_dtor_count)
+    if link_map.nodelete and (rules.tls_count_is_root or not has_destructors):
+        kinds.append(RootKind.NODELETE)
+    if (link_map.l_direct_opencount if count is None else count) > 0:
+        kinds.append(RootKind.OPEN_COUNT)
+    if has_destructors:
+        kinds.append(RootKind.TLS_DESTRUCTORS)
+    return tuple(kinds)
+
+
+class Edge(Enum):
+    """Why one library needs another."""
+
+    DEPENDENCY = "dependency"
+    RELOCATION = "relocation"
+
+
+def mark(
+    namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
+) -> Mapping[int, tuple[RootKind, ...]]:
+    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others).
+
+    ``counts`` are open counts by the map's address, where others are asked about than those that are there.
+    """
+    kept: dict[int, tuple[RootKind, ...]] = {}
+    work = []
+    counts = counts or {}
+    for link_map in namespace.maps:
+        kinds = link_map.kinds
+        if link_map.address in counts:
+            kinds = root_kinds(link_map, rules, counts[link_map.address])
+        elif kinds is None:
+            kinds = link_map.kinds = root_kinds(link_map, rules)
+        if kinds:
+            kept[link_map.address] = kinds
+            work.append(link_map)
+    by_address = graph.by_address
+    while work:
+        link_map = work.pop()
+        for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
+            if address not in kept and address in by_address:
+                kept[address] = ()
+                work.append(by_address[address])
+    return kept

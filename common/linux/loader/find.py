@@ -1,0 +1,109 @@
+"""Where are the private data of glibc's loader, and which version is it?"""
+
+from __future__ import annotations
+
+import struct
+
+from ...errors import DlwhyError
+from ...lean import NamedTuple
+from ...memory import Memory
+from ..elf.image import Image
+from ..layouts.resolve import Fingerprint
+from .start import PublicMap, Start, find_rtld
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+#: Names of the C library's own object, 2.17 to 2.43.
+LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
+BANNER_SCAN_BYTES = 4 << 20
+
+_BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
+
+
+class Private(NamedTuple):
+    """Where glibc's private loader state lies, and what identifies its layout."""
+
+    rtld_map: PublicMap
+    rtld: Image
+    libc: Optional[Image]
+    rtld_global: int
+    fingerprint: Fingerprint
+
+
+def find_private(memory: Memory, start: Start) -> Optional[Private]:
+    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
+
+    :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
+    """
+    found = find_rtld(memory, start.list)
+    if found is None:
+        return None
+    rtld_map, rtld = found
+    rtld_global = rtld.find_symbol("_rtld_global")
+    if rtld_global is None:
+        return None
+    rtld_global_ro = rtld.find_symbol("_rtld_global_ro")
+    libc = _find_libc(memory, start)
+    fingerprint = Fingerprint(
+        ld_build_id=rtld.read_build_id(),
+        tls_modid_offset=_read_descriptor_offset(memory, libc, "_thread_db_link_map_l_tls_modid"),
+        rtld_global_size=rtld_global[1],
+        rtld_global_ro_size=rtld_global_ro[1] if rtld_global_ro else None,
+        version=_read_version(memory, libc),
+    )
+    return Private(rtld_map, rtld, libc, rtld_global[0], fingerprint)
+
+
+def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
+    for entry in start.list:
+        if is_libc(entry.l_name):
+            try:
+                return Image.at(memory, entry.l_addr)
+            except DlwhyError:
+                return None
+    return None
+
+
+def is_libc(path: str) -> bool:
+    """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
+    name = path.rsplit("/", 1)[-1]
+    return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
+
+
+def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
+    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
+    try:
+        symbol = libc.find_symbol(name) if libc else None
+        raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
+    except DlwhyError:
+        return None
+    return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
+
+
+def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, int]]:
+    if libc is None:
+        return None
+    try:
+        symbol = libc.find_symbol("__nptl_version")
+        parts = memory.c_string(symbol[0], 32).split(".") if symbol else []
+        if len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal():
+            return int(parts[0]), int(parts[1])
+    except DlwhyError:
+        pass
+    return _scan_for_banner(memory, libc)
+
+
+def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
+    """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
+    import re  # 3 ms, and few need it
+
+    constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
+    for header in sorted(constants, key=lambda h: h.flags & 1):
+        data = memory.try_read(libc.address(header.vaddr), header.memsz)
+        match = re.search(_BANNER, data) if data else None
+        if match:
+            return int(match.group(1)), int(match.group(2))
+    return None

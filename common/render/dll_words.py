@@ -1,0 +1,146 @@
+"""How is a verdict on a DLL put into words?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule
+from .document import Sentence
+from .words import times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .document import Part
+
+from collections.abc import Iterator, Sequence
+
+from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule, LoaderRules
+from .document import Sentence
+from .words import times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .document import Part
+
+
+_PIN_REASONS = {
+    "loader": "pinned by the loader at start",
+    "explicit": "pinned while the process ran, by whom is not recorded",
+    "inherited": "pinned",
+    "shim": "pinned: an application shim put it there",
+    "verifier": "pinned: an application verifier's provider",
+    "clr": "pinned: managed code, which unloads with its AppDomain only",
+    "unknown": "pinned, by what is not recorded",
+}
+
+_RULES = {
+    LoaderRule.XP: "XP (16-bit counts along the import tables)",
+    LoaderRule.WIN7: "Windows 7 (16-bit counts along the import tables)",
+    LoaderRule.WIN8: "Windows 8 to 11 (one count for each edge of the graph)",
+    LoaderRule.WINE: "Wine (16-bit counts along the edges of the graph)",
+}
+
+#: Why FreeLibrary does nothing.
+REFUSALS = {
+    "static": "it is a static import of the program, so FreeLibrary returns at once and lowers nothing",
+    "pinned": "it is pinned, so FreeLibrary returns at once and lowers nothing",
+    "imported": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
+    "unloading": "it is being unloaded already",
+    "shutdown": "the process is exiting, where FreeLibrary does nothing",
+}
+
+
+def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
+    """Say by which rules was judged: always where it is not what every current Windows does."""
+    for each in rules:
+        if verbose or each.rule is not LoaderRule.WIN8:
+            which = "The 32-bit loader is judged" if each.loader == "wow64" else "Judged"
+            yield Sentence(f"{which} by the rules of {_RULES[each.rule]}; {each.reason}.")
+
+
+def dll_because(dll: Dll) -> str:
+    """Say in a few words why a DLL stays."""
+    if not dll.holds:
+        if dll.held is not None:
+            return ""
+        return "loaded while it ran; its count is not in memory" if dll.entry else "known from the module list alone"
+    more = len(dll.holds) - 1 + dll.holds_omitted
+    return dll_reason(dll.holds[0], brief=True) + (f" +{more} more" if more else "")
+
+
+def dll_reason(hold: DllHold, brief: bool = False) -> str:
+    """Give the reason of a hold."""
+    kind = hold.kind
+    if kind is DllHoldKind.MAIN_PROGRAM:
+        return "the program itself"
+    if kind is DllHoldKind.STATIC_IMPORT:
+        if len(hold.chain) > 2 and not brief:
+            return f"static import of the program, through {hold.chain[-2]}"
+        return "static import of the program"
+    if kind is DllHoldKind.PINNED:
+        if hold.origin == "inherited":
+            return f"pinned with {hold.chain[0]}, which imports it"
+        words = _PIN_REASONS[hold.origin or "unknown"]
+        return words.partition(", by whom")[0] if brief else words
+    if kind is DllHoldKind.LOAD_COUNT:
+        if hold.total is None:
+            count = hold.evidence[0].value if hold.evidence else 0
+            return f"load count {count}" + ("" if brief else ", how much of it is LoadLibrary's is not known")
+        return f"loaded {times(hold.total)} by LoadLibrary, not freed"
+    if kind is DllHoldKind.UNLOADING:
+        return "a FreeLibrary is unloading it"
+    return f"imported by {hold.chain[-2]}{_root_words(hold, brief)}"
+
+
+def _root_words(hold: DllHold, brief: bool) -> str:
+    if not hold.root_kinds:
+        return ""
+    root = hold.chain[0]
+    if root != hold.chain[-2]:
+        return f" (kept by {root})"
+    words = {
+        DllHoldKind.MAIN_PROGRAM: "the program",
+        DllHoldKind.STATIC_IMPORT: "static import" if brief else "a static import of the program",
+        DllHoldKind.PINNED: "pinned",
+        DllHoldKind.LOAD_COUNT: "loaded" if brief else "loaded by LoadLibrary",
+    }
+    return f" ({', '.join(words[kind] for kind in hold.root_kinds if kind in words)})"
+
+
+SHOWN_NAMES = 16
+SHOWN_STEPS = 8
+
+PIN_REMEDIES = {
+    "loader": "The loader's own DLLs stay until the process ends.",
+    "explicit": "Look for GetModuleHandleEx with GET_MODULE_HANDLE_EX_FLAG_PIN, for it or for what imports it.",
+    "inherited": "See dllstate {top}: it was pinned, and a pin takes all imports along.",
+    "shim": "Start the process without the shim.",
+    "verifier": "Start the process without the verifier.",
+    "clr": "Unload its AppDomain or AssemblyLoadContext; the runtime itself stays.",
+    "unknown": "Look for GetModuleHandleEx with GET_MODULE_HANDLE_EX_FLAG_PIN; before Windows 8 also for 65535 loads, "
+    "and on XP for a TLS directory.",
+}
+
+
+def is_pinned_count(dll: Dll, count: int) -> bool:
+    return count == 0xFFFFFFFF or (count == 0xFFFF and dll.state is None)
+
+
+def dll_names(names: Sequence[str], verbose: bool, limit: int = SHOWN_NAMES) -> str:
+    shown = list(names) if verbose else list(names[:limit])
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def permanent_words(hold: DllHold) -> str:
+    if hold.kind is DllHoldKind.MAIN_PROGRAM:
+        return "The program stays until the process ends."
+    if hold.kind is DllHoldKind.STATIC_IMPORT:
+        return (
+            "What the program imports stays until the process ends; a delay load (/DELAYLOAD) or LoadLibrary makes it "
+            "one that can go."
+        )
+    if hold.kind is DllHoldKind.PINNED:
+        fix = PIN_REMEDIES[hold.origin or "unknown"].format(top=hold.chain[0] if hold.chain else "")
+        return f"Nothing unloads it in this process. {fix}"
+    return ""

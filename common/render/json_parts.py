@@ -1,0 +1,59 @@
+"""Which parts do the JSON documents of several commands share?"""
+
+from __future__ import annotations
+
+from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from .jsontext import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Optional
+
+
+SCHEMA = "dlwhy/1"
+
+
+def problem_documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """Build the documents of problems."""
+    return [{"where": p.where, "message": p.message} for p in problems]
+
+
+def dump(document: dict[str, Any]) -> str:
+    """Write a document as text, keys in the order in which they were built."""
+    return dumps(document, indent=2) + "\n"
+
+
+def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, Any]:
+    """Build what every document begins with."""
+    layout = loader.layout
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "target": {
+            "kind": target.kind,
+            "os": target.os,
+            "arch": target.arch,
+            "pid": target.pid,
+            "description": target.description,
+        },
+        "loader": {
+            "kind": loader.kind,
+            "version": loader.version,
+            "layout": {"source": layout.kind.value, "detail": layout.detail} if layout else None,
+        },
+    }
+
+
+def hexadecimal(value: Optional[int]) -> Optional[str]:
+    """Write an address; unknown is null."""
+    return None if value is None else f"{value:#x}"
+
+
+def evidence_document(evidence: Evidence) -> dict[str, Any]:
+    """Build the document of a member that was read."""
+    return {
+        "address": hexadecimal(evidence.address),
+        "expression": evidence.expression,
+        "value": evidence.value,
+    }

@@ -1,0 +1,186 @@
+"""How is a verdict on a library of an ELF system put into words?"""
+
+from __future__ import annotations
+
+from ..linux.model import Hold, HoldKind, Library, Root
+from .words import completed, times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
+_STARTUP_REASONS = {
+    "needed": "loaded at program start",
+    "preload": "preloaded (LD_PRELOAD or /etc/ld.so.preload)",
+    "vdso": "the kernel's vDSO",
+    "rtld": "the dynamic loader itself",
+    "proxy": "the dynamic loader, seen from this namespace",
+}
+
+_NODELETE_BRIEFS = {
+    "elf-flag": "NODELETE (-z nodelete)",
+    "unique-symbol": "NODELETE (unique symbols)",
+    "bound-by-startup": "NODELETE (bound by what was loaded at start)",
+    "dlopen-flag": "NODELETE (RTLD_NODELETE)",
+    "pending": "NODELETE when the dlopen ends",
+    "unknown": "NODELETE (RTLD_NODELETE or dlsym)",
+}
+
+_STARTUP_REMEDIES = {
+    "needed": "What is loaded at program start stays until the process ends.",
+    "preload": "A preloaded library stays until the process ends; start the process without it.",
+    "vdso": "The kernel maps it into every process.",
+    "rtld": "The dynamic loader stays until the process ends.",
+    "proxy": "It is namespace 0's ld.so under another entry; the entry goes with its namespace, ld.so stays.",
+}
+
+_LIBC_PURPOSES = (
+    ("libgcc_s", "thread cancellation and backtraces", "libc never closes it"),
+    ("libnss_", "name service look-ups", "libc never closes it"),
+    ("libidn2", "international host names", "libc never closes it"),
+)
+
+
+def because(library: Library) -> str:
+    """Give the strongest reason and the number of further ones."""
+    if not library.holds:
+        return "nothing keeps it" if library.held is False else "its holders could not all be read"
+    more = len(library.holds) - 1 + library.holds_omitted
+    return brief(library.holds[0]) + (f" +{more} more" if more else "")
+
+
+def brief(hold: Hold) -> str:
+    """Give the reason without symbols, which can be long."""
+    if hold.kind is HoldKind.NODELETE:
+        return _NODELETE_BRIEFS[hold.origin or "unknown"]
+    if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
+        verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
+        return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
+    return reason(hold)
+
+
+def reason(hold: Hold) -> str:
+    """Give the reason with the symbol that stands for it."""
+    kind = hold.kind
+    if kind is HoldKind.MAIN_PROGRAM:
+        return "main program"
+    if kind is HoldKind.STARTUP:
+        return _STARTUP_REASONS[hold.origin or "needed"]
+    if kind is HoldKind.NEVER_UNLOADS:
+        return "musl never unloads, by design"
+    if kind is HoldKind.AUDIT:
+        return "loaded by LD_AUDIT"
+    if kind is HoldKind.NODELETE:
+        return _nodelete_reason(hold)
+    if kind is HoldKind.HALF_LOADED:
+        return "a dlopen has not finished loading it"
+    if kind is HoldKind.CLOSE_IN_PROGRESS:
+        return "its destructors are running"
+    if kind is HoldKind.OPEN_COUNT:
+        if hold.origin == "libc":
+            return f"opened {times(hold.total)} by libc for itself"
+        return f"opened {times(hold.total)}, not closed"
+    if kind is HoldKind.TLS_DESTRUCTORS:
+        return completed(hold.total or 0, "pending TLS destructor")
+    if kind is HoldKind.DEPENDENCY:
+        return f"needed by {hold.chain[-2]}{_root_note(hold)}"
+    return f"bound by {hold.chain[-2]}{_symbol_note(hold)}{_root_note(hold)}"
+
+
+def _nodelete_reason(hold: Hold) -> str:
+    if hold.origin == "elf-flag":
+        return "NODELETE by its own file (linked with -z nodelete)"
+    if hold.origin == "unique-symbol":
+        return f"NODELETE by the unique symbol {hold.symbols[0]}" + _more_symbols(hold)
+    if hold.origin == "bound-by-startup":
+        return f"NODELETE because what was loaded at start is bound to {hold.symbols[0]}" + _more_symbols(hold)
+    if hold.origin == "dlopen-flag":
+        return "NODELETE by dlopen's flag RTLD_NODELETE"
+    if hold.origin == "pending":
+        return "to become NODELETE when the dlopen in progress ends"
+    return "NODELETE, by RTLD_NODELETE or a dlsym(RTLD_DEFAULT) of what was loaded at start"
+
+
+def _more_symbols(hold: Hold) -> str:
+    more = len(hold.symbols) - 1 + hold.symbols_omitted
+    return f" and {more} more" if more else ""
+
+
+def _symbol_note(hold: Hold) -> str:
+    return f" through {hold.symbols[0]}{_more_symbols(hold)}" if hold.symbols else ""
+
+
+def _root_note(hold: Hold) -> str:
+    root = hold.root
+    if root is None or root.library != hold.chain[-2]:
+        return f" (kept by {root.library})" if root else ""
+    return f" ({root_words(root)})"
+
+
+_ROOT_WORDS = {
+    HoldKind.MAIN_PROGRAM: "the main program",
+    HoldKind.STARTUP: "loaded at program start",
+    HoldKind.AUDIT: "loaded by LD_AUDIT",
+    HoldKind.NODELETE: "NODELETE",
+    HoldKind.OPEN_COUNT: "open",
+    HoldKind.TLS_DESTRUCTORS: "pending TLS destructors",
+}
+
+
+def root_words(root: Root) -> str:
+    return ", ".join(_ROOT_WORDS[kind] for kind in root.kinds)
+
+
+def libc_purpose(library: Library) -> tuple[str, str]:
+    for prefix, purpose, ending in _LIBC_PURPOSES:
+        if library.name.startswith(prefix):
+            return purpose, ending
+    return "character set conversion (iconv)", "libc closes it some time after the last iconv_close"
+
+
+def permanent_remedy(library: Library, hold: Hold) -> str:
+    """Say what would have helped against a hold that nothing in this process lifts; empty for others."""
+    if hold.kind is HoldKind.MAIN_PROGRAM:
+        return "The main program stays until the process ends."
+    if hold.kind is HoldKind.STARTUP:
+        return _STARTUP_REMEDIES[hold.origin or "needed"]
+    if hold.kind is HoldKind.NEVER_UNLOADS:
+        return "Nothing unloads it: musl's dlclose only checks the handle, and destructors run at exit."
+    if hold.kind is HoldKind.AUDIT:
+        return "Audit libraries stay until the process ends; start the process without LD_AUDIT."
+    if hold.kind is HoldKind.NODELETE and hold.origin != "pending":
+        return f"Nothing unloads it in this process. {_nodelete_fix(library, hold)}"
+    if hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
+        return f"No dlclose of yours can lower this count: {libc_purpose(library)[1]}."
+    root = hold.root
+    if root is not None:
+        for kind, words in (
+            (HoldKind.MAIN_PROGRAM, "is the main program"),
+            (HoldKind.STARTUP, "was loaded at program start"),
+            (HoldKind.AUDIT, "was loaded by LD_AUDIT"),
+            (HoldKind.NODELETE, "is NODELETE"),
+        ):
+            if kind in root.kinds:
+                return (
+                    f"Nothing unloads it in this process, because {root.library} {words}; see dlstate {root.library}."
+                )
+    return ""
+
+
+def _nodelete_fix(library: Library, hold: Hold) -> str:
+    if hold.origin == "elf-flag":
+        return f"Relink {library.name} without -z nodelete."
+    if hold.origin == "unique-symbol":
+        return (
+            "Compile it with -fno-gnu-unique, or keep these symbols out of its dynamic symbol table "
+            "(-fvisibility=hidden or a version script)."
+        )
+    if hold.origin == "bound-by-startup":
+        return "Open it without RTLD_GLOBAL, or let the start-up object get the address by dlsym with the handle."
+    if hold.origin == "dlopen-flag":
+        return "Leave RTLD_NODELETE out of the dlopen that opened it."
+    return (
+        "Afterwards the two causes cannot be told apart: look for RTLD_NODELETE at its dlopen, and for "
+        "dlsym(RTLD_DEFAULT) while it was RTLD_GLOBAL."
+    )

@@ -1,0 +1,90 @@
+"""How are the sums of a trace put into words, whatever the system?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from ..trace.events import Account, Deeds, Site
+from .document import Facts, Sentence, Table
+from .fit import compact, cut, fit_table
+from .words import times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .document import Part
+
+
+#: How many rows a table has unless all is asked for.
+SHOWN = 16
+NAMED = 4
+_NAME_WIDTH = 40
+_FUNCTION_WIDTH = 60
+
+
+def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
+    """Lay out a table; unless all is asked for, its first rows, and in the column ``place`` how to see the rest."""
+    if verbose:
+        return Table(titles, tuple(rows))
+    shown = list(rows[:SHOWN])
+    if len(shown) < len(rows):
+        cells = [f"and {len(rows) - len(shown)} more", *[""] * (len(titles) - 1)]
+        cells[place] = "-v shows them"
+        shown.append(tuple(cells))
+    return fit_table(titles, shown)
+
+
+def short_name(name: str, verbose: bool = False) -> str:
+    """Give a name, cut unless all is asked for."""
+    return name if verbose else cut(name, _NAME_WIDTH)
+
+
+def total(deeds: Sequence[Deeds]) -> int:
+    """Count the opens, or the closes, of a library."""
+    return sum(each.total for each in deeds)
+
+
+def deed_parts(accounts: Sequence[Account], opened: str, closed: str) -> Iterator[Part]:
+    """Name all who opened and closed, by these verbs."""
+    rows = [
+        (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
+        for account in accounts
+        for verb, deeds in ((opened, account.opens), (closed, account.closes))
+        for each in deeds
+    ]
+    if rows:
+        yield Facts(tuple(rows))
+
+
+def _by_words(deeds: Deeds, verbose: bool) -> str:
+    return f"by {site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
+
+
+def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
+    """Name a place, and its library unless that is its ``home``, which stands beside it."""
+    if site is None:
+        return "a caller not known"
+    function = site.function or f"{site.address:#x}"
+    if not verbose:
+        function = cut(compact(function), _FUNCTION_WIDTH)
+    line = site.line and f"({short_name(site.line, verbose)})"
+    library = f"in {short_name(site.library, verbose)}" if site.library and site.library != home else None
+    return " ".join(filter(None, (function, line, library)))
+
+
+def some_of(words: Sequence[str], verbose: bool) -> list[str]:
+    shown = words if verbose else words[:NAMED]
+    more = len(words) - len(shown)
+    return [*shown, f"and {more} more"] if more else [*shown]
+
+
+def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
+    """Name who opened more often than was closed, by these verbs."""
+    words = []
+    for each in accounts:
+        excess = total(each.opens) - total(each.closes)
+        if each.left and excess > 0 and not each.at_start:
+            name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
+            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
+    if words:
+        yield Sentence(f"Never {closed}: {'; '.join(some_of(words, verbose))}.")

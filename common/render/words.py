@@ -1,0 +1,63 @@
+"""Which words do the answers of several commands share?"""
+
+from __future__ import annotations
+
+from ..model import LoaderInfo, Problem, TargetInfo
+from .document import Facts, Sentence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .document import Part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
+def size_words(size: int) -> str:
+    """Give a number of bytes as people read it."""
+    if size < 1 << 20:
+        return f"{size / 1024:.0f} KiB"
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+# Smaller values are counts and flags: nothing is mapped below, on Linux by default (vm.mmap_min_addr).
+_FIRST_POINTER = 65536
+
+
+def completed(count: int, noun: str, plural: str = "") -> str:
+    """Give a number with its noun."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
+    """Say what was examined, and where the offsets came from."""
+    version = f" {loader.version}" if loader.version else ""
+    rows = [(f"{loader.kind}{version}, {target.arch}", target.description)]
+    if loader.layout:
+        rows.append((f"offsets: {loader.layout.kind.value}", loader.layout.detail))
+    yield Facts(tuple(rows))
+
+
+def problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
+    """Say what could not be established."""
+    for problem in problems:
+        yield Sentence(f"problem: {problem.where}: {problem.message}")
+
+
+def plain(value: int) -> str:
+    """Show counts in decimal and pointers in hexadecimal."""
+    return str(value) if value < _FIRST_POINTER else f"{value:#x}"
+
+
+def times(count: object) -> str:
+    """Say how often."""
+    return "once" if count == 1 else f"{count} times"
+
+
+def join(words: Iterable[str]) -> str:
+    """Join words with commas and an "and"."""
+    items = list(words)
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
