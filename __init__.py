@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
+from .common.target import Target
+
+if TYPE_CHECKING:
     from .common.api import Examination
-    from .common.target import Target
+
 
 __version__ = "0.1.0"
 

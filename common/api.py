@@ -8,6 +8,9 @@ with dlwhy.open_core("core.4711") as process:
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Optional
+
 from .errors import NotFoundError
 from .linux.model import Library, Plan, State
 from .linux.plan import plan_all, plan_close
@@ -16,11 +19,6 @@ from .linux.state.matching import select
 from .target import Target
 from .windows.model import Share
 from .windows.share import share_all, share_file
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Optional
 
 
 class Examination:

@@ -6,12 +6,9 @@ the same text everywhere; a byte that is not UTF-8 is the lone surrogate U+DC80 
 
 from __future__ import annotations
 
+import re
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import re
-    from typing import Union
+from typing import Union
 
 
 def decode(raw: bytes) -> str:

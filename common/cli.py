@@ -12,6 +12,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn, Optional, Union
 
 from .charset import own_path
 from .commands.arguments import REMAINDER, argument, byte_count, read_plain_words
@@ -20,14 +22,11 @@ from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Fa
 from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError
 from .host import Screen, write_to
 from .render.text import escape
+from .target import LiveTarget, Target
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Sequence
-    from typing import NoReturn, Optional, Union
 
-    from .target import LiveTarget, Target
 
 #: What shells give for a program that SIGINT ended.
 EXIT_INTERRUPTED = 130

@@ -18,11 +18,8 @@ Messages: lower case, no full stop, what happened, then the remedy, on one line.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Optional
-
+from collections.abc import Sequence
+from typing import Optional
 
 #: So many problems are told with a failure.
 _MAX_REASONS = 3

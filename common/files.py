@@ -11,12 +11,8 @@ import errno
 import os
 import stat
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import BinaryIO, Optional
-
+from collections.abc import Iterable
+from typing import BinaryIO, Optional
 
 MAX_LINKS = 40  # MAXSYMLINKS of include/linux/namei.h
 

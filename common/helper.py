@@ -14,19 +14,15 @@ import os
 import struct
 import sys
 import time
+from _socket import socket as Socket
 from _thread import allocate_lock
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NoReturn, Optional
 
 from .guards import try_optional
-from .lean import cache
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from _socket import socket as Socket
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import NoReturn, Optional
-
-    #: A function of a module that runs in the child: takes an item, and the descriptor of a file (-1: there is none).
-    Task = Callable[[bytes, int], bytes]
+Task = Callable[[bytes, int], bytes]
 
 
 #: Processor time in seconds that the calls of one answer may take together, and how much of the time that passes is

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Optional, Protocol, TextIO
+
 from .charset import carried
 from .errors import ClosedOutputError, OutputError
-from .lean import NamedTuple, Protocol
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional, TextIO
-
-    from .target import LiveTarget, Target
+from .target import LiveTarget, Target
 
 
 class Screen(NamedTuple):

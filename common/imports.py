@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
-    from typing import Optional
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Optional
 
 #: The folder of the package dlwhy.
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

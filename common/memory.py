@@ -7,16 +7,12 @@ command may spend is counted here: every read, and what is done with many entrie
 from __future__ import annotations
 
 import struct
+from typing import NoReturn, Optional
 
 from .charset import decode
 from .errors import CorruptError, FaultError, LimitError
 from .model import Problem
 from .target import Target
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn, Optional
-
 
 # A read through gdb costs 1.8 us for 8 bytes and 3.5 us for 16 KiB (gdb 13, local process): reading more than
 # was asked for pays as soon as two requests fall into one chunk, and a loader's heap blocks lie close together.

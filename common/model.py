@@ -6,12 +6,9 @@ are glibc's own.
 
 from __future__ import annotations
 
-from .lean import Enum, NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Optional
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple, Optional
 
 
 class Platform(NamedTuple):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, Optional, Union
+
 from .errors import DumpFormatError, NotFoundError, UnsupportedError
 from .files import open_regular
 from .linux.dumps.coretarget import CoreTarget
@@ -9,11 +12,7 @@ from .linux.dumps.elfcore import require_core
 from .linux.elf.files import read_at
 from .model import Problem
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import BinaryIO, Optional, Union
-
     from .unpack import Unpacked
     from .windows.dumps.kdump import KernelDump
     from .windows.dumps.minidump import MinidumpTarget

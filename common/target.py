@@ -6,13 +6,11 @@ way for every debugger.
 
 from __future__ import annotations
 
-from .lean import Enum, Flag, Protocol
-from .model import Layout, Module, Platform, Problem, Thread
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, Flag
+from typing import BinaryIO, Optional, Protocol
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import BinaryIO, Optional
+from .model import Layout, Module, Platform, Problem, Thread
 
 
 class Capability(Flag):

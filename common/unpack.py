@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
+from subprocess import Popen
+from typing import BinaryIO, NamedTuple, Optional, Union
 
 from .errors import DumpFormatError
-from .lean import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from io import FileIO
-    from subprocess import Popen
-    from typing import BinaryIO, Optional, Union
-
 
 #: How much room on disk the content may take, in bytes, if the user says nothing.
 MAX_SIZE = 4 << 30

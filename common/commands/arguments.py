@@ -6,10 +6,10 @@ option and has the words for every mistake, but takes a quarter of the shell's t
 
 from __future__ import annotations
 
-from ..errors import UsageError
-from ..lean import NamedTuple
+from typing import NamedTuple
 
-TYPE_CHECKING = False
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Mapping, Sequence

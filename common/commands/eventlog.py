@@ -6,13 +6,10 @@ import errno
 import os
 import stat
 import sys
+from typing import Optional, TextIO, Union
 
 from ..charset import file_name
 from ..errors import UsageError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional, TextIO, Union
 
 
 class EventLog:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ..lean import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+from ..host import Host
+from ..target import Target
 from .arguments import argument, read_plain_words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Optional
 
-    from ..host import Host
     from ..render.document import Document
-    from ..target import Target
     from .arguments import Argument
+
 
 #: The commands, each defined by the module of its name.
 NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlltrace", "dlplan", "dlstate", "dltrace")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
+
 from ..errors import ClosedOutputError, DlwhyError, NotFoundError, UsageError
 from ..guards import describe_bug, traceback_of
+from ..host import Host
 from ..imports import OwnImports
-from ..lean import NamedTuple
 from ..render.text import escape, render
 from .registry import Session
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Optional, TypeVar, Union
-
-    from ..host import Host
     from .registry import Command, Result
 
-    _T = TypeVar("_T")
+_T = TypeVar("_T")
+
 
 #: Exit statuses; 70 is EX_SOFTWARE of sysexits.h.
 EXIT_FINDINGS = 1

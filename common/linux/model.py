@@ -5,16 +5,10 @@ Structure and field names are glibc's own.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple, Optional
 
-from ..lean import Enum, NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Optional
 from ..model import Evidence, LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
 
 

@@ -7,10 +7,12 @@ the answer is a lower bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
+from typing import Optional
 
 from ..errors import DlwhyError, NotFoundError
-from ..lean import cached_property
 from ..memory import Memory
 from ..model import Outcome, Problem, ThreadRef
 from ..target import Target
@@ -26,12 +28,6 @@ from .state.glibc import GlibcExamination, opened_by
 from .state.matching import select
 from .state.musl import explain_musl
 from .state.naming import missing_names, target_info
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Optional
-
 
 #: What a library imports by which its destructors can close others.
 CLOSERS = ("dlclose", "__libc_dlclose")

@@ -5,11 +5,9 @@ The plain text is the truth; colour is lexed from it afterwards and carries no m
 
 from __future__ import annotations
 
-from ..guards import try_optional
+from typing import ClassVar
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import ClassVar
+from ..guards import try_optional
 
 
 def colourise(text: str) -> str:

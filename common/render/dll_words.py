@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule
-from .document import Sentence
-from .words import times
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .document import Part
-
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule, LoaderRules
 from .document import Sentence
 from .words import times
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .document import Part
 
@@ -123,16 +113,19 @@ PIN_REMEDIES = {
 
 
 def is_pinned_count(dll: Dll, count: int) -> bool:
+    """Return True if a load count says that the DLL is pinned."""
     return count == 0xFFFFFFFF or (count == 0xFFFF and dll.state is None)
 
 
 def dll_names(names: Sequence[str], verbose: bool, limit: int = SHOWN_NAMES) -> str:
+    """Return the names of some DLLs as a list in words, all of them with ``verbose``."""
     shown = list(names) if verbose else list(names[:limit])
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def permanent_words(hold: DllHold) -> str:
+    """Say why a hold never ends."""
     if hold.kind is DllHoldKind.MAIN_PROGRAM:
         return "The program stays until the process ends."
     if hold.kind is DllHoldKind.STATIC_IMPORT:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from ..lean import NamedTuple
+from typing import NamedTuple, Union
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Union
-
-    Part = Union["Sentence", "Facts", "Table"]
+Part = Union["Sentence", "Facts", "Table"]
 
 
 class Sentence(NamedTuple):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .document import Facts, Table
 from .text import INDENT, MAX_WIDTH, escape
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _CUT = "..."
 _TABLE_GAP = 2

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Optional
+
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from .jsontext import dumps
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, Optional
-
 
 SCHEMA = "dlwhy/1"
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Optional
+from typing import Any, Optional
 
 _UNCLEAR = re.compile(r"\\(?=x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})|[\ud800-\udfff]")
 _FIRST_OF_BYTES, _LAST_OF_BYTES = 0xDC80, 0xDCFF

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..linux.model import Hold, HoldKind, Library, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 
 def library_reference(library: Library) -> dict[str, Any]:
+    """Build what identifies a library in a document."""
     return {
         "name": library.name,
         "path": library.path,
@@ -31,10 +30,12 @@ def kept_document(library: Library) -> dict[str, Any]:
 
 
 def thread_document(thread: ThreadRef) -> dict[str, Any]:
+    """Build what identifies a thread in a document."""
     return {"lwp": thread.lwp, "name": thread.name}
 
 
 def hold_document(hold: Hold) -> dict[str, Any]:
+    """Build the document of a hold."""
     document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
     if hold.kind is HoldKind.STARTUP:
         document["origin"] = hold.origin

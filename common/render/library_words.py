@@ -5,11 +5,6 @@ from __future__ import annotations
 from ..linux.model import Hold, HoldKind, Library, Root
 from .words import completed, times
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
-
 _STARTUP_REASONS = {
     "needed": "loaded at program start",
     "preload": "preloaded (LD_PRELOAD or /etc/ld.so.preload)",
@@ -129,10 +124,12 @@ _ROOT_WORDS = {
 
 
 def root_words(root: Root) -> str:
+    """Say why the library at the root of a chain stays."""
     return ", ".join(_ROOT_WORDS[kind] for kind in root.kinds)
 
 
 def libc_purpose(library: Library) -> tuple[str, str]:
+    """Say what libc opened a library for, and that libc never closes it; empty strings for other libraries."""
     for prefix, purpose, ending in _LIBC_PURPOSES:
         if library.name.startswith(prefix):
             return purpose, ending

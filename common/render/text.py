@@ -5,13 +5,10 @@ Text from a target can hold terminal escape codes, so nothing that is not printa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from ..guards import try_optional
 from .document import Document, Facts, Sentence, Table
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
 
 MAX_WIDTH = 100
 INDENT = "  "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ..trace.events import Account, Deeds, Site
 from .document import Facts, Sentence, Table
 from .fit import compact, cut, fit_table
 from .words import times
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .document import Part
 
@@ -73,6 +72,7 @@ def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] 
 
 
 def some_of(words: Sequence[str], verbose: bool) -> list[str]:
+    """Return the first of several items, and how many more there are; all of them with ``verbose``."""
     shown = words if verbose else words[:NAMED]
     more = len(words) - len(shown)
     return [*shown, f"and {more} more"] if more else [*shown]

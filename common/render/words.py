@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
 from ..model import LoaderInfo, Problem, TargetInfo
 from .document import Facts, Sentence
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from .document import Part
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 
 def size_words(size: int) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import NamedTuple, Optional, Protocol
 
-from ..lean import NamedTuple, Protocol
 from ..target import LiveTarget, Subscription, Target
 from .model import Image, SystemVersion, UnloadedImage
 

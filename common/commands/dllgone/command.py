@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...windows.model import GoneDlls
 from ..arguments import argument
 from ..registry import PROCESS_ARGUMENT, Result, Session, command, process_id
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
 
 _DESCRIPTION = """\
 Lists the DLLs that were unloaded, from the loader's own record (RtlGetUnloadEventTraceEx) and from

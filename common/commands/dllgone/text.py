@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...render.dll_words import SHOWN_NAMES
 from ...render.document import Document, Facts, Sentence, Table
 from ...render.words import completed, join, layout_parts, problem_parts
 from ...windows.model import GoneDll, GoneDlls
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
 

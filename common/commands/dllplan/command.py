@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...windows.model import DllPlans
 from ..arguments import argument, number_or_all
 from ..registry import PROCESS_ARGUMENT, Result, Session, command, process_id
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
 
 _DESCRIPTION = """\
 Predicts which DLLs FreeLibrary unloads, in which order their DllMain gets DLL_PROCESS_DETACH, which

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ...model import Outcome
 from ...render.dll_words import (
@@ -20,7 +21,6 @@ from ...render.document import Document, Facts, Sentence, Table
 from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
 from ...windows.model import CycleEntry, DllHoldKind, DllPlan, DllPlans, LoaderRule
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...errors import UsageError
 from ..arguments import argument
 from ..registry import Result, Session, command, process_id
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from ...windows.model import Share
+
 
 _DESCRIPTION = """\
 Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 from ...render.document import Document, Facts, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
 from ...render.words import completed, layout_parts, problem_parts
 from ...windows.model import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from ...render.document import Part
+
 
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...errors import NotFoundError
 from ...windows.model import DllState
 from ..arguments import argument
 from ..registry import PROCESS_ARGUMENT, Result, Session, command, process_id
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
 
 _DESCRIPTION = """\
 Says for each module of a process of Windows whether FreeLibrary can unload it: its true load count

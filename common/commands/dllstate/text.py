@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...render.dll_words import (
     SHOWN_STEPS,
@@ -18,9 +18,9 @@ from ...render.document import Document, Facts, Sentence, Table
 from ...render.words import completed, join, layout_parts, plain, problem_parts, times
 from ...windows.model import Dll, DllHoldKind, DllState
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
+
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ...errors import UnsupportedError, UsageError
 from ..arguments import argument
 from ..eventlog import EventLog
 from ..registry import Result, Session, command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
 
     from ...windows.target import LiveWindowsTarget
     from ...windows.trace.events import DllEvent, DllTrace
+
 
 _DESCRIPTION = """\
 Watches every load and free of DLLs in a process that WinDbg runs, at ntdll's own exports. Each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ...model import Outcome
 from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
@@ -13,7 +14,6 @@ from ...render.words import completed, join, layout_parts, problem_parts
 from ...trace.events import Account
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...errors import UsageError
 from ..arguments import argument, number_or_all
 from ..registry import Result, Session, command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 

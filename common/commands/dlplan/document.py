@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...linux.model import Change, Plan, Plans
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import kept_document, library_reference, thread_document
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 def plan_document(command: str, plans: Plans) -> dict[str, Any]:

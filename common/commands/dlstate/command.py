@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...errors import NotFoundError
 from ...linux.state.examine import explain
 from ..arguments import argument
 from ..registry import Result, Session, command
 from .text import state_view
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from ...linux.model import State
+
 
 _DESCRIPTION = """\
 Says whether dlclose can unload it, every reason why not with its evidence, and what would make it go.

@@ -6,13 +6,11 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...linux.model import Library, State
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import hold_document
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 def state_document(command: str, state: State) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from ...lean import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
 from ...linux.model import Hold, HoldKind, Library, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Sentence, Table
 from ...render.library_words import because, libc_purpose, permanent_remedy, reason, root_words
 from ...render.words import completed, join, layout_parts, plain, problem_parts, times
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from ...render.document import Part
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Optional
 
 from ...errors import UsageError
 from ...model import Problem
+from ...target import LiveProcess
 from ..arguments import argument
 from ..eventlog import EventLog
 from ..registry import Result, Session, command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Sequence
-    from typing import Any, Optional
 
     from ...linux.trace.events import Event, Trace
     from ...linux.trace.stops import Stop
     from ...linux.trace.tracer import Tracer
-    from ...target import LiveProcess
+
 
 #: How often a trace shows that it goes on, where there is a terminal to show it.
 PROGRESS_SECONDS = 10.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ...linux.model import Library
 from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Trace
@@ -27,7 +28,6 @@ from ...render.trace_words import (
 from ...render.words import completed, join, layout_parts, problem_parts, times
 from ...trace.events import Account
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...render.document import Part
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO, Optional
 
 from ...errors import UnsupportedError
 from ...files import open_first
 from ...model import Layout, Module, Problem, Thread
 from ...target import Capability
 from ..elf.machine import platform_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import BinaryIO, Optional
 from .elfcore import AT_PHDR, NT_ARM_TLS, NT_PRSTATUS, ElfCore
 
 # Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access

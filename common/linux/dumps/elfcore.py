@@ -10,21 +10,16 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Optional
 
 from ...charset import decode
 from ...errors import DumpFormatError, FaultError
 from ...files import open_regular
-from ...lean import NamedTuple
 from ...model import Module, Problem
 from ..elf.files import read_at
 from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_build_id, parse_program_headers
 from .auxv import parse_auxv
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import BinaryIO, Optional
-
 
 AT_PHDR = 3
 ET_CORE = 4

@@ -6,6 +6,8 @@ Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, bu
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Optional
 
 from ...charset import decode
 from ...errors import FaultError, NoTargetError, UnsupportedError
@@ -14,12 +16,6 @@ from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
 from ..elf.machine import platform_of
 from .auxv import parse_auxv
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import BinaryIO, Optional
-
 
 AT_PHDR = 3
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import BinaryIO, Optional
 
 from ...errors import DlwhyError, FaultError, UnsupportedError
 from ...files import open_regular
@@ -22,11 +23,6 @@ from ..elf.files import ElfFile, read_at, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
 from ..loader.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
 from .elfcore import ElfCore, MappedFile, build_id_in_first_page
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import BinaryIO, Optional
-
 
 AT_ENTRY = 9
 PF_W = 2

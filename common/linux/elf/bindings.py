@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
 from .image import Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Optional
 
 #: Places no further apart than this are read together: nearly all lie in .got, .got.plt and .data.rel.ro.
 _GAP = 256

@@ -9,14 +9,11 @@ rust_demangler prints.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Optional
+
 from ...helper import shared_helper
-from ...lean import cache
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Optional
-
 
 # A longer name is shown as it is: the C++ demangler's time grows faster than the name.
 MAX_MANGLED_LENGTH = 4096

@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional
 
 from ...files import open_first
 from ...helper import shared_helper
-from ...lean import NamedTuple
 from ...memory import Memory
 from ...model import Module, Platform
 from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, parse_program_headers
 from .machine import platform_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO, Optional
-
     from ...helper import Task
+
 
 DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 

@@ -10,17 +10,12 @@ from __future__ import annotations
 import struct
 import sys
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
+from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError
-from ...lean import NamedTuple
 from ...memory import Memory
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Optional
-
 
 PT_LOAD = 1
 PT_DYNAMIC = 2

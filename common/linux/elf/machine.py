@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from ...model import Platform
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
-
 
 # e_machine: GNU name (gabi and the processor supplements).
 _MACHINES = {

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import Any, Optional
 
 from .image import find_build_id
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Optional
-
 
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10

@@ -11,16 +11,12 @@ Sources: DWARF 4 §6.4 and §7.23 (call frame instructions); the Linux Standard 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError
-from ...lean import NamedTuple
 from ...memory import Memory
 from .image import Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Optional
 
 PT_GNU_EH_FRAME = 0x6474E550
 

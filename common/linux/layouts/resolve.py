@@ -6,15 +6,11 @@ version string nor a single offset identifies a layout (stable branches and dist
 
 from __future__ import annotations
 
-from ...lean import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Optional
+
 from ...model import Layout, Source, SourceKind
 from .tables import Build, LayoutTable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Optional
-
 
 #: The structures of which the loader's state consists.
 LOADER_STRUCTS = ("link_map", "link_namespaces", "rtld_global")

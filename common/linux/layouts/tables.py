@@ -8,16 +8,12 @@ variants of each structure, and every build points at its variants by number.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple, Optional
 
 from ...errors import LayoutError
-from ...lean import NamedTuple, cache
 from ...model import Field, Layout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any, Optional
-
 
 _COMMON = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DIRECTORY = os.path.join(_COMMON, "data", "layouts")

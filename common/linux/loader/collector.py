@@ -5,15 +5,12 @@ Source: glibc's elf/dl-close.c (``_dl_close_worker``), releases 2.17 to 2.43.
 
 from __future__ import annotations
 
-from ...lean import Enum, NamedTuple
-from .roots import RootKind
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple, Optional
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Optional
 from .maps import Graph, LinkMap, Namespace
-from .roots import LT_EXECUTABLE, LT_LOADED
+from .roots import LT_EXECUTABLE, LT_LOADED, RootKind
 
 
 class Rules(NamedTuple):

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
-from ...lean import NamedTuple
 from ...memory import Memory
 from ..elf.image import Image
 from ..layouts.resolve import Fingerprint
 from .start import PublicMap, Start, find_rtld
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
-
 
 #: Names of the C library's own object, 2.17 to 2.43.
 LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")

@@ -7,19 +7,15 @@ maps in those that differ are looked at.  Whatever is not as it should be is lef
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
+from typing import Optional
 
 from ...errors import CorruptError, FaultError
 from ...memory import CHUNK_SIZE, PAGE_SIZE, Memory
 from ..layouts.resolve import LayoutSet
 from .maps import Graph, GraphReader, LinkMap, Namespace, find_objection
 from .start import MAX_LIBRARIES, read_name
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import Optional
-
 
 #: Memory of maps that never change lies among memory that does: malloc's own, and other blocks of the heap.
 _CELL_SIZE = 1024

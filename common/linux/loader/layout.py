@@ -6,8 +6,10 @@ matter most: they alone tell the 2.36 release from Debian's 2.36, whose members 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
 from ...errors import CorruptError, FaultError, LayoutError
-from ...lean import NamedTuple
 from ...memory import Memory
 from ...model import Layout, Module, Problem, Source, SourceKind
 from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
@@ -17,12 +19,6 @@ from .find import Private
 from .maps import Graph, LinkMap, read_graph
 from .roots import LT_EXECUTABLE, LT_LOADED
 from .start import Start
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Optional
-
 
 # Larger values are taken for a wrong offset.
 _MAX_COUNT = 1 << 20

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError, LayoutError
-from ...lean import NamedTuple, cached_property
 from ...memory import Memory
 from ...model import Layout, Problem
 from ..layouts.resolve import LayoutSet
 from .roots import LT_LOADED, RootKind
 from .start import MAX_LIBRARIES, read_name
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, Optional
-
 
 DF_1_NODELETE = 8
 

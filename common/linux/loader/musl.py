@@ -6,17 +6,14 @@ the public part of ``struct link_map``, and says which libraries dlopen brought.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Optional
+
 from ...errors import DlwhyError, LayoutError
 from ...memory import Memory
 from ..elf.image import PT_INTERP
 from ..layouts.tables import load_musl_dso
 from .start import PublicMap, Start, find_rtld
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Optional
-
 
 #: The members that are reported.
 FIELDS = ("runtime_loaded", "relocated", "constructed")

@@ -8,18 +8,15 @@ All libraries of the namespace are sorted, also those that stay, and of these on
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple, Optional
+
 from ...errors import DlwhyError
-from ...lean import Enum, NamedTuple
 from ...memory import Memory
 from .find import Private
 from .maps import Graph, LinkMap
 from .roots import LT_EXECUTABLE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from typing import Optional
-
 
 AT_SECURE = 23
 

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
-from ...lean import Enum
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
+from enum import Enum
 
 
 class RootKind(Enum):

@@ -7,17 +7,13 @@ executable with a copy relocation it is a truncated copy, and seen from outside 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional
+
 from ...errors import CorruptError, DlwhyError, FaultError, UnsupportedError
-from ...lean import NamedTuple
 from ...memory import Memory
 from ...model import Problem
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Optional
-
 
 AT_PHDR = 3
 AT_PHENT = 4

@@ -8,16 +8,13 @@ table distributions keep for libthread_db.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from ...memory import Memory
 from ..elf.files import find_local_symbol
 from ..elf.image import Images
 from ..layouts.resolve import LayoutSet
 from .maps import MAX_NAMESPACES, Graph
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
 
 MAX_THREADS = 1_000_000
 

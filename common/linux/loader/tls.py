@@ -8,19 +8,15 @@ block is searched for the one word that begins such a chain in every thread; the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
+
 from ...errors import DlwhyError
-from ...lean import NamedTuple
 from ...memory import Memory
 from ...model import Platform, Problem, Thread
 from ..elf.image import Image
 from .collector import Rules
 from .maps import Graph, LinkMap
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Optional
-
 
 THREAD_POINTER = "thread_pointer"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Optional, TypeVar
 
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ...helper import shared_helper
@@ -16,12 +18,7 @@ from ..loader.start import STATIC, Start, find_start
 from ..model import State
 from .glibc import GlibcExamination, Motion
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Optional, TypeVar
-
-    _Answer = TypeVar("_Answer")
+_Answer = TypeVar("_Answer")
 
 
 #: How long a running process is read again and again, and how long until a thread that holds the loader's lock without

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Optional
+
 from ...errors import CorruptError, DlwhyError, FaultError
-from ...lean import Enum, cached_property
 from ...memory import Memory
 from ...model import Evidence, LoaderInfo, Problem, ThreadRef
 from ..elf.image import DT_FLAGS_1, Image, Images
@@ -25,11 +29,7 @@ from ..loader.start import AT_SYSINFO_EHDR, R_STATES, Start
 from ..model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
 from .naming import base_name, main_program_path, missing_names, target_info
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Optional
-
     from ..elf.bindings import Bindings
     from ..loader.follow import GraphFollower
     from ..loader.tls import Pending

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from ...charset import unescaped
 from ...errors import NotFoundError
 from ..model import Library, runs_wine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 
 #: Of so many names those that are near are looked for.
 MAX_COMPARED = 4096

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Optional
+
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
 from ..elf.image import Images
@@ -9,11 +12,6 @@ from ..loader.musl import FIELDS, read_dso
 from ..loader.start import AT_BASE, AT_SYSINFO_EHDR, PublicMap, Start
 from ..model import Hold, HoldKind, Library, State
 from .naming import base_name, main_program_path, target_info
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Optional
 
 
 def explain_musl(memory: Memory, start: Start) -> State:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from ...errors import DlwhyError
 from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Problem, TargetInfo
 from ..elf.image import Image
 from ..loader.start import AT_EXECFN
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
 
 
 def target_info(memory: Memory) -> TargetInfo:
