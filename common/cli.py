@@ -12,21 +12,19 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn, Optional, Union
+from typing import NoReturn, Optional, Union
 
 from .charset import own_path
-from .commands.arguments import REMAINDER, argument, byte_count, read_plain_words
-from .commands.registry import NAMES, find_command
+from .commands.arguments import argument, byte_count
+from .commands.parser import HelpFormatter, ShellParser, add_arguments
+from .commands.registry import find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
 from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError
 from .host import Screen, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-
 
 #: What shells give for a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
@@ -50,7 +48,7 @@ ARGUMENTS = (
         help="how much room the content of a compressed file may take on disk, such as 500M or 16G (default: 4G)",
     ),
     argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays"),
-    argument("command", metavar="COMMAND", help=f"{', '.join(NAMES)}, or help"),
+    argument("command", metavar="COMMAND", help="what to do, or help"),
     argument("words", metavar="ARGUMENT", nargs=REMAINDER, help="the command's own arguments"),
 )
 
@@ -130,10 +128,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
 
 
 def _answer(words: Sequence[str]) -> int:
-    arguments = read_plain_words(ARGUMENTS, words)
-    if arguments is None:
-        arguments = _parser().parse_args(words)
-    name = arguments.command if arguments.command in NAMES else "dlwhy"
+    arguments = _parser().parse_args(words)
+    name = arguments.command if find_command(arguments.command) else "dlwhy"
     return _status_of(attempt(name, lambda: _run(arguments)))
 
 
@@ -165,13 +161,17 @@ def _run(arguments: Namespace) -> int:
     return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
 
 
-def _parser() -> ArgumentParser:
-    from .commands.usage import HelpFormatter, ShellParser, add_arguments
+class _Parser(ShellParser):
+    def format_help(self) -> str:
+        """Return the help with the names of the commands."""
+        self.epilog = f"Commands: {', '.join(names())}. dlwhy help COMMAND explains one."
+        return super().format_help()
 
-    parser = ShellParser(
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(
         prog="dlwhy",
         description="Explain the dynamic libraries of a running process, a core or a dump.",
-        epilog="dlwhy help COMMAND explains a command.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -188,7 +188,7 @@ def _help(command: str, words: Sequence[str]) -> int:
     if explained is not None:
         write_to(sys.stdout, explained.help() + "\n")
         return 0
-    _complain(f"dlwhy: there is no command {escape(wanted or command)}; commands: {', '.join(NAMES)}")
+    _complain(f"dlwhy: there is no command {escape(wanted or command)}; commands: {', '.join(names())}")
     return EXIT_USAGE
 
 

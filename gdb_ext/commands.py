@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import gdb
 
 from ..common.charset import from_native
-from ..common.commands.registry import Command, elf_commands
+from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import Failure, attempt, run
 from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
@@ -20,10 +20,8 @@ from ..common.memory import Memory
 from ..common.render.jsontext import to_strict
 from ..common.render.text import escape
 from .charset import host_charset, shown
+from .live import GdbLiveTarget
 from .target import GdbTarget, selected_target
-
-if TYPE_CHECKING:
-    from .live import GdbLiveTarget
 
 
 class GdbHost:
@@ -111,7 +109,7 @@ class _CliCommand(gdb.Command):
 
     def complete(self, text: str, word: Optional[str]) -> Sequence[str]:
         """Complete the names of the loaded libraries."""
-        if not any(argument.completes_libraries for argument in self._command.arguments):
+        if not self._command.completes_libraries:
             return ()
         start = text[: len(text) - len(word or "")]
         wanted = text.split()[-1] if text and not text[-1].isspace() else ""
@@ -187,7 +185,7 @@ def _mi_value(value: Any) -> Any:
 def register() -> None:
     """Define all commands in gdb; a second call replaces them."""
     kept: dict[str, object] = {}
-    for name, command in elf_commands().items():
+    for name, command in commands_of("linux").items():
         text = command.help()
         _CliCommand(name, command, text, kept)
         _CliCommand(f"info {name}", command, text, kept)

@@ -8,7 +8,7 @@ from typing import Any
 
 import lldb
 
-from ..common.commands.registry import Command, all_commands
+from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import Failure, attempt, run
 from ..common.errors import NotFoundError, UsageError
 from ..common.host import Screen
@@ -120,11 +120,11 @@ def register(debugger: Any, session: dict[str, Any]) -> None:
     """Define all commands in LLDB; a second call replaces them."""
     shared = {"kept": {}, "calls": Dispatcher(session)}
     options = _options(debugger)
-    for name, command in all_commands().items():
+    for name, command in commands_of().items():
         title = f"Command_{name}"
         # LLDB finds the class by its name in the session's dictionary.
         session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary, **shared})
-        completion = "-C module " if "--completion-type" in options and _names_libraries(command) else ""
+        completion = "-C module " if "--completion-type" in options and command.completes_libraries else ""
         # Before there was such an option, a command was always replaced.
         overwrite = "-o " if "--overwrite" in options else ""
         debugger.HandleCommand(f"command script add {overwrite}{completion}-c {title} {name}")
@@ -135,7 +135,3 @@ def _options(debugger: Any) -> str:
     result = lldb.SBCommandReturnObject()
     debugger.GetCommandInterpreter().HandleCommand("help command script add", result)
     return result.GetOutput() or ""
-
-
-def _names_libraries(command: Command) -> bool:
-    return any(argument.completes_libraries for argument in command.arguments)

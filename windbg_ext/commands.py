@@ -14,9 +14,9 @@ from typing import Optional, Union
 
 import pykd
 
-from ..common.commands.registry import Command, windows_commands
+from ..common.commands.parser import HelpFormatter
+from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
-from ..common.commands.usage import HelpFormatter
 from ..common.errors import NoTargetError, NotFoundError, OutputError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
@@ -26,8 +26,6 @@ from .target import MachineTarget, ProcessTarget, current_target
 
 # The engine cuts longer pieces of output off, at 16 KiB.
 _PIECE = 4000
-# What the name of a DLL in a command's output is a link to.
-_LINKS = {"dllshare": "!dllshare", "dllstate": "!dllstate", "dllplan": "!dllstate"}
 # What commands keep: each is a run of its own of our script, in one interpreter.
 _KEPT: dict[str, object] = {}
 # What extensions of WinDbg take for --help.
@@ -107,11 +105,12 @@ def _answer(words: Sequence[str], script: str) -> int:
     if arguments.install:
         _define_aliases(script)
         return 0
-    command = windows_commands().get(arguments.command)
+    command = commands_of("windows").get(arguments.command)
     if command is None:
         WinDbgHost().fail(parser.format_help())
         return EXIT_USAGE
-    host = WinDbgHost(None if "--json" in arguments.words else _LINKS.get(command.name))
+    link = None if "--json" in arguments.words or command.links_to is None else f"!{command.links_to}"
+    host = WinDbgHost(link)
     return _status_of(attempt(command.name, lambda: _run(host, command, arguments)), host)
 
 
@@ -123,7 +122,7 @@ def _run(host: WinDbgHost, command: Command, arguments: argparse.Namespace) -> i
 
 
 def _parser(is_windbg: bool) -> argparse.ArgumentParser:
-    names = ", ".join(windows_commands())
+    names = ", ".join(commands_of("windows"))
     parser = argparse.ArgumentParser(
         prog="dlwhy_windbg.py",
         description="Explain the DLLs of a process, a machine or a dump.",
@@ -168,6 +167,6 @@ def _open(arguments: argparse.Namespace) -> None:
 
 
 def _define_aliases(script: str) -> None:
-    for name in windows_commands():
+    for name in commands_of("windows"):
         # The option has to be there: the engine itself fails on a quoted word right after !py.
         pykd.dbgCommand(f'aS !{name} !py -g "{script}" {name}')

@@ -1,154 +1,111 @@
-"""Which commands are there, and how are their words parsed?"""
+"""Which commands are there, and how are their words parsed?
+
+A command is a folder beside this file.  Its ``__init__`` declares it as data, ``COMMAND``; the function that answers is
+named there and imported when the command is used, so that listing the commands imports no analysis.
+"""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from importlib import import_module
+from typing import NamedTuple, Optional
 
-from ..host import Host
-from ..target import Target
-from .arguments import argument, read_plain_words
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-
-    from ..render.document import Document
-    from .arguments import Argument
+from .arguments import OUTPUT_ARGUMENTS, Argument
+from .parser import CommandParser, add_arguments
+from .session import Result, Session
 
 
-#: The commands, each defined by the module of its name.
-NAMES = ("dllgone", "dllplan", "dllshare", "dllstate", "dlltrace", "dlplan", "dlstate", "dltrace")
+class Example(NamedTuple):
+    """A command line, and what it asks."""
 
-
-class Session(NamedTuple):
-    """What one run of a command works on."""
-
-    host: Host
-
-    @property
-    def target(self) -> Target:
-        """Give what is examined.
-
-        :raises NoTargetError: if there is nothing.
-        """
-        return self.host.target()
-
-
-class Result(NamedTuple):
-    """What a command found: its JSON document, its words, whether something could not be established, or is wrong."""
-
-    document: Callable[[], dict[str, Any]]
-    view: Callable[[bool], Document]
-    has_problems: bool
-    has_findings: bool
-
-
-PROCESS_ARGUMENT = argument(
-    "-p",
-    "--process",
-    metavar="PID",
-    help="in a kernel's memory: this process (0n decimal, 0x hex), not the current",
-)
-
-OUTPUT_ARGUMENTS = (
-    argument("-h", "--help", action="store_true", help="show this help"),
-    argument("-v", "--verbose", action="store_true", help="add addresses, expressions and where offsets came from"),
-    argument("--json", action="store_true", help="print one JSON document (schema dlwhy/1)"),
-    argument("--color", choices=("auto", "always", "never"), default="auto", help="colour the text (default: auto)"),
-)
+    words: str
+    meaning: str
 
 
 class Command(NamedTuple):
-    """A command: its name, help, arguments, and the function that answers."""
+    """The declaration of a command.
+
+    ``os`` names the system whose programs it examines: ``linux``, which stands for every ELF system, or ``windows``.
+    ``answer`` names the function that answers, ``module:function`` with the module in the command's folder: it takes a
+    `Session` and the parsed arguments, and returns a `Result`.  In WinDbg a name in the first column of the answer is
+    a link that runs ``links_to``.
+    """
 
     name: str
+    os: str
     summary: str
     description: str
     arguments: tuple[Argument, ...]
-    answer: Callable[[Session, Namespace], Result]
+    answer: str
+    examples: tuple[Example, ...] = ()
+    links_to: Optional[str] = None
 
     def parse(self, words: Sequence[str]) -> Namespace:
-        """Understand the words behind the command.
+        """Parse the words behind the command.
 
         :raises UsageError: if they are wrong.
+        :raises HelpRequested: if they ask for help.
         """
-        plain = read_plain_words((*self.arguments, *OUTPUT_ARGUMENTS), words)
-        if plain is not None:
-            return plain
-        # Before Python 3.13 argparse loses the "--" where options may stand between the words.
         parser = self.parser()
+        # Before Python 3.13 argparse loses the "--" where options may stand between the words.
         return parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words)
 
-    def parser(self) -> ArgumentParser:
-        """Build argparse's parser; it raises `UsageError` and never exits."""
-        from .usage import CommandParser, HelpFormatter, add_arguments
-
-        parser = CommandParser(
-            prog=self.name,
-            description=f"{self.summary[:1].upper()}{self.summary[1:]}.\n\n{self.description}",
-            formatter_class=HelpFormatter,
-            add_help=False,
-        )
+    def parser(self) -> CommandParser:
+        """Return a parser that raises `UsageError` and never exits."""
+        summary = f"{self.summary[:1].upper()}{self.summary[1:]}."
+        parser = CommandParser(self.name, summary, f"{self.description}{self._example_lines()}")
         add_arguments(parser, (*self.arguments, *OUTPUT_ARGUMENTS))
         return parser
 
+    def _example_lines(self) -> str:
+        if not self.examples:
+            return ""
+        width = max(len(example.words) for example in self.examples)
+        lines = (f"  {example.words.ljust(width)}   {example.meaning}" for example in self.examples)
+        return "\n\n" + "\n".join(lines)
+
     def help(self) -> str:
-        """Give the help text: summary, usage, options, as debuggers show it."""
-        usage, summary, rest = self.parser().format_help().split("\n\n", 2)
-        # Before Python 3.10 argparse called the options "optional arguments".
-        rest = rest.replace("optional arguments:", "options:", 1).rstrip()
-        return f"{summary}\n{usage.replace('usage:', 'Usage:', 1)}\n\n{rest}"
+        """Return the help text: summary, usage, description, arguments."""
+        return self.parser().format_help()
+
+    def function(self) -> Callable[[Session, Namespace], Result]:
+        """Import and return the function that answers."""
+        module, _, name = self.answer.partition(":")
+        found: Callable[[Session, Namespace], Result] = getattr(
+            import_module(f"{__package__}.{self.name}.{module}"), name
+        )
+        return found
+
+    @property
+    def completes_libraries(self) -> bool:
+        """Return True if names of what is loaded complete an argument."""
+        return any(argument.completes_libraries for argument in self.arguments)
 
 
-COMMANDS: dict[str, Command] = {}
+def names() -> tuple[str, ...]:
+    """Return the names of all commands, sorted."""
+    import pkgutil  # listing modules by it imports inspect, which takes 5 ms
+
+    folders = import_module(__package__).__path__
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if module.ispkg))
 
 
 def find_command(name: str) -> Optional[Command]:
-    """Find a command, importing no other than its own module."""
-    if name in NAMES and name not in COMMANDS:
-        __import__(f"{__package__}.{name}.command")  # importing importlib for this takes longer than the module
-    return COMMANDS.get(name)
-
-
-def all_commands() -> Mapping[str, Command]:
-    """Give all commands by name."""
-    for name in NAMES:
-        find_command(name)
-    return COMMANDS
-
-
-def elf_commands() -> Mapping[str, Command]:
-    """Give the commands for targets other than Windows, by name."""
-    return {name: command for name, command in all_commands().items() if not name.startswith("dll")}
-
-
-def windows_commands() -> Mapping[str, Command]:
-    """Give the commands for targets of Windows, by name."""
-    return {name: command for name, command in all_commands().items() if name.startswith("dll")}
-
-
-def command(
-    name: str, summary: str, description: str, arguments: Sequence[Argument]
-) -> Callable[[Callable[[Session, Namespace], Result]], Command]:
-    """Define a command over the function that answers it."""
-
-    def define(answer: Callable[[Session, Namespace], Result]) -> Command:
-        COMMANDS[name] = Command(name, summary, description, tuple(arguments), answer)
-        return COMMANDS[name]
-
-    return define
-
-
-def process_id(text: Optional[str]) -> Optional[int]:
-    """Take the number of PROCESS_ARGUMENT, None where it is not given.
-
-    :raises UsageError: if it is none.
-    """
-    if text is None:
+    """Return a command by its name, None if there is none; imports the declaration of no other."""
+    if not name.isidentifier():
         return None
+    full_name = f"{__package__}.{name}"
     try:
-        return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
-    except ValueError as error:
-        from ..errors import UsageError
+        found: Optional[Command] = getattr(import_module(full_name), "COMMAND", None)
+    except ModuleNotFoundError as error:
+        if error.name != full_name:
+            raise
+        return None
+    return found
 
-        raise UsageError(f"-p takes a process id, not '{text}'") from error
+
+def commands_of(*systems: str) -> Mapping[str, Command]:
+    """Return the commands about programs of some systems by name, of all without any."""
+    found = {name: command for name in names() if (command := find_command(name)) is not None}
+    return {name: command for name, command in found.items() if not systems or command.os in systems}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
+from typing import NamedTuple, Optional, TypeVar, Union
 
 from ..errors import ClosedOutputError, DlwhyError, NotFoundError, UsageError
 from ..guards import describe_bug, traceback_of
 from ..host import Host
 from ..imports import OwnImports
 from ..render.text import escape, render
-from .registry import Session
-
-if TYPE_CHECKING:
-    from .registry import Command, Result
+from .parser import HelpRequested
+from .registry import Command
+from .session import Result, Session
 
 _T = TypeVar("_T")
 
@@ -65,23 +64,24 @@ def _bug_message(error: Exception) -> str:
 
 
 def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
-    """Run a command and write its answer to the host; gives None where only help was asked for.
+    """Run a command and write its answer to the host; return None where only help was asked for.
 
     :raises DlwhyError: if it cannot be answered.
     """
-    arguments = command.parse(words)
-    if arguments.help:
+    try:
+        arguments = command.parse(words)
+    except HelpRequested:
         host.write(command.help() + "\n")
         return None
-    result = command.answer(Session(host), arguments)
+    result = command.function()(Session(host), arguments)
     if arguments.json:
-        from ..render.json_parts import dump
+        from ..render.json_parts import dump  # json takes longer to import than a short text to write
 
         host.write(dump(result.document()))
         return result
     text = render(result.view(arguments.verbose))
     if arguments.color == "always" or (arguments.color == "auto" and host.screen().colour):
-        from ..render.colour import colourise
+        from ..render.colour import colourise  # pygments
 
         text = colourise(text)
     host.write(text)

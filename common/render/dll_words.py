@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule, LoaderRules
-from .document import Sentence
+from .document import Part, Sentence
 from .words import times
-
-if TYPE_CHECKING:
-    from .document import Part
-
 
 _PIN_REASONS = {
     "loader": "pinned by the loader at start",

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from ..trace.events import Account, Deeds, Site
-from .document import Facts, Sentence, Table
+from .document import Facts, Part, Sentence, Table
 from .fit import compact, cut, fit_table
 from .words import times
-
-if TYPE_CHECKING:
-    from .document import Part
-
 
 #: How many rows a table has unless all is asked for.
 SHOWN = 16

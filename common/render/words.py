@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ..model import LoaderInfo, Problem, TargetInfo
-from .document import Facts, Sentence
-
-if TYPE_CHECKING:
-    from .document import Part
+from .document import Facts, Part, Sentence
 
 
 def size_words(size: int) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.cli import main
-from dlwhy.common.commands.arguments import argument
-from dlwhy.common.commands.registry import COMMANDS, all_commands, command
+from dlwhy.common.commands.parser import HELP_WIDTH, HelpRequested
+from dlwhy.common.commands.registry import commands_of, find_command, names
 from dlwhy.common.commands.run import run
-from dlwhy.common.commands.usage import HELP_WIDTH
 from dlwhy.common.errors import NotFoundError, UsageError
 from dlwhy.tests.fakes import CoreTarget, FakeHost, snapshot
 
-DLSTATE = all_commands()["dlstate"]
+COMMANDS = commands_of()
+DLSTATE = COMMANDS["dlstate"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_wrong_words(words: list[str]) -> None:
 def test_no_words_end_the_debugger(words: list[str]) -> None:
     try:
         DLSTATE.parse(words)
-    except UsageError:
+    except (UsageError, HelpRequested):
         return
     except SystemExit:  # pragma: no cover - that is the failure
         pytest.fail("argparse has ended the process")
@@ -82,18 +82,32 @@ def test_what_words_mean() -> None:
     assert parse(["&handle", "+", "8"]).library == ["&handle", "+", "8"]
 
 
-def test_a_command_is_defined_once_for_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "dltest", DLSTATE)
-    del COMMANDS["dltest"]
-    item = argument("--count", type=int, default=3, help="how many")
-    defined = command("dltest", "count things", "Counts.", [item])(DLSTATE.answer)
-    try:
-        assert COMMANDS["dltest"] is defined
-        assert defined.parse(["--count", "7"]).count == 7
-        with pytest.raises(UsageError, match="invalid int"):
-            defined.parse(["--count", "x"])
-    finally:
-        del COMMANDS["dltest"]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_declaration_names_a_function(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.name == name
+    assert command.os == ("windows" if name.startswith("dll") else "linux")
+    assert callable(command.function())
+    for example in command.examples:
+        words = example.words.split()
+        assert words[0] == name
+        command.parse(words[1:])
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["libB.so", "-h"], ["--json", "--help"]])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_needs_no_other_word(name: str, words: list[str], target: CoreTarget) -> None:
+    """``dltrace --help`` lacks the argument that dltrace requires."""
+    host = FakeHost(target, {})
+    assert run(host, COMMANDS[name], [word for word in words if word.startswith("-")]) is None
+    assert host.written == COMMANDS[name].help() + "\n"
+
+
+def test_names() -> None:
+    assert names() == tuple(sorted(COMMANDS))
+    assert find_command("nosuch") is None
+    assert find_command("registry") is None
+    assert set(commands_of("linux")) | set(commands_of("windows")) == set(COMMANDS)
 
 
 # -- runs -----------------------------------------------------------------------------------------------------

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ...render.dll_words import SHOWN_NAMES
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import completed, join, layout_parts, problem_parts
 from ...windows.model import GoneDll, GoneDlls
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _SHOWN_POINTERS = 4
 

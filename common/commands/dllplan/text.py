@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ...model import Outcome
 from ...render.dll_words import (
@@ -17,13 +16,9 @@ from ...render.dll_words import (
     is_pinned_count,
     permanent_words,
 )
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
 from ...windows.model import CycleEntry, DllHoldKind, DllPlan, DllPlans, LoaderRule
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _ORDERS = {
     "import-order": "depth first, siblings in import order",

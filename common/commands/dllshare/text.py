@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
 from ...render.words import completed, layout_parts, problem_parts
 from ...windows.model import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")

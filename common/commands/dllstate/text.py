@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from ...render.dll_words import (
     SHOWN_STEPS,
@@ -14,13 +14,9 @@ from ...render.dll_words import (
     is_pinned_count,
     permanent_words,
 )
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import completed, join, layout_parts, plain, problem_parts, times
 from ...windows.model import Dll, DllHoldKind, DllState
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ...model import Outcome
 from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
-from ...render.document import Document, Sentence
+from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
 from ...render.trace_words import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
 from ...render.words import completed, join, layout_parts, problem_parts
 from ...trace.events import Account
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
-
-if TYPE_CHECKING:
-    from ...render.document import Part
 
 
 def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ...linux.model import Action, Change, Library, Plan, Plans, Step
 from ...model import Outcome, ThreadRef
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, permanent_remedy, reason
 from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _SHOWN_LIBRARIES = 16
 

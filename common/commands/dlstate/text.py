@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ...linux.model import Hold, HoldKind, Library, State, runs_wine
 from ...model import ThreadRef
-from ...render.document import Document, Facts, Sentence, Table
+from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, libc_purpose, permanent_remedy, reason, root_words
 from ...render.words import completed, join, layout_parts, plain, problem_parts, times
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8

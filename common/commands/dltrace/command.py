@@ -1,66 +1,32 @@
-"""``dltrace``: which close did not unload, who opened it, and who never closed it?"""
+"""How is ``dltrace`` answered?"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Optional
 
 from ...errors import UsageError
+from ...linux.trace.events import Close, Event, Open, Trace
+from ...linux.trace.stops import Options, Stop
+from ...linux.trace.tracer import Tracer, begin
 from ...model import Problem
+from ...render.text import render
+from ...render.words import completed
 from ...target import LiveProcess
-from ..arguments import argument
 from ..eventlog import EventLog
-from ..registry import Result, Session, command
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from ...linux.trace.events import Event, Trace
-    from ...linux.trace.stops import Stop
-    from ...linux.trace.tracer import Tracer
-
+from ..session import Result, Session
+from .document import dump_event, trace_document
+from .text import started_view, stop_view, trace_view
 
 #: How often a trace shows that it goes on, where there is a terminal to show it.
 PROGRESS_SECONDS = 10.0
 
-_DESCRIPTION = """\
-Watches every dlopen, dlmopen and dlclose of the process, libc's own among them. Each close is
-predicted when it begins, and compared with what it then does.
 
-  dltrace start [LIB]...   begins; LIB is a library's name or a pattern; without one all are traced
-  dltrace report           sums up: who opened and closed what how often, what stayed and why
-  dltrace stop             ends, and sums up
-
-On a terminal a line tells every ten seconds how much has been seen.
-The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
-or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or
-close after that). Without LIB, kept stops where what is closed stays, or a dependency of it that
-nothing else needs; what is open elsewhere or never unloads, and its dependencies, are only reported."""
-
-
-@command(
-    "dltrace",
-    "watch which closes do not unload, and who never closed",
-    _DESCRIPTION,
-    (
-        argument("action", metavar="start|report|stop", choices=("start", "report", "stop"), help="what to do"),
-        argument(
-            "library", metavar="LIB", nargs="*", default=[], completes_libraries=True, help="trace only these libraries"
-        ),
-        argument("--stop-when", choices=("kept", "unloaded", "opened"), help="stop the process then"),
-        argument("--log", metavar="FILE", help="write each event to FILE, no pipe, as a line of JSON (schema dlwhy/1)"),
-        argument("--tls", action="store_true", help="watch which TLS destructors are registered, and by whom"),
-        argument(
-            "--fds",
-            action="store_true",
-            help="watch which descriptors a library leaves open; with LIB also which of its calls opened them",
-        ),
-    ),
-)
-def dltrace(session: Session, arguments: Namespace) -> Result:
+def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dltrace start|report|stop``."""
     if arguments.action == "start":
         if "" in arguments.library:
@@ -77,7 +43,6 @@ def dltrace(session: Session, arguments: Namespace) -> Result:
 
 
 def _start(session: Session, arguments: Namespace) -> Result:
-    from .text import started_view
 
     before = session.host.kept.get("dltrace")
     if isinstance(before, _Tracing) and before.tracer.is_watching():
@@ -90,20 +55,13 @@ def _start(session: Session, arguments: Namespace) -> Result:
 
 
 def _result(trace: Trace) -> Result:
-    from .text import trace_view
 
     return Result(
-        document=lambda: _document(trace),
+        document=lambda: trace_document("dltrace", trace),
         view=lambda verbose: trace_view(trace, verbose),
         has_problems=bool(trace.problems),
         has_findings=bool(trace.kept),
     )
-
-
-def _document(trace: Trace) -> dict[str, Any]:
-    from .document import trace_document
-
-    return trace_document("dltrace", trace)
 
 
 class Progress:
@@ -117,9 +75,6 @@ class Progress:
 
     def note(self, event: Event) -> None:
         """Count an event, and show the sums if it is time."""
-        from ...linux.trace.events import Close, Open
-        from ...render.words import completed
-
         self._opens += isinstance(event, Open)
         self._closes += isinstance(event, Close)
         now = self._now()
@@ -139,8 +94,6 @@ class _Tracing:
     """A trace with its log."""
 
     def __init__(self, session: Session, arguments: Namespace) -> None:
-        from ...linux.trace.stops import Options
-        from ...linux.trace.tracer import begin
 
         libraries: Sequence[str] = arguments.library
         self._target: LiveProcess = session.host.live_target()  # type: ignore[assignment]
@@ -164,14 +117,10 @@ class _Tracing:
     def _write(self, event: Event) -> None:
         self._progress.note(event)
         if self._log.is_open:
-            from .document import dump_event
-
             self._log.write(dump_event(event))
             if self._log.failure is not None:
                 self._target.say(f"dltrace: {self._log.failure}")
 
     def _announce(self, stop: Stop) -> None:
-        from ...render.text import render
-        from .text import stop_view
 
         self._target.say(render(stop_view(stop)))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ...linux.model import Library
 from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Trace
 from ...linux.trace.stops import Stop
 from ...model import Outcome
-from ...render.document import Document, Facts, Sentence
+from ...render.document import Document, Facts, Part, Sentence
 from ...render.fit import wrap, wrap_facts
 from ...render.library_words import because, reason
 from ...render.text import INDENT, MAX_WIDTH
@@ -27,10 +26,6 @@ from ...render.trace_words import (
 )
 from ...render.words import completed, join, layout_parts, problem_parts, times
 from ...trace.events import Account
-
-if TYPE_CHECKING:
-    from ...render.document import Part
-
 
 _PIN_REASONS = {
     "elf-flag": "its own file (-z nodelete)",

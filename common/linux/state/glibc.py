@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError
 from ...memory import Memory
 from ...model import Evidence, LoaderInfo, Problem, ThreadRef
+from ..elf.bindings import Bindings
 from ..elf.image import DT_FLAGS_1, Image, Images
 from ..loader.collector import Edge, Rules, mark
 from ..loader.find import Private, is_libc
+from ..loader.follow import GraphFollower
 from ..loader.layout import choose_layouts
 from ..loader.maps import (
     DF_1_NODELETE,
@@ -26,14 +28,9 @@ from ..loader.maps import (
 )
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..loader.start import AT_SYSINFO_EHDR, R_STATES, Start
+from ..loader.tls import Pending
 from ..model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
 from .naming import base_name, main_program_path, missing_names, target_info
-
-if TYPE_CHECKING:
-    from ..elf.bindings import Bindings
-    from ..loader.follow import GraphFollower
-    from ..loader.tls import Pending
-
 
 #: glibc's own names of the members that a verdict rests on.
 REPORTED_FIELDS = (

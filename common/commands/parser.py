@@ -1,18 +1,15 @@
-"""How does argparse read a command line, name its mistakes, and explain it?"""
+"""How does argparse read a command line, name its mistakes, and explain it, without ending the debugger?"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Optional
 
 from ..errors import UsageError
 from ..host import write_to
-
-if TYPE_CHECKING:
-    from .arguments import Argument
-
+from .arguments import Argument
 
 HELP_WIDTH = 100
 
@@ -24,23 +21,49 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=HELP_WIDTH)
 
 
+class HelpRequested(Exception):
+    """The words ask for help."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises: argparse's own exit would end the debugger."""
 
+    def __init__(self, name: str, summary: str, description: str) -> None:
+        super().__init__(prog=name, description=description, formatter_class=HelpFormatter)
+        self._summary = summary
+        self._optionals.title = "options"  # until Python 3.9 "optional arguments"
+
+    def format_help(self) -> str:
+        """Return the help as debuggers show it: summary, usage, description, arguments."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups, "Usage: ")
+        usage = formatter.format_help().rstrip()
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        return f"{self._summary}\n{usage}\n\n{formatter.format_help().rstrip()}"
+
+    def print_help(self, file: object = None) -> NoReturn:
+        """Raise HelpRequested."""
+        raise HelpRequested
+
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong."""
+        """Raise UsageError."""
         raise UsageError(f"{message}; see help {self.prog}", self.format_usage().strip())
 
-    def exit(self, status: int = 0, message: object = None) -> NoReturn:
-        """Say what argparse would have said last."""
-        raise UsageError(str(message or status), self.format_usage().strip())
+    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message or str(status), self.format_usage().strip())
 
 
 class ShellParser(argparse.ArgumentParser):
     """The parser of the shell's command: a mistake is told in one line, and help is written as answers are."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong."""
+        """Raise UsageError."""
         raise UsageError(f"{message}; see {self.prog} --help", self.format_usage().strip())
 
     def print_help(self, file: object = None) -> None:
