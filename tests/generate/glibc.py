@@ -28,7 +28,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from ...common.errors import DlwhyError, LayoutError
-from ...common.linux.layouts.tables import DIRECTORY
+from ...common.layouts import DIRECTORY
 
 RELEASES = ("tag", "branch-tip", "package", "development")
 

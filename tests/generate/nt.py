@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...common.errors import DlwhyError, LayoutError
-from ...common.linux.layouts.tables import DIRECTORY
+from ...common.layouts import DIRECTORY
 from .glibc import to_text
 
 PROVENANCE = {

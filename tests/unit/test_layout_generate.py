@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dlwhy.common import layouts
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.linux.layouts import tables
 from dlwhy.tests.generate.glibc import bit_field, find_libcs, main, merge, read_build, read_structs, to_text, update
 from elftools.elf.elffile import ELFFile
 
-DIRECTORY = Path(tables.DIRECTORY)
+DIRECTORY = Path(layouts.DIRECTORY)
 ROOT = Path("/")
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from dlwhy.common import layouts
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.linux.layouts import tables
 from dlwhy.common.linux.layouts.tables import load_table
 from dlwhy.common.model import Field
 from dlwhy.tests.generate.glibc import merge, read_build, struct_anchors
 from dlwhy.tests.unit.test_layout_generate import system_libc
 
-DIRECTORY = Path(tables.DIRECTORY)
+DIRECTORY = Path(layouts.DIRECTORY)
 ARCHITECTURES = ("aarch64", "arm", "i386", "loongarch64", "ppc64le", "riscv64", "s390x", "x86_64")
 SCHEMA = DIRECTORY.parent / "schema" / "layouts.schema.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from dlwhy.common.errors import LayoutError
-from dlwhy.common.linux.layouts.tables import DIRECTORY
+from dlwhy.common.layouts import DIRECTORY
 from dlwhy.common.windows.kernel.kernel import REQUIRED_TYPES
 from dlwhy.common.windows.layouts.nt_tables import for_each_nt_candidate, load_nt_table
 from dlwhy.tests.generate.glibc import to_text

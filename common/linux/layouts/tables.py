@@ -7,16 +7,13 @@ variants of each structure, and every build points at its variants by number.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Optional
 
 from ...errors import LayoutError
+from ...layouts import read_table
 from ...model import Field, Layout
-
-_COMMON = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-DIRECTORY = os.path.join(_COMMON, "data", "layouts")
 
 
 class Build(NamedTuple):
@@ -80,7 +77,7 @@ def load_table(arch: str) -> LayoutTable:
 
     :raises LayoutError: there is no table for it.
     """
-    document = _load("glibc", arch)
+    document = read_table("glibc", arch)
     return LayoutTable(
         arch=document["arch"],
         byteorder=document["byteorder"],
@@ -95,40 +92,9 @@ def load_musl_dso(arch: str) -> Layout:
 
     :raises LayoutError: it is not known.
     """
-    document = _load("musl", arch)
+    document = read_table("musl", arch)
     fields = {name: Field(*numbers) for name, numbers in document["fields"].items()}
     return Layout(document["type"], document["size"], fields)
-
-
-def _load(library: str, arch: str) -> Any:
-    prefix = f"{library}-"
-    known = {name[len(prefix) : -len(".json")]: name for name in os.listdir(DIRECTORY) if name.startswith(prefix)}
-    if arch not in known:
-        raise LayoutError(f"no layouts of {library} for architecture {arch}", tried=sorted(known))
-    with open(os.path.join(DIRECTORY, known[arch]), "rb") as stream:
-        return _parse(stream.read().decode())
-
-
-class _JsonSettings:
-    """What json's scanner asks of its decoder: the defaults."""
-
-    strict = True
-    object_hook = object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = None
-
-
-def _parse(text: str) -> Any:
-    """Parse JSON by the C function behind the module json, which itself takes 4 ms to import, twice the parsing."""
-    try:
-        from _json import make_scanner
-    except ImportError:
-        import json
-
-        return json.loads(text)
-    settings: Any = _JsonSettings
-    return make_scanner(settings)(text, 0)[0]
 
 
 def _build(entry: Mapping[str, Any]) -> Build:

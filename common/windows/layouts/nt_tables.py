@@ -8,13 +8,10 @@ an update can change a structure within a build (7601 did in 2018).
 from __future__ import annotations
 
 import functools
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
-from ...errors import LayoutError
-from ...linux.layouts.tables import DIRECTORY
+from ...layouts import read_table
 from ...model import Field, Layout, Source, SourceKind
 
 
@@ -67,11 +64,7 @@ def load_nt_table(arch: str) -> NtTable:
 
     :raises LayoutError: there is no table for it.
     """
-    path = os.path.join(DIRECTORY, f"nt-{arch}.json")
-    if not os.path.exists(path):
-        raise LayoutError(f"no layouts of the Windows kernel for architecture {arch}", tried=("x86_64", "i386"))
-    with open(path, "rb") as stream:
-        document = json.load(stream)
+    document = read_table("nt", arch)
     builds = tuple(
         NtBuild(
             entry["build"],

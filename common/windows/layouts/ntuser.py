@@ -7,13 +7,11 @@ is why nothing here decides: `loaders.windows` validates every candidate against
 from __future__ import annotations
 
 import functools
-import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ...errors import LayoutError
-from ...linux.layouts.tables import DIRECTORY
+from ...layouts import read_table
 from ...model import Field, Layout, Source, SourceKind
 
 #: The structures of which the loader's state consists; _LDR_DDAG_NODE is absent before Windows 8.
@@ -46,12 +44,7 @@ class NtLayouts(NamedTuple):
 
 @functools.cache
 def _load(arch: str) -> Any:
-    path = os.path.join(DIRECTORY, f"ntuser-{arch}.json")
-    try:
-        with open(path, "rb") as stream:
-            return json.load(stream)
-    except OSError as error:
-        raise LayoutError(f"no layouts of Windows for architecture {arch}") from error
+    return read_table("ntuser", arch)
 
 
 def for_each_candidate(arch: str, build: int) -> Iterator[NtLayouts]:

@@ -1,3 +1,0 @@
-"""Where do the members of the loader's structures lie?"""
-
-from __future__ import annotations
