@@ -20,7 +20,6 @@ from ..common.linux.dumps.procfs import find_inner_id, open_file_of, read_exactl
 from ..common.linux.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability, Target
-from ..common.windows.dumps.minidump import SIGNATURE, MinidumpTarget
 
 # First part of LLDB's triple: GNU name, register with the thread pointer.
 _ARCHITECTURES = {
@@ -224,6 +223,8 @@ def open_target(target: Any) -> Target:
     """
     process = target.GetProcess()
     if process.IsValid() and process.GetPluginName() == "minidump" and "windows" in target.GetTriple():
+        from ..common.windows.dumps.minidump import SIGNATURE, MinidumpTarget  # not for programs of Linux
+
         path = _find_file(process, MinidumpTarget, lambda start: start.startswith(SIGNATURE))
         if path is None:
             raise UnsupportedError("LLDB does not tell which file it has open: ask as dlwhy --dump FILE in the shell")

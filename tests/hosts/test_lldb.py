@@ -114,11 +114,9 @@ def answering(folder: Path, source: str) -> str:
     """Return the command that lets dlstate be answered by code of Python, with the ``session``."""
     return running(
         folder,
-        "from dlwhy.common.commands.registry import COMMANDS\n"
-        "from dlwhy.lldb_ext import commands\n"
+        "from dlwhy.common.commands.dlstate import command\n"
         f"def answer(session, arguments):\n{textwrap.indent(source, '    ')}"
-        "COMMANDS['dlstate'] = COMMANDS['dlstate']._replace(answer=answer)\n"
-        "commands.register(debugger, session)\n",
+        "command.answer = answer\n",
     )
 
 
