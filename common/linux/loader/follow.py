@@ -111,19 +111,16 @@ class GraphFollower:
     def _update(self, memory: Memory, last: Graph) -> Graph:
         reader = self._reader
         reader.maps.memory = memory
-        heads: list[tuple[int, bytes]] = []
-        reader.maps.pieces = heads
         suspects = self._find_suspects(memory)
-        graph = Graph()
         fresh: list[LinkMap] = []
         before = {namespace.number: namespace.maps for namespace in last.namespaces}
-        lists = list(reader.read_heads())
-        graph.heads = tuple(heads)  # what is read from here on belongs to the maps
-        for number, address, head, loaded in lists:
-            if bool(head) != bool(loaded):
+        heads = reader.read_heads()
+        graph = Graph(heads.pieces)
+        for number, address, first, loaded in heads.lists:
+            if bool(first) != bool(loaded):
                 raise _UnlikeBeforeError
-            if head:
-                maps = tuple(self._walk(head, before.get(number, ()), suspects, fresh))
+            if first:
+                maps = tuple(self._walk(first, before.get(number, ()), suspects, fresh))
                 if len(maps) != loaded:
                     raise _UnlikeBeforeError
                 graph.namespaces.append(Namespace(number, address, maps))

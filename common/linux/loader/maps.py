@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Optional
 
@@ -38,32 +38,7 @@ _EDGE_UNITS = 64
 _UNIQUE_UNITS = 100
 
 
-# Read for every library on every run; all else is decoded when it is asked for.  First those that every version has as
-# plain integers.
-_HOT_INTEGERS = (
-    "l_addr",
-    "l_name",
-    "l_ld",
-    "l_next",
-    "l_prev",
-    "l_real",
-    "l_ns",
-    "l_direct_opencount",
-    "l_flags_1",
-    "l_initfini",
-    "l_reldeps",
-    "l_map_start",
-    "l_map_end",
-)
-_HOT_OTHERS = (
-    "l_type",
-    "l_auditing",
-    "l_relocated",
-    "l_nodelete_active",
-    "l_nodelete_pending",
-    "l_tls_dtor_count",
-)
-
+_ALL_BITS = (1 << 64) - 1
 _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -87,9 +62,13 @@ class Fields:
                 parts.append(f"{member.offset - position}x{_INTEGER_CODES[member.size]}")
                 position = member.offset + member.size
                 last = member.offset
-            mask = (1 << (member.bit_count or 64)) - 1
+            mask = (1 << member.bit_count) - 1 if member.bit_count else _ALL_BITS
             self.places[name] = (len(parts) - 1, member.bit_shift, mask)
         self._struct = struct.Struct(struct_prefix + "".join(parts))
+
+    def is_whole(self, name: str) -> bool:
+        """Return True if a member is an integer of its own, False if it is a bit-field or this version lacks it."""
+        return self.places.get(name, ())[1:] == (0, _ALL_BITS)
 
     def decode(self, raw: bytes) -> tuple[int, ...]:
         """Decode the whole structure."""
@@ -117,77 +96,60 @@ class Fields:
 class LinkMap:
     """A ``struct link_map`` as it was read, with glibc's own member names.
 
-    ``listed`` are the maps of l_initfini, ``needed`` those behind its first entry (which is the map itself),
-    ``relocated_to`` those of l_reldeps; the last two are the collector's edges, and ``edges`` where the bytes
-    of both lists lie, and what they are.
-    ``kinds`` is what `mark` found of it, at its own open count; ``direct`` what was found to be its own dependencies.
+    The members that are declared here are decoded for every library on every run; all else when it is asked for.
     """
 
-    __slots__ = (
-        "_fields",
-        "_values",
-        "address",
-        "direct",
-        "edges",
-        "kinds",
-        "l_addr",
-        "l_auditing",
-        "l_direct_opencount",
-        "l_flags_1",
-        "l_initfini",
-        "l_ld",
-        "l_map_end",
-        "l_map_start",
-        "l_name",
-        "l_next",
-        "l_nodelete_active",
-        "l_nodelete_pending",
-        "l_ns",
-        "l_prev",
-        "l_real",
-        "l_reldeps",
-        "l_relocated",
-        "l_tls_dtor_count",
-        "l_type",
-        "listed",
-        "name",
-        "needed",
-        "raw",
-        "relocated_to",
-    )
-
+    # Only an Optional one may be absent in some versions of glibc; it is None there.
     l_addr: int
-    l_auditing: Optional[int]
+    l_name: int
+    l_ld: int
+    l_next: int
+    l_prev: int
+    l_real: int
+    l_ns: int
     l_direct_opencount: int
     l_flags_1: int
     l_initfini: int
-    l_ld: int
-    l_map_end: int
+    l_reldeps: int
     l_map_start: int
-    l_name: int
-    l_next: int
+    l_map_end: int
+    l_type: int
+    l_relocated: int
+    l_auditing: Optional[int]
     l_nodelete_active: Optional[int]
     l_nodelete_pending: Optional[int]
-    l_ns: int
-    l_prev: int
-    l_real: int
-    l_reldeps: int
-    l_relocated: Optional[int]
     l_tls_dtor_count: Optional[int]
-    l_type: int
+
+    address: int
+    raw: bytes
+    name: str
+    #: Where the bytes of l_initfini and l_reldeps lie, and what they are.
+    edges: Sequence[tuple[int, bytes]]
+    #: The maps of l_initfini, and those behind its first entry, which is the map itself.
+    listed: tuple[int, ...]
+    needed: tuple[int, ...]
+    #: The maps of l_reldeps; these and the needed ones are the collector's edges.
+    relocated_to: tuple[int, ...]
+    #: What `mark` found of it, at its own open count, and what was found to be its own dependencies.
+    kinds: Optional[tuple[RootKind, ...]]
+    direct: Optional[tuple[int, ...]]
+    _fields: Fields
+    _values: Optional[tuple[int, ...]]
+
+    __slots__ = tuple(__annotations__)
 
     def __init__(self, address: int, raw: bytes, fields: Fields) -> None:
         self.address = address
         self.raw = raw
         self._fields = fields
-        self._values: Optional[tuple[int, ...]] = None
+        self._values = None
         self.name = ""
-        self.edges: Sequence[tuple[int, bytes]] = ()
-        self.kinds: Optional[tuple[RootKind, ...]] = None
-        self.direct: Optional[tuple[int, ...]] = None
-        self.listed: tuple[int, ...] = ()
-        self.needed: tuple[int, ...] = ()
-        self.relocated_to: tuple[int, ...] = ()
+        self.edges = ()
+        self.kinds = None
+        self.direct = None
+        self.listed = ()
+        self.needed = ()
+        self.relocated_to = ()
 
     def field(self, name: str) -> Optional[int]:
         """Give any member, None where this version lacks it."""
@@ -216,6 +178,28 @@ class LinkMap:
         """Tell whether this stands for an object of the base namespace: ld.so in the others."""
         return self.l_real != self.address
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Return the addresses of the library's mappings, start and end."""
+        return self.l_map_start, self.l_map_end
+
+
+_HOT = tuple(name for name in LinkMap.__annotations__ if name.startswith("l_"))
+_REQUIRED = tuple(name for name in _HOT if LinkMap.__annotations__[name] == "int")
+
+
+@cache
+def _setter_of(whole: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., None]:
+    """Make a function that sets members of a map: first those that are integers of their own, then bit-fields.
+
+    It is made of source text, as namedtuple makes its constructors: a loop of setattr takes five times as long.
+    """
+    targets = ["".join(f"link_map.{name}, " for name in names) for names in (whole, parts)]
+    lines = ["def set_members(link_map, whole, parts):", f"({targets[0]}) = whole", f"({targets[1]}) = parts"]
+    scope: dict[str, Callable[..., None]] = {}
+    exec("\n    ".join(lines), scope)
+    return scope["set_members"]
+
 
 def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
     """Tell whether two readings of one address found the same library, not another that came there later."""
@@ -229,22 +213,25 @@ def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
 
 
 class MapReader:
-    """Read ``struct link_map`` with one request each; ``pieces`` are the addresses and bytes that were read."""
+    """Read ``struct link_map`` with one request each."""
 
     def __init__(self, memory: Memory, layout: Layout) -> None:
         self.memory = memory
         self.layout = layout
-        self.pieces: list[tuple[int, bytes]] = []
         self._fields = Fields(layout, memory.struct_prefix)
-        self._hot = Fields(layout, memory.struct_prefix, (*_HOT_INTEGERS, *_HOT_OTHERS))
+        self._hot = Fields(layout, memory.struct_prefix, _HOT)
         places = self._hot.places
-        missing = [name for name in (*_HOT_INTEGERS, "l_type", "l_relocated") if name not in places]
+        missing = [name for name in _REQUIRED if name not in places]
         if missing:
             raise LayoutError(f"the layout of struct link_map lacks {', '.join(missing)}")
-        self._pick_integers = itemgetter(*(places[name][0] for name in _HOT_INTEGERS))
-        self._other_places = [places.get(name) for name in _HOT_OTHERS]
-        self._pick_others = itemgetter(*(place[0] for place in self._other_places if place))
-        self._others: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        whole = tuple(name for name in _HOT if self._hot.is_whole(name))
+        parts = tuple(name for name in _HOT if name not in whole)
+        self._set_members = _setter_of(whole, parts)
+        self._pick_whole = itemgetter(*(places[name][0] for name in whole))
+        self._part_places = [places.get(name) for name in parts]
+        units = [place[0] for place in self._part_places if place]
+        self._pick_units: Callable[[tuple[int, ...]], Any] = itemgetter(*units) if units else lambda _: ()
+        self._parts: dict[Any, tuple[Optional[int], ...]] = {}
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
     def read(self, address: int) -> LinkMap:
@@ -254,56 +241,35 @@ class MapReader:
         """
         self.memory.spend(_MAP_UNITS, f"link_map {address:#x}")
         raw = self.memory.read(address, self.layout.size)
-        self.pieces.append((address, raw))
         result = LinkMap(address, raw, self._fields)
         values = self._hot.decode(raw)
-        (
-            result.l_addr,
-            result.l_name,
-            result.l_ld,
-            result.l_next,
-            result.l_prev,
-            result.l_real,
-            result.l_ns,
-            result.l_direct_opencount,
-            result.l_flags_1,
-            result.l_initfini,
-            result.l_reldeps,
-            result.l_map_start,
-            result.l_map_end,
-        ) = self._pick_integers(values)
-        # Nearly all libraries have these alike.
-        alike = self._pick_others(values)
-        if alike not in self._others:
-            self._others[alike] = tuple(each and values[each[0]] >> each[1] & each[2] for each in self._other_places)
-        (
-            result.l_type,
-            result.l_auditing,
-            result.l_relocated,
-            result.l_nodelete_active,
-            result.l_nodelete_pending,
-            result.l_tls_dtor_count,
-        ) = self._others[alike]
+        # Nearly all libraries have the same bit-fields.
+        units = self._pick_units(values)
+        parts = self._parts.get(units)
+        if parts is None:
+            parts = tuple(each and values[each[0]] >> each[1] & each[2] for each in self._part_places)
+            self._parts[units] = parts
+        self._set_members(result, self._pick_whole(values), parts)
         return result
 
     def read_edges(self, link_map: LinkMap) -> None:
-        """Read the lists of maps that one map keeps.
+        """Read the lists of maps that one map keeps; ``edges`` has what was read also where an error follows.
 
         :raises FaultError: if they cannot be read.
         :raises CorruptError: if a list has no end.
         """
-        before = len(self.pieces)
+        pieces: list[tuple[int, bytes]] = []
+        link_map.edges = pieces
         if link_map.l_initfini:
-            entries = self._read_null_terminated(link_map.l_initfini)
+            entries = self._read_null_terminated(link_map.l_initfini, pieces)
             if link_map.address not in entries:
                 raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
             link_map.listed = entries
             link_map.needed = entries[1:]
         if link_map.l_reldeps:
-            link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps)
-        link_map.edges = self.pieces[before:]
+            link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps, pieces)
 
-    def _read_null_terminated(self, address: int) -> tuple[int, ...]:
+    def _read_null_terminated(self, address: int, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
         word = self.memory.pointer_size
         entries: tuple[int, ...] = ()
         while len(entries) < MAX_EDGES:
@@ -316,21 +282,21 @@ class MapReader:
                 values = self._pointers.unpack(piece)
             if 0 in values:
                 count = values.index(0)
-                self.pieces.append((address, piece[: (count + 1) * word]))
+                pieces.append((address, piece[: (count + 1) * word]))
                 return (*entries, *values[:count])
-            self.pieces.append((address, piece))
+            pieces.append((address, piece))
             entries += values
             address += len(piece)
         raise CorruptError("l_initfini without end", address)
 
-    def _read_relocation_dependencies(self, address: int) -> tuple[int, ...]:
+    def _read_relocation_dependencies(self, address: int, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
         # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
         count = self.memory.unsigned(address, 4)
         if count > MAX_EDGES:
             raise CorruptError(f"{count} relocation dependencies", address)
         word = self.memory.pointer_size
         self.memory.spend(_EDGE_UNITS * count, f"l_reldeps {address:#x}")
-        self.pieces.append((address, self.memory.read(address, word * (count + 1))))
+        pieces.append((address, self.memory.read(address, word * (count + 1))))
         return self.memory.words(address + word, count)
 
 
@@ -343,22 +309,24 @@ class Namespace(NamedTuple):
 
 
 class Graph:
-    """All libraries of all namespaces; ``heads`` are the addresses and bytes with the beginnings of their lists.
+    """All libraries of all namespaces.
 
-    ``complete`` is False where a list could not be followed: then a library that nothing seems to keep may
-    still be kept by one that was not seen.
+    ``heads`` are the addresses and bytes with the beginnings of their lists, ``strays`` maps that were read and cannot
+    be where they were found.  ``complete`` is False where a list could not be followed: then a library that nothing
+    seems to keep may still be kept by one that was not seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Sequence[tuple[int, bytes]] = ()) -> None:
+        self.heads = heads
         self.namespaces: list[Namespace] = []
         self.by_address: dict[int, LinkMap] = {}
+        self.strays: list[LinkMap] = []
         self.problems: list[Problem] = []
-        self.heads: Sequence[tuple[int, bytes]] = ()
 
-    @cached_property
+    @property
     def pieces(self) -> Sequence[tuple[int, bytes]]:
         """Collect all addresses and bytes that this was read from."""
-        maps = self.by_address.values()
+        maps = (*self.by_address.values(), *self.strays)
         return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
 
     @cached_property
@@ -383,6 +351,25 @@ class Graph:
         :raises FaultError: if they cannot be read any more.
         """
         return all(memory.read(address, len(raw)) == raw for address, raw in self.pieces)
+
+
+class Head(NamedTuple):
+    """Where the list of a namespace begins: its number, its ``struct link_namespaces``, first map, number of maps.
+
+    ``first`` is 0 where there is no map, ``loaded`` None where this version does not count them.
+    """
+
+    number: int
+    address: int
+    first: int
+    loaded: Optional[int]
+
+
+class Heads(NamedTuple):
+    """Where the lists of all namespaces begin, and the addresses and bytes that say so."""
+
+    lists: tuple[Head, ...]
+    pieces: tuple[tuple[int, bytes], ...]
 
 
 def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
@@ -411,15 +398,15 @@ class GraphReader:
         :raises FaultError: if _rtld_global itself cannot be read.
         :raises CorruptError: if the number of namespaces is absurd.
         """
-        graph = Graph()
         self.maps.memory = memory
-        graph.pieces = self.maps.pieces = []
-        for number, address, head, loaded in self.read_heads():
-            if not head and loaded:
+        heads = self.read_heads()
+        graph = Graph(heads.pieces)
+        for number, address, first, loaded in heads.lists:
+            if not first and loaded:
                 message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
-            if head:
-                maps = tuple(_walk(self.maps, head, graph))
+            if first:
+                maps = tuple(_walk(self.maps, first, graph))
                 if graph.complete and loaded != len(maps):
                     message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
                     graph.problems.append(Problem(f"namespace {number}", message))
@@ -429,29 +416,26 @@ class GraphReader:
             link_map.name = read_name(memory, link_map.l_name)
         return graph
 
-    def read_heads(self) -> Iterator[tuple[int, int, int, Optional[int]]]:
-        """Read number, address, first map (0: none) and number of maps of each namespace.
+    def read_heads(self) -> Heads:
+        """Read where the lists of all namespaces begin.
 
-        :raises FaultError: if they cannot be read.
-        :raises CorruptError: if their number is absurd.
+        :raises FaultError: if that cannot be read.
+        :raises CorruptError: if the number of namespaces is absurd.
         """
         memory = self.maps.memory
         count = memory.unsigned(*self._count)
         if not 1 <= count <= MAX_NAMESPACES:
             raise CorruptError(f"_dl_nns is {count}", self._count[0])
-        self._note(*self._count)
+        places = [self._count]
+        lists = []
         for number in range(count):
             address = self._first + number * self._namespace.size
             values = self._fields.decode(memory.read(address, self._namespace.size))
-            for name in ("_ns_loaded", "_ns_nloaded"):
-                member = self._namespace.fields.get(name)
-                if member is not None:
-                    self._note(address + member.offset, member.size)
-            head = self._fields.get(values, "_ns_loaded") or 0
-            yield number, address, head, self._fields.get(values, "_ns_nloaded")
-
-    def _note(self, address: int, size: int) -> None:
-        self.maps.pieces.append((address, self.maps.memory.read(address, size)))
+            members = (self._namespace.fields.get(name) for name in ("_ns_loaded", "_ns_nloaded"))
+            places += [(address + member.offset, member.size) for member in members if member is not None]
+            first = self._fields.get(values, "_ns_loaded") or 0
+            lists.append(Head(number, address, first, self._fields.get(values, "_ns_nloaded")))
+        return Heads(tuple(lists), tuple((address, memory.read(address, size)) for address, size in places))
 
 
 def _check_edges(graph: Graph) -> None:
@@ -487,6 +471,7 @@ def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
             objection = find_objection(link_map, previous)
         if link_map is None or objection:
             graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
+            graph.strays += [link_map] if link_map is not None else []
             return
         graph.by_address[address] = link_map
         yield link_map
