@@ -103,13 +103,14 @@ class Problem(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A member as it was read: address, C expression, value, offset in its structure, and the offset's source."""
+    """A member as it was read: address, C expression, value, offset in its structure, that one's source, its name."""
 
     address: int
     expression: str
     value: int
     offset: int
     source: Source
+    member: str
 
 
 class ThreadRef(NamedTuple):

@@ -1,20 +1,20 @@
 """What would closing a library unload, in which order, what would stay, and what would make it go?
 
-The collector's rules are those of `loaders.glibc` (its mark phase, with other open counts than those in memory) and
-of `loaders.glibc_order`.  What a destructor does meanwhile cannot be known: where a library that goes imports dlclose,
+The collector's rules are those of `loader.collector` (its mark phase, with other open counts than those in memory) and
+of `loader.order`.  What a destructor does meanwhile cannot be known: where a library that goes imports dlclose,
 the answer is a lower bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Optional
 
 from ..errors import DlwhyError, NotFoundError
 from ..memory import Memory
-from ..model import Outcome, Problem, ThreadRef
+from ..model import Outcome
 from ..target import Target
 from .elf.image import DT_STRSZ, DT_STRTAB, Image
 from .loader.collector import mark
@@ -22,12 +22,15 @@ from .loader.maps import LinkMap
 from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.roots import LT_LOADED, RootKind
 from .loader.start import Start
-from .model import Action, Change, HoldKind, Library, Plan, Plans, Step
+from .model import Action, Change, Library, Plan, Plans, Step
 from .state.examine import examine
-from .state.glibc import GlibcExamination, opened_by
+from .state.kept import PERMANENT
 from .state.matching import select
+from .state.motion import note_motion
 from .state.musl import explain_musl
-from .state.naming import missing_names, target_info
+from .state.naming import missing_names, opened_by, target_info
+from .state.process import GlibcProcess
+from .state.verdict import GlibcExamination
 
 #: What a library imports by which its destructors can close others.
 CLOSERS = ("dlclose", "__libc_dlclose")
@@ -46,16 +49,6 @@ MAX_STRING_TABLE = 64 << 20
 AT_PAGESZ = 6
 DEFAULT_PAGE_SIZE = 4096
 
-_OWN_KINDS = frozenset(
-    {
-        HoldKind.MAIN_PROGRAM,
-        HoldKind.STARTUP,
-        HoldKind.NEVER_UNLOADS,
-        HoldKind.AUDIT,
-        HoldKind.NODELETE,
-    }
-)
-
 
 def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes: Optional[int] = 1) -> Plans:
     """Predict what ``closes`` closes (None: all that are possible) of the library that ``text`` names would do.
@@ -64,9 +57,10 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     """
 
-    def of_glibc(examined: GlibcExamination) -> Plans:
+    def of_glibc(process: GlibcProcess) -> Plans:
+        examined = GlibcExamination.of(process)
         planner = Planner(examined)
-        maps = examined.graph.by_address
+        maps = process.graph.by_address
         chosen = choose([examined.describe(m, identify=True) for m in maps.values()], text, evaluate)
         return planner.plans((planner.plan(maps[chosen.link_map], closes),), text)
 
@@ -85,13 +79,12 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     """
 
-    def of_glibc(examined: GlibcExamination) -> Plans:
-        planner = Planner(examined)
-        maps = [m for m in examined.graph.by_address.values() if planner.is_handle(m)]
+    def of_glibc(process: GlibcProcess) -> Plans:
+        planner = Planner(GlibcExamination.of(process))
+        maps = [m for m in process.graph.by_address.values() if planner.is_handle(m)]
         plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
         if len(maps) > len(plans):
-            message = f"{len(maps)} libraries are open, only {len(plans)} are ranked"
-            examined.problems.append(Problem("ranking", message))
+            process.add_problem("ranking", f"{len(maps)} libraries are open, only {len(plans)} are ranked")
         plans.sort(key=lambda plan: (-plan.size, -len(plan.unloads), plan.library.namespace, plan.library.name))
         return planner.plans(tuple(plans), None)
 
@@ -103,7 +96,7 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
 
 
 def _examine(
-    target: Target, of_glibc: Callable[[GlibcExamination], Plans], of_musl: Callable[[Memory, Start], Plans]
+    target: Target, of_glibc: Callable[[GlibcProcess], Plans], of_musl: Callable[[Memory, Start], Plans]
 ) -> Plans:
     plans, racy = examine(target, of_glibc, of_musl)
     return plans._replace(problems=(*plans.problems, *racy))
@@ -129,6 +122,7 @@ class Planner:
 
     def __init__(self, examined: GlibcExamination) -> None:
         self.examined = examined
+        self._process = examined.process
         self._closers: dict[int, bool] = {}
 
     def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
@@ -141,22 +135,22 @@ class Planner:
             yield plan
 
     def _spend(self, units: int) -> bool:
-        return self.examined.memory.spend(units, "predictions")
+        return self._process.memory.spend(units, "predictions")
 
     @cached_property
     def _units(self) -> int:
         """Give what marking all libraries takes."""
-        maps = self.examined.graph.by_address.values()
+        maps = self._process.graph.by_address.values()
         edges = sum(len(link_map.needed) + len(link_map.relocated_to) for link_map in maps)
         return _MARK_UNITS * len(maps) + _EDGE_UNITS * edges
 
     def plans(self, plans: tuple[Plan, ...], asked: Optional[str]) -> Plans:
         """Put plans together into an answer."""
-        examined = self.examined
-        examined.note_motion()
-        garbage = tuple(self._describe(m) for m in examined.graph.by_address.values() if self.is_garbage(m))
-        problems = tuple(dict.fromkeys((*examined.problems, *missing_names())))
-        return Plans(target_info(examined.memory), examined.loader_info(), plans, asked, garbage, problems)
+        process = self._process
+        note_motion(process)
+        garbage = tuple(self._describe(m) for m in process.graph.by_address.values() if self.is_garbage(m))
+        problems = tuple(dict.fromkeys((*process.problems, *missing_names())))
+        return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 
     def is_handle(self, link_map: LinkMap) -> bool:
         """Tell whether a library was opened, so that there is a handle of it."""
@@ -167,22 +161,22 @@ class Planner:
         """Tell whether nothing keeps a library that is still there, and no close has condemned it yet."""
         return (
             not link_map.is_proxy
-            and link_map.address not in self.examined.kept
+            and link_map.address not in self.examined.kept.marks
             and link_map.address not in self._condemned
         )
 
     @cached_property
     def _condemned(self) -> frozenset[int]:
         """Collect what a close that is running now has condemned."""
-        if not self.examined.lock.is_held:
+        if not self._process.lock.is_held:
             return frozenset()
-        maps = self.examined.graph.by_address.values()
-        return frozenset(m.address for m in maps if self.examined.is_closing(m))
+        maps = self._process.graph.by_address.values()
+        return frozenset(m.address for m in maps if self.examined.kept.is_closing(m))
 
     @cached_property
     def _order_rule(self) -> OrderRule:
-        examined = self.examined
-        return find_order_rule(examined.memory, examined.graph, examined.private, examined.layouts.version)
+        process = self._process
+        return find_order_rule(process.memory, process.graph, process.private, process.layouts.version)
 
     def plan(self, link_map: LinkMap, closes: Optional[int] = 1, *, brief: bool = False) -> Plan:
         """Predict what closing a library would do; ``closes`` None: as often as it is open.
@@ -203,7 +197,7 @@ class Planner:
             return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:
             return Outcome.KEEPS, left, ()
-        if not self.examined.graph.complete:
+        if not self._process.graph.complete:
             # What was not seen can keep anything.
             return Outcome.UNKNOWN, left, ()
         unloads = self._collected(link_map)
@@ -216,30 +210,30 @@ class Planner:
 
         The entry that stands for ld.so in another namespace goes with that, but ld.so itself does not.
         """
-        examined = self.examined
+        process = self._process
         number = link_map.l_ns
         if self._condemned:
             # The close that is running collects again, in its own namespace, when its destructors have run.
-            number = examined.graph.by_address[min(self._condemned)].l_ns
-        if number not in examined.namespaces:
+            number = process.graph.by_address[min(self._condemned)].l_ns
+        if number not in process.namespaces:
             return ()
-        namespace = examined.namespaces[number]
+        namespace = process.namespaces[number]
         self._spend(self._units)
-        kept = mark(namespace, examined.graph, examined.rules, {link_map.address: 0})
+        kept = mark(namespace, process.graph, process.rules, {link_map.address: 0})
         going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
         return tuple(m.address for m in going if not m.is_proxy)
 
     def _finish(
         self, link_map: LinkMap, times: int, outcome: Outcome, left: int, unloads: tuple[int, ...], brief: bool
     ) -> Plan:
-        by_address = self.examined.graph.by_address
+        by_address = self._process.graph.by_address
         order: Optional[str] = None
         rule = self._order_rule
         if unloads:
-            namespace = self.examined.namespaces[by_address[unloads[0]].l_ns]
+            namespace = self._process.namespaces[by_address[unloads[0]].l_ns]
             maps = [m for m in namespace.maps if m.address not in self._condemned]
             closed = None if outcome is Outcome.DEFERRED else link_map
-            graph = self.examined.graph
+            graph = self._process.graph
             alone = list(unloads) if len(unloads) == 1 else None
             ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule, self._spend)
             if ordered is not None:
@@ -253,7 +247,7 @@ class Planner:
             order=order,
             order_certain=order is None or rule.certain,
             at_least=tuple(
-                self.examined.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
+                self._process.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
             ),
             size=sum(self._size(by_address[address]) for address in unloads),
         )
@@ -263,14 +257,14 @@ class Planner:
         stays = [m for m in self.closure(link_map) if m.address not in unloads]
         keeps = tuple(after.judge(m, identify=False) for m in stays)
         goes = link_map.address in unloads or link_map.address in self._condemned
-        known = self.examined.graph.complete and not goes
+        known = self._process.graph.complete and not goes
         change = find_change(after, link_map) if known else None
         return plan._replace(keeps=keeps, change=change)
 
     def _size(self, link_map: LinkMap) -> int:
         """Give how much is mapped for a library, in whole pages."""
-        page = self.examined.memory.target.auxv().get(AT_PAGESZ) or DEFAULT_PAGE_SIZE
-        first, last = self.examined.extent(link_map)
+        page = self._process.memory.target.auxv().get(AT_PAGESZ) or DEFAULT_PAGE_SIZE
+        first, last = link_map.extent
         return -(-last // page) * page - first // page * page
 
     def _describe(self, link_map: LinkMap) -> Library:
@@ -278,7 +272,7 @@ class Planner:
 
     def closure(self, link_map: LinkMap) -> list[LinkMap]:
         """List a library and all that it keeps; what was loaded at start is left out."""
-        by_address = self.examined.graph.by_address
+        by_address = self._process.graph.by_address
         found = [link_map]
         seen = {link_map.address}
         for each in found:
@@ -292,7 +286,7 @@ class Planner:
     def can_close(self, link_map: LinkMap) -> bool:
         """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
         if link_map.address not in self._closers:
-            image = self.examined.image(link_map)
+            image = self._process.image(link_map)
             try:
                 self._closers[link_map.address] = image is None or imports_any(image, CLOSERS)
             except DlwhyError:
@@ -323,24 +317,24 @@ def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
     """
     roots = list(_roots(after, link_map))
     for root in roots:
-        if after.never_goes(root.address):
+        if after.kept.is_permanent(root.address):
             library = after.judge(root, identify=False)
-            return Change(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in _OWN_KINDS)))
+            return Change(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT)))
     exits: list[Step] = []
     closes: list[Step] = []
     for root in roots:
-        kinds = after.kept[root.address]
-        name = after.name(root)
+        kinds = after.kept.marks[root.address]
+        name = after.process.name(root)
         if RootKind.TLS_DESTRUCTORS in kinds:
-            threads = _threads(after, root)
+            threads = after.destructors.threads(root)
             owed = root.l_tls_dtor_count or 0
             exits.append(Step(Action.THREAD_EXIT, name, root.address, root.l_ns, owed, threads))
         if RootKind.OPEN_COUNT in kinds:
             action = Action.LIBC_CLOSE if opened_by(root.name) == "libc" else Action.CLOSE
-            closes.append(Step(action, name, root.address, root.l_ns, after.open_count(root)))
+            closes.append(Step(action, name, root.address, root.l_ns, after.kept.open_count(root)))
     steps = [*exits, *closes]
     if not closes:
-        steps.append(Step(Action.COLLECT, after.name(link_map), link_map.address, link_map.l_ns))
+        steps.append(Step(Action.COLLECT, after.process.name(link_map), link_map.address, link_map.l_ns))
     return Change(tuple(steps))
 
 
@@ -349,17 +343,9 @@ def _roots(after: GlibcExamination, link_map: LinkMap) -> Iterator[LinkMap]:
     reached = {link_map.address}
     queue = [link_map.address]
     for address in queue:
-        if after.kept.get(address):
-            yield after.graph.by_address[address]
-        for holder, _ in after.holders.get(address, ()):
+        if after.kept.marks.get(address):
+            yield after.process.graph.by_address[address]
+        for holder, _ in after.kept.holders.get(address, ()):
             if holder not in reached:
                 reached.add(holder)
                 queue.append(holder)
-
-
-def _threads(after: GlibcExamination, link_map: LinkMap) -> tuple[ThreadRef, ...]:
-    found: Mapping[int, ThreadRef] = {
-        pending.thread.lwp: ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
-        for pending in after.pending.get(link_map.address, ())
-    }
-    return tuple(found[lwp] for lwp in sorted(found))

@@ -374,7 +374,8 @@ class _Machine:
                     expression = f"((nt!{type_name} *) {address:#x})->{member}"
                     data = nt.memory.try_read(place, field.size)
                     if data is not None:
-                        yield Evidence(place, expression, int.from_bytes(data, "little"), field.offset, nt.source)
+                        value = int.from_bytes(data, "little")
+                        yield Evidence(place, expression, value, field.offset, nt.source, member)
 
     def _area_of_file(self, address: int) -> Optional[ControlArea]:
         try:

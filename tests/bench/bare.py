@@ -25,11 +25,11 @@ def refuse(*_: object) -> Places:
 target = GdbLiveTarget(gdb.selected_inferior())
 places, _ = examine(
     target,
-    lambda examined: find_places(
-        examined.memory,
-        examined.layouts,
-        examined.private,
-        examined.graph,
+    lambda process: find_places(
+        process.memory,
+        process.layouts,
+        process.private,
+        process.graph,
         in_rtld=target.keeps_breakpoints,
     ),
     refuse,

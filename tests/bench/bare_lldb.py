@@ -24,7 +24,7 @@ def __lldb_init_module(debugger: Any, session: dict[str, Any]) -> None:
     chosen = debugger.GetSelectedTarget()
     places, _ = examine(
         LldbTarget(chosen),
-        lambda examined: find_places(examined.memory, examined.layouts, examined.private, examined.graph, in_rtld=True),
+        lambda process: find_places(process.memory, process.layouts, process.private, process.graph, in_rtld=True),
         refuse,
     )
     session["go_on"] = go_on

@@ -103,7 +103,7 @@ def test_any_order_of_events(
     target = RunningCore(rich_core)
     try:
         tracer = begin(target, Options(libraries, stop_when, tls=True), events.append, stops.append)
-        maps = sorted(tracer._examined.graph.by_address)
+        maps = sorted(tracer._examined.process.graph.by_address)
         places = sorted(target.handlers)
         stack = target.core.auxv.get(25, 0) & ~0xFFF  # where AT_RANDOM points: the main thread's stack
         values = {
@@ -129,7 +129,7 @@ def test_any_order_of_events(
             text = render(trace_view(trace, verbose=False))
             assert all(len(line) <= MAX_WIDTH for line in text.splitlines())
             assert render(trace_view(trace, verbose=True))
-            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._examined.problems)
+            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._examined.process.problems)
             tracer.stop()
     finally:
         target.close()
@@ -146,7 +146,7 @@ def test_the_undamaged_process_is_traced(rich_core: Path) -> None:
     target = RunningCore(rich_core)
     tracer = begin(target, Options(tls=True), events.append, lambda _: None)
     stack = target.core.auxv[25] & ~0xFFF
-    handle = next(iter(tracer._examined.graph.by_address))
+    handle = next(iter(tracer._examined.process.graph.by_address))
     for address, handler in sorted(target.handlers.items()):
         assert handler(Arrival(address, 4711, [handle, 2, 0, 0, 0, 0, stack])) is Reaction.RESUME
     tracer.stop()

@@ -128,7 +128,7 @@ class Round:
             view = self.look()
             handles = self.handles(view)
             if self.dice.random() < 0.85:  # a close of a NODELETE library does nothing
-                handles = [h for h in handles if not view.examined.graph.by_address[h].nodelete]
+                handles = [h for h in handles if not view.examined.process.graph.by_address[h].nodelete]
             if handles:
                 self.close(view, self.dice.choice(handles))
         else:
@@ -138,7 +138,7 @@ class Round:
         """Let a library bind to another, or owe a destructor; only what resolves, since the rest ends the process."""
         view = self.look()
         own = {shape.name: shape for shape in self.shapes}
-        maps = [m for m in view.examined.graph.by_address.values() if m.name.rpartition("/")[2] in own]
+        maps = [m for m in view.examined.process.graph.by_address.values() if m.name.rpartition("/")[2] in own]
         loaded = [m for m in maps if m.l_ns == 0]
         exported = {m.name.rpartition("/")[2] for m in loaded if m.field("l_global")}
         if deed == "main":
@@ -151,7 +151,7 @@ class Round:
         shape = own[link_map.name.rpartition("/")[2]]
 
         def function(name: str) -> int:
-            image = view.examined.image(link_map)
+            image = view.examined.process.image(link_map)
             assert image is not None
             symbol = image.find_symbol(name)
             assert symbol is not None
@@ -217,7 +217,7 @@ class Round:
     def compare_order(self, view: View, plan: Plan, lines: Sequence[str]) -> None:
         """Compare the order of the finalisers."""
         own = {shape.name for shape in self.shapes}
-        initialised = view.examined.graph.by_address
+        initialised = view.examined.process.graph.by_address
         expected = [
             each.name for each in plan.unloads if each.name in own and initialised[each.link_map].field("l_init_called")
         ]

@@ -17,7 +17,8 @@ from dlwhy.common.linux.loader.start import Start
 from dlwhy.common.linux.model import Library, Plan
 from dlwhy.common.linux.plan import Planner
 from dlwhy.common.linux.state.examine import examine
-from dlwhy.common.linux.state.glibc import GlibcExamination
+from dlwhy.common.linux.state.process import GlibcProcess
+from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.memory import Memory
 
 TIMEOUT = 60.0
@@ -31,34 +32,36 @@ class View(NamedTuple):
 
     def handles(self) -> list[int]:
         """List the handles that can be closed."""
-        return [m.address for m in self.examined.graph.by_address.values() if self.planner.is_handle(m)]
+        return [m.address for m in self.examined.process.graph.by_address.values() if self.planner.is_handle(m)]
 
     def libraries(self) -> list[Library]:
         """List what is loaded, without the proxies of the loader."""
-        maps = self.examined.graph.by_address.values()
+        maps = self.examined.process.graph.by_address.values()
         return [self.examined.describe(m, identify=False) for m in maps if not m.is_proxy]
 
     def plan(self, handle: int) -> Plan:
         """Predict one close."""
-        return self.planner.plan(self.examined.graph.by_address[handle])
+        return self.planner.plan(self.examined.process.graph.by_address[handle])
 
     def with_nested(self, handle: int, nested: Sequence[int]) -> set[int]:
         """Mark once more as the collector does after its destructors have closed others; gives what is unloaded."""
-        by_address = self.examined.graph.by_address
+        by_address = self.examined.process.graph.by_address
         counts = {handle: by_address[handle].l_direct_opencount - 1}
         for address in nested:
             other = by_address[address]
             if not other.nodelete:
                 counts[address] = counts.get(address, other.l_direct_opencount) - 1
-        namespace = self.examined.namespaces[by_address[handle].l_ns]
-        kept = mark(namespace, self.examined.graph, self.examined.rules, counts)
+        process = self.examined.process
+        namespace = process.namespaces[by_address[handle].l_ns]
+        kept = mark(namespace, process.graph, process.rules, counts)
         return {m.address for m in namespace.maps if m.address not in kept and not m.is_proxy}
 
 
 def look(target: ProcTarget) -> View:
     """Read the state of a process from outside."""
 
-    def of_glibc(examined: GlibcExamination) -> View:
+    def of_glibc(process: GlibcProcess) -> View:
+        examined = GlibcExamination.of(process)
         return View(examined, Planner(examined))
 
     def of_musl(memory: Memory, start: Start) -> View:
@@ -66,7 +69,7 @@ def look(target: ProcTarget) -> View:
 
     view, problems = examine(target, of_glibc, of_musl)
     assert problems == ()
-    assert view.examined.problems == [], view.examined.problems
+    assert view.examined.process.problems == [], view.examined.process.problems
     return view
 
 

@@ -132,7 +132,7 @@ def test_the_least_change_names_the_thread_and_is_enough(tmp_path: Path) -> None
 
         handles = open_all(session, (6, RTLD_LAZY), (7, RTLD_LAZY | RTLD_GLOBAL), (3, RTLD_LAZY))
         view = look(session.target)
-        image = view.examined.image(view.examined.graph.by_address[handles[6]])
+        image = view.examined.process.image(view.examined.process.graph.by_address[handles[6]])
         assert image is not None
         owe, call = image.find_symbol("lib_owe"), image.find_symbol("lib_call")
         assert owe is not None

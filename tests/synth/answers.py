@@ -32,7 +32,7 @@ FIELDS: dict[str, Optional[int]] = {
 def evidence(*values: tuple[str, int]) -> tuple[Evidence, ...]:
     """Make evidence of members with their values."""
     return tuple(
-        Evidence(LINK_MAP + 8 * index, f"((struct link_map *) {LINK_MAP:#x})->{name}", value, 8 * index, TABLE)
+        Evidence(LINK_MAP + 8 * index, f"((struct link_map *) {LINK_MAP:#x})->{name}", value, 8 * index, TABLE, name)
         for index, (name, value) in enumerate(values, 100)
     )
 

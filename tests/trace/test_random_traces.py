@@ -63,7 +63,7 @@ class TracedRound(Round):
             return
         self.open(f"open {RTLD_LAZY:x} {self.session.folder / closer.name}")
         view = self.look()
-        by_address = view.examined.graph.by_address
+        by_address = view.examined.process.graph.by_address
         found = [h for h in self.handles(view) if by_address[h].name.endswith(closer.name)]
         if found:
             self.close(view, found[0])

@@ -13,7 +13,8 @@ from dlwhy.common.linux.loader.follow import GraphFollower
 from dlwhy.common.linux.loader.maps import Graph, read_graph
 from dlwhy.common.linux.loader.roots import LT_LOADED
 from dlwhy.common.linux.model import HoldKind
-from dlwhy.common.linux.state.glibc import GlibcExamination
+from dlwhy.common.linux.state.process import GlibcProcess
+from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.linux.trace.forecast import Forecast
 from dlwhy.common.linux.trace.operations import Closing
 from dlwhy.common.memory import Memory
@@ -32,7 +33,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
     build_graph(tmp_path / "graph", shapes)
     dice = random.Random(5)
     with Session(tmp_path / "driver", tmp_path / "graph", clean_environment()) as session:
-        first = look(session.target).examined
+        first = look(session.target).examined.process
         follower = GraphFollower(first.memory, first.layouts, first.private.rtld_global)
         known = first.graph
         handles: list[str] = []
@@ -56,9 +57,9 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
         assert reused > 0
 
 
-def without_scopes(graph: Graph, examined: GlibcExamination) -> list[tuple[int, bytes]]:
+def without_scopes(graph: Graph, process: GlibcProcess) -> list[tuple[int, bytes]]:
     """Return what was read, without where maps look up symbols, which is no matter and not read again for itself."""
-    scope = examined.layouts.require("link_map").fields["l_scope"]
+    scope = process.layouts.require("link_map").fields["l_scope"]
     start, end = scope.offset - 5 * scope.size, scope.offset + scope.size
     return [(at, raw[:start] + raw[end:] if at in graph.by_address else raw) for at, raw in graph.pieces]
 
@@ -76,7 +77,7 @@ def told_by(closing: Closing) -> tuple[Any, ...]:
 def foresee(forecast: Forecast, examined: GlibcExamination) -> dict[int, Closing]:
     """Predict a close of each library by itself."""
     found = {}
-    for address, link_map in examined.graph.by_address.items():
+    for address, link_map in examined.process.graph.by_address.items():
         if not link_map.is_proxy:
             found[address] = Closing(Moment(1, 0.0, 1, None, "user", None), 0, address, link_map, None)
             forecast.predict(examined, found[address], link_map, None)
@@ -94,7 +95,8 @@ def test_verdicts_that_are_taken_over_are_those_of_a_fresh_look(tmp_path: Path) 
         with Session(tmp_path / "driver", folder, clean_environment()) as session:
             one = Round(seed, shapes, session, Tally())
             examined = look(session.target).examined
-            follower = GraphFollower(examined.memory, examined.layouts, examined.private.rtld_global)
+            process = examined.process
+            follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
             forecast = Forecast()
             for _ in range(100):
                 one.step()
@@ -128,7 +130,7 @@ def test_damage_between_two_readings_is_found_and_forgotten(tmp_path: Path) -> N
         for shape in (*reversed(shapes), *shapes):  # many need symbols of others
             session.tell(f"open {RTLD_LAZY | RTLD_GLOBAL:x} {session.folder / shape.name}")
         target = DamagedProcess(session.process.pid)
-        first = look(session.target).examined
+        first = look(session.target).examined.process
         rtld_global = first.private.rtld_global
         follower = GraphFollower(Memory(target), first.layouts, rtld_global)
         maps = list(first.graph.by_address.values())

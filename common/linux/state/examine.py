@@ -16,7 +16,9 @@ from ..loader.find import find_private
 from ..loader.musl import is_musl
 from ..loader.start import STATIC, Start, find_start
 from ..model import State
-from .glibc import GlibcExamination, Motion
+from .motion import Motion, find_motion
+from .process import GlibcProcess, read_process
+from .verdict import GlibcExamination
 
 _Answer = TypeVar("_Answer")
 
@@ -39,7 +41,11 @@ def explain(target: Target, brief: bool = False) -> State:
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
-    state, racy = examine(target, lambda examined: examined.state(brief), _explain_musl)
+
+    def explain_glibc(process: GlibcProcess) -> State:
+        return GlibcExamination.of(process, brief=brief).state()
+
+    state, racy = examine(target, explain_glibc, _explain_musl)
     return state._replace(problems=(*state.problems, *racy))
 
 
@@ -51,7 +57,7 @@ def _explain_musl(memory: Memory, start: Start) -> State:
 
 def examine(
     target: Target,
-    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, tuple[Problem, ...]]:
     """Examine the target and answer a question about it; gives problems that were met meanwhile.
@@ -91,7 +97,7 @@ def examine(
 
 def _examine_once(
     target: Target,
-    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, Motion, tuple[Problem, ...]]:
     """Examine once; tells also whether the loader moved meanwhile, and what the examination met at its end."""
@@ -108,7 +114,7 @@ def _examine_once(
 
 def _examine(
     memory: Memory,
-    of_glibc: Callable[[GlibcExamination], _Answer],
+    of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, Motion]:
     if memory.platform.os == "windows":
@@ -124,7 +130,7 @@ def _examine(
         raise UnsupportedError(STATIC)
     if private is None:
         raise UnsupportedError("the dynamic loader is neither glibc's nor musl's, or its ELF header is not in memory")
-    examined = GlibcExamination(memory, start, private)
-    answer = of_glibc(examined)
+    process = read_process(memory, start, private)
+    answer = of_glibc(process)
     is_running = Capability.RUNNING in memory.target.capabilities
-    return answer, examined.find_motion() if is_running else Motion.STILL
+    return answer, find_motion(process) if is_running else Motion.STILL

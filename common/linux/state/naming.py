@@ -54,3 +54,10 @@ def _read_path(memory: Memory, address: int) -> str:
 def base_name(path: str) -> str:
     """Give the last part of a path."""
     return path.rstrip("/").rsplit("/", 1)[-1] or path
+
+
+def opened_by(path: str) -> str:
+    """Return who most probably opened a library: libc opens these for itself and hands out no handle."""
+    name = base_name(path)
+    internal = name.startswith(("libgcc_s.so", "libnss_", "libidn2.so")) or "/gconv/" in path
+    return "libc" if internal else "user"

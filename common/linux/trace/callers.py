@@ -20,8 +20,8 @@ from ..elf.image import Image
 from ..elf.unwind import REGISTERS, Frame, walk
 from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same
-from ..state.glibc import GlibcExamination
 from ..state.naming import base_name
+from ..state.process import GlibcProcess
 from .calls import Convention, Entry
 
 #: How many frames lie between a caller and the loader at most: NSS and gconv take about ten.
@@ -78,17 +78,17 @@ class Callers:
         """Read the return address that lies at a stack pointer; None where a register has it, or nothing is there."""
         return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
-    def find(self, hit: Hit, examined: GlibcExamination, entry: Entry, stack: int) -> Caller:
+    def find(self, hit: Hit, process: GlibcProcess, entry: Entry, stack: int) -> Caller:
         """Find who called, at an entry of the loader."""
-        memory = examined.memory
+        memory = process.memory
         if entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
             return Caller(self.return_address(hit, memory), "user")
         if entry is Entry.DL_OPEN:
             given = self.argument(hit, memory, 2)
-            if self._is_known_outside(examined, given) or not self._is_inner(examined, given):
+            if self._is_known_outside(process, given) or not self._is_inner(process, given):
                 return Caller(given, "user")
         known = self._recognise(memory, hit.address, stack)
-        return known if known is not None else self._unwind(hit, examined, stack)
+        return known if known is not None else self._unwind(hit, process, stack)
 
     def _recognise(self, memory: Memory, address: int, stack: int) -> Optional[Caller]:
         ways = [way for way in self._ways if way.address == address]
@@ -99,76 +99,76 @@ class Callers:
                 return Caller(form.unpack_from(data or b"", way.caller)[0], way.by)
         return None
 
-    def _unwind(self, hit: Hit, examined: GlibcExamination, stack: int) -> Caller:
+    def _unwind(self, hit: Hit, process: GlibcProcess, stack: int) -> Caller:
         by = "libc"
         words: list[tuple[int, int]] = []
         is_fixed = True
-        for frame in self._frames(hit, examined, self._is_inner):
+        for frame in self._frames(hit, process, self._is_inner):
             is_fixed = is_fixed and frame.is_fixed and frame.place is not None
             at = (frame.place or 0) - stack
-            if not self._is_inner(examined, frame.pc):
+            if not self._is_inner(process, frame.pc):
                 if is_fixed and words and len(self._ways) < MAX_WAYS and words[0][0] >= 0 and at <= STACK_BYTES:
                     self._ways.append(_Way(hit.address, tuple(words), at, by))
                 return Caller(frame.pc, by)
-            if self._function(examined, frame.pc) == "dlclose":
+            if self._function(process, frame.pc) == "dlclose":
                 by = "user"
             words.append((at, frame.pc))
         return Caller(None, by)
 
-    def behind(self, hit: Hit, examined: GlibcExamination, pc: int) -> int:
+    def behind(self, hit: Hit, process: GlibcProcess, pc: int) -> int:
         """Find the caller behind libstdc++, whose ``__cxa_thread_atexit`` only passes on what libc is called for."""
-        link_map = examined.find_map(pc)
+        link_map = process.find_map(pc)
         if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
             return pc
 
-        def is_passing(_: GlibcExamination, address: int) -> bool:
-            return address == hit.address or examined.find_map(address) is link_map
+        def is_passing(_: GlibcProcess, address: int) -> bool:
+            return address == hit.address or process.find_map(address) is link_map
 
-        frames = self._frames(hit, examined, is_passing)
-        return next((frame.pc for frame in frames if not is_passing(examined, frame.pc)), pc)
+        frames = self._frames(hit, process, is_passing)
+        return next((frame.pc for frame in frames if not is_passing(process, frame.pc)), pc)
 
     def _frames(
-        self, hit: Hit, examined: GlibcExamination, is_passed: Callable[[GlibcExamination, int], bool]
+        self, hit: Hit, process: GlibcProcess, is_passed: Callable[[GlibcProcess, int], bool]
     ) -> Iterator[Frame]:
         """Unwind through what is passed, up to the first caller that is not."""
-        memory = examined.memory
+        memory = process.memory
         names = REGISTERS[memory.platform.arch]
         registers = dict(zip(names, hit.registers(tuple(names.values()))))
 
         def find_image(pc: int) -> Optional[Image]:
-            link_map = examined.find_map(pc) if is_passed(examined, pc) else None
-            return examined.image(link_map) if link_map else None
+            link_map = process.find_map(pc) if is_passed(process, pc) else None
+            return process.image(link_map) if link_map else None
 
         return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
 
-    def _is_known_outside(self, examined: GlibcExamination, pc: int) -> bool:
+    def _is_known_outside(self, process: GlibcProcess, pc: int) -> bool:
         """Tell whether a place has been named before, as that of a caller."""
         known = self._sites.get(pc)
-        return known is not None and known[0] is not None and _is_there(examined.graph, known[0])
+        return known is not None and known[0] is not None and _is_there(process.graph, known[0])
 
-    def _is_inner(self, examined: GlibcExamination, pc: int) -> bool:
-        link_map = examined.find_map(pc)
+    def _is_inner(self, process: GlibcProcess, pc: int) -> bool:
+        link_map = process.find_map(pc)
         return link_map is not None and (link_map.l_real == self._rtld or is_inner(link_map.name))
 
     @staticmethod
-    def _function(examined: GlibcExamination, pc: int) -> Optional[str]:
-        link_map = examined.find_map(pc)
-        image = examined.image(link_map) if link_map else None
+    def _function(process: GlibcProcess, pc: int) -> Optional[str]:
+        link_map = process.find_map(pc)
+        image = process.image(link_map) if link_map else None
         try:
             symbol = image.covering_symbol(pc - 1) if image else None
         except DlwhyError:
             return None
         return symbol[0] if symbol else None
 
-    def name(self, examined: GlibcExamination, pc: Optional[int], before: int = 1) -> Optional[Site]:
+    def name(self, process: GlibcProcess, pc: Optional[int], before: int = 1) -> Optional[Site]:
         """Name the place of a call by its return address, or with ``before`` 0 a function by its own address."""
         if pc is None:
             return None
         known = self._sites.get(pc)
-        if known is not None and _is_there(examined.graph, known[0]):
+        if known is not None and _is_there(process.graph, known[0]):
             return known[1]
-        link_map = examined.find_map(pc)
-        named = examined.code_symbol(pc - before)
+        link_map = process.find_map(pc)
+        named = process.code_symbol(pc - before)
         site = Site(pc, named.library, named.name, self._target.find_line(pc - before))
         if len(self._sites) < MAX_SITES:
             self._sites[pc] = (link_map, site)

@@ -16,8 +16,8 @@ from ...errors import DlwhyError
 from ...memory import Memory
 from ...trace.events import Instance, Moment, Site
 from ..loader.maps import LinkMap
-from ..state.glibc import GlibcExamination
 from ..state.naming import base_name
+from ..state.process import GlibcProcess
 from .callers import Callers
 from .events import Leak
 
@@ -148,8 +148,8 @@ def read_path(memory: Memory, address: int) -> Optional[str]:
         return None
 
 
-def name_call(callers: Callers, examined: GlibcExamination, pc: int) -> Optional[tuple[LinkMap, Site]]:
+def name_call(callers: Callers, process: GlibcProcess, pc: int) -> Optional[tuple[LinkMap, Site]]:
     """Find the library that called, and name the place."""
-    holder = examined.find_map(pc)
-    site = callers.name(examined, pc)
+    holder = process.find_map(pc)
+    site = callers.name(process, pc)
     return (holder, site) if holder is not None and site is not None else None

@@ -12,7 +12,9 @@ from ..loader.maps import Graph, LinkMap, is_same
 from ..loader.roots import LT_LOADED
 from ..model import HoldKind, Library
 from ..plan import Planner
-from ..state.glibc import PERMANENT, GlibcExamination
+from ..state.kept import PERMANENT
+from ..state.process import GlibcProcess
+from ..state.verdict import GlibcExamination
 from .operations import Closing, instance_of
 
 #: Holds that follow from the maps and bindings alone; others are found in memory besides.
@@ -34,8 +36,8 @@ class Forecast:
         planner = Planner(examined)
         outcome, left, unloads = planner.predict(link_map)
         closing.outcome = outcome
-        by_address = examined.graph.by_address
-        going = {address: instance_of(examined, by_address[address]) for address in unloads}
+        by_address = examined.process.graph.by_address
+        going = {address: instance_of(examined.process, by_address[address]) for address in unloads}
         if outcome is Outcome.DEFERRED and outer is not None:
             closing.adds = {a: i for a, i in going.items() if a not in outer.predicted}
             outer.remarked.update(closing.adds)
@@ -45,17 +47,17 @@ class Forecast:
         if left == 0 or outcome is Outcome.EARLY_RETURN:
             closing.keeps = self._keeps(planner, link_map, left, unloads)
 
-    def explain(self, before: Graph, examined: GlibcExamination, closing: Closing) -> None:
+    def explain(self, before: Graph, process: GlibcProcess, closing: Closing) -> None:
         """Mark once more by the counts of now, where closes within this one lowered some without having been seen.
 
         What libc of another namespace is asked to close is not seen by every debugger.
         """
         number = closing.library.namespace if closing.library else None
-        after = examined.graph.by_address
+        after = process.graph.by_address
         for namespace in before.namespaces:
             if namespace.number == number:
                 counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
-                kept = mark(namespace, before, examined.rules, counts)
+                kept = mark(namespace, before, process.rules, counts)
                 found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
                 closing.remarked.update((a, i) for a, i in found.items() if a not in closing.predicted)
 
@@ -64,7 +66,7 @@ class Forecast:
             if link_map.name not in self._closers:
                 self._closers[link_map.name] = planner.can_close(link_map)
             if self._closers[link_map.name]:
-                yield planner.examined.name(link_map)
+                yield planner.examined.process.name(link_map)
 
     def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
         """Judge what stays of a library and all that it needs, after its last close."""
@@ -110,9 +112,10 @@ class _Staying:
         if after is not self._after:
             self._take(after)
         known = self._known.get(link_map.address)
-        holders = after.holders.get(link_map.address, ())
+        holders = after.kept.holders.get(link_map.address, ())
+        by_address = after.process.graph.by_address
         bindings = [
-            after.bindings(after.graph.by_address[holder]) for holder, edge in holders if edge is Edge.RELOCATION
+            after.process.bindings.of(by_address[holder]) for holder, edge in holders if edge is Edge.RELOCATION
         ]
         if known is not None and _is_equal(known[0], link_map) and known[1] == bindings:
             return known[2]
@@ -122,8 +125,9 @@ class _Staying:
         return library
 
     def _take(self, after: GlibcExamination) -> None:
-        maps = [after.graph.by_address[address] for address in after.kept]
-        if self._after is None or after.kept != self._after.kept or not all(map(_keeps_alike, maps, self._maps)):
+        marks = after.kept.marks
+        maps = [after.process.graph.by_address[address] for address in marks]
+        if self._after is None or marks != self._after.kept.marks or not all(map(_keeps_alike, maps, self._maps)):
             self._known.clear()
         self._after, self._maps = after, maps
 

@@ -9,8 +9,8 @@ from ...model import Outcome
 from ...trace.events import Instance, Moment, OpenResult
 from ..loader.maps import Graph, LinkMap, is_same
 from ..model import Library
-from ..state.glibc import GlibcExamination
 from ..state.naming import base_name
+from ..state.process import GlibcProcess
 from .descriptors import Snapshot
 from .events import Close, Event, Open
 
@@ -184,9 +184,9 @@ class Operations:
             return False
         return operation.has_effect or operation is not own[-1] or (lwp is None and operation is not self.waiting)
 
-    def assign(self, before: Graph, examined: GlibcExamination, *, exiting: bool) -> Unexplained:
+    def assign(self, before: Graph, process: GlibcProcess, *, exiting: bool) -> Unexplained:
         """Find out which operation is to thank for each difference of two readings; gives what none is."""
-        graph = examined.graph
+        graph = process.graph
         opens = closes = 0
         for link_map in differing(before, graph):
             other = graph.by_address.get(link_map.address)
@@ -194,7 +194,7 @@ class Operations:
                 continue
             count = link_map.l_direct_opencount
             if other is None or not is_same(link_map, other):
-                self._assign_gone(link_map, examined)
+                self._assign_gone(link_map, process)
                 closes += max(0, count - self._lower(link_map, count))
                 continue
             change = other.l_direct_opencount - count
@@ -202,29 +202,29 @@ class Operations:
             if change < 0:
                 closes += -change - self._lower(link_map, -change)
             elif change > 0:
-                opens += change - self._raise(other, change, examined, exiting)
+                opens += change - self._raise(other, change, process, exiting)
         for link_map in differing(graph, before):
             if not is_same(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
                 count = link_map.l_direct_opencount
-                self._assign_added(link_map, examined)
-                opens += count - self._raise(link_map, count, examined, exiting)
+                self._assign_added(link_map, process)
+                opens += count - self._raise(link_map, count, process, exiting)
         return Unexplained(opens, closes)
 
-    def _assign_gone(self, link_map: LinkMap, examined: GlibcExamination) -> None:
+    def _assign_gone(self, link_map: LinkMap, process: GlibcProcess) -> None:
         address = link_map.address
         closings = self.closings()
         by_prediction = [op for op in closings if address in op.predicted or address in op.remarked]
         in_namespace = [op for op in closings if op.library and op.library.namespace == link_map.l_ns]
         openings = self.openings()
         for operation in (*by_prediction, *in_namespace, *openings):
-            operation.went[address] = instance_of(examined, link_map)
+            operation.went[address] = instance_of(process, link_map)
             operation.has_effect = True
             return
 
-    def _assign_added(self, link_map: LinkMap, examined: GlibcExamination) -> None:
+    def _assign_added(self, link_map: LinkMap, process: GlibcProcess) -> None:
         openings = self.openings()
         if openings:
-            openings[-1].added[link_map.address] = instance_of(examined, link_map)
+            openings[-1].added[link_map.address] = instance_of(process, link_map)
             self._on_added(openings[-1], link_map)
 
     def _lower(self, link_map: LinkMap, total: int) -> int:
@@ -237,7 +237,7 @@ class Operations:
                 found += 1
         return found
 
-    def _raise(self, link_map: LinkMap, total: int, examined: GlibcExamination, exiting: bool) -> int:
+    def _raise(self, link_map: LinkMap, total: int, process: GlibcProcess, exiting: bool) -> int:
         """Let opens account for a higher count; gives for how much of it.
 
         At exit _dl_fini raises all counts, so that no close takes a library away from under it.
@@ -248,15 +248,15 @@ class Operations:
             waiting = [op for op in waiting if is_request_for(op, link_map)]
         for operation in sorted(waiting, key=lambda op: not is_request_for(op, link_map)):
             if found < total:
-                operation.library = instance_of(examined, link_map)
+                operation.library = instance_of(process, link_map)
                 operation.has_effect = True
                 found += 1
         return found
 
 
-def instance_of(examined: GlibcExamination, link_map: LinkMap) -> Instance:
+def instance_of(process: GlibcProcess, link_map: LinkMap) -> Instance:
     """Describe a library as it is loaded now."""
-    path = examined.path(link_map)
+    path = process.path(link_map)
     return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr)
 
 

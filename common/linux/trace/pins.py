@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional
 from ..loader.maps import Graph, LinkMap, is_same
 from ..loader.roots import LT_LOADED
 from ..model import Hold, HoldKind, Library
-from ..state.glibc import GlibcExamination
+from ..state.process import GlibcProcess
 from .operations import Opening, differing
 
 _RTLD_NODELETE = 0x1000
@@ -36,7 +36,7 @@ def find_pinned(before: Graph, graph: Graph) -> Iterator[LinkMap]:
             yield link_map
 
 
-def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, openings: Sequence[Opening]) -> Cause:
+def find_cause(process: GlibcProcess, link_map: LinkMap, library: Library, openings: Sequence[Opening]) -> Cause:
     """Find what made a library NODELETE; ``library`` is the verdict on it, ``openings`` may have done so."""
     hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
     lookups: list[str] = []
@@ -47,15 +47,15 @@ def find_cause(examined: GlibcExamination, link_map: LinkMap, library: Library, 
     elif origin == "unknown" and not flagged:
         origin = "bound-by-startup"  # by dlsym, which leaves no trace
     if openings and origin in ("unique-symbol", "bound-by-startup"):
-        lookups = _find_lookups(examined, link_map, openings[-1], origin)
+        lookups = _find_lookups(process, link_map, openings[-1], origin)
     return Cause(origin, hold.symbols, tuple(lookups), hold.symbols_omitted)
 
 
-def _find_lookups(examined: GlibcExamination, link_map: LinkMap, during: Opening, origin: str) -> list[str]:
+def _find_lookups(process: GlibcProcess, link_map: LinkMap, during: Opening, origin: str) -> list[str]:
     """Name the libraries that are bound to one which their look-up made NODELETE."""
     found = []
-    for other in examined.graph.by_address.values():
+    for other in process.graph.by_address.values():
         candidate = other.address in during.added if origin == "unique-symbol" else other.l_type != LT_LOADED
-        if candidate and not other.is_proxy and examined.binds(other, link_map):
-            found.append(examined.name(other))
+        if candidate and not other.is_proxy and process.bindings.symbols_into(other, link_map):
+            found.append(process.name(other))
     return sorted(found)

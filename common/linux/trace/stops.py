@@ -11,7 +11,7 @@ from ...model import Outcome
 from ...target import Reaction
 from ...trace.events import Instance
 from ..model import HoldKind, Library
-from ..state.glibc import PERMANENT
+from ..state.kept import PERMANENT
 from ..state.naming import base_name
 from .events import Close, Event, Open
 from .operations import Closing, Opening, Operation

@@ -29,8 +29,9 @@ from ..loader.maps import Graph, LinkMap, is_same
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED
 from ..loader.start import Start
 from ..state.examine import examine
-from ..state.glibc import GlibcExamination
 from ..state.naming import missing_names, target_info
+from ..state.process import GlibcProcess
+from ..state.verdict import GlibcExamination
 from .callers import Callers
 from .calls import CONVENTIONS, Entry, Places, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
@@ -58,8 +59,8 @@ def begin(
     :raises UnsupportedError: if the process cannot be traced.
     """
 
-    def of_glibc(examined: GlibcExamination) -> Tracer:
-        return Tracer(target, examined, options, sink, announce)
+    def of_glibc(process: GlibcProcess) -> Tracer:
+        return Tracer(target, GlibcExamination.of(process), options, sink, announce)
 
     def of_musl(_memory: Memory, _start: Start) -> Tracer:
         raise UnsupportedError("musl never unloads, by design: there is no close to trace")
@@ -86,19 +87,20 @@ class Tracer:
         self._unended: tuple[Event, ...] = ()
         self._sink = sink
         self._examined = examined
-        self._info: TargetInfo = target_info(examined.memory)
-        self._follower = GraphFollower(examined.memory, examined.layouts, examined.private.rtld_global)
-        arch = examined.memory.platform.arch
+        self._info: TargetInfo = target_info(examined.process.memory)
+        process = examined.process
+        self._follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
+        arch = examined.process.memory.platform.arch
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
-        self._callers = Callers(target, CONVENTIONS[arch], examined.private.rtld_map.address)
-        maps = [m for m in examined.graph.by_address.values() if not m.is_proxy]
-        self.ledger = Ledger(_open_counts(examined, (m for m in maps if m.l_type != LT_LOADED)))
+        self._callers = Callers(target, CONVENTIONS[arch], examined.process.private.rtld_map.address)
+        maps = [m for m in examined.process.graph.by_address.values() if not m.is_proxy]
+        self.ledger = Ledger(_open_counts(examined.process, (m for m in maps if m.l_type != LT_LOADED)))
         for link_map in maps:
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
                 self.ledger.begin(self._instance(link_map), link_map.l_direct_opencount)
-        self._problems: dict[Problem, None] = dict.fromkeys(examined.problems)
-        self._random = examined.memory.target.auxv().get(AT_RANDOM, 0)
+        self._problems: dict[Problem, None] = dict.fromkeys(examined.process.problems)
+        self._random = examined.process.memory.target.auxv().get(AT_RANDOM, 0)
         self._identity = self._read_identity()
         self._begun = time.monotonic()
         self._seconds: Optional[float] = None
@@ -106,7 +108,7 @@ class Tracer:
         self._operations = Operations(self._note_added)
         self._forecast = Forecast()
         self._stops = Stops(options, announce)
-        self._compared: Graph = examined.graph
+        self._compared: Graph = examined.process.graph
         self._was_running = False
         self._exiting = False
         self._tids: dict[int, int] = {}
@@ -123,10 +125,10 @@ class Tracer:
         :raises UnsupportedError: if there is no place for them.
         """
         examined = self._examined
-        memory, private = examined.memory, examined.private
+        memory, private = examined.process.memory, examined.process.private
         # What ld.so calls itself by is found by unwinding.
         in_rtld = self.target.keeps_breakpoints and memory.platform.arch in REGISTERS
-        places = find_places(memory, examined.layouts, private, examined.graph, in_rtld=in_rtld)
+        places = find_places(memory, examined.process.layouts, private, examined.process.graph, in_rtld=in_rtld)
         self._places = places
         entries = {address: entry.value for address, entry in places.entries.items()}
         watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = [(entries, self._on_entry)]
@@ -230,7 +232,7 @@ class Tracer:
         # At its own place it has not begun.
         if stack is not None and stack > operation.stack:
             return True
-        saved = self._callers.saved_return(self._examined.memory, operation.stack)
+        saved = self._callers.saved_return(self._examined.process.memory, operation.stack)
         return None not in (saved, operation.returns_to) and saved != operation.returns_to
 
     def report(self) -> Trace:
@@ -243,14 +245,16 @@ class Tracer:
         ledger = self.ledger
         return Trace(
             self._info,
-            self._examined.loader_info(),
+            self._examined.process.loader_info(),
             self.ending is None,
             self.ending,
             seconds,
             places.opens_by,
             places.closes_by,
             ledger.totals(),
-            ledger.accounts_with(_open_counts(self._examined, self._examined.graph.by_address.values())),
+            ledger.accounts_with(
+                _open_counts(self._examined.process, self._examined.process.graph.by_address.values())
+            ),
             ledger.kept(),
             tuple(ledger.mismatches),
             tuple(ledger.pins),
@@ -291,8 +295,8 @@ class Tracer:
         link_map = last.link_map
         if last.stack != stack or last.does_nothing or last.has_effect or link_map is None:
             return
-        if self._callers.argument(hit, self._examined.memory, 0) == link_map.address:
-            now = self._examined.graph.by_address.get(link_map.address)
+        if self._callers.argument(hit, self._examined.process.memory, 0) == link_map.address:
+            now = self._examined.process.graph.by_address.get(link_map.address)
             if now is not None and is_same(link_map, now) and now.l_direct_opencount == link_map.l_direct_opencount:
                 self._operations.running.remove(last)
 
@@ -342,7 +346,7 @@ class Tracer:
         return Moment(self._number, self._now(), hit.lwp, caller, by, inside, self._exiting)
 
     def _add_operation(self, operation: Operation) -> None:
-        operation.returns_to = self._callers.saved_return(self._examined.memory, operation.stack)
+        operation.returns_to = self._callers.saved_return(self._examined.process.memory, operation.stack)
         if self._descriptors is not None:
             operation.open_before = self._descriptors.read()
         self._operations.add(operation)
@@ -352,7 +356,7 @@ class Tracer:
 
     def _note_exit(self) -> bool:
         """Note whether the program's finalisers run: _dl_fini takes its l_init_called back first of all."""
-        maps = self._examined.graph.namespaces[0].maps
+        maps = self._examined.process.graph.namespaces[0].maps
         main = next((m for m in maps if m.l_type == LT_EXECUTABLE), None)
         is_running = bool(main and main.field("l_init_called"))
         self._was_running = self._was_running or is_running
@@ -360,16 +364,16 @@ class Tracer:
         return self._exiting
 
     def _instance(self, link_map: LinkMap) -> Instance:
-        return instance_of(self._examined, link_map)
+        return instance_of(self._examined.process, link_map)
 
     # -- closes ------------------------------------------------------------------------------------------------
 
     def _begin_close(self, hit: Hit, entry: Entry, stack: int) -> Reaction:
         examined = self._examined
-        found = self._callers.find(hit, examined, entry, stack)
-        handle = self._callers.argument(hit, examined.memory, 0)
-        link_map = examined.graph.by_address.get(handle)
-        site = self._callers.name(examined, found.pc)
+        found = self._callers.find(hit, examined.process, entry, stack)
+        handle = self._callers.argument(hit, examined.process.memory, 0)
+        link_map = examined.process.graph.by_address.get(handle)
+        site = self._callers.name(examined.process, found.pc)
         moment = self._moment(hit, stack, site, found.by)
         closing = Closing(moment, stack, handle, link_map, self._instance(link_map) if link_map else None)
         if link_map is not None:
@@ -389,7 +393,7 @@ class Tracer:
 
     def _begin_open(self, hit: Hit, entry: Entry, stack: int) -> Reaction:
         examined = self._examined
-        memory = examined.memory
+        memory = examined.process.memory
         arguments = [self._callers.argument(hit, memory, i) for i in range(4 if entry is Entry.DL_OPEN else 3)]
         if entry is Entry.DL_OPEN:
             name, flags, space = arguments[0], arguments[1], arguments[3]
@@ -398,8 +402,8 @@ class Tracer:
         else:
             # dlopen itself asks for the caller's namespace, or for the program in the base namespace.
             name, flags, space = arguments[0], arguments[1], -2 if arguments[0] else 0
-        found = self._callers.find(hit, examined, entry, stack)
-        site = self._callers.name(examined, found.pc)
+        found = self._callers.find(hit, examined.process, entry, stack)
+        site = self._callers.name(examined.process, found.pc)
         requested: Optional[str] = None
         if name:
             try:
@@ -418,7 +422,7 @@ class Tracer:
 
     def _advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
         """Compare with the lists of the event before, and end what has ended; without a thread: at a stop."""
-        graph = self._examined.graph
+        graph = self._examined.process.graph
         if graph.complete:
             before, self._compared = self._compared, graph
             self._note_exit()
@@ -438,12 +442,12 @@ class Tracer:
     def _compare(self, before: Graph) -> None:
         """Explain the differences from the lists of the event before."""
         examined = self._examined
-        unseen = self._operations.assign(before, examined, exiting=self._exiting)
+        unseen = self._operations.assign(before, examined.process, exiting=self._exiting)
         if any(unseen) and not self._exiting and self._number > self._operations.raced_until:
             self.ledger.count_unseen(*unseen)
             for closing in self._operations.closings() if unseen.closes else ():
-                self._forecast.explain(before, examined, closing)
-        for link_map in find_pinned(before, examined.graph):
+                self._forecast.explain(before, examined.process, closing)
+        for link_map in find_pinned(before, examined.process.graph):
             self._emit(self._pin(link_map))
 
     def _note_added(self, opening: Opening, link_map: LinkMap) -> None:
@@ -453,7 +457,7 @@ class Tracer:
 
     def _depth(self, lwp: int) -> int:
         """Tell how many of a thread's operations go on, by the loader's lock."""
-        lock = self._examined.lock
+        lock = self._examined.process.lock
         is_owner = lock.is_held and (lock.owner is None or lock.owner == self._tid(lwp))
         return max(1, lock.depth) if is_owner else 0
 
@@ -468,7 +472,7 @@ class Tracer:
     def _predict_again(self, closing: Closing) -> None:
         """Predict a close that has not begun while another thread's operation changed something."""
         link_map = closing.link_map
-        current = self._examined.graph.by_address.get(link_map.address) if link_map else None
+        current = self._examined.process.graph.by_address.get(link_map.address) if link_map else None
         if link_map is None or current is None or not is_same(link_map, current) or closing.does_nothing:
             return
         closing.predicted, closing.adds = {}, {}
@@ -479,7 +483,7 @@ class Tracer:
         """Settle an operation."""
         if isinstance(operation, Opening) and operation.library is None and operation.moment.raced:
             # A close by another thread can have taken the count back before it was looked at.
-            maps = self._examined.graph.by_address.values()
+            maps = self._examined.process.graph.by_address.values()
             found = next((m for m in maps if is_request_for(operation, m) and not m.is_proxy), None)
             operation.library = self._instance(found) if found else None
         self._operations.remove(operation)
@@ -503,7 +507,7 @@ class Tracer:
         library = self._forecast.judge_lasting(self._examined, link_map)
         openings = self._operations.openings()
         during = openings[-1] if openings else None
-        cause = find_cause(self._examined, link_map, library, openings)
+        cause = find_cause(self._examined.process, link_map, library, openings)
         self._number += 1
         inside = during.moment if during else None
         moment = Moment(
@@ -524,12 +528,12 @@ class Tracer:
         memory = Memory(self.target)
         function, subject, symbol = (self._callers.argument(hit, memory, i) for i in range(3))
         pc = self._callers.return_address(hit, memory)
-        if any(examined.find_map(address) is None for address in (function, symbol, pc)):
+        if any(examined.process.find_map(address) is None for address in (function, symbol, pc)):
             self._look()  # for names only: what has changed is found at the next event
             examined = self._examined
-        site = self._callers.name(examined, self._callers.behind(hit, examined, pc))
-        kept = examined.find_map(symbol) or examined.graph.namespaces[0].maps[0]
-        code = self._callers.name(examined, function, before=0) or Site(function)
+        site = self._callers.name(examined.process, self._callers.behind(hit, examined.process, pc))
+        kept = examined.process.find_map(symbol) or examined.process.graph.namespaces[0].maps[0]
+        code = self._callers.name(examined.process, function, before=0) or Site(function)
         library = self._instance(kept)
         owner = code.library if code.library != library.name else None
         moment = self._moment(hit, self._callers.stack(hit), site, "user")
@@ -543,16 +547,16 @@ class Tracer:
         assert self._descriptors is not None
         memory = Memory(self.target)
         pc = self._callers.return_address(hit, memory)
-        if self._examined.find_map(pc) is None:
+        if self._examined.process.find_map(pc) is None:
             self._look()
-        found = name_call(self._callers, self._examined, pc)
-        if found is not None and self._stops.is_wanted(self._examined.path(found[0])):
+        found = name_call(self._callers, self._examined.process, pc)
+        if found is not None and self._stops.is_wanted(self._examined.process.path(found[0])):
             index = MAKERS[self._makers[hit.address]]
             path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
             self._descriptors.note_call(*found, path)
         return Reaction.RESUME
 
 
-def _open_counts(examined: GlibcExamination, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
+def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
     """Give open counts by path and namespace."""
-    return {(examined.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}
+    return {(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

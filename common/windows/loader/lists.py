@@ -139,7 +139,7 @@ class Record:
         if value is None or field is None:
             return ()
         expression = f"(({self.layout.type_name}*){self.address:#x})->{name}"
-        return (Evidence(self.address + field.offset, expression, value, field.offset, self.source),)
+        return (Evidence(self.address + field.offset, expression, value, field.offset, self.source, name),)
 
 
 class Node:

@@ -1,0 +1,182 @@
+"""By which chains of libraries do the roots of the marking keep a library?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Optional
+
+from ...errors import DlwhyError
+from ..loader.collector import Edge
+from ..loader.maps import LinkMap
+from ..model import Hold, HoldKind, Root
+from .evidence import read_evidence
+from .kept import PERMANENT, ROOT_HOLDS, Kept
+from .naming import base_name, opened_by
+from .process import GlibcProcess
+from .symbols import TEXT_UNITS, demangled
+
+#: How many libraries that keep another one are listed; more are counted.
+MAX_DEPENDENCY_HOLDS = 16
+MAX_SYMBOLS = 16
+
+#: Where every library needs every other, the search for all holders of all libraries would be cubic.
+MAX_SEARCH_STEPS = 20_000
+
+# What is spent, in Memory's units: on a step of that search, and on a reason that is told, besides its characters.
+_STEP_UNITS = 4
+_HOLD_UNITS = 500
+
+#: For each map on the way from a root, the next one and why it is needed.
+_Towards = Mapping[int, tuple[int, Edge]]
+
+
+class Chains:
+    """The holds that libraries have by others, by what a collection would keep."""
+
+    def __init__(self, process: GlibcProcess, kept: Kept, *, brief: bool) -> None:
+        """Take a process and what is kept; in ``brief`` the holds have neither evidence nor symbols."""
+        self._process = process
+        self._kept = kept
+        self._brief = brief
+
+    def holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
+        """Find the roots that lead to a map, each by its shortest chain; one that never goes is not left out.
+
+        Returns the holds, the permanent first, and how many more there are.
+        """
+        if link_map.address not in self._kept.holders:
+            return [], 0
+        roots, towards = self._search(link_map)
+        listed: list[int] = []
+        holds: list[Hold] = []
+        for root in roots[:MAX_DEPENDENCY_HOLDS]:
+            hold = self._hold(link_map, root, towards)
+            texts = (*hold.chain, *hold.symbols)
+            if not self._spend(_HOLD_UNITS * (1 + len(texts)) + TEXT_UNITS * sum(map(len, texts))):
+                break
+            listed.append(root)
+            holds.append(hold)
+        if not any(_is_permanent(hold) for hold in holds):
+            chain = self._permanent_chain(link_map)
+            if chain is not None:
+                listed.append(chain[0])
+                holds.append(self._hold(link_map, *chain))
+        holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
+        return holds, max(0, len({*roots, *listed}) - len(holds))
+
+    def _search(self, link_map: LinkMap) -> tuple[list[int], _Towards]:
+        """Find the roots that lead to a map, the nearest first, and the ways from them."""
+        towards: dict[int, tuple[int, Edge]] = {}
+        queue = [link_map.address]
+        roots = []
+        steps = 0
+        for address in queue:
+            holders = self._kept.holders.get(address, ())
+            steps += len(holders)
+            for holder, edge in holders:
+                if holder != link_map.address and holder not in towards:
+                    towards[holder] = (address, edge)
+                    queue.append(holder)
+                    if self._kept.marks[holder]:
+                        roots.append(holder)
+            if steps > MAX_SEARCH_STEPS or not self._spend(_STEP_UNITS * len(holders)):
+                break
+        return roots, towards
+
+    def _spend(self, units: int) -> bool:
+        return self._process.memory.spend(units, "reasons why libraries stay")
+
+    def _permanent_chain(self, link_map: LinkMap) -> Optional[tuple[int, _Towards]]:
+        """Find the nearest root that never goes, and the way from it to a map."""
+        towards: dict[int, tuple[int, Edge]] = {}
+        address = link_map.address
+        while address in self._kept.permanent_holders:
+            holder, edge = self._kept.permanent_holders[address]
+            towards[holder] = (address, edge)
+            address = holder
+        return (address, towards) if towards else None
+
+    def _hold(self, held: LinkMap, root: int, towards: _Towards) -> Hold:
+        chain = [root]
+        edge = Edge.DEPENDENCY
+        while chain[-1] != held.address:
+            following, edge = towards[chain[-1]]
+            between = _dependency_path(self._process, chain[-1], following) if edge is Edge.DEPENDENCY else [following]
+            chain += between
+        maps = [self._process.graph.by_address[address] for address in chain]
+        member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
+        symbols = self._symbols(maps[-2], held) if edge is Edge.RELOCATION else ()
+        kinds = self._root_kinds(maps[0])
+        return Hold(
+            HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
+            () if self._brief else read_evidence(self._process.layouts, maps[-2], member),
+            chain=tuple(self._process.name(m) for m in maps),
+            root=Root(
+                self._process.name(maps[0]),
+                kinds,
+                opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
+            ),
+            symbols=symbols[:MAX_SYMBOLS],
+            symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
+        )
+
+    def _symbols(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
+        if self._brief:
+            return ()
+        return tuple(sorted(demangled(self._process.memory, self._process.bindings.symbols_into(holder, held))))
+
+    def _root_kinds(self, root: LinkMap) -> tuple[HoldKind, ...]:
+        kinds = [ROOT_HOLDS[kind] for kind in self._kept.marks[root.address]]
+        if root.l_auditing:
+            kinds = [HoldKind.AUDIT]
+        elif HoldKind.NODELETE in kinds and HoldKind.OPEN_COUNT in kinds:
+            kinds.remove(HoldKind.OPEN_COUNT)
+        return tuple(kinds)
+
+
+def _dependency_path(process: GlibcProcess, holder: int, held: int) -> list[int]:
+    """Name the libraries between: the l_initfini of a dlopened library lists its indirect dependencies too."""
+    reached: dict[int, int] = {}
+    queue = [holder]
+    for address in queue:
+        direct = _direct_dependencies(process, process.graph.by_address[address])
+        for needed in direct:
+            if needed not in reached and needed != holder:
+                reached[needed] = address
+                queue.append(needed)
+        if held in reached or not process.memory.spend(_STEP_UNITS * (1 + len(direct)), "chains of dependencies"):
+            break
+    if held not in reached:
+        return [held]
+    path = [held]
+    while reached[path[-1]] != holder:
+        path.append(reached[path[-1]])
+    return path[::-1]
+
+
+def _direct_dependencies(process: GlibcProcess, link_map: LinkMap) -> tuple[int, ...]:
+    if link_map.direct is None:
+        link_map.direct = tuple(_find_direct_dependencies(process, link_map))
+    return link_map.direct
+
+
+def _find_direct_dependencies(process: GlibcProcess, link_map: LinkMap) -> Iterator[int]:
+    image = process.image(link_map)
+    try:
+        wanted = {base_name(name) for name in image.read_needed()} if image else set()
+    except DlwhyError:
+        return
+    for address in link_map.needed:
+        other = process.graph.by_address.get(address)
+        if other is None:
+            continue
+        if process.name(other) in wanted:
+            yield address
+            continue
+        other_image = process.image(other)
+        if other_image is not None and other_image.read_soname() in wanted:
+            yield address
+
+
+def _is_permanent(hold: Hold) -> bool:
+    return hold.root is not None and not PERMANENT.isdisjoint(hold.root.kinds)

@@ -1,0 +1,99 @@
+"""Which libraries does glibc's collector keep, by some open counts, and by whom is each kept?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from ..loader.collector import Edge, mark
+from ..loader.maps import LinkMap
+from ..loader.roots import RootKind
+from ..model import HoldKind
+from .evidence import signed_field
+from .process import GlibcProcess
+
+ROOT_HOLDS = {
+    RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
+    RootKind.LIBRARY: HoldKind.STARTUP,
+    RootKind.NODELETE: HoldKind.NODELETE,
+    RootKind.OPEN_COUNT: HoldKind.OPEN_COUNT,
+    RootKind.TLS_DESTRUCTORS: HoldKind.TLS_DESTRUCTORS,
+}
+
+#: Holds that nothing in this process can lift.
+PERMANENT = frozenset(
+    {HoldKind.MAIN_PROGRAM, HoldKind.STARTUP, HoldKind.NEVER_UNLOADS, HoldKind.AUDIT, HoldKind.NODELETE}
+)
+
+
+class Kept:
+    """What a collection would keep; ``counts`` are open counts, by the map's address, that differ from those read.
+
+    For other open counts there is another one of these: what is computed here is never of other counts.
+    """
+
+    def __init__(self, process: GlibcProcess, counts: Mapping[int, int]) -> None:
+        self.counts = counts
+        self._process = process
+
+    @cached_property
+    def marks(self) -> Mapping[int, tuple[RootKind, ...]]:
+        """Mark as the collector would: the maps that it keeps, each with its own root kinds (empty: by others)."""
+        kept: dict[int, tuple[RootKind, ...]] = {}
+        for namespace in self._process.graph.namespaces:
+            kept.update(mark(namespace, self._process.graph, self._process.rules, self.counts))
+        return kept
+
+    def open_count(self, link_map: LinkMap) -> int:
+        """Return the open count of a map."""
+        return self.counts.get(link_map.address, link_map.l_direct_opencount)
+
+    def is_closing(self, link_map: LinkMap) -> bool:
+        """Return True if the collector has just condemned a map: its destructors run, then it goes.
+
+        The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
+        earlier was kept then, so it has -1.
+        """
+        if link_map.address in self.marks or not self._process.lock.is_held:
+            return False
+        return bool(link_map.field("l_removed")) or (
+            not link_map.field("l_map_used") and (signed_field(link_map, "l_idx") or 0) >= 0
+        )
+
+    def is_permanent(self, root: int) -> bool:
+        """Return True if a root of the marking, by its map's address, stays for good."""
+        kinds = (ROOT_HOLDS[kind] for kind in self.marks[root])
+        return not PERMANENT.isdisjoint(kinds) or bool(self._process.graph.by_address[root].l_auditing)
+
+    @cached_property
+    def holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
+        """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
+        holders: dict[int, list[tuple[int, Edge]]] = {}
+        by_relocation: dict[int, list[tuple[int, Edge]]] = {}
+        for address in self.marks:
+            link_map = self._process.graph.by_address[address]
+            for needed in link_map.needed:
+                holders.setdefault(needed, []).append((address, Edge.DEPENDENCY))
+            for needed in link_map.relocated_to:
+                by_relocation.setdefault(needed, []).append((address, Edge.RELOCATION))
+        for needed, entries in by_relocation.items():
+            holders.setdefault(needed, []).extend(entries)
+        return holders
+
+    @cached_property
+    def permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
+        """Collect for each map the next one on its shortest way to a root that stays for good."""
+        by_address = self._process.graph.by_address
+        queue = [address for address in self.marks if self.is_permanent(address)]
+        seen = set(queue)
+        holders: dict[int, tuple[int, Edge]] = {}
+        for address in queue:
+            link_map = by_address[address]
+            edges = [(needed, Edge.DEPENDENCY) for needed in link_map.needed]
+            edges += [(needed, Edge.RELOCATION) for needed in link_map.relocated_to]
+            for needed, edge in edges:
+                if needed not in seen and needed in by_address:
+                    seen.add(needed)
+                    holders[needed] = (address, edge)
+                    queue.append(needed)
+        return holders

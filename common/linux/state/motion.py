@@ -1,0 +1,42 @@
+"""Did the loader of a process stand still while it was read?"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ...errors import DlwhyError
+from ...memory import Memory
+from ..loader.maps import read_load_lock
+from ..loader.start import R_STATES
+from .process import GlibcProcess
+
+
+class Motion(Enum):
+    """Whether the loader of a running process changed anything while it was read; HELD: a thread is about to."""
+
+    STILL = "still"
+    HELD = "held"
+    MOVING = "moving"
+
+
+def find_motion(process: GlibcProcess) -> Motion:
+    """Read the loader's state once more and compare."""
+    memory = Memory(process.memory.target)
+    try:
+        unchanged = process.graph.is_unchanged(memory)
+    except DlwhyError:
+        return Motion.MOVING
+    owner = read_load_lock(memory, process.layouts, process.private.rtld_global).owner
+    if owner != process.lock.owner or not unchanged:
+        return Motion.MOVING
+    return Motion.STILL if owner is None and process.start.r_state == 0 else Motion.HELD
+
+
+def note_motion(process: GlibcProcess) -> None:
+    """Add a problem if libraries are being added or removed."""
+    owner = process.lock.owner
+    r_state = process.start.r_state
+    if owner is not None:
+        process.add_problem("loader", f"thread {owner} is inside dlopen or dlclose: the state is in motion")
+    elif r_state in (1, 2):
+        process.add_problem("loader", f"r_state is {R_STATES[r_state]}: libraries are being added or removed")

@@ -1,0 +1,84 @@
+"""What has made a library NODELETE?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from ...errors import CorruptError, DlwhyError, FaultError
+from ..elf.image import DT_FLAGS_1
+from ..loader.maps import DF_1_NODELETE, LinkMap, for_each_unique_symbol
+from ..loader.roots import LT_LOADED
+from .process import GlibcProcess
+
+_GUARD = "guard variable for "
+# What looking at a library takes, in Memory's units.
+_STEP_UNITS = 4
+
+
+class Nodelete:
+    """Why libraries of a process are NODELETE; nothing of it depends on open counts."""
+
+    def __init__(self, process: GlibcProcess) -> None:
+        self._process = process
+
+    def origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
+        """Return what has made a library NODELETE, and by which symbols, in the linker's names.
+
+        It is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or ``unknown`` where RTLD_NODELETE
+        and a look-up by dlsym, which leaves no trace, cannot be told apart.
+        """
+        if self._has_flag(link_map):
+            return "elf-flag", ()
+        unique = self._unique.get(link_map.address, ())
+        if unique:
+            return "unique-symbol", unique
+        bound = self._bound_by_startup(link_map)
+        if bound:
+            return "bound-by-startup", bound
+        # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
+        return ("unknown" if link_map.field("l_global") else "dlopen-flag"), ()
+
+    def _has_flag(self, link_map: LinkMap) -> bool:
+        """Return True if the file asks for NODELETE: until glibc 2.30 l_flags_1 holds the other causes too."""
+        if link_map.l_nodelete_active is not None:
+            return link_map.l_flags_1 & DF_1_NODELETE != 0
+        image = self._process.image(link_map)
+        try:
+            return image is not None and image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE != 0
+        except DlwhyError as error:
+            message = f"its dynamic section cannot be read: {error}"
+            self._process.add_problem(self._process.name(link_map), message)
+            return False
+
+    @cached_property
+    def _unique(self) -> Mapping[int, list[str]]:
+        """Collect the unique symbols by the address of the map that owns them."""
+        process = self._process
+        owners: dict[int, list[str]] = {}
+        for namespace in process.graph.namespaces:
+            try:
+                for symbol in for_each_unique_symbol(process.memory, process.layouts, namespace):
+                    owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
+            except (FaultError, CorruptError) as error:
+                process.add_problem(f"unique symbols of namespace {namespace.number}", str(error))
+        return owners
+
+    def _bound_by_startup(self, link_map: LinkMap) -> list[str]:
+        """Find the symbols by which objects that never go point into a library.
+
+        Until glibc 2.30 any NODELETE object marks what it binds to, since 2.31 only start-up objects do.
+        """
+        symbols: set[str] = set()
+        for other in self._process.namespaces[link_map.l_ns].maps:
+            permanent = other.l_type != LT_LOADED or (other.nodelete and other.l_nodelete_active is None)
+            if not self._process.memory.spend(_STEP_UNITS, "what NODELETE libraries are bound by"):
+                break
+            if permanent and other is not link_map and not other.is_proxy:
+                symbols.update(self._process.bindings.symbols_into(other, link_map))
+        return sorted(symbols)
+
+
+def without_guards(names: set[str]) -> list[str]:
+    """Sort names, leaving out the guard variables of those that are there themselves."""
+    return sorted(name for name in names if name[len(_GUARD) :] not in names or not name.startswith(_GUARD))

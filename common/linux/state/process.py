@@ -1,0 +1,138 @@
+"""What is known of a process of glibc's as it was read once, whatever is asked about it?"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ...memory import Memory
+from ...model import LoaderInfo, Problem
+from ..elf.image import Image, Images
+from ..layouts.resolve import LayoutSet
+from ..loader.collector import Rules
+from ..loader.find import Private
+from ..loader.follow import GraphFollower
+from ..loader.layout import choose_layouts
+from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
+from ..loader.roots import LT_EXECUTABLE
+from ..loader.start import Start
+from ..model import CodeSymbol
+from .naming import base_name, main_program_path
+from .symbols import AllBindings, Functions
+
+
+def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess:
+    """Read a process: its libraries by the layouts that it validates.
+
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+    chosen = choose_layouts(memory, start, private)
+    # Where glibc's own lists are whole, the public part of the first is whole too.
+    of_lists = (*start.problems, *chosen.graph.problems) if chosen.graph.problems else ()
+    return GlibcProcess(
+        memory=memory,
+        start=start,
+        private=private,
+        layouts=chosen.layouts,
+        graph=chosen.graph,
+        images=chosen.images,
+        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems))),
+        program=main_program_path(memory, private.rtld),
+        functions=Functions(),
+        bindings=AllBindings(memory, chosen.images),
+    )
+
+
+class GlibcProcess:
+    """The facts of one reading: none of them depends on what the open counts are taken to be.
+
+    ``problems`` are added to when more of the process is looked at; all else stays as it was read.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: Memory,
+        start: Start,
+        private: Private,
+        layouts: LayoutSet,
+        graph: Graph,
+        images: Images,
+        problems: list[Problem],
+        program: str,
+        functions: Functions,
+        bindings: AllBindings,
+    ) -> None:
+        """Take what was read; ``program`` is the main program's path."""
+        self.memory = memory
+        self.start = start
+        self.private = private
+        self.layouts = layouts
+        self.graph = graph
+        self.problems = problems
+        self.program = program
+        self.bindings = bindings
+        self.rules = Rules.of(layouts.version)
+        self.lock = read_load_lock(memory, layouts, private.rtld_global)
+        self.namespaces: dict[int, Namespace] = {n.number: n for n in graph.namespaces}
+        self._images = images
+        self._functions = functions
+
+    def later(self, follower: GraphFollower) -> GlibcProcess:
+        """Read the same process again, after it has gone on: its layouts are what they were.
+
+        :raises FaultError: if the loader's lists cannot be read.
+        :raises CorruptError: if they are absurd.
+        """
+        memory = self.memory.renewed()
+        graph = follower.read(memory)
+        images = Images(memory)
+        return GlibcProcess(
+            memory=memory,
+            start=self.start,
+            private=self.private,
+            layouts=self.layouts,
+            graph=graph,
+            images=images,
+            problems=list(graph.problems),
+            program=self.program,
+            functions=self._functions,
+            bindings=self.bindings.later(memory, images, graph.by_address),
+        )
+
+    def loader_info(self) -> LoaderInfo:
+        """Describe the loader."""
+        version = self.layouts.version
+        return LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
+
+    def add_problem(self, where: str, message: str) -> None:
+        """Note what could not be established."""
+        self.problems.append(Problem(where, message))
+
+    def name(self, link_map: LinkMap) -> str:
+        """Return a library's base name."""
+        return base_name(self.path(link_map))
+
+    def path(self, link_map: LinkMap) -> str:
+        """Return a library's path, or what stands for it where it has none."""
+        if link_map.name:
+            return link_map.name
+        if link_map.l_type == LT_EXECUTABLE:
+            return self.program or "the main program"
+        return f"link_map {link_map.address:#x}"
+
+    def image(self, link_map: LinkMap) -> Optional[Image]:
+        """Return a library's image, None if it cannot be read."""
+        return self._images.at(link_map.l_map_start)
+
+    def find_map(self, address: int) -> Optional[LinkMap]:
+        """Find the library in whose mappings an address lies."""
+        return self.graph.find_map(address)
+
+    def code_symbol(self, address: int) -> CodeSymbol:
+        """Name the function that covers an address, and its library."""
+        link_map = self.find_map(address)
+        if link_map is None:
+            return CodeSymbol(address, None, None)
+        image, path = self.image(link_map), self.path(link_map)
+        function = self._functions.name(self.memory, image, link_map, path, address)
+        return CodeSymbol(address, function, base_name(path))

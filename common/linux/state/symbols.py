@@ -1,0 +1,110 @@
+"""Which functions do addresses belong to, and through which symbols does one library point into another?
+
+Both take long to find, so what has not changed since an earlier reading of the process is not found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Optional
+
+from ...errors import DlwhyError
+from ...memory import Memory
+from ..elf.image import Image, Images
+from ..loader.maps import LinkMap, is_same
+
+if TYPE_CHECKING:
+    from ..elf.bindings import Bindings
+
+#: How many names of functions are remembered.
+MAX_FUNCTIONS = 4096
+
+# What is spent, in Memory's units: on a function that is looked up in a file, on a symbol's name, on each character.
+_FUNCTION_UNITS = 250_000
+_NAME_UNITS = 500
+TEXT_UNITS = 8
+
+
+class Functions:
+    """The names of functions, each found once; the threads of a pool all have the same destructors."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[LinkMap, Optional[str]]] = {}
+
+    def name(self, memory: Memory, image: Optional[Image], link_map: LinkMap, path: str, address: int) -> Optional[str]:
+        """Return the demangled name of the function that covers an address in a library, None where it has none.
+
+        ``image`` is the library's, None if it cannot be read, and ``path`` its file's.
+        """
+        known = self._known.get(address)
+        if known is None or not is_same(known[0], link_map):
+            if len(self._known) >= MAX_FUNCTIONS:
+                self._known.clear()
+            found = None if image is None else _find_name(memory, image, path, link_map.l_map_start, address)
+            known = self._known[address] = link_map, found
+        return known[1]
+
+
+def _find_name(memory: Memory, image: Image, path: str, start: int, address: int) -> Optional[str]:
+    if not memory.spend(_FUNCTION_UNITS, "names of functions"):
+        return None
+    from ..elf.demangle import demangle  # needed for few answers, as what follows
+    from ..elf.files import name_function
+
+    try:
+        name = name_function(memory, image, path, start, address)
+    except DlwhyError:
+        return None
+    return demangle(name) if name else None
+
+
+def demangled(memory: Memory, symbols: Iterable[str]) -> set[str]:
+    """Return the demangled names of some symbols, of at least one, and of as many as the command may."""
+    from ..elf.demangle import demangle_all
+
+    affordable: list[str] = []
+    for symbol in symbols:
+        if not memory.spend(_NAME_UNITS + TEXT_UNITS * len(symbol), "names of symbols") and affordable:
+            break
+        affordable.append(symbol)
+    found = set(demangle_all(affordable).values())
+    memory.spend(TEXT_UNITS * sum(map(len, found)), "names of symbols")
+    return found
+
+
+class AllBindings:
+    """The bindings of all libraries in one reading of a process, each library's found when it is asked for."""
+
+    def __init__(
+        self, memory: Memory, images: Images, earlier: Optional[Mapping[int, tuple[LinkMap, Bindings]]] = None
+    ) -> None:
+        """Take the images of the reading, and ``earlier`` bindings by the map's address with the map as it was then."""
+        self._memory = memory
+        self._images = images
+        self._earlier = earlier or {}
+        self._found: dict[int, tuple[LinkMap, Bindings]] = {}
+
+    def later(self, memory: Memory, images: Images, there: Mapping[int, LinkMap]) -> AllBindings:
+        """Return those of a later reading, in which the maps ``there`` are loaded, by their addresses."""
+        known = {**self._earlier, **self._found}
+        return AllBindings(memory, images, {address: each for address, each in known.items() if address in there})
+
+    def of(self, holder: LinkMap) -> Optional[Bindings]:
+        """Return a library's bindings, None if its image cannot be read; where nothing has changed, the same again."""
+        if holder.address not in self._found:
+            before = self._earlier.get(holder.address)
+            if before is not None and is_same(before[0], holder):
+                self._found[holder.address] = holder, before[1].later(self._memory)
+            else:
+                image = self._images.at(holder.l_map_start)
+                if image is None:
+                    return None
+                from ..elf.bindings import Bindings
+
+                self._found[holder.address] = holder, Bindings(self._memory, image)
+        return self._found[holder.address][1]
+
+    def symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
+        """Return the linker's names of the symbols by which one library points into another."""
+        bindings = self.of(holder)
+        return bindings.symbols_into(*held.extent) if bindings else ()

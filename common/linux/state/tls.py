@@ -1,0 +1,70 @@
+"""Which threads still owe a library thread-local destructors, and which functions are these?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ...model import ThreadRef
+from ..loader.find import is_libc
+from ..loader.maps import MAX_NAMESPACES, LinkMap
+from ..model import CodeSymbol, TlsDestructor
+from .process import GlibcProcess
+from .symbols import TEXT_UNITS
+
+if TYPE_CHECKING:
+    from ..loader.tls import Pending
+
+
+class PendingDestructors:
+    """The thread-local destructors that are pending in a process; nothing of it depends on open counts."""
+
+    def __init__(self, process: GlibcProcess) -> None:
+        self._process = process
+
+    def of(self, link_map: LinkMap) -> tuple[Pending, ...]:
+        """Return those that keep a library; where they are not as many as it counts, a problem is noted."""
+        return self._by_map.get(link_map.address, ())
+
+    def threads(self, link_map: LinkMap) -> tuple[ThreadRef, ...]:
+        """Return the threads that owe a library any, by their LWPs."""
+        found = {pending.thread.lwp: _thread(pending) for pending in self.of(link_map)}
+        return tuple(found[lwp] for lwp in sorted(found))
+
+    def describe(self, pending: Pending) -> TlsDestructor:
+        """Name the function of one, and its thread."""
+        unknown = CodeSymbol(0, None, None)
+        function = unknown if pending.function is None else self._process.code_symbol(pending.function)
+        size = len(function.name or "") + len(function.library or "")
+        if not self._process.memory.spend(TEXT_UNITS * size, "names of destructors"):
+            function = CodeSymbol(function.address, None, None)
+        return TlsDestructor(_thread(pending), function, pending.object)
+
+    @cached_property
+    def _by_map(self) -> Mapping[int, tuple[Pending, ...]]:
+        """Collect them by the address of the map that they keep."""
+        from ..loader.tls import read_destructors  # few libraries are kept by any
+
+        process = self._process
+        libcs = [m for m in process.graph.by_address.values() if not m.is_proxy and is_libc(m.name)]
+        found = read_destructors(
+            process.memory,
+            process.graph,
+            libcs[:MAX_NAMESPACES],
+            process.rules,
+            process.private.rtld,
+            self._listed_threads,
+        )
+        process.problems.extend(found.problems)
+        return found.by_map
+
+    def _listed_threads(self) -> Mapping[int, int]:
+        from ..loader.threads import find_thread_pointers
+
+        process = self._process
+        return find_thread_pointers(process.memory, process.layouts, process.graph, process.private.rtld_global)
+
+
+def _thread(pending: Pending) -> ThreadRef:
+    return ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)

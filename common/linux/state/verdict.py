@@ -1,0 +1,194 @@
+"""Is each library of a glibc process held, and by what?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from ...model import Evidence
+from ..loader.follow import GraphFollower
+from ..loader.maps import LinkMap
+from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
+from ..model import Hold, HoldKind, Library, State
+from .chains import MAX_SYMBOLS, Chains
+from .evidence import read_evidence, reported_fields
+from .kept import Kept
+from .motion import note_motion
+from .naming import base_name, missing_names, opened_by, target_info
+from .nodelete import Nodelete, without_guards
+from .process import GlibcProcess
+from .startup import Startup
+from .symbols import demangled
+from .tls import PendingDestructors
+
+# What a library that is told with its fields takes, in Memory's units.
+_LIBRARY_UNITS = 6000
+
+
+class Facts(NamedTuple):
+    """What is found out about a process once, whatever its open counts are taken to be."""
+
+    process: GlibcProcess
+    startup: Startup
+    nodelete: Nodelete
+    destructors: PendingDestructors
+
+
+class GlibcExamination:
+    """The verdicts on the libraries of a process, by the open counts that it has or by others."""
+
+    def __init__(self, facts: Facts, counts: Mapping[int, int] = {}, *, brief: bool = False) -> None:
+        """Take the facts, and ``counts`` that differ from those in memory, by the map's address.
+
+        In ``brief`` verdicts have neither fields, symbols, destructors nor evidence.
+        """
+        self.process = facts.process
+        self.destructors = facts.destructors
+        self.kept = Kept(facts.process, counts)
+        self._facts = facts
+        self._brief = brief
+        self._chains = Chains(facts.process, self.kept, brief=brief)
+
+    @classmethod
+    def of(cls, process: GlibcProcess, *, brief: bool = False) -> GlibcExamination:
+        """Examine a process by the open counts that it has."""
+        facts = Facts(process, Startup(process), Nodelete(process), PendingDestructors(process))
+        return cls(facts, brief=brief)
+
+    def after(self, counts: Mapping[int, int]) -> GlibcExamination:
+        """Examine the same process as if some libraries had other open counts, by the map's address."""
+        return GlibcExamination(self._facts, {**self.kept.counts, **counts}, brief=self._brief)
+
+    def later(self, follower: GraphFollower) -> GlibcExamination:
+        """Examine the process again, after it has gone on, by the open counts that it has then.
+
+        :raises FaultError: if the loader's lists cannot be read.
+        :raises CorruptError: if they are absurd.
+        """
+        return GlibcExamination.of(self.process.later(follower), brief=self._brief)
+
+    def state(self) -> State:
+        """Return the verdict on every library, in brief without their identities."""
+        process = self.process
+        note_motion(process)
+        libraries = tuple(self.judge(m, identify=not self._brief) for m in process.graph.by_address.values())
+        return State(
+            target_info(process.memory),
+            process.loader_info(),
+            libraries,
+            problems=(*process.problems, *missing_names()),
+        )
+
+    def judge(self, link_map: LinkMap, identify: bool) -> Library:
+        """Return the verdict on one library."""
+        holds, omitted = self._holds(link_map)
+        return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
+
+    def describe(
+        self,
+        link_map: LinkMap,
+        identify: bool,
+        held: Optional[bool] = None,
+        holds: tuple[Hold, ...] = (),
+        holds_omitted: int = 0,
+    ) -> Library:
+        """Return the facts of one library, with the verdict on it if there is one."""
+        if not self._brief:
+            self.process.memory.spend(_LIBRARY_UNITS, "libraries")
+        image = self.process.image(link_map) if identify and not link_map.is_proxy else None
+        path = self.process.path(link_map)
+        first, last = link_map.extent
+        # By position: by name takes five times as long, which shows with hundreds of libraries.
+        return Library(
+            base_name(path),
+            path,
+            image.read_soname() if image else None,
+            image.read_build_id() if image else None,
+            link_map.l_addr,
+            first,
+            last,
+            link_map.l_ns,
+            link_map.address,
+            {} if self._brief else reported_fields(link_map),
+            held,
+            holds,
+            holds_omitted,
+            link_map.is_proxy,
+        )
+
+    def renew(self, library: Library, link_map: LinkMap) -> Library:
+        """Return a verdict whose reasons are the library's own, and have not changed, with the values of now."""
+        holds = []
+        for hold in library.holds:
+            members = [evidence.member for evidence in hold.evidence]
+            early = self._returns_early(link_map) if hold.kind is HoldKind.NODELETE else hold.early_return
+            holds.append(hold._replace(evidence=self._evidence(link_map, *members), early_return=early))
+        return library._replace(fields=reported_fields(link_map), holds=tuple(holds))
+
+    def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
+        if link_map.address in self.kept.marks:
+            return True
+        if not self.process.graph.complete or any(hold.kind is HoldKind.HALF_LOADED for hold in holds):
+            return None
+        return False
+
+    def _holds(self, link_map: LinkMap) -> tuple[tuple[Hold, ...], int]:
+        if link_map.is_proxy:
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_real"), origin="proxy"),), 0
+        if link_map.l_type == LT_EXECUTABLE:
+            return (Hold(HoldKind.MAIN_PROGRAM, self._evidence(link_map, "l_type")),), 0
+        if link_map.l_type != LT_LOADED:
+            origin = self._facts.startup.origin(link_map)
+            return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
+        own = self._own_holds(link_map)
+        others, omitted = self._chains.holds(link_map)
+        return (*own, *others), omitted
+
+    def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
+        kinds = self.kept.marks.get(link_map.address, ())
+        auditing = bool(link_map.l_auditing)
+        if auditing:
+            yield Hold(HoldKind.AUDIT, self._evidence(link_map, "l_auditing", "l_direct_opencount"))
+        if RootKind.NODELETE in kinds:
+            yield self._nodelete_hold(link_map)
+        elif link_map.l_nodelete_pending:
+            yield Hold(HoldKind.NODELETE, self._evidence(link_map, "l_nodelete_pending"), origin="pending")
+        if not link_map.l_relocated:
+            yield Hold(HoldKind.HALF_LOADED, self._evidence(link_map, "l_relocated"))
+        elif self.kept.is_closing(link_map):
+            yield Hold(HoldKind.CLOSE_IN_PROGRESS, self._evidence(link_map, "l_removed", "l_idx"))
+        if RootKind.OPEN_COUNT in kinds and RootKind.NODELETE not in kinds and not auditing:
+            evidence = self._evidence(link_map, "l_direct_opencount")
+            yield Hold(HoldKind.OPEN_COUNT, evidence, opened_by(link_map.name), self.kept.open_count(link_map))
+        if RootKind.TLS_DESTRUCTORS in kinds:
+            yield self._destructor_hold(link_map)
+
+    def _nodelete_hold(self, link_map: LinkMap) -> Hold:
+        flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
+        evidence = self._evidence(link_map, flag, "l_direct_opencount")
+        origin, symbols = self._facts.nodelete.origin(link_map)
+        names = [] if self._brief else without_guards(demangled(self.process.memory, symbols))
+        return Hold(
+            HoldKind.NODELETE,
+            evidence,
+            origin=origin,
+            symbols=tuple(names[:MAX_SYMBOLS]),
+            symbols_omitted=max(0, len(names) - MAX_SYMBOLS),
+            early_return=self._returns_early(link_map),
+        )
+
+    def _destructor_hold(self, link_map: LinkMap) -> Hold:
+        pending = self.destructors.of(link_map)
+        return Hold(
+            HoldKind.TLS_DESTRUCTORS,
+            self._evidence(link_map, "l_tls_dtor_count"),
+            total=link_map.l_tls_dtor_count,
+            destructors=() if self._brief else tuple(map(self.destructors.describe, pending)),
+        )
+
+    def _returns_early(self, link_map: LinkMap) -> bool:
+        """Return True if a close of a NODELETE library would do nothing, where it is open at all."""
+        return self.kept.open_count(link_map) > 0
+
+    def _evidence(self, link_map: LinkMap, *members: str) -> tuple[Evidence, ...]:
+        return () if self._brief else read_evidence(self.process.layouts, link_map, *members)
