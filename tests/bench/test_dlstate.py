@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from dlwhy.tests.support.many import build, running
 
 HERE = Path(__file__).resolve().parent
 ENTRY_SCRIPT = HERE.parent.parent / "gdb_ext" / "dlwhy_gdb.py"
@@ -22,32 +20,9 @@ ROUNDS = 15
 pytestmark = pytest.mark.bench
 
 
-def build(name: str, folder: Path) -> Path:
-    """Build a program and a thousand libraries beside it."""
-    source = folder / "lib.c"
-    source.write_text("static int calls; int f(void) { return ++calls; }\n")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "lib.so", source], check=True)
-    subprocess.run(["gcc", "-o", folder / name, HERE / f"{name}.c"], check=True)
-    for index in range(1000):
-        shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
-    return folder / name
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("many", tmp_path_factory.mktemp("many"))
-
-
-@contextmanager
-def running(program: Path, libraries: int) -> Iterator[int]:
-    command = [str(program), str(program.parent), str(libraries)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield process.pid
-        finally:
-            process.kill()
 
 
 class Figures(NamedTuple):

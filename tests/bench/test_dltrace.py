@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dlwhy.tests.bench.test_dlstate import build
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.debuggers import LLDB_NEW, LLDB_OLD, LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.support.many import build
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 12

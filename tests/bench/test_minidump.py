@@ -13,28 +13,12 @@ import pytest
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.state import explain_dlls
 from dlwhy.tests.hosts.gdbrun import ROOT
-from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, Form, Loader, Module, Process
-from dlwhy.tests.synth.windows import form_id
+from dlwhy.tests.synth.minidump import WIN7, WIN10, Form
+from dlwhy.tests.synth.windows import MODULES, form_id, large
 
-MODULES = 500
 ROUNDS = 11
 
 pytestmark = pytest.mark.bench
-
-
-def large(form: Form) -> bytes:
-    """Write a dump of a process with 500 DLLs that import one another, filled up to 100 MB in pieces of 64 KiB."""
-    loader = Loader(form)
-    loader.ring = []
-    for number in range(MODULES - 3):
-        later = range(number + 1, min(number + 5, MODULES - 3))
-        loader.define(Module(f"d{number}.dll", [f"d{other}.dll" for other in later]))
-    loader.start(Module(EXE, [KERNEL32]))
-    loader.load("d0.dll")
-    made = Process(loader)
-    for number in range(1600):
-        made.memory.add(0x1_0000_0000 + 0x20000 * number, 0x10000)
-    return made.dump()
 
 
 def took(words: Sequence[str]) -> float:

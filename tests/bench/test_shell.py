@@ -16,9 +16,9 @@ import dlwhy
 import pytest
 from dlwhy.common.api import Examination
 from dlwhy.common.linux.state.examine import explain
-from dlwhy.tests.bench.test_dlstate import build, running
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+from dlwhy.tests.support.many import build, running
 
 LIBRARIES = 300
 ROUNDS = 11

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from dlwhy.tests.bench.test_minidump import large
 from dlwhy.tests.lab.asking import ROOT, ask_pykd
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.synth.minidump import WIN10
 from dlwhy.tests.synth.ntimage import compile_kernel
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import busy
+from dlwhy.tests.synth.windows import large
 
 HERE = Path(__file__).resolve().parent
 PROCESSES = 400

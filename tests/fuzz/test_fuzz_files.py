@@ -16,6 +16,7 @@ from dlwhy.common.linux.elf.image import Image
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.fuzz.damages import DAMAGE, damaged
 from dlwhy.tests.fuzz.examples import examples
 from dlwhy.tests.synth.elfcore import Encoder, FileMapping, Segment, write_core
 from dlwhy.tests.synth.process import compile_file
@@ -24,21 +25,6 @@ from hypothesis import strategies as st
 
 LIMIT_SECONDS = 20.0
 BASE = 0x10000
-
-DAMAGE = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8))),
-    min_size=1,
-    max_size=6,
-)
-
-
-def damaged(data: bytes, damage: list[tuple[float, bytes]]) -> bytes:
-    """Overwrite bytes at fractions of the whole."""
-    result = bytearray(data)
-    for fraction, new in damage:
-        place = int(fraction * len(data))
-        result[place : place + len(new)] = new[: len(data) - place]
-    return bytes(result)
 
 
 def small_core(mapped: str) -> bytes:

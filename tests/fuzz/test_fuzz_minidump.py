@@ -18,8 +18,8 @@ from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.gone import find_gone
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_dlls
+from dlwhy.tests.fuzz.damages import DAMAGE, damaged
 from dlwhy.tests.fuzz.examples import examples
-from dlwhy.tests.fuzz.test_fuzz_files import DAMAGE, damaged
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WINE, Form, Process, Unloaded
 from dlwhy.tests.synth.windows import form_id, process, story
 from hypothesis import given

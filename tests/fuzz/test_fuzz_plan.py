@@ -15,9 +15,8 @@ from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
 from dlwhy.tests.fuzz.examples import examples
-from dlwhy.tests.fuzz.test_fuzz_loader import ODD_WORDS, decisive_ranges
 from dlwhy.tests.schema import VALIDATOR
-from dlwhy.tests.synth.damage import LIMIT_SECONDS, Patient
+from dlwhy.tests.synth.damage import LIMIT_SECONDS, ODD_WORDS, Patient, decisive_ranges
 from hypothesis import given
 from hypothesis import strategies as st
 

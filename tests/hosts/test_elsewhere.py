@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.build import build
+from dlwhy.tests.hosts.comparing import ask_all, compare, unexpected
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
 from dlwhy.tests.hosts.gdbrun import run_environment
 from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.runs import named
-from dlwhy.tests.hosts.test_all_hosts import ask_all, compare, unexpected
 
 NO_GDB = tuple(host for host in HOSTS if host != GDB)
 BOTH = pytest.mark.parametrize("asked", [NO_GDB, (SHELL, GDB)], ids=["shell-and-lldb", "gdb"])

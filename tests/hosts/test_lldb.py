@@ -23,11 +23,11 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.build import build
+from dlwhy.tests.hosts.comparing import text_of
 from dlwhy.tests.hosts.debuggers import LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.scenario import Json, fixtures
-from dlwhy.tests.hosts.test_all_hosts import text_of
 
 VERSIONS = pytest.mark.parametrize("version", [lldbs.OLD, lldbs.NEW])
 LOAD = f'command script import "{LLDB_SCRIPT}"'

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dlwhy.tests.hosts import lldbs
-from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+from dlwhy.tests.hosts.gdbrun import ROOT
+from dlwhy.tests.support.lldb_dumps import ask_lldb, without_target
 from dlwhy.tests.synth.minidump import WIN10, Process, Unloaded
 from dlwhy.tests.synth.windows import FORMS, process, real_dumps, story
 
-LLDB_SCRIPT = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 COMMANDS = (
     "dllstate --json",
     "dllstate --json libC.dll",
@@ -24,20 +21,6 @@ COMMANDS = (
     "dllgone --json",
     "dllgone --json 0x50130042",
 )
-# Runs inside LLDB: one line of JSON for each dump and command.
-ASK = """
-import json, sys, lldb
-def __lldb_init_module(debugger, session):
-    interpreter = debugger.GetCommandInterpreter()
-    def run(words):
-        result = lldb.SBCommandReturnObject()
-        interpreter.HandleCommand(words, result)
-        return result.GetOutput() or "", result.GetError() or ""
-    for path in sys.stdin.read().splitlines():
-        run("target create --core " + json.dumps(path))
-        for words in COMMANDS:
-            sys.stdout.write("ANSWER " + json.dumps([path, words, *run(words)]) + "\\n")
-"""
 
 
 def dumps(folder: Path) -> list[Path]:
@@ -57,35 +40,10 @@ def dumps(folder: Path) -> list[Path]:
     return [*found, *real_dumps("tiny-exe-with-cet-xsave.dmp"), *real_dumps("tiny-exe-fastfail.dmp")]
 
 
-def without_target(text: str) -> Any:
-    document = json.loads(text)
-    del document["target"]
-    return document
-
-
 def ask_shell(path: Path, words: str) -> tuple[str, str]:
     run = [sys.executable, str(ROOT), "--dump", str(path), *words.split()]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     return done.stdout, done.stderr
-
-
-def ask_lldb(
-    version: str, commands: Sequence[str], paths: Sequence[str], folder: Path
-) -> dict[tuple[str, str], tuple[str, str]]:
-    """Ask an LLDB about dumps; return output and error by path and command."""
-    script = folder / "ask_dlwhy.py"
-    script.write_text(f"COMMANDS = {commands!r}\n{ASK}")
-    found = lldbs.get(version)
-    run = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
-    run += ["-o", f'command script import "{script}"']
-    environment = clean_environment({**found.environment, "HOME": str(folder), "TERM": "dumb"})
-    done = subprocess.run(
-        run, input="\n".join(paths), capture_output=True, text=True, check=False, env=environment, cwd=folder
-    )
-    lines = [line[len("ANSWER ") :] for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    replies = {(path, words): (output, error) for path, words, output, error in map(json.loads, lines)}
-    assert len(replies) == len(paths) * len(commands), done.stdout[-2000:] + done.stderr[-2000:]
-    return replies
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dlwhy.tests.hosts.gdbrun import Answers, clean_environment, run_gdb
+from dlwhy.tests.hosts.mapped import listed_files, mapped_files
 from dlwhy.tests.hosts.scenario import Json
-from dlwhy.tests.hosts.test_witness import listed_files, mapped_files
+from dlwhy.tests.support.apache import APACHE, APACHE_MODULES, free_port, read_log
 
 # Debian's own: it has its extension modules as files, where other builds have them inside.
 PYTHON = "/usr/bin/python3"
@@ -44,20 +44,6 @@ for name in ("libm.so.6", "libresolv.so.2", "libutil.so.1", "libanl.so.1", "libn
     ctypes.CDLL(name)
 """
 WAIT = "print('ready', flush=True); sys.stdin.read()"
-APACHE = """
-ServerRoot {folder}
-PidFile {folder}/pid
-Mutex file:{folder}
-Listen 127.0.0.1:{port}
-ServerName localhost
-ErrorLog {folder}/error.log
-User nobody
-{modules}
-TypesConfig /dev/null
-"""
-APACHE_MODULES = """mpm_event authn_core authz_core authz_user alias autoindex cache deflate dir env expires filter
-headers http2 info ldap lua mime negotiation proxy proxy_http remoteip reqtimeout rewrite session setenvif socache_shmcb
-ssl status substitute unique_id userdir vhost_alias xml2enc"""
 
 
 @contextmanager
@@ -170,17 +156,3 @@ def test_apache_with_many_modules(tmp_path: Path) -> None:
             check_clean(tmp_path, process.pid, 50)
         finally:
             process.kill()
-
-
-def read_log(folder: Path) -> str:
-    """Return what apache2 wrote into its log."""
-    log = folder / "error.log"
-    return log.read_text(encoding="utf-8") if log.exists() else ""
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,27 +9,13 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.gdbrun import clean_environment, run_environment, run_live, witnessed
+from dlwhy.tests.hosts.mapped import listed_files, mapped_files
 from dlwhy.tests.hosts.runs import Runs, named
-from dlwhy.tests.hosts.scenario import Json, fixtures, scenarios
+from dlwhy.tests.hosts.scenario import fixtures, scenarios
 
 SCENARIOS = [(name, run) for name, run in scenarios() if not fixtures()[name].only_system]
 # In these a finaliser is under way while the list is read.
 UNDER_WAY = {"closing"}
-
-
-def mapped_files(maps: str) -> set[str]:
-    """Return the files that are mapped with code in them."""
-    found = set()
-    for line in maps.splitlines():
-        words = line.split(None, 5)
-        if len(words) == 6 and words[5].startswith("/") and "x" in words[1]:
-            found.add(words[5].replace("\\012", "\n"))
-    return found
-
-
-def listed_files(document: Json) -> set[str]:
-    """Return the files that a document lists, by their real paths."""
-    return {os.path.realpath(library["path"]) for library in document["libraries"] if "/" in library["path"]}
 
 
 @pytest.mark.parametrize(("name", "run"), SCENARIOS)

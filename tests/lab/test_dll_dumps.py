@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from dlwhy.tests.hosts import lldbs
-from dlwhy.tests.hosts.test_minidumps import ask_lldb, without_target
 from dlwhy.tests.lab.graphs import ROOT, run
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.lab.winform import to_windows_10
+from dlwhy.tests.support.lldb_dumps import ask_lldb, without_target
 
 SCRIPT = (
     "load a.dll load a.dll load b.dll load x.dll load late.dll call late.dll load keeper.dll "

@@ -11,8 +11,8 @@ from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, WINE, XP, Form, Process
 from dlwhy.tests.synth.ntimage import compile_kernel
 from dlwhy.tests.synth.ntlayout import windows
+from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import FORMS, form_id, process, real_dumps, story, write
-from dlwhy.tests.unit.test_dll_machines import PID, machine
 
 QUESTIONS = (["dllstate"], ["dllstate", "libC.dll"], ["dllplan", "libA.dll"], ["dllgone"])
 HERE = Path(__file__).resolve().parent

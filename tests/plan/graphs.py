@@ -21,6 +21,8 @@ from dlwhy.tests.hosts.build import cache_folder, compiler_version, move
 
 HERE = Path(__file__).resolve().parent
 MOST_LIBRARIES = 16
+#: How many rounds are played with each graph.
+SEEDS_PER_GRAPH = 2
 #: Needs nothing, and nothing needs it: closing it runs the collector.
 COLLECT = "libcollect.so"
 STUBS = ("libc.so.6", "libdl.so.2", "libpthread.so.0", "libstdc++.so.6")

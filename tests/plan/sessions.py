@@ -20,6 +20,7 @@ from dlwhy.common.linux.state.examine import examine
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.memory import Memory
+from dlwhy.tests.hosts.gdbrun import UNWANTED
 
 TIMEOUT = 60.0
 
@@ -146,3 +147,8 @@ class Session:
         """Give a command and its answer."""
         self.send(command + "\n")
         return self.read_until(".")[:-1]
+
+
+def clean_environment() -> dict[str, str]:
+    """Give an environment in which nobody asks the loader for anything."""
+    return {k: v for k, v in os.environ.items() if not k.startswith((*UNWANTED, "GLIBC_TUNABLES"))}

@@ -14,19 +14,20 @@ from typing import Optional
 
 import pytest
 from dlwhy.tests.hosts import glibcs
-from dlwhy.tests.hosts.gdbrun import UNWANTED
-from dlwhy.tests.plan.graphs import COLLECT, Shape, build_driver, build_graph, random_shapes, shared_objects
+from dlwhy.tests.plan.graphs import (
+    COLLECT,
+    SEEDS_PER_GRAPH,
+    Shape,
+    build_driver,
+    build_graph,
+    random_shapes,
+    shared_objects,
+)
 from dlwhy.tests.plan.rounds import Round, Tally
-from dlwhy.tests.plan.sessions import Session
+from dlwhy.tests.plan.sessions import Session, clean_environment
 
 SEEDS = int(os.environ.get("DLWHY_PLAN_SEEDS", "100"))
 FIRST = int(os.environ.get("DLWHY_PLAN_FIRST", "0"))
-SEEDS_PER_GRAPH = 2
-
-
-def clean_environment() -> dict[str, str]:
-    """Give an environment in which nobody asks the loader for anything."""
-    return {k: v for k, v in os.environ.items() if not k.startswith((*UNWANTED, "GLIBC_TUNABLES"))}
 
 
 def run_seeds(

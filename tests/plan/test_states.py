@@ -12,8 +12,7 @@ from typing import Any
 import dlwhy
 import pytest
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, RTLD_NODELETE, Opening, Shape, build_driver, build_graph
-from dlwhy.tests.plan.sessions import Session, mapped_at
-from dlwhy.tests.plan.test_random_graphs import clean_environment
+from dlwhy.tests.plan.sessions import Session, clean_environment, mapped_at
 
 ROOT = Path(dlwhy.__file__).parent
 

@@ -208,3 +208,24 @@ def contradictions(baseline: State, answer: Answer) -> list[str]:
         elif seen.held is not None and seen.held != library.held:
             wrong.append(f"{library.name} was {library.held}, is {seen.held}")
     return wrong
+
+
+# What a pointer or a counter turns into more often than chance has it.
+ODD_WORDS = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 20, 1 << 40, 1 << 63, WILD, NON_CANONICAL)
+
+
+def decisive_ranges(patient: Patient) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that decide: maps, their lists and images, the loader's globals, the destructors' lists."""
+    for link_map in patient.graph.by_address.values():
+        yield link_map.address, len(link_map.raw)
+        for address in (link_map.l_initfini, link_map.l_reldeps, link_map.l_name):
+            if address:
+                yield address, 64
+        yield link_map.l_ld, 0x200
+        yield link_map.field("l_map_start") or link_map.l_ld, 0x300
+    yield patient.private.rtld_global, patient.layouts.require("rtld_global").size
+    yield patient.start.r_debug, 40
+    yield patient.namespace(0, "_ns_unique_sym_table.entries"), 32 * 31
+    for place, node in patient.destructor_nodes():
+        yield place, 8
+        yield node, 32

@@ -22,6 +22,8 @@ from dlwhy.tests.synth.minidump import (
     Unloaded,
 )
 
+#: How many DLLs a large process has.
+MODULES = 500
 #: Every form in every word size that it has.
 FORMS = [(XP, False), *((form, wide) for form in (WIN7, WIN81, WIN10, WIN11, WINE) for wide in (True, False))]
 
@@ -73,3 +75,18 @@ def real_dumps(name: str) -> list[Path]:
     folders += [parent / "shared" for parent in Path(__file__).resolve().parents]
     found = [folder / "data" / "minidumps" / name for folder in folders]
     return [path for path in found if path.is_file()][:1]
+
+
+def large(form: Form) -> bytes:
+    """Write a dump of a process with 500 DLLs that import one another, filled up to 100 MB in pieces of 64 KiB."""
+    loader = Loader(form)
+    loader.ring = []
+    for number in range(MODULES - 3):
+        later = range(number + 1, min(number + 5, MODULES - 3))
+        loader.define(Module(f"d{number}.dll", [f"d{other}.dll" for other in later]))
+    loader.start(Module(EXE, [KERNEL32]))
+    loader.load("d0.dll")
+    made = Process(loader)
+    for number in range(1600):
+        made.memory.add(0x1_0000_0000 + 0x20000 * number, 0x10000)
+    return made.dump()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.test_story import debug
+from dlwhy.tests.trace.debugging import debug
 
 HERE = Path(__file__).resolve().parent
 DEBUGGERS = [host for host in HOSTS if host != SHELL]

@@ -9,10 +9,7 @@ from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.scenario import fixtures
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.test_safety import DEBUGGERS, program, run
-from dlwhy.tests.trace.test_story import debug
-
-__all__ = ["program"]
+from dlwhy.tests.trace.debugging import DEBUGGERS, debug, run
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

@@ -11,7 +11,7 @@ from dlwhy.tests.hosts.crossbuild import EMULATED, I386, SOCKET, Architecture, r
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.test_safety import DEBUGGERS, HERE, run
+from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, run
 
 SYSTEMS = [pytest.param(each, suite, id=f"{each.name}-{suite}") for each in EMULATED for suite in each.suites]
 

@@ -16,10 +16,8 @@ from dlwhy.tests.hosts.debuggers import GDB, LLDB_NEW, LLDB_OLD, LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.hosts.scenario import Json
 from dlwhy.tests.trace.attached import document_in
+from dlwhy.tests.trace.debugging import DEBUGGERS, run
 from dlwhy.tests.trace.terminal import Terminal, terminal, wait_until
-from dlwhy.tests.trace.test_safety import DEBUGGERS, program, run
-
-__all__ = ["program"]
 
 GDB_WORDS = ["gdb", "-nx", "-q", "-x", str(SCRIPT)]
 for setting in ("debuginfod enabled off", "auto-load safe-path /", "confirm off", "width 0", "pagination off"):

@@ -19,6 +19,7 @@ from dlwhy.tests.hosts.debuggers import GDB, LLDB_NEW, LLDB_OLD
 from dlwhy.tests.plan.graphs import (
     COLLECT,
     RTLD_LAZY,
+    SEEDS_PER_GRAPH,
     Shape,
     build_driver,
     build_graph,
@@ -27,8 +28,7 @@ from dlwhy.tests.plan.graphs import (
     shared_objects,
 )
 from dlwhy.tests.plan.rounds import Round, Tally
-from dlwhy.tests.plan.sessions import Session, View, mapped_at
-from dlwhy.tests.plan.test_random_graphs import SEEDS_PER_GRAPH, clean_environment
+from dlwhy.tests.plan.sessions import Session, View, clean_environment, mapped_at
 from dlwhy.tests.trace.attached import Traced, traced
 
 SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "100"))

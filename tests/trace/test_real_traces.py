@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
-from dlwhy.tests.hosts.test_real_programs import APACHE, APACHE_MODULES, free_port, read_log
+from dlwhy.tests.support.apache import APACHE, APACHE_MODULES, free_port, read_log
 from dlwhy.tests.trace.attached import Traced, document_in, read
 
 TIMEOUT = 120

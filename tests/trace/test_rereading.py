@@ -23,8 +23,7 @@ from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, build_driver, build_graph, random_shapes
 from dlwhy.tests.plan.rounds import Round, Tally
-from dlwhy.tests.plan.sessions import Session, look
-from dlwhy.tests.plan.test_random_graphs import clean_environment
+from dlwhy.tests.plan.sessions import Session, clean_environment, look
 
 
 def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:

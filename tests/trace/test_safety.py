@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL
-from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.test_story import debug
-
-HERE = Path(__file__).resolve().parent
-DEBUGGERS = [host for host in HOSTS if host != SHELL]
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("safety")
-    source = folder / "other.c"
-    source.write_text("int other;\n")
-    # It must need libc, else its namespace has no ld.so in it.
-    shared = ["-shared", "-fPIC", "-Wl,--no-as-needed", "-lc"]
-    subprocess.run(["gcc", "-g", "-o", folder / "libother.so", source, *shared], check=True)
-    words = ["-g", "-O1", "-Wall", "-Wextra", "-o", str(folder / "safety"), str(HERE / "safety.c")]
-    subprocess.run(["gcc", *words, "-ldl", "-lpthread"], check=True)
-    return folder / "safety"
-
-
-def run(host: str, folder: Path, program: Path, what: str, commands: Sequence[str]) -> Traced:
-    """Do one thing in a debugger; `go` and `report` stand for its own commands."""
-    go = "continue" if host == GDB else "process continue"
-    given = {"go": go, "report": "dltrace report --json", "start": "dltrace start --log $LOG"}
-    arguments = f"{what} {program.parent / 'libother.so'}"
-    result = debug(host, folder, program, [given.get(each, each) for each in commands], arguments)
-    if "report" in commands:
-        result.report = document_in(result.output)
-    return result
+from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.trace.attached import document_in
+from dlwhy.tests.trace.debugging import DEBUGGERS, run
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

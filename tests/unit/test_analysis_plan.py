@@ -12,7 +12,7 @@ from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import X86_64, FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library, Process
-from dlwhy.tests.unit.test_loaders_glibc import V235, V239
+from dlwhy.tests.synth.glibc_layouts import V235, V239
 
 
 def target(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> FakeTarget:

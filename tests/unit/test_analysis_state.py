@@ -11,7 +11,7 @@ from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import X86_64, snapshot
 from dlwhy.tests.synth.glibc import Layout, Library, Process
-from dlwhy.tests.unit.test_loaders_glibc import V235, V239
+from dlwhy.tests.synth.glibc_layouts import V235, V239
 
 
 def answer(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> State:

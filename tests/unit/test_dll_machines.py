@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import pytest
 from dlwhy.common.errors import NotFoundError
@@ -12,35 +12,17 @@ from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.gone import find_gone
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_dlls
-from dlwhy.tests.synth import minidump, ntdump
+from dlwhy.tests.synth import minidump
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, Form
-from dlwhy.tests.synth.ntlayout import windows
+from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import form_id, process, story, write
 
 if TYPE_CHECKING:
-    from dlwhy.tests.synth.ntimage import KernelImage
-
-VERSIONS = {"win7": "6.1.7601.17514", "win10": "10.0.19041.3570", "win11": "10.0.22631.2428"}
-X86 = {"win7": "6.1.7601.17514", "win10": "10.0.19041.928"}
-PID = 4712
+    pass
 
 
 def number(text: str) -> int:
     raise NotFoundError(text)
-
-
-def machine(made: minidump.Process, wow64: bool = False, image: Optional[KernelImage] = None) -> ntdump.Machine:
-    """Put the process into a machine, and have another one be the current process."""
-    name = made.loader.form.name
-    wide = made.loader.wide
-    layout = windows((VERSIONS if wide else X86)[name], "x86_64" if wide else "i386")
-    found = ntdump.Machine(layout, image=image)
-    found.current = found.process(2296, "other.exe")
-    process = found.process(PID, "prog.exe", wow64=wow64)
-    for address, piece in made.memory.pieces:
-        process.write_user(address, bytes(piece))
-    found.put(process.eprocess, "_EPROCESS", "Peb", made.peb)
-    return found
 
 
 @pytest.mark.parametrize(

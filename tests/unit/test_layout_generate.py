@@ -3,26 +3,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dlwhy.common import layouts
 from dlwhy.common.errors import LayoutError
-from dlwhy.tests.generate.glibc import bit_field, find_libcs, main, merge, read_build, read_structs, to_text, update
+from dlwhy.tests.generate.glibc import bit_field, main, merge, read_build, read_structs, to_text, update
+from dlwhy.tests.unit.system import ROOT, system_libc
 from elftools.elf.elffile import ELFFile
 
 DIRECTORY = Path(layouts.DIRECTORY)
-ROOT = Path("/")
-
-
-def system_libc() -> Path:
-    """Find the libc.so.6 of the system, for which debug information is installed, or skip the test."""
-    libcs = [libc for libc in find_libcs(ROOT) if libc.parent.name == sysconfig.get_config_var("MULTIARCH")]
-    if not libcs or not (ROOT / "usr/lib/debug/.build-id").is_dir():
-        pytest.skip("needs Debian's libc6 and libc6-dbg")
-    return libcs[0]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dlwhy.common.errors import LayoutError
 from dlwhy.common.linux.layouts.tables import load_table
 from dlwhy.common.model import Field
 from dlwhy.tests.generate.glibc import merge, read_build, struct_anchors
-from dlwhy.tests.unit.test_layout_generate import system_libc
+from dlwhy.tests.unit.system import system_libc
 
 DIRECTORY = Path(layouts.DIRECTORY)
 ARCHITECTURES = ("aarch64", "arm", "i386", "loongarch64", "ppc64le", "riscv64", "s390x", "x86_64")
