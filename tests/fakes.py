@@ -100,8 +100,7 @@ class FakeTarget(DamagedMemory):
     ) -> None:
         """Take segments; ``threads`` are thread pointers by LWP, ``files`` what open_image finds by path."""
         super().__init__()
-        self._segments = sorted(segments.items())
-        self._starts = [start for start, _ in self._segments]
+        self.replace(segments)
         self.platform = platform
         self.capabilities = capabilities
         self.kind = "core"
@@ -112,6 +111,11 @@ class FakeTarget(DamagedMemory):
         self._threads = dict(threads)
         self._files = dict(files or {})
         self._layouts = dict(layouts or {})
+
+    def replace(self, segments: Mapping[int, bytes]) -> None:
+        """Have other memory from now on; damage stays."""
+        self._segments = sorted(segments.items())
+        self._starts = [start for start, _ in self._segments]
 
     def original(self, address: int, size: int) -> bytes:
         """Give bytes of the segments; a range may span several that touch."""

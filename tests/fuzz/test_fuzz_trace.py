@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -16,9 +16,10 @@ from dlwhy.common.linux.trace.stops import Options, Stop
 from dlwhy.common.linux.trace.tracer import MAX_PROBLEMS, begin
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.target import Hit, Reaction, Subscription
+from dlwhy.common.target import Reaction
 from dlwhy.tests.fakes import CoreTarget
 from dlwhy.tests.fuzz.examples import examples
+from dlwhy.tests.support.live import Arrival, Breakpoints
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,51 +28,22 @@ CONVENTION = CONVENTIONS["x86_64"]
 NAMES = (*CONVENTION.arguments, *REGISTERS["x86_64"].values())
 
 
-class RunningCore(CoreTarget):
+class RunningCore(Breakpoints, CoreTarget):
     """A core that claims to run; its threads come to breakpoints when the test says so."""
 
     keeps_breakpoints = True
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.handlers: dict[int, Callable[[Hit], Reaction]] = {}
-        self.alive = True
-
-    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
-        self.handlers.update(dict.fromkeys(places, on_hit))
-        return Nothing()
-
-    def on_end(self, callback: Callable[[str], None]) -> Subscription:
-        return Nothing()
-
-    def is_alive(self) -> bool:
-        return self.alive
+        Breakpoints.__init__(self)
+        CoreTarget.__init__(self, path)
 
     def stack_pointer(self, lwp: int) -> Optional[int]:
         return None
 
-    def find_line(self, address: int) -> Optional[str]:
-        return None
 
-    def say(self, text: str) -> None:
-        raise AssertionError("a command speaks, not the trace")
-
-
-class Nothing:
-    def remove(self) -> None:
-        """Have nothing to take back."""
-
-
-class Arrival:
-    """A thread at a breakpoint."""
-
-    def __init__(self, address: int, lwp: int, values: Sequence[int]) -> None:
-        self.address = address
-        self.lwp = lwp
-        self._registers = dict(zip(NAMES, values))
-
-    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self._registers.get(name, 0) for name in names)
+def arrive(target: RunningCore, address: int, lwp: int, values: Sequence[int]) -> Reaction:
+    """Let a thread come to a place with these values in its registers, zeros in the others."""
+    return target.arrive(Arrival(address, lwp, {**dict.fromkeys(NAMES, 0), **dict(zip(NAMES, values))}))
 
 
 # A value is a link_map of the process, its place on a stack, or anything.
@@ -113,9 +85,8 @@ def test_any_order_of_events(
         }
         for kind, which, place, what in steps:
             if kind == "hit":
-                address = places[which % len(places)]
-                hit = Arrival(address, 4711 + place, [values[each](number) for each, number in what])
-                assert isinstance(target.handlers[address](hit), Reaction)
+                address = places[which % len(places)]  # where there is no breakpoint any more nothing happens
+                arrive(target, address, 4711 + place, [values[each](number) for each, number in what])
             elif kind == "damage":
                 target.overwrite(maps[which % len(maps)] + place, what)
             elif kind == "lose":
@@ -147,8 +118,8 @@ def test_the_undamaged_process_is_traced(rich_core: Path) -> None:
     tracer = begin(target, Options(tls=True), events.append, lambda _: None)
     stack = target.core.auxv[25] & ~0xFFF
     handle = next(iter(tracer._examined.process.graph.by_address))
-    for address, handler in sorted(target.handlers.items()):
-        assert handler(Arrival(address, 4711, [handle, 2, 0, 0, 0, 0, stack])) is Reaction.RESUME
+    for address in sorted(target.handlers):
+        assert arrive(target, address, 4711, [handle, 2, 0, 0, 0, 0, stack]) is Reaction.RESUME
     tracer.stop()
     trace = tracer.report()
     target.close()
@@ -160,4 +131,3 @@ if TYPE_CHECKING:
     from dlwhy.common.target import LiveTarget
 
     _conforms: type[LiveTarget] = RunningCore
-    _hit: type[Hit] = Arrival

@@ -5,9 +5,11 @@ Typed in from include/link.h and sysdeps/generic/ldsodefs.h of each tag; no read
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
-from dlwhy.tests.synth.glibc import Layout
+from dlwhy.tests.fakes import X86_64
+from dlwhy.tests.synth.glibc import Layout, Library, Process
 
 
 def before_2_35(
@@ -110,6 +112,10 @@ V239 = since_2_35(848, 3, (853, 2), 912, 1024, 1032, 1052, 1060, 1168, 1176, 120
 
 
 V242 = V239._replace(ns_stride=112)
+#: What a process needs besides that goes on while it is traced; _rtld_global_ro is that of 2.40.
+V240_LIVE = V239._replace(
+    nodelete_pending=856, init_called=(852, 4), removed=(854, 2), load_lock=2568, open_close=(864, 872)
+)
 
 
 I386_227 = Layout(
@@ -166,3 +172,17 @@ S390X_241 = Layout(
     ns_stride=160,
     unique_entries=80,
 )
+
+
+def process_of(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> Process:
+    """Make a process of the main program, libc, ld.so and these libraries."""
+    start = [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1)]
+    return Process(
+        X86_64,
+        layout,
+        [*start, *libraries],
+        rtld_global_size=4304 if layout is V235 else 4352,
+        version=version,
+        exports_descriptors=True,
+        mangles=True,
+    )

@@ -10,23 +10,14 @@ from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux.model import Action, HoldKind, Plan, Plans
 from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.model import Outcome
-from dlwhy.tests.fakes import X86_64, FakeTarget
-from dlwhy.tests.synth.glibc import Layout, Library, Process
-from dlwhy.tests.synth.glibc_layouts import V235, V239
+from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.synth.glibc import Layout, Library
+from dlwhy.tests.synth.glibc_layouts import V235, V239, process_of
 
 
 def target(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> FakeTarget:
     """Make a process with these libraries."""
-    start = [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1)]
-    return Process(
-        X86_64,
-        layout,
-        [*start, *libraries],
-        rtld_global_size=4352 if layout is V239 else 4304,
-        version=version,
-        exports_descriptors=True,
-        mangles=True,
-    ).target()
+    return process_of(libraries, version, layout).target()
 
 
 def number(text: str) -> int:

@@ -9,23 +9,14 @@ from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.render.text import render
-from dlwhy.tests.fakes import X86_64, snapshot
-from dlwhy.tests.synth.glibc import Layout, Library, Process
-from dlwhy.tests.synth.glibc_layouts import V235, V239
+from dlwhy.tests.fakes import snapshot
+from dlwhy.tests.synth.glibc import Layout, Library
+from dlwhy.tests.synth.glibc_layouts import V235, V239, process_of
 
 
 def answer(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> State:
     """Explain a process with these libraries."""
-    process = Process(
-        X86_64,
-        layout,
-        [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1), *libraries],
-        rtld_global_size=4352 if layout is V239 else 4304,
-        version=version,
-        exports_descriptors=True,
-        mangles=True,
-    )
-    return explain(process.target())
+    return explain(process_of(libraries, version, layout).target())
 
 
 def words_on(state: State, name: str) -> str:

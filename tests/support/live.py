@@ -1,0 +1,96 @@
+"""What is a process to a trace, where the test itself decides what each thread does?
+
+Breakpoints are asked by `Breakpoints.arrive`; no debugger, no program, no waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Optional
+
+from dlwhy.common.errors import UnsupportedError
+from dlwhy.common.target import Hit, Reaction, Subscription
+
+Handler = Callable[[Hit], Reaction]
+
+
+class Arrival:
+    """A thread at a breakpoint, with the registers that are given."""
+
+    def __init__(self, address: int, lwp: int, values: Mapping[str, int]) -> None:
+        self.address = address
+        self.lwp = lwp
+        self._values = values
+
+    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Read registers, as `Hit` has it."""
+        missing = [name for name in names if name not in self._values]
+        if missing:
+            raise UnsupportedError(f"there is no register {', '.join(missing)}")
+        return tuple(self._values[name] for name in names)
+
+
+class Removal:
+    """What a test set up and can take back."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Take it back."""
+        self._remove()
+
+
+class Breakpoints:
+    """The part of a `LiveTarget` that is about events."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, list[Handler]] = {}
+        self.lines: dict[int, str] = {}
+        self.alive = True
+        self._callbacks: list[Callable[[str], None]] = []
+
+    def add_breakpoint(self, places: Sequence[int], on_hit: Handler) -> Subscription:
+        """Set breakpoints."""
+        for place in places:
+            self.handlers.setdefault(place, []).append(on_hit)
+
+        def remove() -> None:
+            for place in places:
+                self.handlers[place].remove(on_hit)
+                if not self.handlers[place]:
+                    del self.handlers[place]
+
+        return Removal(remove)
+
+    def on_end(self, callback: Callable[[str], None]) -> Subscription:
+        """Listen to the end."""
+        self._callbacks.append(callback)
+        return Removal(lambda: self._callbacks.remove(callback))
+
+    def is_alive(self) -> bool:
+        """Tell whether the process is there."""
+        return self.alive
+
+    def find_line(self, address: int) -> Optional[str]:
+        """Find the source line among those that the test has given."""
+        return self.lines.get(address)
+
+    def say(self, text: str) -> None:
+        """Refuse: a command speaks, not the trace."""
+        raise AssertionError(text)
+
+    def arrive(self, hit: Arrival) -> Reaction:
+        """Let a thread come to a place; STOP if a handler there asks for it."""
+        reactions = [handler(hit) for handler in self.handlers.get(hit.address, [])[:]]
+        return Reaction.STOP if Reaction.STOP in reactions else Reaction.RESUME
+
+    def tell_end(self, why: str) -> None:
+        """Tell those who listen that there is nothing to watch any more."""
+        for callback in self._callbacks[:]:
+            callback(why)
+
+
+if TYPE_CHECKING:
+    _hit: type[Hit] = Arrival
+    _removal: type[Subscription] = Removal

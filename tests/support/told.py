@@ -1,0 +1,63 @@
+"""What did a trace tell, on one line for each event?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dlwhy.common.linux.trace.events import Close, Event, Leak, Open, Pin
+from dlwhy.common.trace.events import Instance, Site
+
+
+def told(events: Sequence[Event]) -> list[str]:
+    """Put events into words; what belongs to another one, or raced, or came at exit says so in front."""
+    return [_prefix(event) + _tell(event) for event in events]
+
+
+def _prefix(event: Event) -> str:
+    moment = event.moment
+    words = [f"in {moment.inside}" if moment.inside else "", "at exit" * moment.at_exit, "raced" * moment.raced]
+    words.append(f"by {moment.by}" if moment.by != "user" else "")
+    return "".join(f"{word}: " for word in words if word)
+
+
+def _tell(event: Event) -> str:
+    if isinstance(event, Open):
+        return _tell_open(event)
+    if isinstance(event, Close):
+        return _tell_close(event)
+    name = event.library.name if event.library else "?"
+    if isinstance(event, Pin):
+        causes = [event.origin or "?", *event.symbols]
+        return f"pin {name}: {' '.join(causes)}" + _list(" for", event.lookups)
+    if isinstance(event, Leak):
+        return f"leak {name}: {event.path}" + _list(" by", (place(site) for site in event.sites))
+    return f"register {name}: {place(event.function)}" + (f", of {event.owner}" if event.owner else "")
+
+
+def _tell_open(event: Open) -> str:
+    library = f" {event.library.name}" if event.library and event.library.name != event.requested else ""
+    return f"open {event.requested}: {event.result.value}{library}{_list(' +', _names(event.added))}" + _list(
+        " -", _names(event.went)
+    )
+
+
+def _tell_close(event: Close) -> str:
+    name = event.library.name if event.library else "?"
+    text = f"close {name} {event.open_count}: {event.outcome.value}{_list(' -', _names(event.predicted))}"
+    text += _list(", then -", _names(event.remarked)) + _list(", for the outer one -", _names(event.adds))
+    text += _list("; mistaken in", _names(event.stayed)) + _list("; surprised by", _names(event.surprises))
+    text += _list("; stays", (library.name for library in event.keeps))
+    return text + ("" if event.ended else "; not seen to end")
+
+
+def place(site: Site | None) -> str:
+    """Name a place in code."""
+    return "?" if site is None else f"{site.library}:{site.function}"
+
+
+def _names(instances: Iterable[Instance]) -> list[str]:
+    return [instance.name for instance in instances]
+
+
+def _list(word: str, names: Iterable[str]) -> str:
+    return "".join(f"{word if not index else ''} {name}" for index, name in enumerate(names))

@@ -1,0 +1,820 @@
+"""Is what each open and close did told right, whatever the threads of the process do meanwhile?
+
+The process is synthetic, and does what the test says; real programs are traced in tests/trace.
+"""
+
+from __future__ import annotations
+
+import pytest
+from dlwhy.common.errors import UnsupportedError
+from dlwhy.common.linux.trace.events import Close, Open
+from dlwhy.common.linux.trace.stops import Options
+from dlwhy.common.linux.trace.tracer import ANOTHER_PROGRAM, EXITED, MAX_PROBLEMS, begin
+from dlwhy.common.target import Reaction
+from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
+from dlwhy.tests.support.told import place, told
+from dlwhy.tests.synth.glibc import Library
+
+CODE = {"code": 0x18}
+#: No library has its map there: closing it does nothing.
+NO_HANDLE = 0x1000
+
+
+@pytest.fixture(params=[True, False], ids=["in-rtld", "exported"])
+def in_rtld(request: pytest.FixtureRequest) -> bool:
+    """Have breakpoints in ld.so, or where libc passes on to it."""
+    return bool(request.param)
+
+
+def script(in_rtld: bool = True) -> Script:
+    """Return a process that can load some libraries."""
+    return Script(
+        Library("liba.so", needs=["libb.so"], functions=CODE),
+        Library("libb.so", functions=CODE),
+        Library("libc1.so", needs=["libb.so"], functions=CODE),
+        Library("libx.so", functions=CODE),
+        Library("liby.so", functions=CODE),
+        Library("libpinned.so", elf_nodelete=True),
+        Library("libspace.so", needs=["libc.so.6"], functions=CODE),
+        in_rtld=in_rtld,
+    )
+
+
+def counted(made: Script) -> dict[str, int]:
+    """Return what the report counts, without what is 0."""
+    return {name: value for name, value in made.report().totals._asdict().items() if value}
+
+
+# -- opens ----------------------------------------------------------------------------------------------------
+
+
+def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("/usr/lib/liba.so")
+    made.main.dlopen("liba.so")
+    made.main.dlopen("libb.so")
+    assert made.main.dlopen("libmissing.so") == 0
+    made.main.dlopen("libx.so")
+    assert counted(made) == {"opens": 5, "failed": 1}
+    assert told(made.events) == [
+        "open /usr/lib/liba.so: loaded liba.so + liba.so libb.so",
+        "open liba.so: counted",
+        "open libb.so: counted",
+        "open libmissing.so: failed",
+        "open libx.so: loaded + libx.so",
+    ]
+    first = made.events[0]
+    assert isinstance(first, Open)
+    assert (first.flags, first.space, first.moment.lwp) == (RTLD_NOW, -2, 4711)
+    assert place(first.moment.caller) == "main:main"
+
+
+def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen(None)
+    made.report()
+    assert told(made.events) == ["open None: counted main"]
+    assert isinstance(made.events[0], Open)
+    assert made.events[0].space == (-2 if in_rtld else 0)
+
+
+def test_a_constructor_that_opens(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.constructors["libb.so"] = lambda thread: thread.dlopen("libx.so")
+    made.begin()
+    made.main.dlopen("liba.so")
+    made.report()
+    assert told(made.events) == [
+        "open liba.so: loaded + liba.so libb.so",
+        "in 1: open libx.so: loaded + libx.so",
+    ]
+    assert place(made.events[1].moment.caller) == "libb.so:code"
+
+
+def test_what_libc_opens_for_itself_is_libcs(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libx.so", by_libc=True)
+    made.main.dlclose(handle, by_libc=True)
+    made.report()
+    assert told(made.events) == [
+        "by libc: open libx.so: loaded + libx.so",
+        "by libc: close libx.so 1: unloads - libx.so",
+    ]
+    assert [place(event.moment.caller) for event in made.events] == ["main:main", "main:main"]
+
+
+def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handle = made.main.dlopen("libx.so")
+    made.library("libx.so").opencount = 0
+    made.begin()
+
+    def fail() -> int:
+        made.process.libraries.remove(made.library("libx.so"))
+        return 0
+
+    assert handle
+    made.main.dlopen("libmissing.so", work=fail)
+    made.report()
+    assert told(made.events) == ["open libmissing.so: failed - libx.so"]
+
+
+def test_a_name_that_cannot_be_read(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.target.forget(made.target.string(b"libx.so"), 0x100)
+    made.main.dlopen("libx.so")
+    made.report()
+    assert told(made.events) == ["open ?: loaded libx.so + libx.so"]
+
+
+def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    first = made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    assert made.loaded(1) == ["libspace.so", "libc.so.6", "ld.so"]
+    counts = made.main.dlopen("libspace.so", namespace=1)
+    assert counts == first
+    made.main.dlclose(first)
+    made.main.dlclose(first)
+    second = made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    made.main.dlclose(second)
+    made.report()
+    # ld.so's entry in a namespace stands for ld.so, which stays: it is never told.
+    assert told(made.events) == [
+        "open libspace.so: loaded + libc.so.6 libspace.so",
+        "open libspace.so: counted",
+        "close libspace.so 2: keeps",
+        "close libspace.so 1: unloads - libc.so.6 libspace.so",
+        "open libspace.so: loaded + libc.so.6 libspace.so",
+        "close libspace.so 1: unloads - libc.so.6 libspace.so",
+    ]
+    assert [event.space for event in made.events if isinstance(event, Open)] == [-1, 1, -1]
+    assert {account.namespace for account in made.report().accounts} == {1, 2}
+
+
+# -- closes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("liba.so")
+    made.main.dlopen("liba.so")
+    made.main.dlclose(handle)
+    made.main.dlclose(handle)
+    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 1, "unloaded": 2, "exact": 2, "compared": 2}
+    assert told(made.events)[2:] == ["close liba.so 2: keeps", "close liba.so 1: unloads - liba.so libb.so"]
+    close = made.events[3]
+    assert isinstance(close, Close)
+    assert (close.handle, close.is_exact) == (handle, True)
+
+
+def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    first = made.main.dlopen("liba.so")
+    other = made.main.dlopen("libc1.so")
+    below = made.main.dlopen("libb.so")
+    made.main.dlclose(below)
+    made.main.dlclose(first)
+    report = made.report()
+    assert told(made.events)[3:] == [
+        "close libb.so 1: keeps; stays libb.so",
+        "close liba.so 1: unloads - liba.so; stays libb.so",
+    ]
+    (kept,) = report.kept
+    assert (kept.library.name, kept.times) == ("libb.so", 2)
+    assert [hold.chain for hold in kept.library.holds] == [("libc1.so", "libb.so")]
+    made.main.dlclose(other)
+    made.report()
+    assert told(made.events)[-1] == "close libc1.so 1: unloads - libb.so libc1.so"
+    assert [verdict.chain for verdict in made.report().kept[0].library.holds] == [("libc1.so", "libb.so")]
+
+
+def test_a_close_of_what_is_nodelete_returns_early(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libpinned.so")
+    made.main.dlclose(handle)
+    made.main.dlclose(handle)
+    made.report()
+    assert told(made.events) == [
+        "in 1: pin libpinned.so: elf-flag",
+        "open libpinned.so: loaded + libpinned.so",
+        "close libpinned.so 1: early-return; stays libpinned.so",
+        "close libpinned.so 1: early-return; stays libpinned.so",
+    ]
+    (account,) = made.report().accounts
+    assert (account.early_returns, account.left) == (2, 1)
+
+
+def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("liba.so")
+    assert made.main.dlclose(made.handle("libb.so")) == -1
+    made.main.dlclose(handle)
+    assert made.main.dlclose(handle) == -1
+    report = made.report()
+    assert told(made.events) == [
+        "open liba.so: loaded + liba.so libb.so",
+        "close libb.so 0: not-open; stays libb.so",
+        "close liba.so 1: unloads - liba.so libb.so",
+        "close ? 0: not-open",
+    ]
+    assert [close.handle for close in report.vain] == [made.handle("libb.so"), handle]
+    (account,) = report.accounts
+    assert [deeds.total for deeds in account.closes] == [1]
+
+
+def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.main.dlopen("libx.so")
+    made.destructors["liba.so"] = lambda thread: thread.dlclose(other)
+    made.begin()
+    handle = made.main.dlopen("liba.so")
+    made.main.dlclose(handle)
+    assert counted(made) == {
+        "opens": 1,
+        "closes": 2,
+        "nested": 1,
+        "unloading": 1,
+        "unloaded": 3,
+        "exact": 1,
+        "compared": 2,
+    }
+    assert told(made.events)[1:] == [
+        "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
+        "in 2: close libx.so 1: deferred, for the outer one - libx.so",
+    ]
+    assert place(made.events[2].moment.caller) == "liba.so:code"
+
+
+def test_a_destructor_that_opens_and_closes_again(in_rtld: bool) -> None:
+    made = script(in_rtld)
+
+    def work(thread: Thread) -> None:
+        thread.dlclose(thread.dlopen("libx.so"))
+
+    made.destructors["liba.so"] = work
+    made.begin()
+    made.main.dlclose(made.main.dlopen("liba.so"))
+    made.report()
+    assert told(made.events)[1:] == [
+        "in 2: open libx.so: loaded + libx.so",
+        "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
+        "in 2: close libx.so 1: deferred, for the outer one - libx.so",
+    ]
+    assert made.report().mismatches == ()
+
+
+def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: bool) -> None:
+    made = Script(Library("liba.so", imports={"dlclose": "libc.so.6"}), Library("libb.so"), in_rtld=in_rtld)
+    made.begin()
+    made.main.dlclose(made.main.dlopen("liba.so"))
+    made.main.dlclose(made.main.dlopen("libb.so"))
+    made.report()
+    assert [event.at_least for event in made.events if isinstance(event, Close)] == [("liba.so",), ()]
+
+
+def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    for _ in range(3):
+        handle = made.main.dlopen("libx.so")
+        made.main.dlclose(handle)
+    assert counted(made) == {"opens": 3, "closes": 3, "unloading": 3, "unloaded": 3, "exact": 3, "compared": 3}
+
+
+def test_another_library_whose_map_lies_where_one_lay(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handle = made.main.dlopen("libx.so")
+    made.begin()
+    made.main.dlclose(handle)
+    # malloc gives the same block to the next map.
+    made.process.bases["liby.so"] = made.process.bases["libx.so"] + 0x100_0000
+    made.process.maps["liby.so"] = handle
+    assert made.main.dlopen("liby.so") == handle
+    made.main.dlclose(handle)
+    made.report()
+    assert told(made.events) == [
+        "close libx.so 1: unloads - libx.so",
+        "open liby.so: loaded + liby.so",
+        "close liby.so 1: unloads - liby.so",
+    ]
+
+
+# -- when an end is seen --------------------------------------------------------------------------------------
+
+
+def test_at_a_stop_what_has_returned_is_over_and_what_has_not_is_not(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("liba.so")
+    call = made.main.begin_close(handle)
+    assert told(made.report().unended) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
+    assert told(made.events) == ["open liba.so: loaded + liba.so libb.so"]
+    call.end()
+    assert made.report().unended == ()
+    assert told(made.events)[1:] == ["close liba.so 1: unloads - liba.so libb.so"]
+
+
+def test_where_the_stack_pointer_is_not_known_the_return_address_tells(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    call = made.main.begin_open("libmissing.so")
+    made.target.stacks[4711] = None
+    assert len(made.report().unended) == 1
+    call.end()
+    made.main.clobber()
+    made.target.stacks[4711] = None
+    assert made.report().unended == ()
+    assert told(made.events) == ["open libmissing.so: failed"]
+
+
+def test_a_call_that_was_left_by_an_exception_is_over_when_the_thread_comes_again(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libx.so")
+    made.main.begin_open("liba.so").leave()
+    made.main.dlclose(handle)
+    made.report()
+    assert told(made.events) == [
+        "open libx.so: loaded + libx.so",
+        "open liba.so: failed",
+        "close libx.so 1: unloads - libx.so",
+    ]
+
+
+def test_a_thread_that_a_signal_brings_to_the_breakpoint_twice_closes_once(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libx.so")
+    made.main.dlopen("libx.so")
+    made.main.begin_close(handle).leave()
+    made.main.dlclose(handle)
+    made.main.dlclose(handle)
+    assert counted(made)["closes"] == 2
+    assert told(made.events)[2:] == ["close libx.so 2: keeps", "close libx.so 1: unloads - libx.so"]
+
+
+def test_a_close_from_the_same_place_with_another_handle_is_another_close(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    first, second = made.main.dlopen("libx.so"), made.main.dlopen("liby.so")
+    made.main.begin_close(first).leave()
+    made.main.dlclose(second)
+    made.report()
+    # The first one did nothing as far as can be seen: what was predicted of it is wrong, and is told so.
+    assert told(made.events)[2:] == [
+        "close libx.so 1: unloads - libx.so; mistaken in libx.so",
+        "close liby.so 1: unloads - liby.so",
+    ]
+
+
+# -- the end --------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_the_process_while_a_close_goes_on(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    call = made.main.begin_close(made.main.dlopen("liba.so"))
+    assert call.reaction is Reaction.RESUME
+    made.end("the process was killed")
+    report = made.report()
+    assert (report.watching, report.ending) == (False, "the process was killed")
+    assert told(report.unended) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
+    assert report.totals.unended == 1
+    assert made.target.handlers == {}
+    assert told(made.events)[-1] == "close liba.so 1: unloads - liba.so libb.so; not seen to end"
+    assert made.report() == report
+
+
+def test_a_debugger_that_does_not_tell_of_the_end(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    assert tracer.is_watching()
+    made.target.alive = False
+    assert not tracer.is_watching()
+    assert made.report().ending == EXITED
+
+
+def test_a_stopped_trace_leaves_nothing_behind(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    tracer = made.begin(tls=True)
+    made.main.dlopen("libx.so")
+    made.refresh()
+    tracer.stop()
+    assert made.target.handlers == {}
+    assert told(made.events) == ["open libx.so: loaded + libx.so"]
+    assert tracer.report().ending == "it was stopped"
+    made.end("the process ended")
+    tracer.stop()
+    assert tracer.report().ending == "it was stopped"
+
+
+def test_another_program_ends_the_trace(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.execute()
+    made.main.dlopen("liba.so")
+    report = made.report()
+    assert (report.watching, report.ending) == (False, ANOTHER_PROGRAM)
+    assert told(made.events) == ["open libx.so: None"]
+    assert made.target.handlers == {}
+
+
+def test_new_symbols_of_the_same_program_are_no_other_program(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    made.target.tell_end(ANOTHER_PROGRAM)
+    assert tracer.is_watching()
+    made.execute()
+    made.target.tell_end(ANOTHER_PROGRAM)
+    assert not tracer.is_watching()
+
+
+def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handle = made.main.dlopen("libx.so")
+    made.begin()
+    made.main.dlopen("liba.so")
+    made.destructors["liba.so"] = lambda thread: thread.dlclose(handle)
+    made.main.exit()
+    report = made.report()
+    assert told(made.events) == [
+        "open liba.so: loaded + liba.so libb.so",
+        "at exit: close libx.so 2: keeps",
+    ]
+    assert (report.totals.unseen_opens, report.totals.unseen_closes, report.totals.unended) == (0, 0, 0)
+    assert report.ending == "the process ended"
+
+
+def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.main.dlopen("libx.so")
+    made.begin()
+    made.main.dlclose(NO_HANDLE)
+    made.library("libx.so").opencount = 4
+    made.main.dlclose(NO_HANDLE)
+    made.library("libx.so").opencount = 2
+    made.main.dlclose(NO_HANDLE)
+    made.process.libraries.remove(made.library("libx.so"))
+    totals = made.report().totals
+    assert (totals.unseen_opens, totals.unseen_closes) == (3, 4)
+
+
+# -- several threads ------------------------------------------------------------------------------------------
+
+
+def test_two_threads_that_open_at_once(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    made.begin()
+    first, second = made.main.begin_open("libx.so"), other.begin_open("liby.so")
+    second.end()
+    first.end()
+    assert counted(made) == {"opens": 2}
+    events = [event for event in made.events if isinstance(event, Open)]
+    assert [(event.requested, event.library and event.library.name) for event in events] == [
+        ("libx.so", "libx.so"),
+        ("liby.so", "liby.so"),
+    ]
+    assert all(event.moment.raced for event in events)
+    assert [event.moment.lwp for event in events] == [4711, 4712]
+    assert place(events[1].moment.caller) == "main:worker"
+
+
+def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    first, second = made.main.dlopen("libx.so"), made.main.dlopen("liby.so")
+    made.begin()
+    one, two = made.main.begin_close(first), other.begin_close(second)
+    two.end()
+    one.end()
+    report = made.report()
+    assert report.mismatches == ()
+    assert (report.totals.raced, report.totals.unloaded, report.totals.unended) == (2, 2, 0)
+    assert told(made.events) == [
+        "raced: close libx.so 1: unloads - libx.so",
+        "raced: close liby.so 1: unloads - liby.so",
+    ]
+
+
+def test_a_close_that_waited_while_another_thread_opened_what_it_closes(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    handle = made.main.dlopen("liba.so")
+    made.begin()
+    waiting = made.main.begin_close(handle)
+    other.dlopen("liba.so")
+    # By now the close unloads nothing any more, which is what is predicted of it.
+    other.dlopen("libx.so")
+    waiting.end()
+    made.report()
+    assert told(made.events) == [
+        "raced: open liba.so: counted",
+        "raced: close liba.so 2: keeps",
+        "raced: open libx.so: loaded + libx.so",
+    ]
+
+
+def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    handle = made.main.dlopen("libx.so")
+    made.begin()
+    one, two = made.main.begin_open("libx.so"), other.begin_close(handle)
+    one.end()
+    two.end()
+    made.report()
+    assert told(made.events) == [
+        "raced: open libx.so: counted",
+        "raced: close libx.so 1: unloads - libx.so; mistaken in libx.so",
+    ]
+    assert made.report().mismatches == ()
+
+
+def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    waiting = []
+
+    def construct(thread: Thread) -> None:
+        waiting.append(other.begin_open("liby.so"))
+        thread.dlopen("libx.so")
+
+    made.constructors["liba.so"] = construct
+    made.begin()
+    made.main.dlopen("liba.so")
+    waiting[0].end()
+    made.report()
+    events = [event for event in made.events if isinstance(event, Open)]
+    assert [(event.requested, event.moment.inside) for event in sorted(events)] == [
+        ("liba.so", None),
+        ("liby.so", None),
+        ("libx.so", 1),
+    ]
+    assert all(event.moment.raced for event in events)
+    # Which of them has loaded liby.so cannot be told; that it came once can.
+    added = [instance.name for event in events for instance in event.added]
+    assert sorted(added) == ["liba.so", "libb.so", "libx.so", "liby.so"]
+
+
+def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    other = made.thread(4712)
+    made.main.dlopen("libx.so")
+    made.begin()
+    one, two = made.main.begin_open("libx.so"), other.begin_open("liby.so")
+    two.end()
+    one.end()
+    other.dlclose(NO_HANDLE)
+    made.main.dlclose(NO_HANDLE)
+    made.library("libx.so").opencount += 1
+    made.main.dlclose(NO_HANDLE)
+    assert made.report().totals.unseen_opens == 0
+    for _ in range(20):
+        made.main.dlclose(NO_HANDLE)
+    made.library("libx.so").opencount += 1
+    made.main.dlclose(NO_HANDLE)
+    assert made.report().totals.unseen_opens == 1
+
+
+# -- what is predicted ----------------------------------------------------------------------------------------
+
+
+def test_a_close_within_another_namespace_that_no_breakpoint_sees_is_explained_afterwards() -> None:
+    made = script(in_rtld=False)
+    outer = made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    inner = made.main.dlopen("libx.so", namespace=1)
+    # libc of that namespace is not libc of the first one.
+    made.destructors["libspace.so"] = lambda thread: made.close(thread, inner)
+    made.begin()
+    made.main.dlclose(NO_HANDLE)
+    made.main.dlclose(outer)
+    report = made.report()
+    assert told(made.events)[1:] == ["close libspace.so 1: unloads - libc.so.6 libspace.so, then - libx.so"]
+    assert (report.totals.unseen_closes, report.mismatches) == (1, ())
+
+
+def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    other = made.main.dlopen("libc1.so")
+    made.main.dlclose(made.main.dlopen("liba.so"))
+    made.main.dlclose(made.main.dlopen("liba.so"))
+    made.main.dlopen("libb.so")
+    made.main.dlclose(other)
+    made.report()
+    chains = [
+        [hold.chain or hold.kind.value for hold in library.holds]
+        for event in made.events
+        if isinstance(event, Close)
+        for library in event.keeps
+    ]
+    assert chains == [[("libc1.so", "libb.so")], [("libc1.so", "libb.so")], ["open-count"]]
+
+
+def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: bool) -> None:
+    made = Script(
+        Library("libuser.so", imports={"one": None, "two": None}, bound_to=["libp.so"]),
+        Library("libp.so", symbols={"one": (0x2000, 8), "two": (0x2010, 8)}),
+        in_rtld=in_rtld,
+    )
+    made.main.dlopen("libp.so")
+    made.main.dlopen("libuser.so")
+    made.library("libp.so").opencount = 0
+    made.begin()
+    user = made.library("libuser.so")
+    for bound in ({"one": "libp.so", "two": None}, {"one": "libp.so", "two": None}, {"one": None, "two": "libp.so"}):
+        user.imports = bound
+        made.main.dlclose(made.main.dlopen("libp.so"))
+    made.main.dlopen("libmissing.so")
+    symbols = [library.holds[0].symbols for event in made.events if isinstance(event, Close) for library in event.keeps]
+    assert symbols == [("one",), ("one",), ("two",)]
+
+
+def test_a_library_of_the_start_that_is_closed_stays_as_that(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libc.so.6")
+    made.main.dlclose(handle)
+    (kept,) = made.report().kept
+    assert [hold.kind.value for hold in kept.library.holds] == ["startup"]
+    assert told(made.events)[-1] == "close libc.so.6 1: keeps; stays libc.so.6"
+
+
+def test_what_goes_with_a_close_need_not_be_what_was_closed(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handle = made.main.dlopen("liba.so")
+    made.main.dlopen("libx.so")
+    made.library("libx.so").opencount = 0  # garbage that no close has collected
+    made.library("liba.so").owed = 1
+    made.begin()
+    made.main.dlclose(handle)
+    made.report()
+    assert told(made.events) == ["close liba.so 1: keeps - libx.so; stays liba.so libb.so"]
+
+
+# -- memory that cannot be read -------------------------------------------------------------------------------
+
+
+def test_lists_that_cannot_be_read_at_an_event_are_a_problem_and_the_trace_goes_on(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.target.forget(made.process.base(made.library("ld.so")), 0x5000)
+    made.main.dlopen("liby.so")
+    made.target.heal()
+    made.main.dlclose(made.handle("libx.so"))
+    report = made.report()
+    assert report.watching
+    assert {problem.where for problem in report.problems} == {
+        "_dl_open in thread 4711" if in_rtld else "dlopen in thread 4711"
+    }
+    assert told(made.events) == ["open libx.so: loaded + libx.so liby.so", "close libx.so 1: unloads - libx.so"]
+
+
+def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.target.forget(made.process.base(made.library("ld.so")), 0x5000)
+    assert [problem.where for problem in made.report().problems] == ["loader"]
+    made.main.call_libc("_exit", 0)
+    assert [problem.where for problem in made.report().problems] == ["loader", "_exit in thread 4711"]
+    assert told(made.report().unended) == ["open libx.so: None"]
+
+
+def test_a_process_whose_random_bytes_cannot_be_read_is_traced_all_the_same(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.target.forget(RANDOM, 16)
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.report()
+    assert told(made.events) == ["open libx.so: loaded + libx.so"]
+
+
+def test_an_event_whose_stack_cannot_be_read(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    handle = made.main.dlopen("libx.so")
+    made.target.forget(made.main.sp - 0x1000, 0x2000)
+    made.main.dlclose(handle)
+    made.target.heal()
+    report = made.report()
+    if in_rtld:
+        # The arguments are in registers; who called is on the stack.
+        assert told(made.events)[-1] == "by libc: close libx.so 1: unloads - libx.so"
+        assert made.events[-1].moment.caller is None
+    else:
+        assert [problem.where for problem in report.problems] == ["dlclose in thread 4711"]
+
+
+def test_problems_are_not_listed_without_end(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.target.forget(made.process.base(made.library("ld.so")), 0x5000)
+    for number in range(MAX_PROBLEMS + 10):
+        made.thread(5000 + number).begin_open("libx.so").leave()
+    made.target.heal()
+    assert len(made.report().problems) == MAX_PROBLEMS
+
+
+def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("liba.so")
+    call = made.main.begin_open("libx.so")
+    # Another thread comes while the list is shorter than it says.
+    head = made.process.base(made.library("ld.so")) + 0x2000
+    made.target.overwrite(head + 8, (9).to_bytes(4, "little"))
+    made.thread(4712).begin_open("libmissing.so").leave()
+    made.target.heal()
+    call.end()
+    made.report()
+    assert told(made.events)[0] == "open liba.so: loaded + liba.so libb.so"
+    added = [each.name for event in made.events[1:] if isinstance(event, Open) for each in event.added]
+    assert added == ["libx.so"]
+
+
+# -- what is asked for ----------------------------------------------------------------------------------------
+
+
+def test_only_events_about_the_libraries_that_were_asked_for(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin("libb*")
+    first = made.main.dlopen("liba.so")
+    other = made.main.dlopen("libx.so")
+    made.main.dlclose(other)
+    made.main.dlclose(first)
+    report = made.report()
+    assert told(made.events) == ["open liba.so: loaded + liba.so libb.so", "close liba.so 1: unloads - liba.so libb.so"]
+    assert [account.name for account in report.accounts] == ["liba.so"]
+    assert (report.totals.opens, report.totals.closes, report.asked) == (1, 1, ("libb*",))
+
+
+def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    before = made.main.dlopen("libx.so")
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.thread(4712).dlopen("libx.so")
+    made.main.dlclose(before)
+    (account,) = [each for each in made.report().accounts if each.name == "libx.so"]
+    assert (account.before, account.left, account.at_start) == (1, 2, False)
+    assert {place(deeds.site): deeds.total for deeds in account.opens} == {"main:main": 1, "main:worker": 1}
+    assert [deeds.total for deeds in account.closes] == [1]
+
+
+def test_what_was_loaded_at_the_start_is_said_so(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlopen("libc.so.6")
+    (account,) = made.report().accounts
+    assert (account.name, account.at_start, account.before, account.left) == ("libc.so.6", True, 0, 1)
+
+
+# -- what cannot be traced ------------------------------------------------------------------------------------
+
+
+def test_a_process_whose_loader_has_no_functions_to_break_at() -> None:
+    made = Script()
+    made.library("libc.so.6").functions = {}
+    made.library("libc.so.6").code = {}
+    made.library("ld.so").functions = {}
+    made.refresh()
+    with pytest.raises(UnsupportedError, match="neither _dl_close nor dlclose can be found"):
+        begin(made.target, Options(), made.events.append, made.stops.append)
+
+
+def test_without_the_functions_of_libc_itself_those_of_ld_so_do() -> None:
+    made = Script(Library("libx.so"), in_rtld=False)
+    made.library("libc.so.6").code = {}
+    made.begin()
+    made.main.dlclose(NO_HANDLE)
+    made.main.dlopen("libx.so", by_libc=True)
+    made.main.dlopen("libx.so")
+    report = made.report()
+    assert (report.opens_by, report.closes_by) == ("dlopen and dlmopen", "dlclose")
+    assert told(made.events) == ["close ? 0: not-open", "open libx.so: counted"]
+    assert report.totals.unseen_opens == 1
+
+
+def test_the_report_of_a_process_that_opens_nothing(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    report = tracer.report()
+    assert report.watching
+    assert report.ending is None
+    assert report.loader.version == "2.40"
+    assert report.accounts == ()
+    assert report.seconds >= 0
+    assert ("_dl_open" in report.opens_by, "dlopen" in report.opens_by) == (True, not in_rtld)
