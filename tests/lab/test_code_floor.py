@@ -46,6 +46,7 @@ LINUX_ONLY = {
     ),
     "there are no /proc, no named pipes, no paths of Linux": (
         "tests/unit/test_procfs.py",
+        "tests/unit/test_trace_descriptors.py",
         "tests/unit/test_share.py::test_a_process_is_no_machine",
         "tests/unit/test_dumps_elfcore.py::test_a_mapped_fifo_is_not_waited_for",
         "tests/unit/test_dumps_elfcore.py::test_threads_of_a_real_core",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Optional
 
 from dlwhy.common.linux.trace.events import Close, Event, Leak, Open, Pin
 from dlwhy.common.trace.events import Instance, Site
+from dlwhy.common.windows.trace.events import DllEvent, DllOpen, DllPin
 
 
 def told(events: Sequence[Event]) -> list[str]:
@@ -50,7 +52,7 @@ def _tell_close(event: Close) -> str:
     return text + ("" if event.ended else "; not seen to end")
 
 
-def place(site: Site | None) -> str:
+def place(site: Optional[Site]) -> str:
     """Name a place in code."""
     return "?" if site is None else f"{site.library}:{site.function}"
 
@@ -61,3 +63,30 @@ def _names(instances: Iterable[Instance]) -> list[str]:
 
 def _list(word: str, names: Iterable[str]) -> str:
     return "".join(f"{word if not index else ''} {name}" for index, name in enumerate(names))
+
+
+def told_dlls(events: Sequence[DllEvent]) -> list[str]:
+    """Put events of a trace of DLLs into words, with the counts before and after."""
+    return [_tell_dll(event) for event in events]
+
+
+def _tell_dll(event: DllEvent) -> str:
+    if isinstance(event, DllPin):
+        return f"{_prefix(event.pin)}pin {event.pin.library.name} by {event.function}"
+    counts = f"{_count(event.count_before)}-{_count(event.count_after)}"
+    if isinstance(event, DllOpen):
+        opened = event.open
+        text = f"{_prefix(opened)}load {opened.requested} {counts}: {opened.result.value}"
+        text += "" if event.function == "LdrLoadDll" else f" by {event.function}"
+        return text + _list(" +", _names(opened.added)) + _list(" -", _names(opened.went))
+    close = event.close
+    name = close.library.name if close.library else "?"
+    text = f"{_prefix(close)}free {name} {counts}: {event.refusal or close.outcome.value}"
+    text += _list(" -", _names(close.predicted)) + _list(", then -", _names(close.remarked))
+    text += _list("; mistaken in", _names(close.stayed)) + _list("; surprised by", _names(close.surprises))
+    text += _list("; detached", event.detached) + _list("; stays", (dll.name for dll in event.keeps))
+    return text + ("" if close.ended else "; not seen to end")
+
+
+def _count(value: Optional[int]) -> str:
+    return "?" if value is None else str(value)

@@ -15,6 +15,9 @@ from typing import NamedTuple, Optional
 EXE, NTDLL, KERNEL32 = "prog.exe", "ntdll.dll", "KERNEL32.DLL"
 PINNED = 0xFFFFFFFF
 
+#: What the loader keeps of a module lies in so many bytes: its entry, and at an offset its node, if it has one.
+SLOT, SLOT_NODE = 0x200, 0x180
+
 # Flags of Windows 8 and later (phnt).
 STATIC_IMPORT = 0x20
 READY_FLAGS = 0xA2CC | 0x80000
@@ -173,6 +176,8 @@ class Loader:
         self.ring: Optional[list[Unloaded]] = None
         self.ring_slots = 16
         self.shutdown = False
+        #: Where the loader keeps what it knows of a module; one that comes again gets the same place.
+        self.slots: dict[str, int] = {}
         self._next_base = base or (0x7FF8_0000_0000 if wide else 0x1000_0000)
 
     def define(self, *modules: Module) -> None:
@@ -226,6 +231,40 @@ class Loader:
             elif module.count != 0xFFFF:
                 self._count_closure(module)
         return self.known[name.lower()]
+
+    def free(self, name: str) -> list[Module]:
+        """Call FreeLibrary: gives what goes, each before what it imports; that stays loaded until it is `dropped`."""
+        module = self.known[name.lower()]
+        pinned = PINNED if self.form.graph and not self.form.wine else 0xFFFF
+        if module not in self.loaded or module.static or self._owner(module).count in (0, pinned):
+            return []
+        if not self.form.graph:
+            for each in self._counted(module):
+                each.count -= each.count != 0xFFFF
+            return [each for each in self._closure(module) if each.count == 0]
+        gone: list[Module] = []
+        self._release(self._owner(module), gone)
+        return gone
+
+    def _release(self, owner: Module, gone: list[Module]) -> None:
+        """Take one from the count of a node; without any left it goes, and takes one from each that it imports."""
+        owner.count -= 1
+        if owner.count:
+            return
+        members = owner.merged or [owner]
+        gone += members
+        imported = {id(self._owner(child)): self._owner(child) for each in members for child in each.children}
+        for child in imported.values():
+            if any(each in child.incoming for each in members):
+                child.incoming = [each for each in child.incoming if each not in members]
+                self._release(child, gone)
+
+    def drop(self, module: Module) -> None:
+        """Unmap a module and take it out of the lists."""
+        self.loaded.remove(module)
+        self.initialized.remove(module)
+        module.children, module.incoming, module.merged, module.parent = [], [], [], None
+        module.count = 0
 
     def pin(self, name: str) -> None:
         """Call GetModuleHandleEx with the flag that pins."""
@@ -307,16 +346,20 @@ class Loader:
 
     def _count_closure(self, module: Module) -> None:
         """Count as up to Windows 7: 1, and 1 for every import edge of the closure."""
-        module.count += 1
-        stack, seen = [module], {id(module)}
-        while stack:
-            current = stack.pop()
-            for child in current.children:
-                if child.count != 0xFFFF:
-                    child.count += 1
-                if id(child) not in seen:
-                    seen.add(id(child))
-                    stack.append(child)
+        for each in self._counted(module):
+            each.count += each.count != 0xFFFF
+
+    def _counted(self, module: Module) -> list[Module]:
+        """List what one load of a module counts, up to Windows 7: itself, and each import of its closure."""
+        return [module, *(child for each in self._closure(module) for child in each.children)]
+
+    @staticmethod
+    def _closure(module: Module) -> list[Module]:
+        """List a module and all that it imports, each before what it imports unless that is a cycle."""
+        found = [module]
+        for each in found:
+            found += [child for child in dict.fromkeys(each.children) if child not in found]
+        return found
 
 
 class Memory:
@@ -379,8 +422,12 @@ class Heap:
 class Process:
     """A process whose loaders' memory is laid out; `dump` writes it as a minidump."""
 
-    def __init__(self, loader: Loader, wow64: Optional[Loader] = None, images: bool = True) -> None:
+    def __init__(
+        self, loader: Loader, wow64: Optional[Loader] = None, images: bool = True, *, keeps_places: bool = False
+    ) -> None:
+        """Lay out; with ``keeps_places`` what is known of a module lies where it lay when that was done before."""
         self.loader = loader
+        self.keeps_places = keeps_places
         self.memory = Memory()
         self.threads: list[tuple[int, int, dict[str, int]]] = []
         #: For each loader the address of its PEB_LDR_DATA, where members are, and the size of a word.
@@ -413,7 +460,10 @@ class Process:
         form, wide, memory = loader.form, loader.wide, self.memory
         word, at = (8, WIDE) if wide else (4, NARROW)
         count = len(loader.loaded)
-        heap = Heap(memory, base, 0x4000 + count * 0x900)
+        if self.keeps_places:
+            for module in loader.loaded:
+                loader.slots.setdefault(module.name.lower(), len(loader.slots))
+        heap = Heap(memory, base, 0x4000 + count * 0x900 + len(loader.slots) * SLOT)
         peb, ldr = heap.take(0x400), heap.take(0x60)
         memory.number(peb + at.image_base, word, loader.loaded[0].base)
         memory.number(peb + at.ldr, word, ldr)
@@ -426,10 +476,12 @@ class Process:
         if form.name != "xp":
             memory.number(ldr + (at.shutdown or 0), 1, int(loader.shutdown))
         entry_size = {"xp": 0x50, "win7": 0xE0 if wide else 0x78}.get(form.name, at.entry_size)
+        slots = heap.take(len(loader.slots) * SLOT) if self.keeps_places else 0
         for module in loader.loaded:
-            module.entry = heap.take(entry_size)
+            slot = slots + loader.slots.get(module.name.lower(), 0) * SLOT
+            module.entry = slot or heap.take(entry_size)
             if form.graph and (not module.merged or module is module.merged[0]):
-                node = heap.take(at.node_size)
+                node = slot + SLOT_NODE if slot else heap.take(at.node_size)
                 for each in module.merged or [module]:
                     each.node = node
         for place, order in enumerate((loader.loaded, loader.loaded, loader.initialized)):
