@@ -297,8 +297,9 @@ class Script:
         libc = Library("libc.so.6", type=1, tls_size=0x90, functions=LIBC_FUNCTIONS)
         rtld = Library("ld.so", type=1, functions=RTLD_FUNCTIONS)
         #: A namespace of its own has its own libc, and ld.so's entry.
+        rtld_there = Library("ld.so", functions=RTLD_FUNCTIONS)
         libc_there = Library("libc.so.6", needs=["ld.so"], tls_size=0x90, functions=LIBC_FUNCTIONS)
-        self.known = {library.name: library for library in (libc_there, copy.copy(rtld), *known)}
+        self.known = {library.name: library for library in (libc_there, rtld_there, *known)}
         self.process = Process(
             X86_64,
             layout,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
+from dlwhy.common.model import Layout as StructLayout
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.synth.elfcore import Encoder
@@ -518,9 +519,10 @@ class Process:
         phdr, base = self.base(main) + 0x40, self.base(self.library("ld.so"))
         return {3: phdr, 4: entry_size, 5: len(self.headers(main)), 7: base}
 
-    def target(self) -> FakeTarget:
-        """Give the process as a target."""
-        return FakeTarget(self.segments(), self.platform, auxv=self.auxv(), threads={4711: self.tls})
+    def target(self, layouts: Optional[Mapping[str, StructLayout]] = None) -> FakeTarget:
+        """Give the process as a target; ``layouts`` are what the debugger knows of its structures."""
+        threads = {4711: self.tls}
+        return FakeTarget(self.segments(), self.platform, auxv=self.auxv(), threads=threads, layouts=layouts)
 
     def namespace(self, number: int) -> list[Library]:
         """List the libraries of a namespace."""

@@ -174,6 +174,9 @@ S390X_241 = Layout(
 )
 
 
+_RTLD_GLOBAL_SIZES = {V235: 4304, V236: 4328, V236_TIP: 4336}
+
+
 def process_of(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> Process:
     """Make a process of the main program, libc, ld.so and these libraries."""
     start = [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1)]
@@ -181,7 +184,7 @@ def process_of(libraries: Sequence[Library], version: tuple[int, int] = (2, 40),
         X86_64,
         layout,
         [*start, *libraries],
-        rtld_global_size=4304 if layout is V235 else 4352,
+        rtld_global_size=_RTLD_GLOBAL_SIZES.get(layout, 4352),
         version=version,
         exports_descriptors=True,
         mangles=True,

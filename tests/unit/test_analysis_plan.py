@@ -7,12 +7,16 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.layout import choose_layouts
+from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.linux.model import Action, HoldKind, Plan, Plans
 from dlwhy.common.linux.plan import plan_all, plan_close
+from dlwhy.common.memory import Memory
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library
-from dlwhy.tests.synth.glibc_layouts import V235, V239, process_of
+from dlwhy.tests.synth.glibc_layouts import V235, V236, V239, process_of
 
 
 def target(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> FakeTarget:
@@ -112,9 +116,8 @@ def test_every_root_has_to_cease() -> None:
         Library("libother.so", opencount=4),
     ]
     found = plan(libraries, "liba.so")
-    assert sorted(steps(found), key=str) == sorted(
-        [(Action.THREAD_EXIT, "libc.so", 1), (Action.CLOSE, "libb.so", 2)], key=str
-    )
+    # Threads exit first: a close that comes before collects nothing that they still keep.
+    assert steps(found) == [(Action.THREAD_EXIT, "libc.so", 1), (Action.CLOSE, "libb.so", 2)]
 
 
 def test_a_permanent_holder_blocks() -> None:
@@ -150,7 +153,12 @@ CYCLE = [
 
 @pytest.mark.parametrize(
     ("version", "layout", "order"),
-    [((2, 40), V239, ["libleft.so", "libright.so"]), ((2, 35), V235, ["libright.so", "libleft.so"])],
+    [
+        ((2, 40), V239, ["libleft.so", "libright.so"]),
+        ((2, 39), V239, ["libleft.so", "libright.so"]),
+        ((2, 38), V236, ["libright.so", "libleft.so"]),
+        ((2, 35), V235, ["libright.so", "libleft.so"]),
+    ],
 )
 def test_since_2_39_the_closed_library_is_finalised_first(
     version: tuple[int, int], layout: Layout, order: list[str]
@@ -190,3 +198,58 @@ def test_all_open_libraries_are_ranked() -> None:
     ]
     assert [library.name for library in plans.garbage] == ["libgarbage.so"]
     assert ranked([]).plans == ()
+
+
+# -- what keeps a close from unloading ------------------------------------------------------------------------
+
+
+def test_the_last_close_of_what_was_loaded_at_start_collects_nothing() -> None:
+    # _dl_close_worker returns at once: only a library of type lt_loaded starts a collection.
+    found = plan([Library("libstart.so", type=1, opencount=1), Library("libgarbage.so")], "libstart.so")
+    assert (found.outcome, names(found)) == (Outcome.KEEPS, [])
+
+
+def test_ld_so_in_another_namespace_is_not_unloaded_with_that() -> None:
+    space = [
+        Library("libspace.so", namespace=1, opencount=1, needs=["libc.so.6"]),
+        Library("libc.so.6", namespace=1, needs=["ld.so"], tls_size=0x90),
+        Library("ld.so", namespace=1, is_proxy=True),
+    ]
+    found = plan(space, "libspace.so")
+    assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["libspace.so", "libc.so.6"])
+    assert found.size == 2 * 0x5000
+
+
+def test_garbage_of_another_namespace_stays() -> None:
+    space = [
+        Library("libspace.so", namespace=1, opencount=1),
+        Library("libgarbage.so", namespace=1),
+        Library("liba.so", opencount=1),
+    ]
+    assert names(plan(space, "liba.so")) == ["liba.so"]
+
+
+def damaged(libraries: Sequence[Library], name: str) -> FakeTarget:
+    """Make a process whose layouts the debugger knows, and in which a library's map cannot be read."""
+    process = process_of(libraries)
+    memory = Memory(process.target())
+    start = find_start(memory)
+    private = find_private(memory, start)
+    assert private is not None
+    made = process.target(choose_layouts(memory, start, private).layouts.layouts)
+    made.forget(process.map_of(name), 8)
+    return made
+
+
+def test_where_libraries_are_not_known_what_a_close_unloads_is_not_known() -> None:
+    made = damaged([Library("liba.so", opencount=1), Library("libhidden.so", opencount=1)], "libhidden.so")
+    (found,) = plan_close(made, "liba.so", number).plans
+    assert (found.outcome, names(found), found.change) == (Outcome.UNKNOWN, [], None)
+    assert found.keeps[0].held is None
+    # What does not depend on the others is known all the same.
+    made = damaged([Library("liba.so", opencount=2), Library("libhidden.so", opencount=1)], "libhidden.so")
+    (found,) = plan_close(made, "liba.so", number).plans
+    assert found.outcome is Outcome.KEEPS
+    made = damaged([Library("liba.so", opencount=1, nodelete=True), Library("libhidden.so")], "libhidden.so")
+    (found,) = plan_close(made, "liba.so", number).plans
+    assert found.outcome is Outcome.EARLY_RETURN

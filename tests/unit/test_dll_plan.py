@@ -127,6 +127,14 @@ def test_the_counts_of_imports_cannot_be_taken_on_windows_10_but_are_in_wine(tmp
     assert names(plan(tmp_path, load(WINE, *modules, loads=["a.dll"]), "b.dll")) == ["b"]
 
 
+@pytest.mark.parametrize("form", [XP, WIN7], ids=form_id)
+def test_a_free_that_pins_what_it_was_called_for_is_the_last_one(tmp_path: Path, form: Form) -> None:
+    # The cycle lowers the count of cy.dll twice, from 1 by way of 0 to 0xffff, which means that it is pinned.
+    found = plan(tmp_path, process(form, False), "cy.dll", 3)
+    assert (found.outcome, found.refusal, found.unloads, found.count_left) == (Outcome.KEEPS, None, (), 0xFFFF)
+    assert found.over_freed == 1
+
+
 def test_a_diamond_counts_each_edge_before_windows_8(tmp_path: Path) -> None:
     modules = [Module("a.dll", ["b.dll", "c.dll"]), Module("b.dll", ["c.dll"]), Module("c.dll")]
     made = load(WIN7, *modules, loads=["a.dll", "a.dll"])

@@ -480,3 +480,19 @@ def test_the_same_name_on_two_volumes(tmp_path: Path) -> None:
         process.map(file.image(opened), 0x10000000 * volume, 0x10000000 * volume + 0x4000)
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
     assert [file.device & 0xFF for file in share.files] == [1, 2]
+
+
+@pytest.mark.parametrize(("member", "value"), [("Size", 0x40), ("Type", 4)])
+def test_what_is_only_half_like_a_file_object_is_none(tmp_path: Path, member: str, value: int) -> None:
+    machine = Machine(windows("10.0.17763.379"))
+    process = machine.process(100, "one.exe")
+    for number, name in enumerate(("\\a\\b.dll", "\\a\\c.dll"), 1):
+        opened = machine.file(name).open()
+        file = machine.file(name)
+        process.map(file.image(opened), 0x10000000 * number, 0x10000000 * number + 0x4000)
+        if name.endswith("b.dll"):
+            machine.put(opened.address, "_FILE_OBJECT", member, value)
+    dump = KernelDump(str(machine.save(tmp_path / "m.dmp")))
+    assert [file.base_name for file in share_all(dump).files] == ["c.dll"]
+    with pytest.raises(NotFoundError, match="no process maps"):
+        share_file(dump, "b.dll", no_number)
