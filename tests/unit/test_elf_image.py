@@ -25,6 +25,8 @@ from dlwhy.common.linux.elf.image import (
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import S390X, X86_64, FakeTarget
 from dlwhy.tests.synth.elfcore import Encoder
+from dlwhy.tests.synth.glibc import Library
+from dlwhy.tests.synth.glibc_layouts import process_of
 from dlwhy.tests.synth.loaded import BIAS, image_of, lay_out, system_library
 from dlwhy.tests.synth.process import compile_file
 from elftools.elf.elffile import ELFFile
@@ -250,3 +252,11 @@ def test_absurd_hash_tables(compiled: Path, style: str, words: tuple[int, ...]) 
         except DlwhyError:
             continue
     assert target.reads < 20_000
+
+
+def test_a_dynamic_section_that_is_not_there_gives_no_name() -> None:
+    process = process_of([Library("liba.so")])
+    target, base = process.target(), process.base(process.library("liba.so"))
+    assert Image.at(Memory(target), base).read_soname() == "liba.so"
+    target.forget(base + 0x1000, 0x10)
+    assert Image.at(Memory(target), base).read_soname() is None
