@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,15 +51,15 @@ def test_what_is_not_executed_is_left_alone() -> None:
 # The eight that a review made by hand, and that no unit test noticed.
 BY_HAND = {
     "common/linux/plan.py": [
-        "without 'link_map.l_type != LT_LOADED'",
-        "without 'if not m.is_proxy'",
-        "'not self.examined.graph.complete' is False",
-        "'[*exits, *closes]' the other way round",
+        r"without 'link_map\.l_type != LT_LOADED'",
+        r"without 'if not m\.is_proxy'",
+        r"'not [\w.]*graph\.complete' is False",
+        r"'\[\*exits, \*closes\]' the other way round",
     ],
-    "common/windows/loader/unload.py": ["'unit.pinned' is False"],
+    "common/windows/loader/unload.py": [r"'unit\.pinned' is False"],
     "common/linux/loader/order.py": ["39 becomes 40"],
     "common/linux/loader/tls.py": ["without 'address in seen'"],
-    "common/windows/kernel/files.py": ["without 'values['Size'] != self._file_size'"],
+    "common/windows/kernel/files.py": [r"without 'values\['Size'\] != self\._file_size'"],
 }
 
 
@@ -66,7 +67,8 @@ BY_HAND = {
 def test_mutants_made_by_hand_are_among_them(path: str) -> None:
     source = (ROOT / path).read_text(encoding="utf-8")
     found = {mutant.what for mutant in mutants_of(path, source)}
-    assert set(BY_HAND[path]) <= found
+    for wanted in BY_HAND[path]:
+        assert any(re.fullmatch(wanted, what) for what in found), wanted
 
 
 def test_every_subject_and_its_tests_are_there() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Optional
+from typing import Optional, Protocol
 
 from dlwhy.common.linux.trace.events import Close, Event, Leak, Open, Pin
-from dlwhy.common.trace.events import Instance, Site
+from dlwhy.common.trace.events import Site
 from dlwhy.common.windows.trace.events import DllEvent, DllOpen, DllPin
 
 
@@ -57,7 +57,12 @@ def place(site: Optional[Site]) -> str:
     return "?" if site is None else f"{site.library}:{site.function}"
 
 
-def _names(instances: Iterable[Instance]) -> list[str]:
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def _names(instances: Iterable[_Named]) -> list[str]:
     return [instance.name for instance in instances]
 
 

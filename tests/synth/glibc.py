@@ -40,7 +40,7 @@ NOTE, SYMBOLS, STRINGS, HASH, CONSTANTS, CODE, FRAMES, DYNAMIC, DATA, RELOCATION
     0x5000,
 )
 #: Where ld.so keeps its constants, and struct r_debug.
-RTLD_GLOBAL_RO, R_DEBUG = 0x4A00, 0x4800
+RTLD_GLOBAL_RO, R_DEBUG, DL_ARGV = 0x4A00, 0x4800, 0x4900
 #: Each function has so many bytes of code.
 FUNCTION_SIZE = 0x10
 #: Where a library's own lists lie behind its map, and what all share.
@@ -77,6 +77,7 @@ class Layout(NamedTuple):
     nodelete_pending: Optional[int] = None
     init_called: Optional[tuple[int, int]] = None
     removed: Optional[tuple[int, int]] = None
+    auditing: Optional[tuple[int, int]] = None
     #: In _rtld_global: the mutex _dl_load_lock.
     load_lock: Optional[int] = None
     #: In _rtld_global_ro: the pointers to _dl_open and _dl_close.
@@ -97,6 +98,8 @@ class Library:
     elf_nodelete: bool = False
     owed: int = 0
     needs: Sequence[str] = ()
+    #: What its file says that it needs, if that is not what the loader has noted.
+    needed_names: Optional[Sequence[str]] = None
     bound_to: Sequence[str] = ()
     symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tls_size: int = 0
@@ -121,6 +124,10 @@ class Library:
     #: Symbols of others that it uses, and who defines each; None: nobody as yet.
     imports: Mapping[str, Optional[str]] = field(default_factory=dict)
     is_global: bool = False
+    auditing: bool = False
+    #: What its file calls it, if it is not the name, and where that is.
+    soname: Optional[str] = None
+    path: Optional[str] = None
     relocated: bool = True
 
     @property
@@ -169,6 +176,8 @@ class Process:
         self.guard = 0x1122_3344_5566_7788 if high else 0x1122_3344
         #: The thread that holds _dl_load_lock, and how often; by its number for the kernel.
         self.lock = (0, 0)
+        #: The program's arguments and its environment; None: ld.so does not export where they are.
+        self.started_with: Optional[tuple[Sequence[bytes], Sequence[bytes]]] = None
         #: The highest namespace that was ever in use: _dl_nns never goes down.
         self.last_namespace = 0
         self.bases: dict[str, int] = {}
@@ -239,11 +248,11 @@ class Process:
             symbols += self.symbol(len(strings), value, size)
             strings += name.encode() + b"\0"
         dynamic = list(library.dynamic)
-        for needed in library.needs:
+        for needed in library.needs if library.needed_names is None else library.needed_names:
             dynamic.append((DT_NEEDED, len(strings)))
             strings += needed.encode() + b"\0"
         dynamic.append((DT_SONAME, len(strings)))
-        strings += library.name.encode() + b"\0"
+        strings += (library.soname or library.name).encode() + b"\0"
         put(SYMBOLS, symbols)
         put(STRINGS, strings)
         put(CONSTANTS, library.constants)
@@ -360,7 +369,7 @@ class Process:
         number = library.namespace
         neighbours = [self.maps[each.key] for each in self.namespace(number)]
         place = neighbours.index(address)
-        path = b"" if library.type == 0 else f"/usr/lib/{library.name}".encode()
+        path = b"" if library.type == 0 else (library.path or f"/usr/lib/{library.name}").encode()
         following = [*neighbours, 0][place + 1]
         before = [0, *neighbours][place]
         real = self.maps[library.name] if library.is_proxy else address
@@ -377,6 +386,8 @@ class Process:
         if layout.removed:
             bit(layout.removed, library.removed)
         bit(layout.is_global, library.is_global)
+        if layout.auditing:
+            bit(layout.auditing, library.auditing)
         if layout.nodelete_pending is not None:
             put(layout.nodelete_pending, library.nodelete_pending, 1)
         flags_1 = library.extra_flags_1 | (8 if library.elf_nodelete else 0)
@@ -488,6 +499,10 @@ class Process:
             RTLD_GLOBAL_RO: self.rtld_global_ro(),
         }
         assert DATA + self.rtld_global_size <= R_DEBUG
+        if self.started_with is not None:
+            words = [[self.blob(each + b"\0") for each in several] for several in self.started_with]
+            rtld.symbols = {**rtld.symbols, "_dl_argv": (DL_ARGV, self.word)}
+            rtld.data = {**rtld.data, DL_ARGV: out.word(self.blob(out.words([*words[0], 0, *words[1], 0])))}
         version = "{}.{}".format(*self.version)
         libc.constants = f"GNU C Library (Synthetic) stable release version {version}.\n".encode().ljust(0x80, b"\0")
         if self.exports_descriptors:

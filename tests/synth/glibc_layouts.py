@@ -114,7 +114,12 @@ V239 = since_2_35(848, 3, (853, 2), 912, 1024, 1032, 1052, 1060, 1168, 1176, 120
 V242 = V239._replace(ns_stride=112)
 #: What a process needs besides that goes on while it is traced; _rtld_global_ro is that of 2.40.
 V240_LIVE = V239._replace(
-    nodelete_pending=856, init_called=(852, 4), removed=(854, 2), load_lock=2568, open_close=(864, 872)
+    nodelete_pending=856,
+    init_called=(852, 4),
+    removed=(854, 2),
+    auditing=(854, 0),
+    load_lock=2568,
+    open_close=(864, 872),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux import plan as plan_module
 from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.start import find_start
@@ -16,7 +17,7 @@ from dlwhy.common.memory import Memory
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library
-from dlwhy.tests.synth.glibc_layouts import V235, V236, V239, process_of
+from dlwhy.tests.synth.glibc_layouts import V233, V235, V236, V239, V240_LIVE, process_of
 
 
 def target(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> FakeTarget:
@@ -120,15 +121,29 @@ def test_every_root_has_to_cease() -> None:
     assert steps(found) == [(Action.THREAD_EXIT, "libc.so", 1), (Action.CLOSE, "libb.so", 2)]
 
 
+def test_what_is_needed_by_way_of_others_stays_too() -> None:
+    libraries = [
+        Library("liba.so", opencount=1, needs=["libdeep.so"]),
+        Library("libb.so", opencount=1, needs=["libnear.so"]),
+        Library("libnear.so", bound_to=["libfar.so"]),
+        Library("libfar.so", needs=["libdeep.so"]),
+        Library("libdeep.so"),
+    ]
+    found = plan(libraries, "liba.so")
+    assert (names(found), [library.name for library in found.keeps]) == (["liba.so"], ["libdeep.so"])
+
+
 def test_a_permanent_holder_blocks() -> None:
     libraries = [
         Library("liba.so", opencount=1),
-        Library("libpinned.so", nodelete=True, elf_nodelete=True, needs=["liba.so"]),
+        Library("libpinned.so", nodelete=True, elf_nodelete=True, needs=["liba.so"], owed=1),
+        Library("libuser.so", opencount=1, needs=["libpinned.so"]),
     ]
     found = plan(libraries, "liba.so")
     assert found.change is not None
     assert found.change.blocker is not None
-    assert found.change.blocker.name == "libpinned.so"
+    assert (found.change.blocker.name, found.change.blocker.soname) == ("libpinned.so", None)
+    # Of its reasons those are left out that could cease.
     assert [hold.kind for hold in found.change.blocker.holds] == [HoldKind.NODELETE]
 
 
@@ -253,3 +268,164 @@ def test_where_libraries_are_not_known_what_a_close_unloads_is_not_known() -> No
     made = damaged([Library("liba.so", opencount=1, nodelete=True), Library("libhidden.so")], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
     assert found.outcome is Outcome.EARLY_RETURN
+
+
+# -- what is asked for ----------------------------------------------------------------------------------------
+
+
+def test_a_library_is_named_by_its_soname_too() -> None:
+    found = plan([Library("liba.so.1.2", opencount=1, soname="liba.so.1")], "liba.so.1")
+    assert (found.library.name, found.library.soname) == ("liba.so.1.2", None)
+    assert found.library.build_id is None
+
+
+@pytest.mark.parametrize(("count", "ending"), [(8, r"namespace 0\)"), (9, "and 1 more")])
+def test_of_many_that_fit_eight_are_named(count: int, ending: str) -> None:
+    with pytest.raises(NotFoundError, match=f"{count} loaded libraries match .*{ending}$") as caught:
+        plan([Library(f"lib{number}.so") for number in range(count)], "lib?.so")
+    assert str(caught.value).count("&0x") == 8
+
+
+def test_only_so_many_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [Library(f"lib{number}.so", opencount=1) for number in range(3)]
+    monkeypatch.setattr(plan_module, "MAX_RANKED", 3)
+    assert (len(ranked(every).plans), ranked(every).problems) == (3, ())
+    monkeypatch.setattr(plan_module, "MAX_RANKED", 2)
+    found = ranked(every)
+    assert [each.library.name for each in found.plans] == ["lib0.so", "lib1.so"]
+    assert [each.message for each in found.problems] == ["3 libraries are open, only 2 are ranked"]
+
+
+def test_a_ranking_says_neither_what_stays_nor_what_would_make_it_go() -> None:
+    held = [Library("liba.so", opencount=1), Library("libb.so", opencount=1, needs=["liba.so"])]
+    for each in ranked(held).plans:
+        assert (each.keeps, each.change) == ((), None)
+    (alone,) = plan_close(target(held), "liba.so", number).plans
+    assert [library.name for library in alone.keeps] == ["liba.so"]
+    assert alone.change is not None
+
+
+def test_what_libc_opened_for_auditing_and_what_stands_for_ld_so_is_not_ranked() -> None:
+    libraries = [
+        Library("libaudit.so", opencount=1, auditing=True),
+        Library("libspace.so", namespace=1, opencount=1),
+        Library("ld.so", namespace=1, opencount=1, is_proxy=True),
+    ]
+    plans = plan_all(target(libraries, layout=V240_LIVE))
+    assert [each.library.name for each in plans.plans] == ["libspace.so"]
+    assert plans.garbage == ()
+
+
+def test_what_stays_is_listed_with_what_it_needs_and_is_bound_to_each_once() -> None:
+    libraries = [
+        Library("liba.so", opencount=1, owed=1, needs=["libb.so", "libc.so.6"], bound_to=["libbound.so", "liba.so"]),
+        Library("libb.so", needs=["liba.so"]),
+        Library("libbound.so", needs=["libb.so"]),
+    ]
+    found = plan(libraries, "liba.so")
+    assert [library.name for library in found.keeps] == ["liba.so", "libb.so", "libbound.so"]
+    assert all(library.soname is None and library.held for library in found.keeps)
+
+
+# -- a close that is running ----------------------------------------------------------------------------------
+
+
+def closing(*condemned: str, held: bool = True) -> FakeTarget:
+    """Make a process in which a thread runs the destructors of a close."""
+    every = [
+        Library("libone.so", needs=["libtwo.so"]),
+        Library("libtwo.so"),
+        Library("libx.so", opencount=1, needs=["liby.so"]),
+        Library("liby.so"),
+    ]
+    process = process_of(every, layout=V240_LIVE)
+    process.lock = (4711, 1) if held else (0, 0)
+    for index, library in enumerate(process.libraries):
+        if library.name in condemned:
+            library.map_used, library.idx = False, index
+    return process.target()
+
+
+def test_a_close_within_another_one_is_put_off_and_its_libraries_go_with_that() -> None:
+    plans = plan_close(closing("libone.so", "libtwo.so"), "libx.so", number)
+    (found,) = plans.plans
+    assert (found.outcome, names(found)) == (Outcome.DEFERRED, ["libx.so", "liby.so"])
+    assert found.goes
+    # None of the others is garbage: they are going.
+    assert plans.garbage == ()
+    assert [each.message for each in plans.problems] == [
+        "thread 4711 is inside dlopen or dlclose: the state is in motion"
+    ]
+
+
+def test_what_a_running_close_has_condemned_goes_anyway() -> None:
+    (found,) = plan_close(closing("libone.so", "libtwo.so"), "libtwo.so", number).plans
+    assert (found.outcome, names(found), found.change) == (Outcome.NOT_OPEN, [], None)
+
+
+def test_without_the_lock_nothing_is_being_closed_whatever_marks_were_left() -> None:
+    plans = plan_close(closing("libone.so", "libtwo.so", held=False), "libx.so", number)
+    (found,) = plans.plans
+    assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["libx.so", "libone.so", "libtwo.so", "liby.so"])
+    assert [library.name for library in plans.garbage] == ["libone.so", "libtwo.so"]
+    assert plans.problems == ()
+
+
+def test_a_close_of_another_namespace_collects_in_its_own() -> None:
+    every = [
+        Library("libone.so", namespace=1),
+        Library("libleft.so", namespace=1),
+        Library("libx.so", opencount=1),
+    ]
+    process = process_of(every, layout=V240_LIVE)
+    process.lock = (4711, 1)
+    one = process.library("libone.so", 1)
+    one.map_used, one.idx = False, 0
+    (found,) = plan_close(process.target(), "libx.so", number).plans
+    assert (found.outcome, names(found)) == (Outcome.DEFERRED, ["libleft.so"])
+
+
+# -- order, size, destructors ---------------------------------------------------------------------------------
+
+
+def test_one_library_alone_has_an_order_that_is_certain_as_far_as_the_rule_is() -> None:
+    found = plan([Library("liba.so", opencount=1)], "liba.so")
+    assert (found.order, found.order_certain) == ("depth-first", False)
+    old = plan([Library("liba.so", opencount=1)], "liba.so", version=(2, 34), layout=V233)
+    assert (old.order, old.order_certain) == ("original", True)
+    nothing = plan([Library("liba.so", opencount=2)], "liba.so")
+    assert (nothing.order, nothing.order_certain) == (None, True)
+
+
+def test_where_sorting_takes_too_long_the_libraries_are_in_list_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "finaliser_order", lambda *_: None)
+    found = plan(CHAIN, "libtop.so")
+    assert (names(found), found.order, found.order_certain) == (["libtop.so", "libmiddle.so", "liblow.so"], None, True)
+
+
+def test_only_libraries_that_import_dlclose_can_close_others() -> None:
+    libraries = [
+        Library("liba.so", opencount=1, needs=["libb.so", "libc1.so"], imports={"dlclose": None, "puts": None}),
+        Library("libb.so", imports={"puts": None}),
+        # The name alone, in a symbol of its own, says nothing.
+        Library("libc1.so", symbols={"dlclose": (0x2000, 8)}, imports={"puts": None}),
+    ]
+    assert plan(libraries, "liba.so").at_least == ("liba.so",)
+
+
+def test_a_library_whose_imports_cannot_be_read_can_close_others() -> None:
+    process = process_of([Library("liba.so", opencount=1), Library("libb.so", opencount=1)])
+    made = process.target()
+    made.forget(process.base(process.library("liba.so")) + 0x700, 1)
+    assert plan_close(made, "liba.so", number).plans[0].at_least == ("liba.so",)
+    assert plan_close(made, "libb.so", number).plans[0].at_least == ()
+    # Nor can one without an image be known.
+    made = process.target()
+    made.forget(process.base(process.library("libb.so")), 1)
+    assert plan_close(made, "libb.so", number).plans[0].at_least == ("libb.so",)
+
+
+def test_sizes_are_in_pages_of_the_process() -> None:
+    process = process_of([Library("liba.so", opencount=1)])
+    made = FakeTarget(process.segments(), auxv={**process.auxv(), 6: 0x10000})
+    assert plan_close(made, "liba.so", number).plans[0].size == 0x10000

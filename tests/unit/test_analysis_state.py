@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional
 
+import pytest
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.linux.model import HoldKind, State
+from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.render.text import render
-from dlwhy.tests.fakes import snapshot
+from dlwhy.tests.fakes import FakeTarget, snapshot
 from dlwhy.tests.synth.glibc import Layout, Library
-from dlwhy.tests.synth.glibc_layouts import V235, V239, process_of
+from dlwhy.tests.synth.glibc_layouts import V228, V235, V239, V240_LIVE, process_of
 
 
 def answer(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> State:
@@ -82,6 +85,7 @@ def test_the_shortest_chain_is_told() -> None:
         "liblow.so": [("libtop.so", "liblow.so")],
         "libbottom.so": [("libtop.so", "liblow.so", "libbottom.so")],
     }
+    assert all(library.held for library in state.libraries)
 
 
 def test_two_kinds_of_holders() -> None:
@@ -102,3 +106,256 @@ def test_a_brief_state_has_the_same_table(rich_core: Path) -> None:
     assert brief.problems == whole.problems
     assert any(library.soname and library.fields for library in whole.libraries)
     assert not any(library.soname or library.fields for library in brief.libraries)
+
+
+# -- each reason, and what it rests on ------------------------------------------------------------------------
+
+
+def verdicts(libraries: Sequence[Library], **more: Any) -> dict[str, Verdict]:
+    """Explain a process of today's glibc, and return the verdicts by name."""
+    return {each.name: each for each in answer(libraries, layout=V240_LIVE, **more).libraries}
+
+
+def reasons(verdict: Verdict) -> list[tuple[str, Optional[str]]]:
+    """Return kind and origin of each hold."""
+    return [(hold.kind.value, hold.origin) for hold in verdict.holds]
+
+
+def evidence(verdict: Verdict) -> dict[str, int]:
+    """Return the members that the first hold rests on."""
+    return {each.expression.rpartition("->")[2]: each.value for each in verdict.holds[0].evidence}
+
+
+def test_what_was_there_at_start_was_needed_or_preloaded() -> None:
+    process = process_of(
+        [
+            Library("libneeded.so.1.2", type=1, soname="libneeded.so.1"),
+            Library("libbyname.so", type=1),
+            Library("libpreload.so", type=1, needs=["libbyname.so"]),
+            Library("linux-vdso.so.1", type=1, path="linux-vdso.so.1"),
+        ]
+    )
+    process.libraries[0].dynamic = []
+    process.libraries[0].needs = []
+    target = process.target()
+    state = explain(target)
+    assert [reasons(each)[0][1] for each in state.libraries[3:]] == ["preload", "needed", "preload", "vdso"]
+    assert [reasons(each)[0][1] for each in state.libraries[:3]] == [None, "preload", "rtld"]
+
+
+def test_the_vdso_is_known_by_where_it_lies_too() -> None:
+    process = process_of([Library("liba.so", type=1)])
+    at = process.base(process.library("liba.so"))
+    target = FakeTarget(process.segments(), auxv={**process.auxv(), 33: at})
+    assert reasons(explain(target).libraries[3]) == [("startup", "vdso")]
+
+
+def test_a_library_that_is_half_loaded_may_stay_or_not() -> None:
+    found = verdicts([Library("liba.so", relocated=False), Library("libb.so", relocated=False, opencount=1)])
+    assert (found["liba.so"].held, reasons(found["liba.so"])) == (None, [("half-loaded", None)])
+    assert evidence(found["liba.so"]) == {"l_relocated": 0}
+    assert found["libb.so"].held is True
+
+
+def test_nodelete_that_is_pending() -> None:
+    found = verdicts([Library("liba.so", opencount=1, nodelete_pending=True)])["liba.so"]
+    assert reasons(found) == [("nodelete", "pending"), ("open-count", "user")]
+    assert evidence(found) == {"l_nodelete_pending": 1}
+
+
+def test_a_library_that_audits() -> None:
+    found = verdicts([Library("liba.so", opencount=1, auditing=True), Library("libb.so")])["liba.so"]
+    assert reasons(found) == [("audit", None)]
+    assert evidence(found) == {"l_auditing": 1, "l_direct_opencount": 1}
+
+
+def test_what_an_auditing_library_needs_stays_because_of_that() -> None:
+    libraries = [Library("liba.so", opencount=1, auditing=True, needs=["libb.so"]), Library("libb.so")]
+    (hold,) = verdicts(libraries)["libb.so"].holds
+    assert hold.root is not None
+    assert (hold.root.kinds, hold.root.opened_by) == ((HoldKind.AUDIT,), None)
+
+
+@pytest.mark.parametrize(
+    ("library", "origin"),
+    [
+        (Library("liba.so", nodelete=True, elf_nodelete=True), "elf-flag"),
+        (Library("liba.so", nodelete=True, extra_flags_1=1), "dlopen-flag"),
+        (Library("liba.so", nodelete=True, is_global=True), "unknown"),
+    ],
+)
+def test_what_made_a_library_nodelete(library: Library, origin: str) -> None:
+    found = verdicts([library])["liba.so"]
+    assert reasons(found) == [("nodelete", origin)]
+    assert evidence(found) == {"l_nodelete_active": 1, "l_direct_opencount": 0}
+    assert found.holds[0].early_return is False
+
+
+def test_until_2_30_the_file_tells_whether_it_asked_for_nodelete() -> None:
+    libraries = [Library("liba.so", nodelete=True, elf_nodelete=True), Library("libb.so", nodelete=True)]
+    process = process_of(libraries, (2, 28), V228)
+    found = explain(process.target())
+    assert [reasons(each) for each in found.libraries[3:]] == [
+        [("nodelete", "elf-flag")],
+        [("nodelete", "dlopen-flag")],
+    ]
+    assert list(evidence(found.libraries[3])) == ["l_flags_1", "l_direct_opencount"]
+    target = process.target()
+    target.forget(process.base(process.library("liba.so")) + 0x1000, 0x10)
+    state = explain(target)
+    assert reasons(state.libraries[3]) == [("nodelete", "dlopen-flag")]
+    assert [each.where for each in state.problems] == ["liba.so"]
+    assert state.problems[0].message.startswith("its dynamic section cannot be read: ")
+
+
+def test_symbols_by_which_the_program_bound_to_a_library() -> None:
+    tool = Library("libtool.so", type=1, imports={"hook": "liba.so", "other": None})
+    pinned = Library("liba.so", nodelete=True, is_global=True, symbols={"hook": (0x2000, 8)})
+    found = verdicts([tool, pinned])["liba.so"]
+    assert (reasons(found), found.holds[0].symbols) == ([("nodelete", "bound-by-startup")], ("hook",))
+
+
+def test_many_symbols_are_counted() -> None:
+    symbols = {f"hook{number:02}": (0x2000 + 8 * number, 8) for number in range(18)}
+    tool = Library("libtool.so", type=1, imports=dict.fromkeys(symbols, "liba.so"))
+    found = verdicts([tool, Library("liba.so", nodelete=True, symbols=symbols)])["liba.so"]
+    assert (len(found.holds[0].symbols), found.holds[0].symbols_omitted) == (16, 2)
+    user = Library("libuser.so", opencount=1, bound_to=["liba.so"], imports=dict.fromkeys(symbols, "liba.so"))
+    found = verdicts([user, Library("liba.so", symbols=symbols)])["liba.so"]
+    assert (len(found.holds[0].symbols), found.holds[0].symbols_omitted) == (16, 2)
+    assert found.holds[0].symbols[0] == "hook00"
+
+
+def test_a_brief_answer_has_neither_fields_nor_evidence_nor_symbols_nor_destructors() -> None:
+    libraries = [
+        Library("libuser.so", opencount=1, bound_to=["liba.so"], imports={"hook": "liba.so"}),
+        Library("liba.so", symbols={"hook": (0x2000, 8)}),
+        Library("libpinned.so", nodelete=True, elf_nodelete=True),
+        Library("libowed.so", owed=1),
+    ]
+    target = process_of(libraries, layout=V240_LIVE).target()
+    whole, brief = explain(target), explain(target, brief=True)
+    assert [each.held for each in brief.libraries] == [each.held for each in whole.libraries]
+    for one, other in zip(brief.libraries, whole.libraries):
+        assert reasons(one) == reasons(other)
+        assert (one.fields, one.soname, one.build_id) == ({}, None, None)
+        assert all(not (hold.evidence or hold.symbols or hold.destructors) for hold in one.holds)
+        assert other.fields
+        assert other.build_id is not None
+    assert [hold.symbols for hold in whole.libraries[4].holds] == [("hook",)]
+    assert [len(hold.destructors) for hold in whole.libraries[6].holds] == [1]
+
+
+def test_the_members_that_are_reported_have_their_signs() -> None:
+    found = verdicts([Library("liba.so", opencount=3)])["liba.so"]
+    assert found.fields["l_idx"] == -1
+    assert (found.fields["l_direct_opencount"], found.fields["l_type"], found.fields["l_map_used"]) == (3, 2, 1)
+
+
+def test_a_library_that_is_being_closed_says_so() -> None:
+    process = process_of([Library("liba.so"), Library("libb.so")], layout=V240_LIVE)
+    process.lock = (4711, 1)
+    for name, index, removed in (("liba.so", 3, False), ("libb.so", -1, True)):
+        library = process.library(name)
+        library.map_used, library.idx, library.removed = False, index, removed
+    state = explain(process.target())
+    one, other = state.libraries[3:]
+    assert (one.held, reasons(one), evidence(one)) == (
+        False,
+        [("close-in-progress", None)],
+        {"l_removed": 0, "l_idx": 3},
+    )
+    assert evidence(other) == {"l_removed": 1, "l_idx": -1}
+    assert [each.message for each in state.problems] == [
+        "thread 4711 is inside dlopen or dlclose: the state is in motion"
+    ]
+
+
+def test_garbage_that_a_close_has_left_behind_is_not_being_closed() -> None:
+    process = process_of([Library("liba.so", map_used=False)], layout=V240_LIVE)
+    process.lock = (4711, 1)
+    assert reasons(explain(process.target()).libraries[3]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [("liba.so", "user"), ("libgcc_s.so.1", "libc"), ("libnss_dns.so.2", "libc"), ("libidn2.so.0", "libc")],
+)
+def test_who_most_probably_opened_a_library(name: str, who: str) -> None:
+    libraries = [Library(name, opencount=1, needs=["libdep.so"]), Library("libdep.so")]
+    found = verdicts(libraries)
+    assert reasons(found[name]) == [("open-count", who)]
+    (hold,) = found["libdep.so"].holds
+    assert hold.root is not None
+    assert hold.root.opened_by == who
+
+
+def test_of_a_root_that_is_nodelete_its_count_does_not_matter() -> None:
+    libraries = [Library("liba.so", opencount=2, nodelete=True, needs=["libb.so"]), Library("libb.so")]
+    found = verdicts(libraries)
+    assert reasons(found["liba.so"]) == [("nodelete", "dlopen-flag")]
+    assert found["liba.so"].holds[0].early_return is True
+    (hold,) = found["libb.so"].holds
+    assert hold.root is not None
+    assert hold.root.kinds == (HoldKind.NODELETE,)
+
+
+def test_an_indirect_dependency_is_reached_by_what_the_files_need() -> None:
+    # l_initfini of a library that was opened lists all that it needs, the indirect ones too.
+    libraries = [
+        Library("libtop.so", opencount=1, needs=["libmiddle.so", "liblow.so.1.5"], needed_names=["libmiddle.so"]),
+        Library("libmiddle.so", needs=["liblow.so.1.5"], needed_names=["liblow.so.1"]),
+        Library("liblow.so.1.5", soname="liblow.so.1"),
+    ]
+    found = verdicts(libraries)["liblow.so.1.5"]
+    assert [hold.chain for hold in found.holds] == [("libtop.so", "libmiddle.so", "liblow.so.1.5")]
+
+
+def test_a_root_that_never_goes_is_found_among_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlwhy.common.linux.state.glibc.MAX_SEARCH_STEPS", 3)
+    holders = [Library(f"lib{number}.so", opencount=1, needs=["libheld.so"]) for number in range(6)]
+    far = [
+        Library("libnear.so", needs=["libheld.so"]),
+        Library("libpinned.so", nodelete=True, elf_nodelete=True, needs=["libnear.so"]),
+    ]
+    found = verdicts([*holders, *far, Library("libheld.so")])["libheld.so"]
+    assert found.holds[0].chain == ("libpinned.so", "libnear.so", "libheld.so")
+    assert found.holds[0].root is not None
+    assert found.holds[0].root.kinds == (HoldKind.NODELETE,)
+    assert (len(found.holds), found.holds_omitted) == (7, 0)
+
+
+def test_what_a_proxy_stands_for() -> None:
+    space = [
+        Library("libspace.so", namespace=1, opencount=1, needs=["ld.so"]),
+        Library("ld.so", namespace=1, is_proxy=True),
+    ]
+    state = answer(space, layout=V240_LIVE)
+    proxy = state.libraries[-1]
+    assert (proxy.name, proxy.namespace, proxy.proxy, reasons(proxy)) == ("ld.so", 1, True, [("startup", "proxy")])
+    assert list(evidence(proxy)) == ["l_real"]
+    assert (proxy.soname, proxy.build_id) == (None, None)
+
+
+def test_unique_symbols_that_cannot_be_read_are_a_problem_and_no_reason() -> None:
+    process = process_of([Library("liba.so", nodelete=True)], layout=V240_LIVE)
+    process.unique = [("_ZN3RegIiE4instE", "liba.so")]
+    target = process.target()
+    assert reasons(explain(target).libraries[3]) == [("nodelete", "unique-symbol")]
+    size_at = process.base(process.library("ld.so")) + 0x2000 + 88
+    target.overwrite(size_at, (1 << 40).to_bytes(8, "little"))
+    state = explain(target)
+    assert reasons(state.libraries[3]) == [("nodelete", "dlopen-flag")]
+    assert [each.where for each in state.problems] == ["unique symbols of namespace 0"]
+
+
+def test_one_library_whose_dynamic_section_cannot_be_read_does_not_cost_the_answer() -> None:
+    process = process_of([Library("liba.so", opencount=1, needs=["libb.so"]), Library("libb.so"), Library("libc1.so")])
+    target = process.target()
+    target.forget(process.base(process.library("libb.so")) + 0x1000, 0x10)
+    state = explain(target)
+    assert {each.name: (each.held, each.soname) for each in state.libraries[3:]} == {
+        "liba.so": (True, "liba.so"),
+        "libb.so": (True, None),
+        "libc1.so": (False, "libc1.so"),
+    }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from dlwhy.common.errors import LayoutError, UnsupportedError
 from dlwhy.common.linux.model import State
+from dlwhy.common.linux.plan import plan_all
 from dlwhy.common.linux.state import examine
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.model import Platform
@@ -102,6 +103,17 @@ def test_a_process_that_never_stands_still_is_said_to_be_racy(clock: Clock) -> N
     assert [problem.where for problem in state.problems] == ["racy"]
     assert names(state) == ["liba.so"]
     assert 101.0 < clock.now < 102.0
+
+
+def test_a_plan_of_a_process_that_never_stands_still_says_so_last() -> None:
+    def work(made: Script, _: int) -> None:
+        made.process.lock = (4711, 1)
+        made.main.dlopen("liba.so")
+
+    running = Running(work)
+    running.made.process.lock = (4711, 1)
+    running.made.refresh()
+    assert [problem.where for problem in plan_all(running.made.target).problems] == ["loader", "racy"]
 
 
 def test_lists_that_can_never_be_read_are_the_error_that_they_were_at_last(clock: Clock) -> None:

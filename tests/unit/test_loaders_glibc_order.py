@@ -5,13 +5,20 @@ Against real loaders the order is checked by tests/plan; here stands what no gli
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 import pytest
+from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import Fields, Graph, LinkMap, Namespace
-from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order
+from dlwhy.common.linux.loader.order import AT_SECURE, OrderRule, Sorting, finaliser_order, find_order_rule
+from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
+from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.synth.glibc import DL_ARGV, Library, Process
+from dlwhy.tests.synth.glibc_layouts import process_of
 
 LAYOUT = Layout("link_map", 16, {"l_init_called_next": Field(0, 8), "l_init_called": Field(8, 1)})
 ORIGINAL = OrderRule(Sorting.ORIGINAL, False, True)
@@ -97,3 +104,96 @@ def test_sorting_that_takes_too_long_is_given_up() -> None:
     names = [chr(0x4E00 + number) for number in range(700)]
     needs = {name: [other for other in names if other != name] for name in names}
     assert order(graph_of(needs), "".join(names), names[0], ORIGINAL) is None
+
+
+# -- which algorithm it is ------------------------------------------------------------------------------------
+
+
+def rule_of(
+    version: Optional[tuple[int, int]],
+    environment: Optional[Sequence[bytes]] = (),
+    auxv: Mapping[int, int] = {},
+    damage: Optional[Callable[[Process, FakeTarget], None]] = None,
+) -> OrderRule:
+    """Find the rule of a process that was started with an environment; None: it cannot be found."""
+    process = process_of([Library("liba.so", opencount=1)])
+    process.started_with = None if environment is None else ([b"/bin/program", b"GLIBC_TUNABLES=no"], environment)
+    target = FakeTarget(process.segments(), auxv={**process.auxv(), **auxv})
+    if damage is not None:
+        damage(process, target)
+    memory = Memory(target)
+    start = find_start(memory)
+    private = find_private(memory, start)
+    assert private is not None
+    return find_order_rule(memory, choose_layouts(memory, start, private).graph, private, version)
+
+
+@pytest.mark.parametrize(
+    ("version", "rule"),
+    [
+        ((2, 17), OrderRule(Sorting.ORIGINAL, False, True)),
+        ((2, 34), OrderRule(Sorting.ORIGINAL, False, True)),
+        ((2, 35), OrderRule(Sorting.DEPTH_FIRST, False, True)),
+        ((2, 38), OrderRule(Sorting.DEPTH_FIRST, False, True)),
+        ((2, 39), OrderRule(Sorting.DEPTH_FIRST, True, True)),
+        (None, OrderRule(Sorting.DEPTH_FIRST, True, False)),
+    ],
+)
+def test_the_rule_of_each_version(version: Optional[tuple[int, int]], rule: OrderRule) -> None:
+    assert rule_of(version) == rule
+
+
+@pytest.mark.parametrize(
+    ("environment", "sorting"),
+    [
+        ([b"HOME=/", b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=1"], Sorting.ORIGINAL),
+        ([b"GLIBC_TUNABLES=glibc.malloc.check=0:glibc.rtld.dynamic_sort=1", b"HOME=/"], Sorting.ORIGINAL),
+        ([b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=2"], Sorting.DEPTH_FIRST),
+        ([b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=1:glibc.rtld.dynamic_sort=2"], Sorting.DEPTH_FIRST),
+        # The loader takes neither of these.
+        ([b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=3"], Sorting.DEPTH_FIRST),
+        ([b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=1:glibc.rtld.dynamic_sort=9"], Sorting.ORIGINAL),
+        ([b"GLIBC_TUNABLES=glibc.rtld.dynamic_sorting=1"], Sorting.DEPTH_FIRST),
+        ([b"XGLIBC_TUNABLES=glibc.rtld.dynamic_sort=1"], Sorting.DEPTH_FIRST),
+    ],
+)
+def test_the_tunable_is_that_of_the_environment(environment: Sequence[bytes], sorting: Sorting) -> None:
+    assert rule_of((2, 40), environment) == OrderRule(sorting, True, True)
+
+
+def test_a_privileged_program_ignores_the_tunable() -> None:
+    environment = [b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=1"]
+    assert rule_of((2, 40), environment, {AT_SECURE: 1}) == OrderRule(Sorting.DEPTH_FIRST, True, True)
+    assert rule_of((2, 40), environment, {AT_SECURE: 0}) == OrderRule(Sorting.ORIGINAL, True, True)
+
+
+def test_where_the_environment_cannot_be_read_the_rule_is_not_certain() -> None:
+    uncertain = OrderRule(Sorting.DEPTH_FIRST, True, False)
+    assert rule_of((2, 40), None) == uncertain
+
+    def forget(process: Process, target: FakeTarget) -> None:
+        target.forget(process.base(process.library("ld.so")) + DL_ARGV, 8)
+
+    assert rule_of((2, 40), [b"GLIBC_TUNABLES=glibc.rtld.dynamic_sort=1"], damage=forget) == uncertain
+
+
+def test_an_environment_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlwhy.common.linux.loader import order as module
+
+    monkeypatch.setattr(module, "_MAX_STRINGS", 4)
+    assert rule_of((2, 40), [b"A=1"]).certain is False
+    monkeypatch.setattr(module, "_MAX_STRINGS", 5)
+    assert rule_of((2, 40), [b"A=1"]).certain is True
+
+
+def test_a_loader_that_keeps_its_constructors_order_unloads_in_the_reverse_one() -> None:
+    assert find_order_rule_of(graph_of({"a": ()}, None, {"a": "main"})) == OrderRule(Sorting.CONSTRUCTORS, False, True)
+
+
+def find_order_rule_of(graph: Graph) -> OrderRule:
+    """Find the rule of a process of 2.36 by its maps alone."""
+    process = process_of([])
+    memory = Memory(process.target())
+    private = find_private(memory, find_start(memory))
+    assert private is not None
+    return find_order_rule(memory, graph, private, (2, 36))

@@ -9,7 +9,7 @@ import pytest
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import Close, Open
 from dlwhy.common.linux.trace.stops import Options
-from dlwhy.common.linux.trace.tracer import ANOTHER_PROGRAM, EXITED, MAX_PROBLEMS, begin
+from dlwhy.common.linux.trace.tracer import ANOTHER_PROGRAM, EXITED, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
 from dlwhy.tests.support.told import place, told
@@ -722,10 +722,10 @@ def test_problems_are_not_listed_without_end(in_rtld: bool) -> None:
     made = script(in_rtld)
     made.begin()
     made.target.forget(made.process.base(made.library("ld.so")), 0x5000)
-    for number in range(MAX_PROBLEMS + 10):
+    for number in range(60):
         made.thread(5000 + number).begin_open("libx.so").leave()
     made.target.heal()
-    assert len(made.report().problems) == MAX_PROBLEMS
+    assert len(made.report().problems) == 50
 
 
 def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: bool) -> None:
