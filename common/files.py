@@ -161,3 +161,17 @@ def _require_regular(status: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
+
+
+if sys.platform == "win32":
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        stream.seek(offset)
+        return stream.read(size)
+
+else:
+
+    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes of a file from an offset on."""
+        return os.pread(stream.fileno(), size, offset)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Optional, Union
 
 from .errors import DumpFormatError, NotFoundError, UnsupportedError
-from .files import open_regular
+from .files import open_regular, read_at
 from .linux.dumps.coretarget import CoreTarget
 from .linux.dumps.elfcore import require_core
-from .linux.elf.files import read_at
 from .model import Problem
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 import pytest
-from dlwhy.tests.test_imports import ROOT, module_files
+from dlwhy.tests.support.tree import ROOT, module_files
 
 #: File and function: the guards around an optional package and around a debugger's handler, and the command runner.
 ALLOWED = {

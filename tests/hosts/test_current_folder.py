@@ -17,7 +17,7 @@ from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import fixtures
-from dlwhy.tests.hosts.test_bug_lines import DEBUGGERS, ask
+from dlwhy.tests.hosts.typed import DEBUGGERS, ask
 
 #: What an answer imports, at its start or later; wcwidth and org are tried by tabulate and the standard library's copy.
 MODULES = ["tabulate", "wcwidth", "rust_demangler", "json", "argparse", "re", "textwrap", "fnmatch", "difflib"]

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dlwhy.tests.hosts.comparing import compare
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
 from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.hosts.scenario import Json
-from dlwhy.tests.hosts.test_all_hosts import compare
 from dlwhy.tests.synth.process import compile_file
 
 SECONDS = 60.0

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dlwhy.tests.hosts.comparing import compare
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
 from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.hosts.scenario import Json
-from dlwhy.tests.hosts.test_all_hosts import compare
+from dlwhy.tests.synth.names import doubling_cxx
 from dlwhy.tests.synth.process import compile_file
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.test_story import debug
-from dlwhy.tests.unit.test_elf_demangle import doubling_cxx
+from dlwhy.tests.trace.debugging import debug
 
 SECONDS = 60.0
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 from dlwhy.tests.hosts.chroots import SUITES, get
+from dlwhy.tests.hosts.comparing import first_difference, text_of
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import Json
-from dlwhy.tests.hosts.test_all_hosts import first_difference, text_of
-from dlwhy.tests.hosts.test_bug_lines import ask
+from dlwhy.tests.hosts.typed import ask
 from dlwhy.tests.schema import VALIDATOR
-from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.test_story import comparable
+from dlwhy.tests.trace.attached import comparable, document_in
 
 HERE = Path(__file__).resolve().parent
 DEBUGGERS = [host for host in HOSTS if host != SHELL]

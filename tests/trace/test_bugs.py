@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.trace.test_safety import DEBUGGERS, program, run
-
-__all__ = ["program"]
+from dlwhy.tests.trace.debugging import DEBUGGERS, run
 
 #: What is run within the debugger: a method raises at some of its calls.
 BREAK = """

@@ -5,8 +5,6 @@ Each host is asked for the same; what it says must be the same too.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jsonschema
 import pytest
 from dlwhy.tests.hosts.build import build
@@ -16,16 +14,7 @@ from dlwhy.tests.schema import SCHEMA, VALIDATOR
 from dlwhy.tests.trace.attached import Traced, document_in
 from dlwhy.tests.trace.debugging import DEBUGGERS, debug
 
-
-def comparable(value: Any) -> Any:
-    """Leave out what differs between runs and debuggers: times, threads, addresses, and the reading of line tables."""
-    if isinstance(value, dict):
-        left_out = {"time", "thread", "address", "link_map", "handle", "line", "expression", "object"}
-        left_out |= {"seconds", "value"}
-        return {key: comparable(each) for key, each in value.items() if key not in left_out}
-    if isinstance(value, list):
-        return [comparable(each) for each in value]
-    return value
+from .attached import comparable
 
 
 @pytest.fixture(scope="module", params=["rust", "cpp"])

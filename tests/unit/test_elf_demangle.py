@@ -13,6 +13,8 @@ from dlwhy.common.linux.elf.demangle import MAX_MANGLED_LENGTH, demangle
 from dlwhy.tests.synth.loaded import system_library
 from elftools.elf.elffile import ELFFile
 
+from ..synth.names import doubling_cxx, doubling_rust
+
 SMALL = 1 << 20
 
 
@@ -86,32 +88,6 @@ def test_versions_are_cut_off() -> None:
 def test_a_longer_name_than_any_compiler_writes_stays() -> None:
     name = "_Z1f" + "i" * MAX_MANGLED_LENGTH
     assert demangle(name) == name
-
-
-def doubling_cxx(levels: int) -> str:
-    """Name a type whose demangled form doubles with each level, by back references."""
-    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    references = ["S_", *(f"S{digit}_" for digit in digits)]
-    return "_Z1f1AIiiE" + "".join(f"S_I{references[level]}{references[level]}E" for level in range(1, levels + 1))
-
-
-def doubling_rust(levels: int) -> str:
-    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-    def number(value: int) -> str:
-        text, value = "", value - 1
-        while True:
-            text, value = digits[value % 62] + text, value // 62
-            if value == 0:
-                return text + "_"
-
-    body = "INvC1a1b"
-    places: list[int] = []
-    for _ in range(levels):
-        place = len(body)
-        body += f"TB{number(places[-1])}B{number(places[-1])}E" if places else "TllE"
-        places.append(place)
-    return f"_R{body}E"
 
 
 def test_short_names_may_not_become_long_ones() -> None:

@@ -17,7 +17,7 @@ from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.tests.fakes import X86_64, FakeTarget
 from dlwhy.tests.synth.glibc import Library as Made
 from dlwhy.tests.synth.glibc import Process
-from dlwhy.tests.unit.test_loaders_glibc import V239
+from dlwhy.tests.synth.glibc_layouts import V239
 
 SEEDS = range(20)
 START = (Made("main", type=0), Made("libc.so.6", type=1, tls_size=0x90), Made("ld.so", type=1))

@@ -15,9 +15,8 @@ from typing import BinaryIO, NamedTuple, Optional
 
 from ...charset import decode
 from ...errors import DumpFormatError, FaultError
-from ...files import open_regular
+from ...files import open_regular, read_at
 from ...model import Module, Problem
-from ..elf.files import read_at
 from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_build_id, parse_program_headers
 from .auxv import parse_auxv
 

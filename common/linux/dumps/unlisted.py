@@ -15,11 +15,11 @@ import struct
 from typing import BinaryIO, Optional
 
 from ...errors import DlwhyError, FaultError, UnsupportedError
-from ...files import open_regular
+from ...files import open_regular, read_at
 from ...memory import Memory
 from ...model import Module, Problem
 from ...target import Target
-from ..elf.files import ElfFile, read_at, read_elf_file
+from ..elf.files import ElfFile, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
 from ..loader.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
 from .elfcore import ElfCore, MappedFile, build_id_in_first_page

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional
 
-from ...files import open_first
+from ...files import open_first, read_at
 from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Module, Platform
@@ -29,20 +28,6 @@ DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
 FILE_SECONDS = 1.5
 
 _MAX_DIGITS = 20
-
-
-if sys.platform == "win32":
-
-    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
-        """Read up to ``size`` bytes of a file from an offset on."""
-        stream.seek(offset)
-        return stream.read(size)
-
-else:
-
-    def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
-        """Read up to ``size`` bytes of a file from an offset on."""
-        return os.pread(stream.fileno(), size, offset)
 
 
 class ElfFile(NamedTuple):

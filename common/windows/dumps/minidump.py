@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Optional
 
 from ...errors import DumpFormatError, FaultError, UnsupportedError
-from ...files import open_regular
-from ...linux.elf.files import read_at
+from ...files import open_regular, read_at
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
 from ..model import Image, SystemVersion, UnloadedImage
