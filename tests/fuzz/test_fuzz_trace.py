@@ -13,7 +13,8 @@ from dlwhy.common.linux.elf.unwind import REGISTERS
 from dlwhy.common.linux.trace.calls import CONVENTIONS
 from dlwhy.common.linux.trace.events import Event
 from dlwhy.common.linux.trace.stops import Options, Stop
-from dlwhy.common.linux.trace.tracer import MAX_PROBLEMS, begin
+from dlwhy.common.linux.trace.summary import MAX_PROBLEMS
+from dlwhy.common.linux.trace.tracer import begin
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.target import Reaction
@@ -75,7 +76,7 @@ def test_any_order_of_events(
     target = RunningCore(rich_core)
     try:
         tracer = begin(target, Options(libraries, stop_when, tls=True), events.append, stops.append)
-        maps = sorted(tracer._examined.process.graph.by_address)
+        maps = sorted(tracer._reading.process.graph.by_address)
         places = sorted(target.handlers)
         stack = target.core.auxv.get(25, 0) & ~0xFFF  # where AT_RANDOM points: the main thread's stack
         values = {
@@ -100,7 +101,7 @@ def test_any_order_of_events(
             text = render(trace_view(trace, verbose=False))
             assert all(len(line) <= MAX_WIDTH for line in text.splitlines())
             assert render(trace_view(trace, verbose=True))
-            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._examined.process.problems)
+            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._reading.process.problems)
             tracer.stop()
     finally:
         target.close()
@@ -117,7 +118,7 @@ def test_the_undamaged_process_is_traced(rich_core: Path) -> None:
     target = RunningCore(rich_core)
     tracer = begin(target, Options(tls=True), events.append, lambda _: None)
     stack = target.core.auxv[25] & ~0xFFF
-    handle = next(iter(tracer._examined.process.graph.by_address))
+    handle = next(iter(tracer._reading.process.graph.by_address))
     for address in sorted(target.handlers):
         assert arrive(target, address, 4711, [handle, 2, 0, 0, 0, 0, stack]) is Reaction.RESUME
     tracer.stop()

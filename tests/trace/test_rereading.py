@@ -16,9 +16,8 @@ from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.linux.trace.forecast import Forecast
-from dlwhy.common.linux.trace.operations import Closing
+from dlwhy.common.linux.trace.operation import Prediction
 from dlwhy.common.memory import Memory
-from dlwhy.common.trace.events import Moment
 from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, build_driver, build_graph, random_shapes
@@ -63,23 +62,22 @@ def without_scopes(graph: Graph, process: GlibcProcess) -> list[tuple[int, bytes
     return [(at, raw[:start] + raw[end:] if at in graph.by_address else raw) for at, raw in graph.pieces]
 
 
-def told_by(closing: Closing) -> tuple[Any, ...]:
+def told_by(prediction: Prediction) -> tuple[Any, ...]:
     """Return what was predicted."""
     keeps = []
-    for library in closing.keeps:
+    for library in prediction.keeps:
         # Why it is NODELETE can be told for sure until it is made global.
         holds = [h._replace(origin="unknown") if h.origin == "dlopen-flag" else h for h in library.holds]
         keeps.append(library._replace(holds=tuple(holds)))
-    return closing.outcome, closing.predicted, closing.at_least, keeps
+    return prediction.outcome, prediction.goes, prediction.at_least, keeps
 
 
-def foresee(forecast: Forecast, examined: GlibcExamination) -> dict[int, Closing]:
+def foresee(forecast: Forecast, examined: GlibcExamination) -> dict[int, Prediction]:
     """Predict a close of each library by itself."""
     found = {}
     for address, link_map in examined.process.graph.by_address.items():
         if not link_map.is_proxy:
-            found[address] = Closing(Moment(1, 0.0, 1, None, "user", None), 0, address, link_map, None)
-            forecast.predict(examined, found[address], link_map, None)
+            found[address] = forecast.predict(examined, link_map, None)
     return found
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dlwhy.common.linux.trace.operations import Opening, Operations
+from dlwhy.common.linux.trace.operation import Beginning, Opening
+from dlwhy.common.linux.trace.operations import Operations
+from dlwhy.common.linux.trace.request import Request
 from dlwhy.common.trace.events import Moment
 
 
 def opening(number: int, lwp: int) -> Opening:
-    return Opening(Moment(number, 0.0, lwp, None, "user", None), 0x7FF0, "libA.so", 1, -2)
+    beginning = Beginning(Moment(number, 0.0, lwp, None, "user", None), 0x7FF0, None, {})
+    return Opening(beginning, Request("libA.so", 1, -2))
 
 
 def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
-    operations = Operations(lambda *_: None)
+    operations = Operations()
     first, second = opening(1, 100), opening(2, 200)
     operations.add(first)
     operations.add(second)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from ...model import Outcome
+from ...trace.events import Instance
 from ..elf.bindings import Bindings
 from ..loader.collector import Edge, mark
 from ..loader.maps import Graph, LinkMap, is_same
@@ -15,7 +16,8 @@ from ..plan import Planner
 from ..state.kept import PERMANENT
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
-from .operations import Closing, instance_of
+from .operation import Closing, Prediction
+from .operations import instance_of
 
 #: Holds that follow from the maps and bindings alone; others are found in memory besides.
 _OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION})
@@ -29,37 +31,37 @@ class Forecast:
         self._lasting: dict[int, tuple[LinkMap, Library]] = {}
         self._staying = _Staying()
 
-    def predict(
-        self, examined: GlibcExamination, closing: Closing, link_map: LinkMap, outer: Optional[Closing]
-    ) -> None:
-        """Predict a close; what another one puts off goes to that, ``outer``."""
+    def predict(self, examined: GlibcExamination, link_map: LinkMap, outer: Optional[Closing]) -> Prediction:
+        """Predict a close; what it adds to the close that it is within, ``outer``, goes when that one ends."""
         planner = Planner(examined)
         outcome, left, unloads = planner.predict(link_map)
-        closing.outcome = outcome
         by_address = examined.process.graph.by_address
-        going = {address: instance_of(examined.process, by_address[address]) for address in unloads}
+        goes = {address: instance_of(examined.process, by_address[address]) for address in unloads}
+        adds: dict[int, Instance] = {}
+        at_least: tuple[str, ...] = ()
         if outcome is Outcome.DEFERRED and outer is not None:
-            closing.adds = {a: i for a, i in going.items() if a not in outer.predicted}
-            outer.remarked.update(closing.adds)
+            adds = {a: i for a, i in goes.items() if a not in outer.prediction.goes}
+            goes = {}
         else:
-            closing.predicted = going
-            closing.at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
-        if left == 0 or outcome is Outcome.EARLY_RETURN:
-            closing.keeps = self._keeps(planner, link_map, left, unloads)
+            at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
+        is_last = left == 0 or outcome is Outcome.EARLY_RETURN
+        keeps = self._keeps(planner, link_map, left, unloads) if is_last else ()
+        return Prediction(outcome, goes, adds, at_least, keeps)
 
-    def explain(self, before: Graph, process: GlibcProcess, closing: Closing) -> None:
+    def explain(self, before: Graph, process: GlibcProcess, closing: Closing) -> Mapping[int, Instance]:
         """Mark once more by the counts of now, where closes within this one lowered some without having been seen.
 
-        What libc of another namespace is asked to close is not seen by every debugger.
+        What libc of another namespace is asked to close is not seen by every debugger.  Returns what has gone by that.
         """
         number = closing.library.namespace if closing.library else None
         after = process.graph.by_address
-        for namespace in before.namespaces:
-            if namespace.number == number:
-                counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
-                kept = mark(namespace, before, process.rules, counts)
-                found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
-                closing.remarked.update((a, i) for a, i in found.items() if a not in closing.predicted)
+        namespace = next((n for n in before.namespaces if n.number == number), None)
+        if namespace is None:
+            return {}
+        counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
+        kept = mark(namespace, before, process.rules, counts)
+        found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
+        return {a: i for a, i in found.items() if a not in closing.prediction.goes}
 
     def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
         for link_map in maps:

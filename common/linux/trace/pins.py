@@ -9,7 +9,8 @@ from ..loader.maps import Graph, LinkMap, is_same
 from ..loader.roots import LT_LOADED
 from ..model import Hold, HoldKind, Library
 from ..state.process import GlibcProcess
-from .operations import Opening, differing
+from .operation import Opening
+from .operations import differing
 
 _RTLD_NODELETE = 0x1000
 
@@ -41,7 +42,7 @@ def find_cause(process: GlibcProcess, link_map: LinkMap, library: Library, openi
     hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
     lookups: list[str] = []
     origin = hold.origin
-    flagged = [opening for opening in openings if opening.flags & _RTLD_NODELETE]
+    flagged = [opening for opening in openings if opening.request.flags & _RTLD_NODELETE]
     if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
         origin = "dlopen-flag"
     elif origin == "unknown" and not flagged:

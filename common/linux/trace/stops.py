@@ -14,7 +14,7 @@ from ..model import HoldKind, Library
 from ..state.kept import PERMANENT
 from ..state.naming import base_name
 from .events import Close, Event, Open
-from .operations import Closing, Opening, Operation
+from .operation import Closing, Opening, Operation
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
 _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
@@ -62,18 +62,18 @@ class Stops:
 
     def note_added(self, opening: Opening, instance: Instance) -> None:
         """Note a library that was seen only after the open that brought it, unless that has stopped for it."""
-        has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.requested or "")
+        has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.request.name or "")
         if self._options.stop_when == "opened" and not has_stopped:
             self._late.append(instance)
 
     def _is_asked_for(self, opening: Opening) -> bool:
-        return bool(opening.requested) and self.is_wanted(opening.requested or "")
+        return bool(opening.request.name) and self.is_wanted(opening.request.name or "")
 
     def find_at_close(self, closing: Closing, closings: Iterable[Closing]) -> Optional[tuple[str, ...]]:
         """Name the libraries for which the process stops at a close, None if it does not."""
         when = self._options.stop_when
         if when == "kept":
-            kept = [library for library in closing.keeps if library.held is not False]
+            kept = [library for library in closing.prediction.keeps if library.held is not False]
             if self._options.libraries:
                 chosen = [library for library in kept if self.is_wanted(library.path)]
             else:
@@ -81,8 +81,8 @@ class Stops:
                 chosen = [library for library in kept if library.link_map == own or _is_surprising(library)]
             return tuple(library.name for library in chosen) or None
         if when == "unloaded":
-            going = {**closing.predicted, **closing.remarked}.values()
-            if closing.outcome is Outcome.DEFERRED:
+            going = {**closing.prediction.goes, **closing.remarked}.values()
+            if closing.prediction.outcome is Outcome.DEFERRED:
                 going = {a: i for op in closings for a, i in op.remarked.items()}.values()
             return tuple(each.name for each in going if self.is_wanted(each.path)) or None
         return self._find_late()
@@ -92,7 +92,7 @@ class Stops:
         if self._options.stop_when != "opened":
             return None
         if self._is_asked_for(opening):
-            name = base_name(opening.requested or "")
+            name = base_name(opening.request.name or "")
             self._late = [each for each in self._late if each.name != name]
             return (name,)
         return self._find_late()

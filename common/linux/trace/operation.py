@@ -1,0 +1,173 @@
+"""What is known of an open or close that has begun and not been seen to end?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Optional
+
+from ...model import Outcome
+from ...trace.events import Instance, Moment, OpenResult
+from ..loader.maps import LinkMap
+from ..model import Library
+from ..state.naming import base_name
+from .descriptors import Snapshot
+from .events import Close, Event, Open
+from .request import Request
+
+
+class Beginning(NamedTuple):
+    """How an open or close began: when, at which stack pointer, and which descriptors were open then.
+
+    ``returns_to`` is the word at ``stack`` where this is its return address, else None.
+    """
+
+    moment: Moment
+    stack: int
+    returns_to: Optional[int]
+    open_before: Snapshot
+
+
+class Operation:
+    """An open or close that has begun and not been seen to end."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self.moment, self.stack, self.returns_to, self.open_before = beginning
+        self.has_effect = False
+        #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
+        self.is_doubtful = False
+        self.went: dict[int, Instance] = {}
+
+    def note_race(self) -> None:
+        """Note that another thread opens or closes meanwhile."""
+        self.moment = self.moment._replace(raced=True)
+
+    def doubt(self) -> None:
+        """Take neither its end nor its effect for known any more."""
+        self.is_doubtful = True
+
+    def note_gone(self, library: Instance) -> None:
+        """Note a library that it has unloaded."""
+        self.went[library.link_map] = library
+        self.has_effect = True
+
+    def event(self, ended: bool) -> Event:
+        """Give the event as it is known now."""
+        raise NotImplementedError
+
+
+class Opening(Operation):
+    """A dlopen or dlmopen."""
+
+    def __init__(self, beginning: Beginning, request: Request) -> None:
+        super().__init__(beginning)
+        self.request = request
+        self.library: Optional[Instance] = None
+        self.added: dict[int, Instance] = {}
+
+    def is_for(self, link_map: LinkMap) -> bool:
+        """Return True if it asks for a library by its name."""
+        return base_name(self.request.name or "") == base_name(link_map.name)
+
+    def note_library(self, library: Instance) -> None:
+        """Note the library that it has given a handle of."""
+        self.library = library
+        self.has_effect = True
+
+    def note_added(self, library: Instance) -> None:
+        """Note a library that it has loaded."""
+        self.added[library.link_map] = library
+
+    def event(self, ended: bool) -> Open:
+        """Give the event: without a library it has failed, if it has ended."""
+        result = OpenResult.UNKNOWN
+        if self.library is not None:
+            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.COUNTED
+        elif ended:
+            result = OpenResult.FAILED
+        return Open(
+            moment=self.moment,
+            requested=self.request.name,
+            flags=self.request.flags,
+            space=self.request.space,
+            result=result,
+            library=self.library,
+            added=_by_name(self.added.values()),
+            went=_by_name(self.went.values()),
+        )
+
+
+class Prediction(NamedTuple):
+    """What a close will do: how it ends, what goes, by the address of its map, and what of all that it needs stays.
+
+    ``adds`` are those that go by the marking of the close that it is within, ``at_least`` names libraries that can
+    close more while they are unloaded.
+    """
+
+    outcome: Outcome
+    goes: Mapping[int, Instance]
+    adds: Mapping[int, Instance]
+    at_least: tuple[str, ...]
+    keeps: tuple[Library, ...]
+
+
+#: That of a close of what is no library.
+_NOTHING = Prediction(Outcome.NOT_OPEN, {}, {}, (), ())
+
+
+class Closing(Operation):
+    """A close, with what was predicted of it; ``remarked`` are what markings after the first add to what goes."""
+
+    def __init__(
+        self, beginning: Beginning, handle: int, link_map: Optional[LinkMap], library: Optional[Instance]
+    ) -> None:
+        super().__init__(beginning)
+        self.handle = handle
+        self.link_map = link_map
+        self.library = library
+        self.prediction = _NOTHING
+        self.remarked: dict[int, Instance] = {}
+        self.is_counted = False
+
+    @property
+    def does_nothing(self) -> bool:
+        """Tell whether the close is sure to leave everything as it is."""
+        return self.prediction.outcome in (Outcome.EARLY_RETURN, Outcome.NOT_OPEN)
+
+    def is_expected_to_unload(self, address: int) -> bool:
+        """Return True if one of its markings condemns the library with a map at an address."""
+        return address in self.prediction.goes or address in self.remarked
+
+    def predict(self, link_map: LinkMap, prediction: Prediction) -> None:
+        """Take a prediction, made by a map as it is now."""
+        self.link_map = link_map
+        self.prediction = prediction
+
+    def note_remarked(self, libraries: Mapping[int, Instance]) -> None:
+        """Note what a further marking adds to what goes."""
+        self.remarked.update(libraries)
+
+    def note_count(self) -> None:
+        """Note that it has lowered an open count."""
+        self.has_effect = self.is_counted = True
+
+    def event(self, ended: bool) -> Close:
+        """Give the event: what went is not known before it has ended."""
+        prediction = self.prediction
+        return Close(
+            moment=self.moment,
+            library=self.library,
+            open_count=self.link_map.l_direct_opencount if self.link_map else 0,
+            outcome=prediction.outcome,
+            predicted=_by_name(prediction.goes.values()),
+            remarked=_by_name(self.remarked.values()),
+            at_least=prediction.at_least,
+            keeps=prediction.keeps,
+            went=_by_name(self.went.values()) if ended else (),
+            ended=ended,
+            adds=_by_name(prediction.adds.values()),
+            handle=self.handle,
+        )
+
+
+def _by_name(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+    return tuple(sorted(instances))

@@ -1,0 +1,95 @@
+"""What does the loader of a traced process look like now, and what was it at the event before?"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ...errors import FaultError, UnsupportedError
+from ...target import LiveProcess
+from ..dumps.procfs import find_inner_id
+from ..loader.follow import GraphFollower
+from ..loader.maps import Graph
+from ..loader.roots import LT_EXECUTABLE
+from ..state.process import GlibcProcess
+from ..state.verdict import GlibcExamination
+
+ANOTHER_PROGRAM = "the process executed another program"
+
+AT_RANDOM = 25
+
+
+class Reading:
+    """A process as it was read last.
+
+    ``is_exiting`` tells whether the program's finalisers run.
+    """
+
+    def __init__(self, target: LiveProcess, examined: GlibcExamination) -> None:
+        process = examined.process
+        self.examined = examined
+        self.is_exiting = False
+        self._target = target
+        self._follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
+        self._random = process.memory.target.auxv().get(AT_RANDOM, 0)
+        self._identity = self._read_identity()
+        self._compared: Graph = process.graph
+        self._was_running = False
+        self._tids: dict[int, int] = {}
+
+    @property
+    def process(self) -> GlibcProcess:
+        """Return what was read."""
+        return self.examined.process
+
+    def look(self) -> None:
+        """Read the lists again.
+
+        :raises UnsupportedError: if the process executes another program, even the same one once more.
+        """
+        if not self.is_same_program():
+            raise UnsupportedError(ANOTHER_PROGRAM)
+        self.examined = self.examined.later(self._follower)
+
+    def is_same_program(self) -> bool:
+        """Return True if the process still executes the program that it did at the beginning."""
+        return self._read_identity() == self._identity
+
+    def _read_identity(self) -> Optional[bytes]:
+        """Read the random bytes that the kernel gives to each program that it starts."""
+        try:
+            return self._target.read(self._random, 16) if self._random else None
+        except FaultError:
+            return None
+
+    def take_changed(self) -> Optional[Graph]:
+        """Return the lists of the event before if they are others now; the next event is compared with those of now.
+
+        Where another thread has been stopped while it changed the lists, the next event is compared with the same.
+        """
+        graph = self.process.graph
+        if not graph.complete:
+            return None
+        before, self._compared = self._compared, graph
+        self._note_exit(graph)
+        return before if before is not graph else None
+
+    def _note_exit(self, graph: Graph) -> None:
+        """Note whether the program's finalisers run: _dl_fini takes its l_init_called back first of all."""
+        main = next((m for m in graph.namespaces[0].maps if m.l_type == LT_EXECUTABLE), None)
+        is_running = bool(main and main.field("l_init_called"))
+        self._was_running = self._was_running or is_running
+        self.is_exiting = self._was_running and not is_running
+
+    def depth(self, lwp: int) -> int:
+        """Return how many of a thread's opens and closes go on, by the loader's lock."""
+        lock = self.process.lock
+        is_owner = lock.is_held and (lock.owner is None or lock.owner == self._tid(lwp))
+        return max(1, lock.depth) if is_owner else 0
+
+    def _tid(self, lwp: int) -> int:
+        """Return a thread's id as the process itself knows it, which in a container is another one."""
+        if lwp not in self._tids:
+            pid = self._target.pid
+            inner = find_inner_id(pid, lwp) if pid is not None and self._target.kind == "live" else None
+            self._tids[lwp] = lwp if inner is None else inner
+        return self._tids[lwp]

@@ -1,0 +1,47 @@
+"""Which TLS destructor is a thread about to register, for which library, and who calls?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ...memory import Memory
+from ...target import Hit
+from ...trace.events import Instance, Site
+from .callers import Callers
+from .operations import instance_of
+from .reading import Reading
+
+#: By ``int __cxa_thread_atexit_impl (dtor_func func, void *obj, void *dso_symbol)`` TLS destructors are registered.
+REGISTER = "__cxa_thread_atexit_impl"
+
+
+class Registering(NamedTuple):
+    """A call of it: who calls, the library that it keeps, the destructor with its object, and that one's library.
+
+    ``owner`` is None where the destructor is of the library that it keeps.
+    """
+
+    caller: Optional[Site]
+    library: Instance
+    function: Site
+    object: int
+    owner: Optional[str]
+
+
+def read_registration(hit: Hit, memory: Memory, reading: Reading, callers: Callers) -> Registering:
+    """Read what a thread at ``__cxa_thread_atexit_impl`` is about to register; ``memory`` is that of now.
+
+    :raises FaultError: if its arguments cannot be read.
+    :raises UnsupportedError: if the process executes another program.
+    """
+    function, subject, symbol = (callers.argument(hit, memory, i) for i in range(3))
+    pc = callers.return_address(hit, memory)
+    if any(reading.process.find_map(address) is None for address in (function, symbol, pc)):
+        reading.look()  # for names only: what has changed is found at the next event
+    process = reading.process
+    caller = callers.name(process, callers.behind(hit, process, pc))
+    kept = process.find_map(symbol) or process.graph.namespaces[0].maps[0]
+    code = callers.name(process, function, before=0) or Site(function)
+    library = instance_of(process, kept)
+    owner = code.library if code.library != library.name else None
+    return Registering(caller, library, code, subject, owner)

@@ -1,0 +1,92 @@
+"""Which events does a trace tell, and what are their sums?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ...model import Problem
+from ...trace.ledger import Ledger
+from ...trace.watching import Watching
+from ..loader.maps import LinkMap
+from ..loader.roots import LT_LOADED
+from ..state.naming import missing_names, target_info
+from ..state.process import GlibcProcess
+from .calls import Places
+from .events import Event, Trace
+from .operations import instance_of
+from .stops import Stops
+
+#: A trace that meets more problems than this is of no use.
+MAX_PROBLEMS = 50
+
+
+class Summary:
+    """The events that have been told, and what went wrong on the way."""
+
+    def __init__(
+        self, process: GlibcProcess, asked: tuple[str, ...], stops: Stops, sink: Callable[[Event], None]
+    ) -> None:
+        """Take the process as the trace begins; what is ``asked`` about goes to ``sink``."""
+        self._info = target_info(process.memory)
+        self._asked = asked
+        self._stops = stops
+        self._sink = sink
+        self._problems: dict[Problem, None] = dict.fromkeys(process.problems)
+        self._unended: tuple[Event, ...] = ()
+        maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
+        self._ledger = Ledger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
+        for link_map in maps:
+            if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
+                self._ledger.begin(instance_of(process, link_map), link_map.l_direct_opencount)
+
+    def tell(self, event: Event) -> None:
+        """Tell an event that has ended, if it is about what was asked, and count it."""
+        if self._stops.is_about(event):
+            self._ledger.add(event)
+            self._sink(event)
+        else:
+            self._ledger.add_unasked(event)
+
+    def tell_unended(self, events: tuple[Event, ...]) -> None:
+        """Tell the events that were going on when the trace ended, the innermost first."""
+        self._unended = events
+        for event in reversed(events):
+            self.tell(event)
+
+    def count_unseen(self, opens: int, closes: int) -> None:
+        """Count what moved an open count without having been seen."""
+        self._ledger.count_unseen(opens, closes)
+
+    def add_problem(self, where: str, message: str) -> None:
+        """Note what could not be established."""
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[Problem(where, message)] = None
+
+    def report(self, process: GlibcProcess, watching: Watching, places: Places, running: tuple[Event, ...]) -> Trace:
+        """Sum up; ``process`` is as it is now, ``running`` what goes on in it."""
+        ledger = self._ledger
+        return Trace(
+            target=self._info,
+            loader=process.loader_info(),
+            watching=watching.ending is None,
+            ending=watching.ending,
+            seconds=watching.seconds(),
+            opens_by=places.opens_by,
+            closes_by=places.closes_by,
+            totals=ledger.totals(),
+            accounts=ledger.accounts_with(_open_counts(process, process.graph.by_address.values())),
+            kept=ledger.kept(),
+            mismatches=tuple(ledger.mismatches),
+            pins=tuple(ledger.pins),
+            registrations=tuple(ledger.registrations),
+            leaks=tuple(ledger.leaks),
+            problems=(*self._problems, *ledger.problems(), *missing_names()),
+            unended=tuple(event for event in self._unended or running if self._stops.is_about(event)),
+            vain=tuple(ledger.vain),
+            asked=self._asked,
+        )
+
+
+def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
+    """Return open counts by path and namespace."""
+    return {(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

@@ -1,0 +1,50 @@
+"""What is watched in a process, since when, and why not any more?"""
+
+from __future__ import annotations
+
+import time
+from typing import Optional
+
+from ..target import Subscription
+
+
+class Watching:
+    """The breakpoints and callbacks of a trace, from its beginning to its end, and the count of its events.
+
+    ``ending`` says why nothing is watched any more, None while it goes on; ``number`` is that of the latest event.
+    """
+
+    def __init__(self) -> None:
+        self.ending: Optional[str] = None
+        self.number = 0
+        self._subscriptions: list[Subscription] = []
+        self._begun = time.monotonic()
+        self._seconds: Optional[float] = None
+
+    def keep(self, *subscriptions: Subscription) -> None:
+        """Keep what is to be taken back at the end."""
+        self._subscriptions += subscriptions
+
+    def end(self, why: str) -> bool:
+        """Take everything back; returns False if that was done before."""
+        if self.ending is not None:
+            return False
+        self.ending = why
+        self._seconds = time.monotonic() - self._begun
+        for subscription in self._subscriptions:
+            subscription.remove()
+        self._subscriptions.clear()
+        return True
+
+    def count(self) -> int:
+        """Count an event; returns its number."""
+        self.number += 1
+        return self.number
+
+    def now(self) -> float:
+        """Return the time since the beginning, in seconds."""
+        return round(time.monotonic() - self._begun, 6)
+
+    def seconds(self) -> float:
+        """Return how long the trace has lasted, or lasted."""
+        return time.monotonic() - self._begun if self._seconds is None else self._seconds
