@@ -1,9 +1,11 @@
-"""What can a trace see happen?  Values, in glibc's and the user's own terms."""
+"""What do the events and the sums of a trace hold on every system?"""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Site(NamedTuple):
@@ -13,16 +15,6 @@ class Site(NamedTuple):
     library: Optional[str] = None
     function: Optional[str] = None
     line: Optional[str] = None
-
-
-class Instance(NamedTuple):
-    """A library as it is loaded from one open to one close."""
-
-    name: str
-    path: str
-    namespace: int
-    link_map: int
-    base: int
 
 
 class Moment(NamedTuple):
@@ -95,3 +87,11 @@ class Totals(NamedTuple):
     unseen_opens: int = 0
     unseen_closes: int = 0
     compared: int = 0
+
+
+def without(some: tuple[_T, ...], others: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Return those of some libraries that are not among others."""
+    if some == others:
+        return ()
+    taken = set(others)
+    return tuple(each for each in some if each not in taken)

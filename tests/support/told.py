@@ -77,20 +77,18 @@ def told_dlls(events: Sequence[DllEvent]) -> list[str]:
 
 def _tell_dll(event: DllEvent) -> str:
     if isinstance(event, DllPin):
-        return f"{_prefix(event.pin)}pin {event.pin.library.name} by {event.function}"
+        return f"{_prefix(event)}pin {event.library.name} by {event.function}"
     counts = f"{_count(event.count_before)}-{_count(event.count_after)}"
     if isinstance(event, DllOpen):
-        opened = event.open
-        text = f"{_prefix(opened)}load {opened.requested} {counts}: {opened.result.value}"
+        text = f"{_prefix(event)}load {event.requested} {counts}: {event.result.value}"
         text += "" if event.function == "LdrLoadDll" else f" by {event.function}"
-        return text + _list(" +", _names(opened.added)) + _list(" -", _names(opened.went))
-    close = event.close
-    name = close.library.name if close.library else "?"
-    text = f"{_prefix(close)}free {name} {counts}: {event.refusal or close.outcome.value}"
-    text += _list(" -", _names(close.predicted)) + _list(", then -", _names(close.remarked))
-    text += _list("; mistaken in", _names(close.stayed)) + _list("; surprised by", _names(close.surprises))
+        return text + _list(" +", _names(event.added)) + _list(" -", _names(event.went))
+    name = event.library.name if event.library else "?"
+    text = f"{_prefix(event)}free {name} {counts}: {event.refusal or event.outcome.value}"
+    text += _list(" -", _names(event.predicted)) + _list(", then -", _names(event.remarked))
+    text += _list("; mistaken in", _names(event.stayed)) + _list("; surprised by", _names(event.surprises))
     text += _list("; detached", event.detached) + _list("; stays", (dll.name for dll in event.keeps))
-    return text + ("" if close.ended else "; not seen to end")
+    return text + ("" if event.ended else "; not seen to end")
 
 
 def _count(value: Optional[int]) -> str:

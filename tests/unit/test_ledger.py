@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dlwhy.common.linux.trace.events import Leak
-from dlwhy.common.trace.events import Instance, Moment
-from dlwhy.common.trace.ledger import MAX_LISTED, Ledger
+from dlwhy.common.linux.trace.events import Instance, Leak
+from dlwhy.common.linux.trace.ledger import EventLedger
+from dlwhy.common.trace.events import Moment
+from dlwhy.common.trace.ledger import MAX_LISTED
 
 LIBRARY = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)
 
 
 def test_what_is_too_many_to_list_is_told() -> None:
-    ledger = Ledger()
+    ledger = EventLedger()
     for number in range(MAX_LISTED + 7):
         assert ledger.problems() == () or number > MAX_LISTED
         ledger.add(Leak(Moment(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))

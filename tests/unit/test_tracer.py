@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import Close, Open
+from dlwhy.common.linux.trace.reading import ANOTHER_PROGRAM
 from dlwhy.common.linux.trace.stops import Options
-from dlwhy.common.linux.trace.tracer import ANOTHER_PROGRAM, EXITED, begin
+from dlwhy.common.linux.trace.tracer import EXITED, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
 from dlwhy.tests.support.told import place, told

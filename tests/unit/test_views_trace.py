@@ -12,13 +12,13 @@ import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import started_view, stop_view, trace_view
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.trace.events import Close, Kept, Leak, Open, Pin, Registration, Trace
+from dlwhy.common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Trace
 from dlwhy.common.linux.trace.stops import Stop
 from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.trace.events import Account, Deeds, Instance, Moment, OpenResult, Site, Totals
+from dlwhy.common.trace.events import Account, Deeds, Moment, OpenResult, Site, Totals
 from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
 from dlwhy.tests.unit.goldens import golden

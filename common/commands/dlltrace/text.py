@@ -70,21 +70,19 @@ def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
 def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
-    rows = [
-        (each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.close.moment.number}") for each in kept
-    ]
+    rows = [(each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.moment.number}") for each in kept]
     yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.close.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 
 
 def _close_words(close: DllClose, verbose: bool) -> str:
-    name = short_name(close.close.library.name, verbose) if close.close.library else "no DLL"
+    name = short_name(close.library.name, verbose) if close.library else "no DLL"
     nothing = ""
-    if close.close.outcome is Outcome.EARLY_RETURN:
+    if close.outcome is Outcome.EARLY_RETURN:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
-    return f"FreeLibrary({name}) by {site_words(close.close.moment.caller, verbose)}{nothing}"
+    return f"FreeLibrary({name}) by {site_words(close.moment.caller, verbose)}{nothing}"
 
 
 def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
@@ -118,7 +116,7 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
     grouped: dict[tuple[str, str, str], int] = {}
     for each in failures:
         status = "" if each.status is None else f"{each.status:#010x}"
-        key = (each.open.requested or "?", status, site_words(each.open.moment.caller, verbose))
+        key = (each.requested or "?", status, site_words(each.moment.caller, verbose))
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("failed load of", "times", "NTSTATUS", "by"), rows, verbose, 3)
@@ -127,14 +125,13 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
 def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
-    rows = [(each.pin.library.name, each.function, site_words(each.pin.moment.caller, verbose)) for each in pins]
+    rows = [(each.library.name, each.function, site_words(each.moment.caller, verbose)) for each in pins]
     yield trace_table(("was pinned", "in", "by"), rows, verbose, 2)
 
 
 def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
-    for each in mismatches[:SHOWN]:
-        close = each.close
+    for close in mismatches[:SHOWN]:
         stayed, surprises = ([one.name for one in some] for some in (close.stayed, close.surprises))
         words = [f"{join(stayed)} stayed"] if stayed else []
         words += [f"{join(surprises)} went too"] if surprises else []
-        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(each, verbose)}: {'; '.join(words)}.")
+        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(close, verbose)}: {'; '.join(words)}.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Optional
 
-from ...linux.trace.events import Event, Trace
-from ...render.json_parts import SCHEMA, envelope, problem_documents
+from ...linux.trace.events import Close, Event, Instance, Leak, Open, Pin, Trace
+from ...render.json_parts import SCHEMA, envelope, hexadecimal, problem_documents
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
-from ...render.trace_json import account_document, event_document
+from ...render.trace_json import account_document, moment_document, site_document
 
 
 def trace_document(command: str, trace: Trace) -> dict[str, Any]:
@@ -39,3 +40,75 @@ def trace_document(command: str, trace: Trace) -> dict[str, Any]:
 def dump_event(event: Event) -> str:
     """Write an event as a line."""
     return dumps({"schema": SCHEMA, **event_document(event)}) + "\n"
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """Build the document of an event."""
+    document = {"event": type(event).__name__.lower(), **moment_document(event.moment)}
+    if isinstance(event, Open):
+        return {
+            **document,
+            "requested": event.requested,
+            "flags": event.flags,
+            "space": event.space,
+            "result": event.result.value,
+            "library": _instance(event.library),
+            "added": _names(event.added),
+            "went": _names(event.went),
+        }
+    if isinstance(event, Close):
+        return {
+            **document,
+            "library": _instance(event.library),
+            "handle": hexadecimal(event.handle),
+            "open_count": event.open_count,
+            "outcome": event.outcome.value,
+            "predicted": _names(event.predicted),
+            "remarked": _names(event.remarked),
+            "adds": _names(event.adds),
+            "at_least": list(event.at_least),
+            "keeps": [kept_document(library) for library in event.keeps],
+            "went": _names(event.went) if event.ended else None,
+            "stayed": _names(event.stayed),
+            "surprises": _names(event.surprises),
+            "exact": event.is_exact if event.ended else None,
+        }
+    if isinstance(event, Pin):
+        return {
+            **document,
+            "library": _instance(event.library),
+            "origin": event.origin,
+            "symbols": list(event.symbols),
+            "symbols_omitted": event.symbols_omitted,
+            "lookups": list(event.lookups),
+        }
+    if isinstance(event, Leak):
+        return {
+            **document,
+            "library": _instance(event.library),
+            "descriptor": event.descriptor,
+            "path": event.path,
+            "sites": [site_document(site) for site in event.sites],
+        }
+    return {
+        **document,
+        "library": _instance(event.library),
+        "function": site_document(event.function),
+        "object": hexadecimal(event.object),
+        "owner": event.owner,
+    }
+
+
+def _instance(instance: Optional[Instance]) -> Optional[dict[str, Any]]:
+    if instance is None:
+        return None
+    return {
+        "name": instance.name,
+        "path": instance.path,
+        "namespace": instance.namespace,
+        "link_map": hexadecimal(instance.link_map),
+    }
+
+
+def _names(instances: Iterable[Instance]) -> list[str]:
+    return [instance.name for instance in instances]

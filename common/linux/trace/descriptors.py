@@ -14,12 +14,12 @@ from typing import NamedTuple, Optional
 from ...charset import decode
 from ...errors import DlwhyError
 from ...memory import Memory
-from ...trace.events import Instance, Moment, Site
+from ...trace.events import Moment, Site
 from ..loader.maps import LinkMap
 from ..state.naming import base_name
 from ..state.process import GlibcProcess
 from .callers import Callers
-from .events import Leak
+from .events import Instance, Leak
 
 #: libc's functions that give descriptors, with the place of a path among their arguments.
 MAKERS: Mapping[str, Optional[int]] = {

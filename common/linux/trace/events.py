@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import Account, Instance, Moment, OpenResult, Site, Totals
+from ...trace.events import Account, Moment, OpenResult, Site, Totals, without
 from ..model import Library
+
+
+class Instance(NamedTuple):
+    """A library as it is loaded from one open to one close."""
+
+    name: str
+    path: str
+    namespace: int
+    link_map: int
+    base: int
 
 
 class Open(NamedTuple):
@@ -51,24 +61,17 @@ class Close(NamedTuple):
     @property
     def stayed(self) -> tuple[Instance, ...]:
         """Give what was predicted to go and stayed: a mistake of ours, unless another thread came before."""
-        return _without((*self.predicted, *self.remarked), self.went) if self.ended else ()
+        return without((*self.predicted, *self.remarked), self.went) if self.ended else ()
 
     @property
     def surprises(self) -> tuple[Instance, ...]:
         """Give what went without having been predicted, by any of the markings."""
-        return _without(self.went, (*self.predicted, *self.remarked)) if self.ended else ()
+        return without(self.went, (*self.predicted, *self.remarked)) if self.ended else ()
 
     @property
     def is_exact(self) -> bool:
         """Tell whether what went is what was predicted when the close began."""
         return self.ended and self.predicted == self.went
-
-
-def _without(some: tuple[Instance, ...], others: tuple[Instance, ...]) -> tuple[Instance, ...]:
-    if some == others:
-        return ()
-    taken = set(others)
-    return tuple(each for each in some if each not in taken)
 
 
 class Pin(NamedTuple):

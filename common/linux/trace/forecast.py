@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from ...model import Outcome
-from ...trace.events import Instance
 from ..elf.bindings import Bindings
 from ..loader.collector import Edge, mark
 from ..loader.maps import Graph, LinkMap, is_same
@@ -16,6 +15,7 @@ from ..plan import Planner
 from ..state.kept import PERMANENT
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
+from .events import Instance
 from .operation import Closing, Prediction
 from .operations import instance_of
 

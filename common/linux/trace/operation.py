@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
 
 from ...model import Outcome
-from ...trace.events import Instance, Moment, OpenResult
+from ...trace.events import Moment, OpenResult
 from ..loader.maps import LinkMap
 from ..model import Library
 from ..state.naming import base_name
 from .descriptors import Snapshot
-from .events import Close, Event, Open
+from .events import Close, Event, Instance, Open
 from .request import Request
 
 

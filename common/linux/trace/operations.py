@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
-from ...trace.events import Instance
 from ..loader.maps import Graph, LinkMap, is_same
 from ..state.naming import base_name
 from ..state.process import GlibcProcess
-from .events import Event
+from .events import Event, Instance
 from .operation import Closing, Opening, Operation
 
 #: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.

@@ -6,8 +6,9 @@ from typing import NamedTuple, Optional
 
 from ...memory import Memory
 from ...target import Hit
-from ...trace.events import Instance, Site
+from ...trace.events import Site
 from .callers import Callers
+from .events import Instance
 from .operations import instance_of
 from .reading import Reading
 

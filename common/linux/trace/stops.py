@@ -9,11 +9,10 @@ from typing import NamedTuple, Optional
 from ...charset import unescaped
 from ...model import Outcome
 from ...target import Reaction
-from ...trace.events import Instance
 from ..model import HoldKind, Library
 from ..state.kept import PERMANENT
 from ..state.naming import base_name
-from .events import Close, Event, Open
+from .events import Close, Event, Instance, Open
 from .operation import Closing, Opening, Operation
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...model import Problem
-from ...trace.ledger import Ledger
+from ...trace.ledger import AccountKey
 from ...trace.watching import Watching
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
@@ -13,6 +13,7 @@ from ..state.naming import missing_names, target_info
 from ..state.process import GlibcProcess
 from .calls import Places
 from .events import Event, Trace
+from .ledger import EventLedger, key_of
 from .operations import instance_of
 from .stops import Stops
 
@@ -34,10 +35,11 @@ class Summary:
         self._problems: dict[Problem, None] = dict.fromkeys(process.problems)
         self._unended: tuple[Event, ...] = ()
         maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
-        self._ledger = Ledger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
+        self._ledger = EventLedger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
         for link_map in maps:
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
-                self._ledger.begin(instance_of(process, link_map), link_map.l_direct_opencount)
+                library = instance_of(process, link_map)
+                self._ledger.begin(key_of(library), library.name, link_map.l_direct_opencount)
 
     def tell(self, event: Event) -> None:
         """Tell an event that has ended, if it is about what was asked, and count it."""
@@ -87,6 +89,6 @@ class Summary:
         )
 
 
-def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[tuple[str, int], int]:
-    """Return open counts by path and namespace."""
-    return {(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}
+def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[AccountKey, int]:
+    """Return open counts."""
+    return {AccountKey(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

@@ -1,36 +1,60 @@
-"""What can a trace of Windows' loader see happen?  The events of `events`, with what only this loader has."""
+"""What can a trace see happen?  Values, in the terms of Windows' loader."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Optional, Union
 
-from ...linux.trace.events import Close, Open, Pin
-from ...model import LoaderInfo, Problem, TargetInfo
-from ...trace.events import Account, Instance, Totals
+from ...model import LoaderInfo, Outcome, Problem, TargetInfo
+from ...trace.events import Account, Moment, OpenResult, Totals, without
 from ..model import Dll, LoaderRules
 
 
-class DllOpen(NamedTuple):
-    """A load: by which function of ntdll, how it ended (NTSTATUS), and the load count before and after it.
+class DllInstance(NamedTuple):
+    """A DLL as it is loaded from one load to one free; ``entry`` is 0 where the loader does not list it yet."""
 
-    The counts are None where the DLL is not loaded, or they are not known.
+    name: str
+    path: str
+    entry: int
+    base: int
+
+
+class DllOpen(NamedTuple):
+    """A load: what was asked for of which function of ntdll, how it ended (NTSTATUS), and what came of it.
+
+    ``added`` are all DLLs that were mapped during it, ``went`` those that were unmapped.  The load counts before and
+    after it are None where the DLL is not loaded, or they are not known.
     """
 
-    open: Open
+    moment: Moment
     function: str
+    requested: Optional[str]
+    flags: int
+    result: OpenResult = OpenResult.UNKNOWN
+    library: Optional[DllInstance] = None
+    added: tuple[DllInstance, ...] = ()
+    went: tuple[DllInstance, ...] = ()
     status: Optional[int] = None
     count_before: Optional[int] = None
     count_after: Optional[int] = None
 
 
 class DllClose(NamedTuple):
-    """A LdrUnloadDll: how it ended, and the load count before and after it.
+    """A LdrUnloadDll: what was predicted when it began, what it did, how it ended, and the load count before and after.
 
-    ``refusal`` says why it does nothing (``pinned``, ``imported``, ``shutdown`` and the like), ``keeps`` what stays of
-    the DLL and its imports.  ``detached`` are the names of those whose DllMain got DLL_PROCESS_DETACH, in that order.
+    ``predicted`` are the DLLs that it would unload by itself, ``remarked`` what the DllMains of those in ``at_least``
+    have freed besides.  ``refusal`` says why it does nothing (``pinned``, ``imported``, ``shutdown`` and the like),
+    ``keeps`` what stays of the DLL and its imports.  ``detached`` are the names of those whose DllMain got
+    DLL_PROCESS_DETACH, in that order.  ``ended`` is False where the end was not seen: then ``went`` is not known.
     """
 
-    close: Close
+    moment: Moment
+    library: Optional[DllInstance]
+    outcome: Outcome
+    predicted: tuple[DllInstance, ...] = ()
+    remarked: tuple[DllInstance, ...] = ()
+    at_least: tuple[str, ...] = ()
+    went: tuple[DllInstance, ...] = ()
+    ended: bool = False
     status: Optional[int] = None
     count_before: Optional[int] = None
     count_after: Optional[int] = None
@@ -38,11 +62,27 @@ class DllClose(NamedTuple):
     keeps: tuple[Dll, ...] = ()
     detached: tuple[str, ...] = ()
 
+    @property
+    def stayed(self) -> tuple[DllInstance, ...]:
+        """Return what was predicted to go and stayed."""
+        return without((*self.predicted, *self.remarked), self.went) if self.ended else ()
+
+    @property
+    def surprises(self) -> tuple[DllInstance, ...]:
+        """Return what went without having been predicted."""
+        return without(self.went, (*self.predicted, *self.remarked)) if self.ended else ()
+
+    @property
+    def is_exact(self) -> bool:
+        """Return True if what went is what was predicted when it began."""
+        return self.ended and self.predicted == self.went
+
 
 class DllPin(NamedTuple):
     """A DLL was pinned for good, by this function of ntdll."""
 
-    pin: Pin
+    moment: Moment
+    library: DllInstance
     function: str
 
 
@@ -77,8 +117,3 @@ class DllTrace(NamedTuple):
     pins: tuple[DllPin, ...]
     failures: tuple[DllOpen, ...]
     problems: tuple[Problem, ...] = ()
-
-
-def instance_of(dll: Dll) -> Instance:
-    """Give a DLL as a trace names it; its entry stands for the link map."""
-    return Instance(dll.name, dll.path, 0, dll.entry, dll.base)

@@ -1,0 +1,81 @@
+"""Which events of glibc's loader does a report list, and what was kept by which close?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from ...model import Outcome
+from ...trace.ledger import AccountKey, Ending, Ledger
+from .events import Close, Event, Instance, Kept, Leak, Open, Pin, Registration
+
+
+class EventLedger(Ledger):
+    """The sums of a trace of glibc's loader, with the events that its report lists.
+
+    ``vain`` are the closes of what was not open.
+    """
+
+    def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
+        """Take the open counts of what was loaded at the program's start."""
+        super().__init__(at_start)
+        self.mismatches: list[Close] = []
+        self.pins: list[Pin] = []
+        self.registrations: list[Registration] = []
+        self.leaks: list[Leak] = []
+        self.vain: list[Close] = []
+        self._kept: dict[AccountKey, Kept] = {}
+
+    def add(self, event: Event) -> None:
+        """Count an event."""
+        self._book(event, shown=True)
+        if isinstance(event, Open):
+            self.count_open(event.result)
+        elif isinstance(event, Close):
+            self._add_close(event)
+        elif isinstance(event, Pin):
+            self._list("pins", self.pins, event)
+        elif isinstance(event, Registration):
+            self._list("registrations", self.registrations, event)
+        else:
+            self._list("leaks", self.leaks, event)
+
+    def add_unasked(self, event: Event) -> None:
+        """Count an event in the account of its library only, which is shown if another event shows it."""
+        self._book(event, shown=False)
+
+    def _book(self, event: Event, *, shown: bool) -> None:
+        if event.library is None:
+            return
+        key, name = key_of(event.library), event.library.name
+        if isinstance(event, Open):
+            self.book_open(key, name, event.moment, shown=shown)
+        elif isinstance(event, Close):
+            self.book_close(key, name, event.moment, event.outcome, shown=shown)
+
+    def _add_close(self, event: Close) -> None:
+        ending = Ending(
+            outcome=event.outcome,
+            ended=event.ended,
+            unloaded=len(event.went),
+            keeps=bool(event.keeps),
+            is_exact=event.is_exact,
+            is_wrong=bool(event.stayed or event.surprises),
+        )
+        if self.count_close(event.moment, ending):
+            self._list("mismatches", self.mismatches, event)
+        if event.outcome is Outcome.NOT_OPEN:
+            self._list("vain", self.vain, event)
+        for library in event.keeps:
+            key = AccountKey(library.path, library.namespace)
+            before = self._kept.get(key)
+            self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Give the libraries that stayed at a last close, those that stayed most often first."""
+        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.library.name)))
+
+
+def key_of(library: Instance) -> AccountKey:
+    """Return which account a library has."""
+    return AccountKey(library.path, library.namespace)

@@ -1,0 +1,37 @@
+"""By which exports of ntdll do all loads and frees go, and what are their arguments?
+
+Sources: phnt of System Informer (ntldr.h), for the flags; the calling convention of x64.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ...memory import Memory
+
+LOAD, UNLOAD, ADD_REF, GET_HANDLE = "LdrLoadDll", "LdrUnloadDll", "LdrAddRefDll", "LdrGetDllHandleEx"
+SHUTDOWN, TERMINATE = "LdrShutdownProcess", "NtTerminateProcess"
+
+#: LDR_ADDREF_DLL_PIN, and LDR_GET_DLL_HANDLE_EX_UNCHANGED_REFCOUNT and _PIN.
+ADD_REF_PIN, HANDLE_UNCHANGED, HANDLE_PIN = 1, 1, 2
+#: A handle of a DLL that is mapped as data has one of these bits set: the loader does not know it.
+DATA_FILE_BITS = 3
+DLL_PROCESS_DETACH = 0
+#: The handle of a process that stands for itself.
+CURRENT_PROCESS = (1 << 64) - 1
+MASK_32 = (1 << 32) - 1
+#: A pointer, not a value: nothing is mapped below.
+FIRST_ADDRESS = 0x10000
+#: The fifth argument lies behind the return address and the home of the first four.
+FIFTH_ARGUMENT = 0x28
+_MAX_NAME = 1 << 15
+
+
+def unicode_string(memory: Memory, address: int) -> Optional[str]:
+    """Read a UNICODE_STRING; None if it is not in memory."""
+    raw = memory.try_read(address, 16)
+    if raw is None:
+        return None
+    length, buffer = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[8:], "little")
+    data = memory.try_read(buffer, min(length, _MAX_NAME)) if length else b""
+    return None if data is None else data.decode("utf-16-le", "replace")

@@ -1,0 +1,66 @@
+"""Which events of Windows' loader does a report list, and what stayed although it was freed?"""
+
+from __future__ import annotations
+
+from ...trace.events import OpenResult, Totals
+from ...trace.ledger import AccountKey, Ending, Ledger
+from .events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, KeptDll
+
+
+class DllLedger(Ledger):
+    """The sums of a trace of Windows' loader, with the events that its report lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mismatches: list[DllClose] = []
+        self.pins: list[DllPin] = []
+        self.failures: list[DllOpen] = []
+        self._kept: dict[str, KeptDll] = {}
+
+    def add(self, event: DllEvent) -> None:
+        """Count an event."""
+        if isinstance(event, DllOpen):
+            self._add_open(event)
+        elif isinstance(event, DllClose):
+            self._add_close(event)
+        else:
+            self._list("pins", self.pins, event)
+
+    def _add_open(self, event: DllOpen) -> None:
+        if event.library is not None:
+            self.book_open(key_of(event.library), event.library.name, event.moment, shown=True)
+        self.count_open(event.result)
+        if event.result is OpenResult.FAILED:
+            self._list("failures", self.failures, event)
+
+    def _add_close(self, event: DllClose) -> None:
+        library = event.library
+        if library is not None:
+            self.book_close(key_of(library), library.name, event.moment, event.outcome, shown=True)
+        own = [dll for dll in event.keeps if library is not None and dll.base == library.base]
+        ending = Ending(
+            outcome=event.outcome,
+            ended=event.ended,
+            unloaded=len(event.went),
+            keeps=False,
+            is_exact=event.is_exact,
+            is_wrong=bool(event.stayed or event.surprises),
+        )
+        if self.count_close(event.moment, ending):
+            self._list("mismatches", self.mismatches, event)
+        for dll in own:
+            before = self._kept.get(dll.path)
+            self._kept[dll.path] = KeptDll(dll, before.times + 1 if before else 1, event)
+
+    def totals(self) -> Totals:
+        """Return what was counted; a free that keeps something is one whose own DLL stays."""
+        return super().totals()._replace(keeping=sum(kept.times for kept in self._kept.values()))
+
+    def kept(self) -> tuple[KeptDll, ...]:
+        """Return the DLLs that stayed although they were freed, those that stayed most often first."""
+        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.dll.name)))
+
+
+def key_of(library: DllInstance) -> AccountKey:
+    """Return which account a DLL has."""
+    return AccountKey(library.path, 0)

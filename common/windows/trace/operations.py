@@ -1,0 +1,105 @@
+"""Which calls of ntdll go on, of which thread each, and where do they return?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Optional
+
+from ...target import Subscription
+from .operation import WORD, Operation
+from .reading import Reading, is_core
+
+#: Calls that are followed within one another, or never seen to end.
+MAX_PENDING = 1000
+
+
+class Operations:
+    """The calls that have begun and not been seen to end, of each thread each within the one before."""
+
+    def __init__(self, reading: Reading, watch: Callable[[int], Subscription]) -> None:
+        """Take what sets a breakpoint at a return address."""
+        self._reading = reading
+        self._watch = watch
+        self._running: dict[int, list[Operation]] = {}
+        self._threads: set[int] = set()
+        self._returns: dict[int, Subscription] = {}
+
+    def add(self, operation: Operation) -> None:
+        """Add one that begins."""
+        lwp = operation.moment.lwp
+        self._threads.add(lwp)
+        others = [each for thread, calls in self._running.items() if thread != lwp for each in calls]
+        for each in (*others, operation) if others else ():
+            each.note_race()
+        own = self._running.setdefault(lwp, [])
+        if len(own) < MAX_PENDING:
+            own.append(operation)
+            if operation.returns_to not in self._returns:
+                self._returns[operation.returns_to] = self._watch(operation.returns_to)
+
+    def take_repeated(self, lwp: int, function: str, stack: int, returns_to: int) -> Optional[Operation]:
+        """Remove the latest one of a thread if it is about to begin once more, else return None.
+
+        Where several threads come to a breakpoint at once, the engine lets them come there again.
+        """
+        last = next(reversed(self.of_thread(lwp)), None)
+        if last is None or (last.stack, last.function, last.returns_to) != (stack, function, returns_to):
+            return None
+        self.remove(last)
+        return last
+
+    def take_returned(self, lwp: int, place: int, stack: int) -> Sequence[Operation]:
+        """Remove the one that returns to a place, and those within it; empty if none does."""
+        own = self.of_thread(lwp)
+        index = next((n for n, op in enumerate(own) if (op.stack + WORD, op.returns_to) == (stack, place)), len(own))
+        returned = own[index:]
+        if returned:
+            self._threads.add(lwp)
+            del self._running[lwp][index:]
+        for operation in returned:
+            self._release(operation)
+        return returned
+
+    def remove(self, operation: Operation) -> None:
+        """Remove one that is over."""
+        self._running[operation.moment.lwp].remove(operation)
+        self._release(operation)
+
+    def _release(self, operation: Operation) -> None:
+        """Take back the breakpoints of a call, but not where all calls return, nor where another one does."""
+        operation.release()
+        place = operation.returns_to
+        if is_core(self._reading.find_holding(place)) or any(each.returns_to == place for each in self._all()):
+            return
+        subscription = self._returns.pop(place, None)
+        if subscription is not None:
+            subscription.remove()
+
+    def release_all(self) -> None:
+        """Take back all breakpoints, when nothing is seen any more."""
+        for operation in self._all():
+            operation.release()
+        for subscription in self._returns.values():
+            subscription.remove()
+        self._returns.clear()
+
+    def of_thread(self, lwp: int) -> Sequence[Operation]:
+        """List those of a thread, each within the one before."""
+        return tuple(self._running.get(lwp, ()))
+
+    def doubt(self) -> None:
+        """Take the effect of nothing that goes on for known any more."""
+        for operation in self._all():
+            operation.doubt()
+
+    def unended(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self._running.values()))
+
+    def several_threads(self) -> bool:
+        """Return True if more than one thread has ever loaded or freed."""
+        return len(self._threads) > 1
+
+    def _all(self) -> Iterator[Operation]:
+        for calls in self._running.values():
+            yield from calls

@@ -1,0 +1,83 @@
+"""Which DLLs has a traced process now, how often is each loaded, and what is left of them when it ends?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from ...trace.ledger import AccountKey
+from ..loader.lists import Entry, Loader, by_base
+from ..loader.unload import World
+from ..state import CORE_DLLS, WindowsExamination
+from ..target import LiveWindowsTarget
+from .events import DllInstance
+
+
+class Reading:
+    """The DLLs of a process as they were read last.
+
+    ``left`` are LoadLibrary's shares of the counts as they were noted last, ``pinned`` the paths of what was pinned.
+    """
+
+    def __init__(self, target: LiveWindowsTarget) -> None:
+        self.is_exiting = False
+        self.left: Mapping[AccountKey, int] = {}
+        self.pinned: frozenset[str] = frozenset()
+        self._target = target
+        self._by_base: Mapping[int, Entry] = {}
+
+    def look(self) -> WindowsExamination:
+        """Read the lists again."""
+        examined = WindowsExamination(self._target)
+        self._by_base = {each.base: each for loader in examined.loaders for each in loader.in_load_order()}
+        return examined
+
+    def find(self, base: int) -> Optional[Entry]:
+        """Return the DLL at a base, None if the loader lists none there."""
+        return self._by_base.get(base)
+
+    def find_holding(self, address: int) -> Optional[Entry]:
+        """Return the DLL whose image holds an address, None if the loader lists none."""
+        return by_base(tuple(self._by_base.values()), address)
+
+    def note_left(self) -> None:
+        """Note what is loaded now, unless the process is ending: then that means nothing any more."""
+        if self.is_exiting:
+            return
+        examined = self.look()
+        found = list(for_each_entry(examined))
+        self.left = {AccountKey(entry.path, 0): own_count(world, entry) for _, world, entry in found}
+        self.pinned = frozenset(entry.path for _, world, entry in found if world.unit_of(entry).pinned)
+
+    def begin_exit(self) -> None:
+        """Note that the process is ending."""
+        self.note_left()
+        self.is_exiting = True
+
+
+def for_each_entry(examined: WindowsExamination) -> Sequence[tuple[Loader, World, Entry]]:
+    """List the DLLs of all loaders in load order, each with its loader and the counts there."""
+    loaders = zip(examined.loaders, examined.worlds)
+    return [(loader, world, entry) for loader, world in loaders for entry in loader.in_load_order()]
+
+
+def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
+    """Return the load counts by base, None where one is not known."""
+    loaders = zip(examined.loaders, examined.worlds)
+    return {e.base: world.unit_of(e).count for loader, world in loaders for e in loader.entries.values()}
+
+
+def own_count(world: World, entry: Entry) -> int:
+    """Return LoadLibrary's share of a count where it can be told, else all of it."""
+    unit = world.unit_of(entry)
+    return max(0, unit.own if unit.own is not None and not unit.pinned else unit.count or 0)
+
+
+def instance_of(entry: Entry) -> DllInstance:
+    """Describe a DLL as it is loaded now."""
+    return DllInstance(entry.name, entry.path, entry.address, entry.base)
+
+
+def is_core(entry: Optional[Entry]) -> bool:
+    """Return True if a DLL is one of those through which all loads and frees pass."""
+    return entry is not None and entry.name.lower() in CORE_DLLS

@@ -1,0 +1,79 @@
+"""Which events does a trace tell, and what are their sums?"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Optional
+
+from ...model import Problem
+from ...trace.watching import Watching
+from ..state import WindowsExamination
+from .events import DllEvent, DllInstance, DllTrace
+from .ledger import DllLedger, key_of
+from .reading import Reading, for_each_entry, instance_of, own_count
+
+#: A trace that meets more problems than this is of no use.
+MAX_PROBLEMS = 50
+
+
+class Summary:
+    """The events that have been told, and what went wrong on the way."""
+
+    def __init__(
+        self, examined: WindowsExamination, asked: Sequence[str], on_event: Callable[[DllEvent], None]
+    ) -> None:
+        """Take the process as the trace begins; what is ``asked`` about, by names, goes to ``on_event``."""
+        self._info, self._loader, self._rules = examined.target_info(), examined.loader_info(), examined.rules()
+        self._asked = [name.lower() for name in asked]
+        self._on_event = on_event
+        self._problems: dict[Problem, None] = {}
+        self._ledger = DllLedger()
+        for _, world, entry in for_each_entry(examined):
+            if not world.unit_of(entry).pinned and own_count(world, entry):
+                library = instance_of(entry)
+                self._ledger.begin(key_of(library), library.name, own_count(world, entry))
+
+    def tell(
+        self, event: DllEvent, concerned: Iterable[Optional[DllInstance]], requested: Optional[str] = None
+    ) -> None:
+        """Tell an event if one of the DLLs that it concerns, or the one requested, was asked for, and count it."""
+        names = [each.name for each in concerned if each is not None]
+        names.append((requested or "").replace("/", "\\").rpartition("\\")[2])
+        if not self._asked or any(self._is_asked_for(name) for name in names):
+            self._ledger.add(event)
+            self._on_event(event)
+
+    def _is_asked_for(self, name: str) -> bool:
+        name = name.lower()
+        return any(fnmatch.fnmatchcase(name, each) or name == f"{each}.dll" for each in self._asked)
+
+    def count_unseen(self, is_loaded: bool) -> None:
+        """Count a module that came, else went, outside of all calls."""
+        self._ledger.count_unseen(opens=is_loaded, closes=not is_loaded)
+
+    def add_problem(self, where: str, message: str) -> None:
+        """Note what could not be established."""
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[Problem(where, message)] = None
+
+    def report(self, reading: Reading, watching: Watching, *, is_watching: bool, unended: int) -> DllTrace:
+        """Sum up; ``unended`` is how many calls go on."""
+        ledger = self._ledger
+        totals = ledger.totals()
+        return DllTrace(
+            target=self._info,
+            loader=self._loader,
+            rules=self._rules,
+            watching=is_watching,
+            ending=watching.ending,
+            seconds=watching.seconds(),
+            totals=totals._replace(unended=totals.unended + unended),
+            accounts=ledger.accounts_with(reading.left),
+            pinned=reading.pinned,
+            kept=ledger.kept(),
+            mismatches=tuple(ledger.mismatches),
+            pins=tuple(ledger.pins),
+            failures=tuple(ledger.failures),
+            problems=(*self._problems, *ledger.problems()),
+        )
