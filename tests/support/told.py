@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Optional, Protocol
+from typing import Optional, Protocol, Union
 
 from dlwhy.common.linux.trace.events import Close, Event, Leak, Open, Pin
 from dlwhy.common.trace.events import Site
@@ -15,7 +15,7 @@ def told(events: Sequence[Event]) -> list[str]:
     return [_prefix(event) + _tell(event) for event in events]
 
 
-def _prefix(event: Event) -> str:
+def _prefix(event: Union[Event, DllEvent]) -> str:
     moment = event.moment
     words = [f"in {moment.inside}" if moment.inside else "", "at exit" * moment.at_exit, "raced" * moment.raced]
     words.append(f"by {moment.by}" if moment.by != "user" else "")

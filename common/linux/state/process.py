@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
@@ -10,7 +10,6 @@ from ..elf.image import Image, Images
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import Rules
 from ..loader.find import Private
-from ..loader.follow import GraphFollower
 from ..loader.layout import choose_layouts
 from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
 from ..loader.roots import LT_EXECUTABLE
@@ -18,6 +17,9 @@ from ..loader.start import Start
 from ..model import CodeSymbol
 from .naming import base_name, main_program_path
 from .symbols import AllBindings, Functions
+
+if TYPE_CHECKING:
+    from ..loader.follow import GraphFollower
 
 
 def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...model import Evidence
-from ..loader.follow import GraphFollower
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..model import Hold, HoldKind, Library, State
@@ -20,6 +19,9 @@ from .process import GlibcProcess
 from .startup import Startup
 from .symbols import demangled
 from .tls import PendingDestructors
+
+if TYPE_CHECKING:
+    from ..loader.follow import GraphFollower
 
 # What a library that is told with its fields takes, in Memory's units.
 _LIBRARY_UNITS = 6000
