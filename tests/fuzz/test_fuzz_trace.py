@@ -11,8 +11,8 @@ from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import stop_view, trace_view
 from dlwhy.common.linux.elf.unwind import REGISTERS
 from dlwhy.common.linux.trace.calls import CONVENTIONS
-from dlwhy.common.linux.trace.events import Event
-from dlwhy.common.linux.trace.stops import Options, Stop
+from dlwhy.common.linux.trace.events import Event, Stop
+from dlwhy.common.linux.trace.stops import Options
 from dlwhy.common.linux.trace.summary import MAX_PROBLEMS
 from dlwhy.common.linux.trace.tracer import begin
 from dlwhy.common.render.json_parts import dump

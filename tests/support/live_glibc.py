@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional
 
-from dlwhy.common.linux.trace.events import Event, Trace
-from dlwhy.common.linux.trace.stops import Options, Stop
+from dlwhy.common.linux.trace.events import Event, Stop, Trace
+from dlwhy.common.linux.trace.stops import Options
 from dlwhy.common.linux.trace.tracer import Tracer, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.fakes import X86_64, FakeTarget

@@ -12,8 +12,7 @@ import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import started_view, stop_view, trace_view
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Trace
-from dlwhy.common.linux.trace.stops import Stop
+from dlwhy.common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Stop, Trace
 from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.json_parts import dump

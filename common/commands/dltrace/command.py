@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 from ...errors import UsageError
-from ...linux.trace.events import Close, Event, Open, Trace
-from ...linux.trace.stops import Options, Stop
+from ...linux.trace.events import Close, Event, Open, Stop, Trace
+from ...linux.trace.stops import Options
 from ...linux.trace.tracer import Tracer, begin
 from ...model import Problem
 from ...render.text import render

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ...linux.model import Library
-from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Trace
-from ...linux.trace.stops import Stop
+from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Stop, Trace
 from ...model import Outcome
 from ...render.document import Document, Facts, Part, Sentence
 from ...render.fit import wrap, wrap_facts

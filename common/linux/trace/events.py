@@ -150,3 +150,11 @@ class Trace(NamedTuple):
     unended: tuple[Event, ...] = ()
     vain: tuple[Close, ...] = ()
     asked: tuple[str, ...] = ()
+
+
+class Stop(NamedTuple):
+    """Why the process stops: the word of ``stop_when``, the open or close, and the libraries that it is about."""
+
+    when: str
+    event: Event
+    libraries: tuple[str, ...]

@@ -12,7 +12,7 @@ from ...target import Reaction
 from ..model import HoldKind, Library
 from ..state.kept import PERMANENT
 from ..state.naming import base_name
-from .events import Close, Event, Instance, Open
+from .events import Close, Event, Instance, Open, Stop
 from .operation import Closing, Opening, Operation
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
@@ -29,14 +29,6 @@ class Options(NamedTuple):
     stop_when: Optional[str] = None
     tls: bool = False
     fds: bool = False
-
-
-class Stop(NamedTuple):
-    """Why the process stops: the word of ``stop_when``, the open or close, and the libraries that it is about."""
-
-    when: str
-    event: Event
-    libraries: tuple[str, ...]
 
 
 class Stops:

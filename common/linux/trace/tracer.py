@@ -29,14 +29,14 @@ from ..state.verdict import GlibcExamination
 from .callers import Callers
 from .calls import CONVENTIONS, Entry, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
-from .events import Event, Registration, Trace
+from .events import Event, Registration, Stop, Trace
 from .operation import Beginning, Closing, Opening, Operation
 from .operations import Operations, instance_of
 from .progress import Progress
 from .reading import ANOTHER_PROGRAM, Reading
 from .registrations import REGISTER, read_registration
 from .request import read_request
-from .stops import Options, Stop, Stops
+from .stops import Options, Stops
 from .summary import Summary
 
 EXITED = "the process ended"
