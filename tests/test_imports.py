@@ -156,7 +156,7 @@ def test_imports_point_one_way() -> None:
         ("common/errors.py", "from .model import Problem", "errors imports model"),
         ("common/errors.py", "from .guards import x", "errors imports guards"),
         ("common/memory.py", "from .linux import state", "memory imports linux"),
-        ("common/linux/loader/maps.py", "from ..state.glibc import x", "linux.loader imports linux.state"),
+        ("common/linux/loader/maps.py", "from ..state.verdict import x", "linux.loader imports linux.state"),
         ("common/linux/loader/maps.py", "def f():\n    from ...commands import x", "imports common.commands.x"),
         ("common/linux/plan.py", "from ..windows.plan import x", "about another system"),
         ("common/windows/layouts/ntuser.py", "from ...linux.layouts import tables", "about another system"),

@@ -312,7 +312,7 @@ def test_an_indirect_dependency_is_reached_by_what_the_files_need() -> None:
 
 
 def test_a_root_that_never_goes_is_found_among_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlwhy.common.linux.state.glibc.MAX_SEARCH_STEPS", 3)
+    monkeypatch.setattr("dlwhy.common.linux.state.chains.MAX_SEARCH_STEPS", 3)
     holders = [Library(f"lib{number}.so", opencount=1, needs=["libheld.so"]) for number in range(6)]
     far = [
         Library("libnear.so", needs=["libheld.so"]),

@@ -315,9 +315,9 @@ def test_a_thread_that_comes_twice_for_one_call_is_told_once() -> None:
 
 
 def test_calls_without_end_are_not_followed_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlwhy.common.windows.trace import tracer
+    from dlwhy.common.windows.trace import operations
 
-    monkeypatch.setattr(tracer, "MAX_PENDING", 3)
+    monkeypatch.setattr(operations, "MAX_PENDING", 3)
     made = script()
     made.begin()
     made.main.unwinds = 1
