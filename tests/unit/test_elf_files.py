@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import struct
 import subprocess
@@ -164,6 +163,8 @@ def change_section(file: Path, section: str, offset: int, form: str, *values: in
 @pytest.mark.parametrize("damage", [with_huge_table, with_compressed_table])
 def test_a_huge_symbol_table(library: Path, tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
     """It costs the names that only the file has, and neither our memory nor our time."""
+    import resource
+
     file = tmp_path / "huge.so"
     damage(library, file)
     image = loaded(library, file)
@@ -213,3 +214,16 @@ def test_open_first(tmp_path: Path) -> None:
 def test_a_path_with_a_zero_byte() -> None:
     """Names come from the target, and open() takes not every name."""
     assert open_first(["/tmp/a\0b"]) is None
+
+
+def test_files_below_a_root(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"outside")
+    root = tmp_path / "root"
+    (root / "usr").mkdir(parents=True)
+    (root / "usr" / "libA.so").write_bytes(b"library")
+    stream = open_first(["/missing", "/usr", "/usr/./libA.so"], str(root))
+    assert stream is not None
+    with stream:
+        assert stream.read() == b"library"
+    for path in ("/../secret", "/usr/../../secret", str(tmp_path / "secret"), "/usr/libA.so\0"):
+        assert open_first([path], str(root)) is None, path
