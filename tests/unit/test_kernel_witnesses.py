@@ -26,6 +26,13 @@ PAGE = 4096
 HARD_TO_READ = ("\\Windows\\System32\\ntdll.dll", "\\Windows\\System32\\locale.nls")
 
 
+NEEDS_KDMP_PARSER = pytest.mark.xfail(
+    sys.version_info >= (3, 14),
+    reason="kdmp-parser 0.7.4, of 2024, ends Python 3.14 by a segmentation fault when it is imported",
+    run=False,
+)
+
+
 @pytest.fixture(scope="module")
 def kdmp_parser() -> Any:
     """Import kdmp_parser: the wheel for Python 3.12 and later names its extension module as only 3.12 looks for it."""
@@ -42,6 +49,7 @@ def kdmp_parser() -> Any:
     return importlib.import_module("kdmp_parser")
 
 
+@NEEDS_KDMP_PARSER
 @pytest.mark.parametrize("form", ["complete", "bitmap", "ranges"])
 def test_kdmp_parser_reads_the_same_pages(tmp_path: Path, form: str, kdmp_parser: Any) -> None:
     machine = build(windows("10.0.19041.3570"))
@@ -58,6 +66,7 @@ def test_kdmp_parser_reads_the_same_pages(tmp_path: Path, form: str, kdmp_parser
             assert ours.read_physical(frame * PAGE, PAGE) == bytes(page)
 
 
+@NEEDS_KDMP_PARSER
 @pytest.mark.parametrize("form", ["complete", "bitmap"])
 def test_kdmp_parser_translates_alike(tmp_path: Path, form: str, kdmp_parser: Any) -> None:
     machine = build(windows("10.0.22000.318"))
