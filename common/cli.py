@@ -117,8 +117,8 @@ def _open_closed_streams() -> None:
     while number <= 2:
         number = os.open(os.devnull, os.O_RDWR)
     os.close(number)
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def main(words: Optional[Sequence[str]] = None) -> int:
