@@ -59,7 +59,8 @@ RELEASES = (
 class Machine:
     """A tree, and a folder of ours in it with the checkout, the user's home and the program that is asked about.
 
-    ``said`` is what the commands of install.py printed, ``lldb`` what LLDB needs in its environment.
+    ``said`` is what the commands of install.py printed, ``lldb`` what LLDB needs in its environment, ``beside`` the
+    process in whose namespaces commands run: LLDB 14 attaches to none in another mount namespace.
     """
 
     release: Release
@@ -67,6 +68,7 @@ class Machine:
     folder: Path
     said: dict[str, str] = field(default_factory=dict)
     lldb: Mapping[str, str] = field(default_factory=dict)
+    beside: Optional[int] = None
 
     @property
     def home(self) -> Path:
@@ -80,6 +82,9 @@ class Machine:
 
     def words(self, command: Sequence[str]) -> list[str]:
         """Return what runs a command in the tree, as the same process."""
+        if self.beside is not None:
+            user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+            return ["nsenter", "--target", str(self.beside), *user, "--mount", "--root", "--wd", "--", *command]
         return chroots.enter(self.tree, [self.folder, wheels(self.release.python)], command)
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -115,7 +120,7 @@ class Machine:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Run the program to its stop, and end it afterwards."""
+        """Run the program to its stop, other commands beside it, and end it afterwards."""
         process = subprocess.Popen(
             self.words([str(self.program), "wait"]),
             stdin=subprocess.DEVNULL,
@@ -127,8 +132,10 @@ class Machine:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
+            self.beside = process.pid
             yield process.pid
         finally:
+            self.beside = None
             process.kill()
             process.communicate()
 
