@@ -1123,10 +1123,24 @@ def windbg_script() -> Path:
     return data_folder() / "dlwhy.wds"
 
 
+def windows_commands() -> "list[str]":
+    """List the names of the commands about Windows, by their declarations."""
+    if "dlwhy" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "dlwhy", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        if spec is None or spec.loader is None:
+            raise Failure(f"there is no package at {ROOT}")
+        sys.modules["dlwhy"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["dlwhy"])
+    from dlwhy.common.commands.registry import commands_of
+
+    return list(commands_of("windows"))
+
+
 def windbg_lines(bootstrapper: Path) -> str:
     """Compose that script: it loads the bootstrapper, and defines an alias for each command about Windows."""
-    names = sorted(path.stem for path in (ROOT / "common" / "commands").glob("dll*.py"))
-    aliases = [f'aS !{name} !py -g "{WINDBG_ENTRY_SCRIPT}" {name}\n' for name in names]
+    aliases = [f'aS !{name} !py -g "{WINDBG_ENTRY_SCRIPT}" {name}\n' for name in windows_commands()]
     return f".load {bootstrapper}\n" + "".join(aliases)
 
 
