@@ -250,7 +250,9 @@ if sys.version_info >= (3, 12):
             return os.fork()
 
 else:
-    _fork = os.fork
+
+    def _fork() -> int:
+        return os.fork()
 
 
 def _serve(channel: Socket) -> NoReturn:
