@@ -17,6 +17,7 @@ from dlwhy.common.linux.elf.image import (
     PT_TLS,
     Image,
     Images,
+    ProgramHeader,
     find_build_id,
     gnu_hash,
     read_dynamic,
@@ -30,6 +31,8 @@ from dlwhy.tests.synth.glibc_layouts import process_of
 from dlwhy.tests.synth.loaded import BIAS, image_of, lay_out, system_library
 from dlwhy.tests.synth.process import compile_file
 from elftools.elf.elffile import ELFFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SOURCE = """
 #include <stdio.h>
@@ -41,6 +44,7 @@ int (*pointer)(int) = elsewhere;
 __thread int per_thread = 3;
 int third(void) { return printf("%d", second_one + per_thread) + elsewhere(1) + abs(second_one); }
 """
+PAGE = 4096
 NAMES = ["libc.so.6", "ld-linux-x86-64.so.2", "libstdc++.so.6", "libgcc_s.so.1", "libz.so", "sysv", "gnu"]
 
 
@@ -145,7 +149,31 @@ def test_which_symbol_covers_an_address(path: Path, elf: Any) -> None:
     assert image.covering_symbol(image.load_range()[1] + PAGE) is None
 
 
-PAGE = 4096
+@settings(max_examples=200, deadline=None)
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(0, 1), st.sampled_from([1, 2, 6]))),
+    offset=st.integers(0, 99),
+)
+def test_of_symbols_that_overlap_the_first_covers(spans: list[tuple[int, int, int, int]], offset: int) -> None:
+    symbols = b"".join(
+        struct.pack("<IBBHQQ", 2 * number, kind, 0, section, start, size)
+        for number, (start, size, section, kind) in enumerate(spans)
+    )
+    strings = b"".join(bytes([65 + number % 26, 0]) for number in range(len(spans)))
+    sysv_hash_table = struct.pack("<II", 1, len(spans))
+    pieces = {BIAS: symbols + bytes(16), BIAS + PAGE: strings + bytes(16), BIAS + 2 * PAGE: sysv_hash_table}
+    memory = Memory(FakeTarget(pieces))
+    image = Image(memory, (ProgramHeader(1, 0, 0, 4 * PAGE, 4 * PAGE, 5, PAGE),), BIAS, 0)
+    image._entries = ((4, BIAS + 2 * PAGE), (5, BIAS + PAGE), (6, BIAS), (10, len(strings)))
+    expected = next(
+        (
+            (chr(65 + number % 26), BIAS + start)
+            for number, (start, size, section, kind) in enumerate(spans)
+            if section and kind != 6 and start <= offset < start + size
+        ),
+        None,
+    )
+    assert image.covering_symbol(BIAS + offset) == expected
 
 
 def test_load_range(path: Path, elf: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from dlwhy.common.errors import CorruptError, FaultError
-from dlwhy.common.memory import CHUNK_SIZE, PAGE_SIZE, STRING_LIMIT, Memory
+from dlwhy.common.errors import CorruptError, FaultError, LimitError
+from dlwhy.common.memory import ALLOWANCE, CHUNK_SIZE, MAX_CHUNKS, MAX_READ, PAGE_SIZE, STRING_LIMIT, Memory
 from dlwhy.tests.fakes import I386, S390X, X86_64, FakeTarget
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,3 +138,55 @@ def test_a_string_without_end() -> None:
     with pytest.raises(FaultError):
         Memory(FakeTarget({BASE: b"a" * 100})).c_string(BASE)
     assert len(Memory(FakeTarget({BASE: b"a" * (STRING_LIMIT - 1) + b"\0"})).c_string(BASE)) == STRING_LIMIT - 1
+
+
+def test_one_command_reads_only_so_much() -> None:
+    memory = Memory(FakeTarget({BASE: PATTERN}), 100_000)
+    assert memory.problems() == ()
+    read = sum(memory.try_read(BASE + offset, 8) is not None for offset in range(0, len(PATTERN), 8))
+    assert 100 < read < len(PATTERN) // 8
+    with pytest.raises(LimitError, match="as much as one may"):
+        memory.read(BASE, 8)
+    assert memory.try_words(BASE, 1) is None
+    assert memory.try_unsigned(BASE, 4) is None
+    (problem,) = memory.problems()
+    assert BASE < int(problem.where, 16) < BASE + len(PATTERN)
+    assert "is cut here" in problem.message
+
+
+@pytest.mark.parametrize("size", [MAX_READ + 1, 1 << 60, -1])
+def test_an_absurd_size_takes_nothing(size: int) -> None:
+    memory = Memory(FakeTarget({BASE: PATTERN}), 100_000)
+    for _ in range(100):
+        with pytest.raises(FaultError):
+            memory.read(BASE - 8, size)
+    assert memory.read(BASE, 8) == PATTERN[:8]
+    assert memory.problems() == ()
+
+
+def test_strings_and_work_are_taken_from_the_same_total() -> None:
+    memory = Memory(FakeTarget({BASE: (b"x" * 1000).ljust(CHUNK_SIZE, b"\0")}), 25_000)
+    assert memory.spend(10_000, "edges")
+    assert len(memory.c_string(BASE)) == 1000
+    with pytest.raises(LimitError):
+        memory.c_string(BASE)
+    again = Memory(FakeTarget({BASE: PATTERN}), 10_000)
+    assert not again.spend(10_001, "edges")
+    assert again.try_read(BASE, 8) is None
+    assert again.try_read_text(BASE, 8) is None
+    assert [problem.where for problem in again.problems()] == ["edges"]
+
+
+def test_of_a_target_read_again_the_first_memory_can_be_read_again_too() -> None:
+    first = Memory(FakeTarget({BASE: PATTERN}))
+    assert not first.spend(ALLOWANCE + 1, "edges")
+    later = first.renewed().renewed()
+    assert first.read(BASE, 8) == later.read(BASE, 8)
+
+
+def test_not_all_that_was_read_is_kept() -> None:
+    memory = Memory(FakeTarget({number * CHUNK_SIZE: PATTERN[:CHUNK_SIZE] for number in range(64)}))
+    for number in range(MAX_CHUNKS + 64):
+        memory.try_read(number * CHUNK_SIZE, 8)
+    assert len(memory._chunks) < MAX_CHUNKS
+    assert memory.read(0, 8) == PATTERN[:8]

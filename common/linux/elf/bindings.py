@@ -20,7 +20,7 @@ _GAP = 256
 #: A place or a word, and the index of its symbol, in one number.
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
-_SEARCH_UNITS = 64
+_SEARCH_UNITS = 100
 
 
 class Bindings:

@@ -18,7 +18,7 @@ from .paging import PAGE_SIZE
 #: In one process.
 MAX_HANDLES = 1 << 20
 #: What an entry takes, in Memory's units.
-_ENTRY_UNITS = 50
+_ENTRY_UNITS = 80
 _HANDLE_STEP = 4
 # Lock, inherit and audit bits in _HANDLE_TABLE_ENTRY.Object.
 _OBJECT_FLAGS = 7
