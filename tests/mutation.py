@@ -53,7 +53,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
 LEFT_OUT = "not (brief_state or bounded or long_chain or too_long or random_graphs)"
 
 #: A run of the tests may take so many times as long as without a mutant, at least so many seconds.
-PATIENCE, LEAST_SECONDS = 5.0, 20.0
+TIMEOUT_FACTOR, LEAST_TIMEOUT = 5.0, 20.0
 
 _COMPARISONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -184,7 +184,7 @@ def _statement_changes(owner: ast.AST, node: ast.AST) -> Iterator[Change]:
 
 
 def _can_go(node: ast.AST) -> bool:
-    """Tell whether a statement can be left out, and something else than a NameError comes of it."""
+    """Return True if a statement can be left out, and something else than a NameError comes of it."""
     if isinstance(node, ast.Expr):
         return not isinstance(node.value, (ast.Constant, ast.Yield))
     if isinstance(node, ast.Assign):
@@ -315,7 +315,7 @@ def measure(tests: Iterable[Sequence[str]], folder: Path) -> dict[Sequence[str],
     return taken
 
 
-def play(mutants: Sequence[Mutant], tests: Mapping[str, Sequence[str]], jobs: int) -> Iterator[tuple[Mutant, bool]]:
+def run_all(mutants: Sequence[Mutant], tests: Mapping[str, Sequence[str]], jobs: int) -> Iterator[tuple[Mutant, bool]]:
     """Run the tests on each mutant; gives whether it was killed, in the order in which that is known."""
     import hypothesis  # noqa: F401 - what all need is imported once
     import pytest  # noqa: F401
@@ -330,8 +330,8 @@ def play(mutants: Sequence[Mutant], tests: Mapping[str, Sequence[str]], jobs: in
                 while waiting and len(running) < jobs:
                     number, mutant = waiting.pop()
                     chosen = tests[mutant.path]
-                    patience = max(LEAST_SECONDS, PATIENCE * seconds[chosen])
-                    pid, run = start(mutant, chosen, patience, folder / str(number))
+                    timeout = max(LEAST_TIMEOUT, TIMEOUT_FACTOR * seconds[chosen])
+                    pid, run = start(mutant, chosen, timeout, folder / str(number))
                     running[pid] = run
                 run, status = wait(running)
                 assert run.mutant is not None
@@ -367,7 +367,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.sample is not None and options.sample < len(mutants):
         mutants = random.Random(options.seed).sample(mutants, options.sample)
     results: dict[Mutant, bool] = {}
-    for mutant, is_killed in play(mutants, tests, options.jobs):
+    for mutant, is_killed in run_all(mutants, tests, options.jobs):
         results[mutant] = is_killed
         if not is_killed:
             print(f"survived: {mutant}", flush=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from dlwhy.tests.covered import VARIABLE
 from dlwhy.tests.hosts.scenario import Fixture, Json, Run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,9 +69,12 @@ def read_document(path: Path) -> Json:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what would change the run."""
+    """Return an environment without what would change the run; what measures coverage is found first."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(UNWANTED)}
-    return {**kept, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", **extra}
+    found = {**kept, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", **extra}
+    if VARIABLE in os.environ:
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ[VARIABLE], found.get("PYTHONPATH", "")]))
+    return found
 
 
 def run_environment(run: Run, build: Path) -> dict[str, str]:

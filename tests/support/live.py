@@ -69,7 +69,7 @@ class Breakpoints:
         return Removal(lambda: self._callbacks.remove(callback))
 
     def is_alive(self) -> bool:
-        """Tell whether the process is there."""
+        """Return True if the process is there."""
         return self.alive
 
     def find_line(self, address: int) -> Optional[str]:

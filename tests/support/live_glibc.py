@@ -39,6 +39,7 @@ DESTRUCTOR_DEPTH = 0x80
 SAVED = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 ARGUMENTS = ("rdi", "rsi", "rdx", "rcx")
 
+#: Exported functions, with the bytes that each one's frame has besides its return address.
 LIBC_FUNCTIONS = {
     "dlopen": 0x18,
     "dlmopen": 0x18,
@@ -55,7 +56,7 @@ LIBC_FUNCTIONS = {
 RTLD_FUNCTIONS = {"_dl_catch_error": 0x38, "_dl_open": 0x58, "_dl_close": 0x28}
 #: Behind its load of _rtld_global_ro's address stands libc's own call.
 INNER_CALL = 7
-
+#: So far behind its start a function goes on when what it called returns.
 AFTER_CALL = 8
 
 #: A library of the first namespace, and one of its functions.
@@ -345,7 +346,7 @@ class Script:
         return self.tracer.report()
 
     def thread(self, lwp: int) -> Thread:
-        """Give a thread, which is new if its number is."""
+        """Return a thread, which is new if its number is."""
         if lwp not in self.threads:
             self.threads[lwp] = Thread(self, lwp)
             self.threads[lwp].at = ("main", "main" if lwp == MAIN else "worker")
@@ -356,7 +357,7 @@ class Script:
         return self.process.library(name, namespace)
 
     def handle(self, name: str, namespace: int = 0) -> int:
-        """Give the address of a library's map."""
+        """Return the address of a library's map."""
         return self.process.map_of(name, namespace)
 
     def loaded(self, namespace: int = 0) -> list[str]:
@@ -368,7 +369,7 @@ class Script:
         return self.library(place[0]), place[1]
 
     def address(self, place: Place) -> int:
-        """Give the address of a function."""
+        """Return the address of a function."""
         if place == NOWHERE:
             return NOWHERE_ADDRESS
         library, name = self.function(place)

@@ -76,7 +76,7 @@ class LiveWindows(Breakpoints, FakeTarget):
         )
 
     def peb(self) -> Optional[int]:
-        """Give the address of the PEB."""
+        """Return the address of the PEB."""
         return self._peb
 
     def images(self) -> Sequence[Image]:
@@ -93,7 +93,7 @@ class LiveWindows(Breakpoints, FakeTarget):
         return Removal(lambda: self.modules_changed.remove(callback))
 
     def current_lwp(self) -> int:
-        """Give the thread of the last event."""
+        """Return the thread of the last event."""
         assert self.thread is not None
         return self.thread.lwp
 
@@ -314,18 +314,18 @@ class Script:
         return self.tracer.report()
 
     def thread(self, lwp: int) -> Thread:
-        """Give a thread, which is new if its number is."""
+        """Return a thread, which is new if its number is."""
         if lwp not in self.threads:
             self.threads[lwp] = Thread(self, lwp)
         return self.threads[lwp]
 
     def export(self, name: str) -> int:
-        """Give the address of a function of ntdll: exports lie one behind the other by name."""
+        """Return the address of a function of ntdll: exports lie one behind the other by name."""
         exports = sorted(self.loader.known[NTDLL].exports)
         return self.loader.known[NTDLL].base + 0x1000 + 0x40 * exports.index(name)
 
     def base(self, name: str) -> int:
-        """Give a module's base."""
+        """Return a module's base."""
         return self.loader.known[name.lower()].base
 
     def loaded(self) -> list[str]:

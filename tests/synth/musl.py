@@ -58,7 +58,7 @@ class MuslProcess(Process):
         return {**found, **{self.base(each): self.image(each) for each in self.libraries}}
 
     def target(self, layouts: object = None) -> FakeTarget:
-        """Give the process as a target."""
+        """Return the process as a target."""
         main, rtld = self.libraries[0], self.library(RTLD)
         auxv = {3: self.base(main) + 0x40, 4: 56, 5: len(self.headers(main)), AT_BASE: self.base(rtld)}
         auxv[AT_EXECFN] = self.maps[main.key] + 0x800
