@@ -16,6 +16,7 @@ from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
 from dlwhy.tests.synth.glibc_layouts import V233, V235, V236, V239, V240_LIVE, process_of
 
@@ -288,9 +289,9 @@ def test_of_many_that_fit_eight_are_named(count: int, ending: str) -> None:
 
 def test_only_so_many_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     every = [Library(f"lib{number}.so", opencount=1) for number in range(3)]
-    monkeypatch.setattr(plan_module, "MAX_RANKED", 3)
+    lower(monkeypatch, "common.linux", "MAX_RANKED", 3)
     assert (len(ranked(every).plans), ranked(every).problems) == (3, ())
-    monkeypatch.setattr(plan_module, "MAX_RANKED", 2)
+    lower(monkeypatch, "common.linux", "MAX_RANKED", 2)
     found = ranked(every)
     assert [each.library.name for each in found.plans] == ["lib0.so", "lib1.so"]
     assert [each.message for each in found.problems] == ["3 libraries are open, only 2 are ranked"]

@@ -13,6 +13,7 @@ from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
+from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
 from dlwhy.tests.synth.glibc_layouts import V228, V235, V239, V240_LIVE, process_of
 
@@ -312,7 +313,7 @@ def test_an_indirect_dependency_is_reached_by_what_the_files_need() -> None:
 
 
 def test_a_root_that_never_goes_is_found_among_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlwhy.common.linux.state.chains.MAX_SEARCH_STEPS", 3)
+    lower(monkeypatch, "common.linux.state", "MAX_SEARCH_STEPS", 3)
     holders = [Library(f"lib{number}.so", opencount=1, needs=["libheld.so"]) for number in range(6)]
     far = [
         Library("libnear.so", needs=["libheld.so"]),

@@ -17,6 +17,7 @@ from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import DL_ARGV, Library, Process
 from dlwhy.tests.synth.glibc_layouts import process_of
 
@@ -178,11 +179,9 @@ def test_where_the_environment_cannot_be_read_the_rule_is_not_certain() -> None:
 
 
 def test_an_environment_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlwhy.common.linux.loader import order as module
-
-    monkeypatch.setattr(module, "_MAX_STRINGS", 4)
+    lower(monkeypatch, "common.linux.loader", "_MAX_STRINGS", 4)
     assert rule_of((2, 40), [b"A=1"]).certain is False
-    monkeypatch.setattr(module, "_MAX_STRINGS", 5)
+    lower(monkeypatch, "common.linux.loader", "_MAX_STRINGS", 5)
     assert rule_of((2, 40), [b"A=1"]).certain is True
 
 
