@@ -60,7 +60,7 @@ def test_a_load_maps_or_counts_or_fails(form: Form) -> None:
     assert [failure.status for failure in report.failures] == [NOT_FOUND]
     first = made.events[0]
     assert isinstance(first, DllOpen)
-    assert place(first.open.moment.caller) == "prog.exe:prog!code"
+    assert place(first.moment.caller) == "prog.exe:prog!code"
 
 
 def test_a_dll_main_that_loads_another_one() -> None:
@@ -74,7 +74,7 @@ def test_a_dll_main_that_loads_another_one() -> None:
     ]
     inner = made.events[0]
     assert isinstance(inner, DllOpen)
-    assert place(inner.open.moment.caller) == "b.dll:b!code"
+    assert place(inner.moment.caller) == "b.dll:b!code"
 
 
 def test_the_flags_are_passed_by_a_pointer_and_by_wine_themselves() -> None:
@@ -84,7 +84,7 @@ def test_the_flags_are_passed_by_a_pointer_and_by_wine_themselves() -> None:
     pointer = made.target.text("")  # a length of 0, behind it a pointer
     made.target.strings[pointer - 0x7FF0_0000 : pointer - 0x7FF0_0000 + 4] = (0x800).to_bytes(4, "little")
     made.main.load("x.dll", flags=pointer)
-    assert [event.open.flags for event in made.events if isinstance(event, DllOpen)] == [2, 0x800]
+    assert [event.flags for event in made.events if isinstance(event, DllOpen)] == [2, 0x800]
 
 
 def test_a_name_that_cannot_be_read() -> None:
@@ -170,7 +170,7 @@ def test_what_another_dll_imports_stays() -> None:
     close = made.events[-1]
     assert isinstance(close, DllClose)
     assert told_dlls([close]) == ["free a.dll 1-?: unloads - a.dll b.dll; detached a.dll b.dll; stays c.dll"]
-    assert close.close.is_exact
+    assert close.is_exact
 
 
 def test_a_free_of_what_is_pinned_or_belongs_to_the_program() -> None:
@@ -223,7 +223,7 @@ def test_a_dll_main_that_frees_another_one(form: Form) -> None:
     ]
     outer = made.events[-1]
     assert isinstance(outer, DllClose)
-    assert outer.close.at_least == ("freer.dll",)
+    assert outer.at_least == ("freer.dll",)
     assert made.report().mismatches == ()
     assert made.report().totals.nested == 1
 
@@ -312,7 +312,7 @@ def test_a_thread_that_comes_twice_for_one_call_is_told_once() -> None:
         "load x.dll ?-1: loaded + x.dll",
         "free x.dll 1-?: unloads - x.dll; detached x.dll",
     ]
-    assert [event.close.moment.number for event in made.events if isinstance(event, DllClose)] == [2]
+    assert [event.moment.number for event in made.events if isinstance(event, DllClose)] == [2]
 
 
 def test_calls_without_end_are_not_followed_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_two_threads_at_once_are_said_to_have_raced() -> None:
         "raced: load user.dll ?-1: loaded + user.dll c.dll",
         "raced: load x.dll ?-1: loaded + x.dll",
     ]
-    assert [event.open.moment.lwp for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
+    assert [event.moment.lwp for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
 
 
 def test_with_several_threads_a_free_that_did_something_else_is_not_judged() -> None:

@@ -16,9 +16,9 @@ import dlwhy
 import pytest
 from dlwhy.tests.synth import hostile, hostile_windows
 from dlwhy.tests.synth.glibc import Layout
+from dlwhy.tests.synth.glibc_layouts import V239
 from dlwhy.tests.synth.minidump import WIN10
 from dlwhy.tests.synth.windows import process
-from dlwhy.tests.unit.test_loaders_glibc import V239
 
 ROOT = Path(dlwhy.__file__).parent
 MAX_SECONDS, MAX_MEGABYTES = 10, 500
