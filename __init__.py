@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
-
-from .common.target import Target
-
+# python -m dlwhy imports this while modules of the current folder come first: nothing is imported here, not even typing.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .common.api import Examination
+    from typing import Optional
 
+    from .common.api import Examination
+    from .common.target import Target
 
 __version__ = "0.1.0"
 

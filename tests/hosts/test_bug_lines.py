@@ -19,7 +19,7 @@ def broken(host: str, folder: Path, error: str) -> list[str]:
     program = build(fixtures()["dependency"]) / fixtures()["dependency"].program
     script = folder / "breaking.py"
     body = f"def explain(*_, **__):\n    raise {error}\n"
-    script.write_text(f"{body}from dlwhy.common.commands import dlstate\ndlstate.explain = explain\n")
+    script.write_text(f"{body}from dlwhy.common.commands.dlstate import command\ncommand.explain = explain\n")
     if host == GDB:
         return [f"file {program}", "break stop_here", "run", f"source {script}"]
     return [f"target create {program}", "breakpoint set -n stop_here", "run", f"command script import {script}"]

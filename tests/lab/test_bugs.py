@@ -31,6 +31,7 @@ runpy.run_path(script, run_name="__main__")
 """
 BUG = "a bug in dlwhy: TypeError: two lines ("
 TRACER = ("dlwhy.common.windows.trace.tracer", "DllTracer")
+PROGRESS = ("dlwhy.common.windows.trace.progress", "Progress")
 
 
 def run_broken(lab: Lab, folder: Path, broken: tuple[str, ...], *words: str) -> Outcome:
@@ -54,12 +55,12 @@ def test_events_that_are_not_understood(lab: Lab, story: Path) -> None:
     words = ["load", "a.dll", "load", "a.dll", "free", "a.dll", "free", "a.dll"]
     command = " ".join([windows_path(story / "prog.exe"), *words])
     start = ("-o", command, "dlltrace", "start", "--go", "--json", "--log", "events.jsonl")
-    for name in ("_begin_load", "_note_module", "_finish_unload"):
-        found = run_broken(lab, story, (*TRACER, name, "(2,)"), *start)
+    for name in ((*TRACER, "_begin_load"), (*TRACER, "_note_module"), (*PROGRESS, "finish")):
+        found = run_broken(lab, story, (*name, "(2,)"), *start)
         report = document(found.output, found.errors)
         assert found.status == 4
         (problem,) = report["problems"]
-        assert problem["message"].startswith(f"{BUG}common\\analysis\\dll_tracer.py:")
+        assert problem["message"].startswith(f"{BUG}common\\windows\\trace\\tracer.py:")
         assert ": the event was not understood, and what was going on then is not known" in problem["message"]
         assert report["mismatches"] == [], name
         assert report["ending"] == "the process has ended"

@@ -26,19 +26,26 @@ def broken(*arguments):
     return method(*arguments)
 setattr(cls, name, broken)
 """
-TRACER = "dlwhy.common.linux.trace.tracer"
+#: The modules of the classes whose methods are broken.
+MODULES = {
+    "Tracer": "dlwhy.common.linux.trace.tracer",
+    "Reading": "dlwhy.common.linux.trace.reading",
+    "Progress": "dlwhy.common.linux.trace.progress",
+}
 
 
-def breaking(host: str, folder: Path, calls: str, name: str, owner: str = "Tracer", module: str = TRACER) -> str:
+def breaking(host: str, folder: Path, calls: str, method: str) -> str:
     """Return the command that breaks a method."""
     script = folder / "breaking.py"
+    owner, name = method.split(".")
+    module = MODULES[owner]
     error = 'TypeError("two\\nlines")'
     script.write_text(BREAK.format(module=module, owner=owner, name=name, calls=calls, error=error))
     return f"source {script}" if host == GDB else f"command script import {script}"
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
-@pytest.mark.parametrize("name", ["_look", "_advance", "_begin_open", "_begin_close"])
+@pytest.mark.parametrize("name", ["Reading.look", "Progress.advance", "Tracer._begin_open", "Tracer._begin_close"])
 def test_one_event_that_is_not_understood(host: str, name: str, program: Path, tmp_path: Path) -> None:
     broken = breaking(host, tmp_path, "(2,)", name)
     result = run(host, tmp_path, program, "leave", ["start", broken, "go", "dltrace report", "report"])
@@ -61,7 +68,7 @@ def test_one_event_that_is_not_understood(host: str, name: str, program: Path, t
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_every_event_is_not_understood(host: str, program: Path, tmp_path: Path) -> None:
-    broken = breaking(host, tmp_path, "range(1, 1000)", "_look")
+    broken = breaking(host, tmp_path, "range(1, 1000)", "Reading.look")
     result = run(host, tmp_path, program, "leave", ["start", broken, "go", "dltrace report", "report"])
     assert "done" in result.output
     assert result.report["totals"]["opens"] == 0
@@ -72,7 +79,7 @@ def test_every_event_is_not_understood(host: str, program: Path, tmp_path: Path)
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_the_report_survives_a_bug_while_the_process_stands(host: str, program: Path, tmp_path: Path) -> None:
     stop = "break puts" if host == GDB else "breakpoint set -n puts"
-    broken = breaking(host, tmp_path, "range(1, 1000)", "_look")
+    broken = breaking(host, tmp_path, "range(1, 1000)", "Reading.look")
     result = run(host, tmp_path, program, "leave", [stop, "start", "go", broken, "report", "go"])
     assert [each["where"] for each in result.report["problems"]] == ["loader"]
     assert result.report["totals"]["opens"] + len(result.report["unended"]) == 6
@@ -80,7 +87,7 @@ def test_the_report_survives_a_bug_while_the_process_stands(host: str, program: 
 
 
 def test_the_end_of_the_process(program: Path, tmp_path: Path) -> None:
-    broken = breaking(GDB, tmp_path, "range(1, 1000)", "_hear_of_end")
+    broken = breaking(GDB, tmp_path, "range(1, 1000)", "Tracer._hear_of_end")
     result = run(GDB, tmp_path, program, "leave", ["start", broken, "go", "report"])
     assert "the end of the process" in [each["where"] for each in result.report["problems"]]
     assert result.report["watching"] is False
@@ -91,7 +98,7 @@ def test_only_who_asks_sees_a_traceback(
     host: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DLWHY_DEBUG", "1")
-    broken = breaking(host, tmp_path, "(1,)", "_begin_close")
+    broken = breaking(host, tmp_path, "(1,)", "Tracer._begin_close")
     with pytest.raises(AssertionError, match="Traceback") as caught:
         run(host, tmp_path, program, "leave", ["start", broken, "go", "report"])
     assert "Traceback (most recent call last):\n" in str(caught.value)

@@ -80,8 +80,8 @@ def test_a_bug_names_the_last_line_of_ours() -> None:
     with pytest.raises(TypeError) as caught:
         Platform(1, 2, 3, 4, 5, 6, 7)  # type: ignore[call-arg,arg-type]
     text = describe_bug(caught.value)
-    assert text.startswith("TypeError: Platform takes ")
-    assert " (common/lean.py:" in text
+    assert text.startswith("TypeError: Platform.__new__() takes ")
+    assert " (tests/unit/test_guards.py:" in text
     assert event_bug(caught.value).startswith(f"a bug in dlwhy: {text}: the event was not understood")
     assert describe_bug(raised(ValueError("a\n\tb"))).startswith("ValueError: a b (tests/unit/test_guards.py:")
     assert describe_bug(ValueError()) == "ValueError"

@@ -145,8 +145,8 @@ CUT_MEANWHILE = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import conftest
-from dlwhy.common.analysis.dll_state import explain_dlls
-from dlwhy.common.dumps.minidump import MinidumpTarget
+from dlwhy.common.windows.state import explain_dlls
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 target = MinidumpTarget(sys.argv[1])
 os.truncate(sys.argv[1], 4096)
 for problem in explain_dlls(target).problems:
@@ -164,9 +164,9 @@ def test_a_minidump_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_core_that_is_cut_off_while_it_is_read(rich_core: Path, tmp_path: Path) -> None:
-    from dlwhy.common.analysis.state import explain
-    from dlwhy.common.dumps.elfcore import CoreTarget
     from dlwhy.common.errors import DlwhyError
+    from dlwhy.common.linux.dumps.coretarget import CoreTarget
+    from dlwhy.common.linux.state.examine import explain
 
     path = tmp_path / "core"
     path.write_bytes(rich_core.read_bytes())
