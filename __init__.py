@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# python -m dlwhy imports this while modules of the current folder come first: nothing is imported here, not even typing.
+# python -m dlwhy imports this while modules of the current folder come first: nothing is imported here, typing neither.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
