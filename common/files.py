@@ -132,7 +132,6 @@ else:
 
     def _open(path: str, root: Optional[str]) -> int:
         name = path if root is None else _find_below(root, path)
-        _require_regular(os.stat(name))
         flags = ("O_BINARY", "O_NOINHERIT", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC")
         descriptor = os.open(name, sum(getattr(os, flag, 0) for flag in flags))
         try:
