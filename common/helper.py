@@ -16,12 +16,13 @@ import sys
 import time
 from _socket import socket as Socket
 from _thread import allocate_lock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NoReturn, Optional
 
 from .guards import try_optional
 
+#: A function of a module that runs in the child: takes an item, and the descriptor of a file (-1: there is none).
 Task = Callable[[bytes, int], bytes]
 
 
@@ -48,6 +49,10 @@ _NONE = -1
 
 _CHANNEL = 3  # the child's only descriptor beyond the standard ones
 _PR_SET_DUMPABLE = 4
+_PROC = "/proc/self"
+# Where /proc is not mounted:
+_MOST_DESCRIPTORS = 4096
+_MUCH_SPACE = 1 << 30
 
 
 class Helper:
@@ -275,9 +280,9 @@ def _isolate(channel: Socket) -> Socket:
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(_CHANNEL):
         os.dup2(null, number)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > _CHANNEL:
-            os.closerange(int(name), int(name) + 1)  # the folder's own is closed already
+    for number in _descriptors():
+        if number > _CHANNEL:
+            os.closerange(number, number + 1)  # the folder's own is closed already
     os.setsid()
     os.chdir("/")
     # A debugger's own would ask its user to go on.
@@ -289,12 +294,29 @@ def _isolate(channel: Socket) -> Socket:
     return _socket.socket(fileno=_CHANNEL)
 
 
+def _descriptors() -> Iterable[int]:
+    try:
+        return map(int, os.listdir(f"{_PROC}/fd"))
+    except OSError:
+        return range(_MOST_DESCRIPTORS)
+
+
+def _address_space() -> int:
+    """Return how much address space this process takes, in bytes."""
+    import resource
+
+    try:
+        with open(f"{_PROC}/statm", "rb") as stream:
+            return int(stream.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return _MUCH_SPACE
+
+
 def _limit_memory() -> None:
     import ctypes
     import resource
 
-    with open("/proc/self/statm", "rb") as stream:
-        cap = int(stream.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+    cap = _address_space() + MEMORY_BYTES
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     cap = cap if hard == resource.RLIM_INFINITY else min(cap, hard)
     resource.setrlimit(resource.RLIMIT_AS, (cap, cap))

@@ -186,6 +186,13 @@ def test_the_child_has_nothing_of_ours(helper: Helper) -> None:
     assert session != os.getsid(0)
 
 
+def test_without_proc(helper: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROC", "/nonexistent")
+    (found,) = helper.ask(look, [b""], SECONDS)
+    assert eval(found or b"")[0] == [0, 1, 2, 3]
+    assert helper.ask(eat, [b""], SECONDS) in ([None], [b"\0"])
+
+
 def test_it_is_no_child_of_ours_and_ends_with_us(helper: Helper) -> None:
     (reply,) = helper.ask(pid, [b""], SECONDS)
     child = int(reply or b"0")
