@@ -21,6 +21,7 @@ from dlwhy.tests.hosts.scenario import Json
 from dlwhy.tests.synth.process import compile_file
 
 SECONDS = 60.0
+NT_FILE = b"CORE\0\0\0\0"  # the owner of the notes, the first of which is at hand
 
 LIBRARY = """
 extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
@@ -126,6 +127,23 @@ def test_what_a_process_names_is_not_read(hosts: Hosts, folder: Path, tmp_path: 
         assert os.read(keeper, 8000) == b"\x7fELF" * 1000
         os.close(keeper)
         core.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("named", ["/proc/self/mem", "/proc/kmsg", "/proc/self/fd/0", "/dev/zero", "/"])
+def test_what_a_core_says_that_it_maps_is_not_read(hosts: Hosts, folder: Path, tmp_path: Path, named: str) -> None:
+    """NT_FILE names what can be read instead of pages that are not in the core."""
+    core = tmp_path / "gdb.core"
+    library = str(folder / "libowed.so")
+    with running(folder, str(folder), library) as pid:
+        hosts.ask(GDB, Subject(pid=pid), (), core)
+    content = core.read_bytes()
+    start = content.index(NT_FILE)
+    notes = content[start : start + (1 << 16)]
+    assert library.encode() in notes
+    changed = notes.replace(library.encode(), named.rjust(len(library), "/").encode())
+    core.write_bytes(content.replace(notes, changed))
+    for host, names in ask(hosts, Subject(core=core), "libowed.so", (SHELL, GDB)).items():
+        assert len(names) == 2, host
 
 
 def test_a_relative_name_is_that_of_the_process(
