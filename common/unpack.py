@@ -17,8 +17,8 @@ from .errors import DumpFormatError
 
 #: How much room on disk the content may take, in bytes, if the user says nothing.
 MAX_SIZE = 4 << 30
-#: How many times that it may be long, holes included: to go over 16 GiB of zeros takes seconds.
-MAX_SPARSENESS = 4
+#: How many times that it may be long, holes included: to go over 8 GiB of zeros takes 7 s.
+MAX_SPARSENESS = 2
 
 #: How long a program may write nothing, and take to end, in seconds.
 SILENCE_SECONDS = 120
