@@ -170,7 +170,7 @@ def test_room_is_bounded(rich_core: Path, tmp_path: Path, monkeypatch: pytest.Mo
         dlwhy.open_core(str(path), max_size=20 << 20)
     assert has_ended(tmp_path)
     path = install(tmp_path, monkeypatch, f'cat "{rich_core}"; exec cat /dev/zero')
-    with pytest.raises(DumpFormatError, match="holes included, more than 80 MiB: allow more by --max-size SIZE"):
+    with pytest.raises(DumpFormatError, match="holes included, more than 40 MiB: allow more by --max-size SIZE"):
         dlwhy.open_core(str(path), max_size=20 << 20)
     assert has_ended(tmp_path)
 
