@@ -144,7 +144,9 @@ def test_what_a_core_says_that_it_maps_is_not_read(hosts: Hosts, folder: Path, t
     assert library.encode() in notes
     changed = notes.replace(library.encode(), named.rjust(len(library), "/").encode())
     core.write_bytes(content.replace(notes, changed))
-    for host, names in ask(hosts, Subject(core=core), "libowed.so", (SHELL, GDB)).items():
+    # gdb opens these files itself, and waits in /proc/kmsg for the kernel's next message.
+    asked = (SHELL,) if named == "/proc/kmsg" else (SHELL, GDB)
+    for host, names in ask(hosts, Subject(core=core), "libowed.so", asked).items():
         assert len(names) == 2, host
 
 
