@@ -70,12 +70,19 @@ def test_zombie() -> None:
 
 
 def test_kernel_thread() -> None:
-    threads = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_kernel_thread(pid)]
-    if not threads:
-        # A container shows none: the flag is then tested on a copy of a kernel thread's stat line.
-        pytest.fail("no kernel thread to be seen here")
+    """Where one is to be seen: a container shows none."""
+    for pid in filter(is_kernel_thread, map(int, filter(str.isdigit, os.listdir("/proc")))):
+        with pytest.raises(UnsupportedError, match="kernel thread"):
+            dlwhy.open_pid(pid)
+        break
+
+
+def test_flag_of_a_kernel_thread(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 9 0 0 20 0 1 0 24 0 0")
+    target = ProcTarget.__new__(ProcTarget)
+    target.pid, target._folder = 2, str(tmp_path)
     with pytest.raises(UnsupportedError, match="kernel thread"):
-        dlwhy.open_pid(threads[0])
+        target._check_state()
 
 
 def is_kernel_thread(pid: int) -> bool:
