@@ -57,7 +57,7 @@ class Memory:
         """
         other = Memory(self.target)
         other._first = self._first
-        self._first._left = ALLOWANCE
+        self.renew_allowance()
         partial = [key for key, chunk in self._chunks.items() if chunk is None]
         other._chunks.update(dict.fromkeys(partial[:MAX_PARTIAL_CHUNKS]))
         return other
@@ -77,6 +77,10 @@ class Memory:
             if chunk is not None:
                 return chunk[start : start + size]
         return self._read_slowly(address, size)
+
+    def renew_allowance(self) -> None:
+        """Count anew what may be spent: an event of a trace may take as much as a command."""
+        self._left = self._first._left = ALLOWANCE
 
     def spend(self, units: int, what: str) -> bool:
         """Take from what the command may spend, for work on what was read; return False if so much is not left.

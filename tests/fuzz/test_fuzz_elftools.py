@@ -85,7 +85,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_file(folder, "libnames.so", source, "-gz=zlib", language="c")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+both = pytest.mark.parametrize("worker", VERSIONS, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def worker(request: pytest.FixtureRequest, library: Path) -> Iterator[Worker]:
     """Return a worker for each version."""
     found = Worker(request.param, library)
@@ -94,6 +97,7 @@ def worker(request: pytest.FixtureRequest, library: Path) -> Iterator[Worker]:
     found.close()
 
 
+@both
 def test_the_undamaged_file(worker: Worker, library: Path) -> None:
     name, value, _ = worker.ask(library)
     assert name == "local"
@@ -114,6 +118,7 @@ HEADERS = st.lists(
 
 @examples(150)
 @given(damage=DAMAGE, headers=HEADERS, cut=st.floats(0, 1))
+@both
 def test_damaged_symbol_file(
     worker: Worker,
     library: Path,

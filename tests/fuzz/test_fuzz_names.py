@@ -149,7 +149,7 @@ def check_strict(value: Any) -> None:
             check_strict(item)
 
 
-@examples(200)
+@examples(100)
 @given(paths=st.lists(RAW, min_size=4, max_size=4), unique=SYMBOLS, function=SYMBOLS, thread=RAW)
 def test_names_of_a_process(paths: list[bytes], unique: bytes, function: bytes, thread: bytes) -> None:
     began = time.process_time()

@@ -35,6 +35,7 @@ LINUX_ONLY = {
         "tests/unit/test_loaders_start.py",
         "tests/unit/test_reads.py",
     ),
+    "measures the memory of a child by /proc": ("tests/unit/test_totals.py",),
     "asks other readers, which are not there for CPython 3.9": ("tests/unit/test_kernel_witnesses.py",),
     "runs a program of Linux: bash, dpkg-deb, coredumpctl, a compressor": (
         "tests/unit/test_cli.py::test_reader_that_goes_away",

@@ -20,7 +20,6 @@ _GAP = 256
 #: A place or a word, and the index of its symbol, in one number.
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
-_SEARCH_UNITS = 100
 
 
 class Bindings:
@@ -60,11 +59,17 @@ class Bindings:
 
     def symbols_into(self, start: int, end: int) -> tuple[str, ...]:
         """Give the linker's names of the symbols whose place points into ``[start, end)``, sorted."""
-        first, last = bisect_left(self._values, start), bisect_left(self._values, end)
-        if not self._image.memory.spend(_SEARCH_UNITS + max(0, last - first), "what libraries are bound to"):
-            return ()
+        first, last = self._places(start, end)
         names = {self._name(index) for index in set(self._symbols[first:last])}
         return tuple(sorted(name for name in names if name is not None))
+
+    def count_into(self, start: int, end: int) -> int:
+        """Return how many places point into ``[start, end)``."""
+        first, last = self._places(start, end)
+        return max(0, last - first)
+
+    def _places(self, start: int, end: int) -> tuple[int, int]:
+        return bisect_left(self._values, start), bisect_left(self._values, end)
 
     def _name(self, index: int) -> Optional[str]:
         if index not in self._names:

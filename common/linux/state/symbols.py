@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 #: How many names of functions are remembered.
 MAX_FUNCTIONS = 4096
 
-# What is spent, in Memory's units: on a function that is looked up in a file, on a symbol's name, on each character.
+# What is spent, in Memory's units: on a function that is looked up in a file, on a look at what a library is bound to,
+# on a symbol's name, on each character.
 _FUNCTION_UNITS = 250_000
+_SEARCH_UNITS = 120
 _NAME_UNITS = 500
 TEXT_UNITS = 8
 
@@ -107,4 +109,7 @@ class AllBindings:
     def symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
         """Return the linker's names of the symbols by which one library points into another."""
         bindings = self.of(holder)
-        return bindings.symbols_into(*held.extent) if bindings else ()
+        if bindings is None:
+            return ()
+        units = _SEARCH_UNITS + bindings.count_into(*held.extent)
+        return bindings.symbols_into(*held.extent) if self._memory.spend(units, "what libraries are bound to") else ()

@@ -31,6 +31,8 @@ CALLERS_NAMESPACE = -2
 #: How far before a call through _rtld_global_ro its address is loaded, in bytes of code.
 _LOAD_DISTANCE = 192
 _MAX_TEXT = 64 << 20
+#: What looking at a call takes, in Memory's units.
+_MATCH_UNITS = 150
 
 # call *disp32(%reg) and jmp *disp32(%reg), with or without a REX prefix; rsp and r12 would need another byte.
 _CALL = rb"\xff[\x90-\x93\x95-\x97]"
@@ -159,6 +161,8 @@ def _find_inner_calls(
         code = memory.try_read(start, header.memsz)
         for entry, pattern in wanted.items() if code else ():
             for match in pattern.finditer(code or b""):
+                if not memory.spend(_MATCH_UNITS, "libc's code"):
+                    return
                 if _loads(memory, start, code or b"", match.start(), symbol[0]):
                     yield start + match.start(), entry
 

@@ -128,6 +128,7 @@ class Tracer:
             def act() -> Reaction:
                 nonlocal where
                 where = f"{names[hit.address]} in thread {hit.lwp}"
+                self._reading.process.memory.renew_allowance()
                 return handler(hit)
 
             return call_handler(act, Reaction.RESUME, lambda error: self._fail(where, error))
