@@ -69,6 +69,12 @@ def test_the_undamaged_process_is_as_it_was_built(patient: Patient) -> None:
     assert namespaces == {0, 1}
 
 
+def test_the_order_of_threads_changes_nothing(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list(patient.target.threads())
+    monkeypatch.setattr(patient.target, "threads", lambda: threads[::-1])
+    assert examine(patient) == patient.baseline
+
+
 # -- the list of libraries ------------------------------------------------------------------------------------
 
 

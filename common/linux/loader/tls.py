@@ -105,7 +105,8 @@ def _thread_pointers(
 ) -> Iterator[tuple[Thread, int]]:
     target = memory.target
     by_lwp: Optional[Mapping[int, int]] = None
-    for thread in target.threads():
+    # Debuggers and cores have orders of their own: gdb 16 counts those of a process that it attaches to backwards.
+    for thread in sorted(target.threads(), key=lambda each: (each.lwp != target.pid, each.lwp)):
         pointer = target.registers(thread).get(THREAD_POINTER)
         if not pointer or not _is_thread_block(memory, pointer):
             by_lwp = listed() if by_lwp is None else by_lwp
