@@ -12,7 +12,7 @@ from ..common.charset import decode
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
 from ..common.linux.dumps.elfcore import ElfCore
-from ..common.linux.dumps.procfs import open_file_of, thread_name
+from ..common.linux.dumps.procfs import open_file_of, program_of, thread_name
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 from .charset import output_of, text_of
@@ -117,6 +117,9 @@ class GdbTarget:
                 return (Module(mapped.path, mapped.start),)
         entry = self.auxv().get(3)
         program = _program()
+        # What gdb 16 opens where the program is in another mount namespace, or was deleted.
+        if program == f"/proc/{self.pid}/exe" and self.kind == "live":
+            program = program_of(int(self._inferior.pid)) or program
         return (Module(program, entry & ~0xFFF),) if program and entry else ()
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:

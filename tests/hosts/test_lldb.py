@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.build import build
+from dlwhy.tests.hosts.chroots import packages
 from dlwhy.tests.hosts.comparing import text_of
 from dlwhy.tests.hosts.debuggers import LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
@@ -361,7 +362,12 @@ def test_colour(tmp_path: Path, version: str, extra: dict[str, str], coloured: b
     words = [*found.command, "--no-lldbinit", "--batch"]
     for command in commands:
         words += ["-o", command]
-    output = on_terminal(words, clean_environment({**found.environment, "HOME": str(tmp_path), **extra}))
+    python = printed(
+        lldb(version, "script import sys; print('PYTHON', *sys.version_info[:2])", home=tmp_path), "PYTHON"
+    )
+    major, minor = map(int, python.split())
+    own = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(packages((major, minor)))}
+    output = on_terminal(words, clean_environment({**found.environment, **own, **extra}))
     text = output.rpartition("\r\nFROM\r\n")[2].partition("\r\nTO\r\n")[0]
     # LLDB's own remarks about debug information come first, in its own colours.
     assert ("\x1b[" in text[text.index("stay loaded") :]) is coloured

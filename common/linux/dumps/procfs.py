@@ -75,6 +75,16 @@ def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
     return open_first([path], root)
 
 
+def program_of(pid: int) -> Optional[str]:
+    """Return the path of a process's program as the process sees it, None where it may not be seen."""
+    try:
+        path = decode(os.readlink(f"/proc/{pid}/exe".encode()))
+    except OSError:
+        return None
+    deleted = " (deleted)"
+    return path[: -len(deleted)] if path.endswith(deleted) else path
+
+
 def _link(path: str) -> str:
     return os.readlink(path.encode()).decode("utf-8", "surrogateescape")
 
@@ -162,12 +172,8 @@ class ProcTarget:
 
     def modules(self) -> Sequence[Module]:
         """Give the main program."""
-        try:
-            path = decode(os.readlink(f"{self._folder}/exe".encode()))
-        except OSError:
-            return ()
-        deleted = " (deleted)"
-        return (Module(path[: -len(deleted)] if path.endswith(deleted) else path, self._auxv.get(AT_PHDR, 0) & ~0xFFF),)
+        path = program_of(self.pid)
+        return (Module(path, self._auxv.get(AT_PHDR, 0) & ~0xFFF),) if path is not None else ()
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
         """Find nothing: there is no debugger here."""
