@@ -1,4 +1,4 @@
-// Four libraries: opened twice and closed once, with a unique symbol, with a TLS destructor that is due, closed cleanly.
+// Four libraries: opened twice and closed once, with a unique symbol, with TLS destructors due in two threads, closed.
 #if defined(BUILD_libleak) || defined(BUILD_libclean)
 extern "C" int use() { return 1; }
 #elif defined(BUILD_libunique)
@@ -59,9 +59,10 @@ int main(int argc, char **argv)
     void *unique = open_library(folder, "libunique.so");
     void *clean = open_library(folder, "libclean.so");
     void *owed = dlopen((folder + "libowed.so").c_str(), RTLD_NOW);
-    pthread_t thread;
-    pthread_barrier_init(&used, nullptr, 2);
-    pthread_create(&thread, nullptr, work, dlsym(owed, "use"));
+    pthread_t threads[2];
+    pthread_barrier_init(&used, nullptr, 3);
+    for (pthread_t &thread : threads)
+        pthread_create(&thread, nullptr, work, dlsym(owed, "use"));
     pthread_barrier_wait(&used);
     for (void *handle : {leak, unique, clean, owed})
         dlclose(handle);

@@ -52,8 +52,11 @@ def check_answers(state: Json, owed: Json, plan: Json) -> None:
     assert {name: each["holds"][0]["kind"] for name, each in ours.items()} == HELD
     assert all(each["held"] for each in ours.values())
     assert state["problems"] == owed["problems"] == plan["problems"] == []
-    (destructor,) = owed["libraries"][0]["holds"][0]["destructors"]
-    assert destructor["function"]["name"] == DESTRUCTOR, "pyelftools and the demangler have given the name"
+    destructors = owed["libraries"][0]["holds"][0]["destructors"]
+    names = [each["function"]["name"] for each in destructors]
+    assert names == [DESTRUCTOR] * 2, "pyelftools and the demangler have given the names"
+    threads = [each["thread"]["lwp"] for each in destructors]
+    assert threads == sorted(threads), "every host has the same order"
     assert (plan["outcome"], plan["unloads"]) == ("unloads", ["libleak.so"])
 
 
