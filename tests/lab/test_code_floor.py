@@ -62,6 +62,10 @@ LINUX_ONLY = {
         "tests/unit/test_opener.py::test_no_room",
         "tests/unit/test_opener.py::test_a_pipe_is_not_waited_for",
     ),
+    "links, signals, pseudo-terminals and full disks are those of Linux": (
+        "tests/unit/test_eventlog.py",
+        "tests/unit/test_shell_ends.py",
+    ),
     "there is no fork, and so no helper process": (
         "tests/unit/test_helper.py",
         "tests/unit/test_elf_demangle.py::test_short_rust_names_may_not_become_long_ones",
