@@ -85,7 +85,11 @@ class Helper:
             found: list[Optional[bytes]] = []
             for start in range(0, len(items), _BATCH):
                 batch = items[start : start + _BATCH]
+                was_used = self._channel is not None
                 replies = self._exchange(task, batch, seconds, descriptor)
+                if was_used and replies is not None and None in replies:
+                    # Earlier calls may have left it too little memory: the answer must not depend on them.
+                    replies = self._exchange(task, batch, seconds, descriptor)
                 if replies is None and len(batch) > 1:
                     replies = [(self._exchange(task, [item], seconds, descriptor) or [None])[0] for item in batch]
                 found += replies or [None]
@@ -111,6 +115,8 @@ class Helper:
             replies = list(_unpacked(self._receive(size, deadline)))
             if len(replies) != len(items):
                 raise ValueError(f"{len(replies)} answers to {len(items)} items")
+            if None in replies:
+                self.close()  # what took its memory may have kept it
             return replies
         except (OSError, RuntimeError, ValueError, struct.error):
             self.close()
@@ -264,7 +270,7 @@ def _serve(channel: Socket) -> NoReturn:
     """Answer requests until the channel is closed."""
     import gc
 
-    gc.disable()  # objects of the other process would close, when they go, what now is the child's
+    gc.freeze()  # objects of the other process would close, when they go, what now is the child's
     channel = _isolate(channel)
     tasks: dict[tuple[bytes, bytes], Task] = {}
     while True:

@@ -13,6 +13,7 @@ from dlwhy.common.linux.elf.demangle import demangle
 from dlwhy.common.model import Module
 from dlwhy.tests.fuzz.damages import DAMAGE, damaged
 from dlwhy.tests.fuzz.examples import examples
+from dlwhy.tests.fuzz.mangled import MANGLED_PARTS
 from dlwhy.tests.synth.elfcore import Encoder, FileMapping, Segment, write_core
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,66 +55,6 @@ def test_damaged_core(tmp_path_factory: pytest.TempPathFactory, damage: list[tup
     finally:
         core.close()
     assert time.process_time() - began < LIMIT_SECONDS
-
-
-MANGLED_PARTS = st.sampled_from(
-    [
-        "_Z",
-        "_ZN",
-        "_R",
-        "N",
-        "K",
-        "S",
-        "St",
-        "Ss",
-        "S_",
-        "S0_",
-        "S1_",
-        "T_",
-        "T0_",
-        "I",
-        "E",
-        "i",
-        "v",
-        "P",
-        "R",
-        "O",
-        "1a",
-        "3foo",
-        "C1",
-        "D0",
-        "L_Z",
-        "Xsr",
-        "Dp",
-        "J",
-        "F",
-        "M",
-        "A1_",
-        "A_",
-        "17h0123456789abcdefE",
-        "B1_",
-        "Cs",
-        "Nv",
-        "NvC",
-        "Bs_",
-        "B_",
-        "Y",
-        "X",
-        "u4caf-dma",
-        "IC",
-        "Kj",
-        "Kh",
-        "p",
-        "G0_",
-        "D1_",
-        ".",
-        "$LT$",
-        "$u20$",
-        "..",
-        "9999",
-        "99999999999",
-    ]
-)
 
 
 @examples(500)

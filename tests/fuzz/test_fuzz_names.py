@@ -27,14 +27,14 @@ from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.tests.fakes import X86_64, FakeHost, FakeTarget
 from dlwhy.tests.fuzz.examples import examples
-from dlwhy.tests.fuzz.test_fuzz_files import MANGLED_PARTS
+from dlwhy.tests.fuzz.mangled import MANGLED_PARTS
+from dlwhy.tests.support.undo import UNDO
 from dlwhy.tests.synth.glibc import IMAGE_SIZE, Library, Process
 from dlwhy.tests.synth.glibc_layouts import V239
 from dlwhy.tests.synth.minidump import WIN7, WIN10, Form
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import build
 from dlwhy.tests.synth.windows import process
-from dlwhy.tests.unit.test_render_jsontext import UNDO
 from hypothesis import given
 from hypothesis import strategies as st
 

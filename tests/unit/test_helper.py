@@ -64,6 +64,23 @@ def eat(_: bytes, __: int) -> bytes:
     return bytes(2 * MEMORY_BYTES)[:1]
 
 
+HOARD: list[bytes] = []
+PIECE = MEMORY_BYTES // 16
+
+
+def hoard(item: bytes, _: int) -> bytes:
+    HOARD.append(bytes(PIECE))
+    return item
+
+
+def tangle(item: bytes, _: int) -> bytes:
+    ring: list[object] = [bytes(PIECE)]
+    ring.append(ring)
+    for _ in range(1000):  # so much makes the collector look
+        ring.append([ring])
+    return item
+
+
 def fill(_: bytes, __: int) -> bytes:
     return bytes(MAX_REPLY + 1)
 
@@ -128,6 +145,20 @@ def test_what_costs_too_much_has_none(helper: Helper, task: module.Task) -> None
     assert helper.ask(upper, [b"next"], SECONDS) == [b"NEXT"]
     assert helper.missing == 1
     assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.parametrize("task", [hoard, tangle])
+def test_what_earlier_calls_have_left_behind_costs_no_answer(helper: Helper, task: module.Task) -> None:
+    for number in range(60):
+        item = f"item {number}".encode()
+        assert helper.ask(task, [item], 2.0) == [item]
+        helper.renew()
+
+
+def test_what_takes_too_much_takes_no_other_with_it(helper: Helper) -> None:
+    assert helper.ask(upper, [b"used"], SECONDS) == [b"USED"]
+    assert helper.ask(eat, [b"evil"], SECONDS) == [None]
+    assert helper.missing == 1
 
 
 def test_only_the_item_at_fault_is_lost(helper: Helper) -> None:

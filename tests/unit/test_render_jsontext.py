@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
-import dlwhy
 import pytest
 from dlwhy.common.charset import decode
 from dlwhy.common.render.jsontext import dumps, to_strict
+from dlwhy.tests.support.undo import UNDO
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-README = Path(dlwhy.__file__).parent / "README.md"
 #: Characters of which sequences consist, beside all others.
 TRICKY = st.text(alphabet=st.sampled_from("\\xu05cdfFD8\udc80\udcff\udc5c\ud83d\ude00ü\U0001f600\0\n"), max_size=12)
 STRINGS = TRICKY | st.text(alphabet=st.characters(exclude_categories=())) | st.binary().map(decode)
@@ -23,18 +20,6 @@ DOCUMENTS = st.recursive(
     lambda each: st.lists(each) | st.dictionaries(STRINGS, each),
     max_leaves=10,
 )
-
-
-def undo() -> Any:
-    """Return the function that README gives for this."""
-    found = re.search(r"```python\n(import re\n.*?def undo.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    names: dict[str, Any] = {}
-    exec(found[1], names)
-    return names["undo"]
-
-
-UNDO = undo()
 
 
 @given(STRINGS)

@@ -29,6 +29,11 @@ FILE_SECONDS = 1.5
 
 _MAX_DIGITS = 20
 
+# What the helper process has found in files, as far as it is not long.
+_answers: dict[tuple[object, ...], bytes] = {}
+_MAX_ANSWERS = 1000
+_MAX_ANSWER_LENGTH = 4096
+
 
 class ElfFile(NamedTuple):
     """What the header of an ELF file says; ``table`` is where its program headers lie in the file."""
@@ -87,10 +92,22 @@ def _search(memory: Memory, module: Module, task: Task, wanted: str) -> str:
     item = f"{module.build_id} {wanted}".encode("utf-8", "surrogateescape")
     for stream in _symbol_files(memory, module):
         with stream:
-            (found,) = shared_helper().ask(task, [item], FILE_SECONDS, stream.fileno())
+            found = _ask(task, item, stream)
         if found:
             return found.decode("utf-8", "surrogateescape")
     return ""
+
+
+def _ask(task: Task, item: bytes, stream: BinaryIO) -> Optional[bytes]:
+    """Ask the helper process, unless it has answered this of the same file: a trace asks at each event."""
+    state = os.fstat(stream.fileno())
+    key = (task.__name__, item, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    found = _answers.get(key)
+    if found is None:
+        (found,) = shared_helper().ask(task, [item], FILE_SECONDS, stream.fileno())
+        if found is not None and len(found) <= _MAX_ANSWER_LENGTH and len(_answers) < _MAX_ANSWERS:
+            _answers[key] = found
+    return found
 
 
 def _symbol_files(memory: Memory, module: Module) -> Iterator[BinaryIO]:
