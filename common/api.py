@@ -14,7 +14,7 @@ from typing import Optional
 from .errors import NotFoundError
 from .linux.model import Library, Plan, State
 from .linux.plan import plan_all, plan_close
-from .linux.state.examine import explain
+from .linux.state.examine import explain, explain_chosen
 from .linux.state.matching import select
 from .target import Target
 from .windows.model import Share
@@ -55,7 +55,7 @@ class Examination:
 
         :raises NotFoundError: if there is none.
         """
-        return select(self.state().libraries, name, _number)
+        return explain_chosen(self.target, lambda libraries: select(libraries, name, _number)).libraries
 
     def library(self, name: str) -> Library:
         """Examine the one library that a name fits.

@@ -8,9 +8,14 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dlstate.text import state_view
+from dlwhy.common.errors import NotFoundError
+from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.model import Library as Verdict
-from dlwhy.common.linux.state.examine import explain
+from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
+from dlwhy.common.linux.state.matching import by_address
+from dlwhy.common.linux.state.verdict import GlibcExamination
+from dlwhy.common.model import Problem
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
 from dlwhy.tests.support.limits import lower
@@ -107,6 +112,48 @@ def test_a_brief_state_has_the_same_table(rich_core: Path) -> None:
     assert brief.problems == whole.problems
     assert any(library.soname and library.fields for library in whole.libraries)
     assert not any(library.soname or library.fields for library in brief.libraries)
+
+
+def at(address: int) -> Choice:
+    return lambda libraries: by_address(libraries, address)
+
+
+def test_a_chosen_library_has_the_same_verdict(rich_core: Path) -> None:
+    whole = explain(snapshot(rich_core)).libraries
+    for library in (whole[0], *whole[-8:]):
+        assert explain_chosen(snapshot(rich_core), at(library.link_map)).libraries == (library,)
+
+
+def test_what_is_not_chosen_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile library, with thousands of destructors or symbols to name, delays no answer about another."""
+    libraries = [
+        Library("libevil.so", nodelete=True, opencount=1, needs=["libheld.so"]),
+        Library("libheld.so"),
+        Library("libother.so", opencount=1),
+    ]
+    asked: list[str] = []
+    judge = GlibcExamination.judge
+
+    def note(self: GlibcExamination, link_map: LinkMap, identify: bool) -> Verdict:
+        asked.append(link_map.name)
+        return judge(self, link_map, identify)
+
+    monkeypatch.setattr(GlibcExamination, "judge", note)
+    state = explain_chosen(process_of(libraries, (2, 40), V239).target(), lambda found: found[-1:])
+    assert [library.name for library in state.libraries] == ["libother.so"]
+    assert [name.rpartition("/")[2] for name in asked] == ["libother.so"]
+
+
+def test_a_choice_of_nothing_tells_what_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(_: Sequence[Verdict]) -> Sequence[Verdict]:
+        raise NotFoundError("no loaded library matches 'x'")
+
+    target = process_of([Library("libfirst.so", opencount=1)], (2, 40), V239).target()
+    with pytest.raises(NotFoundError, match=r"^no loaded library matches 'x'$"):
+        explain_chosen(target, choose)
+    monkeypatch.setattr(type(target), "problems", lambda _: (Problem("threads", "cannot be read"),))
+    with pytest.raises(NotFoundError, match=r"'x'; threads: cannot be read$"):
+        explain_chosen(target, choose)
 
 
 # -- each reason, and what it rests on ------------------------------------------------------------------------

@@ -64,6 +64,17 @@ def test_local_and_exported_functions(library: Path) -> None:
     assert find_local_symbol(image.memory, image, str(library), "no_such_variable") is None
 
 
+@pytest.mark.parametrize("name", [b"lo\xffal", b"\xc3\xbcal "])
+def test_a_name_of_any_bytes_stays_as_it_is(library: Path, tmp_path: Path, name: bytes) -> None:
+    content = library.read_bytes()
+    assert b"\0local\0" in content
+    changed = tmp_path / "liblocal.so"
+    changed.write_bytes(content.replace(b"\0local\0", b"\0" + name + b"\0"))
+    found = named(loaded(library, changed), library, address_of(library, "local"))
+    assert found is not None
+    assert os.fsencode(found) == name
+
+
 def test_another_build_is_not_believed(library: Path, tmp_path: Path) -> None:
     other = compile_file(
         tmp_path, "liblocal.so", SOURCE.replace("local(", "impostor("), "-Wl,--build-id=0xabcdef", language="c"

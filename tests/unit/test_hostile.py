@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import DlwhyError, DumpFormatError
+from dlwhy.common.linux.elf.image import MAX_NAME
 from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.model import SourceKind
 from dlwhy.tests.fakes import CoreTarget, snapshot
@@ -276,6 +277,21 @@ def test_unique_names_that_cannot_be_read(patient: Patient) -> None:
     assert not isinstance(answer, DlwhyError)
     hold = next(each for each in answer.libraries if each.name == "libunique.so").holds[0]
     assert (hold.origin, hold.symbols) == ("unique-symbol", ("(name not in memory)",))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(10_000, "_ZN" + "x" * 9_997), (MAX_NAME, f"(a name of more than {MAX_NAME} bytes)")]
+)
+def test_long_unique_names(patient: Patient, size: int, expected: str) -> None:
+    owner = patient.library("libunique.so").link_map
+    name = (b"_ZN" + b"x" * (size - 3)).ljust(size + 8, b"\0")
+    entries = [1, SCRATCH + 31 * 32, WILD, owner] * 31
+    table = patient.scratch(*entries, *struct.unpack(f"<{len(name) // 8}Q", name))
+    patient.set_namespace(0, "_ns_unique_sym_table.entries", table)
+    answer = examine(patient)
+    assert not isinstance(answer, DlwhyError)
+    hold = next(each for each in answer.libraries if each.name == "libunique.so").holds[0]
+    assert (hold.origin, hold.symbols) == ("unique-symbol", (expected,))
 
 
 @pytest.mark.parametrize("owner", [1, 4711, -1, -0x80000000])

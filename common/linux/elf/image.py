@@ -50,6 +50,8 @@ _STT_TLS = 6
 MAX_PROGRAM_HEADERS = 1024
 MAX_DYNAMIC_ENTRIES = 1024
 MAX_SYMBOLS = 4_000_000
+#: The longest name of a symbol that is read, in bytes; C++ makes some of more than 4096.
+MAX_NAME = 1 << 16
 MAX_RELOCATION_BYTES = 256 << 20
 _STRUCTS_AT_ONCE = 1 << 14
 MAX_NOTE_BYTES = 1 << 16
@@ -280,7 +282,7 @@ class Image:
         table = self.dynamic_address(DT_STRTAB)
         if table is None or not 0 <= offset < self.dynamic.get(DT_STRSZ, 0):
             raise CorruptError(f"string offset {offset} outside the string table")
-        return self.memory.c_string(table + offset)
+        return self.memory.c_string(table + offset, MAX_NAME)
 
     def read_soname(self) -> Optional[str]:
         """Read DT_SONAME; None if there is none or it is not in memory."""

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Optional
 
-from .image import find_build_id
+from .image import MAX_NAME, find_build_id
 
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
@@ -17,9 +17,9 @@ def covering_function(item: bytes, descriptor: int) -> bytes:
     build_id, _, offset = item.decode().partition(" ")
     for table in _symbol_tables(descriptor, build_id):
         is_64 = table.elffile.elfclass == 64
-        index = _covering_index(table.data(), is_64, "<" if table.elffile.little_endian else ">", int(offset))
-        if index is not None:
-            return str(table.get_symbol(index).name).encode("utf-8", "surrogateescape")
+        place = _covering_name(table.data(), is_64, "<" if table.elffile.little_endian else ">", int(offset))
+        if place is not None:
+            return _read_string(table, place)
     return b""
 
 
@@ -43,14 +43,25 @@ def _symbol_tables(descriptor: int, build_id: str) -> Iterator[Any]:
         yield from elf.iter_sections("SHT_SYMTAB")
 
 
-def _covering_index(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
+def _read_string(table: Any, place: int) -> bytes:
+    """Read a name from the string table of a symbol table: pyelftools would replace bytes that are not UTF-8."""
+    strings = table.stringtable
+    if not 0 <= place < strings["sh_size"]:
+        return b""
+    table.stream.seek(strings["sh_offset"] + place)
+    name, end, _ = table.stream.read(min(MAX_NAME + 1, strings["sh_size"] - place)).partition(b"\0")
+    return name if end else b""
+
+
+def _covering_name(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
+    """Return where in the string table the name is of the function that covers an offset."""
     form = struct.Struct(prefix + ("IBBHQQ" if is_64 else "IIIBBH"))
     whole = memoryview(table)[: len(table) - len(table) % form.size]
-    for index, values in enumerate(form.iter_unpack(whole)):
+    for values in form.iter_unpack(whole):
         if is_64:
-            _, info, _, shndx, value, size = values
+            name, info, _, shndx, value, size = values
         else:
-            _, value, size, info, _, shndx = values
+            name, value, size, info, _, shndx = values
         if shndx and info & 15 in (_STT_FUNC, _STT_GNU_IFUNC) and value <= offset < value + size:
-            return index
+            return int(name)
     return None

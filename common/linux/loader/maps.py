@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 from ...errors import CorruptError, FaultError, LayoutError
 from ...memory import Memory
 from ...model import Layout, Problem
+from ..elf.image import MAX_NAME
 from ..layouts.resolve import LayoutSet
 from .roots import LT_LOADED, RootKind
 from .start import MAX_LIBRARIES, read_name
@@ -531,10 +532,20 @@ def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock
 
 
 class UniqueSymbol(NamedTuple):
-    """An entry of a namespace's STB_GNU_UNIQUE table: the linker's name and the owner's link_map address."""
+    """An entry of a namespace's STB_GNU_UNIQUE table: the linker's name, or why it is not read; the owner's address."""
 
     name: str
     owner: int
+
+
+def _read_symbol_name(memory: Memory, address: int) -> str:
+    """Read a symbol's name, or say why it cannot be read."""
+    try:
+        return memory.c_string(address, MAX_NAME)
+    except CorruptError:
+        return f"(a name of more than {MAX_NAME} bytes)"
+    except FaultError:
+        return "(name not in memory)"
 
 
 def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[UniqueSymbol]:
@@ -560,4 +571,4 @@ def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namesp
         for name, owner in zip(words[1::4], words[3::4]):
             if name:
                 memory.spend(_UNIQUE_UNITS, f"unique symbols of namespace {namespace.number}")
-                yield UniqueSymbol(read_name(memory, name), owner)
+                yield UniqueSymbol(_read_symbol_name(memory, name), owner)

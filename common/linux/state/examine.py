@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Optional, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Optional, TypeVar, Union
 
-from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, NotFoundError, UnsupportedError
 from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Problem
@@ -15,12 +15,14 @@ from ..elf.image import PT_INTERP
 from ..loader.find import find_private
 from ..loader.musl import is_musl
 from ..loader.start import STATIC, Start, find_start
-from ..model import State
+from ..model import Library, State
 from .motion import Motion, find_motion
 from .process import GlibcProcess, read_process
 from .verdict import GlibcExamination
 
 _Answer = TypeVar("_Answer")
+#: Chooses libraries by what they are, without a verdict; may raise NotFoundError.
+Choice = Callable[[Sequence[Library]], Sequence[Library]]
 
 
 #: How long a running process is read again and again, and how long until a thread that holds the loader's lock without
@@ -47,6 +49,38 @@ def explain(target: Target, brief: bool = False) -> State:
 
     state, racy = examine(target, explain_glibc, _explain_musl)
     return state._replace(problems=(*state.problems, *racy))
+
+
+def explain_chosen(target: Target, choose: Choice) -> State:
+    """Examine those libraries of the target that are chosen from all: what others would cost is not spent.
+
+    :raises NotFoundError: if ``choose`` raises it.
+    :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
+    :raises LayoutError: if no known layout of glibc fits.
+    """
+
+    def explain_glibc(process: GlibcProcess) -> Union[State, NotFoundError]:
+        examination = GlibcExamination.of(process)
+        try:
+            chosen = choose(examination.facts_of_all())
+        except NotFoundError as error:
+            error.add(process.problems)
+            return error  # not raised as long as the process may be caught in a change
+        return examination.state(chosen)
+
+    def explain_musl(memory: Memory, start: Start) -> Union[State, NotFoundError]:
+        state = _explain_musl(memory, start)
+        try:
+            return state._replace(libraries=tuple(choose(state.libraries)))
+        except NotFoundError as error:
+            error.add(state.problems)
+            return error
+
+    answer, racy = examine(target, explain_glibc, explain_musl)
+    if isinstance(answer, NotFoundError):
+        answer.add(racy)
+        raise answer
+    return answer._replace(problems=(*answer.problems, *racy))
 
 
 def _explain_musl(memory: Memory, start: Start) -> State:

@@ -59,7 +59,7 @@ class Nodelete:
         for namespace in process.graph.namespaces:
             try:
                 for symbol in for_each_unique_symbol(process.memory, process.layouts, namespace):
-                    owners.setdefault(symbol.owner, []).append(symbol.name or "(name not in memory)")
+                    owners.setdefault(symbol.owner, []).append(symbol.name)
             except (FaultError, CorruptError) as error:
                 process.add_problem(f"unique symbols of namespace {namespace.number}", str(error))
         return owners

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...model import Evidence
@@ -69,11 +69,17 @@ class GlibcExamination:
         """
         return GlibcExamination.of(self.process.later(follower), brief=self._brief)
 
-    def state(self) -> State:
-        """Return the verdict on every library, in brief without their identities."""
+    def facts_of_all(self) -> list[Library]:
+        """Return what every library is, without a verdict."""
+        return [self.describe(m, identify=True) for m in self.process.graph.by_address.values()]
+
+    def state(self, chosen: Optional[Iterable[Library]] = None) -> State:
+        """Return the verdict on every library, or on those that are ``chosen``, in brief without their identities."""
         process = self.process
         note_motion(process)
-        libraries = tuple(self.judge(m, identify=not self._brief) for m in process.graph.by_address.values())
+        by_address = process.graph.by_address
+        maps = by_address.values() if chosen is None else [by_address[library.link_map] for library in chosen]
+        libraries = tuple(self.judge(m, identify=not self._brief) for m in maps)
         return State(
             target_info(process.memory),
             process.loader_info(),
