@@ -3,8 +3,8 @@
 ``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
 
 Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read, or
-the answer not be written; 4 answered with problems; 70 a bug in dlwhy; 130 interrupted.  A reader that has gone, and a
-standard output that is closed, are no failure.
+the answer not be written; 4 answered with problems, findings or not; 70 a bug in dlwhy; 130 interrupted.  A reader that
+has gone, and a standard output that is closed, are no failure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .commands.arguments import argument, byte_count
 from .commands.parser import HelpFormatter, ShellParser, add_arguments
 from .commands.registry import find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
-from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError
+from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError, UsageError
 from .host import Screen, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
@@ -153,12 +153,27 @@ def _run(arguments: Namespace) -> int:
     command = find_command(arguments.command)
     if command is None:
         return _help(arguments.command, arguments.words)
+    _refuse_misplaced(arguments.words)
     result = run(CliHost(_open(arguments)), command, arguments.words)
     if result is None:
         return 0
     if result.has_problems:
         return EXIT_PROBLEMS
     return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
+
+
+def _refuse_misplaced(words: Sequence[str]) -> None:
+    """Refuse options of dlwhy itself among those of a command.
+
+    :raises UsageError: if there are any.
+    """
+    own = [flag for item in ARGUMENTS if item.choice == "target" for flag in item.flags]
+    for word in words:
+        option = word.partition("=")[0]
+        if option in own:
+            raise UsageError(
+                f"{option} says what is examined: give it before the command, as in dlwhy {option} … dlstate"
+            )
 
 
 class _Parser(ShellParser):

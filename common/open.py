@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Optional, Union
 
@@ -39,9 +40,22 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
     :raises DumpFormatError: if it is no ELF core, damaged, or too large.
     :raises UnsupportedError: if the program that decompresses it is not installed, the architecture is not known, or a
         file is needed that is not here.
+    :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
     """
+    _require_given(sysroot, executable)
     content = _decompress(path, lambda start: require_core(path, start), max_size)
     return _core_of(path, content, sysroot, executable)
+
+
+def _require_given(sysroot: str, executable: str) -> None:
+    """Require that what the user names is there: else nothing would be found there, without a word.
+
+    :raises NotFoundError: if it is not.
+    """
+    if sysroot and not os.path.isdir(sysroot):
+        raise NotFoundError(f"there is no folder {sysroot}, which is given as the root of the core's files")
+    if executable and not os.path.isfile(executable):
+        raise NotFoundError(f"there is no file {executable}, which is given as the core's program")
 
 
 def _core_of(path: str, content: Optional[Unpacked], sysroot: str, executable: str) -> CoreTarget:
@@ -81,11 +95,12 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size:
     ``max_size`` is how much room the temporary file may take into which it is copied, in bytes (None: 4 GiB).
 
     :raises UnsupportedError: if coredumpctl is not installed.
-    :raises NotFoundError: if it has no such core.
+    :raises NotFoundError: if it has no such core, or there is no such ``sysroot`` or ``executable``.
     :raises DumpFormatError: if that is damaged or too large.
     """
     from .unpack import find_program, unpack
 
+    _require_given(sysroot, executable)
     program = find_program("coredumpctl")
     if program is None:
         raise UnsupportedError("coredumpctl is not installed: give the core's file by --core")

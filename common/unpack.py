@@ -31,6 +31,8 @@ _ZERO_BLOCK = bytes(_BLOCK)
 _MAX_MEMORY = 1 << 30
 _MAX_MESSAGES = 1 << 16
 _MAX_LINE = 200
+# Of these the beginning: ``/usr/bin/xz: (stdin): no end``, ``gzip: stdin: no end``, ``/*stdin*\ : no end``.
+_SPEAKER = r"^(?:\S*(?:zstd|xz|bzip2|gzip|lz4)\S*: )?(?:\(?stdin\)?: |/\*stdin\*\\ *: )?"
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in Python since 3.10
 
 
@@ -106,7 +108,7 @@ def _unpack(
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        flaw = _last_line(messages) or f"exit status {status}" if status else ""
+        flaw = _told(messages, is_filter=source is not None) or f"exit status {status}" if status else ""
     return Unpacked(keeper.stream, keeper.size, flaw)
 
 
@@ -253,7 +255,17 @@ def _end(process: Popen[bytes]) -> int:
         return process.wait()
 
 
-def _last_line(messages: BinaryIO) -> str:
+def _told(messages: BinaryIO, is_filter: bool) -> str:
+    """Return what a program says of its failure: in the last of its lines, or in the first if it decompresses.
+
+    bzip2 goes on about what else one can do; the name of the program, and of its standard input, say nothing.
+    """
+    import re
+
     messages.seek(0)
-    lines = messages.read(_MAX_MESSAGES).decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:_MAX_LINE] if lines else ""
+    text = messages.read(_MAX_MESSAGES).decode(errors="replace").strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    told = re.sub(_SPEAKER, "", lines[0]).rstrip(";.") if is_filter else lines[-1]
+    return told[:_MAX_LINE]

@@ -44,12 +44,15 @@ OUTPUT_ARGUMENTS = (
 def byte_count(text: str) -> int:
     """Take a number of bytes such as ``500M``; K, M, G and T stand for powers of 1024.
 
-    :raises ValueError: if it is none, or 0.
+    :raises ArgumentTypeError: if it is none, or 0.
     """
     power = "KMGT".find(text[-1:].upper()) + 1 if text else 0
-    number = int(text[:-1] if power else text)
+    digits = text[:-1] if power else text
+    number = int(digits) if digits.isdecimal() else 0
     if number < 1:
-        raise ValueError(text)
+        from argparse import ArgumentTypeError  # WinDbg's prompt has no such option
+
+        raise ArgumentTypeError(f"'{text}' is no size such as 500M or 16G")
     return number << 10 * power
 
 

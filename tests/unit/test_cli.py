@@ -57,6 +57,12 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
         (["nonsense"], 2, "there is no command nonsense; commands: dl"),
         (["--core", "CORE", "dlstate", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--core", "CORE", "dlstate", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
+        (["--core", "CORE", "dlstate", ""], 2, "no loaded library matches ''"),
+        (["dlstate", "--pid", "1"], 2, "give it before the command, as in dlwhy --pid"),
+        (["dlplan", "--core=CORE", "libplain.so"], 2, "give it before the command, as in dlwhy --core"),
+        (["--core", "CORE", "--sysroot", "/nonexistent", "dlstate"], 2, "there is no folder /nonexistent"),
+        (["--core", "CORE", "--exe", "/nonexistent", "dlstate"], 2, "there is no file /nonexistent"),
+        (["--max-size", "1.5G", "--core", "CORE", "dlstate"], 2, "--max-size: '1.5G' is no size such as 500M"),
         ([], 2, "required: COMMAND"),
     ],
 )
@@ -93,6 +99,7 @@ def test_core_that_is_cut_off_is_answered_with_problems(rich_core: Path, tmp_pat
     assert f"problem: core file {cut}: it is cut off: the file has {len(whole) - 4096} bytes of" in " ".join(
         done.stdout.split()
     )
+    assert run("--core", str(cut), "--strict", "dlstate", "libplain.so").returncode == 4, "held, but not surely"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["help"], ["help", "dlstate"], ["dlstate", "--help"]])

@@ -16,7 +16,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllstate [DLL]``."""
     wanted = " ".join(arguments.dll)
     state = explain_dlls(session.target, process_id(arguments.process))
-    if wanted:
+    if arguments.dll:
         try:
             state = state._replace(dlls=select_dlls(state.dlls, wanted, session.host.evaluate), asked=wanted)
         except NotFoundError as error:

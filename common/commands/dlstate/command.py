@@ -14,7 +14,7 @@ from .text import state_view
 def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
     wanted = " ".join(arguments.library)
-    if wanted:
+    if arguments.library:
         state = explain_chosen(
             session.target, lambda libraries: select(libraries, wanted, session.host.evaluate)
         )._replace(asked=wanted)

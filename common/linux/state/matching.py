@@ -21,7 +21,7 @@ def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], in
 
     :raises NotFoundError: if none fits; carries near names.
     """
-    by_name = _by_name(libraries, text)
+    by_name = _by_name(libraries, text) if text else ()
     if by_name:
         return by_name
     by_address = _by_expression(libraries, text, evaluate)
