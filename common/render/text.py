@@ -16,9 +16,6 @@ INDENT = "  "
 #: Wider cells do not widen the others: a table of a thousand rows would grow by a thousand times as much.
 MAX_PADDING = 256
 
-#: Longer tables are laid out here, to the same text: for 300 rows tabulate takes as long as all the rest of an answer.
-TABULATE_ROWS = 64
-
 
 def escape(text: str) -> str:
     """Replace every character that a terminal would act on, or cannot show, by its escape sequence."""
@@ -66,12 +63,13 @@ def _facts(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _table(table: Table) -> list[str]:
+    """Lay a table out by tabulate, or here where that is not installed or would pad without bound."""
     rows = [[escape(cell) for cell in row] for row in table.rows]
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
-    if len(rows) > TABULATE_ROWS:
-        widths = [min(width, MAX_PADDING) for width in widths]
+    is_bounded = max(widths, default=0) <= MAX_PADDING
+    widths = [min(width, MAX_PADDING) for width in widths]
     ruled = [table.titles, ["-" * width for width in widths], *rows]
-    return (len(rows) <= TABULATE_ROWS and _tabulated(ruled)) or [
+    return (is_bounded and _tabulated(ruled)) or [
         "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled
     ]
 
