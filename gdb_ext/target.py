@@ -135,8 +135,15 @@ class GdbTarget:
         return None
 
     def threads(self) -> Sequence[Thread]:
-        """List the threads in gdb's order."""
+        """List the threads in gdb's order.
+
+        Where a core is of another PID namespace gdb 16 adds those that libthread_db finds by their ids there: they are
+        the same threads again, without registers.
+        """
         self._threads = {t.num: t for t in self._inferior.threads() if t.is_valid()}
+        lwps = self._core.lwps() if self._core is not None else ()
+        if lwps:
+            self._threads = {num: t for num, t in self._threads.items() if (t.ptid[1] or t.ptid[2]) in lwps}
         return [Thread(num, t.ptid[1] or t.ptid[2], self._name(t)) for num, t in sorted(self._threads.items())]
 
     def _name(self, thread: gdb.InferiorThread) -> Optional[str]:

@@ -105,7 +105,7 @@ class CoreTarget:
             if note.type == NT_PRSTATUS:
                 if lwp is not None:
                     yield lwp, pointer
-                lwp = self._integer(note.data, 32 if self.platform.pointer_size == 8 else 24, 4)
+                lwp = self._core.lwp_of(note)
                 offset = _THREAD_POINTER_OFFSETS.get(self.platform.arch)
                 pointer = None if offset is None else self._integer(note.data, offset, 8)
             elif note.type == NT_ARM_TLS and self.platform.arch in ("aarch64", "arm"):

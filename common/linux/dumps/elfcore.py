@@ -275,6 +275,17 @@ class ElfCore:
             return self.files[index]
         return None
 
+    def lwp_of(self, note: Note) -> Optional[int]:
+        """Return the kernel's id of the thread that an NT_PRSTATUS is of, None if the note is cut off."""
+        first = 32 if self.pointer_size == 8 else 24
+        raw = note.data[first : first + 4]
+        return int.from_bytes(raw, "little" if self.prefix == "<" else "big") if len(raw) == 4 else None
+
+    def lwps(self) -> frozenset[int]:
+        """Return the kernel's ids of the threads that were there when the core was written."""
+        found = (self.lwp_of(note) for note in self.notes if note.type == NT_PRSTATUS)
+        return frozenset(lwp for lwp in found if lwp is not None)
+
     def path_of(self, module: Module) -> str:
         """Give the path of a module's file; of one that was loaded by a relative name it is in NT_FILE."""
         mapped = None if module.path.startswith("/") else self.file_at(module.base)
