@@ -23,6 +23,7 @@ from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.build import Toolchain, build, cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.support.namespaces import own_mounts
 
 #: The release on which CI does what README says; with what install.py would install there.
 SAMPLE = "trixie"
@@ -85,8 +86,7 @@ def enter(tree: Path, folders: Sequence[Path], command: Sequence[str]) -> list[s
     """Return a command line that runs a command in a tree, at the current folder, as the same process."""
     seen = [Path("/proc"), Path("/dev"), *folders]
     assert not any(re.search(r"\s", str(folder)) for folder in seen), f"a space in one of {seen}"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--user", "--map-root-user"]
-    return [*unshare, "/bin/sh", "-c", ENTER, "sh", str(tree), " ".join(map(str, seen)), *command]
+    return [*own_mounts(), "/bin/sh", "-c", ENTER, "sh", str(tree), " ".join(map(str, seen)), *command]
 
 
 def bootstrap(suite: str, tree: Path, variant: str, packages: Sequence[str]) -> None:

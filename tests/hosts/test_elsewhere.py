@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
 from dlwhy.tests.hosts.gdbrun import run_environment
 from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.runs import named
+from dlwhy.tests.support.namespaces import unshared, works
 
 NO_GDB = tuple(host for host in HOSTS if host != GDB)
 BOTH = pytest.mark.parametrize("asked", [NO_GDB, (SHELL, GDB)], ids=["shell-and-lldb", "gdb"])
@@ -98,18 +97,7 @@ def test_another_glibc_started_through_its_loader(
     assert not differences, "\n".join(["", *differences])
 
 
-def unshared(*kinds: str) -> list[str]:
-    """Return the beginning of a command line that enters new namespaces; root in them, whoever asks."""
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", *user, *kinds]
-
-
-def may_unshare(*kinds: str) -> bool:
-    """Whether this machine lets us make such namespaces."""
-    return subprocess.run([*unshared(*kinds), "true"], capture_output=True, check=False).returncode == 0
-
-
-if may_unshare("--mount"):  # not a skip: where it is forbidden, as in many containers, there is nothing to install
+if works(unshared("--mount")):  # not a skip: where it is forbidden, as in many containers, there is nothing to install
 
     @BOTH
     def test_another_mount_namespace(tmp_path: Path, asked: Sequence[str]) -> None:
@@ -133,7 +121,7 @@ if may_unshare("--mount"):  # not a skip: where it is forbidden, as in many cont
         assert not found, "\n".join(["", *found])
 
 
-if may_unshare("--pid", "--fork"):
+if works(unshared("--pid", "--fork")):
 
     @pytest.mark.parametrize(
         ("name", "run"),

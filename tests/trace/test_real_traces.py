@@ -14,6 +14,7 @@ from typing import Optional
 
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.support.apache import APACHE, APACHE_MODULES, free_port, read_log
+from dlwhy.tests.support.namespaces import own_mounts
 from dlwhy.tests.trace.attached import Traced, document_in, read
 
 TIMEOUT = 120
@@ -103,8 +104,7 @@ def trace(
     for each in commands:
         command += ["-ex", each]
     # Its locks are the program's own, and nothing of this machine is touched.
-    enter = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
-    command = [*enter, "/bin/sh", "-c", LOCKS, "sh", *command]
+    command = [*own_mounts(), "/bin/sh", "-c", LOCKS, "sh", *command]
     with (folder / "debugger.log").open("wb") as output:
         debugger = subprocess.Popen(
             [*command, "--args", path, *words[1:]],
