@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from dlwhy import install
+from dlwhy.common.setup import files, ownership, pip, programs, shell
+from dlwhy.common.setup.changes import Failure, Unusable
+from dlwhy.tests.environment import fill_environment
 from dlwhy.tests.installing import ROOT, content, copy_of_checkout, run
 
 OTHER = 12345
@@ -61,7 +63,7 @@ def test_the_environment_of_the_tests_is_made_from_elsewhere(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     folder = trap.parent / "venv"
-    install.fill_environment(folder, folder / "bin" / "python", install.read_lock("runtime"))
+    fill_environment(folder, folder / "bin" / "python", pip.read_lock("runtime"))
     assert ran(trap) == ""
     assert sorted(path.name for path in (folder / "wheels").iterdir()) == sorted(each.name for each in wheels.iterdir())
 
@@ -87,10 +89,10 @@ def test_a_python_that_does_not_know_its_path_is_refused(environment: dict[str, 
 def test_without_its_own_path_python_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("", None, "python3"):
         monkeypatch.setattr(sys, "executable", path)
-        with pytest.raises(install.Failure, match=r"does not know its own path: start it by that"):
-            install.command_text()
-        with pytest.raises(install.Failure, match=r"does not know its own path: start it by that"):
-            install.isolated("-m", "pip")
+        with pytest.raises(Failure, match=r"does not know its own path: start it by that"):
+            shell.command_text()
+        with pytest.raises(Failure, match=r"does not know its own path: start it by that"):
+            programs.isolated("-m", "pip")
 
 
 def test_wheels_of_other_content_are_refused(
@@ -145,11 +147,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, monkeypatc
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "dlwhy-requirements.txt"
     ODD[kind](path)
-    with pytest.raises(install.Unusable, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
-        install.read_file(path)
-    assert not install.is_filled(tmp_path, "")
-    assert install.read_command(path) is None
-    install.remove(path)
+    with pytest.raises(Unusable, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
+        files.read_file(path)
+    assert not pip.is_filled(tmp_path, "")
+    assert shell.read_command(path) is None
+    files.remove(path)
     assert not os.path.lexists(path)
 
 
@@ -168,7 +170,7 @@ def test_what_stands_in_the_way_of_the_packages_goes(home: Path, environment: di
     run(environment, "install")
     for folder in (home / ".local/share/dlwhy").iterdir():
         way = folder if what == "private folder" else folder / "dlwhy-requirements.txt"
-        install.remove(way)
+        files.remove(way)
         os.mkfifo(way)
     assert "install tabulate" in run(environment, "install")
     assert "nothing to do" in run(environment, "install")
@@ -286,7 +288,7 @@ def test_links_of_roots_own_are_followed(home: Path, environment: dict[str, str]
 def test_a_ring_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert install.find_other_hand(tmp_path / "a" / "c") or os.geteuid() != 0
+    assert ownership.find_other_hand(tmp_path / "a" / "c") or os.geteuid() != 0
 
 
 # As another user than root

@@ -1,0 +1,86 @@
+"""Which programs are there, and what do they print?  None is looked for in the current folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Optional
+
+from .changes import Failure, in_words
+from .folders import ROOT
+
+
+def folders_on_path() -> list[str]:
+    """List the folders in which programs are looked for: those of PATH that do not depend on the current folder."""
+    return [folder for folder in os.get_exec_path() if os.path.isabs(folder)]
+
+
+def find_program(name: str) -> Optional[str]:
+    """Find a program on PATH, never in the current folder; shutil.which looks there first on Windows."""
+    endings = [*os.environ.get("PATHEXT", ".EXE").split(os.pathsep), ""] if sys.platform == "win32" else [""]
+    for folder in [""] if os.path.isabs(name) else folders_on_path():
+        for ending in endings:
+            path = os.path.join(folder, name + ending)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return None
+
+
+def unreadable_folders() -> list[str]:
+    """List what on PATH cannot be looked into."""
+    found = []
+    for folder in folders_on_path():
+        try:
+            os.scandir(folder).close()
+        except PermissionError as error:
+            found.append(in_words(error))
+        except OSError:
+            continue  # PATH names it, and there is no such folder
+    return found
+
+
+def output_of(command: list[str], **variables: str) -> str:
+    """Run a command without input and return what it prints, errors included; nothing if there is no such."""
+    program = find_program(command[0])
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
+    except OSError as error:
+        return in_words(error)
+    except subprocess.TimeoutExpired as error:
+        return f"{program} gave no answer in {error.timeout:g} seconds"
+    return done.stdout.decode(errors="replace")
+
+
+def run_or_fail(command: list[str], what: str) -> None:
+    """Run a command quietly; when it fails, raise Failure with the end of its output."""
+    program = find_program(command[0])
+    if program is None:
+        raise Failure(f"{what} failed: there is no {command[0]} on PATH")
+    done = subprocess.run(
+        [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    )
+    if done.returncode:
+        raise Failure(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
+
+
+def this_python() -> str:
+    """Give the path of the Python that runs this; it can be started in ways that hide it."""
+    if not os.path.isabs(sys.executable or ""):
+        raise Failure("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
+    return sys.executable
+
+
+def isolated(*words: str) -> list[str]:
+    """Compose a command for this Python that takes modules from Python's own folders only."""
+    return [this_python(), "-I", *words]
