@@ -6,8 +6,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from dlwhy.common.errors import SetupError
 from dlwhy.common.setup.apt import require_packages
-from dlwhy.common.setup.changes import Changes, Failure, dotted, say
+from dlwhy.common.setup.changes import Changes
 from dlwhy.common.setup.folders import cache_folder
 from dlwhy.common.setup.gdb import find_gdb
 from dlwhy.common.setup.lldb import find_lldbs, lldb_paths
@@ -21,6 +22,7 @@ from dlwhy.common.setup.pip import (
     read_ranges,
 )
 from dlwhy.common.setup.programs import isolated, output_of, run_or_fail
+from dlwhy.common.setup.report import dotted, say
 from dlwhy.common.setup.rust import find_rustc
 
 TEST_PACKAGES = {
@@ -60,7 +62,7 @@ def prepare_test_packages(changes: Changes) -> None:
         packages["lldb"] = None  # of any version, so that of this release
     try:
         require_packages(changes, packages)
-    except Failure as failure:
+    except SetupError as failure:
         say(f"install.py: tests that need what is missing will fail: {failure}")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-from dlwhy.common.setup.changes import Changes, say
+from dlwhy.common.setup.changes import Changes
 from dlwhy.common.setup.folders import ROOT
+from dlwhy.common.setup.report import say
 from dlwhy.tests.environment import (
     prepare_debugger_dependencies,
     prepare_test_environment,

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dlwhy.common.errors import SetupError
 from dlwhy.common.setup import apt
-from dlwhy.common.setup.changes import Changes, Failure
+from dlwhy.common.setup.changes import Changes
 from dlwhy.common.setup.demo import DEMO_PACKAGES
 from dlwhy.common.setup.gdb import INSTALL_PACKAGES
 from dlwhy.tests.environment import TEST_PACKAGES
@@ -95,11 +96,11 @@ def test_root_installs_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     changes = Changes(dry_run=False)
     wanted = {"nothing": None, "other | gdb": "gdb", "more": "more"}
     monkeypatch.setattr(apt, "is_installed", lambda package, command: False)
-    with pytest.raises(Failure, match=r"^apt cannot install nothing, more$"):
+    with pytest.raises(SetupError, match=r"^apt cannot install nothing, more$"):
         apt.require_packages(changes, wanted)
     asked = "install -y --no-install-recommends --no-remove"
     assert log.read_text().splitlines() == ["update -q", f"{asked} --simulate gdb", f"{asked} gdb"]
-    with pytest.raises(Failure):
+    with pytest.raises(SetupError):
         apt.require_packages(changes, wanted)
     assert log.read_text().count("update -q") == 1
 
@@ -110,7 +111,7 @@ def test_others_are_told_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
     if sudo:
         (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(SetupError) as failure:
         apt.require_packages(Changes(dry_run=False), {"gdb": "gdb", "more": "more"})
     command = "apt-get install -y --no-install-recommends --no-remove gdb; apt cannot install more"
     assert str(failure.value) == (
@@ -133,7 +134,7 @@ def test_missing_packages_are_named_to_others(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", "exit 1"))
     (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(SetupError) as failure:
         apt.require_packages(Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
     assert str(failure.value) == (
         "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends --no-remove gdb make"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from dlwhy.common.errors import SetupError, UnusableError
 from dlwhy.common.setup import files, ownership, pip, programs, shell
-from dlwhy.common.setup.changes import Failure, Unusable
 from dlwhy.tests.environment import fill_environment
 from dlwhy.tests.installing import ROOT, content, copy_of_checkout, run
 
@@ -89,9 +89,9 @@ def test_a_python_that_does_not_know_its_path_is_refused(environment: dict[str, 
 def test_without_its_own_path_python_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("", None, "python3"):
         monkeypatch.setattr(sys, "executable", path)
-        with pytest.raises(Failure, match=r"does not know its own path: start it by that"):
+        with pytest.raises(SetupError, match=r"does not know its own path: start it by that"):
             shell.command_text()
-        with pytest.raises(Failure, match=r"does not know its own path: start it by that"):
+        with pytest.raises(SetupError, match=r"does not know its own path: start it by that"):
             programs.isolated("-m", "pip")
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, monkeypatc
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "dlwhy-requirements.txt"
     ODD[kind](path)
-    with pytest.raises(Unusable, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
+    with pytest.raises(UnusableError, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
         files.read_file(path)
     assert not pip.is_filled(tmp_path, "")
     assert shell.read_command(path) is None

@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Optional
 
-from .changes import Changes, Failure
+from ..errors import SetupError
+from .changes import Changes
 from .folders import ROOT
 from .programs import find_program, output_of
 
@@ -21,7 +22,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def is_installed(package: str, command: Optional[str]) -> bool:
-    """Tell whether a system package is there, by its command or by dpkg; assume it where neither can tell."""
+    """Return True if a system package is there, by its command or by dpkg; assume it where neither can tell."""
     if command is not None and any(map(find_program, alternatives(command))):
         return True
     if find_program("dpkg-query") is None:
@@ -31,12 +32,15 @@ def is_installed(package: str, command: Optional[str]) -> bool:
 
 
 def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) -> None:
-    """Install the missing system packages, or raise Failure with the command for it and what cannot be had."""
+    """Install the missing system packages.
+
+    :raises SetupError: if that cannot be; it says the command for it, and what cannot be had.
+    """
     missing = [package for package, command in packages.items() if not is_installed(package, command)]
     if not missing:
         return
     if find_program("apt-get") is None:
-        raise Failure(f"install with your package manager what Debian calls: {', '.join(missing)}")
+        raise SetupError(f"install with your package manager what Debian calls: {', '.join(missing)}")
     is_root = os.geteuid() == 0
     if is_root:
         changes.make("update apt's lists of packages", apt, "update", "-q")
@@ -48,7 +52,7 @@ def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) ->
         sudo, who = ("sudo ", "") if find_program("sudo") else ("", ", as root")
         texts[:0] = [f"run this first{who}: {sudo}apt-get update && {sudo}{' '.join([*APT_INSTALL, *names])}"]
     if texts:
-        raise Failure("; ".join(texts))
+        raise SetupError("; ".join(texts))
 
 
 def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
@@ -68,7 +72,7 @@ def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
 
 
 def candidates(names: list[str]) -> set[str]:
-    """Tell which of these packages apt can install, as far as its lists say."""
+    """Return which of these packages apt can install, as far as its lists say."""
     # A name that apt does not know is a pattern to it: g++ then also brings git.
     policy = output_of(["apt-cache", "policy", *names], LC_ALL="C")
     found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)", policy, re.MULTILINE)
@@ -96,4 +100,4 @@ def apt_install(names: list[str]) -> None:
     """Install packages; the lists may be good enough when their update has failed."""
     # Packages of different versions of LLDB exclude one another: the user's own stays.
     if apt(*APT_INSTALL[1:], *names):
-        raise Failure(f"this command failed: {' '.join([*APT_INSTALL, *names])}")
+        raise SetupError(f"this command failed: {' '.join([*APT_INSTALL, *names])}")

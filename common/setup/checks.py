@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from .changes import Failure, in_words, say
+from ..errors import SetupError
 from .folders import private_folder
 from .init_files import find_block, read_init
 from .pip import listed, package_name
+from .report import in_words, say
 
 # Requirements whose module has another name.
 MODULE_NAMES = {"pyelftools": "elftools"}
@@ -53,7 +54,7 @@ def check_init_file(debugger: str, path: Path, line: bytes) -> Check:
         found = find_block(path, read_init(path))
     except OSError as error:
         return Check("FAIL", in_words(error))
-    except Failure as failure:
+    except SetupError as failure:
         return Check("FAIL", str(failure))
     if found is None:
         return Check("FAIL", f"{path} does not load dlwhy", "python3 install.py install")

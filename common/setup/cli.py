@@ -6,11 +6,13 @@ import argparse
 import sys
 from typing import Callable
 
-from .changes import Changes, Failure, in_words
+from ..errors import SetupError
+from .changes import Changes
 from .demo import demo
 from .doctor import doctor
 from .installation import install, paths, uninstall
 from .ownership import refuse_folders_of_others
+from .report import in_words
 
 DESCRIPTION = """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
@@ -53,7 +55,7 @@ def main(arguments: list[str], run_tests: Callable[[Changes, list[str], bool], i
         if options.command == "doctor":
             return doctor()
         return {"install": install, "uninstall": uninstall, "demo": demo}[options.command](changes)
-    except (Failure, OSError) as error:
+    except (SetupError, OSError) as error:
         text = in_words(error) if isinstance(error, OSError) else str(error)
         print(f"install.py: {text}", file=sys.stderr)  # noqa: T201 - to the user
         return 1

@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
-from .changes import Changes, say
+from .changes import Changes
 from .folders import ROOT
 from .gdb import ENTRY_SCRIPT, Gdb, python_of, require_gdb
 from .pip import prepare_dependencies
 from .programs import run_or_fail
+from .report import say
 from .rust import find_rustc
 
 DEMO_PACKAGES = {"gdb": "gdb", "g++": "g++", "libc6-dev": None}

@@ -10,12 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
-from .changes import Unusable
+from ..errors import UnusableError
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a file without waiting for anything and return the descriptor; Unusable is raised for what is no file."""
-    irregular = Unusable(f"{path}: not a regular file: left alone")
+    """Open a file without waiting for anything and return the descriptor.
+
+    :raises UnusableError: if it is no regular file.
+    """
+    irregular = UnusableError(f"{path}: not a regular file: left alone")
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -43,7 +46,7 @@ def is_readable(path: Path) -> bool:
     """Return True if a file can be read, or there is none."""
     try:
         read_file(path)
-    except (OSError, Unusable):
+    except (OSError, UnusableError):
         return False
     return True
 

@@ -6,39 +6,40 @@ import os
 import sys
 from pathlib import Path
 
-from .changes import Failure, dotted
+from ..errors import SetupError
+from .report import dotted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def home_folder() -> Path:
-    """Give the user's home folder."""
+    """Return the user's home folder."""
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise Failure(f"the home folder is not known, it would be {home}: set HOME to its path")
+        raise SetupError(f"the home folder is not known, it would be {home}: set HOME to its path")
     return Path(home)
 
 
 def base_folder(variable: str, default: str) -> Path:
-    """Give a folder of the XDG base directory specification, which ignores relative paths."""
+    """Return a folder of the XDG base directory specification, which ignores relative paths."""
     value = os.environ.get(variable, "")
     return Path(value) if os.path.isabs(value) else home_folder() / default
 
 
 def data_folder() -> Path:
-    """Give the folder that holds the private folders, one for each debugger Python."""
+    """Return the folder that holds the private folders, one for each debugger Python."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home_folder()) / "dlwhy"
     return base_folder("XDG_DATA_HOME", ".local/share") / "dlwhy"
 
 
 def cache_folder() -> Path:
-    """Give the folder that holds the tests' environment."""
+    """Return the folder that holds the tests' environment."""
     return base_folder("XDG_CACHE_HOME", ".cache") / "dlwhy"
 
 
 def private_folder(python: tuple[int, ...]) -> Path:
-    """Give the folder in which dlwhy finds its packages in a debugger with this Python."""
+    """Return the folder in which dlwhy finds its packages in a debugger with this Python."""
     return data_folder() / f"python{dotted(python)}"
 
 

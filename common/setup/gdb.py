@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from ..errors import SetupError, UnusableError
 from .apt import require_packages
-from .changes import Changes, Failure, Unusable, dotted
+from .changes import Changes
 from .checks import Check, check_init_file, judge_packages, packages_script
 from .files import is_readable
 from .folders import ROOT, base_folder, home_folder
 from .init_files import write_block
 from .pip import OLDEST_PYTHON, prepare_dependencies
 from .programs import find_program, isolated, output_of
+from .report import dotted
 
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
 # Debian package -> the command that shows that it is there, None: only dpkg can tell.  "a | b": the first that apt has,
@@ -53,18 +55,23 @@ def require_gdb(changes: Changes, packages: Mapping[str, Optional[str]]) -> Opti
     require_packages(changes, packages)
     gdb = find_gdb()
     if gdb is None and not changes.dry_run:
-        raise Failure("there is still no gdb on PATH")
+        raise SetupError("there is still no gdb on PATH")
     if gdb is not None:
         python_of(gdb)
     return gdb
 
 
 def python_of(gdb: Gdb) -> tuple[int, ...]:
-    """Give the version of gdb's Python, or raise Unusable when it is not good enough."""
+    """Return the version of gdb's Python.
+
+    :raises UnusableError: if it is not good enough.
+    """
     if gdb.python is None:
-        raise Unusable(f"{gdb.path} was built without Python: install a full gdb (in Debian: gdb, not gdb-minimal)")
+        raise UnusableError(
+            f"{gdb.path} was built without Python: install a full gdb (in Debian: gdb, not gdb-minimal)"
+        )
     if gdb.python < OLDEST_PYTHON:
-        raise Unusable(f"{gdb.path} embeds Python {dotted(gdb.python)}, dlwhy needs 3.9: install a newer gdb")
+        raise UnusableError(f"{gdb.path} embeds Python {dotted(gdb.python)}, dlwhy needs 3.9: install a newer gdb")
     return gdb.python
 
 
@@ -74,7 +81,7 @@ def init_files() -> list[Path]:
 
 
 def init_file(gdb: Optional[Gdb]) -> Path:
-    """Give the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
+    """Return the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
     preferred, classic = init_files()
     return preferred if os.path.exists(preferred) and (gdb is None or gdb.version >= (11,)) else classic
 
@@ -83,7 +90,7 @@ def gdb_line() -> bytes:
     """Compose the command that makes gdb load dlwhy."""
     entry = os.fsencode(ENTRY_SCRIPT)
     if b"\n" in entry:
-        raise Unusable(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
+        raise UnusableError(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
     return b"source " + entry
 
 
@@ -107,7 +114,7 @@ def check_python(gdb: Gdb) -> Check:
     """Check that gdb has a Python, and one that is new enough."""
     try:
         return Check("ok", f"gdb embeds Python {dotted(python_of(gdb))}")
-    except Failure as failure:
+    except SetupError as failure:
         what, _, remedy = str(failure).partition(": ")
         return Check("FAIL", what, remedy)
 

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Optional
 
-from .changes import Changes, Failure, Unusable, say
+from ..errors import SetupError, UnusableError
+from .changes import Changes
 from .files import read_file, rewrite
+from .report import say
 
 BLOCK_BEGIN = b"# >>> dlwhy >>> written by install.py, which also removes it: python3 install.py uninstall"
 BLOCK_END = b"# <<< dlwhy <<<"
@@ -30,11 +32,14 @@ def read_init(path: Path) -> bytes:
 
 
 def find_block(path: Path, content: bytes) -> Optional[re.Match[bytes]]:
-    """Find our block, or raise Failure when it is damaged or there twice."""
+    """Find our block.
+
+    :raises SetupError: if it is damaged or there twice.
+    """
     marks = [line for line in content.splitlines() if line.startswith((BLOCK_BEGIN, BLOCK_END))]
     found = BLOCK.search(content)
     if len(marks) != (2 if found else 0):
-        raise Failure(f"the dlwhy block in {path} is damaged: remove its lines by hand, then run this again")
+        raise SetupError(f"the dlwhy block in {path} is damaged: remove its lines by hand, then run this again")
     return found
 
 
@@ -44,7 +49,7 @@ def block(note: bytes, line: bytes) -> bytes:
 
 
 def with_block(path: Path, content: bytes, line: bytes) -> bytes:
-    """Give the content with our block in it, up to date."""
+    """Return the content with our block in it, up to date."""
     found = find_block(path, content)
     if found:
         return content[: found.start()] + block(found["note"], line) + content[found.end() :]
@@ -54,7 +59,7 @@ def with_block(path: Path, content: bytes, line: bytes) -> bytes:
 
 
 def without_block(path: Path, content: bytes) -> Optional[bytes]:
-    """Give the content as it was before our block; None when the file is to go."""
+    """Return the content as it was before our block; None when the file is to go."""
     found = find_block(path, content)
     if found is None:
         return content
@@ -76,7 +81,7 @@ def remove_block(changes: Changes, path: Path) -> None:
     """Take our block out of an init file, and remove the file when it is ours."""
     try:
         old = read_init(path)
-    except Unusable as failure:
+    except UnusableError as failure:
         say(f"note: {failure}")
         return
     new = without_block(path, old)

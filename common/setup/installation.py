@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from .changes import Changes, Failure, Unusable, in_words, say
+from ..errors import SetupError, UnusableError
+from .changes import Changes
 from .files import remove
 from .folders import cache_folder, data_folder, private_folders
 from .gdb import INSTALL_PACKAGES, find_gdb, init_files, install_into_gdb, require_gdb
 from .init_files import remove_block
 from .lldb import advice, find_lldbs, install_into_lldb, lldb_init_files
 from .programs import unreadable_folders
+from .report import in_words, say
 from .shell import command_path, install_into_shell, read_command
 from .windbg import install_into_windbg, windbg_script
 
@@ -32,7 +34,7 @@ def install(changes: Changes) -> int:
     if lldbs and attempt(failures, install_into_lldb, changes, lldbs):
         usable.append(Path(lldbs[-1].path).name)
     if not usable:
-        raise Failure("; ".join(failures))
+        raise SetupError("; ".join(failures))
     attempt(failures, install_into_shell, changes)
     failures += [f"PATH: {text}" for text in unreadable_folders()]
     if changes.count:
@@ -53,7 +55,7 @@ def attempt(failures: list[str], action: Callable[..., None], *arguments: object
     """Carry out a part of a sub-command and tell whether that could be done; if not, keep the reason."""
     try:
         action(*arguments)
-    except Unusable as failure:
+    except UnusableError as failure:
         failures.append(str(failure))
     except OSError as error:
         failures.append(in_words(error))
@@ -79,7 +81,7 @@ def uninstall(changes: Changes) -> int:
     for folder in private_folders():
         attempt(failures, changes.make, f"remove {folder}", remove, folder)
     if failures:
-        raise Failure("; ".join(failures))
+        raise SetupError("; ".join(failures))
     if changes.count == 0:
         say("dlwhy is not installed: nothing to do")
     elif not changes.dry_run and data_folder().exists() and not any(data_folder().iterdir()):

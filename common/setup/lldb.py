@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from .changes import Changes, Failure, Unusable, dotted
+from ..errors import SetupError, UnusableError
+from .changes import Changes
 from .checks import Check, judge_packages, packages_script
 from .files import is_readable
 from .folders import ROOT, home_folder
 from .init_files import write_block
 from .pip import OLDEST_PYTHON, prepare_dependencies
 from .programs import find_program, folders_on_path, output_of
+from .report import dotted
 
 LLDB_ENTRY_SCRIPT = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 EMBEDS = "import sys; print('embeds %d.%d' % sys.version_info[:2], hasattr(lldb, 'SBDebugger'))"
@@ -71,15 +73,20 @@ def ask_lldb(path: str) -> Lldb:
 
 
 def lldb_python(lldb: Lldb) -> tuple[int, ...]:
-    """Give the version of LLDB's Python, or raise Unusable when it is not good enough."""
+    """Return the version of LLDB's Python.
+
+    :raises UnusableError: if it is not good enough.
+    """
     if lldb.python is None and "six" in lldb.failure:
-        raise Unusable(f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install python3-six")
+        raise UnusableError(f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install python3-six")
     if lldb.python is None and lldb.failure:
-        raise Unusable(f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install {packaged(lldb)}")
+        raise UnusableError(
+            f"{lldb.path} cannot load its Python modules ({lldb.failure}): apt-get install {packaged(lldb)}"
+        )
     if lldb.python is None:
-        raise Unusable(f"{lldb.path} was built without Python: install a full LLDB")
+        raise UnusableError(f"{lldb.path} was built without Python: install a full LLDB")
     if lldb.python < OLDEST_PYTHON:
-        raise Unusable(f"{lldb.path} embeds Python {dotted(lldb.python)}, dlwhy needs 3.9: install a newer LLDB")
+        raise UnusableError(f"{lldb.path} embeds Python {dotted(lldb.python)}, dlwhy needs 3.9: install a newer LLDB")
     return lldb.python
 
 
@@ -101,7 +108,7 @@ def lldb_init_files() -> list[Path]:
 
 
 def lldb_init_file() -> Path:
-    """Give the init file that LLDB reads: the one for the program lldb, if it exists, instead of the general one."""
+    """Return the init file that LLDB reads: the one for the program lldb, if it exists, instead of the general one."""
     preferred, general = lldb_init_files()
     return preferred if os.path.exists(preferred) else general
 
@@ -110,7 +117,7 @@ def lldb_line() -> bytes:
     """Compose the command that makes LLDB load dlwhy; LLDB evaluates what stands between backquotes."""
     entry = os.fsencode(LLDB_ENTRY_SCRIPT)
     if re.search(rb"[\n`]", entry):
-        raise Unusable(f"LLDB cannot import a file whose path holds a line end or `: {LLDB_ENTRY_SCRIPT}")
+        raise UnusableError(f"LLDB cannot import a file whose path holds a line end or `: {LLDB_ENTRY_SCRIPT}")
     return b'command script import "' + re.sub(rb'(["\\])', rb"\\\1", entry) + b'"'
 
 
@@ -131,7 +138,7 @@ def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
     checks = [Check("ok", f"LLDB {dotted(lldb.version)} is {lldb.path}")]
     try:
         python = lldb_python(lldb)
-    except Failure as failure:
+    except SetupError as failure:
         what, _, remedy = str(failure).rpartition(": ")
         return [*checks, Check(bad, what, remedy)]
     checks.append(Check("ok", f"{name} embeds Python {dotted(python)}"))

@@ -8,20 +8,22 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from .changes import Failure
+from ..errors import SetupError
 
 
 def refuse_folders_of_others(paths: Iterable[Path]) -> None:
-    """Raise Failure when this is root and another user can change what is read, run or written at these paths.
+    """Refuse to be root where another user can change what is read, run or written at these paths.
 
     Who may write to a folder can put links and programs in it at any moment, so no look at a file itself would do.
+
+    :raises SetupError: if so.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     for path in paths:
         reason = find_other_hand(path)
         if reason:
-            raise Failure(
+            raise SetupError(
                 f"root does not work in folders of others, and {reason}: "
                 "run this as the user whose they are, or with a HOME and XDG folders of root's own (sudo -H)"
             )

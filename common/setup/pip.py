@@ -8,11 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from ..errors import SetupError, UnusableError
 from .apt import require_packages
-from .changes import Changes, Failure, Unusable, dotted
+from .changes import Changes
 from .files import read_file, remove
 from .folders import ROOT, private_folder
 from .programs import isolated, output_of, run_or_fail, this_python
+from .report import dotted
 
 OLDEST_PYTHON = (3, 9)
 
@@ -22,12 +24,12 @@ def listed(key: str) -> list[str]:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(rf"^{key} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     if found is None:
-        raise Failure(f"pyproject.toml has no list {key!r}")
+        raise SetupError(f"pyproject.toml has no list {key!r}")
     return re.findall(r'^ *"([^"]+)"', found[1], re.MULTILINE)
 
 
 def package_name(requirement: str) -> str:
-    """Give the name in a requirement."""
+    """Return the name in a requirement."""
     return re.split(r"[^\w.-]", requirement)[0]
 
 
@@ -39,22 +41,22 @@ class Requirements(NamedTuple):
 
 
 def read_lock(name: str) -> Requirements:
-    """Give what a lock lists: a version of each package, and the hashes of its files."""
+    """Return what a lock lists: a version of each package, and the hashes of its files."""
     lock = ROOT / "requirements" / f"{name}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     return Requirements(["--no-deps", "--require-hashes", "-r", str(lock)], f"{lock.name} sha256:{digest}\n")
 
 
 def read_ranges(*keys: str) -> Requirements:
-    """Give what pyproject.toml asks for, so the newest of it, which a folder may no longer hold."""
+    """Return what pyproject.toml asks for, so the newest of it, which a folder may no longer hold."""
     return Requirements([requirement for key in keys for requirement in listed(key)], "")
 
 
 def is_filled(folder: Path, stamp: str) -> bool:
-    """Tell whether a folder was filled to the end with the requirements ``stamp``."""
+    """Return True if a folder was filled to the end with the requirements ``stamp``."""
     try:
         return read_file(folder / "dlwhy-requirements.txt") == stamp.encode()
-    except (OSError, Unusable):
+    except (OSError, UnusableError):
         return False
 
 
@@ -76,11 +78,11 @@ def require_pip(changes: Changes) -> None:
     require_packages(changes, {"python3-pip": None})
     if not changes.dry_run and not has_pip():
         python = this_python()
-        raise Failure(f"{python} has no pip: run {python} -m ensurepip, or use another python3")
+        raise SetupError(f"{python} has no pip: run {python} -m ensurepip, or use another python3")
 
 
 def has_pip() -> bool:
-    """Tell whether this Python has pip in its own folders."""
+    """Return True if this Python has pip in its own folders."""
     return re.search(r"^pip \d", output_of(isolated("-m", "pip", "--version")), re.MULTILINE) is not None
 
 

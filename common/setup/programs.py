@@ -7,8 +7,9 @@ import subprocess
 import sys
 from typing import Optional
 
-from .changes import Failure, in_words
+from ..errors import SetupError
 from .folders import ROOT
+from .report import in_words
 
 
 def folders_on_path() -> list[str]:
@@ -63,21 +64,24 @@ def output_of(command: list[str], **variables: str) -> str:
 
 
 def run_or_fail(command: list[str], what: str) -> None:
-    """Run a command quietly; when it fails, raise Failure with the end of its output."""
+    """Run a command quietly.
+
+    :raises SetupError: if it fails; it ends with the end of the command's output.
+    """
     program = find_program(command[0])
     if program is None:
-        raise Failure(f"{what} failed: there is no {command[0]} on PATH")
+        raise SetupError(f"{what} failed: there is no {command[0]} on PATH")
     done = subprocess.run(
         [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
     )
     if done.returncode:
-        raise Failure(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
+        raise SetupError(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
 
 
 def this_python() -> str:
-    """Give the path of the Python that runs this; it can be started in ways that hide it."""
+    """Return the path of the Python that runs this; it can be started in ways that hide it."""
     if not os.path.isabs(sys.executable or ""):
-        raise Failure("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
+        raise SetupError("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
     return sys.executable
 
 

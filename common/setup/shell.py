@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from .changes import Changes, Unusable
+from ..errors import UnusableError
+from .changes import Changes
 from .checks import Check
 from .files import read_file, write_command
 from .folders import ROOT, home_folder
@@ -19,7 +20,7 @@ COMMAND_MARK = "# written by dlwhy's install.py, which also removes it: python3 
 
 
 def command_path() -> Path:
-    """Give the place of the command dlwhy: the folder for a user's own programs that systemd and Debian put on PATH."""
+    """Return the place of the command dlwhy, in the folder of a user's own programs that Debian puts on PATH."""
     return home_folder() / ".local" / "bin" / "dlwhy"
 
 
@@ -33,7 +34,7 @@ def read_command(path: Path) -> Optional[str]:
     """Read the command dlwhy; None where there is none, or something that is not ours."""
     try:
         text = (read_file(path) or b"").decode(errors="surrogateescape")
-    except (OSError, Unusable):
+    except (OSError, UnusableError):
         return None
     return text if COMMAND_MARK in text else None
 
@@ -43,7 +44,7 @@ def install_into_shell(changes: Changes) -> None:
     path = command_path()
     old = read_command(path)
     if old is None and os.path.lexists(path):
-        raise Unusable(f"{path} is not ours and stays; the shell's command is {this_python()} {ROOT}")
+        raise UnusableError(f"{path} is not ours and stays; the shell's command is {this_python()} {ROOT}")
     prepare_dependencies(changes, sys.version_info[:2])
     if old != command_text():
         changes.make(f"write the command {path}", write_command, path, command_text())

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..commands.registry import commands_of
-from .changes import Changes, Failure, dotted, say
+from ..errors import SetupError
+from .changes import Changes
 from .checks import Check
 from .files import write_text
 from .folders import ROOT, data_folder, home_folder
 from .pip import prepare_dependencies
 from .programs import output_of, this_python
+from .report import dotted, say
 
 WINDBG_ENTRY_SCRIPT = ROOT / "windbg_ext" / "dlwhy_windbg.py"
 # pykd's wheels end here, and our code begins here.
@@ -73,7 +75,7 @@ def registry_values(key: str, name: str) -> list[Path]:
 
 
 def windbg_script() -> Path:
-    """Give the script that WinDbg runs at its start."""
+    """Return the script that WinDbg runs at its start."""
     return data_folder() / "dlwhy.wds"
 
 
@@ -88,7 +90,7 @@ def install_into_windbg(changes: Changes) -> int:
     found = find_windbg()
     if found.python is None or not found.has_pykd or found.bootstrapper is None:
         missing = [check for check in check_windbg_parts(found) if check.kind == "FAIL"]
-        raise Failure("; ".join(f"{check.what}: {check.remedy}" for check in missing))
+        raise SetupError("; ".join(f"{check.what}: {check.remedy}" for check in missing))
     prepare_dependencies(changes, WINDBG_PYTHON)
     script, text = windbg_script(), windbg_lines(found.bootstrapper)
     if not script.exists() or script.read_text(encoding="utf-8") != text:

@@ -63,7 +63,7 @@ class Architecture:
 
     @property
     def writes_cores(self) -> bool:
-        """Tell whether qemu 7.2 writes cores for it."""
+        """Return True if qemu 7.2 writes cores for it."""
         return self.name != "riscv64"
 
     def command(self, sysroot: Optional[Path], program: Path, *options: str) -> list[str]:
@@ -104,7 +104,7 @@ class CrossToolchain(Toolchain):
 def require(architecture: Architecture) -> CrossToolchain:
     """Install what an architecture needs, unless it is there.
 
-    :raises Failure: if it cannot be installed; says the command to run first.
+    :raises SetupError: if it cannot be installed; says the command to run first.
     """
     with glibcs.locked(cache_folder() / "apt.lock"):
         apt.require_packages(Changes(dry_run=False), dict.fromkeys(architecture.packages))

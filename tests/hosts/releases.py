@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Optional
 
 from dlwhy.common.setup import pip, programs
-from dlwhy.common.setup.changes import dotted
+from dlwhy.common.setup.report import dotted
 from dlwhy.tests.hosts import chroots, glibcs
 from dlwhy.tests.hosts.gdbrun import ROOT
 
