@@ -6,13 +6,17 @@ import argparse
 import sys
 from typing import Callable
 
-from ..errors import SetupError
+from ..errors import ClosedOutputError, OutputError, SetupError
+from ..host import open_closed_streams, write_to
 from .changes import Changes
 from .demo import demo
 from .doctor import doctor
 from .installation import install, paths, uninstall
 from .ownership import refuse_folders_of_others
-from .report import in_words
+from .report import complain, in_words, silence
+
+#: Runs the tests: what it may change, pytest's arguments, and whether the locked packages are used.
+RunTests = Callable[[Changes, list[str], bool], int]
 
 DESCRIPTION = """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
 
@@ -24,9 +28,17 @@ Pythons start isolated.  As root it works only where no other user can change wh
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help is written as dlwhy's is: argparse's own is silent about an output that takes nothing."""
+
+    def print_help(self, file: object = None) -> None:
+        """Write the help."""
+        write_to(sys.stdout, self.format_help())
+
+
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="install.py", description=DESCRIPTION)
+    parser = _Parser(prog="install.py", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in {
         "install": "make gdb and LLDB load dlwhy",
@@ -44,18 +56,36 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str], run_tests: Callable[[Changes, list[str], bool], int]) -> int:
-    """Run one sub-command and return the exit status; ``run_tests`` is the sub-command test."""
-    options = parse_arguments(arguments)
-    changes = Changes(options.dry_run)
+def main(arguments: list[str], run_tests: RunTests) -> int:
+    """Run one sub-command and return the exit status; ``run_tests`` is the sub-command test.
+
+    0 done; 1 not all could be done, or doctor or the tests found something; 2 wrong usage; 3 the output cannot be
+    written.
+    """
+    open_closed_streams()
     try:
-        refuse_folders_of_others(paths())
-        if options.command == "test":
-            return run_tests(changes, options.pytest_arguments, not options.unlocked)
-        if options.command == "doctor":
-            return doctor()
-        return {"install": install, "uninstall": uninstall, "demo": demo}[options.command](changes)
+        options = parse_arguments(arguments)
+        return run(options, Changes(options.dry_run), run_tests)
+    except ClosedOutputError:
+        silence(sys.stdout)
+        return 0
+    except OutputError as error:
+        silence(sys.stdout)
+        complain(str(error))
+        return 3
     except (SetupError, OSError) as error:
-        text = in_words(error) if isinstance(error, OSError) else str(error)
-        print(f"install.py: {text}", file=sys.stderr)  # noqa: T201 - to the user
+        complain(in_words(error) if isinstance(error, OSError) else str(error))
         return 1
+
+
+def run(options: argparse.Namespace, changes: Changes, run_tests: RunTests) -> int:
+    """Run one sub-command and return the exit status.
+
+    :raises DlwhyError: if it cannot be done.
+    """
+    refuse_folders_of_others(paths())
+    if options.command == "test":
+        return run_tests(changes, options.pytest_arguments, not options.unlocked)
+    if options.command == "doctor":
+        return doctor()
+    return {"install": install, "uninstall": uninstall, "demo": demo}[options.command](changes)

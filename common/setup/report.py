@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import TextIO
+
+from ..errors import ClosedOutputError, OutputError
+from ..host import write_to
+
 
 def say(text: str) -> None:
-    """Print a line at once, so that it stands in order with the output of child processes."""
-    print(text, flush=True)  # noqa: T201 - to the user who runs install.py
+    """Write a line at once, so that it stands in order with the output of child processes.
+
+    A reader that has gone stops no work.
+
+    :raises OutputError: if it cannot be written, as to a full disk.
+    """
+    try:
+        _write(sys.stdout, text)
+    except ClosedOutputError:
+        return
+
+
+def complain(text: str) -> None:
+    """Write a line about what could not be done to the standard error, if that takes it."""
+    try:
+        _write(sys.stderr, f"install.py: {text}")
+    except OutputError:
+        return  # there is nowhere left to say so
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        write_to(stream, f"{text}\n")
+    except OutputError:
+        silence(stream)
+        raise
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that takes nothing lead nowhere: Python writes what it still holds when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def dotted(version: tuple[int, ...]) -> str:

@@ -1,0 +1,47 @@
+"""How does install.py end where a part of the work cannot be done, or nobody takes what it says?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Optional
+
+import pytest
+from dlwhy.tests.installing import ROOT, run
+
+INSTALL = str(ROOT / "install.py")
+FULL = "cannot write: No space left on device"
+
+
+def end(environment: dict[str, str], stdout: Optional[str], *words: str) -> tuple[int, str]:
+    """Run a Python program with a standard output that takes nothing; return its status and what it complains."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    target = writer if stdout is None else os.open(stdout, os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.PIPE
+    )
+    for number in {writer, target}:
+        os.close(number)
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize("words", [["-h"], ["install", "-h"], ["uninstall"]])
+def test_a_full_disk_is_said_as_dlwhy_says_it(environment: dict[str, str], words: list[str]) -> None:
+    assert end(environment, "/dev/full", INSTALL, *words) == (3, f"install.py: {FULL}\n")
+    assert end(environment, "/dev/full", str(ROOT), "-h") == (3, f"dlwhy: {FULL}\n")
+
+
+def test_a_reader_that_has_gone_is_no_failure(environment: dict[str, str]) -> None:
+    assert end(environment, None, INSTALL, "-h") == end(environment, None, str(ROOT), "-h") == (0, "")
+    assert end(environment, None, INSTALL, "install") == (0, "")
+    assert run(environment, "install") == "dlwhy is installed already: nothing to do\n"
+
+
+def test_a_closed_output_is_no_failure(environment: dict[str, str], home: Path) -> None:
+    for words in ("-h", "install", "uninstall"):
+        line = f'exec "{sys.executable}" "{INSTALL}" {words} >&- 2>&-'
+        assert subprocess.run(["sh", "-c", line], env=environment, stdin=subprocess.DEVNULL).returncode == 0
+        assert (home / ".local/bin/dlwhy").exists() == (words == "install")
