@@ -20,6 +20,7 @@ from dlwhy.common.setup.pip import (
     pure_wheels,
     read_lock,
     read_ranges,
+    run_pip,
 )
 from dlwhy.common.setup.programs import isolated, output_of, run_or_fail
 from dlwhy.common.setup.report import dotted, say
@@ -93,7 +94,7 @@ def fill_environment(folder: Path, python: Path, wanted: Requirements) -> None:
     """Make a virtual environment and install the requirements into it; add the wheels that tests of install need."""
     run_or_fail(isolated("-m", "venv", "--clear", str(folder)), "making the virtual environment")
     pip = [str(python), "-I", "-m", "pip"]
-    run_or_fail([*pip, "install", "--quiet", *wanted.words], "pip install")
+    run_pip(pip, "install", "--quiet", *wanted.words)
     runtime = ["download", *pure_wheels(OLDEST_PYTHON), "--dest", str(folder / "wheels"), *read_lock("runtime").words]
-    run_or_fail([*pip, *runtime], "pip download")
+    run_pip(pip, *runtime)
     (folder / "dlwhy-requirements.txt").write_bytes(wanted.stamp.encode())

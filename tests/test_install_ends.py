@@ -45,3 +45,26 @@ def test_a_closed_output_is_no_failure(environment: dict[str, str], home: Path) 
         line = f'exec "{sys.executable}" "{INSTALL}" {words} >&- 2>&-'
         assert subprocess.run(["sh", "-c", line], env=environment, stdin=subprocess.DEVNULL).returncode == 0
         assert (home / ".local/bin/dlwhy").exists() == (words == "install")
+
+
+def test_nothing_of_rustup_is_left_behind(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """To tell a server what there is, pip asks rustc; rustup's stand-in for it writes settings where there are none."""
+    (tmp_path / "bin").mkdir()
+    environment["PATH"] = f"{tmp_path}/bin:{environment['PATH']}"
+    environment.pop("RUSTUP_HOME", None)
+    rustc = tmp_path / "bin" / "rustc"
+    log = tmp_path / "asked"
+    rustc.write_text(
+        f'#!/bin/sh\nfolder="${{RUSTUP_HOME:-$HOME/.rustup}}"; /bin/mkdir -p "$folder"; : > "$folder/settings.toml"\n'
+        f'echo "$folder" >> {log}; echo "no default toolchain" >&2; exit 1\n'
+    )
+    rustc.chmod(0o755)
+    run(environment, "install")
+    run(environment, "demo")
+    asked = log.read_text().splitlines()
+    assert asked, "pip asks no more: then this can go"
+    assert not [folder for folder in asked if os.path.exists(folder)]
+    assert not (home / ".rustup").exists()
+    (home / ".rustup").mkdir()
+    run(environment, "demo")
+    assert log.read_text().splitlines()[-1] == f"{home}/.rustup", "where the user's toolchains are, they count"

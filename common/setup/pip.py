@@ -15,6 +15,7 @@ from .files import read_file, remove
 from .folders import ROOT, private_folder
 from .programs import isolated, output_of, run_or_fail, this_python
 from .report import dotted
+from .rust import leaving_no_trace
 
 OLDEST_PYTHON = (3, 9)
 
@@ -86,6 +87,15 @@ def has_pip() -> bool:
     return re.search(r"^pip \d", output_of(isolated("-m", "pip", "--version")), re.MULTILINE) is not None
 
 
+def run_pip(pip: list[str], *words: str) -> None:
+    """Run pip, which ``pip`` starts; it leaves nothing but what these words say.
+
+    :raises SetupError: if it fails.
+    """
+    with leaving_no_trace() as variables:
+        run_or_fail([*pip, *words], f"pip {words[0]}", variables)
+
+
 def pure_wheels(python: tuple[int, ...]) -> list[str]:
     """List the options that make pip choose wheels without compiled code, for that version of Python."""
     options = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--python-version", dotted(python)]
@@ -99,7 +109,7 @@ def fill_folder(folder: Path, python: tuple[int, ...], wanted: Requirements) -> 
         fresh = Path(name) / folder.name
         # Byte code would be that of the Python that runs pip.
         words = ["install", *pure_wheels(python), "--no-compile", "--target", str(fresh), *wanted.words]
-        run_or_fail(isolated("-m", "pip", *words), "pip install")
+        run_pip(isolated("-m", "pip"), *words)
         (fresh / "dlwhy-requirements.txt").write_bytes(wanted.stamp.encode())
         remove(folder)
         fresh.rename(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Optional
 
 from ..errors import SetupError
@@ -63,8 +64,8 @@ def output_of(command: list[str], **variables: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def run_or_fail(command: list[str], what: str) -> None:
-    """Run a command quietly.
+def run_or_fail(command: list[str], what: str, variables: Optional[Mapping[str, str]] = None) -> None:
+    """Run a command quietly, with these variables besides those of the environment.
 
     :raises SetupError: if it fails; it ends with the end of the command's output.
     """
@@ -72,7 +73,12 @@ def run_or_fail(command: list[str], what: str) -> None:
     if program is None:
         raise SetupError(f"{what} failed: there is no {command[0]} on PATH")
     done = subprocess.run(
-        [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+        [program, *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
     )
     if done.returncode:
         raise SetupError(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")

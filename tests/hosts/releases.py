@@ -149,7 +149,7 @@ def wheels(python: tuple[int, int]) -> Path:
 
     def download(folder: Path) -> None:
         words = ["download", *pip.pure_wheels(python), "--dest", str(folder), *wanted.words]
-        programs.run_or_fail(programs.isolated("-m", "pip", *words), "pip download")
+        pip.run_pip(programs.isolated("-m", "pip"), *words)
 
     return glibcs.cached_tree(f"wheels-{dotted(python)}-{digest}", download)
 
