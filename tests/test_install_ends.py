@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Optional
 
 import pytest
-from dlwhy.tests.installing import ROOT, run
+from dlwhy.tests.installing import ROOT, content, run, tools_without_gdb
 
 INSTALL = str(ROOT / "install.py")
 FULL = "cannot write: No space left on device"
@@ -45,6 +46,57 @@ def test_a_closed_output_is_no_failure(environment: dict[str, str], home: Path) 
         line = f'exec "{sys.executable}" "{INSTALL}" {words} >&- 2>&-'
         assert subprocess.run(["sh", "-c", line], env=environment, stdin=subprocess.DEVNULL).returncode == 0
         assert (home / ".local/bin/dlwhy").exists() == (words == "install")
+
+
+def make_unusable(path: Path, kind: str) -> None:
+    """Put something that is no file, or not ours alone, in the place of an init file."""
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.write_text("# >>> dlwhy >>> written by install.py, which also removes it: python3 install.py uninstall\n")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("FIFO", "not a regular file"), ("damaged", "is damaged: remove its")])
+def test_every_part_is_tried(home: Path, environment: dict[str, str], kind: str, reason: str) -> None:
+    for name in (".gdbinit", ".lldbinit"):
+        make_unusable(home / name, kind)
+    lines = run(environment, "install", status=1).splitlines()
+    assert f"write the command {home}/.local/bin/dlwhy" in lines
+    complaints = [line for line in lines if line.startswith("install.py: ")]
+    assert [re.findall(r"/(\.\w+)", line) for line in complaints] == [[".gdbinit"], [".lldbinit"]]
+    assert all(reason in line for line in complaints)
+    assert not [line for line in lines if "nothing to do" in line or "dlwhy is installed" in line]
+    again = run(environment, "install", status=1).splitlines()
+    assert again == complaints
+    assert "Usage: dlstate" in subprocess.check_output([home / ".local/bin/dlwhy", "help", "dlstate"], text=True)
+
+
+def test_a_damaged_init_file_keeps_nothing_from_the_other_debugger(home: Path, environment: dict[str, str]) -> None:
+    make_unusable(home / ".gdbinit", "damaged")
+    said = run(environment, "install", status=1)
+    assert "dlwhy is installed: start lldb" in said
+    assert said.splitlines()[-1].startswith(f"install.py: the dlwhy block in {home}/.gdbinit is damaged")
+    assert b"command script import" in (home / ".lldbinit").read_bytes()
+    assert (home / ".local/bin/dlwhy").exists()
+    assert "is damaged" in run(environment, "uninstall", status=1)
+    assert sorted(content(home)) == [".gdbinit"], "what can be taken back is"
+
+
+def test_without_a_debugger_the_shell_has_its_command(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PATH"] = tools_without_gdb(tmp_path / "bin")
+    lines = run(environment, "install", status=1).splitlines()
+    assert lines[-1] == "install.py: install with your package manager what Debian calls: gdb"
+    assert (home / ".local/bin/dlwhy").exists()
+
+
+def test_a_part_that_has_failed_is_not_taken_for_done(home: Path, environment: dict[str, str]) -> None:
+    """The debuggers and the shell can share a Python, and so its folder of packages."""
+    environment["PIP_FIND_LINKS"] = home.as_uri()
+    lines = run(environment, "install", status=1).splitlines()
+    assert not (home / ".gdbinit").exists()
+    assert not (home / ".local/bin/dlwhy").exists()
+    named = [line for line in lines if line.startswith("install ")]
+    assert len(named) == len(set(named)) == len([line for line in lines if line.startswith("install.py: ")])
 
 
 def test_nothing_of_rustup_is_left_behind(home: Path, environment: dict[str, str], tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def gdb_line() -> bytes:
 
 
 def install_into_gdb(changes: Changes, gdb: Optional[Gdb]) -> None:
-    """Write gdb's init file and fill the folder for its Python; without a gdb, in a dry run, for any."""
+    """Write gdb's init file and fill the folder for its Python, after gdb itself where there is none."""
+    gdb = gdb or require_gdb(changes, INSTALL_PACKAGES)
     if gdb is not None:
         prepare_dependencies(changes, python_of(gdb))
     write_block(changes, init_file(gdb), gdb_line())
