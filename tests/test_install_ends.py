@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
+from dlwhy.common.setup import programs
 from dlwhy.tests.installing import ROOT, content, run, tools_without_gdb
 
 INSTALL = str(ROOT / "install.py")
@@ -97,6 +98,22 @@ def test_a_part_that_has_failed_is_not_taken_for_done(home: Path, environment: d
     assert not (home / ".local/bin/dlwhy").exists()
     named = [line for line in lines if line.startswith("install ")]
     assert len(named) == len(set(named)) == len([line for line in lines if line.startswith("install.py: ")])
+
+
+def test_an_unreadable_folder_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    (tmp_path / "link").symlink_to(closed)
+    monkeypatch.setenv("PATH", f"{closed}:/usr/bin:{closed}/:{tmp_path}/link:{closed}")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # root may read any folder
+        if os.path.realpath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert programs.unreadable_folders() == [f"{closed}: Permission denied"]
 
 
 def test_nothing_of_rustup_is_left_behind(home: Path, environment: dict[str, str], tmp_path: Path) -> None:

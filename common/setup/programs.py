@@ -30,9 +30,12 @@ def find_program(name: str) -> Optional[str]:
 
 
 def unreadable_folders() -> list[str]:
-    """List what on PATH cannot be looked into."""
-    found = []
+    """List what on PATH cannot be looked into, each folder once, by the first of the names that PATH has for it."""
+    folders: dict[str, str] = {}
     for folder in folders_on_path():
+        folders.setdefault(os.path.realpath(folder), folder)
+    found = []
+    for folder in folders.values():
         try:
             os.scandir(folder).close()
         except PermissionError as error:
