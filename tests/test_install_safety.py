@@ -56,6 +56,38 @@ def test_nothing_of_the_current_folder_is_run(environment: dict[str, str], trap:
     assert ran(trap) == ""
 
 
+def test_the_checkout_is_no_place_of_modules(tmp_path: Path) -> None:
+    checkout = copy_of_checkout(tmp_path / "checkout")
+    files = sorted(content(checkout))
+    program = (
+        "import runpy, sys; sys.argv[1:] = ['-h']; sys.path.insert(0, {0!r})\n"
+        "try: runpy.run_path({0!r} + '/install.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import importlib.util as u\n"
+        "print([name for name in ('common', 'gdb_ext', 'tests', 'install') if u.find_spec(name)], sys.modules['dlwhy'])"
+    )
+    words = [sys.executable, "-I", "-c", program.format(str(checkout))]
+    said = subprocess.check_output(words, cwd=tmp_path, text=True)
+    assert said.splitlines()[-1] == f"[] <module 'dlwhy' from '{checkout}/__init__.py'>"
+    assert sorted(content(checkout)) == files, "no byte code either"
+
+
+def test_python_alone_will_do(environment: dict[str, str], home: Path) -> None:
+    """No package is needed, not even those that Python's own site has."""
+    words = [sys.executable, "-S", str(ROOT / "install.py")]
+    for command in ("-h", "doctor", "uninstall"):
+        done = subprocess.run([*words, command], env=environment, capture_output=True, text=True)
+        assert done.stderr == ""
+    assert done.stdout == "dlwhy is not installed: nothing to do\n"
+    assert content(home) == {}
+
+
+def test_what_needs_the_checkout_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+    checkout = copy_of_checkout(tmp_path / "checkout")
+    line = f"install.py: there are no tests in {checkout}: run it in the checkout, which has them\n"
+    assert run(environment, "test", status=1, root=checkout) == line
+
+
 def test_the_environment_of_the_tests_is_made_from_elsewhere(
     environment: dict[str, str], trap: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

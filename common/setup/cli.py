@@ -11,6 +11,7 @@ from ..host import open_closed_streams, write_to
 from .changes import Changes
 from .demo import demo
 from .doctor import doctor
+from .folders import ROOT
 from .installation import install, paths, uninstall
 from .ownership import refuse_folders_of_others
 from .report import complain, in_words, silence
@@ -85,6 +86,8 @@ def run(options: argparse.Namespace, changes: Changes, run_tests: RunTests) -> i
     """
     refuse_folders_of_others(paths())
     if options.command == "test":
+        if not (ROOT / "tests").is_dir():
+            raise SetupError(f"there are no tests in {ROOT}: run it in the checkout, which has them")
         return run_tests(changes, options.pytest_arguments, not options.unlocked)
     if options.command == "doctor":
         return doctor()
