@@ -28,7 +28,7 @@ def _load_package(root):  # type: (str) -> None
     spec.loader.exec_module(package)
 
 
-def _run_tests(changes, arguments, by_lock):  # type: ignore
+def _run_tests(changes, arguments, by_lock):  # type: ignore[no-untyped-def]
     from dlwhy.tests.run import run_tests
 
     return run_tests(changes, arguments, by_lock)

@@ -32,7 +32,10 @@ def is_installed(package: str, command: Optional[str]) -> bool:
 
 
 def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) -> None:
-    """Install the missing system packages.
+    """Install the missing ones of Debian's packages.
+
+    ``packages`` has for each the command that shows that it is there, None where only dpkg can tell.  Releases differ:
+    of ``a | b`` the first that apt has is installed, and either command shows it.
 
     :raises SetupError: if that cannot be; it says the command for it, and what cannot be had.
     """

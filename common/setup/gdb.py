@@ -21,8 +21,6 @@ from .programs import find_program, isolated, output_of
 from .report import dotted
 
 ENTRY_SCRIPT = ROOT / "gdb_ext" / "dlwhy_gdb.py"
-# Debian package -> the command that shows that it is there, None: only dpkg can tell.  "a | b": the first that apt has,
-# as releases of Debian differ, and either command.
 INSTALL_PACKAGES = {"gdb": "gdb"}
 
 
