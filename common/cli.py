@@ -22,7 +22,7 @@ from .commands.parser import HelpFormatter, ShellParser, add_arguments
 from .commands.registry import find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
 from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError, UsageError
-from .host import Screen, write_to
+from .host import Screen, open_closed_streams, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
 
@@ -99,7 +99,7 @@ def entry() -> NoReturn:
     gc.disable()
     status: object = EXIT_BUG
     try:
-        _open_closed_streams()
+        open_closed_streams()
         status = main()
     except SystemExit as end:  # argparse's, after help
         status = end.code
@@ -107,18 +107,6 @@ def entry() -> NoReturn:
         status = EXIT_INTERRUPTED
     finally:
         os._exit(status if isinstance(status, int) else 0)
-
-
-def _open_closed_streams() -> None:
-    """Open what was closed at the start as /dev/null: else a file that is read could become the standard output."""
-    if None not in (sys.stdin, sys.stdout, sys.stderr):
-        return
-    number = 0
-    while number <= 2:
-        number = os.open(os.devnull, os.O_RDWR)
-    os.close(number)
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def main(words: Optional[Sequence[str]] = None) -> int:

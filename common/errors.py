@@ -10,6 +10,8 @@ DlwhyError
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
 ├── DumpFormatError            a file is not what it claims to be
+├── SetupError                 install.py cannot do what it is to do
+│   └── UnusableError          a debugger cannot load dlwhy, or a file stays as it is; another may do
 └── OutputError                the answer cannot be written
     └── ClosedOutputError      whoever read it has gone
 
@@ -99,6 +101,14 @@ class DumpFormatError(DlwhyError):
         super().__init__(f"{where}: {message}")
         self.path = path
         self.offset = offset
+
+
+class SetupError(DlwhyError):
+    """Something cannot be installed, removed, shown or tested."""
+
+
+class UnusableError(SetupError):
+    """A debugger cannot load dlwhy, or a file is left alone; another one may do."""
 
 
 class OutputError(DlwhyError):

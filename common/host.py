@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import NamedTuple, Optional, Protocol, TextIO
 
 from .charset import carried
@@ -66,3 +68,15 @@ def write_to(stream: TextIO, text: str) -> None:
         raise ClosedOutputError("cannot write: the reader has gone") from error
     except OSError as error:
         raise OutputError(f"cannot write: {error.strerror}") from error
+
+
+def open_closed_streams() -> None:
+    """Open what was closed at the start as /dev/null: else a file that is read could become the standard output."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    number = 0
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

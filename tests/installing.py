@@ -32,9 +32,8 @@ def run(
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Read all files below a folder; rustup's stand-in leaves its own behind."""
-    files = (path for path in folder.rglob("*") if path.is_file() and ".rustup" not in path.parts)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """Read all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def copy_of_checkout(folder: Path) -> Path:

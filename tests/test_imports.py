@@ -36,13 +36,15 @@ ORDER = (
     ("commands.run", *(f"commands.{name}" for name in registry.names())),
     ("unpack",),
     ("open",),
-    ("api", "cli"),
+    ("api", "cli", "setup"),
 )
 RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # What says how an answer looks sees values, never how they are found.
 VALUES = {"model", "trace.events", "linux.model", "linux.trace.events", "windows.model", "windows.trace.events"}
 #: What any room may use.
 TOOLS = {"charset", "guards"}
+#: What puts dlwhy into debuggers asks nothing of a target: of the rooms above its own it may use these.
+SETUP_USES = {"errors", "host", "imports", "commands.registry", *TOOLS}
 FAMILIES = ("linux", "windows")
 # Of what system the programs are that an adapter can have: its families are loaded when a target is of one.
 OWN_FAMILY = {"gdb_ext": "linux", "lldb_ext": "linux", "windbg_ext": "windows"}
@@ -50,6 +52,7 @@ FOLDERS = {"common", "tests", *ADAPTERS}
 # Run as files, not as modules of a package: these register the package dlwhy and import from it by that name.
 ENTRY_SCRIPTS = {
     "__main__.py",
+    "install.py",
     "gdb_ext/dlwhy_gdb.py",
     "lldb_ext/dlwhy_lldb.py",
     "windbg_ext/dlwhy_windbg.py",
@@ -123,12 +126,16 @@ def judge(dotted: str, here: str, name: str, at_top: bool) -> str | None:
     # An adapter can come upon a target of another family, and loads that then.
     if len(families) > 1 and (at_top or here not in ADAPTERS or here == "windbg_ext"):
         return f"{here} imports {there}, which is about another system"
+    if there == "setup":
+        return f"{here} imports {there}, which is for install.py alone" if dotted != "install" else None
     if here not in RANKS:
-        return None
+        return "install.py imports more than setup and the tests" if dotted == "install" and there != "tests" else None
     if there not in RANKS:
         return f"imports {name}, which has no place in ORDER"
     if RANKS[there] >= RANKS[here]:
         return f"{here} imports {there}, which does not stand above it in ORDER"
+    if here == "setup" and there not in SETUP_USES:
+        return f"{here} imports {there}, which answers questions about targets"
     is_about_looks = here == "render" or dotted.rpartition(".")[2] in ("text", "document")
     if is_about_looks and there not in {"render", *VALUES, *TOOLS}:
         return f"{dotted} imports {there}, which is no value"
@@ -146,7 +153,8 @@ def judge_foreign(here: str, name: str) -> str | None:
 
 
 def test_imports_point_one_way() -> None:
-    wrong = [problem for path in module_files() for problem in find_violations(path, (ROOT / path).read_text())]
+    paths = [*module_files(), PurePosixPath("install.py")]
+    wrong = [problem for path in paths for problem in find_violations(path, (ROOT / path).read_text())]
     assert wrong == []
 
 
@@ -176,6 +184,14 @@ def test_imports_point_one_way() -> None:
         ("common/linux/elf/image.py", "from common import errors", "imports common by an absolute name"),
         ("common/linux/elf/image.py", "import dlwhy.common.errors", "by an absolute name"),
         ("common/newcomer.py", "", "newcomer has no place"),
+        ("common/setup/gdb.py", "from ..linux.state import x", "setup imports linux.state, which answers questions"),
+        ("common/setup/gdb.py", "from ..cli import main", "setup imports cli, which does not stand above it"),
+        ("common/setup/gdb.py", "from ...gdb_ext import commands", "imports from the adapter gdb_ext"),
+        ("common/setup/cli.py", "from dlwhy.tests.run import run_tests", "by an absolute name"),
+        ("common/setup/cli.py", "from ...tests.run import run_tests", "tests.run.run_tests, which has no place"),
+        ("common/cli.py", "from .setup import doctor", "cli imports setup, which is for install.py alone"),
+        ("gdb_ext/commands.py", "from ..common.setup import pip", "gdb_ext imports setup, which is for install.py"),
+        ("install.py", "from dlwhy.common.linux import plan", "install.py imports more than setup"),
         ("gdb_ext/target.py", "import lldb", "debugger's module lldb"),
         ("gdb_ext/target.py", "from ..lldb_ext import target", "imports from the adapter lldb_ext"),
         ("gdb_ext/dlwhy_gdb.py", "from dlwhy.lldb_ext import target", "imports from the adapter lldb_ext"),
@@ -197,6 +213,8 @@ def test_a_wrong_import_is_found(path: str, source: str, expected: str) -> None:
         ("lldb_ext/target.py", "def f():\n    from ..common.windows.dumps import minidump"),
         ("gdb_ext/target.py", "import gdb\nfrom ..common.target import Target\nfrom . import commands"),
         ("gdb_ext/dlwhy_gdb.py", "import gdb\nfrom dlwhy.gdb_ext.commands import register"),
+        ("common/setup/windbg.py", "from ..commands.registry import commands_of\nfrom .gdb import find_gdb"),
+        ("install.py", "from dlwhy.common.setup import cli\nfrom dlwhy.tests.run import run_tests"),
     ],
 )
 def test_a_right_import_passes(path: str, source: str) -> None:
@@ -211,9 +229,7 @@ def test_no_module_is_named_like_one_of_the_standard_library() -> None:
 
 
 def test_the_entry_scripts_parse_on_python_3_6() -> None:
-    present = [name for name in [*ENTRY_SCRIPTS - {"__main__.py"}, "install.py"] if (ROOT / name).exists()]
-    assert "install.py" in present
-    for name in present:
+    for name in ENTRY_SCRIPTS - {"__main__.py"}:
         source = (ROOT / name).read_text()
         ast.parse(source, name, feature_version=(3, 6))
         assert "from __future__ import annotations" not in source, f"{name}: 3.6 does not know it"

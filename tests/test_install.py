@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 import runpy
@@ -12,9 +11,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from dlwhy.common.setup.gdb import find_gdb
+from dlwhy.common.setup.lldb import ask_lldb
+from dlwhy.common.setup.pip import listed
+from dlwhy.common.setup.rust import find_rustc
 from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.installing import ROOT, content, copy_of_checkout, only, run, tools_without_gdb
 
@@ -22,17 +24,6 @@ ENTRY = ROOT / "gdb_ext" / "dlwhy_gdb.py"
 LLDB_ENTRY = ROOT / "lldb_ext" / "dlwhy_lldb.py"
 LLDB = Path(lldbs.installed()[0]).name
 USERS_OWN = b"set history save on\n# caf\xe9, not UTF-8\n"
-
-
-@pytest.fixture(scope="session")
-def installer() -> ModuleType:
-    """Load install.py as a module."""
-    spec = importlib.util.spec_from_file_location("dlwhy_install_under_test", ROOT / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_install_twice_then_uninstall(home: Path, environment: dict[str, str]) -> None:
@@ -114,9 +105,7 @@ def test_a_symbolic_link_is_written_through(home: Path, environment: dict[str, s
 
 
 @pytest.mark.parametrize("variable", [None, "XDG_CONFIG_HOME"])
-def test_the_file_that_gdb_prefers_is_used(
-    home: Path, environment: dict[str, str], variable: str | None, installer: ModuleType
-) -> None:
+def test_the_file_that_gdb_prefers_is_used(home: Path, environment: dict[str, str], variable: str | None) -> None:
     config = home / "conf" if variable else home / ".config"
     if variable:
         environment[variable] = str(config)
@@ -125,7 +114,8 @@ def test_the_file_that_gdb_prefers_is_used(
     (home / ".gdbinit").write_bytes(USERS_OWN)
     run(environment, "install")
     # gdb itself is the judge: it reads one of the two.
-    gdb = installer.find_gdb()
+    gdb = find_gdb()
+    assert gdb is not None
     written = [path for path in (config / "gdb" / "gdbinit", home / ".gdbinit") if b"dlwhy" in path.read_bytes()]
     assert len(written) == 1
     assert written[0].name == ("gdbinit" if gdb.version >= (11,) else ".gdbinit")
@@ -292,14 +282,12 @@ def test_the_file_that_lldb_prefers_is_used(home: Path, environment: dict[str, s
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_doctor_knows_debians_lldb_14(
-    environment: dict[str, str], installer: ModuleType, tmp_path: Path, modules: str, alone: bool
-) -> None:
+def test_doctor_knows_debians_lldb_14(environment: dict[str, str], tmp_path: Path, modules: str, alone: bool) -> None:
     """It looks for its Python modules in a wrong folder, and says so in a dozen lines at each start."""
     environment.pop("PYTHONPATH", None)
     environment["PATH"] = only(tmp_path / "bin", *([LLDB] if alone else ["gdb", LLDB]))
     path = tmp_path / "bin" / LLDB
-    if not installer.ask_lldb(str(path)).variables:
+    if not ask_lldb(str(path)).variables:
         return  # mended by Debian
     advice = f"does not find its Python modules by itself: start it as: PYTHONPATH={modules} {LLDB}"
     assert f"note: {path} {advice}" in run(environment, "install")
@@ -326,29 +314,27 @@ def test_a_path_that_lldb_cannot_import_is_refused(home: Path, environment: dict
     assert not (home / ".lldbinit").exists()
 
 
-def test_a_rustc_that_does_not_work_is_none(
-    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rustc_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rustc = tmp_path / "rustc"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert installer.find_rustc() is None
+    assert find_rustc() is None
     rustc.write_text("#!/bin/sh\necho error: no default toolchain >&2; exit 1\n")
     rustc.chmod(0o755)
-    assert installer.find_rustc() is None
+    assert find_rustc() is None
     working = tmp_path / "later" / "rustc"
     working.parent.mkdir()
     working.write_text("#!/bin/sh\necho rustc 1.63.0\n")
     working.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{working.parent}")
-    assert installer.find_rustc() == str(working)
+    assert find_rustc() == str(working)
 
 
-def test_lists_are_read_as_toml_reads_them(installer: ModuleType) -> None:
+def test_lists_are_read_as_toml_reads_them() -> None:
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     settings = toml.loads((ROOT / "pyproject.toml").read_text())
-    assert installer.listed("dependencies") == settings["project"]["dependencies"]
-    assert installer.listed("test") == settings["project"]["optional-dependencies"]["test"]
-    assert installer.listed("packages") == settings["tool"]["setuptools"]["packages"]
+    assert listed("dependencies") == settings["project"]["dependencies"]
+    assert listed("test") == settings["project"]["optional-dependencies"]["test"]
+    assert listed("packages") == settings["tool"]["setuptools"]["packages"]
 
 
 def test_an_old_python_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dlwhy import install
+from dlwhy.common.errors import SetupError
+from dlwhy.common.setup import apt
+from dlwhy.common.setup.changes import Changes
+from dlwhy.common.setup.demo import DEMO_PACKAGES
+from dlwhy.common.setup.gdb import INSTALL_PACKAGES
+from dlwhy.tests.environment import TEST_PACKAGES
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.installing import tools_without_gdb
 
@@ -57,15 +62,15 @@ MATRIX = [pytest.param(name, marks=pytest.mark.matrix) for name in ("bullseye", 
 @pytest.mark.parametrize("release", ["trixie"], indirect=True)
 def test_what_cannot_be_had_stops_nothing_else(release: str) -> None:
     wanted = ["no-such-package | make", "neither | nor", "exim4-daemon-light", "postfix"]
-    names, refused = install.choose_packages(wanted)
+    names, refused = apt.choose_packages(wanted)
     assert names == ["make", "exim4-daemon-light"], release
     assert refused == ["neither | nor", "postfix"], "one is not known, the other would replace what is chosen already"
 
 
 @pytest.mark.parametrize("release", ["trixie", *MATRIX], indirect=True)
 def test_each_release_has_what_the_tests_need(release: str) -> None:
-    wanted = [*install.TEST_PACKAGES, *install.INSTALL_PACKAGES, *install.DEMO_PACKAGES]
-    names, refused = install.choose_packages([*wanted, "lldb", "rustc", "python3-pip", "python3-venv"])
+    wanted = [*TEST_PACKAGES, *INSTALL_PACKAGES, *DEMO_PACKAGES]
+    names, refused = apt.choose_packages([*wanted, "lldb", "rustc", "python3-pip", "python3-venv"])
     assert refused == [], release
     assert ("imagemagick-6.q16" in names) == (release in ("bullseye", "bookworm"))
     assert ("imagemagick-7.q16" in names) != ("imagemagick-6.q16" in names)
@@ -74,7 +79,7 @@ def test_each_release_has_what_the_tests_need(release: str) -> None:
 def test_before_apt_has_lists_all_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bare(tmp_path)
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
-    assert install.choose_packages(["g++", "a | b"]) == (["g++", "a"], [])
+    assert apt.choose_packages(["g++", "a | b"]) == (["g++", "a"], [])
 
 
 def apt_that_knows_gdb(folder: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,15 +93,15 @@ def test_root_installs_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = tmp_path / "log"
     apt_that_knows_gdb(tmp_path / "bin", log, monkeypatch)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    changes = install.Changes(dry_run=False)
+    changes = Changes(dry_run=False)
     wanted = {"nothing": None, "other | gdb": "gdb", "more": "more"}
-    monkeypatch.setattr(install, "is_installed", lambda package, command: False)
-    with pytest.raises(install.Failure, match=r"^apt cannot install nothing, more$"):
-        install.require_packages(changes, wanted)
+    monkeypatch.setattr(apt, "is_installed", lambda package, command: False)
+    with pytest.raises(SetupError, match=r"^apt cannot install nothing, more$"):
+        apt.require_packages(changes, wanted)
     asked = "install -y --no-install-recommends --no-remove"
     assert log.read_text().splitlines() == ["update -q", f"{asked} --simulate gdb", f"{asked} gdb"]
-    with pytest.raises(install.Failure):
-        install.require_packages(changes, wanted)
+    with pytest.raises(SetupError):
+        apt.require_packages(changes, wanted)
     assert log.read_text().count("update -q") == 1
 
 
@@ -106,8 +111,8 @@ def test_others_are_told_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
     if sudo:
         (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(install.Failure) as failure:
-        install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "more": "more"})
+    with pytest.raises(SetupError) as failure:
+        apt.require_packages(Changes(dry_run=False), {"gdb": "gdb", "more": "more"})
     command = "apt-get install -y --no-install-recommends --no-remove gdb; apt cannot install more"
     assert str(failure.value) == (
         f"run this first: sudo apt-get update && sudo {command}"
@@ -121,7 +126,7 @@ def test_missing_packages_are_installed_by_root(tmp_path: Path, monkeypatch: pyt
     apt_get = f'echo "$@" >> {log}; [ "$1" = update ] && exit 100; exit 0'
     monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", apt_get))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
+    apt.require_packages(Changes(dry_run=False), {"gdb": "gdb", "sh": "sh"})
     assert log.read_text() == "update -q\ninstall -y --no-install-recommends --no-remove gdb\n"
 
 
@@ -129,8 +134,8 @@ def test_missing_packages_are_named_to_others(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", tools_without_gdb(tmp_path / "bin", "exit 1"))
     (tmp_path / "bin" / "sudo").symlink_to("/bin/true")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(install.Failure) as failure:
-        install.require_packages(install.Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
+    with pytest.raises(SetupError) as failure:
+        apt.require_packages(Changes(dry_run=False), {"gdb": "gdb", "make": "make"})
     assert str(failure.value) == (
         "run this first: sudo apt-get update && sudo apt-get install -y --no-install-recommends --no-remove gdb make"
     )
@@ -139,7 +144,7 @@ def test_missing_packages_are_named_to_others(tmp_path: Path, monkeypatch: pytes
 def test_nothing_is_asked_of_apt_when_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tools_without_gdb(tmp_path / "bin", f"touch {tmp_path}/called")
     monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
-    changes = install.Changes(dry_run=False)
-    install.require_packages(changes, install.DEMO_PACKAGES)
+    changes = Changes(dry_run=False)
+    apt.require_packages(changes, DEMO_PACKAGES)
     assert changes.count == 0
     assert not (tmp_path / "called").exists()

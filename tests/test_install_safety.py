@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from dlwhy import install
+from dlwhy.common.errors import SetupError, UnusableError
+from dlwhy.common.setup import files, ownership, pip, programs, shell
+from dlwhy.tests.environment import fill_environment
 from dlwhy.tests.installing import ROOT, content, copy_of_checkout, run
 
 OTHER = 12345
@@ -54,6 +56,38 @@ def test_nothing_of_the_current_folder_is_run(environment: dict[str, str], trap:
     assert ran(trap) == ""
 
 
+def test_the_checkout_is_no_place_of_modules(tmp_path: Path) -> None:
+    checkout = copy_of_checkout(tmp_path / "checkout")
+    files = sorted(content(checkout))
+    program = (
+        "import runpy, sys; sys.argv[1:] = ['-h']; sys.path.insert(0, {0!r})\n"
+        "try: runpy.run_path({0!r} + '/install.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import importlib.util as u\n"
+        "print([name for name in ('common', 'gdb_ext', 'tests', 'install') if u.find_spec(name)], sys.modules['dlwhy'])"
+    )
+    words = [sys.executable, "-I", "-c", program.format(str(checkout))]
+    said = subprocess.check_output(words, cwd=tmp_path, text=True)
+    assert said.splitlines()[-1] == f"[] <module 'dlwhy' from '{checkout}/__init__.py'>"
+    assert sorted(content(checkout)) == files, "no byte code either"
+
+
+def test_python_alone_will_do(environment: dict[str, str], home: Path) -> None:
+    """No package is needed, not even those that Python's own site has."""
+    words = [sys.executable, "-S", str(ROOT / "install.py")]
+    for command in ("-h", "doctor", "uninstall"):
+        done = subprocess.run([*words, command], env=environment, capture_output=True, text=True)
+        assert done.stderr == ""
+    assert done.stdout == "dlwhy is not installed: nothing to do\n"
+    assert content(home) == {}
+
+
+def test_what_needs_the_checkout_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+    checkout = copy_of_checkout(tmp_path / "checkout")
+    line = f"install.py: there are no tests in {checkout}: run it in the checkout, which has them\n"
+    assert run(environment, "test", status=1, root=checkout) == line
+
+
 def test_the_environment_of_the_tests_is_made_from_elsewhere(
     environment: dict[str, str], trap: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +95,7 @@ def test_the_environment_of_the_tests_is_made_from_elsewhere(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     folder = trap.parent / "venv"
-    install.fill_environment(folder, folder / "bin" / "python", install.read_lock("runtime"))
+    fill_environment(folder, folder / "bin" / "python", pip.read_lock("runtime"))
     assert ran(trap) == ""
     assert sorted(path.name for path in (folder / "wheels").iterdir()) == sorted(each.name for each in wheels.iterdir())
 
@@ -87,10 +121,10 @@ def test_a_python_that_does_not_know_its_path_is_refused(environment: dict[str, 
 def test_without_its_own_path_python_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("", None, "python3"):
         monkeypatch.setattr(sys, "executable", path)
-        with pytest.raises(install.Failure, match=r"does not know its own path: start it by that"):
-            install.command_text()
-        with pytest.raises(install.Failure, match=r"does not know its own path: start it by that"):
-            install.isolated("-m", "pip")
+        with pytest.raises(SetupError, match=r"does not know its own path: start it by that"):
+            shell.command_text()
+        with pytest.raises(SetupError, match=r"does not know its own path: start it by that"):
+            programs.isolated("-m", "pip")
 
 
 def test_wheels_of_other_content_are_refused(
@@ -145,11 +179,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, monkeypatc
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "dlwhy-requirements.txt"
     ODD[kind](path)
-    with pytest.raises(install.Unusable, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
-        install.read_file(path)
-    assert not install.is_filled(tmp_path, "")
-    assert install.read_command(path) is None
-    install.remove(path)
+    with pytest.raises(UnusableError, match=r"dlwhy-requirements.txt: not a regular file: left alone$"):
+        files.read_file(path)
+    assert not pip.is_filled(tmp_path, "")
+    assert shell.read_command(path) is None
+    files.remove(path)
     assert not os.path.lexists(path)
 
 
@@ -168,7 +202,7 @@ def test_what_stands_in_the_way_of_the_packages_goes(home: Path, environment: di
     run(environment, "install")
     for folder in (home / ".local/share/dlwhy").iterdir():
         way = folder if what == "private folder" else folder / "dlwhy-requirements.txt"
-        install.remove(way)
+        files.remove(way)
         os.mkfifo(way)
     assert "install tabulate" in run(environment, "install")
     assert "nothing to do" in run(environment, "install")
@@ -286,7 +320,7 @@ def test_links_of_roots_own_are_followed(home: Path, environment: dict[str, str]
 def test_a_ring_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert install.find_other_hand(tmp_path / "a" / "c") or os.geteuid() != 0
+    assert ownership.find_other_hand(tmp_path / "a" / "c") or os.geteuid() != 0
 
 
 # As another user than root

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dlwhy import install
+from dlwhy.common.setup import pip
+from dlwhy.common.setup.changes import Changes
+from dlwhy.tests.environment import prepare_test_environment
 from dlwhy.tests.installing import ROOT, copy_of_checkout
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -57,8 +57,8 @@ def test_every_version_has_hashes_and_nothing_else_is_said(name: str) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_python_gets_what_is_asked_for(python: str) -> None:
     run, test = chosen("runtime", python), chosen("test", python)
-    dependencies = list(map(Requirement, install.listed("dependencies")))
-    for wanted, given in ((dependencies, run), ([*dependencies, *map(Requirement, install.listed("test"))], test)):
+    dependencies = list(map(Requirement, pip.listed("dependencies")))
+    for wanted, given in ((dependencies, run), ([*dependencies, *map(Requirement, pip.listed("test"))], test)):
         for each in wanted:
             if each.marker is not None and not each.marker.evaluate({"python_version": python}):
                 assert canonicalize_name(each.name) not in given
@@ -82,25 +82,21 @@ def test_what_is_installed_agrees() -> None:
 
 def test_another_lock_makes_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = copy_of_checkout(tmp_path / "checkout")
-    spec = importlib.util.spec_from_file_location("another_install", checkout / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    other: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(other)
+    monkeypatch.setattr(pip, "ROOT", checkout)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def is_made(by_lock: bool = True) -> bool:
-        changes = other.Changes(dry_run=True)
-        other.prepare_test_environment(changes, by_lock)
+        changes = Changes(dry_run=True)
+        prepare_test_environment(changes, by_lock)
         return bool(changes.count)
 
     folder = tmp_path / "dlwhy" / f"test-venv-{sys.version_info[0]}.{sys.version_info[1]}"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
     stamp = folder / "dlwhy-requirements.txt"
-    stamp.write_text("\n".join(other.listed("dependencies") + other.listed("test")) + "\n")
+    stamp.write_text("\n".join(pip.listed("dependencies") + pip.listed("test")) + "\n")
     assert is_made(), "an environment of before there were locks"
-    stamp.write_text(other.read_lock("test").stamp + other.read_lock("runtime").stamp)
+    stamp.write_text(pip.read_lock("test").stamp + pip.read_lock("runtime").stamp)
     assert not is_made()
     assert is_made(by_lock=False)
     for name in ("test", "runtime"):
@@ -113,4 +109,4 @@ def test_another_lock_makes_another_environment(tmp_path: Path, monkeypatch: pyt
 
 
 def test_unlocked_means_what_pyproject_asks_for() -> None:
-    assert install.read_ranges("dependencies", "test").words == install.listed("dependencies") + install.listed("test")
+    assert pip.read_ranges("dependencies", "test").words == pip.listed("dependencies") + pip.listed("test")

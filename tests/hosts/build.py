@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-from dlwhy.install import find_rustc
+from dlwhy.common.setup.rust import find_rustc
 from dlwhy.tests.hosts.scenario import FIXTURES, SUFFIXES, Build, Fixture
 
 COMPILERS = {".c": "gcc", ".cpp": "g++", ".rs": "rustc"}

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Optional
 
-from dlwhy import install
+from dlwhy.common.setup import pip
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.build import Toolchain, build, cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
@@ -125,12 +125,12 @@ def tree_of(suite: str) -> Path:
 @cache
 def packages(python: tuple[int, int]) -> Path:
     """Return the folder that holds our dependencies for an embedded Python as install.py puts them there."""
-    wanted = install.read_lock("runtime")
+    wanted = pip.read_lock("runtime")
     base = cache_folder() / "packages"
     folder = base / "dlwhy" / f"python{python[0]}.{python[1]}"
     with glibcs.locked(cache_folder() / "packages.lock"):
-        if not install.is_filled(folder, wanted.stamp):
-            install.fill_folder(folder, python, wanted)
+        if not pip.is_filled(folder, wanted.stamp):
+            pip.fill_folder(folder, python, wanted)
     return base
 
 

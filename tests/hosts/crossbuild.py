@@ -21,7 +21,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Optional
 
-from dlwhy import install
+from dlwhy.common.setup import apt
+from dlwhy.common.setup.changes import Changes
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.build import Toolchain, build, cache_folder, compiler_version
 from dlwhy.tests.hosts.gdbrun import (
@@ -62,7 +63,7 @@ class Architecture:
 
     @property
     def writes_cores(self) -> bool:
-        """Tell whether qemu 7.2 writes cores for it."""
+        """Return True if qemu 7.2 writes cores for it."""
         return self.name != "riscv64"
 
     def command(self, sysroot: Optional[Path], program: Path, *options: str) -> list[str]:
@@ -103,10 +104,10 @@ class CrossToolchain(Toolchain):
 def require(architecture: Architecture) -> CrossToolchain:
     """Install what an architecture needs, unless it is there.
 
-    :raises install.Failure: if it cannot be installed; says the command to run first.
+    :raises SetupError: if it cannot be installed; says the command to run first.
     """
     with glibcs.locked(cache_folder() / "apt.lock"):
-        install.require_packages(install.Changes(dry_run=False), dict.fromkeys(architecture.packages))
+        apt.require_packages(Changes(dry_run=False), dict.fromkeys(architecture.packages))
     version = compiler_version(f"{architecture.triplet}-g++")
     return CrossToolchain(architecture.name, prefix=architecture.triplet, version=version)
 

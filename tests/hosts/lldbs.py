@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from dlwhy import install
+from dlwhy.common.setup.lldb import lldb_paths
 from dlwhy.tests.hosts.glibcs import cached_tree
 
 PACKAGES = ("lldb-{}", "python3-lldb-{}", "liblldb-{}", "libllvm{}", "libclang-cpp{}")
@@ -22,7 +22,7 @@ OLDEST = "14"
 
 def installed() -> tuple[str, str]:
     """Return the command and the major version of the LLDB that is installed."""
-    for path in install.lldb_paths():
+    for path in lldb_paths():
         run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
         found = re.search(r"version (\d+)", run.stdout)
         assert found is not None, f"{path} does not say its version: {run.stdout}"

@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-from dlwhy import install
+from dlwhy.common.setup import pip, programs
+from dlwhy.common.setup.report import dotted
 from dlwhy.tests.hosts import chroots, glibcs
 from dlwhy.tests.hosts.gdbrun import ROOT
 
@@ -143,14 +144,14 @@ class Machine:
 @cache
 def wheels(python: tuple[int, int]) -> Path:
     """Return a folder of the wheels that install.py wants for a debugger's Python, fetched by this machine's pip."""
-    wanted = install.read_lock("runtime")
+    wanted = pip.read_lock("runtime")
     digest = hashlib.sha256(wanted.stamp.encode()).hexdigest()[:12]
 
     def download(folder: Path) -> None:
-        words = ["download", *install.pure_wheels(python), "--dest", str(folder), *wanted.words]
-        install.run_or_fail(install.isolated("-m", "pip", *words), "pip download")
+        words = ["download", *pip.pure_wheels(python), "--dest", str(folder), *wanted.words]
+        pip.run_pip(programs.isolated("-m", "pip"), *words)
 
-    return glibcs.cached_tree(f"wheels-{install.dotted(python)}-{digest}", download)
+    return glibcs.cached_tree(f"wheels-{dotted(python)}-{digest}", download)
 
 
 @contextmanager

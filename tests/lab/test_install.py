@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dlwhy.install import read_lock
+from dlwhy.common.setup.pip import read_lock
 from dlwhy.tests.lab.asking import ROOT
 from dlwhy.tests.lab.windows import Lab, Outcome, windows_path
 from dlwhy.tests.synth.windows import process, write
@@ -96,14 +96,13 @@ def test_the_script_that_is_written_works(lab: Lab, home: Home, tmp_path: Path) 
 
 def test_a_python_that_the_registry_knows(lab: Lab) -> None:
     program = f"""
-import importlib.util, sys, winreg
-spec = importlib.util.spec_from_file_location("installer", {INSTALL!r})
-installer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(installer)
+import runpy, winreg
+runpy.run_path({INSTALL!r})["_load_package"]({windows_path(ROOT)!r})
+from dlwhy.common.setup.windbg import windows_pythons
 key = "SOFTWARE\\\\Python\\\\PythonCore\\\\3.9\\\\InstallPath"
 winreg.SetValue(winreg.HKEY_CURRENT_USER, key, winreg.REG_SZ, "C:\\\\Some Python\\\\")
 try:
-    print(*installer.windows_pythons(), sep="|")
+    print(*windows_pythons(), sep="|")
 finally:
     winreg.DeleteKey(winreg.HKEY_CURRENT_USER, key)
 """
@@ -117,12 +116,11 @@ def test_no_program_of_the_current_folder_is_found(lab: Lab, tmp_path: Path) -> 
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "tool.exe").write_bytes(b"MZ")
     program = f"""
-import importlib.util, os, shutil
-spec = importlib.util.spec_from_file_location("installer", {INSTALL!r})
-installer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(installer)
+import os, runpy, shutil
+runpy.run_path({INSTALL!r})["_load_package"]({windows_path(ROOT)!r})
+from dlwhy.common.setup.programs import find_program
 os.environ["PATH"] = os.pathsep.join([".", "", {windows_path(tmp_path / "path")!r}])
-print(shutil.which("pip"), installer.find_program("pip"), installer.find_program("tool"), sep="|")
+print(shutil.which("pip"), find_program("pip"), find_program("tool"), sep="|")
 """
     found = lab.run_python("-c", program, folder=tmp_path)
     there, pip, tool = found.output.rstrip().lower().split("|")

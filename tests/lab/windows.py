@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from dlwhy.install import isolated, read_lock
+from dlwhy.common.setup.pip import read_lock
+from dlwhy.common.setup.programs import isolated
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.glibcs import locked, unpack
 

@@ -1,0 +1,91 @@
+"""How is dlwhy installed for all debuggers and the shell, and how is that undone?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .changes import Attempts, Changes
+from .files import remove
+from .folders import cache_folder, data_folder, private_folders
+from .gdb import find_gdb, init_files, install_into_gdb
+from .init_files import remove_block
+from .lldb import advice, find_lldbs, install_into_lldb, lldb_init_files
+from .programs import unreadable_folders
+from .report import complain, say
+from .shell import command_path, install_into_shell, read_command
+from .windbg import install_into_windbg, windbg_script
+
+
+def install(changes: Changes) -> int:
+    """Make gdb and LLDB, those of them that are here, load dlwhy at their start; on Windows WinDbg.
+
+    Each part is tried, whatever becomes of the others.
+    """
+    if sys.platform == "win32":
+        return install_into_windbg(changes)
+    gdb, lldbs = find_gdb(), find_lldbs()
+    usable: list[str] = []
+    attempts = Attempts()
+    if (gdb is not None or not lldbs) and attempts.make(install_into_gdb, changes, gdb):
+        usable.append("gdb")
+    if lldbs and attempts.make(install_into_lldb, changes, lldbs):
+        usable.append(Path(lldbs[-1].path).name)
+    if not usable:
+        attempts.take_notes_for_failures()
+    attempts.make(install_into_shell, changes)
+    notes = attempts.notes + [f"PATH: {text}" for text in unreadable_folders()]
+    if changes.count:
+        lost = [lldb for lldb in lldbs if lldb.variables]
+        notes += [f"{lldb.path} does not find its Python modules by itself: {advice(lldb)}" for lldb in lost]
+    for text in notes:
+        say(f"note: {text}")
+    if changes.count:
+        tell_what_is_installed(changes, usable)
+    elif not attempts.failures:
+        say("dlwhy is installed already: nothing to do")
+    return end(attempts.failures)
+
+
+def tell_what_is_installed(changes: Changes, usable: list[str]) -> None:
+    """Say how to begin with what there is now."""
+    if changes.dry_run:
+        return
+    if usable:
+        say(f"dlwhy is installed: start {' or '.join(usable)} and type: help dlstate")
+    if read_command(command_path()) and str(command_path().parent) not in os.environ.get("PATH", "").split(":"):
+        say(f"note: the shell finds {command_path()} when its folder is on PATH")
+
+
+def end(failures: list[str]) -> int:
+    """Complain of each failure and return the exit status."""
+    for text in failures:
+        complain(text)
+    return int(bool(failures))
+
+
+def paths() -> list[Path]:
+    """List what is read, written or run in the folders of the user."""
+    return [*init_files(), *lldb_init_files(), command_path(), data_folder(), cache_folder()]
+
+
+def uninstall(changes: Changes) -> int:
+    """Take our blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and our folders."""
+    attempts = Attempts()
+    if os.path.exists(windbg_script()):
+        attempts.make(changes.make, f"remove {windbg_script()}", windbg_script().unlink)
+    for path in [*init_files(), *lldb_init_files()]:
+        attempts.make(remove_block, changes, path)
+    if read_command(command_path()) is not None:
+        attempts.make(changes.make, f"remove {command_path()}", command_path().unlink)
+    for folder in private_folders():
+        attempts.make(changes.make, f"remove {folder}", remove, folder)
+    attempts.take_notes_for_failures()
+    if attempts.failures:
+        return end(attempts.failures)
+    if changes.count == 0:
+        say("dlwhy is not installed: nothing to do")
+    elif not changes.dry_run and data_folder().exists() and not any(data_folder().iterdir()):
+        data_folder().rmdir()
+    return 0

@@ -1,0 +1,99 @@
+"""Which programs are there, and what do they print?  None is looked for in the current folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Optional
+
+from ..errors import SetupError
+from .folders import ROOT
+from .report import in_words
+
+
+def folders_on_path() -> list[str]:
+    """List the folders in which programs are looked for: those of PATH that do not depend on the current folder."""
+    return [folder for folder in os.get_exec_path() if os.path.isabs(folder)]
+
+
+def find_program(name: str) -> Optional[str]:
+    """Find a program on PATH, never in the current folder; shutil.which looks there first on Windows."""
+    endings = [*os.environ.get("PATHEXT", ".EXE").split(os.pathsep), ""] if sys.platform == "win32" else [""]
+    for folder in [""] if os.path.isabs(name) else folders_on_path():
+        for ending in endings:
+            path = os.path.join(folder, name + ending)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return None
+
+
+def unreadable_folders() -> list[str]:
+    """List what on PATH cannot be looked into, each folder once, by the first of the names that PATH has for it."""
+    folders: dict[str, str] = {}
+    for folder in folders_on_path():
+        folders.setdefault(os.path.realpath(folder), folder)
+    found = []
+    for folder in folders.values():
+        try:
+            os.scandir(folder).close()
+        except PermissionError as error:
+            found.append(in_words(error))
+        except OSError:
+            continue  # PATH names it, and there is no such folder
+    return found
+
+
+def output_of(command: list[str], **variables: str) -> str:
+    """Run a command without input and return what it prints, errors included; nothing if there is no such."""
+    program = find_program(command[0])
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
+    except OSError as error:
+        return in_words(error)
+    except subprocess.TimeoutExpired as error:
+        return f"{program} gave no answer in {error.timeout:g} seconds"
+    return done.stdout.decode(errors="replace")
+
+
+def run_or_fail(command: list[str], what: str, variables: Optional[Mapping[str, str]] = None) -> None:
+    """Run a command quietly, with these variables besides those of the environment.
+
+    :raises SetupError: if it fails; it ends with the end of the command's output.
+    """
+    program = find_program(command[0])
+    if program is None:
+        raise SetupError(f"{what} failed: there is no {command[0]} on PATH")
+    done = subprocess.run(
+        [program, *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
+    )
+    if done.returncode:
+        raise SetupError(f"{what} failed:\n{done.stdout.decode(errors='replace').strip()[-4000:]}")
+
+
+def this_python() -> str:
+    """Return the path of the Python that runs this; it can be started in ways that hide it."""
+    if not os.path.isabs(sys.executable or ""):
+        raise SetupError("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
+    return sys.executable
+
+
+def isolated(*words: str) -> list[str]:
+    """Compose a command for this Python that takes modules from Python's own folders only."""
+    return [this_python(), "-I", *words]
