@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,11 +129,15 @@ def test_one_library_and_text(hosts: Hosts, name: str, run: str) -> None:
                 reference, words = answers[SHELL]
                 for index, document in enumerate(documents):
                     found += compare({SHELL: reference[index], host: document}, f"stop {stop} {libraries[index]!r}")
-                for one, other in zip(words, texts):
-                    if one.output.rstrip() != other.output.rstrip() or one.error != other.error:
-                        differing = first_difference(f"{other.output}{other.error}", f"{one.output}{one.error}")
-                        found.append(f"stop {stop}: text of {host}: {differing}")
+                for one, other in zip(map(without_numbers, words), map(without_numbers, texts)):
+                    if one != other:
+                        found.append(f"stop {stop}: text of {host}: {first_difference(other, one)}")
     assert not found, "\n".join(["", *found])
+
+
+def without_numbers(reply: Reply) -> str:
+    """Return the words without the debugger's own numbers of threads: gdb 16 does not give them in the LWPs' order."""
+    return re.sub(r"thread \d+ \(LWP", "thread N (LWP", f"{reply.output.rstrip()}{reply.error}")
 
 
 def ask_about(hosts: Hosts, host: str, subject: Subject, libraries: Sequence[str]) -> tuple[list[Reply], list[Reply]]:
