@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import struct
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from dlwhy.tests.lab.windows import Lab, windows_path
 ROOT = Path(__file__).resolve().parents[2]
 DLLS = Path(__file__).resolve().parent / "dlls"
 DLLTOOL = "x86_64-w64-mingw32-dlltool"
+IMAGE_SCN_MEM_WRITE = 0x80000000
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,22 @@ def _make_dll(folder: Path, dll: Dll) -> None:
     libraries += [str(folder / f"lib{name}.delay.a") for name in dll.delayed]
     options = ["-nostdlib", "-Wl,-e,DllMain", str(folder / f"{dll.name}.def"), *libraries]
     options += ["-ldelayimp", "-lmingwex", "-lmsvcrt"] if dll.delayed else []
-    compile_with_mingw(folder / f"{dll.name}.dll", [path], [*options, "-lkernel32"])
+    made = folder / f"{dll.name}.dll"
+    compile_with_mingw(made, [path], [*options, "-lkernel32"])
+    if dll.delayed:
+        _make_imports_writable(made)
+
+
+def _make_imports_writable(path: Path) -> None:
+    """Let MinGW's delay loading write into .idata, which binutils since 2.43 marks as read-only."""
+    content = bytearray(path.read_bytes())
+    (headers,) = struct.unpack_from("<I", content, 0x3C)
+    count, optional = struct.unpack_from("<H12xH", content, headers + 6)
+    first = headers + 24 + optional
+    for place in range(first, first + 40 * count, 40):
+        if content[place : place + 8] == b".idata\0\0":
+            content[place + 39] |= IMAGE_SCN_MEM_WRITE >> 24
+    path.write_bytes(content)
 
 
 def run(lab: Lab, folder: Path, script: Sequence[str]) -> Run:

@@ -73,6 +73,8 @@ def run(command: str) -> None:
             before = {"before": modules(), "plan": dll_plan_document("dllplan", plans)}
         elif at == "after_free":
             say("FREE", {**before, "after": modules()})
+        elif at is None:
+            sys.exit(pykd.dbgCommand(".lastevent; k"))  # the program itself fails: it would do so for ever
         elif at == "at_wait":
             dump = f"wait{waits}.dmp"
             waits += 1
