@@ -164,7 +164,7 @@ def c_source(layout: Windows) -> str:
         # A type that nothing uses is not in the PDB.
         lines.append(f"struct {name} *Use{name};")
     for name in _LISTS:
-        lines.append(f"struct _LIST_ENTRY {name} = {{ (void *)1, (void *)1 }};")
+        lines.append(f"struct _LIST_ENTRY {name} = {{ 1, 1 }};")
     for name, size in _GLOBALS.items():
         lines.append(f"__attribute__((aligned(16))) unsigned char {name}[{size}] = {{ 1 }};")
     lines.append("volatile int KiSpin;")
