@@ -17,11 +17,11 @@ from .support.tree import ADAPTERS, ROOT, module_files
 # or folder of common/, by its longest name here.
 ORDER = (
     ("charset", "errors", "imports"),
-    ("files", "guards", "model"),
+    ("files", "guards", "model", "paths"),
     ("helper", "target"),
     ("host", "layouts", "memory"),
     ("trace.events",),
-    ("linux.model", "windows.model"),
+    ("linux.auxv", "linux.model", "windows.model"),
     ("linux.trace.events", "windows.trace.events", "trace"),
     ("linux.elf", "linux.layouts", "windows.layouts", "windows.pe", "windows.share_rules", "windows.target"),
     ("linux.loader", "windows.loader", "windows.kernel"),

@@ -16,6 +16,7 @@ from ..errors import DlwhyError, NotFoundError
 from ..memory import Memory
 from ..model import Outcome
 from ..target import Target
+from .auxv import AT_PAGESZ
 from .elf.image import DT_STRSZ, DT_STRTAB, Image
 from .loader.collector import mark
 from .loader.maps import LinkMap
@@ -46,7 +47,6 @@ _TEXT_UNITS = 8
 
 MAX_STRING_TABLE = 64 << 20
 
-AT_PAGESZ = 6
 DEFAULT_PAGE_SIZE = 4096
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .kernel.files import ControlArea, FileObject, FileReader
 from .kernel.handles import HandleReader
@@ -214,7 +215,7 @@ class _Machine:
         return [
             key
             for key, name in names.items()
-            if name and (fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(name.rpartition("\\")[2], wanted))
+            if name and (fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(windows_base_name(name), wanted))
         ]
 
     def by_address(self, text: str, evaluate: Callable[[str], int], pid: Optional[int]) -> list[int]:
@@ -248,8 +249,8 @@ class _Machine:
         """List names that look like one that was not found."""
         import difflib
 
-        names = sorted({(self.name(key) or "").rpartition("\\")[2] for key in self.found} - {""})
-        wanted = text.replace("/", "\\").rpartition("\\")[2].lower()
+        names = sorted({windows_base_name(self.name(key) or "") for key in self.found} - {""})
+        wanted = windows_base_name(text).lower()
         names = names[:MAX_COMPARED]
         close = difflib.get_close_matches(wanted, [name.lower() for name in names], n=3, cutoff=0.5)
         return [name for name in names if name.lower() in close][:3]
@@ -389,7 +390,7 @@ def _names(name: str, wanted: str) -> bool:
     """Tell whether a lower-case path is, or ends with, what is wanted; a name may lack its extension."""
     if name == wanted or name.endswith("\\" + wanted.lstrip("\\")):
         return True
-    base = name.rpartition("\\")[2]
+    base = windows_base_name(name)
     return "\\" not in wanted and base.rpartition(".")[0] == wanted
 
 

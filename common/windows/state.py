@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional, cast
 from ..errors import NotFoundError, UnsupportedError
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .loader.lists import (
     ENTRY_FIELDS,
@@ -160,16 +161,16 @@ class WindowsExamination:
         if not listed:
             return
         for base, image in self.images.items():
-            entry = listed.get(base)
+            entry, name = listed.get(base), windows_base_name(image.path)
             if entry is None:
-                if _base_name(image.path).lower() != _API_SETS and all(loader.complete for loader in self.loaders):
+                if name.lower() != _API_SETS and all(loader.complete for loader in self.loaders):
                     yield Problem(
-                        _base_name(image.path) or f"{base:#x}",
+                        name or f"{base:#x}",
                         f"mapped at {base:#x}, but in no list of the loader's: mapped as data, or taken out of them",
                     )
                 continue
-            if image.path and entry.name and _base_name(image.path).lower() not in (entry.name.lower(), ""):
-                yield Problem(entry.name, f"the loader's name is not that of the mapped file, {_base_name(image.path)}")
+            if image.path and entry.name and name.lower() not in (entry.name.lower(), ""):
+                yield Problem(entry.name, f"the loader's name is not that of the mapped file, {name}")
             stamp = entry.record.get("TimeDateStamp")
             if stamp and image.timestamp and stamp != image.timestamp:
                 yield Problem(
@@ -221,15 +222,11 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
     return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
 
 
-def _base_name(path: str) -> str:
-    return path.replace("/", "\\").rsplit("\\", 1)[-1]
-
-
 def _from_image(image: Image, is_first: bool) -> Dll:
     """Describe a module of which only the module list tells."""
     holds = (DllHold(DllHoldKind.MAIN_PROGRAM),) if is_first else ()
     return Dll(
-        name=_base_name(image.path) or f"{image.base:#x}",
+        name=windows_base_name(image.path) or f"{image.base:#x}",
         path=image.path,
         base=image.base,
         start=image.base,
@@ -525,7 +522,7 @@ class Judge:
 
 
 def _entry_name(entry: Entry) -> str:
-    return entry.name or _base_name(entry.path) or f"{entry.base:#x}"
+    return entry.name or windows_base_name(entry.path) or f"{entry.base:#x}"
 
 
 def _breadth_first(world: World, roots: Sequence[int]) -> Reach:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 import pytest
+from dlwhy.common.linux.auxv import AT_SECURE
 from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import Fields, Graph, LinkMap, Namespace
-from dlwhy.common.linux.loader.order import AT_SECURE, OrderRule, Sorting, finaliser_order, find_order_rule
+from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order, find_order_rule
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout

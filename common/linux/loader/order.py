@@ -14,11 +14,10 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
+from ..auxv import AT_SECURE
 from .find import Private
 from .maps import Graph, LinkMap
 from .roots import LT_EXECUTABLE
-
-AT_SECURE = 23
 
 _TUNABLES = b"GLIBC_TUNABLES="
 _SORT_TUNABLE = b"glibc.rtld.dynamic_sort"

@@ -13,14 +13,9 @@ from typing import NamedTuple, Optional
 from ...errors import CorruptError, DlwhyError, FaultError, UnsupportedError
 from ...memory import Memory
 from ...model import Problem
+from ...paths import base_name
+from ..auxv import AT_BASE, AT_PHDR, AT_PHENT, AT_PHNUM
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
-
-AT_PHDR = 3
-AT_PHENT = 4
-AT_PHNUM = 5
-AT_BASE = 7
-AT_EXECFN = 31
-AT_SYSINFO_EHDR = 33
 
 #: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
 #: no more with four mappings each.
@@ -218,4 +213,4 @@ def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[Publi
 
 
 def _is_named_as_rtld(entry: PublicMap) -> bool:
-    return entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))
+    return base_name(entry.l_name).startswith(("ld-", "ld.so", "ld64"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ...memory import Memory
+from ...paths import base_name
 from ..elf.files import find_local_symbol
 from ..elf.image import Images
 from ..layouts.resolve import LayoutSet
@@ -63,7 +64,7 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
 
 def is_libpthread(path: str) -> bool:
     """Tell whether a library is libpthread, which was a library of its own until glibc 2.33."""
-    return path.rsplit("/", 1)[-1].startswith("libpthread")
+    return base_name(path).startswith("libpthread")
 
 
 def _walk(memory: Memory, head: int) -> Iterator[int]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from ...errors import DlwhyError
+from ...paths import base_name
 from ..loader.collector import Edge
 from ..loader.maps import LinkMap
 from ..model import Hold, HoldKind, Root
 from .evidence import read_evidence
 from .kept import PERMANENT, ROOT_HOLDS, Kept
-from .naming import base_name, opened_by
+from .naming import opened_by
 from .process import GlibcProcess
 from .symbols import TEXT_UNITS, demangled
 

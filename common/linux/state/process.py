@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
+from ...paths import base_name
 from ..elf.image import Image, Images
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import Rules
@@ -15,7 +16,7 @@ from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
 from ..loader.roots import LT_EXECUTABLE
 from ..loader.start import Start
 from ..model import CodeSymbol
-from .naming import base_name, main_program_path
+from .naming import main_program_path
 from .symbols import AllBindings, Functions
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError, UnsupportedError
 from ...memory import Memory
+from ...paths import base_name
 from ..elf.image import PT_LOAD, Image
 from ..layouts.resolve import LayoutSet
 from ..loader.find import Private, is_libc
@@ -129,7 +130,7 @@ def _is_code(image: Image, address: int) -> bool:
 def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
     """Find the exported functions in the base namespace: since 2.34 in libc, before in libdl."""
     for link_map in graph.namespaces[0].maps:
-        name = link_map.name.rpartition("/")[2]
+        name = base_name(link_map.name)
         if not (is_libc(name) or name.startswith(("libdl.so", "libdl-2."))):
             continue
         try:

@@ -14,6 +14,7 @@ from typing import Optional
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ...memory import Memory
 from ...model import Evidence, Layout, Problem, Source, SourceKind
+from ...paths import windows_base_name
 from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
@@ -624,7 +625,7 @@ def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsT
 
 def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtLayouts]:
     """Take the engine's types of ntdll, with the tables' for what it lacks; None without _LDR_DATA_TABLE_ENTRY."""
-    ntdll = next((m for m in target.modules() if _base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
+    ntdll = next((m for m in target.modules() if windows_base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
     if ntdll is None:
         return None
     found = {name: target.find_layout(name, ntdll) for name in LOADER_TYPES}
@@ -633,10 +634,6 @@ def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtL
         return None
     tables = next(for_each_candidate(arch, build))
     return NtLayouts({**tables.layouts, **present}, Source(SourceKind.DEBUG_INFO, f"types of {ntdll.path}"))
-
-
-def _base_name(path: str) -> str:
-    return path.replace("/", "\\").rsplit("\\", 1)[-1]
 
 
 def validate(loader: Loader) -> str:
