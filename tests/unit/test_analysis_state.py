@@ -373,6 +373,16 @@ def test_a_root_that_never_goes_is_found_among_very_many(monkeypatch: pytest.Mon
     assert (len(found.holds), found.holds_omitted) == (7, 0)
 
 
+def test_a_search_for_reasons_that_is_cut_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"lib{number}.so" for number in range(6)]
+    libraries = [Library(name, opencount=1, needs=[each for each in names if each != name]) for name in names]
+    assert answer(libraries).problems == ()
+    lower(monkeypatch, "common.linux.state", "MAX_SEARCH_STEPS", 3)
+    (problem,) = answer(libraries).problems
+    assert problem.where == "reasons why libraries stay"
+    assert "reasons can be missing" in problem.message
+
+
 def test_what_a_proxy_stands_for() -> None:
     space = [
         Library("libspace.so", namespace=1, opencount=1, needs=["ld.so"]),

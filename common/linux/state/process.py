@@ -111,6 +111,11 @@ class GlibcProcess:
         """Note what could not be established."""
         self.problems.append(Problem(where, message))
 
+    def note(self, problem: Problem) -> None:
+        """Note what could not be established, once however often it is met."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def name(self, link_map: LinkMap) -> str:
         """Return a library's base name."""
         return base_name(self.path(link_map))
