@@ -159,7 +159,11 @@ class _Machine:
         found = self.found[key]
         seen = {mapping.vad for mapping in found.mappings}
         for area in list(found.areas.values()):
-            for view in self.files.views(area):
+            views = self.files.views(area)
+            if views is not None and not views.is_whole:
+                where = f"section {area.address:#x}"
+                self.problems.append(Problem(where, f"{views.reason}: processes that map it can be missing"))
+            for view in views or ():
                 try:
                     process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
                     vad = self._vad_reader.read_long(view.vad)

@@ -14,6 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError, LayoutError
+from ...lists import Walk
 from ...memory import Memory
 from ...model import Layout, Problem
 from ..elf.image import MAX_NAME
@@ -407,7 +408,7 @@ class GraphReader:
                 message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
             if first:
-                maps = tuple(_walk(self.maps, first, graph))
+                maps = tuple(_follow(self.maps, first, graph))
                 if graph.complete and loaded != len(maps):
                     message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
                     graph.problems.append(Problem(f"namespace {number}", message))
@@ -449,34 +450,32 @@ def _check_edges(graph: Graph) -> None:
             graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
-    address, previous = head, 0
-    while address:
-        link_map: Optional[LinkMap] = None
-        objection: Optional[str] = None
+def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
+    """Follow the list of a namespace; that it ends early, and what cannot be, is among the graph's problems."""
+
+    def read(address: int, previous: int) -> tuple[LinkMap, int]:
         if address in graph.by_address:
-            objection = "the list of libraries loops"
-        elif len(graph.by_address) >= MAX_LIBRARIES:
-            objection = f"more than {MAX_LIBRARIES} libraries"
-        else:
-            try:
-                link_map = reader.read(address)
-            except FaultError as error:
-                objection = f"{error}: this library and those after it are not known"
-        if link_map is not None:
-            try:
-                reader.read_edges(link_map)
-            except (FaultError, CorruptError) as error:
-                message = f"what it depends on is not known: {error}"
-                graph.problems.append(Problem(f"link_map {address:#x}", message))
-            objection = find_objection(link_map, previous)
-        if link_map is None or objection:
-            graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
-            graph.strays += [link_map] if link_map is not None else []
-            return
+            raise CorruptError("the list runs into that of another namespace")
+        link_map = reader.read(address)
+        try:
+            reader.read_edges(link_map)
+        except (FaultError, CorruptError) as error:
+            message = f"what it depends on is not known: {error}"
+            graph.problems.append(Problem(f"link_map {address:#x}", message))
+        objection = find_objection(link_map, previous)
+        if objection:
+            graph.strays.append(link_map)
+            raise CorruptError(objection)
         graph.by_address[address] = link_map
-        yield link_map
-        previous, address = address, link_map.l_next
+        return link_map, link_map.l_next
+
+    taken = len(graph.by_address)
+    walk = Walk(head, read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="libraries")
+    maps = walk.all()
+    reason = f"{walk.error}: this library and those after it are not known" if walk.error else walk.reason
+    if reason is not None:
+        graph.problems.append(Problem(f"link_map {walk.address:#x}", reason))
+    return maps
 
 
 def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:

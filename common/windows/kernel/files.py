@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError
+from ...lists import Walk, follow_ring
 from .kernel import Nt, UnicodeString
 
 #: FILE_OBJECT.Type of every file object (IO_TYPE_FILE of wdm.h).
@@ -172,29 +173,19 @@ class FileReader:
             fast_ref=None if self._direct else pointer & mask,
         )
 
-    def views(self, area: ControlArea) -> list[View]:
-        """List the views of a section by its own ring, empty where this version keeps none, or it is not sound.
-
-        Sound is a ring whose links agree in both directions and come round.
-        """
+    def views(self, area: ControlArea) -> Optional[Walk[View]]:
+        """Return a walk along the views of a section by its own ring, None where this version keeps none."""
         nt = self._nt
         if self._ring is None or area.mapped_views == 0:
-            return []  # without views its links serve another list
+            return None  # without views its links serve another list
         head = area.address + nt.offset("_CONTROL_AREA", self._ring)
         links = nt.offset("_MMVAD", "ViewLinks")
         owner = nt.offset("_MMVAD", "VadsProcess")
-        found: dict[int, View] = {}
-        try:
-            before, entry = head, nt.memory.pointer(head)
-            while entry != head:
-                if entry in found or len(found) >= MAX_VIEWS or nt.memory.pointer(entry + nt.pointer_size) != before:
-                    return []
-                vad = entry - links
-                found[entry] = View(vad, nt.memory.pointer(vad + owner) & ~_OWNER_FLAGS)
-                before, entry = entry, nt.memory.pointer(entry)
-        except FaultError:
-            return []
-        return list(found.values())
+
+        def read(entry: int) -> View:
+            return View(entry - links, nt.memory.pointer(entry - links + owner) & ~_OWNER_FLAGS)
+
+        return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="views")
 
     def find_file(self, address: int) -> Optional[FileObject]:
         """Read a file object, None if there is none at this address."""

@@ -63,7 +63,8 @@ class HandleReader:
         per_page = PAGE_SIZE // self._entry_size
         unread = 0
         seen: set[int] = set()
-        for number, page in enumerate(self._pages(code & ~3, level, seen)):
+        again: list[int] = []
+        for number, page in enumerate(self._pages(code & ~3, level, seen, again)):
             read = number * per_page
             if read >= MAX_HANDLES or not memory.spend(_ENTRY_UNITS * per_page, "handle tables"):
                 problems.append(Problem(where, f"its handle table has more than the {read} entries that are read"))
@@ -73,12 +74,18 @@ class HandleReader:
                 unread += 1
             else:
                 yield from self._entries(data, number * per_page)
+        if again:
+            problems.append(Problem(where, f"its handle table leads to the page at {again[0]:#x} more than once"))
         if unread:
             problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
 
-    def _pages(self, address: int, level: int, seen: set[int]) -> Iterator[int]:
-        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level."""
+    def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
+        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level.
+
+        ``again`` gets those that are led to once more.
+        """
         if address in seen:
+            again.append(address)
             return
         seen.add(address)
         if level == 0:
@@ -94,7 +101,7 @@ class HandleReader:
         for pointer in pointers:
             if pointer == 0:
                 break
-            yield from self._pages(pointer, level - 1, seen)
+            yield from self._pages(pointer, level - 1, seen, again)
 
     def _entries(self, data: bytes, first: int) -> Iterator[Handle]:
         size = self._entry_size

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ...lists import Walk, follow_ring
 from ...memory import Memory
 from ...model import Evidence, Layout, Problem, Source, SourceKind
 from ...paths import windows_base_name
@@ -28,6 +29,8 @@ _MAX_NAME, _MAX_PATH = 512, 65534
 _ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
 #: Records of the graph that are read in all: a damaged graph can be endless.
 MAX_RECORDS = 500_000
+#: What stands behind the last record of a node's edges, where no address can be.
+_NO_RECORD = -1
 #: How many entries decide whether a layout fits.
 _SAMPLE = 8
 
@@ -146,13 +149,14 @@ class Record:
 class Node:
     """An LDR_DDAG_NODE: a module, or the modules of an import cycle, with what it imports and who imports it."""
 
-    __slots__ = ("address", "children", "modules", "parents", "record")
+    __slots__ = ("address", "children", "cut", "modules", "parents", "record")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.address = record.address
-        #: In the order of its ring.
+        #: In the order of its ring, and why that was not seen as a whole.
         self.modules: Mapping[int, None] = {}
+        self.cut: Optional[str] = None
         self.children: Optional[tuple[int, ...]] = None
         self.parents: Optional[tuple[int, ...]] = None
 
@@ -287,40 +291,27 @@ class Loader:
         """Follow a list, from behind as well where it breaks; gives the addresses of the entries."""
         head = ldr + self.layouts.require("_PEB_LDR_DATA").fields[head_name].offset
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields[links_name].offset
-        found, failure = self._follow(head, forward=True)
-        if failure:
-            behind, _ = self._follow(head, forward=False)
+        walk = self._follow(head, links)
+        found = list(walk.all())
+        if not walk.is_whole:
             known = set(found)
-            rest = [link for link in reversed(behind) if link not in known]
+            rest = [each for each in reversed(self._follow(head, links, backwards=True).all()) if each not in known]
             self.complete = False
             more = f"; {len(rest)} more were found from its end" if rest else ""
-            self._add_problem(f"{order} order list", f"{failure}{more}")
+            self._add_problem(f"{order} order list", f"{walk.reason}{more}")
             found += rest
-        return [link - links for link in found]
+        return found
 
-    def _follow(self, head: int, forward: bool) -> tuple[list[int], str]:
-        size = self.pointer_size
-        found: list[int] = []
-        seen: set[int] = set()
-        previous, link = head, 0
-        try:
-            link = self.pointer(head if forward else head + size)
-            while link != head:
-                if link in seen:
-                    return found, f"it loops at {link:#x} after {len(found)} entries"
-                if len(found) >= MAX_ENTRIES:
-                    return found, f"it has more than {MAX_ENTRIES} entries"
-                raw = self.memory.read(link, 2 * size)
-                flink, blink = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
-                back, following = (blink, flink) if forward else (flink, blink)
-                if back != previous:
-                    return found, f"the entry at {link:#x} does not point back: what follows is not known"
-                seen.add(link)
-                found.append(link)
-                previous, link = link, following
-        except FaultError:
-            return found, f"it cannot be read at {link:#x} after {len(found)} entries"
-        return found, ""
+    def _follow(self, head: int, links: int, *, backwards: bool = False) -> Walk[int]:
+        """Follow a list of entries, whose links have that offset."""
+        return follow_ring(
+            self.memory,
+            head,
+            lambda link: link - links,
+            limit=MAX_ENTRIES,
+            backwards=backwards,
+            pointer_size=self.pointer_size,
+        )
 
     def _read_entry(self, address: int) -> Entry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
@@ -374,6 +365,8 @@ class Loader:
                     missing.append(entry.name)
                     continue
                 self.nodes[address] = node
+                if node.cut:
+                    self._add_problem(entry.name, f"{node.cut}: not all modules of its import cycle are known")
             entry.node = node
             if entry.address not in node.modules:
                 self._add_problem(entry.name, f"its node {address:#x} does not list it: the node is not used")
@@ -393,22 +386,21 @@ class Loader:
         node = Node(Record(self.memory, address, self.layouts.require("_LDR_DDAG_NODE"), self.source))
         if node.count is None or node.state is None:
             return None
-        node.modules = self._ring(address)
+        links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
+        walk = follow_ring(
+            self.memory,
+            address,
+            lambda link: link - links,
+            limit=4 * MAX_ENTRIES,
+            taken=4 * MAX_ENTRIES - self._ring_budget,
+            pointer_size=self.pointer_size,
+            subject="Modules of its node",
+            noun="modules",
+        )
+        node.modules = dict.fromkeys(walk.all())
+        node.cut = walk.reason
+        self._ring_budget -= len(node.modules)
         return node
-
-    def _ring(self, head: int) -> Mapping[int, None]:
-        """Follow _LDR_DDAG_NODE.Modules; gives the addresses of the entries, in its order."""
-        link_field = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
-        found: dict[int, None] = {}
-        try:
-            link = self.pointer(head)
-            while link != head and link - link_field not in found and self._ring_budget > 0:
-                found[link - link_field] = None
-                self._ring_budget -= 1
-                link = self.pointer(link)
-        except FaultError:
-            pass
-        return found
 
     def _read_edges(self, node: Node, outgoing: bool, budget: int) -> int:
         """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
@@ -417,37 +409,34 @@ class Loader:
         """
         size = self.pointer_size
         name = "Dependencies" if outgoing else "IncomingDependencies"
-        tail = node.record.get(name)
-        found: list[int] = []
-        shift = 0 if outgoing else 2 * size
         where = self._node_name(node)
-        seen: set[int] = set()
-        try:
-            link = self.pointer(tail) if tail else 0
-            while link:
-                if link in seen or budget <= 0:
-                    self._add_problem(where, f"{name} has no end: not all its edges are known")
-                    break
-                seen.add(link)
-                budget -= 1
-                self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
-                raw = self.memory.read(link - shift, 4 * size)
-                words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
-                parent, child = words[3] & ~7, words[1]
-                if (parent if outgoing else child) != node.address:
-                    self._add_problem(where, f"{name} has a record at {link - shift:#x} of another node")
-                    break
-                found.append(child if outgoing else parent)
-                if link == tail:
-                    break
-                link = words[0 if outgoing else 2]
-        except FaultError:
-            self._add_problem(where, f"{name} is not all in memory: not all its edges are known")
+        tail = node.record.get(name)
+        shift = 0 if outgoing else 2 * size
+
+        def read(link: int, _: int) -> tuple[int, int]:
+            self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
+            raw = self.memory.read(link - shift, 4 * size)
+            words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
+            parent, child = words[3] & ~7, words[1]
+            if (parent if outgoing else child) != node.address:
+                raise CorruptError(f"{name} has a record at {link - shift:#x} of another node")
+            following = words[0 if outgoing else 2]
+            return child if outgoing else parent, _NO_RECORD if link == tail else following
+
+        first = _NO_RECORD if tail == 0 else self.memory.try_unsigned(tail, size) if tail else None
+        found: Sequence[int] = ()
+        reason: Optional[str] = f"{name} cannot be read"
+        if first is not None:
+            taken = MAX_RECORDS - budget
+            walk = Walk(first, read, limit=MAX_RECORDS, taken=taken, last=_NO_RECORD, subject=name, noun="records")
+            found, reason = walk.all(), walk.reason
+        if reason is not None and name in node.record.layout.fields:
+            self._add_problem(where, f"{reason}: not all its edges are known")
         if outgoing:
             node.children = tuple(found)
         else:
             node.parents = tuple(found)
-        return budget
+        return budget - len(found)
 
     def _node_name(self, node: Node) -> str:
         return next((self.entries[a].name for a in node.modules if a in self.entries), f"node {node.address:#x}")
