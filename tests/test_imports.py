@@ -20,7 +20,7 @@ ORDER = (
     ("files", "guards", "model", "paths"),
     ("helper", "target"),
     ("host", "layouts", "memory"),
-    ("lists",),
+    ("lists", "structs"),
     ("trace.events",),
     ("linux.auxv", "linux.model", "windows.model"),
     ("linux.trace.events", "windows.trace.events", "trace"),

@@ -377,9 +377,8 @@ class _Machine:
                     field = nt.field(type_name, member)
                     place = address + field.offset
                     expression = f"((nt!{type_name} *) {address:#x})->{member}"
-                    data = nt.memory.try_read(place, field.size)
-                    if data is not None:
-                        value = int.from_bytes(data, "little")
+                    value = nt.memory.try_unsigned(place, field.size)
+                    if value is not None:
                         yield Evidence(place, expression, value, field.offset, nt.source, member)
 
     def _area_of_file(self, address: int) -> Optional[ControlArea]:

@@ -12,11 +12,12 @@ import pytest
 from dlwhy.common.linux.auxv import AT_SECURE
 from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import Fields, Graph, LinkMap, Namespace
+from dlwhy.common.linux.loader.maps import Graph, LinkMap, Namespace
 from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order, find_order_rule
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
+from dlwhy.common.structs import Structure
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import DL_ARGV, Library, Process
@@ -38,7 +39,7 @@ def graph_of(needs: Names, bound: Optional[Names] = None, following: Optional[Ma
     maps = []
     for name, address in addresses.items():
         after = addresses.get(following[name], 0x99000) if following and name in following else 0
-        link_map = LinkMap(address, after.to_bytes(8, "little") + b"\1" + bytes(7), Fields(LAYOUT, "<"))
+        link_map = LinkMap(address, after.to_bytes(8, "little") + b"\1" + bytes(7), Structure(LAYOUT, "<"))
         link_map.name = name
         link_map.l_type = 0 if name == "main" else 2
         link_map.l_ns = 0

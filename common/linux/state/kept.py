@@ -10,7 +10,6 @@ from ..loader.collector import Edge, mark
 from ..loader.maps import LinkMap
 from ..loader.roots import RootKind
 from ..model import HoldKind
-from .evidence import signed_field
 from .process import GlibcProcess
 
 ROOT_HOLDS = {
@@ -58,7 +57,7 @@ class Kept:
         if link_map.address in self.marks or not self._process.lock.is_held:
             return False
         return bool(link_map.field("l_removed")) or (
-            not link_map.field("l_map_used") and (signed_field(link_map, "l_idx") or 0) >= 0
+            not link_map.field("l_map_used") and (link_map.field("l_idx") or 0) >= 0
         )
 
     def is_permanent(self, root: int) -> bool:

@@ -114,8 +114,7 @@ def _read_pointers(memory: Memory, layouts: LayoutSet, private: Private) -> dict
         member = layout.fields.get(name) if layout else None
         if member is None or symbol is None:
             return {}
-        raw = memory.try_read(symbol[0] + member.offset, memory.pointer_size)
-        value = int.from_bytes(raw or b"", memory.platform.byteorder)  # type: ignore[arg-type]
+        value = memory.try_unsigned(symbol[0] + member.offset, member.size) or 0
         if not _is_code(private.rtld, value):
             return {}
         found[name] = (member.offset, value)

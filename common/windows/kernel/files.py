@@ -154,8 +154,8 @@ class FileReader:
 
     def _read_control_area(self, address: int) -> ControlArea:
         nt = self._nt
-        values = self._members.read(address)
-        flags = self._flags.read(address + self._flags_offset)
+        values = self._members.read(nt.memory, address)
+        flags = self._flags.read(nt.memory, address + self._flags_offset)
         segment = nt.memory.pointer(address + self._segment)
         if "_SEGMENT" in nt.layouts and nt.memory.pointer(segment + nt.offset("_SEGMENT", "ControlArea")) != address:
             raise CorruptError("_SEGMENT.ControlArea does not lead back: no control area", address)
@@ -198,7 +198,7 @@ class FileReader:
 
     def _read_file(self, address: int) -> Optional[FileObject]:
         try:
-            values = self._file_members.read(address)
+            values = self._file_members.read(self._nt.memory, address)
             if values["Type"] != IO_TYPE_FILE or values["Size"] != self._file_size:
                 return None
             name = self._nt.unicode_string(address + self._name)
@@ -222,7 +222,7 @@ class FileReader:
     def section_pointers(self, address: int) -> Optional[SectionPointers]:
         """Read the section object pointers of a file, None where they cannot be read."""
         try:
-            values = self._pointers.read(address)
+            values = self._pointers.read(self._nt.memory, address)
         except FaultError:
             return None
         return SectionPointers(values["DataSectionObject"], values["ImageSectionObject"])

@@ -88,7 +88,7 @@ class ProcessReader:
         :raises FaultError: if it cannot be read.
         """
         memory = self.nt.memory
-        values = self._members.read(eprocess)
+        values = self._members.read(memory, eprocess)
         name = memory.read(eprocess + self._name.offset, self._name.size).partition(b"\0")[0]
         return Process(
             eprocess=eprocess,

@@ -14,8 +14,9 @@ from typing import Optional
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ...lists import Walk, follow_ring
 from ...memory import Memory
-from ...model import Evidence, Layout, Problem, Source, SourceKind
+from ...model import Evidence, Problem, Source, SourceKind
 from ...paths import windows_base_name
+from ...structs import Structure, View
 from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
@@ -113,45 +114,12 @@ class Fit(enum.IntEnum):
     RIGHT = 2
 
 
-class Record:
-    """A structure of the target, read at once where all of it is there, else member by member."""
-
-    __slots__ = ("_memory", "_raw", "address", "layout", "source")
-
-    def __init__(self, memory: Memory, address: int, layout: Layout, source: Source) -> None:
-        self._memory = memory
-        self._raw = memory.try_read(address, layout.size)
-        self.address = address
-        self.layout = layout
-        self.source = source
-
-    def get(self, name: str) -> Optional[int]:
-        """Give a member as a number, None where the version has none, or it cannot be read."""
-        field = self.layout.fields.get(name)
-        if field is None:
-            return None
-        raw = self._raw
-        if raw is not None:
-            data: Optional[bytes] = raw[field.offset : field.offset + field.size]
-        else:
-            data = self._memory.try_read(self.address + field.offset, field.size)
-        return None if data is None else int.from_bytes(data, "little", signed=name in _SIGNED)
-
-    def evidence(self, name: str) -> tuple[Evidence, ...]:
-        """Give a member with its address and the expression that shows it in a debugger; empty if it is not there."""
-        value, field = self.get(name), self.layout.fields.get(name)
-        if value is None or field is None:
-            return ()
-        expression = f"(({self.layout.type_name}*){self.address:#x})->{name}"
-        return (Evidence(self.address + field.offset, expression, value, field.offset, self.source, name),)
-
-
 class Node:
     """An LDR_DDAG_NODE: a module, or the modules of an import cycle, with what it imports and who imports it."""
 
     __slots__ = ("address", "children", "cut", "modules", "parents", "record")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: View) -> None:
         self.record = record
         self.address = record.address
         #: In the order of its ring, and why that was not seen as a whole.
@@ -176,7 +144,7 @@ class Entry:
 
     __slots__ = ("address", "base", "entry_point", "name", "node", "orders", "parent_base", "path", "record", "size")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: View) -> None:
         self.record = record
         self.address = record.address
         self.base = record.get("DllBase") or 0
@@ -224,6 +192,7 @@ class Loader:
         self.source = layouts.source
         self.pointer_size = layouts.require("_PEB_LDR_DATA").fields["InLoadOrderModuleList"].size // 2
         self._problems: dict[Problem, None] = {}
+        self._structures: dict[str, Structure] = {}
         self.entries: dict[int, Entry] = {}
         self.nodes: dict[int, Node] = {}
         self.rule = LoaderRule.WIN8
@@ -236,6 +205,16 @@ class Loader:
         # Each entry is in one ring.
         self._ring_budget = 4 * MAX_ENTRIES
         self.fit = Fit.UNREADABLE
+
+    def view(self, type_name: str, address: int) -> View:
+        """Read a structure of the loader's.
+
+        :raises LayoutError: if this source of layouts lacks it.
+        """
+        structure = self._structures.get(type_name)
+        if structure is None:
+            structure = self._structures[type_name] = _structure(self.memory, self.layouts, type_name)
+        return View(self.memory, address, structure, self.source)
 
     def pointer(self, address: int) -> int:
         """Read a pointer of this loader's code."""
@@ -261,7 +240,7 @@ class Loader:
         ldr = self._ldr()
         heads = self.layouts.require("_PEB_LDR_DATA")
         self.pointer(ldr + heads.fields["InLoadOrderModuleList"].offset)
-        record = Record(self.memory, ldr, heads, self.source)
+        record = self.view("_PEB_LDR_DATA", ldr)
         shutdown = record.get("ShutdownInProgress")
         self.shutdown = None if shutdown is None else bool(shutdown)
         members: dict[str, set[int]] = {}
@@ -275,7 +254,7 @@ class Loader:
                 entry.orders[order] = place
                 members[order].add(address)
         self._compare_lists(members)
-        image_base = Record(self.memory, self.peb, self.layouts.require("_PEB"), self.source).get("ImageBaseAddress")
+        image_base = self.view("_PEB", self.peb).get("ImageBaseAddress")
         self.main = next((each for each in self.entries.values() if each.base and each.base == image_base), None)
         if self.main is None and self.entries:
             self._add_problem("PEB", "no DLL of the loader's lies at its ImageBaseAddress: the program is not known")
@@ -316,7 +295,7 @@ class Loader:
     def _read_entry(self, address: int) -> Entry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
         self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
-        entry = Entry(Record(self.memory, address, layout, self.source))
+        entry = Entry(self.view("_LDR_DATA_TABLE_ENTRY", address))
         entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset, _MAX_PATH) or ""
         entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset, _MAX_NAME) or ""
         return entry
@@ -383,7 +362,7 @@ class Loader:
     def read_node(self, address: int) -> Optional[Node]:
         """Read a node, None if it is not in memory."""
         self.memory.spend(_NODE_UNITS, f"the node {address:#x}")
-        node = Node(Record(self.memory, address, self.layouts.require("_LDR_DDAG_NODE"), self.source))
+        node = Node(self.view("_LDR_DDAG_NODE", address))
         if node.count is None or node.state is None:
             return None
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
@@ -491,6 +470,10 @@ class Loader:
         return sorted(listed, key=lambda each: each.orders["initialization"])
 
 
+def _structure(memory: Memory, layouts: NtLayouts, type_name: str) -> Structure:
+    return Structure(layouts.require(type_name), memory.struct_prefix, signed=_SIGNED)
+
+
 def find_loaders(
     memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
 ) -> tuple[list[Loader], list[Problem]]:
@@ -534,7 +517,7 @@ def _open(
     try:
         loader = choose_layout(kind, memory, peb, arch, target)
         loader.read_graph()
-        loader.version = find_version(memory, loader, target)
+        loader.version = find_version(loader, target)
         loader.decide_rule()
     except FaultError as error:
         message = f"its lists are not in the dump ({error}): neither load counts nor pins are known"
@@ -544,9 +527,9 @@ def _open(
     return loader, None
 
 
-def find_version(memory: Memory, loader: Loader, target: WindowsTarget) -> SystemVersion:
+def find_version(loader: Loader, target: WindowsTarget) -> SystemVersion:
     """Give the version of Windows: the PEB's, else what the target claims."""
-    record = Record(memory, loader.peb, loader.layouts.require("_PEB"), loader.source)
+    record = loader.view("_PEB", loader.peb)
     major, minor, build = (record.get(name) for name in ("OSMajorVersion", "OSMinorVersion", "OSBuildNumber"))
     return SystemVersion(major, minor or 0, build) if major and build else target.system
 
@@ -604,7 +587,8 @@ def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: Window
 def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget) -> Iterator[NtLayouts]:
     """Iterate over layouts; the build is the PEB's own, which has had one place in each architecture since XP."""
     first = next(for_each_candidate(arch, 0))
-    build = Record(memory, peb, first.require("_PEB"), first.source).get("OSBuildNumber") or target.system.build
+    structure = _structure(memory, first, "_PEB")
+    build = structure.read_member(memory, peb, "OSBuildNumber") or target.system.build
     if kind == "native":
         found = _debug_layouts(target, arch, build)
         if found is not None:
