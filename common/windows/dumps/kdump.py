@@ -30,6 +30,7 @@ from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import AddressSpace, Capability
 from ..kernel.kernel import rsds
 from ..kernel.paging import PAGE_SIZE, Pager, PagingMode
+from ..strings import read_unicode_string
 
 SIGNATURE_64 = b"PAGEDU64"
 SIGNATURE_32 = b"PAGEDUMP"
@@ -487,9 +488,8 @@ class KernelDump:
         size = self.platform.pointer_size
 
         def read(entry: int) -> Module:
-            name = entry + _FULL_DLL_NAME[size]
-            text = memory.try_read_text(memory.pointer(name + size), memory.unsigned(name, 2)) or b""
-            return Module(text.decode("utf-16-le", "replace"), memory.pointer(entry + _DLL_BASE[size]))
+            name = read_unicode_string(memory, entry + _FULL_DLL_NAME[size], size)
+            return Module(name.text or "", memory.pointer(entry + _DLL_BASE[size]))
 
         return follow_ring(memory, head, read, limit=_MAX_MODULES, subject="the list of modules", noun="modules")
 

@@ -11,7 +11,8 @@ from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError
 from ...lists import Walk, follow_ring
-from .kernel import Nt, UnicodeString
+from ..strings import UnicodeString, read_unicode_string
+from .kernel import Nt
 
 #: FILE_OBJECT.Type of every file object (IO_TYPE_FILE of wdm.h).
 IO_TYPE_FILE = 5
@@ -201,7 +202,7 @@ class FileReader:
             values = self._file_members.read(self._nt.memory, address)
             if values["Type"] != IO_TYPE_FILE or values["Size"] != self._file_size:
                 return None
-            name = self._nt.unicode_string(address + self._name)
+            name = self._read_name(address + self._name)
         except FaultError:
             return None
         return FileObject(
@@ -218,6 +219,11 @@ class FileReader:
             shared_delete=bool(values["SharedDelete"]),
             cleaned_up=bool(values["Flags"] & FO_CLEANUP_COMPLETE),
         )
+
+    def _read_name(self, address: int) -> UnicodeString:
+        found = read_unicode_string(self._nt.memory, address, self._nt.pointer_size, errors="surrogatepass")
+        # Characters that are there, but do not count, are those of a name that is not known.
+        return found if found.length or not found.buffer else found._replace(text=None)
 
     def section_pointers(self, address: int) -> Optional[SectionPointers]:
         """Read the section object pointers of a file, None where they cannot be read."""

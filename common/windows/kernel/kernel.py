@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ...errors import DlwhyError, FaultError, LayoutError
 from ...memory import ALLOWANCE, Memory
@@ -45,19 +45,11 @@ OPTIONAL_TYPES = (
     "_SUBSECTION",
 )
 
-MAX_UNICODE_STRING = 0xFFFE
 # What may be spent on a machine whose size is not known, and how many bytes of a dump stand for one unit.
 _LIVE_ALLOWANCE = 16 * ALLOWANCE
 _BYTES_FOR_UNIT = 8
 _SYSTEM_PID = 4
 _CHECKED_PROCESSES = 8
-
-
-class UnicodeString(NamedTuple):
-    """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
-
-    buffer: int
-    text: Optional[str]
 
 
 class Nt:
@@ -127,22 +119,6 @@ class Nt:
     def is_kernel_address(self, address: int) -> bool:
         """Tell whether an address lies in kernel space, as the processor's address space is split by default."""
         return address >= 1 << 63 if self.pointer_size == 8 else address >= 1 << 31
-
-    def unicode_string(self, address: int) -> UnicodeString:
-        """Read a ``_UNICODE_STRING``; its characters can be paged out.
-
-        ``Length`` counts bytes, and nothing terminates the characters.
-
-        :raises FaultError: if the structure itself cannot be read.
-        """
-        length = self.memory.unsigned(address, 2)
-        buffer = self.memory.pointer(address + self.pointer_size)
-        if length == 0:
-            return UnicodeString(buffer, "" if buffer == 0 else None)
-        if length > MAX_UNICODE_STRING or length % 2:
-            return UnicodeString(buffer, None)
-        data = self.memory.try_read_text(buffer, length)
-        return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
 def find_nt(target: KernelTarget) -> Nt:

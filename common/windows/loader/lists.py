@@ -20,12 +20,13 @@ from ...structs import Structure, View
 from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
+from ..strings import MAX_BYTES, read_unicode_string
 from ..target import WindowsTarget
 
 #: More than this is taken for a corrupt list.
 MAX_ENTRIES = 1 << 14
-#: Bytes of a base name and of a path: NAME_MAX of NTFS is 255 characters, a path has at most 32,767.
-_MAX_NAME, _MAX_PATH = 512, 65534
+#: Bytes of a base name: NAME_MAX of NTFS is 255 characters.
+_MAX_NAME = 512
 #: What an entry, a node and an edge take, in Memory's units, besides the bytes that are read.
 _ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
 #: Records of the graph that are read in all: a damaged graph can be endless.
@@ -296,22 +297,17 @@ class Loader:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
         self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
         entry = Entry(self.view("_LDR_DATA_TABLE_ENTRY", address))
-        entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset, _MAX_PATH) or ""
-        entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset, _MAX_NAME) or ""
+        entry.path = self._name(address + layout.fields["FullDllName"].offset, MAX_BYTES)
+        entry.name = self._name(address + layout.fields["BaseDllName"].offset, _MAX_NAME)
         return entry
 
-    def _unicode_string(self, address: int, limit: int) -> Optional[str]:
-        """Read a UNICODE_STRING of at most ``limit`` bytes; None if it cannot be read or makes no sense."""
-        size = self.pointer_size
-        raw = self.memory.try_read(address, 2 * size)
-        if raw is None:
-            return None
-        length, maximum = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[2:4], "little")
-        buffer = int.from_bytes(raw[size:], "little")
-        if length % 2 or length > min(maximum, limit):
-            return None
-        data = self.memory.try_read_text(buffer, length) if length else b""
-        return None if data is None else data.decode("utf-16-le", "replace")
+    def _name(self, address: int, limit: int) -> str:
+        """Read a name of at most so many bytes; empty if it cannot be read or makes no sense."""
+        try:
+            found = read_unicode_string(self.memory, address, self.pointer_size, limit)
+        except FaultError:
+            return ""
+        return found.text or "" if found.length <= found.maximum_length else ""
 
     def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
         """Say where the lists disagree; the program is in no initialisation order, and what starts up not yet."""
