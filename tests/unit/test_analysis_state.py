@@ -15,7 +15,7 @@ from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
 from dlwhy.common.linux.state.verdict import GlibcExamination
-from dlwhy.common.model import Problem
+from dlwhy.common.model import Problem, Thread
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
 from dlwhy.tests.support.limits import lower
@@ -381,6 +381,14 @@ def test_a_search_for_reasons_that_is_cut_is_told_once(monkeypatch: pytest.Monke
     (problem,) = answer(libraries).problems
     assert problem.where == "reasons why libraries stay"
     assert "reasons can be missing" in problem.message
+
+
+def test_glibcs_list_of_threads_that_is_damaged_is_a_problem_of_the_answer() -> None:
+    target = process_of([Library("liba.so", owed=1)], (2, 40), V239).target()
+    target.threads = lambda: [Thread(1, 4711), Thread(2, 4712)]  # type: ignore[method-assign]
+    problems = explain(target).problems
+    assert [problem.where for problem in problems] == ["glibc's threads", "glibc's threads", "thread 2 (LWP 4712)"]
+    assert all("threads can be missing" in problem.message for problem in problems[:2])
 
 
 def test_what_a_proxy_stands_for() -> None:
