@@ -17,6 +17,7 @@ from ..common.host import Screen
 from ..common.imports import OwnImports
 from ..common.linux.loader.start import find_start
 from ..common.memory import Memory
+from ..common.paths import base_name
 from ..common.render.jsontext import to_strict
 from ..common.render.text import escape
 from .charset import host_charset, shown
@@ -129,7 +130,7 @@ def _loaded_names() -> set[str]:
             maps = find_start(Memory(selected_target())).maps
     except DlwhyError:
         return set()
-    names = {entry.l_name.rsplit("/", 1)[-1] for entry in maps if entry.l_name}
+    names = {base_name(entry.l_name) for entry in maps if entry.l_name}
     return {name for name in names if shown(escape(name)) == name}
 
 

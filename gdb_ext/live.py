@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import gdb
 
 from ..common.errors import NoTargetError, UnsupportedError
+from ..common.paths import base_name
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
 from .charset import shown, text_of
@@ -143,7 +144,7 @@ class GdbLiveTarget(GdbTarget):
         if found.symtab is None or not found.line:
             return None
         name = text_of(lambda: found.symtab.filename) or "?"
-        return f"{name.rpartition('/')[2]}:{found.line}"
+        return f"{base_name(name)}:{found.line}"
 
     def say(self, text: str) -> None:
         """Write to gdb's output."""

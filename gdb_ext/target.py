@@ -11,6 +11,7 @@ import gdb
 from ..common.charset import decode
 from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
+from ..common.linux.auxv import AT_PHDR
 from ..common.linux.dumps.elfcore import ElfCore
 from ..common.linux.dumps.procfs import open_file_of, program_of, thread_name
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
@@ -112,10 +113,10 @@ class GdbTarget:
     def modules(self) -> Sequence[Module]:
         """Give the main program: as the core says, else where gdb knows its file and address."""
         if self._core is not None:
-            mapped = self._core.file_at(self._core.auxv.get(3, 0))
+            mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
             if mapped is not None:
                 return (Module(mapped.path, mapped.start),)
-        entry = self.auxv().get(3)
+        entry = self.auxv().get(AT_PHDR)
         program = _program()
         # What gdb 16 opens where the program is in another mount namespace, or was deleted.
         if program == f"/proc/{self.pid}/exe" and self.kind == "live":

@@ -13,7 +13,7 @@ import lldb
 from ..common.charset import decode
 from ..common.errors import DlwhyError, FaultError, LayoutError, NoTargetError, UnsupportedError
 from ..common.files import open_first, open_regular
-from ..common.linux.dumps.auxv import parse_auxv
+from ..common.linux.auxv import parse_auxv
 from ..common.linux.dumps.coretarget import CoreTarget
 from ..common.linux.dumps.elfcore import ET_CORE, ElfCore
 from ..common.linux.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name

@@ -16,14 +16,16 @@ from .support.tree import ADAPTERS, ROOT, module_files
 # Rooms, lowest first: a room imports from itself and from those that stand in a line above its own.  A room is a module
 # or folder of common/, by its longest name here.
 ORDER = (
-    ("charset", "errors", "imports"),
-    ("files", "guards", "model"),
+    ("charset", "errors", "graph", "imports"),
+    ("files", "guards", "model", "paths"),
     ("helper", "target"),
     ("host", "layouts", "memory"),
+    ("lists", "structs"),
     ("trace.events",),
-    ("linux.model", "windows.model"),
+    ("linux.auxv", "linux.model", "windows.model"),
     ("linux.trace.events", "windows.trace.events", "trace"),
-    ("linux.elf", "linux.layouts", "windows.layouts", "windows.pe", "windows.share_rules", "windows.target"),
+    ("linux.elf", "linux.layouts"),
+    ("windows.layouts", "windows.pe", "windows.share_rules", "windows.strings", "windows.target"),
     ("linux.loader", "windows.loader", "windows.kernel"),
     ("linux.dumps", "windows.dumps", "windows.share"),
     ("linux.state", "windows.state"),

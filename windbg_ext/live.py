@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import pykd
 
 from ..common.errors import NoTargetError, UnsupportedError
+from ..common.paths import windows_base_name
 from ..common.target import Capability, Hit, Reaction
 from ..common.windows.target import Frame
 from .target import MachineTarget, ProcessTarget, current_target
@@ -100,7 +101,7 @@ class LiveProcess(ProcessTarget):
             path, line, _ = pykd.getSourceLine(address)
         except (pykd.DbgException, ValueError, TypeError):
             return None
-        name = str(path).replace("/", "\\").rpartition("\\")[2]
+        name = windows_base_name(str(path))
         return f"{name}:{line}" if name else None
 
     def say(self, text: str) -> None:

@@ -13,9 +13,11 @@ from itertools import islice
 from typing import Optional
 
 from ..errors import DlwhyError, NotFoundError
+from ..graph import Search
 from ..memory import Memory
 from ..model import Outcome
 from ..target import Target
+from .auxv import AT_PAGESZ
 from .elf.image import DT_STRSZ, DT_STRTAB, Image
 from .loader.collector import mark
 from .loader.maps import LinkMap
@@ -46,7 +48,6 @@ _TEXT_UNITS = 8
 
 MAX_STRING_TABLE = 64 << 20
 
-AT_PAGESZ = 6
 DEFAULT_PAGE_SIZE = 4096
 
 
@@ -273,15 +274,15 @@ class Planner:
     def closure(self, link_map: LinkMap) -> list[LinkMap]:
         """List a library and all that it keeps; what was loaded at start is left out."""
         by_address = self._process.graph.by_address
-        found = [link_map]
-        seen = {link_map.address}
-        for each in found:
-            for address in (*each.needed, *each.relocated_to):
-                other = by_address.get(address)
-                if other is not None and address not in seen and other.l_type == LT_LOADED and not other.is_proxy:
-                    seen.add(address)
-                    found.append(other)
-        return found
+
+        def kept_by(address: int) -> Sequence[int]:
+            each = by_address[address]
+            return [other for other in (*each.needed, *each.relocated_to) if other in by_address and is_loaded(other)]
+
+        def is_loaded(address: int) -> bool:
+            return by_address[address].l_type == LT_LOADED and not by_address[address].is_proxy
+
+        return [by_address[address] for address in Search([link_map.address], kept_by)]
 
     def can_close(self, link_map: LinkMap) -> bool:
         """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
@@ -340,12 +341,6 @@ def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
 
 def _roots(after: GlibcExamination, link_map: LinkMap) -> Iterator[LinkMap]:
     """Find all roots that lead to a map, itself and the nearest first."""
-    reached = {link_map.address}
-    queue = [link_map.address]
-    for address in queue:
+    for address in Search([link_map.address], lambda each: after.kept.holders.get(each, ())):
         if after.kept.marks.get(address):
             yield after.process.graph.by_address[address]
-        for holder, _ in after.kept.holders.get(address, ()):
-            if holder not in reached:
-                reached.add(holder)
-                queue.append(holder)

@@ -9,6 +9,7 @@ from typing import Optional
 
 from ..memory import Memory
 from ..model import Problem, ThreadRef
+from ..paths import windows_base_name
 from ..target import Target
 from .loader.gone import find_unloads
 from .loader.wow64 import find_wow64_thread
@@ -33,7 +34,7 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
     found, lost = _collect(examined, problems)
     loaded = sorted(
         {(dll.start, dll.end, dll.name) for dll in examined.dlls() if dll.start < dll.end}
-        | {(i.base, i.base + i.size, i.path.replace("/", "\\").rsplit("\\", 1)[-1]) for i in examined.images.values()}
+        | {(i.base, i.base + i.size, windows_base_name(i.path)) for i in examined.images.values()}
     )
     now: Optional[str] = None
     if address is not None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from ..model import Evidence, LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
+from ..paths import windows_base_name
 
 
 class SystemVersion(NamedTuple):
@@ -359,7 +360,7 @@ class MappedFile(NamedTuple):
     @property
     def base_name(self) -> str:
         """Give the last part of the name."""
-        return (self.name or "").rpartition("\\")[2]
+        return windows_base_name(self.name or "")
 
 
 class Share(NamedTuple):

@@ -6,11 +6,11 @@ imports FreeLibrary, the answer is a lower bound.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Optional
 
 from ..errors import DlwhyError, NotFoundError
+from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import Entry, Loader
@@ -135,14 +135,8 @@ def _keeps(
 ) -> Iterator[Dll]:
     """Describe what stays of the DLL and its closure, but for what stays for good, which is left out."""
     judge = Judge(loader, after)
-    seen = {world.by_entry[entry.address]}
-    queue = deque(seen)
-    while queue:
-        unit = world.units[queue.popleft()]
-        for key in unit.children:
-            if key not in seen and key in world.units:
-                seen.add(key)
-                queue.append(key)
+    for key in Search([world.by_entry[entry.address]], world.children):
+        unit = world.units[key]
         for each in unit.entries:
             if each.address not in dead and (each is entry or not unit.pinned):
                 yield judge.describe(each, examined.images.get(each.base))
@@ -153,12 +147,8 @@ def _remedy(
 ) -> tuple[tuple[DllStep, ...], Optional[Dll]]:
     """Find what must still be freed for a DLL to go: all loads of it and of whatever imports it; or what forbids it."""
     judge = Judge(loader, after)
-    start = after.by_entry[entry.address]
-    seen = {start}
-    queue = deque(seen)
     steps: list[DllStep] = []
-    while queue:
-        key = queue.popleft()
+    for key in Search([after.by_entry[entry.address]], after.parents):
         unit = after.units[key]
         if any(hold.kind in _STAYS for hold in judge.own_holds(unit)):
             return (), judge.describe(unit.entries[0], examined.images.get(unit.entries[0].base))
@@ -167,10 +157,6 @@ def _remedy(
                 return (), None
         elif unit.own > 0:
             steps.append(DllStep(judge.name(key), unit.own))
-        for parent in unit.parents:
-            if parent not in seen and parent in after.units:
-                seen.add(parent)
-                queue.append(parent)
     return tuple(steps), None
 
 
@@ -191,17 +177,11 @@ def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...
     On Windows 8 and later the modules of a cycle share a node; elsewhere they are found in the graph.
     """
     if world.rule is LoaderRule.WIN8:
-        seen = {world.by_entry[entry.address]}
-        queue = deque(seen)
-        while queue:
-            unit = world.units[queue.popleft()]
+        for key in Search([world.by_entry[entry.address]], world.children):
+            unit = world.units[key]
             if len(unit.entries) > 1:
                 names = [each.name for each in unit.entries]
                 yield tuple([entry.name, *(n for n in names if n != entry.name)] if entry in unit.entries else names)
-            for key in unit.children:
-                if key not in seen and key in world.units:
-                    seen.add(key)
-                    queue.append(key)
         return
     for component in components(world, [entry.address]):
         if len(component) > 1:

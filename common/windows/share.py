@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .kernel.files import ControlArea, FileObject, FileReader
 from .kernel.handles import HandleReader
@@ -158,7 +159,11 @@ class _Machine:
         found = self.found[key]
         seen = {mapping.vad for mapping in found.mappings}
         for area in list(found.areas.values()):
-            for view in self.files.views(area):
+            views = self.files.views(area)
+            if views is not None and not views.is_whole:
+                where = f"section {area.address:#x}"
+                self.problems.append(Problem(where, f"{views.reason}: processes that map it can be missing"))
+            for view in views or ():
                 try:
                     process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
                     vad = self._vad_reader.read_long(view.vad)
@@ -214,7 +219,7 @@ class _Machine:
         return [
             key
             for key, name in names.items()
-            if name and (fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(name.rpartition("\\")[2], wanted))
+            if name and (fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(windows_base_name(name), wanted))
         ]
 
     def by_address(self, text: str, evaluate: Callable[[str], int], pid: Optional[int]) -> list[int]:
@@ -248,8 +253,8 @@ class _Machine:
         """List names that look like one that was not found."""
         import difflib
 
-        names = sorted({(self.name(key) or "").rpartition("\\")[2] for key in self.found} - {""})
-        wanted = text.replace("/", "\\").rpartition("\\")[2].lower()
+        names = sorted({windows_base_name(self.name(key) or "") for key in self.found} - {""})
+        wanted = windows_base_name(text).lower()
         names = names[:MAX_COMPARED]
         close = difflib.get_close_matches(wanted, [name.lower() for name in names], n=3, cutoff=0.5)
         return [name for name in names if name.lower() in close][:3]
@@ -372,9 +377,8 @@ class _Machine:
                     field = nt.field(type_name, member)
                     place = address + field.offset
                     expression = f"((nt!{type_name} *) {address:#x})->{member}"
-                    data = nt.memory.try_read(place, field.size)
-                    if data is not None:
-                        value = int.from_bytes(data, "little")
+                    value = nt.memory.try_unsigned(place, field.size)
+                    if value is not None:
                         yield Evidence(place, expression, value, field.offset, nt.source, member)
 
     def _area_of_file(self, address: int) -> Optional[ControlArea]:
@@ -389,7 +393,7 @@ def _names(name: str, wanted: str) -> bool:
     """Tell whether a lower-case path is, or ends with, what is wanted; a name may lack its extension."""
     if name == wanted or name.endswith("\\" + wanted.lstrip("\\")):
         return True
-    base = name.rpartition("\\")[2]
+    base = windows_base_name(name)
     return "\\" not in wanted and base.rpartition(".")[0] == wanted
 
 

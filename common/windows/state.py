@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Optional, cast
+from typing import Optional, cast
 
 from ..errors import NotFoundError, UnsupportedError
+from ..graph import Search
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
+from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .loader.lists import (
     ENTRY_FIELDS,
@@ -56,13 +57,6 @@ _DYNAMIC_REASONS = frozenset({2, 3, 4})
 _API_SETS = "apisetschema.dll"
 
 _OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED, DllHoldKind.LOAD_COUNT)
-
-
-class Reach(NamedTuple):
-    """How units are reached along imports: the one before each (roots have themselves), and each one's root."""
-
-    before: Mapping[int, int]
-    root: Mapping[int, int]
 
 
 class WindowsExamination:
@@ -160,16 +154,16 @@ class WindowsExamination:
         if not listed:
             return
         for base, image in self.images.items():
-            entry = listed.get(base)
+            entry, name = listed.get(base), windows_base_name(image.path)
             if entry is None:
-                if _base_name(image.path).lower() != _API_SETS and all(loader.complete for loader in self.loaders):
+                if name.lower() != _API_SETS and all(loader.complete for loader in self.loaders):
                     yield Problem(
-                        _base_name(image.path) or f"{base:#x}",
+                        name or f"{base:#x}",
                         f"mapped at {base:#x}, but in no list of the loader's: mapped as data, or taken out of them",
                     )
                 continue
-            if image.path and entry.name and _base_name(image.path).lower() not in (entry.name.lower(), ""):
-                yield Problem(entry.name, f"the loader's name is not that of the mapped file, {_base_name(image.path)}")
+            if image.path and entry.name and name.lower() not in (entry.name.lower(), ""):
+                yield Problem(entry.name, f"the loader's name is not that of the mapped file, {name}")
             stamp = entry.record.get("TimeDateStamp")
             if stamp and image.timestamp and stamp != image.timestamp:
                 yield Problem(
@@ -221,15 +215,11 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
     return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
 
 
-def _base_name(path: str) -> str:
-    return path.replace("/", "\\").rsplit("\\", 1)[-1]
-
-
 def _from_image(image: Image, is_first: bool) -> Dll:
     """Describe a module of which only the module list tells."""
     holds = (DllHold(DllHoldKind.MAIN_PROGRAM),) if is_first else ()
     return Dll(
-        name=_base_name(image.path) or f"{image.base:#x}",
+        name=windows_base_name(image.path) or f"{image.base:#x}",
         path=image.path,
         base=image.base,
         start=image.base,
@@ -288,8 +278,8 @@ class Judge:
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
         self._parents: dict[int, Sequence[int]] = {}
-        self._held: Optional[Reach] = None
-        self._from_main: Optional[Reach] = None
+        self._held: Optional[Search[int]] = None
+        self._from_main: Optional[Search[int]] = None
 
     # -- names ------------------------------------------------------------------------------------------------
 
@@ -355,10 +345,10 @@ class Judge:
     def _chain_from_main(self, key: int) -> tuple[str, ...]:
         """Give the names from the program to a unit along its imports; empty if there is no such chain."""
         if self._from_main is None:
-            self._from_main = _breadth_first(self.world, [self._main] if self._main is not None else [])
+            self._from_main = Search([] if self._main is None else [self._main], self.world.children).run()
         return self._chain(self._from_main, key)
 
-    def _chain(self, reach: Reach, key: int) -> tuple[str, ...]:
+    def _chain(self, reach: Search[int], key: int) -> tuple[str, ...]:
         """Give the names from the root to a unit; of a long chain the middle is left out."""
         if key not in reach.before:
             return ()
@@ -366,7 +356,7 @@ class Judge:
         while reach.before[key] != key:
             key = reach.before[key]
             if len(names) >= MAX_CHAIN:
-                names += ["…", self.name(reach.root[key])]
+                names += ["…", self.name(reach.starts[key])]
                 break
             names.append(self.name(key))
         return tuple(reversed(names)) if self._spend(names) else ()
@@ -434,7 +424,7 @@ class Judge:
         unit = self.world.units[key]
         return unit.count == (PINNED if self.world.rule is LoaderRule.WIN8 else PINNED_16)
 
-    def _find_held(self) -> Reach:
+    def _find_held(self) -> Search[int]:
         """Find the shortest chain from what stays by itself to each unit."""
         if self._held is None:
             for key, unit in self.world.units.items():
@@ -443,7 +433,7 @@ class Judge:
                     self._kinds[key] = own
             # What stays for good roots a chain rather than what is only loaded.
             roots = sorted(self._kinds, key=lambda key: _OWN.index(self._kinds[key][0]))
-            self._held = _breadth_first(self.world, roots)
+            self._held = Search(roots, self.world.children).run()
         return self._held
 
     def holds(self, unit: Unit) -> tuple[tuple[DllHold, ...], int]:
@@ -460,7 +450,7 @@ class Judge:
             above = self._chain(held, key)
             # In a cycle the chain of an importer can lead through this very unit: then it is no reason.
             if above and self.name(unit.key) not in above:
-                chain, kinds = (*above, self.name(unit.key)), self._kinds[held.root[key]]
+                chain, kinds = (*above, self.name(unit.key)), self._kinds[held.starts[key]]
             if not self._spend(chain):
                 break
             evidence = unit.entries[0].node_evidence("IncomingDependencies")
@@ -525,19 +515,4 @@ class Judge:
 
 
 def _entry_name(entry: Entry) -> str:
-    return entry.name or _base_name(entry.path) or f"{entry.base:#x}"
-
-
-def _breadth_first(world: World, roots: Sequence[int]) -> Reach:
-    """Find the shortest way along imports from any root to each unit."""
-    before = {root: root for root in roots}
-    origin = dict(before)
-    queue = deque(roots)
-    while queue:
-        key = queue.popleft()
-        for child in world.units[key].children:
-            if child not in before and child in world.units:
-                before[child] = key
-                origin[child] = origin[key]
-                queue.append(child)
-    return Reach(before, origin)
+    return entry.name or windows_base_name(entry.path) or f"{entry.base:#x}"

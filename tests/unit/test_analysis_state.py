@@ -15,7 +15,7 @@ from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
 from dlwhy.common.linux.state.verdict import GlibcExamination
-from dlwhy.common.model import Problem
+from dlwhy.common.model import Problem, Thread
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
 from dlwhy.tests.support.limits import lower
@@ -371,6 +371,24 @@ def test_a_root_that_never_goes_is_found_among_very_many(monkeypatch: pytest.Mon
     assert found.holds[0].root is not None
     assert found.holds[0].root.kinds == (HoldKind.NODELETE,)
     assert (len(found.holds), found.holds_omitted) == (7, 0)
+
+
+def test_a_search_for_reasons_that_is_cut_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"lib{number}.so" for number in range(6)]
+    libraries = [Library(name, opencount=1, needs=[each for each in names if each != name]) for name in names]
+    assert answer(libraries).problems == ()
+    lower(monkeypatch, "common.linux.state", "MAX_SEARCH_STEPS", 3)
+    (problem,) = answer(libraries).problems
+    assert problem.where == "reasons why libraries stay"
+    assert "reasons can be missing" in problem.message
+
+
+def test_glibcs_list_of_threads_that_is_damaged_is_a_problem_of_the_answer() -> None:
+    target = process_of([Library("liba.so", owed=1)], (2, 40), V239).target()
+    target.threads = lambda: [Thread(1, 4711), Thread(2, 4712)]  # type: ignore[method-assign]
+    problems = explain(target).problems
+    assert [problem.where for problem in problems] == ["glibc's threads", "glibc's threads", "thread 2 (LWP 4712)"]
+    assert all("threads can be missing" in problem.message for problem in problems[:2])
 
 
 def test_what_a_proxy_stands_for() -> None:

@@ -277,6 +277,52 @@ def test_another_system_is_refused() -> None:
         explain_dlls(FakeTarget({}))
 
 
+# -- damaged ------------------------------------------------------------------------------------------------------
+
+
+def a_node(made: Process) -> Module:
+    return made.loader.known["liba.dll"]
+
+
+def number_at(made: Process, address: int) -> int:
+    piece, offset = made.memory.find(address, 8)
+    return int.from_bytes(piece[offset : offset + 8], "little")
+
+
+def ring_without_end(made: Process) -> None:
+    made.memory.number(a_node(made).entry + WIDE.module_link, 8, 0x1234_5678)
+
+
+def ring_that_does_not_point_back(made: Process) -> None:
+    made.memory.number(a_node(made).entry + WIDE.module_link + 8, 8, 0x1234_5678)
+
+
+def edges_that_are_not_there(made: Process) -> None:
+    made.memory.number(a_node(made).node + WIDE.node_incoming, 8, 0x1234_5678)
+
+
+def edges_that_end_early(made: Process) -> None:
+    tail = number_at(made, a_node(made).node + WIDE.node_dependencies)
+    first = number_at(made, tail)
+    assert first != tail
+    made.memory.number(first, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (ring_without_end, "Modules of its node cannot be read at 0x12345678 after 1 modules"),
+        (ring_that_does_not_point_back, "does not point back: what follows is not known: not all modules of its"),
+        (edges_that_are_not_there, "IncomingDependencies cannot be read: not all its edges are known"),
+        (edges_that_end_early, "Dependencies cannot be read at 0x0 after 1 records: not all its edges are known"),
+    ],
+)
+def test_a_list_that_is_cut_short_is_told(tmp_path: Path, damage: Callable[[Process], None], told: str) -> None:
+    made = process()
+    damage(made)
+    assert [told in problem.message for problem in explain(tmp_path, made).problems].count(True) == 1
+
+
 # -- hostile ------------------------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,14 @@ from dlwhy.common.errors import LayoutError
 from dlwhy.common.linux.elf.demangle import demangle
 from dlwhy.common.linux.loader.collector import Rules, root_kinds
 from dlwhy.common.linux.loader.find import is_libc
-from dlwhy.common.linux.loader.maps import Fields, LinkMap
+from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.loader.roots import RootKind
 from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.model import Field, Platform, SourceKind
 from dlwhy.common.model import Layout as StructLayout
+from dlwhy.common.structs import Structure
 from dlwhy.tests.fakes import I386, S390X, X86_64
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.synth.glibc_layouts import (
@@ -49,7 +50,7 @@ def link_map(**members: Optional[int]) -> LinkMap:
         "l_flags_1": 0,
         "l_tls_dtor_count": 0,
     }
-    fields = Fields(StructLayout("link_map", 8, {"l_addr": Field(0, 8)}), "<")
+    fields = Structure(StructLayout("link_map", 8, {"l_addr": Field(0, 8)}), "<")
     result = LinkMap(0x1000, bytes(8), fields)
     for name, value in {**defaults, **members}.items():
         setattr(result, name, value)

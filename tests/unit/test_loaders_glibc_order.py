@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 import pytest
+from dlwhy.common.linux.auxv import AT_SECURE
 from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.maps import Fields, Graph, LinkMap, Namespace
-from dlwhy.common.linux.loader.order import AT_SECURE, OrderRule, Sorting, finaliser_order, find_order_rule
+from dlwhy.common.linux.loader.maps import Graph, LinkMap, Namespace
+from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order, find_order_rule
 from dlwhy.common.linux.loader.start import find_start
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
+from dlwhy.common.structs import Structure
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import DL_ARGV, Library, Process
@@ -36,8 +38,8 @@ def graph_of(needs: Names, bound: Optional[Names] = None, following: Optional[Ma
     addresses = {name: 0x1000 * index for index, name in enumerate(["main", *needs], 1)}
     maps = []
     for name, address in addresses.items():
-        after = addresses[following[name]] if following and name in following else 0
-        link_map = LinkMap(address, after.to_bytes(8, "little") + b"\1" + bytes(7), Fields(LAYOUT, "<"))
+        after = addresses.get(following[name], 0x99000) if following and name in following else 0
+        link_map = LinkMap(address, after.to_bytes(8, "little") + b"\1" + bytes(7), Structure(LAYOUT, "<"))
         link_map.name = name
         link_map.l_type = 0 if name == "main" else 2
         link_map.l_ns = 0
@@ -91,8 +93,12 @@ def test_what_stays_is_left_out() -> None:
 def test_reverse_construction() -> None:
     following = {"c": "a", "a": "b", "b": "main"}
     assert order(graph_of({"a": "b", "b": (), "c": ()}, None, following), "abc", "a", CONSTRUCTORS) == "cab"
-    looped = {"c": "a", "a": "b", "b": "a"}
-    assert order(graph_of({"a": "b", "b": (), "c": ()}, None, looped), "abc", "a", CONSTRUCTORS) == "cab"
+
+
+def test_reverse_construction_by_a_list_that_is_damaged_is_not_known() -> None:
+    for following in ({"c": "a", "a": "b", "b": "a"}, {"c": "a", "a": "gone"}):
+        graph = graph_of({"a": "b", "b": (), "c": ()}, None, following)
+        assert order(graph, "abc", "a", CONSTRUCTORS) is None
 
 
 def test_a_chain_of_any_length_is_no_recursion() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dlwhy.common.linux.loader.maps import Fields, LinkMap
+from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.trace.events import Instance
 from dlwhy.common.linux.trace.operation import Beginning, Closing, Opening, Prediction
 from dlwhy.common.linux.trace.operations import Operations
 from dlwhy.common.linux.trace.request import Request
 from dlwhy.common.model import Layout, Outcome
+from dlwhy.common.structs import Structure
 from dlwhy.common.trace.events import Moment
 
 
@@ -43,7 +44,7 @@ def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
 def test_a_prediction_that_is_made_again_keeps_nothing_of_the_one_before() -> None:
     library = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)
     closing = Closing(Beginning(Moment(1, 0.0, 100), 0x7FF0, None, {}), 0x5000, None, library)
-    count = LinkMap(0x5000, b"", Fields(Layout("link_map", 0, {}), "<"))
+    count = LinkMap(0x5000, b"", Structure(Layout("link_map", 0, {}), "<"))
     count.l_direct_opencount = 2
     stays = Library("libA.so", "/opt/app/libA.so", None, None, 0x7000, 0x7000, 0x8000, 0, 0x5000, {}, held=True)
     # Its last close, then another thread has opened it once more before it began.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -351,6 +352,57 @@ def test_a_broken_list_of_processes_is_read_from_both_ends(tmp_path: Path) -> No
     # A process can be missing, and with it a handle.
     rename = only(share).operations[0]
     assert (rename.possible, "another opener can object" in rename.why) == (Possible.PROBABLY, True)
+
+
+def test_a_process_that_does_not_point_back(tmp_path: Path) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    links = machine.processes[2].eprocess + machine.field("_EPROCESS", "ActiveProcessLinks")[0]
+    machine.put_pointer(links + machine.pointer_size, machine.symbol("PsActiveProcessHead"))
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert [mapping.pid for mapping in only(share).mappings] == [2296, 2408, 3120]
+    assert [f"{links:#x} does not point back" in problem.message for problem in share.problems] == [True]
+
+
+@pytest.mark.parametrize("version", ["6.1.7601.17514", "10.0.17763.379"])
+def test_a_list_of_views_that_is_cut_off(tmp_path: Path, version: str) -> None:
+    machine = Machine(windows(version))
+    file = machine.file("\\a\\b.dll")
+    image = file.image(file.open())
+    first = machine.process(100, "seen.exe").map(image, 0x10000000, 0x10004000)
+    machine.process(200, "hidden.exe", hidden=True).map(image, 0x20000000, 0x20004000)
+    machine.finish()
+    links = machine.field("_MMVAD", "ViewLinks")[0]
+    machine.put_pointer(first + links, 0xFFFF000000000000)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
+    assert [mapping.process for mapping in only(share).mappings] == ["seen.exe"]
+    (problem,) = share.problems
+    assert problem.where.startswith("section ")
+    assert problem.message.startswith("its list of views cannot be read at 0xffff000000000000 after 1 views")
+
+
+def test_a_list_of_modules_that_is_cut_off(tmp_path: Path) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    machine.put_pointer(machine.symbol("KiNtEntry"), 0xFFFF000000000000)
+    dump = KernelDump(str(machine.save(tmp_path / "m.dmp")))
+    # The kernel is the first one, and no other is looked at.
+    check(share_file(dump, "python35.dll", no_number), "python35.dll")
+    assert [module.base for module in dump.modules()] == [machine.base]
+    assert [problem.where for problem in dump.problems()] == ["PsLoadedModuleList"]
+
+
+def test_a_page_of_handles_that_comes_twice(tmp_path: Path) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    table = machine.get(machine.processes[1].eprocess, "_EPROCESS", "ObjectTable")
+    page = machine.get(table, "_HANDLE_TABLE", "TableCode") & ~3
+    above = machine.page()
+    machine.write(above, struct.pack("<2Q", page, page))
+    machine.put(table, "_HANDLE_TABLE", "TableCode", above | 1)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert [f"leads to the page at {page:#x} more than once" in problem.message for problem in share.problems] == [True]
+    assert not share.handles_complete
 
 
 def test_a_vad_tree_in_a_circle(tmp_path: Path) -> None:

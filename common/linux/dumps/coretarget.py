@@ -10,8 +10,9 @@ from ...errors import UnsupportedError
 from ...files import open_first
 from ...model import Layout, Module, Problem, Thread
 from ...target import Capability
+from ..auxv import AT_PHDR
 from ..elf.machine import platform_of
-from .elfcore import AT_PHDR, NT_ARM_TLS, NT_PRSTATUS, ElfCore
+from .elfcore import NT_ARM_TLS, NT_PRSTATUS, ElfCore
 
 # Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access
 # registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).

@@ -17,10 +17,9 @@ from ...charset import decode
 from ...errors import DumpFormatError, FaultError
 from ...files import open_regular, read_at
 from ...model import Module, Problem
+from ..auxv import parse_auxv
 from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_build_id, parse_program_headers
-from .auxv import parse_auxv
 
-AT_PHDR = 3
 ET_CORE = 4
 NT_PRSTATUS = 1
 NT_AUXV = 6

@@ -14,10 +14,8 @@ from ...errors import FaultError, NoTargetError, UnsupportedError
 from ...files import open_first
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
+from ..auxv import AT_PHDR, parse_auxv
 from ..elf.machine import platform_of
-from .auxv import parse_auxv
-
-AT_PHDR = 3
 
 #: include/linux/sched.h; field 9 of /proc/PID/stat.
 _PF_KTHREAD = 0x00200000

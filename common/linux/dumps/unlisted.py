@@ -18,13 +18,14 @@ from ...errors import DlwhyError, FaultError, UnsupportedError
 from ...files import open_regular, read_at
 from ...memory import Memory
 from ...model import Module, Problem
+from ...paths import base_name
 from ...target import Target
+from ..auxv import AT_BASE, AT_ENTRY, AT_PHDR, AT_PHNUM
 from ..elf.files import ElfFile, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
-from ..loader.start import AT_BASE, AT_PHDR, AT_PHNUM, PublicMap, find_start
+from ..loader.start import PublicMap, find_start
 from .elfcore import ElfCore, MappedFile, build_id_in_first_page
 
-AT_ENTRY = 9
 PF_W = 2
 DT_LOPROC = 0x70000000
 DT_HIPROC = 0x7FFFFFFF
@@ -193,7 +194,7 @@ class _Finder:
 
 
 def _listed(paths: list[str]) -> str:
-    names = [path.rsplit("/", 1)[-1] for path in paths[:_MAX_NAMES]]
+    names = [base_name(path) for path in paths[:_MAX_NAMES]]
     more = len(paths) - len(names)
     return ", ".join(names) + (f" and {more} more files" if more else "")
 

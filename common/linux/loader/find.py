@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
+from ...paths import base_name
 from ..elf.image import Image
 from ..layouts.resolve import Fingerprint
 from .start import PublicMap, Start, find_rtld
@@ -64,7 +65,7 @@ def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
 
 def is_libc(path: str) -> bool:
     """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
-    name = path.rsplit("/", 1)[-1]
+    name = base_name(path)
     return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 
 

@@ -13,9 +13,11 @@ from functools import cache, cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Optional
 
-from ...errors import CorruptError, FaultError, LayoutError
+from ...errors import CorruptError, FaultError
+from ...lists import Walk
 from ...memory import Memory
 from ...model import Layout, Problem
+from ...structs import Structure
 from ..elf.image import MAX_NAME
 from ..layouts.resolve import LayoutSet
 from .roots import LT_LOADED, RootKind
@@ -37,61 +39,6 @@ MAX_DEPTH = 1 << 16
 _MAP_UNITS = 1000
 _EDGE_UNITS = 64
 _UNIQUE_UNITS = 100
-
-
-_ALL_BITS = (1 << 64) - 1
-_INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-class Fields:
-    """Decode the members of one structure: all at once, then by name."""
-
-    def __init__(self, layout: Layout, struct_prefix: str, only: Optional[Sequence[str]] = None) -> None:
-        """Take a layout; of its members ``only`` these, None: all."""
-        chosen = [item for item in layout.fields.items() if only is None or item[0] in only]
-        members = sorted(chosen, key=lambda item: item[1].offset)
-        numeric = [(name, m) for name, m in members if m.size in _INTEGER_CODES]
-        parts: list[str] = []
-        #: For each member its index among the integers, shift and mask.
-        self.places: dict[str, tuple[int, int, int]] = {}
-        position = 0
-        last = -1
-        for name, member in numeric:
-            if member.offset != last:
-                if member.offset < position:
-                    continue  # inside a member that has been taken
-                parts.append(f"{member.offset - position}x{_INTEGER_CODES[member.size]}")
-                position = member.offset + member.size
-                last = member.offset
-            mask = (1 << member.bit_count) - 1 if member.bit_count else _ALL_BITS
-            self.places[name] = (len(parts) - 1, member.bit_shift, mask)
-        self._struct = struct.Struct(struct_prefix + "".join(parts))
-
-    def is_whole(self, name: str) -> bool:
-        """Return True if a member is an integer of its own, False if it is a bit-field or this version lacks it."""
-        return self.places.get(name, ())[1:] == (0, _ALL_BITS)
-
-    def decode(self, raw: bytes) -> tuple[int, ...]:
-        """Decode the whole structure."""
-        return self._struct.unpack_from(raw)
-
-    def get_all(self, values: tuple[int, ...], names: Sequence[str]) -> dict[str, Optional[int]]:
-        """Give several members, None for those that this version lacks."""
-        places = self.places
-        found: dict[str, Optional[int]] = dict.fromkeys(names)
-        for name in names:
-            if name in places:
-                index, shift, mask = places[name]
-                found[name] = values[index] >> shift & mask
-        return found
-
-    def get(self, values: tuple[int, ...], name: str) -> Optional[int]:
-        """Give a member out of what `decode` gave, None where this version lacks the member."""
-        place = self.places.get(name)
-        if place is None:
-            return None
-        index, shift, mask = place
-        return values[index] >> shift & mask
 
 
 class LinkMap:
@@ -134,15 +81,15 @@ class LinkMap:
     #: What `mark` found of it, at its own open count, and what was found to be its own dependencies.
     kinds: Optional[tuple[RootKind, ...]]
     direct: Optional[tuple[int, ...]]
-    _fields: Fields
+    _structure: Structure
     _values: Optional[tuple[int, ...]]
 
     __slots__ = tuple(__annotations__)
 
-    def __init__(self, address: int, raw: bytes, fields: Fields) -> None:
+    def __init__(self, address: int, raw: bytes, structure: Structure) -> None:
         self.address = address
         self.raw = raw
-        self._fields = fields
+        self._structure = structure
         self._values = None
         self.name = ""
         self.edges = ()
@@ -155,14 +102,14 @@ class LinkMap:
     def field(self, name: str) -> Optional[int]:
         """Give any member, None where this version lacks it."""
         if self._values is None:
-            self._values = self._fields.decode(self.raw)
-        return self._fields.get(self._values, name)
+            self._values = self._structure.decode(self.raw)
+        return self._structure.get(self._values, name)
 
     def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
         """Give several members, None for those that this version lacks."""
         if self._values is None:
-            self._values = self._fields.decode(self.raw)
-        return self._fields.get_all(self._values, names)
+            self._values = self._structure.decode(self.raw)
+        return self._structure.get_all(self._values, names)
 
     @property
     def nodelete(self) -> bool:
@@ -185,6 +132,8 @@ class LinkMap:
         return self.l_map_start, self.l_map_end
 
 
+#: Members that the loader's own code takes for signed: -1 in l_idx says that the collector kept the map.
+SIGNED = frozenset({"l_idx"})
 _HOT = tuple(name for name in LinkMap.__annotations__ if name.startswith("l_"))
 _REQUIRED = tuple(name for name in _HOT if LinkMap.__annotations__[name] == "int")
 
@@ -219,12 +168,9 @@ class MapReader:
     def __init__(self, memory: Memory, layout: Layout) -> None:
         self.memory = memory
         self.layout = layout
-        self._fields = Fields(layout, memory.struct_prefix)
-        self._hot = Fields(layout, memory.struct_prefix, _HOT)
+        self._structure = Structure(layout, memory.struct_prefix, signed=SIGNED)
+        self._hot = Structure(layout, memory.struct_prefix, _HOT).require(_REQUIRED)
         places = self._hot.places
-        missing = [name for name in _REQUIRED if name not in places]
-        if missing:
-            raise LayoutError(f"the layout of struct link_map lacks {', '.join(missing)}")
         whole = tuple(name for name in _HOT if self._hot.is_whole(name))
         parts = tuple(name for name in _HOT if name not in whole)
         self._set_members = _setter_of(whole, parts)
@@ -242,7 +188,7 @@ class MapReader:
         """
         self.memory.spend(_MAP_UNITS, f"link_map {address:#x}")
         raw = self.memory.read(address, self.layout.size)
-        result = LinkMap(address, raw, self._fields)
+        result = LinkMap(address, raw, self._structure)
         values = self._hot.decode(raw)
         # Nearly all libraries have the same bit-fields.
         units = self._pick_units(values)
@@ -388,7 +334,7 @@ class GraphReader:
     def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
         self.maps = MapReader(memory, layouts.require("link_map"))
         self._namespace = layouts.require("link_namespaces")
-        self._fields = Fields(self._namespace, memory.struct_prefix)
+        self._structure = Structure(self._namespace, memory.struct_prefix)
         outer = layouts.require("rtld_global").fields
         self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
         self._first = rtld_global + outer["_dl_ns"].offset
@@ -407,7 +353,7 @@ class GraphReader:
                 message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
             if first:
-                maps = tuple(_walk(self.maps, first, graph))
+                maps = tuple(_follow(self.maps, first, graph))
                 if graph.complete and loaded != len(maps):
                     message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
                     graph.problems.append(Problem(f"namespace {number}", message))
@@ -431,11 +377,11 @@ class GraphReader:
         lists = []
         for number in range(count):
             address = self._first + number * self._namespace.size
-            values = self._fields.decode(memory.read(address, self._namespace.size))
+            values = self._structure.decode(memory.read(address, self._namespace.size))
             members = (self._namespace.fields.get(name) for name in ("_ns_loaded", "_ns_nloaded"))
             places += [(address + member.offset, member.size) for member in members if member is not None]
-            first = self._fields.get(values, "_ns_loaded") or 0
-            lists.append(Head(number, address, first, self._fields.get(values, "_ns_nloaded")))
+            first = self._structure.get(values, "_ns_loaded") or 0
+            lists.append(Head(number, address, first, self._structure.get(values, "_ns_nloaded")))
         return Heads(tuple(lists), tuple((address, memory.read(address, size)) for address, size in places))
 
 
@@ -449,34 +395,32 @@ def _check_edges(graph: Graph) -> None:
             graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _walk(reader: MapReader, head: int, graph: Graph) -> Iterator[LinkMap]:
-    address, previous = head, 0
-    while address:
-        link_map: Optional[LinkMap] = None
-        objection: Optional[str] = None
+def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
+    """Follow the list of a namespace; that it ends early, and what cannot be, is among the graph's problems."""
+
+    def read(address: int, previous: int) -> tuple[LinkMap, int]:
         if address in graph.by_address:
-            objection = "the list of libraries loops"
-        elif len(graph.by_address) >= MAX_LIBRARIES:
-            objection = f"more than {MAX_LIBRARIES} libraries"
-        else:
-            try:
-                link_map = reader.read(address)
-            except FaultError as error:
-                objection = f"{error}: this library and those after it are not known"
-        if link_map is not None:
-            try:
-                reader.read_edges(link_map)
-            except (FaultError, CorruptError) as error:
-                message = f"what it depends on is not known: {error}"
-                graph.problems.append(Problem(f"link_map {address:#x}", message))
-            objection = find_objection(link_map, previous)
-        if link_map is None or objection:
-            graph.problems.append(Problem(f"link_map {address:#x}", objection or ""))
-            graph.strays += [link_map] if link_map is not None else []
-            return
+            raise CorruptError("the list runs into that of another namespace")
+        link_map = reader.read(address)
+        try:
+            reader.read_edges(link_map)
+        except (FaultError, CorruptError) as error:
+            message = f"what it depends on is not known: {error}"
+            graph.problems.append(Problem(f"link_map {address:#x}", message))
+        objection = find_objection(link_map, previous)
+        if objection:
+            graph.strays.append(link_map)
+            raise CorruptError(objection)
         graph.by_address[address] = link_map
-        yield link_map
-        previous, address = address, link_map.l_next
+        return link_map, link_map.l_next
+
+    taken = len(graph.by_address)
+    walk = Walk(head, read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="libraries")
+    maps = walk.all()
+    reason = f"{walk.error}: this library and those after it are not known" if walk.error else walk.reason
+    if reason is not None:
+        graph.problems.append(Problem(f"link_map {walk.address:#x}", reason))
+    return maps
 
 
 def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional
 
-from ...errors import DlwhyError, LayoutError
+from ...errors import DlwhyError, FaultError, LayoutError
 from ...memory import Memory
+from ...structs import Structure
 from ..elf.image import PT_INTERP
 from ..layouts.tables import load_musl_dso
 from .start import PublicMap, Start, find_rtld
@@ -46,17 +47,10 @@ def read_dso(memory: Memory, entry: PublicMap) -> Optional[Mapping[str, int]]:
     Since musl 1.1.24; before, the flags lay elsewhere and libraries had a ``refcnt`` that nothing used.
     """
     try:
-        layout = load_musl_dso(memory.platform.arch)
-    except LayoutError:
+        structure = Structure(load_musl_dso(memory.platform.arch), memory.struct_prefix)
+        values = structure.read(memory, entry.address)
+    except (LayoutError, FaultError):
         return None
-    raw = memory.try_read(entry.address, layout.size)
-    if raw is None:
-        return None
-    little = memory.platform.byteorder == "little"
-    values = {
-        name: int.from_bytes(raw[field.offset : field.offset + field.size], "little" if little else "big")
-        for name, field in layout.fields.items()
-    }
     is_sound = (
         values["phentsize"] == _PHDR_SIZES[memory.pointer_size]
         and all(values[name] in (0, 1) for name in FIELDS)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Optional
 
-from ...errors import DlwhyError
+from ...errors import CorruptError, DlwhyError
+from ...lists import Walk
 from ...memory import Memory
+from ..auxv import AT_SECURE
 from .find import Private
 from .maps import Graph, LinkMap
 from .roots import LT_EXECUTABLE
-
-AT_SECURE = 23
 
 _TUNABLES = b"GLIBC_TUNABLES="
 _SORT_TUNABLE = b"glibc.rtld.dynamic_sort"
@@ -133,21 +133,25 @@ def finaliser_order(
     return [link_map.address for link_map in sorted_maps if link_map.address in condemned]
 
 
-def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> list[int]:
-    """Follow the list of l_init_called_next, which begins with the last one constructed."""
+def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Optional[list[int]]:
+    """Follow the list of l_init_called_next, which begins with the last one constructed; None where it is damaged."""
     following = {m.address: m.field("l_init_called_next") or 0 for m in graph.by_address.values()}
     constructed = [address for address in following if graph.by_address[address].field("l_init_called")]
     pointed_to = set(following.values())
-    order: list[int] = []
-    seen: set[int] = set()
+    order: dict[int, None] = {}
+
+    def read(address: int, _: int) -> tuple[int, int]:
+        if address not in following:
+            raise CorruptError("l_init_called_next is no library", address)
+        # Where two lists meet, the second one ends.
+        return address, 0 if following[address] in order else following[address]
+
     for head in (address for address in constructed if address not in pointed_to):
-        address = head
-        while address in following and address not in seen:
-            seen.add(address)
-            if address in condemned:
-                order.append(address)
-            address = following[address]
-    return order + [address for address in condemned if address not in seen]
+        walk = Walk(head, read, limit=len(following))
+        order.update(dict.fromkeys(walk.all()))
+        if not walk.is_whole:
+            return None
+    return [address for address in dict.fromkeys((*order, *condemned)) if address in condemned]
 
 
 def _sort_original(

@@ -11,16 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ...lists import Walk
 from ...memory import Memory
 from ...model import Problem
+from ...paths import base_name
+from ..auxv import AT_BASE, AT_PHDR, AT_PHENT, AT_PHNUM
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
-
-AT_PHDR = 3
-AT_PHENT = 4
-AT_PHNUM = 5
-AT_BASE = 7
-AT_EXECFN = 31
-AT_SYSINFO_EHDR = 33
 
 #: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
 #: no more with four mappings each.
@@ -53,58 +49,16 @@ class PublicMap:
         return self._name
 
 
-class PublicList:
-    """The base namespace's list of libraries, read as far as it is asked for: ld.so and libc stand near its head."""
+def _follow_public(memory: Memory, head: int) -> Walk[PublicMap]:
+    """Follow the base namespace's list, as far as it is asked for: ld.so and libc stand near its head."""
 
-    def __init__(self, memory: Memory, head: int) -> None:
-        self._memory = memory
-        self._maps: list[PublicMap] = []
-        self._seen: set[int] = set()
-        self._address = head
-        self._previous = 0
-        self._objection = ""
+    def read(address: int, before: int) -> tuple[PublicMap, int]:
+        l_addr, l_name, l_ld, l_next, l_prev = memory.words(address, 5)
+        if l_prev != before:
+            raise CorruptError(f"l_prev is {l_prev:#x}, not {before:#x}: the libraries from here on are not known")
+        return PublicMap(memory, address, l_addr, l_name, l_ld), l_next
 
-    def __iter__(self) -> Iterator[PublicMap]:
-        """Iterate over the libraries in the list's order."""
-        index = 0
-        while index < len(self._maps) or self._read_next():
-            yield self._maps[index]
-            index += 1
-
-    def all(self) -> tuple[PublicMap, ...]:
-        """Read the list to its end, or as far as it can be followed."""
-        while self._read_next():
-            pass
-        return tuple(self._maps)
-
-    def problems(self) -> tuple[Problem, ...]:
-        """Say why the list could not be followed to its end."""
-        self.all()
-        return (Problem(f"link_map {self._address:#x}", self._objection),) if self._objection else ()
-
-    def _read_next(self) -> bool:
-        """Read one more library; False at the end."""
-        if not self._address or self._objection:
-            return False
-        if self._address in self._seen:
-            self._objection = "the list of libraries loops"
-            return False
-        if len(self._maps) >= MAX_LIBRARIES:
-            self._objection = f"more than {MAX_LIBRARIES} libraries"
-            return False
-        try:
-            l_addr, l_name, l_ld, l_next, l_prev = self._memory.words(self._address, 5)
-        except FaultError:
-            self._objection = "cannot be read: the libraries after it are not known"
-            return False
-        if l_prev != self._previous:
-            expected = f"l_prev is {l_prev:#x}, not {self._previous:#x}"
-            self._objection = f"{expected}: the libraries from here on are not known"
-            return False
-        self._seen.add(self._address)
-        self._maps.append(PublicMap(self._memory, self._address, l_addr, l_name, l_ld))
-        self._address, self._previous = l_next, self._address
-        return True
+    return Walk(head, read, limit=MAX_LIBRARIES, subject="the list", noun="libraries")
 
 
 class Start(NamedTuple):
@@ -113,22 +67,23 @@ class Start(NamedTuple):
     main: Image
     r_debug: int
     r_state: int
-    list: PublicList
+    list: Walk[PublicMap]
 
     @property
     def maps(self) -> tuple[PublicMap, ...]:
-        """Give the libraries of the list."""
-        return self.list.all()
+        """Return the libraries of the list."""
+        return tuple(self.list.all())
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Say why the list could not be followed to its end."""
-        return self.list.problems()
+        reason = self.list.reason
+        return () if reason is None else (Problem(f"link_map {self.list.address:#x}", reason),)
 
     @property
     def complete(self) -> bool:
         """Tell whether the list could be followed to its end."""
-        return not self.problems
+        return self.list.is_whole
 
 
 def find_start(memory: Memory) -> Start:
@@ -147,7 +102,7 @@ def find_start(memory: Memory) -> Start:
         raise CorruptError(f"struct r_debug cannot be read ({error})") from error
     if r_map == 0:
         raise UnsupportedError(NOT_YET)
-    return Start(main, r_debug, r_state, PublicList(memory, r_map))
+    return Start(main, r_debug, r_state, _follow_public(memory, r_map))
 
 
 def _find_main_image(memory: Memory) -> Image:
@@ -218,4 +173,4 @@ def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[Publi
 
 
 def _is_named_as_rtld(entry: PublicMap) -> bool:
-    return entry.l_name.rsplit("/", 1)[-1].startswith(("ld-", "ld.so", "ld64"))
+    return base_name(entry.l_name).startswith(("ld-", "ld.so", "ld64"))

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ...lists import follow_ring
 from ...memory import Memory
+from ...model import Problem
+from ...paths import base_name
 from ..elf.files import find_local_symbol
 from ..elf.image import Images
 from ..layouts.resolve import LayoutSet
@@ -26,8 +29,13 @@ _IN_RTLD_GLOBAL = ("_dl_stack_used", "_dl_stack_user")
 _IN_LIBPTHREAD = ("stack_used", "__stack_user")
 
 
-def find_thread_pointers(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -> Mapping[int, int]:
-    """Find the thread pointers by the kernel's thread ids; empty where the lists cannot be found."""
+def find_thread_pointers(
+    memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int, problems: list[Problem]
+) -> Mapping[int, int]:
+    """Find the thread pointers by the kernel's thread ids; empty where the lists cannot be found.
+
+    Where a list cannot be followed to its end, that is added to ``problems``.
+    """
     pthread = layouts.find("pthread")
     if pthread is None or "list.next" not in pthread.fields or "tid" not in pthread.fields:
         return {}
@@ -37,11 +45,15 @@ def find_thread_pointers(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_
     shift = 0 if bias is None else pthread.size + bias
     found: dict[int, int] = {}
     for head in _heads(memory, layouts, graph, rtld_global):
-        for node in _walk(memory, head):
-            block = node - link
+        walk = follow_ring(
+            memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="threads"
+        )
+        for block in walk.all():
             number = memory.try_unsigned(block + tid.offset, tid.size)
             if number is not None:
                 found[number] = block + shift
+        if walk.reason is not None:
+            problems.append(Problem("glibc's threads", f"{walk.reason}: threads can be missing"))
     return found
 
 
@@ -63,21 +75,4 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
 
 def is_libpthread(path: str) -> bool:
     """Tell whether a library is libpthread, which was a library of its own until glibc 2.33."""
-    return path.rsplit("/", 1)[-1].startswith("libpthread")
-
-
-def _walk(memory: Memory, head: int) -> Iterator[int]:
-    """Iterate over the nodes of a ``list_t`` = {next, prev}; ends at the first contradiction."""
-    node, previous = head, None
-    for _ in range(MAX_THREADS):
-        links = memory.try_words(node, 2)
-        if links is None:
-            return
-        following, before = links
-        if previous is not None and before != previous:
-            return
-        if node != head:
-            yield node
-        if following == head:
-            return
-        node, previous = following, node
+    return base_name(path).startswith("libpthread")

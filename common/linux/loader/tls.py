@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from ...errors import DlwhyError
+from ...errors import CorruptError, DlwhyError
+from ...lists import Walk
 from ...memory import Memory
 from ...model import Platform, Problem, Thread
 from ..elf.image import Image
@@ -94,7 +95,7 @@ def read_destructors(
             name = graph.by_address[address].name or "the main program"
             message = (
                 f"l_tls_dtor_count is {count}, but {seen} pending destructors were found in "
-                f"{len(threads)} threads: a thread is registering one just now, or was not seen"
+                f"{len(threads)} threads: {finder.cut or 'a thread is registering one just now, or was not seen'}"
             )
             problems.append(Problem(name, message))
     return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))
@@ -138,26 +139,29 @@ class _Finder:
         # There are not many more nodes than all counts together (a thread may be registering just now); hostile words
         # may all begin a list.
         self._budget = min(4 * (self._total + _SPARE_NODES), MAX_DESTRUCTORS)
+        #: Why the longest of the chains that are not whole is not; None without such.
+        self.cut: Optional[str] = None
+        self._longest = 0
 
-    def find(self, libc: LinkMap, threads: Sequence[tuple[Thread, int]]) -> list[tuple[Thread, int, list[_Node]]]:
+    def find(self, libc: LinkMap, threads: Sequence[tuple[Thread, int]]) -> list[tuple[Thread, int, Sequence[_Node]]]:
         """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
         memory = self._memory
         size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
         shift = libc.field("l_tls_offset") or 0
         word = memory.pointer_size
-        candidates: dict[int, list[tuple[Thread, int, list[_Node]]]] = {}
+        candidates: dict[int, list[tuple[Thread, int, Sequence[_Node]]]] = {}
         for thread, pointer in threads:
             start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
             start += -shift if memory.platform.arch in _VARIANT_II else shift
             memory.spend(_WORD_UNITS * size // word, "thread-local blocks")
             for offset, head in enumerate(memory.try_words(start, size // word) or ()):
-                nodes = self._walk(head)
+                nodes = self._follow(head)
                 if nodes:
                     candidates.setdefault(offset, []).append((thread, pointer, nodes))
         best = min(candidates, key=lambda offset: self._mismatch(candidates[offset]), default=None)
         return candidates[best] if best is not None else []
 
-    def _mismatch(self, lists: Sequence[tuple[Thread, int, list[_Node]]]) -> int:
+    def _mismatch(self, lists: Sequence[tuple[Thread, int, Sequence[_Node]]]) -> int:
         """Count by how many destructors lists differ from what the libraries count."""
         seen: dict[int, int] = {}
         for _, _, nodes in lists:
@@ -167,27 +171,27 @@ class _Finder:
         counts = [(wanted[address] or 0, number) for address, number in seen.items() if address in wanted]
         return self._total + sum(abs(count - number) - count for count, number in counts)
 
-    def _walk(self, head: int) -> list[_Node]:
+    def _follow(self, head: int) -> Sequence[_Node]:
         """Follow a chain; empty if any of it is no ``struct dtor_list``."""
-        nodes: list[_Node] = []
-        seen: set[int] = set()
-        memory, address = self._memory, head
-        while address:
-            if address % memory.pointer_size or address in seen or len(nodes) >= self._budget:
-                return []
-            seen.add(address)
-            words = memory.try_words(address, 4)
-            if words is None:
-                return []
-            function, obj, link_map, following = words
-            if link_map not in self._graph.by_address or function == 0:
-                return []
-            nodes.append((function, obj, link_map))
-            address = following
-        if not memory.spend(_NODE_UNITS * len(nodes), "pending TLS destructors"):
-            return []
+        if not head:
+            return ()
+        walk = Walk(head, self._read_node, limit=self._budget, subject="a list", noun="destructors")
+        nodes = walk.all()
+        if not walk.is_whole:
+            if len(nodes) > self._longest:
+                self._longest, self.cut = len(nodes), walk.reason
+            return ()
+        if not self._memory.spend(_NODE_UNITS * len(nodes), "pending TLS destructors"):
+            return ()
         self._budget -= len(nodes)
         return nodes
+
+    def _read_node(self, address: int, _: int) -> tuple[_Node, int]:
+        if address % self._memory.pointer_size == 0:
+            function, obj, link_map, following = self._memory.words(address, 4)
+            if function and link_map in self._graph.by_address:
+                return (function, obj, link_map), following
+        raise CorruptError(f"a list leads to {address:#x}, which is no destructor")
 
 
 def _read_guard(memory: Memory, rtld: Image, pointer: int) -> Optional[int]:

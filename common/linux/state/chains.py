@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Optional
+from collections.abc import Iterator, Sequence
 
 from ...errors import DlwhyError
+from ...graph import Search
+from ...model import Problem
+from ...paths import base_name
 from ..loader.collector import Edge
 from ..loader.maps import LinkMap
 from ..model import Hold, HoldKind, Root
 from .evidence import read_evidence
 from .kept import PERMANENT, ROOT_HOLDS, Kept
-from .naming import base_name, opened_by
+from .naming import opened_by
 from .process import GlibcProcess
 from .symbols import TEXT_UNITS, demangled
 
@@ -26,8 +28,9 @@ MAX_SEARCH_STEPS = 20_000
 _STEP_UNITS = 4
 _HOLD_UNITS = 500
 
-#: For each map on the way from a root, the next one and why it is needed.
-_Towards = Mapping[int, tuple[int, Edge]]
+# Of what the search for reasons is told as a problem, and that it was cut.
+_REASONS = "reasons why libraries stay"
+_CUT = "not all of the many libraries that keep one another are looked at: reasons can be missing, and are not counted"
 
 
 class Chains:
@@ -46,66 +49,59 @@ class Chains:
         """
         if link_map.address not in self._kept.holders:
             return [], 0
-        roots, towards = self._search(link_map)
+        search = self._search(link_map)
+        roots = [each for each in search.before if each != link_map.address and self._kept.marks[each]]
         listed: list[int] = []
         holds: list[Hold] = []
         for root in roots[:MAX_DEPENDENCY_HOLDS]:
-            hold = self._hold(link_map, root, towards)
+            hold = self._hold(search.path(root)[::-1])
             texts = (*hold.chain, *hold.symbols)
             if not self._spend(_HOLD_UNITS * (1 + len(texts)) + TEXT_UNITS * sum(map(len, texts))):
                 break
             listed.append(root)
             holds.append(hold)
         if not any(_is_permanent(hold) for hold in holds):
-            chain = self._permanent_chain(link_map)
-            if chain is not None:
-                listed.append(chain[0])
-                holds.append(self._hold(link_map, *chain))
+            way = self._permanent_way(link_map)
+            if len(way) > 1:
+                listed.append(way[0])
+                holds.append(self._hold(way))
         holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
         return holds, max(0, len({*roots, *listed}) - len(holds))
 
-    def _search(self, link_map: LinkMap) -> tuple[list[int], _Towards]:
-        """Find the roots that lead to a map, the nearest first, and the ways from them."""
-        towards: dict[int, tuple[int, Edge]] = {}
-        queue = [link_map.address]
-        roots = []
+    def _search(self, link_map: LinkMap) -> Search[int]:
+        """Search what keeps a map, the nearest first; that it was cut is noted."""
         steps = 0
-        for address in queue:
-            holders = self._kept.holders.get(address, ())
-            steps += len(holders)
-            for holder, edge in holders:
-                if holder != link_map.address and holder not in towards:
-                    towards[holder] = (address, edge)
-                    queue.append(holder)
-                    if self._kept.marks[holder]:
-                        roots.append(holder)
-            if steps > MAX_SEARCH_STEPS or not self._spend(_STEP_UNITS * len(holders)):
-                break
-        return roots, towards
+
+        def spend(count: int) -> bool:
+            nonlocal steps
+            steps += count
+            return steps <= MAX_SEARCH_STEPS and self._spend(_STEP_UNITS * count)
+
+        holders = self._kept.holders
+        search = Search([link_map.address], lambda address: holders.get(address, ()), spend).run()
+        if search.is_cut and steps > MAX_SEARCH_STEPS:
+            self._process.note(Problem(_REASONS, _CUT))
+        return search
 
     def _spend(self, units: int) -> bool:
-        return self._process.memory.spend(units, "reasons why libraries stay")
+        return self._process.memory.spend(units, _REASONS)
 
-    def _permanent_chain(self, link_map: LinkMap) -> Optional[tuple[int, _Towards]]:
-        """Find the nearest root that never goes, and the way from it to a map."""
-        towards: dict[int, tuple[int, Edge]] = {}
-        address = link_map.address
-        while address in self._kept.permanent_holders:
-            holder, edge = self._kept.permanent_holders[address]
-            towards[holder] = (address, edge)
-            address = holder
-        return (address, towards) if towards else None
+    def _permanent_way(self, link_map: LinkMap) -> Sequence[int]:
+        """Return the way to a map from the nearest root that never goes; empty if there is none."""
+        search = self._kept.from_permanent
+        return search.path(link_map.address) if link_map.address in search.before else ()
 
-    def _hold(self, held: LinkMap, root: int, towards: _Towards) -> Hold:
-        chain = [root]
+    def _hold(self, way: Sequence[int]) -> Hold:
+        """Describe how the last map of a way is kept by the first one, a root."""
+        chain = [way[0]]
         edge = Edge.DEPENDENCY
-        while chain[-1] != held.address:
-            following, edge = towards[chain[-1]]
+        for following in way[1:]:
+            edge = self._kept.edge(chain[-1], following)
             between = _dependency_path(self._process, chain[-1], following) if edge is Edge.DEPENDENCY else [following]
             chain += between
         maps = [self._process.graph.by_address[address] for address in chain]
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
-        symbols = self._symbols(maps[-2], held) if edge is Edge.RELOCATION else ()
+        symbols = self._symbols(maps[-2], maps[-1]) if edge is Edge.RELOCATION else ()
         kinds = self._root_kinds(maps[0])
         return Hold(
             HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
@@ -136,22 +132,15 @@ class Chains:
 
 def _dependency_path(process: GlibcProcess, holder: int, held: int) -> list[int]:
     """Name the libraries between: the l_initfini of a dlopened library lists its indirect dependencies too."""
-    reached: dict[int, int] = {}
-    queue = [holder]
-    for address in queue:
-        direct = _direct_dependencies(process, process.graph.by_address[address])
-        for needed in direct:
-            if needed not in reached and needed != holder:
-                reached[needed] = address
-                queue.append(needed)
-        if held in reached or not process.memory.spend(_STEP_UNITS * (1 + len(direct)), "chains of dependencies"):
+    search = Search(
+        [holder],
+        lambda address: _direct_dependencies(process, process.graph.by_address[address]),
+        lambda count: process.memory.spend(_STEP_UNITS * (1 + count), "chains of dependencies"),
+    )
+    for _ in search:
+        if held in search.before:
             break
-    if held not in reached:
-        return [held]
-    path = [held]
-    while reached[path[-1]] != holder:
-        path.append(reached[path[-1]])
-    return path[::-1]
+    return search.path(held)[1:] if held in search.before else [held]
 
 
 def _direct_dependencies(process: GlibcProcess, link_map: LinkMap) -> tuple[int, ...]:

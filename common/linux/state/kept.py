@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from ...graph import Search
 from ..loader.collector import Edge, mark
 from ..loader.maps import LinkMap
 from ..loader.roots import RootKind
 from ..model import HoldKind
-from .evidence import signed_field
 from .process import GlibcProcess
 
 ROOT_HOLDS = {
@@ -57,7 +57,7 @@ class Kept:
         if link_map.address in self.marks or not self._process.lock.is_held:
             return False
         return bool(link_map.field("l_removed")) or (
-            not link_map.field("l_map_used") and (signed_field(link_map, "l_idx") or 0) >= 0
+            not link_map.field("l_map_used") and (link_map.field("l_idx") or 0) >= 0
         )
 
     def is_permanent(self, root: int) -> bool:
@@ -66,34 +66,31 @@ class Kept:
         return not PERMANENT.isdisjoint(kinds) or bool(self._process.graph.by_address[root].l_auditing)
 
     @cached_property
-    def holders(self) -> Mapping[int, list[tuple[int, Edge]]]:
+    def holders(self) -> Mapping[int, list[int]]:
         """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
-        holders: dict[int, list[tuple[int, Edge]]] = {}
-        by_relocation: dict[int, list[tuple[int, Edge]]] = {}
+        holders: dict[int, list[int]] = {}
+        by_relocation: dict[int, list[int]] = {}
         for address in self.marks:
             link_map = self._process.graph.by_address[address]
             for needed in link_map.needed:
-                holders.setdefault(needed, []).append((address, Edge.DEPENDENCY))
+                holders.setdefault(needed, []).append(address)
             for needed in link_map.relocated_to:
-                by_relocation.setdefault(needed, []).append((address, Edge.RELOCATION))
+                by_relocation.setdefault(needed, []).append(address)
         for needed, entries in by_relocation.items():
             holders.setdefault(needed, []).extend(entries)
         return holders
 
+    def edge(self, holder: int, held: int) -> Edge:
+        """Return why a map needs another one that it keeps directly, by their addresses."""
+        return Edge.DEPENDENCY if held in self._process.graph.by_address[holder].needed else Edge.RELOCATION
+
     @cached_property
-    def permanent_holders(self) -> Mapping[int, tuple[int, Edge]]:
-        """Collect for each map the next one on its shortest way to a root that stays for good."""
+    def from_permanent(self) -> Search[int]:
+        """Search from the roots that stay for good; ``before`` has the next map on the shortest way to one."""
         by_address = self._process.graph.by_address
-        queue = [address for address in self.marks if self.is_permanent(address)]
-        seen = set(queue)
-        holders: dict[int, tuple[int, Edge]] = {}
-        for address in queue:
+
+        def kept_by(address: int) -> Sequence[int]:
             link_map = by_address[address]
-            edges = [(needed, Edge.DEPENDENCY) for needed in link_map.needed]
-            edges += [(needed, Edge.RELOCATION) for needed in link_map.relocated_to]
-            for needed, edge in edges:
-                if needed not in seen and needed in by_address:
-                    seen.add(needed)
-                    holders[needed] = (address, edge)
-                    queue.append(needed)
-        return holders
+            return [each for each in (*link_map.needed, *link_map.relocated_to) if each in by_address]
+
+        return Search(filter(self.is_permanent, self.marks), kept_by).run()

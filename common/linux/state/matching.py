@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...charset import unescaped
 from ...errors import NotFoundError
+from ...paths import base_name
 from ..model import Library, runs_wine
 
 #: Of so many names those that are near are looked for.
@@ -79,6 +80,6 @@ def _near(libraries: Sequence[Library], text: str) -> list[str]:
     import difflib
 
     names = list(dict.fromkeys(library.name for library in libraries))[:MAX_COMPARED]
-    wanted = text.rsplit("/", 1)[-1] or text
+    wanted = base_name(text)
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     return near or [name for name in names if wanted.lower() in name.lower()][:3]

@@ -7,11 +7,13 @@ from typing import Optional
 
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
+from ...paths import base_name
+from ..auxv import AT_BASE, AT_SYSINFO_EHDR
 from ..elf.image import Images
 from ..loader.musl import FIELDS, read_dso
-from ..loader.start import AT_BASE, AT_SYSINFO_EHDR, PublicMap, Start
+from ..loader.start import PublicMap, Start
 from ..model import Hold, HoldKind, Library, State
-from .naming import base_name, main_program_path, target_info
+from .naming import main_program_path, target_info
 
 
 def explain_musl(memory: Memory, start: Start) -> State:

@@ -8,8 +8,9 @@ from ...errors import DlwhyError
 from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Problem, TargetInfo
+from ...paths import base_name
+from ..auxv import AT_EXECFN
 from ..elf.image import Image
-from ..loader.start import AT_EXECFN
 
 
 def target_info(memory: Memory) -> TargetInfo:
@@ -49,11 +50,6 @@ def _read_path(memory: Memory, address: int) -> str:
         return memory.c_string(address) if address else ""
     except DlwhyError:
         return ""
-
-
-def base_name(path: str) -> str:
-    """Give the last part of a path."""
-    return path.rstrip("/").rsplit("/", 1)[-1] or path
 
 
 def opened_by(path: str) -> str:

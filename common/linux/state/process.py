@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
+from ...paths import base_name
 from ..elf.image import Image, Images
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import Rules
@@ -15,7 +16,7 @@ from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
 from ..loader.roots import LT_EXECUTABLE
 from ..loader.start import Start
 from ..model import CodeSymbol
-from .naming import base_name, main_program_path
+from .naming import main_program_path
 from .symbols import AllBindings, Functions
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ class GlibcProcess:
     def add_problem(self, where: str, message: str) -> None:
         """Note what could not be established."""
         self.problems.append(Problem(where, message))
+
+    def note(self, problem: Problem) -> None:
+        """Note what could not be established, once however often it is met."""
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def name(self, link_map: LinkMap) -> str:
         """Return a library's base name."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 from ...errors import DlwhyError
+from ...paths import base_name
+from ..auxv import AT_SYSINFO_EHDR
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
-from ..loader.start import AT_SYSINFO_EHDR
-from .naming import base_name
 from .process import GlibcProcess
 
 

@@ -63,7 +63,8 @@ class PendingDestructors:
         from ..loader.threads import find_thread_pointers
 
         process = self._process
-        return find_thread_pointers(process.memory, process.layouts, process.graph, process.private.rtld_global)
+        place = process.private.rtld_global
+        return find_thread_pointers(process.memory, process.layouts, process.graph, place, process.problems)
 
 
 def _thread(pending: Pending) -> ThreadRef:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...model import Evidence
+from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..model import Hold, HoldKind, Library, State
@@ -13,7 +14,7 @@ from .chains import MAX_SYMBOLS, Chains
 from .evidence import read_evidence, reported_fields
 from .kept import Kept
 from .motion import note_motion
-from .naming import base_name, missing_names, opened_by, target_info
+from .naming import missing_names, opened_by, target_info
 from .nodelete import Nodelete, without_guards
 from .process import GlibcProcess
 from .startup import Startup

@@ -14,13 +14,13 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
+from ...paths import base_name
 from ...target import Hit, LiveTarget
 from ...trace.events import Site
 from ..elf.image import Image
 from ..elf.unwind import REGISTERS, Frame, walk
 from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same
-from ..state.naming import base_name
 from ..state.process import GlibcProcess
 from .calls import Convention, Entry
 
@@ -181,4 +181,4 @@ def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
 
 def is_inner(path: str) -> bool:
     """Tell whether a library is part of the C library through which opens and closes pass."""
-    return is_libc(path) or path.rpartition("/")[2].startswith(("libdl.so", "libdl-2."))
+    return is_libc(path) or base_name(path).startswith(("libdl.so", "libdl-2."))

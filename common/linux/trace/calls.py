@@ -17,6 +17,7 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError, UnsupportedError
 from ...memory import Memory
+from ...paths import base_name
 from ..elf.image import PT_LOAD, Image
 from ..layouts.resolve import LayoutSet
 from ..loader.find import Private, is_libc
@@ -113,8 +114,7 @@ def _read_pointers(memory: Memory, layouts: LayoutSet, private: Private) -> dict
         member = layout.fields.get(name) if layout else None
         if member is None or symbol is None:
             return {}
-        raw = memory.try_read(symbol[0] + member.offset, memory.pointer_size)
-        value = int.from_bytes(raw or b"", memory.platform.byteorder)  # type: ignore[arg-type]
+        value = memory.try_unsigned(symbol[0] + member.offset, member.size) or 0
         if not _is_code(private.rtld, value):
             return {}
         found[name] = (member.offset, value)
@@ -129,7 +129,7 @@ def _is_code(image: Image, address: int) -> bool:
 def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
     """Find the exported functions in the base namespace: since 2.34 in libc, before in libdl."""
     for link_map in graph.namespaces[0].maps:
-        name = link_map.name.rpartition("/")[2]
+        name = base_name(link_map.name)
         if not (is_libc(name) or name.startswith(("libdl.so", "libdl-2."))):
             continue
         try:

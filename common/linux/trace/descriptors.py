@@ -14,9 +14,9 @@ from typing import NamedTuple, Optional
 from ...charset import decode
 from ...errors import DlwhyError
 from ...memory import Memory
+from ...paths import base_name
 from ...trace.events import Moment, Site
 from ..loader.maps import LinkMap
-from ..state.naming import base_name
 from ..state.process import GlibcProcess
 from .callers import Callers
 from .events import Instance, Leak

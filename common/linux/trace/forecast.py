@@ -7,7 +7,7 @@ from typing import Optional
 
 from ...model import Outcome
 from ..elf.bindings import Bindings
-from ..loader.collector import Edge, mark
+from ..loader.collector import mark
 from ..loader.maps import Graph, LinkMap, is_same
 from ..loader.roots import LT_LOADED
 from ..model import HoldKind, Library
@@ -114,10 +114,12 @@ class _Staying:
         if after is not self._after:
             self._take(after)
         known = self._known.get(link_map.address)
-        holders = after.kept.holders.get(link_map.address, ())
+        holders = dict.fromkeys(after.kept.holders.get(link_map.address, ()))
         by_address = after.process.graph.by_address
         bindings = [
-            after.process.bindings.of(by_address[holder]) for holder, edge in holders if edge is Edge.RELOCATION
+            after.process.bindings.of(by_address[holder])
+            for holder in holders
+            if link_map.address in by_address[holder].relocated_to
         ]
         if known is not None and _is_equal(known[0], link_map) and known[1] == bindings:
             return known[2]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
 
 from ...model import Outcome
+from ...paths import base_name
 from ...trace.events import Moment, OpenResult
 from ..loader.maps import LinkMap
 from ..model import Library
-from ..state.naming import base_name
 from .descriptors import Snapshot
 from .events import Close, Event, Instance, Open
 from .request import Request

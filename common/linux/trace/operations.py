@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
+from ...paths import base_name
 from ..loader.maps import Graph, LinkMap, is_same
-from ..state.naming import base_name
 from ..state.process import GlibcProcess
 from .events import Event, Instance
 from .operation import Closing, Opening, Operation

@@ -6,6 +6,7 @@ from typing import Optional
 
 from ...errors import FaultError, UnsupportedError
 from ...target import LiveProcess
+from ..auxv import AT_RANDOM
 from ..dumps.procfs import find_inner_id
 from ..loader.follow import GraphFollower
 from ..loader.maps import Graph
@@ -14,8 +15,6 @@ from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
 
 ANOTHER_PROGRAM = "the process executed another program"
-
-AT_RANDOM = 25
 
 
 class Reading:

@@ -8,10 +8,10 @@ from typing import NamedTuple, Optional
 
 from ...charset import unescaped
 from ...model import Outcome
+from ...paths import base_name
 from ...target import Reaction
 from ..model import HoldKind, Library
 from ..state.kept import PERMANENT
-from ..state.naming import base_name
 from .events import Close, Event, Instance, Open, Stop
 from .operation import Closing, Opening, Operation
 

@@ -18,16 +18,19 @@ import bisect
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import BinaryIO, NamedTuple, Optional, Protocol
 
 from ...errors import DumpFormatError, FaultError, UnsupportedError
 from ...files import open_regular
+from ...lists import Walk, follow_ring
 from ...memory import Memory
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import AddressSpace, Capability
 from ..kernel.kernel import rsds
 from ..kernel.paging import PAGE_SIZE, Pager, PagingMode
+from ..strings import read_unicode_string
 
 SIGNATURE_64 = b"PAGEDU64"
 SIGNATURE_32 = b"PAGEDUMP"
@@ -206,7 +209,6 @@ class KernelDump:
         self._spaces: dict[int, Pager] = {}
         self._kernel_space = self._space(self._header.directory_table_base)
         self._debugger_data = self._read_debugger_data()
-        self._modules: Optional[tuple[Module, ...]] = None
         self._kernel: Optional[Module] = None
 
     def close(self) -> None:
@@ -414,12 +416,12 @@ class KernelDump:
         :raises DumpFormatError: if it cannot be found.
         """
         if self._kernel is None:
-            modules = self.modules()
+            first = next(iter(self._module_list or ()), None)
             base = self._debugger_pointer(_KDBG_KERNEL_BASE)
-            if not base and not modules:
+            if not base and first is None:
                 raise DumpFormatError(self._path, "the kernel's image cannot be found: its page tables lead nowhere")
-            path = modules[0].path if modules else "nt"
-            base = base or modules[0].base
+            path = first.path if first is not None else "nt"
+            base = base or (first.base if first is not None else 0)
             self._kernel = Module(path, base, rsds(Memory(self), base))
         return self._kernel
 
@@ -468,25 +470,28 @@ class KernelDump:
 
     def modules(self) -> Sequence[Module]:
         """List the kernel's modules, the kernel itself first."""
-        if self._modules is None:
-            self._modules = tuple(self._for_each_module())
-        return self._modules
+        walk = self._module_list
+        if walk is None:
+            return ()
+        problem = Problem("PsLoadedModuleList", f"{walk.reason}: modules of the kernel can be missing")
+        if not walk.is_whole and problem not in self._problems:
+            self._problems.append(problem)
+        return tuple(walk)
 
-    def _for_each_module(self) -> Iterator[Module]:
+    @cached_property
+    def _module_list(self) -> Optional[Walk[Module]]:
+        """The list of the kernel's modules, followed as far as it is asked for; None if it is not known where it is."""
+        head = self.find_symbol("PsLoadedModuleList")
+        if not head:
+            return None
         memory = Memory(self)
         size = self.platform.pointer_size
-        head = self.find_symbol("PsLoadedModuleList")
-        seen = {head}
-        try:
-            entry = memory.pointer(head) if head else head
-            while entry is not None and entry not in seen and len(seen) < _MAX_MODULES:
-                seen.add(entry)
-                name = entry + _FULL_DLL_NAME[size]
-                text = memory.try_read_text(memory.pointer(name + size), memory.unsigned(name, 2)) or b""
-                yield Module(text.decode("utf-16-le", "replace"), memory.pointer(entry + _DLL_BASE[size]))
-                entry = memory.pointer(entry)
-        except FaultError:
-            return
+
+        def read(entry: int) -> Module:
+            name = read_unicode_string(memory, entry + _FULL_DLL_NAME[size], size)
+            return Module(name.text or "", memory.pointer(entry + _DLL_BASE[size]))
+
+        return follow_ring(memory, head, read, limit=_MAX_MODULES, subject="the list of modules", noun="modules")
 
     # -- what a dump of a machine has not ---------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError
-from .kernel import Nt, UnicodeString
+from ...lists import Walk, follow_ring
+from ..strings import UnicodeString, read_unicode_string
+from .kernel import Nt
 
 #: FILE_OBJECT.Type of every file object (IO_TYPE_FILE of wdm.h).
 IO_TYPE_FILE = 5
@@ -153,8 +155,8 @@ class FileReader:
 
     def _read_control_area(self, address: int) -> ControlArea:
         nt = self._nt
-        values = self._members.read(address)
-        flags = self._flags.read(address + self._flags_offset)
+        values = self._members.read(nt.memory, address)
+        flags = self._flags.read(nt.memory, address + self._flags_offset)
         segment = nt.memory.pointer(address + self._segment)
         if "_SEGMENT" in nt.layouts and nt.memory.pointer(segment + nt.offset("_SEGMENT", "ControlArea")) != address:
             raise CorruptError("_SEGMENT.ControlArea does not lead back: no control area", address)
@@ -172,29 +174,19 @@ class FileReader:
             fast_ref=None if self._direct else pointer & mask,
         )
 
-    def views(self, area: ControlArea) -> list[View]:
-        """List the views of a section by its own ring, empty where this version keeps none, or it is not sound.
-
-        Sound is a ring whose links agree in both directions and come round.
-        """
+    def views(self, area: ControlArea) -> Optional[Walk[View]]:
+        """Return a walk along the views of a section by its own ring, None where this version keeps none."""
         nt = self._nt
         if self._ring is None or area.mapped_views == 0:
-            return []  # without views its links serve another list
+            return None  # without views its links serve another list
         head = area.address + nt.offset("_CONTROL_AREA", self._ring)
         links = nt.offset("_MMVAD", "ViewLinks")
         owner = nt.offset("_MMVAD", "VadsProcess")
-        found: dict[int, View] = {}
-        try:
-            before, entry = head, nt.memory.pointer(head)
-            while entry != head:
-                if entry in found or len(found) >= MAX_VIEWS or nt.memory.pointer(entry + nt.pointer_size) != before:
-                    return []
-                vad = entry - links
-                found[entry] = View(vad, nt.memory.pointer(vad + owner) & ~_OWNER_FLAGS)
-                before, entry = entry, nt.memory.pointer(entry)
-        except FaultError:
-            return []
-        return list(found.values())
+
+        def read(entry: int) -> View:
+            return View(entry - links, nt.memory.pointer(entry - links + owner) & ~_OWNER_FLAGS)
+
+        return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="views")
 
     def find_file(self, address: int) -> Optional[FileObject]:
         """Read a file object, None if there is none at this address."""
@@ -207,10 +199,10 @@ class FileReader:
 
     def _read_file(self, address: int) -> Optional[FileObject]:
         try:
-            values = self._file_members.read(address)
+            values = self._file_members.read(self._nt.memory, address)
             if values["Type"] != IO_TYPE_FILE or values["Size"] != self._file_size:
                 return None
-            name = self._nt.unicode_string(address + self._name)
+            name = self._read_name(address + self._name)
         except FaultError:
             return None
         return FileObject(
@@ -228,10 +220,15 @@ class FileReader:
             cleaned_up=bool(values["Flags"] & FO_CLEANUP_COMPLETE),
         )
 
+    def _read_name(self, address: int) -> UnicodeString:
+        found = read_unicode_string(self._nt.memory, address, self._nt.pointer_size, errors="surrogatepass")
+        # Characters that are there, but do not count, are those of a name that is not known.
+        return found if found.length or not found.buffer else found._replace(text=None)
+
     def section_pointers(self, address: int) -> Optional[SectionPointers]:
         """Read the section object pointers of a file, None where they cannot be read."""
         try:
-            values = self._pointers.read(address)
+            values = self._pointers.read(self._nt.memory, address)
         except FaultError:
             return None
         return SectionPointers(values["DataSectionObject"], values["ImageSectionObject"])

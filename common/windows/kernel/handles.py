@@ -8,10 +8,10 @@ object's address into ``ObjectPointerBits``; before, its lowest bits are flags.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from ...errors import FaultError
-from ...model import Field, Problem
+from ...model import Problem
 from .kernel import Nt
 from .paging import PAGE_SIZE
 
@@ -39,13 +39,9 @@ class HandleReader:
         self._nt = nt
         self._code = nt.offset("_HANDLE_TABLE", "TableCode")
         self._entry_size = nt.layouts["_HANDLE_TABLE_ENTRY"].size
-        self._packed: Optional[Field] = None
-        if nt.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits"):
-            self._packed = nt.field("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
-            self._access = nt.field("_HANDLE_TABLE_ENTRY", "GrantedAccessBits")
-        else:
-            self._object = nt.field("_HANDLE_TABLE_ENTRY", "Object")
-            self._access = nt.field("_HANDLE_TABLE_ENTRY", "GrantedAccess")
+        self._is_packed = nt.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
+        self._names = ("ObjectPointerBits", "GrantedAccessBits") if self._is_packed else ("Object", "GrantedAccess")
+        self._entry = nt.members("_HANDLE_TABLE_ENTRY", *self._names)
         self._body = nt.offset("_OBJECT_HEADER", "Body")
 
     def for_each(self, object_table: int, where: str, problems: list[Problem]) -> Iterator[Handle]:
@@ -63,7 +59,8 @@ class HandleReader:
         per_page = PAGE_SIZE // self._entry_size
         unread = 0
         seen: set[int] = set()
-        for number, page in enumerate(self._pages(code & ~3, level, seen)):
+        again: list[int] = []
+        for number, page in enumerate(self._pages(code & ~3, level, seen, again)):
             read = number * per_page
             if read >= MAX_HANDLES or not memory.spend(_ENTRY_UNITS * per_page, "handle tables"):
                 problems.append(Problem(where, f"its handle table has more than the {read} entries that are read"))
@@ -73,12 +70,18 @@ class HandleReader:
                 unread += 1
             else:
                 yield from self._entries(data, number * per_page)
+        if again:
+            problems.append(Problem(where, f"its handle table leads to the page at {again[0]:#x} more than once"))
         if unread:
             problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
 
-    def _pages(self, address: int, level: int, seen: set[int]) -> Iterator[int]:
-        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level."""
+    def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
+        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level.
+
+        ``again`` gets those that are led to once more.
+        """
         if address in seen:
+            again.append(address)
             return
         seen.add(address)
         if level == 0:
@@ -94,7 +97,7 @@ class HandleReader:
         for pointer in pointers:
             if pointer == 0:
                 break
-            yield from self._pages(pointer, level - 1, seen)
+            yield from self._pages(pointer, level - 1, seen, again)
 
     def _entries(self, data: bytes, first: int) -> Iterator[Handle]:
         size = self._entry_size
@@ -103,15 +106,16 @@ class HandleReader:
             entry = data[index * size : (index + 1) * size]
             if entry == empty:
                 continue
-            header = self._header(entry)
+            values = self._entry.decode(entry)
+            pointer, access = (self._entry.get(values, name) or 0 for name in self._names)
+            header = self._header(pointer)
             if header and self._nt.is_kernel_address(header):
-                yield Handle((first + index) * _HANDLE_STEP, header + self._body, _bits(entry, self._access))
+                yield Handle((first + index) * _HANDLE_STEP, header + self._body, access)
 
-    def _header(self, entry: bytes) -> int:
-        """Give the address of the object's header, 0 for a free entry."""
-        if self._packed is None:
-            return _bits(entry, self._object) & ~_OBJECT_FLAGS
-        pointer = _bits(entry, self._packed)
+    def _header(self, pointer: int) -> int:
+        """Return the address of the object's header by what the entry has of it, 0 for a free entry."""
+        if not self._is_packed:
+            return pointer & ~_OBJECT_FLAGS
         if pointer == 0:
             return 0
         if self._nt.pointer_size == 4:
@@ -123,8 +127,3 @@ class HandleReader:
 _POINTER_ALIGNMENT_X86 = 3
 _POINTER_ALIGNMENT_X64 = 4
 _KERNEL_HALF = 0xFFFF << 48
-
-
-def _bits(entry: bytes, field: Field) -> int:
-    value = int.from_bytes(entry[field.offset : field.offset + field.size], "little")
-    return (value >> field.bit_shift) & ((1 << field.bit_count) - 1) if field.bit_count else value

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ...errors import DlwhyError, FaultError, LayoutError
 from ...memory import ALLOWANCE, Memory
 from ...model import Field, Layout, Source, SourceKind
+from ...structs import Structure
 from ...target import KernelTarget
 from ..layouts.nt_tables import for_each_nt_candidate, load_nt_table
 
@@ -44,42 +45,11 @@ OPTIONAL_TYPES = (
     "_SUBSECTION",
 )
 
-MAX_UNICODE_STRING = 0xFFFE
 # What may be spent on a machine whose size is not known, and how many bytes of a dump stand for one unit.
 _LIVE_ALLOWANCE = 16 * ALLOWANCE
 _BYTES_FOR_UNIT = 8
 _SYSTEM_PID = 4
 _CHECKED_PROCESSES = 8
-
-
-class UnicodeString(NamedTuple):
-    """A ``_UNICODE_STRING``: where its characters are, and the text, None where that cannot be read."""
-
-    buffer: int
-    text: Optional[str]
-
-
-class Members:
-    """Read several members of a structure with one request."""
-
-    def __init__(self, memory: Memory, fields: Mapping[str, Field]) -> None:
-        self._memory = memory
-        self._fields = [
-            (name, f.offset, f.offset + f.size, f.bit_shift, (1 << f.bit_count) - 1) for name, f in fields.items()
-        ]
-        self._size = max((end for _, _, end, _, _ in self._fields), default=0)
-
-    def read(self, address: int) -> dict[str, int]:
-        """Read the members of the structure at an address, as unsigned numbers.
-
-        :raises FaultError: if it cannot be read.
-        """
-        data = self._memory.read(address, self._size)
-        convert = int.from_bytes
-        return {
-            name: (convert(data[start:end], "little") >> shift) & mask if mask else convert(data[start:end], "little")
-            for name, start, end, shift, mask in self._fields
-        }
 
 
 class Nt:
@@ -124,13 +94,20 @@ class Nt:
         """
         return self.field(type_name, member).offset
 
-    def members(self, type_name: str, *names: str, optional: Sequence[str] = ()) -> Members:
+    def members(self, type_name: str, *names: str, optional: Sequence[str] = ()) -> Structure:
         """Prepare to read members of a structure; of the optional ones, those that this version lacks are left out.
 
         :raises LayoutError: if this version has not all the others.
         """
         wanted = (*names, *(name for name in optional if self.has(type_name, name)))
-        return Members(self.memory, {name: self.field(type_name, name) for name in wanted})
+        return self.structure(type_name, {name: self.field(type_name, name) for name in wanted})
+
+    def structure(self, type_name: str, fields: Mapping[str, Field]) -> Structure:
+        """Prepare to read members that are given by where they lie in a structure.
+
+        :raises LayoutError: if any is no integer.
+        """
+        return Structure(Layout(type_name, 0, fields), self.memory.struct_prefix).require(fields)
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find the address of a global of the kernel, None when unknown."""
@@ -142,22 +119,6 @@ class Nt:
     def is_kernel_address(self, address: int) -> bool:
         """Tell whether an address lies in kernel space, as the processor's address space is split by default."""
         return address >= 1 << 63 if self.pointer_size == 8 else address >= 1 << 31
-
-    def unicode_string(self, address: int) -> UnicodeString:
-        """Read a ``_UNICODE_STRING``; its characters can be paged out.
-
-        ``Length`` counts bytes, and nothing terminates the characters.
-
-        :raises FaultError: if the structure itself cannot be read.
-        """
-        length = self.memory.unsigned(address, 2)
-        buffer = self.memory.pointer(address + self.pointer_size)
-        if length == 0:
-            return UnicodeString(buffer, "" if buffer == 0 else None)
-        if length > MAX_UNICODE_STRING or length % 2:
-            return UnicodeString(buffer, None)
-        data = self.memory.try_read_text(buffer, length)
-        return UnicodeString(buffer, None if data is None else data.decode("utf-16-le", "surrogatepass"))
 
 
 def find_nt(target: KernelTarget) -> Nt:
@@ -246,7 +207,7 @@ class _ProcessChecker:
 
         :raises FaultError: if it cannot be read.
         """
-        pid = self._members.read(process)["UniqueProcessId"]
+        pid = self._members.read(self._memory, process)["UniqueProcessId"]
         name = self._memory.read(process + self._name.offset, self._name.size).partition(b"\0")[0]
         base = self._memory.unsigned(process + self._table_base.offset, self._table_base.size)
         if first and (pid != _SYSTEM_PID or name != b"System"):

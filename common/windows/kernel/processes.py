@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from ...charset import decode
-from ...errors import FaultError
+from ...lists import Walk, follow_ring
 from ...model import Problem
 from .kernel import Nt
 
@@ -44,34 +44,25 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     if head is None:
         return []
     reader = ProcessReader(nt)
-    found: dict[int, Process] = {}
-    broken = _follow(reader, head, 0, found)
-    if broken is not None:
-        backwards: dict[int, Process] = {}
-        _follow(reader, head, nt.pointer_size, backwards)
-        for eprocess, process in reversed(list(backwards.items())):
-            found.setdefault(eprocess, process)
-        problems.append(Problem("PsActiveProcessHead", f"{broken}; {len(found)} processes were reached from both ends"))
+    walk = _follow(reader, head)
+    found = {process.eprocess: process for process in walk}
+    if not walk.is_whole:
+        for process in reversed(_follow(reader, head, backwards=True).all()):
+            found.setdefault(process.eprocess, process)
+        message = f"{walk.reason}; {len(found)} processes were reached from both ends"
+        problems.append(Problem("PsActiveProcessHead", message))
     return list(found.values())
 
 
-def _follow(reader: ProcessReader, head: int, link: int, found: dict[int, Process]) -> Optional[str]:
-    """Follow ``Flink`` (``link`` 0) or ``Blink``; gives what stopped it before it came round."""
-    memory = reader.nt.memory
-    entry = head
-    try:
-        while True:
-            entry = memory.pointer(entry + link)
-            if entry == head:
-                return None
-            process = entry - reader.links
-            if process in found:
-                return f"the list of processes runs in a circle at {entry:#x}"
-            if len(found) >= MAX_PROCESSES:
-                return f"the list of processes has more than {MAX_PROCESSES} entries"
-            found[process] = reader.read(process)
-    except FaultError as error:
-        return f"the list of processes is cut off: {error}"
+def _follow(reader: ProcessReader, head: int, *, backwards: bool = False) -> Walk[Process]:
+    return follow_ring(
+        reader.nt.memory,
+        head,
+        lambda entry: reader.read(entry - reader.links),
+        limit=MAX_PROCESSES,
+        backwards=backwards,
+        subject="the list of processes",
+    )
 
 
 class ProcessReader:
@@ -97,7 +88,7 @@ class ProcessReader:
         :raises FaultError: if it cannot be read.
         """
         memory = self.nt.memory
-        values = self._members.read(eprocess)
+        values = self._members.read(memory, eprocess)
         name = memory.read(eprocess + self._name.offset, self._name.size).partition(b"\0")[0]
         return Process(
             eprocess=eprocess,

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ...errors import FaultError
 from ...model import Field, Problem
-from .kernel import Members, Nt
+from .kernel import Nt
 
 #: In one process; Windows itself does not come near.
 MAX_VADS = 1 << 19
@@ -94,7 +94,7 @@ class VadReader:
         else:
             members["CommitCharge"] = _inside(flags, nt.field("_MMVAD_FLAGS", "CommitCharge"))
         self._no_commit = (1 << members["CommitCharge"].bit_count) - 1
-        self._members = Members(nt.memory, members)
+        self._members = nt.structure("_MMVAD_SHORT", members)
         # PoolTag in _POOL_HEADER, which is 16 or 8 bytes long.
         self._tag_before = 12 if nt.pointer_size == 8 else 4
         direct = nt.has("_MMVAD", "ControlArea")
@@ -133,7 +133,7 @@ class VadReader:
             seen.add(node)
             address = node - self._node
             try:
-                values = self._members.read(address)
+                values = self._members.read(self._nt.memory, address)
                 vad = self._decode(address, values)
             except FaultError as error:
                 problems.append(Problem(where, f"the VAD at {address:#x} cannot be read: {error}"))
@@ -152,7 +152,7 @@ class VadReader:
         :raises FaultError: if it cannot be read.
         """
         address += self._core
-        return self._decode(address, self._members.read(address))
+        return self._decode(address, self._members.read(self._nt.memory, address))
 
     def _decode(self, address: int, values: Mapping[str, int]) -> Vad:
         bits = self._vpn_bits

@@ -12,21 +12,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
+from ...lists import Walk, follow_ring
 from ...memory import Memory
-from ...model import Evidence, Layout, Problem, Source, SourceKind
+from ...model import Evidence, Problem, Source, SourceKind
+from ...paths import windows_base_name
+from ...structs import Structure, View
 from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
+from ..strings import MAX_BYTES, read_unicode_string
 from ..target import WindowsTarget
 
 #: More than this is taken for a corrupt list.
 MAX_ENTRIES = 1 << 14
-#: Bytes of a base name and of a path: NAME_MAX of NTFS is 255 characters, a path has at most 32,767.
-_MAX_NAME, _MAX_PATH = 512, 65534
+#: Bytes of a base name: NAME_MAX of NTFS is 255 characters.
+_MAX_NAME = 512
 #: What an entry, a node and an edge take, in Memory's units, besides the bytes that are read.
 _ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
 #: Records of the graph that are read in all: a damaged graph can be endless.
 MAX_RECORDS = 500_000
+#: What stands behind the last record of a node's edges, where no address can be.
+_NO_RECORD = -1
 #: How many entries decide whether a layout fits.
 _SAMPLE = 8
 
@@ -109,49 +115,17 @@ class Fit(enum.IntEnum):
     RIGHT = 2
 
 
-class Record:
-    """A structure of the target, read at once where all of it is there, else member by member."""
-
-    __slots__ = ("_memory", "_raw", "address", "layout", "source")
-
-    def __init__(self, memory: Memory, address: int, layout: Layout, source: Source) -> None:
-        self._memory = memory
-        self._raw = memory.try_read(address, layout.size)
-        self.address = address
-        self.layout = layout
-        self.source = source
-
-    def get(self, name: str) -> Optional[int]:
-        """Give a member as a number, None where the version has none, or it cannot be read."""
-        field = self.layout.fields.get(name)
-        if field is None:
-            return None
-        raw = self._raw
-        if raw is not None:
-            data: Optional[bytes] = raw[field.offset : field.offset + field.size]
-        else:
-            data = self._memory.try_read(self.address + field.offset, field.size)
-        return None if data is None else int.from_bytes(data, "little", signed=name in _SIGNED)
-
-    def evidence(self, name: str) -> tuple[Evidence, ...]:
-        """Give a member with its address and the expression that shows it in a debugger; empty if it is not there."""
-        value, field = self.get(name), self.layout.fields.get(name)
-        if value is None or field is None:
-            return ()
-        expression = f"(({self.layout.type_name}*){self.address:#x})->{name}"
-        return (Evidence(self.address + field.offset, expression, value, field.offset, self.source, name),)
-
-
 class Node:
     """An LDR_DDAG_NODE: a module, or the modules of an import cycle, with what it imports and who imports it."""
 
-    __slots__ = ("address", "children", "modules", "parents", "record")
+    __slots__ = ("address", "children", "cut", "modules", "parents", "record")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: View) -> None:
         self.record = record
         self.address = record.address
-        #: In the order of its ring.
+        #: In the order of its ring, and why that was not seen as a whole.
         self.modules: Mapping[int, None] = {}
+        self.cut: Optional[str] = None
         self.children: Optional[tuple[int, ...]] = None
         self.parents: Optional[tuple[int, ...]] = None
 
@@ -171,7 +145,7 @@ class Entry:
 
     __slots__ = ("address", "base", "entry_point", "name", "node", "orders", "parent_base", "path", "record", "size")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: View) -> None:
         self.record = record
         self.address = record.address
         self.base = record.get("DllBase") or 0
@@ -219,6 +193,7 @@ class Loader:
         self.source = layouts.source
         self.pointer_size = layouts.require("_PEB_LDR_DATA").fields["InLoadOrderModuleList"].size // 2
         self._problems: dict[Problem, None] = {}
+        self._structures: dict[str, Structure] = {}
         self.entries: dict[int, Entry] = {}
         self.nodes: dict[int, Node] = {}
         self.rule = LoaderRule.WIN8
@@ -231,6 +206,16 @@ class Loader:
         # Each entry is in one ring.
         self._ring_budget = 4 * MAX_ENTRIES
         self.fit = Fit.UNREADABLE
+
+    def view(self, type_name: str, address: int) -> View:
+        """Read a structure of the loader's.
+
+        :raises LayoutError: if this source of layouts lacks it.
+        """
+        structure = self._structures.get(type_name)
+        if structure is None:
+            structure = self._structures[type_name] = _structure(self.memory, self.layouts, type_name)
+        return View(self.memory, address, structure, self.source)
 
     def pointer(self, address: int) -> int:
         """Read a pointer of this loader's code."""
@@ -256,7 +241,7 @@ class Loader:
         ldr = self._ldr()
         heads = self.layouts.require("_PEB_LDR_DATA")
         self.pointer(ldr + heads.fields["InLoadOrderModuleList"].offset)
-        record = Record(self.memory, ldr, heads, self.source)
+        record = self.view("_PEB_LDR_DATA", ldr)
         shutdown = record.get("ShutdownInProgress")
         self.shutdown = None if shutdown is None else bool(shutdown)
         members: dict[str, set[int]] = {}
@@ -270,7 +255,7 @@ class Loader:
                 entry.orders[order] = place
                 members[order].add(address)
         self._compare_lists(members)
-        image_base = Record(self.memory, self.peb, self.layouts.require("_PEB"), self.source).get("ImageBaseAddress")
+        image_base = self.view("_PEB", self.peb).get("ImageBaseAddress")
         self.main = next((each for each in self.entries.values() if each.base and each.base == image_base), None)
         if self.main is None and self.entries:
             self._add_problem("PEB", "no DLL of the loader's lies at its ImageBaseAddress: the program is not known")
@@ -286,61 +271,43 @@ class Loader:
         """Follow a list, from behind as well where it breaks; gives the addresses of the entries."""
         head = ldr + self.layouts.require("_PEB_LDR_DATA").fields[head_name].offset
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields[links_name].offset
-        found, failure = self._follow(head, forward=True)
-        if failure:
-            behind, _ = self._follow(head, forward=False)
+        walk = self._follow(head, links)
+        found = list(walk.all())
+        if not walk.is_whole:
             known = set(found)
-            rest = [link for link in reversed(behind) if link not in known]
+            rest = [each for each in reversed(self._follow(head, links, backwards=True).all()) if each not in known]
             self.complete = False
             more = f"; {len(rest)} more were found from its end" if rest else ""
-            self._add_problem(f"{order} order list", f"{failure}{more}")
+            self._add_problem(f"{order} order list", f"{walk.reason}{more}")
             found += rest
-        return [link - links for link in found]
+        return found
 
-    def _follow(self, head: int, forward: bool) -> tuple[list[int], str]:
-        size = self.pointer_size
-        found: list[int] = []
-        seen: set[int] = set()
-        previous, link = head, 0
-        try:
-            link = self.pointer(head if forward else head + size)
-            while link != head:
-                if link in seen:
-                    return found, f"it loops at {link:#x} after {len(found)} entries"
-                if len(found) >= MAX_ENTRIES:
-                    return found, f"it has more than {MAX_ENTRIES} entries"
-                raw = self.memory.read(link, 2 * size)
-                flink, blink = int.from_bytes(raw[:size], "little"), int.from_bytes(raw[size:], "little")
-                back, following = (blink, flink) if forward else (flink, blink)
-                if back != previous:
-                    return found, f"the entry at {link:#x} does not point back: what follows is not known"
-                seen.add(link)
-                found.append(link)
-                previous, link = link, following
-        except FaultError:
-            return found, f"it cannot be read at {link:#x} after {len(found)} entries"
-        return found, ""
+    def _follow(self, head: int, links: int, *, backwards: bool = False) -> Walk[int]:
+        """Follow a list of entries, whose links have that offset."""
+        return follow_ring(
+            self.memory,
+            head,
+            lambda link: link - links,
+            limit=MAX_ENTRIES,
+            backwards=backwards,
+            pointer_size=self.pointer_size,
+        )
 
     def _read_entry(self, address: int) -> Entry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
         self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
-        entry = Entry(Record(self.memory, address, layout, self.source))
-        entry.path = self._unicode_string(address + layout.fields["FullDllName"].offset, _MAX_PATH) or ""
-        entry.name = self._unicode_string(address + layout.fields["BaseDllName"].offset, _MAX_NAME) or ""
+        entry = Entry(self.view("_LDR_DATA_TABLE_ENTRY", address))
+        entry.path = self._name(address + layout.fields["FullDllName"].offset, MAX_BYTES)
+        entry.name = self._name(address + layout.fields["BaseDllName"].offset, _MAX_NAME)
         return entry
 
-    def _unicode_string(self, address: int, limit: int) -> Optional[str]:
-        """Read a UNICODE_STRING of at most ``limit`` bytes; None if it cannot be read or makes no sense."""
-        size = self.pointer_size
-        raw = self.memory.try_read(address, 2 * size)
-        if raw is None:
-            return None
-        length, maximum = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[2:4], "little")
-        buffer = int.from_bytes(raw[size:], "little")
-        if length % 2 or length > min(maximum, limit):
-            return None
-        data = self.memory.try_read_text(buffer, length) if length else b""
-        return None if data is None else data.decode("utf-16-le", "replace")
+    def _name(self, address: int, limit: int) -> str:
+        """Read a name of at most so many bytes; empty if it cannot be read or makes no sense."""
+        try:
+            found = read_unicode_string(self.memory, address, self.pointer_size, limit)
+        except FaultError:
+            return ""
+        return found.text or "" if found.length <= found.maximum_length else ""
 
     def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
         """Say where the lists disagree; the program is in no initialisation order, and what starts up not yet."""
@@ -373,6 +340,8 @@ class Loader:
                     missing.append(entry.name)
                     continue
                 self.nodes[address] = node
+                if node.cut:
+                    self._add_problem(entry.name, f"{node.cut}: not all modules of its import cycle are known")
             entry.node = node
             if entry.address not in node.modules:
                 self._add_problem(entry.name, f"its node {address:#x} does not list it: the node is not used")
@@ -389,25 +358,24 @@ class Loader:
     def read_node(self, address: int) -> Optional[Node]:
         """Read a node, None if it is not in memory."""
         self.memory.spend(_NODE_UNITS, f"the node {address:#x}")
-        node = Node(Record(self.memory, address, self.layouts.require("_LDR_DDAG_NODE"), self.source))
+        node = Node(self.view("_LDR_DDAG_NODE", address))
         if node.count is None or node.state is None:
             return None
-        node.modules = self._ring(address)
+        links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
+        walk = follow_ring(
+            self.memory,
+            address,
+            lambda link: link - links,
+            limit=4 * MAX_ENTRIES,
+            taken=4 * MAX_ENTRIES - self._ring_budget,
+            pointer_size=self.pointer_size,
+            subject="Modules of its node",
+            noun="modules",
+        )
+        node.modules = dict.fromkeys(walk.all())
+        node.cut = walk.reason
+        self._ring_budget -= len(node.modules)
         return node
-
-    def _ring(self, head: int) -> Mapping[int, None]:
-        """Follow _LDR_DDAG_NODE.Modules; gives the addresses of the entries, in its order."""
-        link_field = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
-        found: dict[int, None] = {}
-        try:
-            link = self.pointer(head)
-            while link != head and link - link_field not in found and self._ring_budget > 0:
-                found[link - link_field] = None
-                self._ring_budget -= 1
-                link = self.pointer(link)
-        except FaultError:
-            pass
-        return found
 
     def _read_edges(self, node: Node, outgoing: bool, budget: int) -> int:
         """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
@@ -416,37 +384,34 @@ class Loader:
         """
         size = self.pointer_size
         name = "Dependencies" if outgoing else "IncomingDependencies"
-        tail = node.record.get(name)
-        found: list[int] = []
-        shift = 0 if outgoing else 2 * size
         where = self._node_name(node)
-        seen: set[int] = set()
-        try:
-            link = self.pointer(tail) if tail else 0
-            while link:
-                if link in seen or budget <= 0:
-                    self._add_problem(where, f"{name} has no end: not all its edges are known")
-                    break
-                seen.add(link)
-                budget -= 1
-                self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
-                raw = self.memory.read(link - shift, 4 * size)
-                words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
-                parent, child = words[3] & ~7, words[1]
-                if (parent if outgoing else child) != node.address:
-                    self._add_problem(where, f"{name} has a record at {link - shift:#x} of another node")
-                    break
-                found.append(child if outgoing else parent)
-                if link == tail:
-                    break
-                link = words[0 if outgoing else 2]
-        except FaultError:
-            self._add_problem(where, f"{name} is not all in memory: not all its edges are known")
+        tail = node.record.get(name)
+        shift = 0 if outgoing else 2 * size
+
+        def read(link: int, _: int) -> tuple[int, int]:
+            self.memory.spend(_EDGE_UNITS, f"{name} of {where}")
+            raw = self.memory.read(link - shift, 4 * size)
+            words = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(4)]
+            parent, child = words[3] & ~7, words[1]
+            if (parent if outgoing else child) != node.address:
+                raise CorruptError(f"{name} has a record at {link - shift:#x} of another node")
+            following = words[0 if outgoing else 2]
+            return child if outgoing else parent, _NO_RECORD if link == tail else following
+
+        first = _NO_RECORD if tail == 0 else self.memory.try_unsigned(tail, size) if tail else None
+        found: Sequence[int] = ()
+        reason: Optional[str] = f"{name} cannot be read"
+        if first is not None:
+            taken = MAX_RECORDS - budget
+            walk = Walk(first, read, limit=MAX_RECORDS, taken=taken, last=_NO_RECORD, subject=name, noun="records")
+            found, reason = walk.all(), walk.reason
+        if reason is not None and name in node.record.layout.fields:
+            self._add_problem(where, f"{reason}: not all its edges are known")
         if outgoing:
             node.children = tuple(found)
         else:
             node.parents = tuple(found)
-        return budget
+        return budget - len(found)
 
     def _node_name(self, node: Node) -> str:
         return next((self.entries[a].name for a in node.modules if a in self.entries), f"node {node.address:#x}")
@@ -501,6 +466,10 @@ class Loader:
         return sorted(listed, key=lambda each: each.orders["initialization"])
 
 
+def _structure(memory: Memory, layouts: NtLayouts, type_name: str) -> Structure:
+    return Structure(layouts.require(type_name), memory.struct_prefix, signed=_SIGNED)
+
+
 def find_loaders(
     memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
 ) -> tuple[list[Loader], list[Problem]]:
@@ -544,7 +513,7 @@ def _open(
     try:
         loader = choose_layout(kind, memory, peb, arch, target)
         loader.read_graph()
-        loader.version = find_version(memory, loader, target)
+        loader.version = find_version(loader, target)
         loader.decide_rule()
     except FaultError as error:
         message = f"its lists are not in the dump ({error}): neither load counts nor pins are known"
@@ -554,9 +523,9 @@ def _open(
     return loader, None
 
 
-def find_version(memory: Memory, loader: Loader, target: WindowsTarget) -> SystemVersion:
+def find_version(loader: Loader, target: WindowsTarget) -> SystemVersion:
     """Give the version of Windows: the PEB's, else what the target claims."""
-    record = Record(memory, loader.peb, loader.layouts.require("_PEB"), loader.source)
+    record = loader.view("_PEB", loader.peb)
     major, minor, build = (record.get(name) for name in ("OSMajorVersion", "OSMinorVersion", "OSBuildNumber"))
     return SystemVersion(major, minor or 0, build) if major and build else target.system
 
@@ -614,7 +583,8 @@ def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: Window
 def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget) -> Iterator[NtLayouts]:
     """Iterate over layouts; the build is the PEB's own, which has had one place in each architecture since XP."""
     first = next(for_each_candidate(arch, 0))
-    build = Record(memory, peb, first.require("_PEB"), first.source).get("OSBuildNumber") or target.system.build
+    structure = _structure(memory, first, "_PEB")
+    build = structure.read_member(memory, peb, "OSBuildNumber") or target.system.build
     if kind == "native":
         found = _debug_layouts(target, arch, build)
         if found is not None:
@@ -624,7 +594,7 @@ def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsT
 
 def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtLayouts]:
     """Take the engine's types of ntdll, with the tables' for what it lacks; None without _LDR_DATA_TABLE_ENTRY."""
-    ntdll = next((m for m in target.modules() if _base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
+    ntdll = next((m for m in target.modules() if windows_base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
     if ntdll is None:
         return None
     found = {name: target.find_layout(name, ntdll) for name in LOADER_TYPES}
@@ -633,10 +603,6 @@ def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtL
         return None
     tables = next(for_each_candidate(arch, build))
     return NtLayouts({**tables.layouts, **present}, Source(SourceKind.DEBUG_INFO, f"types of {ntdll.path}"))
-
-
-def _base_name(path: str) -> str:
-    return path.replace("/", "\\").rsplit("\\", 1)[-1]
 
 
 def validate(loader: Loader) -> str:

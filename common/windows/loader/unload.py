@@ -7,11 +7,12 @@ copy is freed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
+from ...graph import Search
 from ..model import LoaderRule
 from ..pe import find_image
 from .lists import (
@@ -94,6 +95,14 @@ class World:
     def unit_of(self, entry: Entry) -> Unit:
         """Give the unit of an entry."""
         return self.units[self.by_entry[entry.address]]
+
+    def children(self, key: int) -> Sequence[int]:
+        """Return what a unit imports, by keys."""
+        return [child for child in self.units[key].children if child in self.units]
+
+    def parents(self, key: int) -> Sequence[int]:
+        """Return what imports a unit, by keys."""
+        return [parent for parent in self.units[key].parents if parent in self.units]
 
     def copy(self) -> World:
         """Copy what a free changes."""
@@ -298,21 +307,18 @@ def _share_out(world: World) -> None:
             share[member] += loads * sum(parent in closure for parent in world.units[member].parents)
 
 
-def _closure(world: World, start: int) -> dict[int, None]:
-    """Give a unit and all that it imports.
+def _closure(world: World, start: int) -> Collection[int]:
+    """Return a unit and all that it imports.
 
     :raises _TooLongError: if the command may not take so many steps.
     """
-    seen = {start: None}
-    stack = [start]
-    while stack:
-        children = world.units[stack.pop()].children
-        world.step(1 + len(children))
-        for child in children:
-            if child not in seen:
-                seen[child] = None
-                stack.append(child)
-    return seen
+
+    def children(key: int) -> Sequence[int]:
+        found = world.children(key)
+        world.step(1 + len(found))
+        return found
+
+    return Search([start], children).run().before
 
 
 def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:

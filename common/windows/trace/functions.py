@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ...errors import FaultError
 from ...memory import Memory
+from ..strings import read_unicode_string
 
 LOAD, UNLOAD, ADD_REF, GET_HANDLE = "LdrLoadDll", "LdrUnloadDll", "LdrAddRefDll", "LdrGetDllHandleEx"
 SHUTDOWN, TERMINATE = "LdrShutdownProcess", "NtTerminateProcess"
@@ -24,14 +26,11 @@ MASK_32 = (1 << 32) - 1
 FIRST_ADDRESS = 0x10000
 #: The fifth argument lies behind the return address and the home of the first four.
 FIFTH_ARGUMENT = 0x28
-_MAX_NAME = 1 << 15
 
 
-def unicode_string(memory: Memory, address: int) -> Optional[str]:
-    """Read a UNICODE_STRING; None if it is not in memory."""
-    raw = memory.try_read(address, 16)
-    if raw is None:
+def find_name(memory: Memory, address: int) -> Optional[str]:
+    """Read the name that an argument points at; None if it is not in memory."""
+    try:
+        return read_unicode_string(memory, address, memory.pointer_size).text
+    except FaultError:
         return None
-    length, buffer = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[8:], "little")
-    data = memory.try_read(buffer, min(length, _MAX_NAME)) if length else b""
-    return None if data is None else data.decode("utf-16-le", "replace")

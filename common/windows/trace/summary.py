@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Optional
 
 from ...model import Problem
+from ...paths import windows_base_name
 from ...trace.watching import Watching
 from ..state import WindowsExamination
 from .events import DllEvent, DllInstance, DllTrace
@@ -39,7 +40,7 @@ class Summary:
     ) -> None:
         """Tell an event if one of the DLLs that it concerns, or the one requested, was asked for, and count it."""
         names = [each.name for each in concerned if each is not None]
-        names.append((requested or "").replace("/", "\\").rpartition("\\")[2])
+        names.append(windows_base_name(requested or ""))
         if not self._asked or any(self._is_asked_for(name) for name in names):
             self._ledger.add(event)
             self._on_event(event)

@@ -40,7 +40,7 @@ from .functions import (
     SHUTDOWN,
     TERMINATE,
     UNLOAD,
-    unicode_string,
+    find_name,
 )
 from .operation import WORD, Beginning, Loading, Unloading
 from .operations import Operations
@@ -208,7 +208,7 @@ class DllTracer:
         # Windows passes a pointer to the flags, Wine themselves.
         if flags >= FIRST_ADDRESS:
             flags = int.from_bytes(memory.try_read(flags, 4) or b"", "little")
-        loading.note_request(unicode_string(memory, name), flags, output)
+        loading.note_request(find_name(memory, name), flags, output)
 
     def _begin_add_ref(self, hit: Hit) -> None:
         flags, base = hit.registers(("rcx", "rdx"))
@@ -229,7 +229,7 @@ class DllTracer:
         self._operations.add(loading)
         memory = Memory(self._target)
         output = memory.unsigned(loading.stack + FIFTH_ARGUMENT, 8)
-        loading.note_request(unicode_string(memory, name), output=output)
+        loading.note_request(find_name(memory, name), output=output)
 
     def _begin_unload(self, hit: Hit) -> None:
         (base,) = hit.registers(("rcx",))

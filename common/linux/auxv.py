@@ -1,8 +1,22 @@
-"""What did the kernel tell the process at its start?"""
+"""What did the kernel tell the process at its start?
+
+Numbers of entries: Linux' include/uapi/linux/auxvec.h, the same on every architecture.
+"""
 
 from __future__ import annotations
 
 import struct
+
+AT_PHDR = 3
+AT_PHENT = 4
+AT_PHNUM = 5
+AT_PAGESZ = 6
+AT_BASE = 7
+AT_ENTRY = 9
+AT_SECURE = 23
+AT_RANDOM = 25
+AT_EXECFN = 31
+AT_SYSINFO_EHDR = 33
 
 
 def parse_auxv(raw: bytes, pointer_size: int, byteorder: str) -> dict[int, int]:

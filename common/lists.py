@@ -1,0 +1,168 @@
+"""How is a list in the target's memory followed, and was all of it seen?
+
+A walk has what it read, and how it ended: at the list's end, or at what cuts it short.  What rests on a walk that is
+not whole says so: an entry that was not seen is not absent.
+
+Not followed by it are trees (``windows.kernel.vad``, ``windows.kernel.handles``), and lists whose unchanged stretches
+are taken from an earlier reading (``linux.loader.follow``, which falls back on a walk at the first contradiction).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Generic, Optional, TypeVar
+
+from .errors import CorruptError, FaultError
+from .memory import Memory
+
+Item = TypeVar("Item")
+
+
+class End(Enum):
+    """How a walk has ended."""
+
+    WHOLE = "whole"
+    LOOP = "loop"
+    CONTRADICTION = "contradiction"
+    FAULT = "fault"
+    LIMIT = "limit"
+
+
+class Walk(Generic[Item]):
+    """A list of the target, followed as far as it is asked for: by iteration a step at a time, else to its end.
+
+    ``items`` are what was read until now.  ``end`` says how the walk has ended, None while it can go on; where it is
+    not WHOLE, ``address`` is the node that it ended at, and ``reason`` says why in words, None where it is.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        read: Callable[[int, int], tuple[Item, int]],
+        *,
+        limit: int,
+        taken: int = 0,
+        last: int = 0,
+        subject: str = "it",
+        noun: str = "entries",
+    ) -> None:
+        """Take where a list begins and how one of its nodes is read.
+
+        :param first: the first node's address; ``last`` if there is none.
+        :param read: returns what a node is and the address of the next one, by the node's address and that of the one
+            before, which is ``last`` for the first; raises FaultError, or CorruptError if this cannot be the next node.
+        :param limit: so many nodes are read at most, less the ``taken`` ones of other lists that it is for, too.
+        :param last: what stands at the end instead of an address: 0, or the address of a ring's head.
+        :param subject: the list, and ``noun`` its nodes, for ``reason``.
+        """
+        self.items: list[Item] = []
+        self.end: Optional[End] = None
+        self.address = first
+        self.error: Optional[FaultError] = None
+        self._detail = ""
+        self._before = last
+        self._read = read
+        self._limit = limit
+        self._taken = taken
+        self._last = last
+        self._seen: set[int] = set()
+        self._words = subject, noun
+
+    def __iter__(self) -> Iterator[Item]:
+        """Iterate over what the nodes are, and read them as they are asked for."""
+        index = 0
+        while index < len(self.items) or self._step():
+            yield self.items[index]
+            index += 1
+
+    def all(self) -> list[Item]:
+        """Follow the list to its end, or as far as it can be followed."""
+        while self._step():
+            pass
+        return self.items
+
+    @property
+    def is_whole(self) -> bool:
+        """Return True if the list, which is followed to its end, was seen as a whole."""
+        self.all()
+        return self.end is End.WHOLE
+
+    @property
+    def reason(self) -> Optional[str]:
+        """Say why the list, which is followed as far as it can be, was not seen as a whole; None if it was."""
+        self.all()
+        subject, noun = self._words
+        place = f"{self.address:#x} after {len(self.items)} {noun}"
+        if self.end is End.LOOP:
+            return f"{subject} loops at {place}"
+        if self.end is End.FAULT:
+            return f"{subject} cannot be read at {place}"
+        if self.end is End.LIMIT:
+            return f"{subject} has more than {self._limit} {noun}"
+        return self._detail if self.end is End.CONTRADICTION else None
+
+    def _step(self) -> bool:
+        """Read one more node; False at the end."""
+        if self.end is not None:
+            return False
+        address = self.address
+        if address == self._last:
+            self.end = End.WHOLE
+        elif address in self._seen:
+            self.end = End.LOOP
+        elif len(self.items) + self._taken >= self._limit:
+            self.end = End.LIMIT
+        else:
+            try:
+                item, self.address = self._read(address, self._before)
+            except FaultError as error:
+                self.end, self.error = End.FAULT, error
+            except CorruptError as error:
+                self.end, self._detail = End.CONTRADICTION, str(error)
+            else:
+                self._seen.add(address)
+                self.items.append(item)
+                self._before = address
+                return True
+        return False
+
+
+def follow_ring(
+    memory: Memory,
+    head: int,
+    item: Callable[[int], Item],
+    *,
+    limit: int,
+    taken: int = 0,
+    backwards: bool = False,
+    pointer_size: Optional[int] = None,
+    subject: str = "it",
+    noun: str = "entries",
+) -> Walk[Item]:
+    """Follow a ring of {next, previous}, such as glibc's ``list_t`` and NT's ``LIST_ENTRY``, whose head is no node.
+
+    Each node has to point back at the one before it.
+
+    :param head: the head's address.
+    :param item: reads what a node is by the address of its links.
+    :param backwards: follow the pointers to the previous ones instead.
+    :param pointer_size: in bytes, where it is not that of the target.
+    """
+    size = pointer_size or memory.pointer_size
+    form = struct.Struct(f"{memory.struct_prefix}2{'Q' if size == 8 else 'I'}")
+    there, back = (1, 0) if backwards else (0, 1)
+
+    def read(address: int, before: int) -> tuple[Item, int]:
+        links = form.unpack(memory.read(address, form.size))
+        if links[back] != before:
+            raise CorruptError(f"the entry at {address:#x} does not point back: what follows is not known")
+        return item(address), links[there]
+
+    first = memory.try_read(head, form.size)
+    begin = head if first is None else form.unpack(first)[there]
+    walk = Walk(begin, read, limit=limit, taken=taken, last=head, subject=subject, noun=noun)
+    if first is None:
+        walk.end, walk.error = End.FAULT, FaultError(head, form.size)
+    return walk
