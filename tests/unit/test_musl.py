@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
 import pytest
 from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.linux.model import HoldKind, State
+from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.plan import plan_all, plan_close
-from dlwhy.common.linux.state.examine import explain
+from dlwhy.common.linux.state.examine import explain, explain_chosen
 from dlwhy.common.linux.trace.stops import Options
 from dlwhy.common.linux.trace.tracer import begin
 from dlwhy.common.model import Outcome, Platform
@@ -42,6 +44,18 @@ def test_every_library_stays_and_why() -> None:
         VDSO: ("startup", "vdso"),
     }
     assert all(each.held and len(each.holds) == 1 and each.namespace == 0 for each in state.libraries)
+
+
+def test_libraries_are_chosen() -> None:
+    target = process().target()
+    state = explain_chosen(target, lambda libraries: [each for each in libraries if each.name == "libopened.so"])
+    assert [library.name for library in state.libraries] == ["libopened.so"]
+
+    def choose(_: Sequence[Verdict]) -> Sequence[Verdict]:
+        raise NotFoundError("no loaded library matches 'x'")
+
+    with pytest.raises(NotFoundError, match="no loaded library"):
+        explain_chosen(target, choose)
 
 
 def test_what_musl_knows_of_each_library() -> None:
