@@ -55,11 +55,16 @@ def _require_given(sysroot: str, executable: str) -> None:
     if sysroot and not os.path.isdir(sysroot):
         raise NotFoundError(f"there is no folder {sysroot}, which is given as the root of the core's files")
     if executable and not os.path.isfile(executable):
-        raise NotFoundError(f"there is no file {executable}, which is given as the core's program")
+        raise NotFoundError(f"{executable}, which is given as the core's program, is no file, or not there")
 
 
 def _core_of(path: str, content: Optional[Unpacked], sysroot: str, executable: str) -> CoreTarget:
-    target = CoreTarget(path, sysroot, content.stream if content else None, executable)
+    try:
+        target = CoreTarget(path, sysroot, content.stream if content else None, executable)
+    except DumpFormatError as error:
+        if content and content.flaw:
+            error.add([("decompression", content.flaw)])
+        raise
     _note(target, content)
     return target
 

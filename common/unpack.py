@@ -6,7 +6,9 @@ file, and what takes up room is counted.
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
@@ -17,8 +19,12 @@ from .errors import DumpFormatError
 
 #: How much room on disk the content may take, in bytes, if the user says nothing.
 MAX_SIZE = 4 << 30
-#: How many times that it may be long, holes included: to go over 8 GiB of zeros takes 7 s.
+#: How many times that it may be long, holes included: zstd goes over 8 GiB of zeros in 5 s.
 MAX_SPARSENESS = 2
+#: How much processor time a program may take, in seconds, to decompress up to 64 MiB; more for more in proportion, and
+#: for more room.  gzip takes 40 s for 8 GiB of zeros.
+MAX_SECONDS = 6
+_USUAL_INPUT = 64 << 20
 
 #: How long a program may write nothing, and take to end, in seconds.
 SILENCE_SECONDS = 120
@@ -96,8 +102,10 @@ def _unpack(
             env=_environment(),
         )
         try:
+            seconds = 0
             if source is not None:
-                _limit(process.pid)
+                seconds = _allowed_seconds(os.fstat(source.fileno()).st_size, max_size)
+                _limit(process.pid, seconds)
             keeper.keep(process, check)
             status = _end(process)
         except BaseException:
@@ -109,6 +117,8 @@ def _unpack(
             assert process.stdout is not None
             process.stdout.close()
         flaw = _told(messages, is_filter=source is not None) or f"exit status {status}" if status else ""
+        if seconds and status == -getattr(signal, "SIGXCPU", 0):
+            flaw = f"it takes more than {seconds} seconds of processor time: allow more by --max-size SIZE"
     return Unpacked(keeper.stream, keeper.size, flaw)
 
 
@@ -210,14 +220,21 @@ def _environment() -> Mapping[str, str]:
     return {**os.environ, "XZ_OPT": f"{os.environ.get('XZ_OPT', '')} -T1"}
 
 
-def _limit(pid: int) -> None:
-    """Limit the memory of a program, and what it writes beside what it decompresses: into the file of its messages."""
+def _allowed_seconds(size: int, max_size: Optional[int]) -> int:
+    """Return how much processor time a program may take for a file of so many bytes, if so much room is allowed."""
+    parts = max(1.0, size / _USUAL_INPUT) * max(1.0, (max_size or 0) / MAX_SIZE)
+    return math.ceil(MAX_SECONDS * parts)
+
+
+def _limit(pid: int, seconds: int) -> None:
+    """Limit a program's memory, its time, and what it writes into the file of its messages."""
     if sys.platform == "linux":
         import resource
 
         try:
             resource.prlimit(pid, resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (_MAX_MESSAGES, _MAX_MESSAGES))
+            resource.prlimit(pid, resource.RLIMIT_CPU, (seconds, seconds + 1))
         except (OSError, ValueError):
             return  # it has ended, or its limits are lower
 

@@ -274,6 +274,25 @@ def test_many_symbols_are_counted() -> None:
     assert found.holds[0].symbols[0] == "hook00"
 
 
+def test_names_that_cost_too_much_cost_no_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command may spend ends at the names of the symbols: the reason that they are for is found by then."""
+    symbols = {f"hook{number:02}": (0x2000 + 8 * number, 8) for number in range(18)}
+    user = Library("libuser.so", opencount=1, bound_to=["liba.so"], imports=dict.fromkeys(symbols, "liba.so"))
+    process = process_of([user, Library("liba.so", symbols=symbols)], (2, 40), V240_LIVE)
+    monkeypatch.setattr("dlwhy.common.linux.state.chains._HOLD_UNITS", 1 << 40)
+    found = explain(process.target()).libraries[-1]
+    assert [hold.kind for hold in found.holds] == [HoldKind.RELOCATION]
+    assert found.held
+
+
+def test_of_thousands_of_symbols_the_first_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlwhy.common.linux.state.chains.MAX_DEMANGLED", 17)
+    symbols = {f"hook{number:02}": (0x2000 + 8 * number, 8) for number in range(18)}
+    user = Library("libuser.so", opencount=1, bound_to=["liba.so"], imports=dict.fromkeys(symbols, "liba.so"))
+    (hold,) = verdicts([user, Library("liba.so", symbols=symbols)])["liba.so"].holds
+    assert (len(hold.symbols), hold.symbols_omitted) == (16, 2)
+
+
 def test_a_brief_answer_has_neither_fields_nor_evidence_nor_symbols_nor_destructors() -> None:
     libraries = [
         Library("libuser.so", opencount=1, bound_to=["liba.so"], imports={"hook": "liba.so"}),

@@ -61,7 +61,11 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
         (["dlstate", "--pid", "1"], 2, "give it before the command, as in dlwhy --pid"),
         (["dlplan", "--core=CORE", "libplain.so"], 2, "give it before the command, as in dlwhy --core"),
         (["--core", "CORE", "--sysroot", "/nonexistent", "dlstate"], 2, "there is no folder /nonexistent"),
-        (["--core", "CORE", "--exe", "/nonexistent", "dlstate"], 2, "there is no file /nonexistent"),
+        (
+            ["--core", "CORE", "--exe", "/nonexistent", "dlstate"],
+            2,
+            "given as the core's program, is no file",
+        ),
         (["--max-size", "1.5G", "--core", "CORE", "dlstate"], 2, "--max-size: '1.5G' is no size such as 500M"),
         ([], 2, "required: COMMAND"),
     ],

@@ -137,12 +137,15 @@ def test_the_page_of_a_map_cannot_be_read(patient: Patient, name: str) -> None:
 @pytest.mark.parametrize("value", [WILD, NON_CANONICAL, 1])
 def test_l_name(patient: Patient, name: str, value: int) -> None:
     patient.set(name, "l_name", value)
-    check(patient, noticed=False)  # the name is missing, and the verdict is there
+    check(patient)
+    answer = examine(patient)
+    assert not isinstance(answer, DlwhyError)
+    assert any("cannot be asked for by its name" in problem.message for problem in answer.problems)
 
 
 def test_a_name_without_end(patient: Patient) -> None:
     patient.set("libleft.so", "l_name", patient.scratch(*[0x6161616161616161] * 1024, size=8192))
-    check(patient, noticed=False)
+    check(patient)
 
 
 def test_a_name_of_escape_codes(patient: Patient) -> None:

@@ -77,6 +77,39 @@ def test_a_damaged_one_is_told_in_one_line_without_the_program(tmp_path: Path, n
     assert re.match(expected, flaw), flaw
 
 
+@pytest.mark.parametrize("name", ["gzip", "bzip2"])
+def test_zeros_without_end_take_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Gzip takes 40 s of processor time for as many zeros as a core may be long, bzip2 30 s."""
+    import resource  # Linux's alone
+
+    monkeypatch.setattr(unpack, "MAX_SECONDS", 1)
+    plain = tmp_path / "core"
+    with plain.open("wb") as stream:
+        stream.write(write_core([Segment(0x1000, b"content", 0x1000)], Encoder().auxv({})))
+        stream.truncate(1 << 30)
+    subprocess.run([*COMPRESSORS[name], str(plain)], check=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    packed = tmp_path / f"core.{SUFFIXES[name]}"
+    with packed.open("rb") as source:
+        found = unpack.unpack([name, "-dc"], source, "core", lambda _: None)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert found.flaw == "it takes more than 1 seconds of processor time: allow more by --max-size SIZE"
+    assert 0 < found.size < 1 << 30
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4
+    with packed.open("rb") as source:
+        assert unpack.unpack([name, "-dc"], source, "core", lambda _: None, 64 << 30).size == 1 << 30
+
+
+def test_a_core_that_is_no_longer_one_says_what_the_decompressor_said(rich_core: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "core"
+    cut.write_bytes(rich_core.read_bytes()[:100000])
+    subprocess.run([*COMPRESSORS["xz"], str(cut)], check=True)
+    packed = tmp_path / "core.xz"
+    packed.write_bytes(packed.read_bytes()[:-100])
+    with pytest.raises(DumpFormatError, match="decompression: Unexpected end of input"):
+        dlwhy.open_core(str(packed))
+
+
 def test_missing_decompressor_is_named(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["zstd", "-q", str(rich_core), "-o", str(tmp_path / "core.zst")], check=True)
     monkeypatch.setenv("PATH", str(tmp_path))

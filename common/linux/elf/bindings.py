@@ -9,9 +9,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Optional
 
-from ...errors import DlwhyError
+from ...errors import DlwhyError, FaultError
 from ...memory import Memory
 from .image import Image
 
@@ -29,7 +28,7 @@ class Bindings:
         self._image = image
         #: What was read: addresses and bytes.
         self._pieces: list[tuple[int, bytes]] = []
-        self._names: dict[int, Optional[str]] = {}
+        self._names: dict[int, str] = {}
         try:
             # In order, or else there are none: where relocations are not in memory, nothing can be named.
             places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
@@ -60,8 +59,7 @@ class Bindings:
     def symbols_into(self, start: int, end: int) -> tuple[str, ...]:
         """Give the linker's names of the symbols whose place points into ``[start, end)``, sorted."""
         first, last = self._places(start, end)
-        names = {self._name(index) for index in set(self._symbols[first:last])}
-        return tuple(sorted(name for name in names if name is not None))
+        return tuple(sorted({self._name(index) for index in set(self._symbols[first:last])}))
 
     def count_into(self, start: int, end: int) -> int:
         """Return how many places point into ``[start, end)``."""
@@ -71,12 +69,14 @@ class Bindings:
     def _places(self, start: int, end: int) -> tuple[int, int]:
         return bisect_left(self._values, start), bisect_left(self._values, end)
 
-    def _name(self, index: int) -> Optional[str]:
+    def _name(self, index: int) -> str:
         if index not in self._names:
             try:
                 self._names[index] = self._image.string(self._image.symbol(index).name)
+            except FaultError:
+                self._names[index] = "(name not in memory)"
             except DlwhyError:
-                self._names[index] = None
+                self._names[index] = "(a name that is too long, or outside the string table)"
         return self._names[index]
 
 

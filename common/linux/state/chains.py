@@ -20,6 +20,8 @@ from .symbols import TEXT_UNITS, demangled
 #: How many libraries that keep another one are listed; more are counted.
 MAX_DEPENDENCY_HOLDS = 16
 MAX_SYMBOLS = 16
+#: So many symbols by which one library points into another are demangled, to list the first of them.
+MAX_DEMANGLED = 1024
 
 #: Where every library needs every other, the search for all holders of all libraries would be cubic.
 MAX_SEARCH_STEPS = 20_000
@@ -56,10 +58,11 @@ class Chains:
         for root in roots[:MAX_DEPENDENCY_HOLDS]:
             hold = self._hold(search.path(root)[::-1])
             texts = (*hold.chain, *hold.symbols)
-            if not self._spend(_HOLD_UNITS * (1 + len(texts)) + TEXT_UNITS * sum(map(len, texts))):
-                break
+            is_paid = self._spend(_HOLD_UNITS * (1 + len(texts)) + TEXT_UNITS * sum(map(len, texts)))
             listed.append(root)
             holds.append(hold)
+            if not is_paid:
+                break
         if not any(_is_permanent(hold) for hold in holds):
             way = self._permanent_way(link_map)
             if len(way) > 1:
@@ -101,7 +104,7 @@ class Chains:
             chain += between
         maps = [self._process.graph.by_address[address] for address in chain]
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
-        symbols = self._symbols(maps[-2], maps[-1]) if edge is Edge.RELOCATION else ()
+        symbols, unnamed = self._symbols(maps[-2], maps[-1]) if edge is Edge.RELOCATION else ((), 0)
         kinds = self._root_kinds(maps[0])
         return Hold(
             HoldKind.DEPENDENCY if edge is Edge.DEPENDENCY else HoldKind.RELOCATION,
@@ -113,13 +116,16 @@ class Chains:
                 opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
             ),
             symbols=symbols[:MAX_SYMBOLS],
-            symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS),
+            symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS) + unnamed,
         )
 
-    def _symbols(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
+    def _symbols(self, holder: LinkMap, held: LinkMap) -> tuple[tuple[str, ...], int]:
+        """Return the symbols by which one library points into another, and how many more there are."""
         if self._brief:
-            return ()
-        return tuple(sorted(demangled(self._process.memory, self._process.bindings.symbols_into(holder, held))))
+            return (), 0
+        names = self._process.bindings.symbols_into(holder, held)
+        found = demangled(self._process.memory, names[:MAX_DEMANGLED])
+        return tuple(sorted(found)), max(0, len(names) - MAX_DEMANGLED)
 
     def _root_kinds(self, root: LinkMap) -> tuple[HoldKind, ...]:
         kinds = [ROOT_HOLDS[kind] for kind in self._kept.marks[root.address]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
@@ -31,6 +32,7 @@ def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess
     chosen = choose_layouts(memory, start, private)
     # Where glibc's own lists are whole, the public part of the first is whole too.
     of_lists = (*start.problems, *chosen.graph.problems) if chosen.graph.problems else ()
+    nameless = _nameless(memory, chosen.graph)
     return GlibcProcess(
         memory=memory,
         start=start,
@@ -38,11 +40,19 @@ def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess
         layouts=chosen.layouts,
         graph=chosen.graph,
         images=chosen.images,
-        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems))),
+        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=Functions(),
         bindings=AllBindings(memory, chosen.images),
     )
+
+
+def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
+    """Tell of libraries whose names cannot be read: who asks for one by its name gets another one, or none."""
+    for link_map in graph.by_address.values():
+        if link_map.l_name and not link_map.name and memory.try_read(link_map.l_name, 1) != b"\0":
+            message = f"its name at {link_map.l_name:#x} cannot be read: it cannot be asked for by its name"
+            yield Problem(f"link_map {link_map.address:#x}", message)
 
 
 class GlibcProcess:

@@ -10,7 +10,7 @@ from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..model import Hold, HoldKind, Library, State
-from .chains import MAX_SYMBOLS, Chains
+from .chains import MAX_DEMANGLED, MAX_SYMBOLS, Chains
 from .evidence import read_evidence, reported_fields
 from .kept import Kept
 from .motion import note_motion
@@ -176,13 +176,13 @@ class GlibcExamination:
         flag = "l_nodelete_active" if link_map.l_nodelete_active is not None else "l_flags_1"
         evidence = self._evidence(link_map, flag, "l_direct_opencount")
         origin, symbols = self._facts.nodelete.origin(link_map)
-        names = [] if self._brief else without_guards(demangled(self.process.memory, symbols))
+        names = [] if self._brief else without_guards(demangled(self.process.memory, symbols[:MAX_DEMANGLED]))
         return Hold(
             HoldKind.NODELETE,
             evidence,
             origin=origin,
             symbols=tuple(names[:MAX_SYMBOLS]),
-            symbols_omitted=max(0, len(names) - MAX_SYMBOLS),
+            symbols_omitted=0 if self._brief else max(0, len(names) - MAX_SYMBOLS, len(symbols) - MAX_DEMANGLED),
             early_return=self._returns_early(link_map),
         )
 
