@@ -274,7 +274,9 @@ class Judge:
     def __init__(self, loader: Loader, world: World) -> None:
         self.loader = loader
         self.world = world
-        self._main = world.by_entry.get(loader.main.address) if loader.main else None
+        main = world.by_entry.get(loader.main.address) if loader.main else None
+        # In a damaged dump a free can make even the program go.
+        self._main = main if main in world.units else None
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
         self._parents: dict[int, Sequence[int]] = {}
