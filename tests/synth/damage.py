@@ -216,6 +216,7 @@ ODD_WORDS = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 20, 1 << 40, 1 << 63
 
 def decisive_ranges(patient: Patient) -> Iterator[tuple[int, int]]:
     """Yield the ranges that decide: maps, their lists and images, the loader's globals, the destructors' lists."""
+    patient.memory.renew_allowance()  # it lives for one command, and here for thousands of examples
     for link_map in patient.graph.by_address.values():
         yield link_map.address, len(link_map.raw)
         for address in (link_map.l_initfini, link_map.l_reldeps, link_map.l_name):
