@@ -274,6 +274,19 @@ def test_many_symbols_are_counted() -> None:
     assert found.holds[0].symbols[0] == "hook00"
 
 
+def test_a_library_whose_name_cannot_be_read_is_told() -> None:
+    process = process_of([Library("liba.so", opencount=1), Library("libb.so")], (2, 40), V240_LIVE)
+    target = process.target()
+    address = process.map_of("liba.so")
+    whole = explain(target)
+    assert whole.problems == ()
+    target.overwrite(address + 8, (0x1662F).to_bytes(8, "little"))  # l_name, behind l_addr
+    damaged = explain(target)
+    assert [each.where for each in damaged.problems] == [f"link_map {address:#x}"]
+    assert "cannot be asked for by its name" in damaged.problems[0].message
+    assert [each.held for each in damaged.libraries] == [each.held for each in whole.libraries]
+
+
 def test_names_that_cost_too_much_cost_no_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command may spend ends at the names of the symbols: the reason that they are for is found by then."""
     symbols = {f"hook{number:02}": (0x2000 + 8 * number, 8) for number in range(18)}
