@@ -1,7 +1,7 @@
 """Does every close of random graphs do what was predicted: the same libraries, in the same order?
 
 DLWHY_PLAN_SEEDS=2000 python3 install.py test -- tests/plan -s       more seeds than the 100 of the default
-DLWHY_PLAN_FIRST=1234                                                 begins with that seed
+DLWHY_PLAN_FIRST=1234                                                 begins with that seed; other glibcs run half
 """
 
 from __future__ import annotations
@@ -77,4 +77,5 @@ def test_predictions_hold_with_the_older_sorting(tmp_path: Path) -> None:
 def test_predictions_hold_on_other_glibcs(name: str, tmp_path: Path) -> None:
     glibc = glibcs.get(name)
     environment = glibc.environment(clean_environment())
-    judge(run_seeds(tmp_path, range(FIRST, FIRST + SEEDS), interpreter=glibc.loader, environment=environment), SEEDS)
+    seeds = SEEDS // 2
+    judge(run_seeds(tmp_path, range(FIRST, FIRST + seeds), interpreter=glibc.loader, environment=environment), seeds)
