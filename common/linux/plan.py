@@ -266,7 +266,7 @@ class Planner:
         """Give how much is mapped for a library, in whole pages."""
         page = self._process.memory.target.auxv().get(AT_PAGESZ) or DEFAULT_PAGE_SIZE
         first, last = link_map.extent
-        return -(-last // page) * page - first // page * page
+        return max(0, -(-last // page) * page - first // page * page)
 
     def _describe(self, link_map: LinkMap) -> Library:
         return self.examined.describe(link_map, identify=False)

@@ -11,6 +11,7 @@ import pytest
 from dlwhy.common.errors import DlwhyError, DumpFormatError
 from dlwhy.common.linux.elf.image import MAX_NAME
 from dlwhy.common.linux.model import HoldKind
+from dlwhy.common.linux.plan import plan_all
 from dlwhy.common.model import SourceKind
 from dlwhy.tests.fakes import CoreTarget, snapshot
 from dlwhy.tests.synth import rich
@@ -131,6 +132,11 @@ def test_the_page_of_a_map_cannot_be_read(patient: Patient, name: str) -> None:
     address = patient.library(name).link_map
     patient.target.forget(address - address % PAGE, PAGE)
     check(patient)
+
+
+def test_a_map_that_ends_before_it_begins_has_no_size(patient: Patient) -> None:
+    patient.set("libleft.so", "l_map_end", 1)
+    assert all(plan.size >= 0 for plan in plan_all(patient.target, None).plans)
 
 
 @pytest.mark.parametrize("name", VICTIMS)
