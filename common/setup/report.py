@@ -20,7 +20,7 @@ def say(text: str) -> None:
     try:
         _write(sys.stdout, text)
     except ClosedOutputError:
-        return
+        return  # nothing is lost: nobody reads it any more, and what is to be installed goes on
 
 
 def complain(text: str) -> None:

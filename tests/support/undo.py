@@ -1,4 +1,4 @@
-"""How does README undo what JSON makes of bytes that are no text?"""
+"""How do the docs undo what JSON makes of bytes that are no text?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import dlwhy
 
-README = Path(dlwhy.__file__).parent / "README.md"
+SCRIPTS = Path(dlwhy.__file__).parent / "docs" / "scripts.md"
 
 
 def undo() -> Any:
-    """Return the function that README gives for this."""
-    found = re.search(r"```python\n(import re\n.*?def undo.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    """Return the function that the docs give for this."""
+    found = re.search(r"```python\n(import re\n.*?def undo.*?)```", SCRIPTS.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
     exec(found[1], names)

@@ -1,4 +1,4 @@
-"""Does dltrace predict every close of real programs, and find a leak that is known? With -s: the README's table."""
+"""Does dltrace predict every close of real programs, and find a leak that is known? With -s: docs/linux.md's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do strict parsers read every document, and does the regular expression of README give the very string back?"""
+"""Do strict parsers read every document, and does the regular expression of the docs give the very string back?"""
 
 from __future__ import annotations
 
