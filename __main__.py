@@ -3,21 +3,26 @@
 This file must parse on any Python 3, to refuse an old one in one line.
 """
 
+import gc
 import os
 import sys
 
 
 def _register_package(root):  # type: (str) -> None
     """Register the package from its folder; by hand, since importlib.util takes 2 ms to import."""
+    from importlib.machinery import SourceFileLoader
+
     package = type(sys)("dlwhy")
     package.__file__ = os.path.join(root, "__init__.py")
     package.__package__ = "dlwhy"
     package.__path__ = [root]
+    package.__loader__ = SourceFileLoader("dlwhy", package.__file__)
     sys.modules["dlwhy"] = package
-    with open(package.__file__, encoding="utf-8") as stream:
-        exec(compile(stream.read(), package.__file__, "exec"), vars(package))
+    package.__loader__.exec_module(package)
 
 
+# Nothing lives long here.
+gc.disable()
 if sys.version_info < (3, 9):
     sys.stderr.write("dlwhy needs Python 3.9 or newer; this one is {}.{}\n".format(*sys.version_info))
     sys.exit(2)

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Optional
 
 from .errors import NotFoundError
-from .linux.model import Library, Plan, State
+from .linux.model import Library, State
 from .linux.plan import plan_all, plan_close
+from .linux.plan_model import Plan
 from .linux.state.examine import explain, explain_chosen
 from .linux.state.matching import select
 from .target import Target

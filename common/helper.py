@@ -14,13 +14,15 @@ import os
 import struct
 import sys
 import time
-from _socket import socket as Socket
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import NoReturn, Optional
+from typing import TYPE_CHECKING, NoReturn, Optional
 
 from .guards import try_optional
+
+if TYPE_CHECKING:
+    from _socket import socket as Socket
 
 #: A function of a module that runs in the child: takes an item, and the descriptor of a file (-1: there is none).
 Task = Callable[[bytes, int], bytes]

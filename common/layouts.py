@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import pkgutil
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import LayoutError
 
+if TYPE_CHECKING:
+    from importlib.abc import ResourceLoader
+
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "layouts")
 
+_loader = cast("ResourceLoader", sys.modules[__name__].__loader__)
 _LIBRARIES = {"glibc": "glibc", "musl": "musl", "nt": "the Windows kernel", "ntuser": "Windows' loader"}
 
 
@@ -21,13 +25,12 @@ def read_table(library: str, arch: str) -> Any:
     """
     name = f"{library}-{arch}.json"
     try:
-        # As importlib.resources, it reads out of a zip archive too, but takes 5 ms less to import.
-        data = pkgutil.get_data(__package__, f"data/layouts/{name}")
+        # As importlib.resources, it reads out of a zip archive too, but takes 7 ms less to import.
+        data = _loader.get_data(os.path.join(DIRECTORY, name))
     except OSError as error:
         raise LayoutError(
             f"no layouts of {_LIBRARIES[library]} for architecture {arch}", tried=_known(library)
         ) from error
-    assert data is not None, "every loader of packages reads data"
     return json.loads(data)
 
 

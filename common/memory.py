@@ -82,14 +82,14 @@ class Memory:
         """Count anew what may be spent: an event of a trace may take as much as a command."""
         self._left = self._first._left = ALLOWANCE
 
-    def spend(self, units: int, what: str) -> bool:
+    def spend(self, units: int, what: str, address: Optional[int] = None) -> bool:
         """Take from what the command may spend, for work on what was read; return False if so much is not left.
 
-        ``what`` names for the problem what is cut then.
+        ``what``, and its ``address`` if it has one, name for the problem what is cut then.
         """
         self._left -= units
-        if self._left < 0:
-            self._cut = self._cut or what
+        if self._left < 0 and not self._cut:
+            self._cut = what if address is None else f"{what} {address:#x}"
         return self._left >= 0
 
     def problems(self) -> tuple[Problem, ...]:

@@ -33,7 +33,7 @@ def test_install_twice_then_uninstall(home: Path, environment: dict[str, str]) -
     installed = content(home)
     assert (home / ".gdbinit").read_text().splitlines()[1] == f"source {ENTRY}"
     assert (home / ".lldbinit").read_text().splitlines()[1] == f'command script import "{LLDB_ENTRY}"'
-    assert [name for name in installed if name.endswith(("tabulate/__init__.py", "elftools/__init__.py"))]
+    assert [name for name in installed if name.endswith(("tabulate.py", "elftools/__init__.py"))]
     assert not [name for name in installed if name.endswith((".so", ".pyc"))]
 
     assert run(environment, "install") == "dlwhy is installed already: nothing to do\n"

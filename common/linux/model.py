@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Optional
 
-from ..model import Evidence, LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
+from ..model import Evidence, LoaderInfo, Problem, TargetInfo, ThreadRef
 
 
 class CodeSymbol(NamedTuple):
@@ -107,85 +107,6 @@ class State(NamedTuple):
     loader: LoaderInfo
     libraries: tuple[Library, ...]
     asked: Optional[str] = None
-    problems: tuple[Problem, ...] = ()
-
-
-class Action(Enum):
-    """What can make a library go: a close, one that only libc can do, threads that exit, any other close."""
-
-    CLOSE = "close"
-    LIBC_CLOSE = "libc-close"
-    THREAD_EXIT = "thread-exit"
-    COLLECT = "collect"
-
-
-class Step(NamedTuple):
-    """Something that must happen before a library can go.
-
-    ``library`` is the base name of the one that is concerned, ``total`` how many closes it takes or how many
-    destructors are pending, ``threads`` those that must exit, as far as they were found.
-    """
-
-    action: Action
-    library: str
-    link_map: int
-    namespace: int
-    total: int = 0
-    threads: tuple[ThreadRef, ...] = ()
-
-
-class Change(NamedTuple):
-    """The least that must happen, besides the closes that were asked about, for a library to go.
-
-    ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
-    the holds that it has itself.
-    """
-
-    steps: tuple[Step, ...] = ()
-    blocker: Optional[Library] = None
-
-
-class Plan(NamedTuple):
-    """What would be unloaded if ``library`` were closed ``closes`` times.
-
-    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order`` (the name of
-    the algorithm that sorts them) is None, ``keeps`` are those of its dependencies that stay, itself among them,
-    with the holds that they have then.  ``at_least`` names those that could close more while they are unloaded.
-    ``size`` is what the mappings of the unloaded take, in bytes.  ``change`` is None for a library that goes, or where
-    it is not known.
-    """
-
-    library: Library
-    open_count: Optional[int]
-    closes: int
-    outcome: Outcome
-    unloads: tuple[Library, ...] = ()
-    order: Optional[str] = None
-    order_certain: bool = True
-    keeps: tuple[Library, ...] = ()
-    at_least: tuple[str, ...] = ()
-    size: int = 0
-    change: Optional[Change] = None
-
-    @property
-    def goes(self) -> bool:
-        """Tell whether the closed library itself would go, so that a later dlopen would map it anew."""
-        return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
-
-    @property
-    def is_dying(self) -> bool:
-        """Tell whether a close that is running unloads the library already."""
-        return any(library.link_map == self.library.link_map and library.is_going for library in self.keeps)
-
-
-class Plans(NamedTuple):
-    """The answer of ``dlplan``: one plan, or one for each open handle; ``garbage`` goes with any of them."""
-
-    target: TargetInfo
-    loader: LoaderInfo
-    plans: tuple[Plan, ...]
-    asked: Optional[str] = None
-    garbage: tuple[Library, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 

@@ -24,7 +24,8 @@ from .loader.maps import LinkMap
 from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.roots import LT_LOADED, RootKind
 from .loader.start import Start
-from .model import Action, Change, Library, Plan, Plans, Step
+from .model import Library
+from .plan_model import Action, Change, Plan, Plans, Step
 from .state.examine import examine
 from .state.kept import PERMANENT
 from .state.matching import select

@@ -80,7 +80,9 @@ def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
     def use() -> list[str]:
         from tabulate import tabulate
 
-        text = tabulate(rows, tablefmt="plain", disable_numparse=True)
+        # One row of cells of many lines: of each cell it finds out the type, which takes four times as long by rows.
+        columns = ["\n".join(column) for column in zip(*rows)]
+        text = tabulate([columns], tablefmt="plain", disable_numparse=True)
         return [line.rstrip() for line in str(text).splitlines()]
 
     return try_optional(use, [])

@@ -10,8 +10,8 @@ from typing import Optional
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.errors import DlwhyError, NotFoundError
-from dlwhy.common.linux.model import Plans
 from dlwhy.common.linux.plan import plan_all, plan_close
+from dlwhy.common.linux.plan_model import Plans
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
 from dlwhy.tests.fuzz.examples import examples

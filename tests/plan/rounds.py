@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dlwhy.common.linux.model import Action, Plan
+from dlwhy.common.linux.plan_model import Action, Plan
 from dlwhy.common.model import Outcome
 from dlwhy.tests.plan.graphs import (
     COLLECT,

@@ -14,8 +14,9 @@ from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.dumps.procfs import ProcTarget
 from dlwhy.common.linux.loader.collector import mark
 from dlwhy.common.linux.loader.start import Start
-from dlwhy.common.linux.model import Library, Plan
+from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.plan import Planner
+from dlwhy.common.linux.plan_model import Plan
 from dlwhy.common.linux.state.examine import examine
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from dlwhy.common.linux.model import Plan
+from dlwhy.common.linux.plan_model import Plan
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.debuggers import GDB, LLDB_NEW, LLDB_OLD
 from dlwhy.tests.plan.graphs import (

@@ -11,8 +11,9 @@ from dlwhy.common.linux import plan as plan_module
 from dlwhy.common.linux.loader.find import find_private
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.start import find_start
-from dlwhy.common.linux.model import Action, HoldKind, Plan, Plans
+from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.plan import plan_all, plan_close
+from dlwhy.common.linux.plan_model import Action, Plan, Plans
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import FakeTarget

@@ -66,7 +66,7 @@ def test_a_bug_is_one_line(way: str, body: str, said: str, rich_core: Path, tmp_
 
 def line_of_import() -> int:
     lines = (ROOT / "common" / "commands" / "dlstate" / "command.py").read_text().splitlines()
-    return lines.index("from .document import state_document") + 1
+    return next(number for number, line in enumerate(lines, 1) if "from .document import state_document" in line)
 
 
 def test_a_bug_with_its_traceback(rich_core: Path, tmp_path: Path) -> None:

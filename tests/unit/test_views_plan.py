@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
-from dlwhy.common.linux.model import Action, Change, HoldKind, Library, Plan, Plans, Step
+from dlwhy.common.linux.model import HoldKind, Library
+from dlwhy.common.linux.plan_model import Action, Change, Plan, Plans, Step
 from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render

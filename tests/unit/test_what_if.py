@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from dlwhy.common.linux.loader.follow import GraphFollower
 from dlwhy.common.linux.loader.maps import LinkMap
-from dlwhy.common.linux.model import Change, Library
+from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.plan import Planner, find_change
+from dlwhy.common.linux.plan_model import Change
 from dlwhy.common.linux.state.examine import examine
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...windows.gone import find_gone
 from ..arguments import process_id
 from ..session import Result, Session
-from .document import dll_gone_document
 from .text import dll_gone_view
 
 
@@ -15,8 +15,14 @@ def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllgone [ADDRESS]``."""
     wanted = " ".join(arguments.address)
     answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None, process_id(arguments.process))
+
+    def document() -> dict[str, Any]:
+        from .document import dll_gone_document  # most want the text
+
+        return dll_gone_document("dllgone", answer)
+
     return Result(
-        document=lambda: dll_gone_document("dllgone", answer),
+        document=document,
         view=lambda verbose: dll_gone_view(answer, verbose),
         has_problems=bool(answer.problems),
         has_findings=bool(answer.gone),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...windows.plan import plan_free
 from ..arguments import number_or_all, process_id
 from ..session import Result, Session
-from .document import dll_plan_document
 from .text import dll_plan_view
 
 
@@ -20,8 +20,14 @@ def answer(session: Session, arguments: Namespace) -> Result:
         number_or_all("--frees", arguments.frees),
         process_id(arguments.process),
     )
+
+    def document() -> dict[str, Any]:
+        from .document import dll_plan_document  # most want the text
+
+        return dll_plan_document("dllplan", plans)
+
     return Result(
-        document=lambda: dll_plan_document("dllplan", plans),
+        document=document,
         view=lambda verbose: dll_plan_view(plans, verbose),
         has_problems=bool(plans.problems),
         has_findings=not plans.plan.goes,

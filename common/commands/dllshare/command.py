@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...errors import UsageError
 from ...windows.model import Possible, Share
 from ...windows.share import share_all, share_file
 from ..arguments import process_id
 from ..session import Result, Session
-from .document import share_document
 from .text import share_view
 
 
@@ -23,8 +23,14 @@ def answer(session: Session, arguments: Namespace) -> Result:
         share = share_all(session.target, pid)
     else:
         share = share_file(session.target, wanted, session.host.evaluate, pid)
+
+    def document() -> dict[str, Any]:
+        from .document import share_document  # most want the text
+
+        return share_document("dllshare", share)
+
     return Result(
-        document=lambda: share_document("dllshare", share),
+        document=document,
         view=lambda verbose: share_view(share, verbose),
         has_problems=bool(share.problems),
         has_findings=share.asked is not None and _cannot_go(share),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...errors import NotFoundError
 from ...windows.state import explain_dlls, select_dlls
 from ..arguments import process_id
 from ..session import Result, Session
-from .document import dll_state_document
 from .text import dll_state_view
 
 
@@ -22,8 +22,14 @@ def answer(session: Session, arguments: Namespace) -> Result:
         except NotFoundError as error:
             error.add(state.problems)
             raise
+
+    def document() -> dict[str, Any]:
+        from .document import dll_state_document  # most want the text
+
+        return dll_state_document("dllstate", state)
+
     return Result(
-        document=lambda: dll_state_document("dllstate", state),
+        document=document,
         view=lambda verbose: dll_state_view(state, verbose),
         has_problems=bool(state.problems),
         has_findings=bool(wanted) and any(dll.held for dll in state.dlls),

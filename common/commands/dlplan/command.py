@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...errors import UsageError
 from ...linux.plan import plan_all, plan_close
 from ..arguments import number_or_all
 from ..session import Result, Session
-from .document import plan_document
 from .text import plan_view
 
 
@@ -23,8 +23,14 @@ def answer(session: Session, arguments: Namespace) -> Result:
         plans = plan_all(session.target, closes)
     else:
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
+
+    def document() -> dict[str, Any]:
+        from .document import plan_document  # most want the text
+
+        return plan_document("dlplan", plans)
+
     return Result(
-        document=lambda: plan_document("dlplan", plans),
+        document=document,
         view=lambda verbose: plan_view(plans, verbose),
         has_problems=bool(plans.problems),
         has_findings=plans.asked is not None and not plans.plans[0].goes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...linux.model import Change, Plan, Plans
+from ...linux.plan_model import Change, Plan, Plans
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import kept_document, library_reference, thread_document

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...linux.model import Action, Change, Library, Plan, Plans, Step
+from ...linux.model import Library
+from ...linux.plan_model import Action, Change, Plan, Plans, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, permanent_remedy, reason

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from ...linux.state.examine import explain, explain_chosen
-from ...linux.state.matching import select
 from ..session import Result, Session
-from .document import state_document
 from .text import state_view
 
 
@@ -15,13 +14,21 @@ def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dlstate [LIBRARY]``."""
     wanted = " ".join(arguments.library)
     if arguments.library:
+        from ...linux.state.matching import select  # the list of all libraries does not need it
+
         state = explain_chosen(
             session.target, lambda libraries: select(libraries, wanted, session.host.evaluate)
         )._replace(asked=wanted)
     else:
         state = explain(session.target, brief=not arguments.json)
+
+    def document() -> dict[str, Any]:
+        from .document import state_document  # most want the text
+
+        return state_document("dlstate", state)
+
     return Result(
-        document=lambda: state_document("dlstate", state),
+        document=document,
         view=lambda verbose: state_view(state, verbose),
         has_problems=bool(state.problems),
         has_findings=bool(wanted) and any(library.held for library in state.libraries),

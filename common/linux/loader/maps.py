@@ -186,7 +186,7 @@ class MapReader:
 
         :raises FaultError: if it cannot be read.
         """
-        self.memory.spend(_MAP_UNITS, f"link_map {address:#x}")
+        self.memory.spend(_MAP_UNITS, "link_map", address)
         raw = self.memory.read(address, self.layout.size)
         result = LinkMap(address, raw, self._structure)
         values = self._hot.decode(raw)
@@ -220,7 +220,7 @@ class MapReader:
         word = self.memory.pointer_size
         entries: tuple[int, ...] = ()
         while len(entries) < MAX_EDGES:
-            self.memory.spend(_EDGE_UNITS * self._pointers.size // word, f"l_initfini {address:#x}")
+            self.memory.spend(_EDGE_UNITS * self._pointers.size // word, "l_initfini", address)
             piece = self.memory.try_read(address, self._pointers.size)
             if piece is None:
                 piece = self.memory.read(address, word)
@@ -242,7 +242,7 @@ class MapReader:
         if count > MAX_EDGES:
             raise CorruptError(f"{count} relocation dependencies", address)
         word = self.memory.pointer_size
-        self.memory.spend(_EDGE_UNITS * count, f"l_reldeps {address:#x}")
+        self.memory.spend(_EDGE_UNITS * count, "l_reldeps", address)
         pieces.append((address, self.memory.read(address, word * (count + 1))))
         return self.memory.words(address + word, count)
 

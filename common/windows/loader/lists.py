@@ -295,7 +295,7 @@ class Loader:
 
     def _read_entry(self, address: int) -> Entry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
-        self.memory.spend(_ENTRY_UNITS, f"the loader's entry {address:#x}")
+        self.memory.spend(_ENTRY_UNITS, "the loader's entry", address)
         entry = Entry(self.view("_LDR_DATA_TABLE_ENTRY", address))
         entry.path = self._name(address + layout.fields["FullDllName"].offset, MAX_BYTES)
         entry.name = self._name(address + layout.fields["BaseDllName"].offset, _MAX_NAME)
@@ -357,7 +357,7 @@ class Loader:
 
     def read_node(self, address: int) -> Optional[Node]:
         """Read a node, None if it is not in memory."""
-        self.memory.spend(_NODE_UNITS, f"the node {address:#x}")
+        self.memory.spend(_NODE_UNITS, "the node", address)
         node = Node(self.view("_LDR_DDAG_NODE", address))
         if node.count is None or node.state is None:
             return None
