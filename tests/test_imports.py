@@ -23,6 +23,7 @@ ORDER = (
     ("lists", "structs"),
     ("trace.events",),
     ("linux.auxv", "linux.model", "windows.model"),
+    ("linux.plan_model",),
     ("linux.trace.events", "windows.trace.events", "trace"),
     ("linux.elf", "linux.layouts"),
     ("windows.layouts", "windows.pe", "windows.share_rules", "windows.strings", "windows.target"),
@@ -42,7 +43,15 @@ ORDER = (
 )
 RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # What says how an answer looks sees values, never how they are found.
-VALUES = {"model", "trace.events", "linux.model", "linux.trace.events", "windows.model", "windows.trace.events"}
+VALUES = {
+    "model",
+    "trace.events",
+    "linux.model",
+    "linux.plan_model",
+    "linux.trace.events",
+    "windows.model",
+    "windows.trace.events",
+}
 #: What any room may use.
 TOOLS = {"charset", "guards"}
 #: What puts dlwhy into debuggers asks nothing of a target: of the rooms above its own it may use these.
