@@ -1,6 +1,6 @@
 """Does dltrace, in a real debugger, tell of every close of random graphs what it did, and predict it?
 
-DLWHY_TRACE_SEEDS=2000 python3 install.py test -- tests/trace/test_random_traces.py -s     more than 100
+DLWHY_TRACE_SEEDS=2000 python3 install.py test -- tests/trace/test_random_traces.py -s     more than 50
 DLWHY_TRACE_FIRST=1234                                                                      begins with that seed
 """
 
@@ -31,7 +31,7 @@ from dlwhy.tests.plan.rounds import Round, Tally
 from dlwhy.tests.plan.sessions import Session, View, clean_environment, mapped_at
 from dlwhy.tests.trace.attached import Traced, traced
 
-SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "100"))
+SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "50"))
 FIRST = int(os.environ.get("DLWHY_TRACE_FIRST", "0"))
 STEPS = 60
 #: Here destructors close by the libc of another namespace, which gdb 13 does not see.
