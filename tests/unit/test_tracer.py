@@ -68,6 +68,10 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     first = made.events[0]
     assert isinstance(first, Open)
     assert (first.flags, first.space, first.moment.lwp) == (RTLD_NOW, -2, 4711)
+    base = made.process.base(made.library("liba.so"))
+    assert first.library is not None
+    assert (first.library.base, first.library.start) == (base, base)
+    assert first.library.end > base
     assert place(first.moment.caller) == "main:main"
 
 

@@ -36,7 +36,7 @@ LONG_SITE = Site(0x7FFFF7000000, LONG_LIBRARY, LONG_FUNCTION, f"{'registry_of_en
 
 
 def instance(name: str = "libA.so", namespace: int = 0) -> Instance:
-    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000)
+    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000, 0x7FFFF7A00000, 0x7FFFF7A04000)
 
 
 def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", inside: Optional[int] = None) -> Moment:

@@ -170,4 +170,5 @@ class Closing(Operation):
 
 
 def _by_name(instances: Iterable[Instance]) -> tuple[Instance, ...]:
-    return tuple(sorted(instances))
+    # What is sorted by is never None.
+    return tuple(sorted(instances, key=lambda each: (each.name, each.path, each.namespace, each.link_map, each.base)))

@@ -198,7 +198,7 @@ class Operations:
 def instance_of(process: GlibcProcess, link_map: LinkMap) -> Instance:
     """Describe a library as it is loaded now."""
     path = process.path(link_map)
-    return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr)
+    return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, *link_map.extent)
 
 
 def differing(graph: Graph, other: Graph) -> Sequence[LinkMap]:
