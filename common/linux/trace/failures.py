@@ -29,8 +29,8 @@ _MAX_TEXT = 4096
 #: Until glibc 2.26 (3012cfb0d2) internal functions of i386 take their arguments in registers.
 _I386_FLOOR = (2, 27)
 
-# strerror's texts of what opening and mapping a file can say (sysdeps/gnu/errlist.h, sysdeps/unix/sysv/linux).
-_ERRNO_TEXTS = {
+#: strerror's texts of what opening and mapping a file can say (sysdeps/gnu/errlist.h, sysdeps/unix/sysv/linux).
+ERRNO_TEXTS = {
     1: "Operation not permitted",
     2: "No such file or directory",
     4: "Interrupted system call",
@@ -106,5 +106,5 @@ def make_failure(memory: Memory, code: int, name: int, text: int) -> Failure:
     """
     words = [memory.c_string(address, _MAX_TEXT) for address in (name, text) if address]
     if code:
-        words.append(_ERRNO_TEXTS.get(code, f"Unknown error {code}"))
+        words.append(ERRNO_TEXTS.get(code, f"Unknown error {code}"))
     return Failure(": ".join(filter(None, words)), code or None)
