@@ -7,7 +7,7 @@ from dlwhy.common.linux.trace.ledger import EventLedger
 from dlwhy.common.trace.events import Moment
 from dlwhy.common.trace.ledger import MAX_LISTED
 
-LIBRARY = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)
+LIBRARY = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000, 0x7000, 0x8000)
 
 
 def test_what_is_too_many_to_list_is_told() -> None:

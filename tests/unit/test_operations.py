@@ -42,7 +42,7 @@ def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
 
 
 def test_a_prediction_that_is_made_again_keeps_nothing_of_the_one_before() -> None:
-    library = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000)
+    library = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000, 0x7000, 0x8000)
     closing = Closing(Beginning(Moment(1, 0.0, 100), 0x7FF0, None, {}), 0x5000, None, library)
     count = LinkMap(0x5000, b"", Structure(Layout("link_map", 0, {}), "<"))
     count.l_direct_opencount = 2

@@ -36,7 +36,7 @@ LONG_SITE = Site(0x7FFFF7000000, LONG_LIBRARY, LONG_FUNCTION, f"{'registry_of_en
 
 
 def instance(name: str = "libA.so", namespace: int = 0) -> Instance:
-    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000)
+    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000, 0x7FFFF7A00000, 0x7FFFF7A04000)
 
 
 def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", inside: Optional[int] = None) -> Moment:
@@ -133,6 +133,19 @@ MANY = trace(
     unended=(OPEN, CLOSE) * 10,
     vain=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
 )
+MISSING = "cannot open shared object file: No such file or directory"
+FAILING = trace(
+    opens_failed=(
+        FAILED._replace(error=f"libmissing.so: {MISSING}", errno=2),
+        FAILED._replace(moment=moment(7, MAIN, "libc"), error=f"libmissing.so: {MISSING}", errno=2),
+        FAILED._replace(error=f"{LONG_PATH}: {MISSING}", errno=2),
+        FAILED._replace(error=f"libmissing.so: undefined symbol: {'symbol' * 30}"),
+        FAILED._replace(error="out of memory"),
+        FAILED,
+        *(FAILED._replace(requested=f"lib{n:02}.so", error=f"lib{n:02}.so: file too short") for n in range(15)),
+    ),
+    totals=Totals(20, 19),
+)
 
 TRACES = {
     "nothing so far": trace(),
@@ -140,6 +153,7 @@ TRACES = {
     "everything": FULL,
     "long names": LONG,
     "many": MANY,
+    "failed opens": FAILING,
 }
 STOPS = {
     "kept": Stop("kept", CLOSE, ("libB.so",)),

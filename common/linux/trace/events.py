@@ -10,20 +10,28 @@ from ..model import Library
 
 
 class Instance(NamedTuple):
-    """A library as it is loaded from one open to one close."""
+    """A library as it is loaded from one open to one close.
+
+    ``base`` is its l_addr, its mappings lie within [``start``, ``end``).  ``build_id`` is that of its GNU note in hex,
+    as it was read while it was loaded; None where there is none, or where it was not in memory.
+    """
 
     name: str
     path: str
     namespace: int
     link_map: int
     base: int
+    start: int
+    end: int
+    build_id: Optional[str] = None
 
 
 class Open(NamedTuple):
     """A dlopen or dlmopen: what was asked for (None: the program itself), and what came of it.
 
     ``space`` is the namespace that was asked for, negative for a new one or the caller's.  ``added`` are all libraries
-    that came, ``went`` those that a failed one made the collector find.
+    that came, ``went`` those that a failed one made the collector find.  ``error`` is what dlerror says of a failed
+    one, ``errno`` the number behind it; None where it did not fail, has no number, or where that is not known.
     """
 
     moment: Moment
@@ -34,6 +42,8 @@ class Open(NamedTuple):
     library: Optional[Instance] = None
     added: tuple[Instance, ...] = ()
     went: tuple[Instance, ...] = ()
+    error: Optional[str] = None
+    errno: Optional[int] = None
 
 
 class Close(NamedTuple):
@@ -149,6 +159,7 @@ class Trace(NamedTuple):
     problems: tuple[Problem, ...] = ()
     unended: tuple[Event, ...] = ()
     vain: tuple[Close, ...] = ()
+    opens_failed: tuple[Open, ...] = ()
     asked: tuple[str, ...] = ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from ...model import Outcome
+from ...trace.events import OpenResult
 from ...trace.ledger import AccountKey, Ending, Ledger
 from .events import Close, Event, Instance, Kept, Leak, Open, Pin, Registration
 
@@ -24,6 +25,7 @@ class EventLedger(Ledger):
         self.registrations: list[Registration] = []
         self.leaks: list[Leak] = []
         self.vain: list[Close] = []
+        self.opens_failed: list[Open] = []
         self._kept: dict[AccountKey, Kept] = {}
 
     def add(self, event: Event) -> None:
@@ -31,6 +33,8 @@ class EventLedger(Ledger):
         self._book(event, shown=True)
         if isinstance(event, Open):
             self.count_open(event.result)
+            if event.result is OpenResult.FAILED:
+                self._list("opens_failed", self.opens_failed, event)
         elif isinstance(event, Close):
             self._add_close(event)
         elif isinstance(event, Pin):
