@@ -20,7 +20,7 @@ from .commands.arguments import argument, byte_count
 from .commands.parser import HelpFormatter, ShellParser, add_arguments
 from .commands.registry import find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
-from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError, UsageError
+from .errors import NotFoundError, OutputError, UnsupportedError, UsageError
 from .host import Screen, open_closed_streams, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
@@ -62,9 +62,12 @@ class CliHost:
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Give what the command line names."""
+        """Give what the command line names.
+
+        :raises UsageError: if it names nothing.
+        """
         if self._target is None:
-            raise NoTargetError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
+            raise UsageError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
         return self._target
 
     def live_target(self) -> LiveTarget:

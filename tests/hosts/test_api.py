@@ -46,7 +46,7 @@ def script(pid: int, core: Path) -> str:
     """Compose a script that uses the API and prints what it learns."""
     return (
         "import dlwhy\n"
-        f"with dlwhy.open_pid({pid}) as process, dlwhy.open_core({str(core)!r}) as core:\n"
+        f"with dlwhy.open({pid}) as process, dlwhy.open({str(core)!r}) as core:\n"
         f"    print('LEARNT', [{SHAPE.format(state='process.state()')}, {SHAPE.format(state='core.state()')}])\n"
     )
 
@@ -63,7 +63,7 @@ def learnt(words: list[str], environment: dict[str, str]) -> object:
 
 def test_the_same_everywhere(waiting: tuple[int, Path], tmp_path: Path) -> None:
     pid, core = waiting
-    with dlwhy.open_pid(pid) as process, dlwhy.open_core(str(core)) as dead:
+    with dlwhy.open(pid) as process, dlwhy.open(core) as dead:
         expected = [
             [(each.name, each.held, [hold.kind.value for hold in each.holds]) for each in examined.state().libraries]
             for examined in (process, dead)
@@ -87,24 +87,21 @@ def test_what_a_debugger_examines(waiting: tuple[int, Path], tmp_path: Path) -> 
     """A script in a debugger examines what the debugger has."""
     _, core = waiting
     program = build(fixtures()["tls_cpp"]) / "main"
-    ask = "import dlwhy\nfrom dlwhy.{module} import selected_target\n"
-    ask += f"print('LEARNT', {SHAPE.format(state='dlwhy.examine(selected_target({arguments})).state()')})\n"
-    in_gdb, in_lldb = tmp_path / "in_gdb.py", tmp_path / "in_lldb.py"
-    in_gdb.write_text(ask.format(module="gdb_ext.target", arguments=""))
-    in_lldb.write_text(ask.format(module="lldb_ext.target", arguments="lldb.debugger"))
-    with dlwhy.open_core(str(core)) as dead:
+    script = tmp_path / "inside.py"
+    script.write_text(f"import dlwhy\nprint('LEARNT', {SHAPE.format(state='dlwhy.open().state()')})\n")
+    with dlwhy.open(core) as dead:
         expected = [(each.name, each.held, [hold.kind.value for hold in each.holds]) for each in dead.state().libraries]
-    words = ["gdb", "-nx", "-batch", "-x", str(SCRIPT), "-ex", f"core-file {core}", "-x", str(in_gdb), str(program)]
+    words = ["gdb", "-nx", "-batch", "-x", str(SCRIPT), "-ex", f"core-file {core}", "-x", str(script), str(program)]
     assert learnt(words, {}) == expected
     for version in (lldbs.OLD, lldbs.NEW):
         found = lldbs.get(version)
         words = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
-        words += ["-o", f"target create --core {core}", "-o", f"script exec(open({str(in_lldb)!r}).read())"]
+        words += ["-o", f"target create --core {core}", "-o", f"script exec(open({str(script)!r}).read())"]
         assert learnt(words, dict(found.environment)) == expected
 
 
 def test_verdicts_are_objects(waiting: tuple[int, Path]) -> None:
-    with dlwhy.open_pid(waiting[0]) as process:
+    with dlwhy.open(waiting[0]) as process:
         library = process.library("libowed.so")
         assert library.held is True
         assert HoldKind.TLS_DESTRUCTORS in [hold.kind for hold in library.holds]
@@ -116,7 +113,7 @@ def test_verdicts_are_objects(waiting: tuple[int, Path]) -> None:
 def test_files_are_closed(waiting: tuple[int, Path]) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        for examined in (dlwhy.open_pid(waiting[0]), dlwhy.open_core(str(waiting[1]))):
+        for examined in (dlwhy.open(waiting[0]), dlwhy.open(waiting[1])):
             with examined as process:
                 process.state()
     assert len(os.listdir("/proc/self/fd")) == len(before)
@@ -124,7 +121,7 @@ def test_files_are_closed(waiting: tuple[int, Path]) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(NoTargetError, match="no process"):
-        dlwhy.open_pid(2**22 + 1)
+        dlwhy.open(2**22 + 1)
     (tmp_path / "core").write_bytes(b"nothing")
-    with pytest.raises(DlwhyError, match="no ELF file"):
-        dlwhy.open_core(str(tmp_path / "core"))
+    with pytest.raises(DlwhyError, match="neither a core"):
+        dlwhy.open(tmp_path / "core")
