@@ -94,19 +94,21 @@ def open_named(
         from .linux.dumps.procfs import ProcTarget
 
         return FileHost(ProcTarget(target))
-    path, root, program = (_path_of(each) for each in (target, sysroot, executable))
+    path = _path_of("a process id (int), the path of a core or dump (str or Path), or nothing in a debugger", target)
+    root, program = _path_of("a path as sysroot", sysroot), _path_of("a path as executable", executable)
     from .open import open_file
 
     return FileHost(open_file(path, root, program, max_size))
 
 
-def _path_of(path: object) -> str:
+def _path_of(wanted: str, path: object) -> str:
+    """Return a path as text of ours.
+
+    :raises TypeError: if it is neither a str nor a Path.
+    """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(
-            f"dlwhy.open takes a process id (int), the path of a core or dump (str or Path), or nothing in a debugger; "
-            f"not {type(path).__name__}"
-        )
+        raise TypeError(f"dlwhy.open takes {wanted}; not {type(path).__name__}")
     return own_path(text)
 
 
@@ -216,9 +218,9 @@ class Examination:
         """
         if stop_when not in (None, "kept", "unloaded", "opened"):
             raise UsageError(f"stop_when is 'kept', 'unloaded' or 'opened', not {stop_when!r}")
+        if self._host.name == "windbg":
+            raise UnsupportedError("trace is for programs of ELF systems: use dll_trace here")
         live = self._host.live_target()
-        if live.platform.os == "windows":
-            raise UnsupportedError("trace is for programs of ELF systems: use dll_trace")
         from .linux.trace.stops import Options
         from .linux.trace.tracer import begin
 

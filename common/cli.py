@@ -2,9 +2,7 @@
 
 ``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
 
-Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read, or
-the answer not be written; 4 answered with problems, findings or not; 70 a bug in dlwhy; 130 interrupted.  A reader that
-has gone, and a standard output that is closed, are no failure.
+Exit status: see docs/scripts.md.  A reader that has gone, and a standard output that is closed, are no failure.
 """
 
 from __future__ import annotations
