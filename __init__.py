@@ -221,19 +221,21 @@ def _find_host() -> Host:
     raise NoTargetError("no debugger runs this script: name a process by its id, or a core or dump by its path")
 
 
-def __getattr__(name: str) -> object:
-    """Import what is public when it is first asked for (PEP 562)."""
-    for module, names in _HOMES.items():
-        if name in names.split():
-            from .common.imports import OwnImports
+if not TYPE_CHECKING:  # else a name that does not exist would pass
 
-            with OwnImports():
-                from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Import what is public when it is first asked for (PEP 562)."""
+        for module, names in _HOMES.items():
+            if name in names.split():
+                from .common.imports import OwnImports
 
-                found: object = getattr(import_module(f".{module}", __name__), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+                with OwnImports():
+                    from importlib import import_module
+
+                    found: object = getattr(import_module(f".{module}", __name__), name)
+                globals()[name] = found
+                return found
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
