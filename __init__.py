@@ -1,58 +1,243 @@
-"""Explain dynamic libraries: why one is still loaded, what a close would unload, and whether that is safe."""
+"""Explain dynamic libraries: why one is still loaded, what a close would unload, and whether that is safe.
+
+What ``__all__`` names is public, and so are the members of these without an underscore; docs/scripts.md describes them.
+All else, each module below this package among it, can change with any version.
+"""
 
 from __future__ import annotations
 
 # python -m dlwhy imports this while modules of the current folder come first: nothing is imported here, typing neither.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    import os
+    from typing import Optional, Union
 
-    from .common.api import Examination
-    from .common.target import Target
+    from .common.api import Examination, Tracing
+    from .common.errors import (
+        CorruptError,
+        DlwhyError,
+        DumpFormatError,
+        FaultError,
+        LayoutError,
+        LimitError,
+        NoTargetError,
+        NotFoundError,
+        UnsupportedError,
+        UsageError,
+    )
+    from .common.host import Host
+    from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
+    from .common.linux.plan_model import Action, Change, Plan, Plans, Step
+    from .common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Trace
+    from .common.model import Evidence, LoaderInfo, Outcome, Problem, Source, SourceKind, TargetInfo, ThreadRef
+    from .common.trace.events import Account, Deeds, Moment, OpenResult, Site, Totals
+    from .common.windows.model import (
+        CycleEntry,
+        Dll,
+        DllHold,
+        DllHoldKind,
+        DllPlan,
+        DllPlans,
+        DllState,
+        DllStep,
+        GoneDll,
+        GoneDlls,
+        LoaderRule,
+        LoaderRules,
+        MappedFile,
+        Opener,
+        OpenFile,
+        Operation,
+        Orders,
+        Pointer,
+        Possible,
+        SectionUse,
+        Share,
+        Status,
+        UnloadedImage,
+        View,
+    )
+    from .common.windows.trace.events import DllClose, DllInstance, DllOpen, DllPin, DllTrace, KeptDll
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "examine", "open_core", "open_dump", "open_pid"]
+__all__ = [
+    "Account",
+    "Action",
+    "Change",
+    "Close",
+    "CodeSymbol",
+    "CorruptError",
+    "CycleEntry",
+    "Deeds",
+    "Dll",
+    "DllClose",
+    "DllHold",
+    "DllHoldKind",
+    "DllInstance",
+    "DllOpen",
+    "DllPin",
+    "DllPlan",
+    "DllPlans",
+    "DllState",
+    "DllStep",
+    "DllTrace",
+    "DlwhyError",
+    "DumpFormatError",
+    "Evidence",
+    "Examination",
+    "FaultError",
+    "GoneDll",
+    "GoneDlls",
+    "Hold",
+    "HoldKind",
+    "Instance",
+    "Kept",
+    "KeptDll",
+    "LayoutError",
+    "Leak",
+    "Library",
+    "LimitError",
+    "LoaderInfo",
+    "LoaderRule",
+    "LoaderRules",
+    "MappedFile",
+    "Moment",
+    "NoTargetError",
+    "NotFoundError",
+    "Open",
+    "OpenFile",
+    "OpenResult",
+    "Opener",
+    "Operation",
+    "Orders",
+    "Outcome",
+    "Pin",
+    "Plan",
+    "Plans",
+    "Pointer",
+    "Possible",
+    "Problem",
+    "Registration",
+    "Root",
+    "SectionUse",
+    "Share",
+    "Site",
+    "Source",
+    "SourceKind",
+    "State",
+    "Status",
+    "Step",
+    "TargetInfo",
+    "ThreadRef",
+    "TlsDestructor",
+    "Totals",
+    "Trace",
+    "Tracing",
+    "UnloadedImage",
+    "UnsupportedError",
+    "UsageError",
+    "View",
+    "__version__",
+    "open",
+]
+
+#: Which module has what is imported when a script asks for it.
+_HOMES = {
+    "common.api": "Examination Tracing",
+    "common.errors": (
+        "CorruptError DlwhyError DumpFormatError FaultError LayoutError LimitError NoTargetError "
+        "NotFoundError UnsupportedError UsageError"
+    ),
+    "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",
+    "common.linux.plan_model": "Action Change Plan Plans Step",
+    "common.linux.trace.events": "Close Instance Kept Leak Open Pin Registration Trace",
+    "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
+    "common.trace.events": "Account Deeds Moment OpenResult Site Totals",
+    "common.windows.model": (
+        "CycleEntry Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep GoneDll GoneDlls LoaderRule "
+        "LoaderRules MappedFile OpenFile Opener Operation Orders Pointer Possible SectionUse Share Status "
+        "UnloadedImage View"
+    ),
+    "common.windows.trace.events": "DllClose DllInstance DllOpen DllPin DllTrace KeptDll",
+}
+
+#: The module that only a debugger's own Python has, and the adapter of that debugger.
+_ADAPTERS = (("gdb", "gdb_ext"), ("lldb", "lldb_ext"), ("pykd", "windbg_ext"))
 
 
-def open_pid(pid: int) -> Examination:
-    """Open a running process by its id; it is neither attached to nor stopped.
+def open(  # noqa: A001 - as gzip.open
+    target: Union[int, str, os.PathLike[str], None] = None,
+    *,
+    sysroot: Union[str, os.PathLike[str]] = "",
+    executable: Union[str, os.PathLike[str]] = "",
+    max_size: Optional[int] = None,
+) -> Examination:
+    """Return what can be asked about a process, core or dump.
 
-    :raises DlwhyError: if it does not exist or may not be read.
+    :param target: an int is the id of a running process, which is neither attached to nor stopped; a str or Path the
+        file of a core, minidump or kernel dump, compressed or not, as its content tells; None, in a script of gdb,
+        LLDB, WinDbg or pykd: what the debugger examines whenever a question is asked.
+    :param sysroot: the folder below which the files are looked for that a core maps.
+    :param executable: the program that a core is of; cores of qemu-user need it.
+    :param max_size: how much room on disk the content of a compressed file may take, in bytes (None: 4 GiB).
+    :raises TypeError: if ``target`` is of another type.
+    :raises NoTargetError: if there is no such process, or it may not be read; of None, if no debugger runs the script.
+    :raises DumpFormatError: if the file is neither a core nor a dump, damaged, or too large.
+    :raises UnsupportedError: if its kind or architecture is not known, or what decompresses it is not installed.
+    :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
+    :raises UsageError: if an option does not fit the target.
+
+    Source: /proc/PID (proc(5)); the ELF core format; MINIDUMP_HEADER and DUMP_HEADER of Windows; or the debugger.
     """
-    from .common.linux.dumps.procfs import ProcTarget
+    from .common.imports import OwnImports
 
-    return examine(ProcTarget(pid))
+    with OwnImports():
+        from .common.api import Examination, open_named
+
+        if target is not None:
+            return Examination(open_named(target, sysroot, executable, max_size))
+        if sysroot or executable or max_size is not None:
+            from .common.errors import UsageError
+
+            raise UsageError("sysroot, executable and max_size are for files: name one")
+        return Examination(_find_host())
 
 
-def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> Examination:
-    """Open a core file; the files that it maps are looked for below ``sysroot``, its program is ``executable``.
+def _find_host() -> Host:
+    """Return the debugger that runs the script.
 
-    ``max_size`` is how much room on disk the content of a compressed one may take, in bytes (None: 4 GiB).
-
-    :raises DlwhyError: if it is no core that can be read.
+    :raises NoTargetError: if none does.
     """
-    from .common.charset import own_path
-    from .common.open import open_core as open_target
+    import sys
+    from importlib import import_module
 
-    return examine(open_target(own_path(path), own_path(sysroot), own_path(executable), max_size))
+    for module, adapter in _ADAPTERS:
+        if module in sys.modules:
+            host: Host = import_module(f".{adapter}.commands", __name__).script_host()
+            return host
+    from .common.errors import NoTargetError
 
-
-def open_dump(path: str, max_size: Optional[int] = None) -> Examination:
-    """Open a dump of Windows.
-
-    ``max_size`` is how much room on disk the content of a compressed one may take, in bytes (None: 4 GiB).
-
-    :raises DlwhyError: if it is none that can be read.
-    """
-    from .common.charset import own_path
-    from .common.open import open_dump as open_target
-
-    return examine(open_target(own_path(path), max_size))
+    raise NoTargetError("no debugger runs this script: name a process by its id, or a core or dump by its path")
 
 
-def examine(target: Target) -> Examination:
-    """Examine any target, such as ``dlwhy.gdb_ext.target.selected_target()`` inside gdb."""
-    from .common.api import Examination
+if not TYPE_CHECKING:  # else a name that does not exist would pass
 
-    return Examination(target)
+    def __getattr__(name: str) -> object:
+        """Import what is public when it is first asked for (PEP 562)."""
+        for module, names in _HOMES.items():
+            if name in names.split():
+                from .common.imports import OwnImports
+
+                with OwnImports():
+                    from importlib import import_module
+
+                    found: object = getattr(import_module(f".{module}", __name__), name)
+                globals()[name] = found
+                return found
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """List what is public, and what is there already."""
+    return sorted({*globals(), *__all__})

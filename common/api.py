@@ -1,6 +1,6 @@
 """How does a script ask, without a command line?
 
-with dlwhy.open_core("core.4711") as process:
+with dlwhy.open("core.4711") as process:
     library = process.library("libB.so")
     if library.held:
         print([hold.kind.value for hold in library.holds])
@@ -8,28 +8,122 @@ with dlwhy.open_core("core.4711") as process:
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
 from types import TracebackType
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Generic, Optional, Protocol, TypeVar, Union, cast
 
-from .errors import NotFoundError
-from .linux.model import Library, State
-from .linux.plan import plan_all, plan_close
-from .linux.plan_model import Plan
-from .linux.state.examine import explain, explain_chosen
-from .linux.state.matching import select
-from .target import Target
-from .windows.model import Share
-from .windows.share import share_all, share_file
+from .charset import own_path
+from .errors import NotFoundError, UnsupportedError, UsageError
+from .imports import OwnImports
+
+if TYPE_CHECKING:
+    # What only one family of targets needs is imported when it is asked about.
+    from .host import Host
+    from .linux.model import Library, State
+    from .linux.plan_model import Plans
+    from .linux.trace.events import Event, Stop, Trace
+    from .target import LiveTarget, Target
+    from .windows.model import DllPlans, DllState, GoneDlls, Share
+    from .windows.trace.events import DllEvent, DllTrace
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Answer = TypeVar("_Answer")
+_Report = TypeVar("_Report", covariant=True)
+
+
+def _ours(function: _Function) -> _Function:
+    """Let a function that scripts call find its imports where commands do."""
+
+    @wraps(function)
+    def call(*words: Any, **options: Any) -> Any:
+        with OwnImports():
+            return function(*words, **options)
+
+    return cast("_Function", call)
+
+
+class FileHost:
+    """Stands for a debugger where there is none: what is examined was opened by its number or path."""
+
+    name = "script"
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.kept: dict[str, object] = {}
+
+    def target(self) -> Target:
+        """Give what was opened."""
+        return self._target
+
+    def live_target(self) -> LiveTarget:
+        """Refuse: nothing is run here."""
+        raise UnsupportedError("a trace needs a debugger that runs the process: use dlwhy.open() in its script")
+
+    def evaluate(self, expression: str) -> int:
+        """Take a number: there is no debugger here to evaluate more."""
+        try:
+            return int(expression, 0)
+        except ValueError as error:
+            raise NotFoundError(f"'{expression}' is no number") from error
+
+    def close(self) -> None:
+        """Let go of the files that were opened."""
+        close = getattr(self._target, "close", None)
+        if close is not None:
+            close()
+
+
+def open_named(
+    target: Union[int, str, os.PathLike[str]],
+    sysroot: Union[str, os.PathLike[str]] = "",
+    executable: Union[str, os.PathLike[str]] = "",
+    max_size: Optional[int] = None,
+) -> FileHost:
+    """Open a process by its number, a core or dump by its path; see `dlwhy.open`.
+
+    :raises TypeError: if ``target`` is neither.
+    """
+    if isinstance(target, int) and not isinstance(target, bool):
+        if sysroot or executable or max_size is not None:
+            raise UsageError("sysroot, executable and max_size are for files, not for a process")
+        if sys.platform == "win32":
+            raise UnsupportedError("a process of Windows is opened by pykd.attachProcess(pid), then dlwhy.open()")
+        from .linux.dumps.procfs import ProcTarget
+
+        return FileHost(ProcTarget(target))
+    path = _path_of("a process id (int), the path of a core or dump (str or Path), or nothing in a debugger", target)
+    root, program = _path_of("a path as sysroot", sysroot), _path_of("a path as executable", executable)
+    from .open import open_file
+
+    return FileHost(open_file(path, root, program, max_size))
+
+
+def _path_of(wanted: str, path: object) -> str:
+    """Return a path as text of ours.
+
+    :raises TypeError: if it is neither a str nor a Path.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"dlwhy.open takes {wanted}; not {type(path).__name__}")
+    return own_path(text)
 
 
 class Examination:
-    """A target to ask about; use it in a ``with`` statement, or call `close`."""
+    """What can be asked about a target; use it in a ``with`` statement, or call `close`.
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    Each method asks about the target as it is then, and returns the answer of one command: a frozen value that has
+    ``target`` and ``loader`` (what was examined), and ``problems`` (what could not be established).
+    """
+
+    def __init__(self, host: Union[Host, FileHost]) -> None:
+        self._host = host
 
     def __enter__(self) -> Examination:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -39,67 +133,253 @@ class Examination:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files that were opened for it; a debugger's target has none."""
-        close = getattr(self.target, "close", None)
-        if close is not None:
-            close()
+        """Let go of the files that were opened; what a debugger examines is left as it is."""
+        if isinstance(self._host, FileHost):
+            self._host.close()
 
-    def state(self) -> State:
-        """Examine all libraries, as the target is now.
+    # -- Linux and other ELF systems ------------------------------------------------------------------------------
 
-        :raises DlwhyError: if it cannot be examined.
+    @_ours
+    def state(self, library: Union[str, int, None] = None) -> State:
+        """Return why libraries stay loaded, as ``dlstate`` does.
+
+        :param library: a name, soname, end of a path, pattern (``libB*``) or address inside; in a debugger also an
+            expression for an address; None: all libraries.
+        :raises NotFoundError: if no library fits.
+        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+
+        Source: the loader's lists in the target's memory.
         """
-        return explain(self.target)
+        from .linux.state.examine import explain, explain_chosen
+        from .linux.state.matching import select
 
-    def libraries(self, name: str) -> tuple[Library, ...]:
-        """Examine the libraries that a name, soname, end of a path, pattern or address fits.
+        if library is None:
+            return explain(self._host.target())
+        text = _text_of(library)
+        state = explain_chosen(self._host.target(), lambda found: select(found, text, self._host.evaluate))
+        return state._replace(asked=text)
 
-        :raises NotFoundError: if there is none.
+    def libraries(self, library: Union[str, int, None] = None) -> tuple[Library, ...]:
+        """Return the libraries of `state`, without the problems that it tells.
+
+        :param library: as of `state`.
+        :raises NotFoundError: if no library fits.
+        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
         """
-        return explain_chosen(self.target, lambda libraries: select(libraries, name, _number)).libraries
+        return self.state(library).libraries
 
-    def library(self, name: str) -> Library:
-        """Examine the one library that a name fits.
+    def library(self, library: Union[str, int]) -> Library:
+        """Return the one library that fits.
 
+        :param library: as of `state`.
         :raises NotFoundError: if there is none, or more than one.
+        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
         """
-        found = self.libraries(name)
+        found = self.libraries(library)
         if len(found) > 1:
-            raise NotFoundError(f"{len(found)} loaded libraries match '{name}'", [each.path for each in found])
+            raise NotFoundError(f"{len(found)} loaded libraries match '{library}'", [each.path for each in found])
         return found[0]
 
-    def plan(self, name: str, closes: Optional[int] = 1) -> Plan:
-        """Predict what closing the one library that a name fits would unload; ``closes`` None: as often as it is open.
+    @_ours
+    def plan(self, library: Union[str, int, None] = None, closes: Union[int, str, None] = None) -> Plans:
+        """Return what closing a library would unload, as ``dlplan`` does.
 
-        :raises NotFoundError: if there is none, or more than one.
+        :param library: as of `state`, but one; None: each that is open, the one that would free most first.
+        :param closes: how often it is closed, from 1 on, or ``"all"``: as often as it is open; None: once, with
+            ``library`` None as often as it is open.
+        :raises NotFoundError: if no library fits, or more than one.
+        :raises UsageError: if ``closes`` is no such number.
+        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+
+        Source: the loader's lists in the target's memory, and the rules of glibc's elf/dl-close.c.
         """
-        return plan_close(self.target, name, _number, closes).plans[0]
+        from .linux.plan import plan_all, plan_close
 
-    def plans(self, closes: Optional[int] = None) -> tuple[Plan, ...]:
-        """Predict for each open library what closing it would unload, the largest first.
+        if library is None:
+            return plan_all(self._host.target(), _count("closes", "all" if closes is None else closes))
+        times = _count("closes", 1 if closes is None else closes)
+        return plan_close(self._host.target(), _text_of(library), self._host.evaluate, times)
 
-        :raises DlwhyError: if the target cannot be examined.
+    @_ours
+    def trace(
+        self, *libraries: str, stop_when: Optional[str] = None, tls: bool = False, fds: bool = False
+    ) -> Tracing[Trace]:
+        """Return a trace of opens and closes, begun as ``dltrace start`` does, in gdb or LLDB.
+
+        :param libraries: names or patterns of the libraries that it is about; none: all.
+        :param stop_when: ``"kept"``, ``"unloaded"`` or ``"opened"``: stop the process then; None: never.
+        :param tls: watch which TLS destructors are registered, and by whom.
+        :param fds: watch which descriptors a library leaves open.
+        :raises UsageError: if ``stop_when`` is none of these.
+        :raises NoTargetError: if there is no process, or a core.
+        :raises UnsupportedError: if no debugger runs the process, or it cannot be traced.
+
+        Source: breakpoints in the loader, and the loader's lists at each.
         """
-        return plan_all(self.target, closes).plans
+        if stop_when not in (None, "kept", "unloaded", "opened"):
+            raise UsageError(f"stop_when is 'kept', 'unloaded' or 'opened', not {stop_when!r}")
+        if self._host.name == "windbg":
+            raise UnsupportedError("trace is for programs of ELF systems: use dll_trace here")
+        live = self._host.live_target()
+        from .linux.trace.stops import Options
+        from .linux.trace.tracer import begin
 
-    def share(self, name: str, pid: Optional[int] = None) -> Share:
-        """Judge the mapped files of a Windows machine that a name, path or pattern fits; ``pid``: in that process.
+        def announce(stop: Stop) -> None:
+            from .commands.dltrace.text import stop_view
+            from .render.text import render
 
-        :raises NotFoundError: if there is none.
+            live.say(render(stop_view(stop)))
+
+        options = Options(libraries, stop_when, tls, fds)
+        return Tracing(begin(live, options, _drop, announce))  # type: ignore[arg-type]
+
+    # -- Windows --------------------------------------------------------------------------------------------------
+
+    @_ours
+    def dlls(self, dll: Union[str, int, None] = None, pid: Optional[int] = None) -> DllState:
+        """Return why DLLs stay loaded, as ``dllstate`` does.
+
+        :param dll: a name with or without .dll, end of a path, pattern (``api*``) or address inside; in a debugger
+            also an expression for an address; None: all DLLs.
+        :param pid: which process of a machine; None: the current one.
+        :raises NotFoundError: if no DLL fits, or the machine has no such process.
+        :raises UnsupportedError: if the target is none of Windows.
+        :raises DlwhyError: if it cannot be examined.
+
+        Source: the lists of ntdll's loader in the target's memory.
+        """
+        from .windows.state import explain_chosen_dlls, explain_dlls
+
+        if dll is None:
+            return explain_dlls(self._host.target(), pid)
+        return explain_chosen_dlls(self._host.target(), _text_of(dll), self._host.evaluate, pid)
+
+    @_ours
+    def dll_plan(self, dll: Union[str, int], frees: Union[int, str] = 1, pid: Optional[int] = None) -> DllPlans:
+        """Return what FreeLibrary would unload, as ``dllplan`` does.
+
+        :param dll: as of `dlls`, but one.
+        :param frees: how often it is freed, from 1 on, or ``"all"``: as often as it was loaded.
+        :param pid: which process of a machine; None: the current one.
+        :raises NotFoundError: if no DLL fits, or more than one, or the machine has no such process.
+        :raises UsageError: if ``frees`` is no such number.
+        :raises UnsupportedError: if the target is none of Windows.
+        :raises DlwhyError: if it cannot be examined.
+
+        Source: the lists of ntdll's loader in the target's memory, and the rules of that version of it.
+        """
+        from .windows.plan import plan_free
+
+        return plan_free(self._host.target(), _text_of(dll), self._host.evaluate, _count("frees", frees), pid)
+
+    @_ours
+    def gone(self, address: Union[str, int, None] = None, pid: Optional[int] = None) -> GoneDlls:
+        """Return which unloaded DLL was at an address, as ``dllgone`` does.
+
+        :param address: a number, or in a debugger an expression for one; None: list all unloaded DLLs.
+        :param pid: which process of a machine; None: the current one.
+        :raises NotFoundError: if the expression cannot be evaluated, or the machine has no such process.
+        :raises UnsupportedError: if the target is none of Windows.
+        :raises DlwhyError: if it cannot be examined.
+
+        Source: the loader's own record (RtlGetUnloadEventTraceEx), and that of the dump or debugger.
+        """
+        from .windows.gone import find_gone
+
+        number = self._host.evaluate(address) if isinstance(address, str) else address
+        return find_gone(self._host.target(), number, pid)
+
+    @_ours
+    def shares(self, file: Union[str, int, None] = None, pid: Optional[int] = None) -> Share:
+        """Return what can be done to mapped files of a Windows machine, as ``dllshare`` does.
+
+        :param file: a name, end of a path, pattern or address inside; in a debugger also an expression for an address;
+            None: all files that are mapped as images.
+        :param pid: only what this process maps; None: all processes.
+        :raises NotFoundError: if no file fits, or there is no such process.
         :raises UnsupportedError: if the target is a process, not a machine.
+        :raises DlwhyError: if it cannot be examined.
+
+        Source: sections, views and handles in the kernel's memory.
         """
-        return share_file(self.target, name, _number, pid)
+        from .windows.share import share_all, share_file
 
-    def shares(self, pid: Optional[int] = None) -> Share:
-        """Judge all files of a Windows machine that are mapped as images; ``pid``: by that process.
+        if file is None:
+            return share_all(self._host.target(), pid)
+        return share_file(self._host.target(), _text_of(file), self._host.evaluate, pid)
 
-        :raises UnsupportedError: if the target is a process, not a machine.
+    @_ours
+    def dll_trace(self, *dlls: str) -> Tracing[DllTrace]:
+        """Return a trace of loads and frees, begun as ``dlltrace start`` does, in WinDbg or a Python with pykd.
+
+        :param dlls: names or patterns of the DLLs that it is about; none: all.
+        :raises NoTargetError: if there is no process, or a dump.
+        :raises UnsupportedError: if the engine does not run the process, or it cannot be traced.
+
+        Source: breakpoints at ntdll's exports, and the engine's module events.
         """
-        return share_all(self.target, pid)
+        if self._host.name != "windbg":
+            raise UnsupportedError("dll_trace needs WinDbg (or pykd) and a process that it runs: ask here by dlls")
+        from .windows.trace.tracer import DllTracer
+
+        return Tracing(DllTracer(self._host.live_target(), dlls, _drop))  # type: ignore[arg-type]
 
 
-def _number(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError as error:
-        raise NotFoundError(f"'{text}' is no number") from error
+class _Tracer(Protocol[_Report]):
+    """What both families' traces can do."""
+
+    def is_watching(self) -> bool: ...
+
+    def stop(self) -> None: ...
+
+    def report(self) -> _Report: ...
+
+
+class Tracing(Generic[_Answer]):
+    """A trace, which goes on while the debugger runs the process, until `stop` or the end of a ``with`` statement."""
+
+    def __init__(self, tracer: _Tracer[_Answer]) -> None:
+        self._tracer = tracer
+
+    def __enter__(self) -> Tracing[_Answer]:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def is_watching(self) -> bool:
+        """Return True if events are still seen: neither the trace nor the process has ended."""
+        return self._tracer.is_watching()
+
+    @_ours
+    def report(self) -> _Answer:
+        """Return what was seen so far, as ``dltrace report`` and ``dlltrace report`` do."""
+        return self._tracer.report()
+
+    @_ours
+    def stop(self) -> None:
+        """End the trace: nothing of it stays in the process; `report` can still be asked."""
+        self._tracer.stop()
+
+
+def _drop(_event: Union[Event, DllEvent]) -> None:
+    """Keep nothing of an event: the report has the sums."""
+
+
+def _text_of(wanted: Union[str, int]) -> str:
+    return hex(wanted) if isinstance(wanted, int) else wanted
+
+
+def _count(option: str, value: Union[int, str]) -> Optional[int]:
+    """Return how often something is done; None stands for 'all'.
+
+    :raises UsageError: if it is neither a number from 1 on nor 'all'.
+    """
+    from .commands.arguments import number_or_all
+
+    return number_or_all(option, str(value))

@@ -2,9 +2,7 @@
 
 ``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
 
-Exit status: 0 answered; 1 findings, with --strict; 2 wrong usage, or no such library; 3 the target cannot be read, or
-the answer not be written; 4 answered with problems, findings or not; 70 a bug in dlwhy; 130 interrupted.  A reader that
-has gone, and a standard output that is closed, are no failure.
+Exit status: see docs/scripts.md.  A reader that has gone, and a standard output that is closed, are no failure.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from .commands.arguments import argument, byte_count
 from .commands.parser import HelpFormatter, ShellParser, add_arguments
 from .commands.registry import find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
-from .errors import NoTargetError, NotFoundError, OutputError, UnsupportedError, UsageError
+from .errors import NotFoundError, OutputError, UnsupportedError, UsageError
 from .host import Screen, open_closed_streams, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
@@ -62,9 +60,12 @@ class CliHost:
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Give what the command line names."""
+        """Give what the command line names.
+
+        :raises UsageError: if it names nothing.
+        """
         if self._target is None:
-            raise NoTargetError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
+            raise UsageError("nothing to examine: give --pid PID, --core FILE or --dump FILE before the command")
         return self._target
 
     def live_target(self) -> LiveTarget:

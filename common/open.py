@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Optional, Union
 
-from .errors import DumpFormatError, NotFoundError, UnsupportedError
+from .errors import DumpFormatError, NotFoundError, UnsupportedError, UsageError
 from .files import open_regular, read_at
 from .linux.dumps.coretarget import CoreTarget
 from .linux.dumps.elfcore import require_core
@@ -27,9 +27,52 @@ _COMPRESSIONS = {
     b"BZh": ("bzip2", "-dc"),
 }
 
+# Of an ELF file, the larger of both classes.
+_HEADER_SIZE = 64
+
+_ELF = b"\x7fELF"
 _MINIDUMP = b"MDMP"
 _KERNEL_DUMPS = (b"PAGEDU64", b"PAGEDUMP")
 _USER_DUMPS = (b"USERDU64", b"USERDUMP")
+
+
+def open_file(
+    path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None
+) -> Union[CoreTarget, MinidumpTarget, KernelDump]:
+    """Open a core or a dump of Windows, which its content tells, decompressed first where it is compressed.
+
+    ``sysroot`` and ``executable`` are for a core; ``max_size`` is how much room the temporary file may take, in bytes
+    (None: 4 GiB).
+
+    :raises DumpFormatError: if it is neither, damaged, or too large.
+    :raises UnsupportedError: if its kind or processor is not known, the program that decompresses it is not installed,
+        or a file is needed that is not here.
+    :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
+    :raises UsageError: if one of these is given for a dump of Windows.
+    """
+    _require_given(sysroot, executable)
+    content = _decompress(path, lambda start: _require_known(path, start), max_size)
+    start = _first_bytes(path, content)
+    _require_known(path, start)
+    if start.startswith(_ELF):
+        return _core_of(path, content, sysroot, executable)
+    if sysroot or executable:
+        raise UsageError(f"{path} is a dump of Windows: sysroot and executable are for cores")
+    return _dump_of(path, content, start)
+
+
+def _require_known(path: str, start: bytes) -> None:
+    """Require that a file begins as a core or a dump of Windows does.
+
+    :raises DumpFormatError: if it begins as neither.
+    :raises UnsupportedError: if it is a dump of a kind that cannot be read.
+    """
+    if start.startswith(_ELF):
+        require_core(path, start)
+    elif start.startswith((_MINIDUMP, *_KERNEL_DUMPS, *_USER_DUMPS)):
+        _require_dump(path, start)
+    else:
+        raise DumpFormatError(path, "neither a core (an ELF file) nor a minidump nor a kernel dump of Windows", 0)
 
 
 def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
@@ -80,6 +123,10 @@ def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget
     content = _decompress(path, lambda start: _require_dump(path, start), max_size)
     start = _first_bytes(path, content)
     _require_dump(path, start)
+    return _dump_of(path, content, start)
+
+
+def _dump_of(path: str, content: Optional[Unpacked], start: bytes) -> Union[MinidumpTarget, KernelDump]:
     stream = content.stream if content else None
     target: Union[MinidumpTarget, KernelDump]
     if start.startswith(_MINIDUMP):
@@ -129,7 +176,7 @@ def _require_dump(path: str, start: bytes) -> None:
         raise UnsupportedError(
             f"{path} is a full user dump of the old format: only WinDbg reads it; .dump /ma rewrites it"
         )
-    if start.startswith(b"\x7fELF"):
+    if start.startswith(_ELF):
         raise DumpFormatError(path, "it is an ELF file: give a core of Linux by --core", 0)
     raise DumpFormatError(path, "no dump of Windows: it begins neither with MDMP nor with PAGEDU64", 0)
 
@@ -161,9 +208,9 @@ def _open(path: str) -> BinaryIO:
 
 def _first_bytes(path: str, content: Optional[Unpacked]) -> bytes:
     if content:
-        return read_at(content.stream, 0, 8)
+        return read_at(content.stream, 0, _HEADER_SIZE)
     with _open(path) as stream:
-        return read_at(stream, 0, 8)
+        return read_at(stream, 0, _HEADER_SIZE)
 
 
 def _note(target: Union[CoreTarget, MinidumpTarget, KernelDump], content: Optional[Unpacked]) -> None:

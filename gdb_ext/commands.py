@@ -183,6 +183,11 @@ def _mi_value(value: Any) -> Any:
     return shown(str(value))
 
 
+def script_host() -> GdbHost:
+    """Return gdb for a script that it runs."""
+    return GdbHost({})
+
+
 def register() -> None:
     """Define all commands in gdb; a second call replaces them."""
     kept: dict[str, object] = {}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import Any
 
 import lldb
 
 from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import Failure, attempt, run
-from ..common.errors import NotFoundError, UsageError
+from ..common.errors import NoTargetError, NotFoundError, UsageError
 from ..common.host import Screen
 from ..common.imports import OwnImports
 from ..common.target import Target
 from .charset import shown
-from .live import Dispatcher, LldbLiveTarget
+from .live import Dispatcher, LldbLiveTarget, dispatcher_of
 from .target import open_target, selected_target
 
 
@@ -116,9 +117,44 @@ class _LldbCommand:
         return ""
 
 
+class ScriptHost(LldbHost):
+    """LLDB for a script that it runs, which asks about what is selected then."""
+
+    def __init__(self, debugger: Any, calls: Dispatcher) -> None:
+        super().__init__(debugger, None, None, {}, calls)
+
+    def target(self) -> Target:
+        """Give the selected target."""
+        return selected_target(self._debugger)
+
+    def live_target(self) -> LldbLiveTarget:
+        """Give the selected target, to be watched while it runs."""
+        return LldbLiveTarget(self._debugger.GetSelectedTarget(), self._calls)
+
+    def evaluate(self, expression: str) -> int:
+        """Evaluate an expression in the selected frame."""
+        target = self._debugger.GetSelectedTarget()
+        frame = target.GetProcess().GetSelectedThread().GetSelectedFrame()
+        self._context = lldb.SBExecutionContext(frame if frame.IsValid() else target)
+        return super().evaluate(expression)
+
+
+def script_host() -> ScriptHost:
+    """Return LLDB for a script that it runs.
+
+    :raises NoTargetError: if no LLDB runs the script.
+    """
+    debugger = lldb.debugger
+    if debugger is None or not debugger.IsValid():
+        raise NoTargetError("no LLDB runs this script: use script or command script import in LLDB")
+    # LLDB finds the callback of breakpoints by its name in this dictionary, where a script's own names are, too.
+    session = vars(sys.modules["__main__"]).get(f"{debugger.GetInstanceName()}_dict")
+    return ScriptHost(debugger, dispatcher_of(session if isinstance(session, dict) else {}))
+
+
 def register(debugger: Any, session: dict[str, Any]) -> None:
     """Define all commands in LLDB; a second call replaces them."""
-    shared = {"kept": {}, "calls": Dispatcher(session)}
+    shared = {"kept": {}, "calls": dispatcher_of(session)}
     options = _options(debugger)
     for name, command in commands_of().items():
         title = f"Command_{name}"

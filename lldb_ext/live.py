@@ -43,6 +43,12 @@ class Dispatcher:
         return handler is not None and handler(frame, location)
 
 
+def dispatcher_of(session: dict[str, Any]) -> Dispatcher:
+    """Return the dispatcher of a session; its breakpoints need the one that LLDB finds there."""
+    known = getattr(session.get(CALLBACK), "__self__", None)
+    return known if isinstance(known, Dispatcher) else Dispatcher(session)
+
+
 def _key(breakpoint_: Any) -> tuple[int, int]:
     target = breakpoint_.GetTarget() if hasattr(breakpoint_, "GetTarget") else None
     return (hash(target.GetExecutable().fullpath) if target else 0, int(breakpoint_.GetID()))

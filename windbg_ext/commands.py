@@ -17,7 +17,7 @@ import pykd
 from ..common.commands.parser import HelpFormatter
 from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
-from ..common.errors import NoTargetError, NotFoundError, OutputError
+from ..common.errors import NoTargetError, NotFoundError, OutputError, UsageError
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
 from ..common.target import LiveTarget
@@ -84,6 +84,11 @@ class WinDbgHost:
         return Screen(None, False)
 
 
+def script_host() -> WinDbgHost:
+    """Return WinDbg, or pykd, for a script that it runs."""
+    return WinDbgHost()
+
+
 def main(words: Sequence[str], script: str) -> int:
     """Run what the words say: a command of ours, after what is to be opened without WinDbg; give the exit status."""
     outcome = attempt("dlwhy_windbg.py", lambda: _answer(words, script))
@@ -147,10 +152,11 @@ def _parser(is_windbg: bool) -> argparse.ArgumentParser:
 def _open(arguments: argparse.Namespace) -> None:
     """Open what is to be examined, by an engine of our own.
 
-    :raises NoTargetError: if it cannot be.
+    :raises UsageError: if nothing is named.
+    :raises NoTargetError: if it cannot be opened.
     """
     if arguments.dump is None and arguments.pid is None and arguments.program is None:
-        raise NoTargetError("nothing to examine: give -z DUMP or -p PID before the command, or run it inside WinDbg")
+        raise UsageError("nothing to examine: give -z DUMP or -p PID before the command, or run it inside WinDbg")
     try:
         pykd.initialize()
         if arguments.symbols is not None:

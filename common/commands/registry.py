@@ -28,7 +28,8 @@ class Command(NamedTuple):
 
     ``os`` names the system whose programs it examines: ``linux``, which stands for every ELF system, or ``windows``.
     ``answer`` names the function that answers, ``module:function`` with the module in the command's folder: it takes a
-    `Session` and the parsed arguments, and returns a `Result`.  In WinDbg a name in the first column of the answer is
+    `Session` and the parsed arguments, and returns a `Result`.  ``method`` is the member of
+    `dlwhy.Examination` by which a script asks the same.  In WinDbg a name in the first column of the answer is
     a link that runs ``links_to``.
     """
 
@@ -38,6 +39,7 @@ class Command(NamedTuple):
     description: str
     arguments: tuple[Argument, ...]
     answer: str
+    method: str = ""
     examples: tuple[Example, ...] = ()
     links_to: Optional[str] = None
 

@@ -181,6 +181,22 @@ def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
     return WindowsExamination(target, pid).state()
 
 
+def explain_chosen_dlls(
+    target: Target, text: str, evaluate: Callable[[str], int], pid: Optional[int] = None
+) -> DllState:
+    """Examine the DLLs of a process of Windows that a name, pattern or expression fits.
+
+    :raises UnsupportedError: if it is no process of Windows.
+    :raises NotFoundError: if the machine has no such process, or no DLL fits.
+    """
+    state = explain_dlls(target, pid)
+    try:
+        return state._replace(dlls=select_dlls(state.dlls, text, evaluate), asked=text)
+    except NotFoundError as error:
+        error.add(state.problems)
+        raise
+
+
 def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
     """Find the DLLs that a base name with or without .dll, end of a path, pattern or expression names, in any case.
 

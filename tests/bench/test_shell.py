@@ -120,7 +120,7 @@ def shell(*words: str) -> list[str]:
 def state_of(examined: Examination) -> object:
     """Examine a process or core as dlstate does for its table, and let it go."""
     with examined:
-        return explain(examined.target, brief=True)
+        return explain(examined._host.target(), brief=True)
 
 
 def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> None:
@@ -139,7 +139,7 @@ def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> Non
     }
     if drgn is not None:
         commands["drgn, its list of modules"] = drgn("pid", pid)
-    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open_pid(process))}, unit)
+    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open(process))}, unit)
 
 
 def test_core(process: int, core: Path, drgn: Callable[[str, str], list[str]] | None) -> None:
@@ -155,7 +155,7 @@ def test_core(process: int, core: Path, drgn: Callable[[str, str], list[str]] | 
     }
     if drgn is not None:
         commands["drgn, its list of modules"] = drgn("core", path)
-    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open_core(path))}, unit)
+    compare(commands, {"the same without Python's start": lambda: state_of(dlwhy.open(path))}, unit)
 
 
 def test_help() -> None:

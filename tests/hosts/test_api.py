@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dlwhy
@@ -19,6 +20,7 @@ from dlwhy.tests.hosts.debuggers import LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import ROOT, SCRIPT, clean_environment
 from dlwhy.tests.hosts.processes import started, stops_of
 from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.support.documented import example
 
 SHAPE = "[(l.name, l.held, [h.kind.value for h in l.holds]) for l in {state}.libraries]"
 REGISTER = """
@@ -46,7 +48,7 @@ def script(pid: int, core: Path) -> str:
     """Compose a script that uses the API and prints what it learns."""
     return (
         "import dlwhy\n"
-        f"with dlwhy.open_pid({pid}) as process, dlwhy.open_core({str(core)!r}) as core:\n"
+        f"with dlwhy.open({pid}) as process, dlwhy.open({str(core)!r}) as core:\n"
         f"    print('LEARNT', [{SHAPE.format(state='process.state()')}, {SHAPE.format(state='core.state()')}])\n"
     )
 
@@ -63,7 +65,7 @@ def learnt(words: list[str], environment: dict[str, str]) -> object:
 
 def test_the_same_everywhere(waiting: tuple[int, Path], tmp_path: Path) -> None:
     pid, core = waiting
-    with dlwhy.open_pid(pid) as process, dlwhy.open_core(str(core)) as dead:
+    with dlwhy.open(pid) as process, dlwhy.open(core) as dead:
         expected = [
             [(each.name, each.held, [hold.kind.value for hold in each.holds]) for each in examined.state().libraries]
             for examined in (process, dead)
@@ -87,24 +89,21 @@ def test_what_a_debugger_examines(waiting: tuple[int, Path], tmp_path: Path) -> 
     """A script in a debugger examines what the debugger has."""
     _, core = waiting
     program = build(fixtures()["tls_cpp"]) / "main"
-    ask = "import dlwhy\nfrom dlwhy.{module} import selected_target\n"
-    ask += f"print('LEARNT', {SHAPE.format(state='dlwhy.examine(selected_target({arguments})).state()')})\n"
-    in_gdb, in_lldb = tmp_path / "in_gdb.py", tmp_path / "in_lldb.py"
-    in_gdb.write_text(ask.format(module="gdb_ext.target", arguments=""))
-    in_lldb.write_text(ask.format(module="lldb_ext.target", arguments="lldb.debugger"))
-    with dlwhy.open_core(str(core)) as dead:
+    script = tmp_path / "inside.py"
+    script.write_text(f"import dlwhy\nprint('LEARNT', {SHAPE.format(state='dlwhy.open().state()')})\n")
+    with dlwhy.open(core) as dead:
         expected = [(each.name, each.held, [hold.kind.value for hold in each.holds]) for each in dead.state().libraries]
-    words = ["gdb", "-nx", "-batch", "-x", str(SCRIPT), "-ex", f"core-file {core}", "-x", str(in_gdb), str(program)]
+    words = ["gdb", "-nx", "-batch", "-x", str(SCRIPT), "-ex", f"core-file {core}", "-x", str(script), str(program)]
     assert learnt(words, {}) == expected
     for version in (lldbs.OLD, lldbs.NEW):
         found = lldbs.get(version)
         words = [*found.command, "--no-lldbinit", "--batch", "-o", f'command script import "{LLDB_SCRIPT}"']
-        words += ["-o", f"target create --core {core}", "-o", f"script exec(open({str(in_lldb)!r}).read())"]
+        words += ["-o", f"target create --core {core}", "-o", f"script exec(open({str(script)!r}).read())"]
         assert learnt(words, dict(found.environment)) == expected
 
 
 def test_verdicts_are_objects(waiting: tuple[int, Path]) -> None:
-    with dlwhy.open_pid(waiting[0]) as process:
+    with dlwhy.open(waiting[0]) as process:
         library = process.library("libowed.so")
         assert library.held is True
         assert HoldKind.TLS_DESTRUCTORS in [hold.kind for hold in library.holds]
@@ -116,7 +115,7 @@ def test_verdicts_are_objects(waiting: tuple[int, Path]) -> None:
 def test_files_are_closed(waiting: tuple[int, Path]) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        for examined in (dlwhy.open_pid(waiting[0]), dlwhy.open_core(str(waiting[1]))):
+        for examined in (dlwhy.open(waiting[0]), dlwhy.open(waiting[1])):
             with examined as process:
                 process.state()
     assert len(os.listdir("/proc/self/fd")) == len(before)
@@ -124,7 +123,112 @@ def test_files_are_closed(waiting: tuple[int, Path]) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(NoTargetError, match="no process"):
-        dlwhy.open_pid(2**22 + 1)
+        dlwhy.open(2**22 + 1)
     (tmp_path / "core").write_bytes(b"nothing")
-    with pytest.raises(DlwhyError, match="no ELF file"):
-        dlwhy.open_core(str(tmp_path / "core"))
+    with pytest.raises(DlwhyError, match="neither a core"):
+        dlwhy.open(tmp_path / "core")
+
+
+# -- what only a debugger can do ---------------------------------------------------------------------------------------
+
+
+def run_in(host: str, script: str, tmp_path: Path) -> str:
+    """Run a script in a debugger that has stopped the story's program in main; return what is printed."""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    program = str(build(fixtures()["story"]) / "progA")
+    if host == "gdb":
+        words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-x", str(SCRIPT)]
+        words += ["-ex", "break main", "-ex", "run", "-x", str(path), program]
+        environment: Mapping[str, str] = {}
+    else:
+        found = lldbs.get(host)
+        words = [*found.command, "--no-lldbinit", "-b", "-o", f'command script import "{LLDB_SCRIPT}"']
+        words += ["-o", "breakpoint set -n main", "-o", "run", "-o", f"command script import {path}", program]
+        environment = found.environment
+    done = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=clean_environment(environment),
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return done.stdout
+
+
+HOSTS = ["gdb", lldbs.OLD, lldbs.NEW]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_trace_of_the_docs(host: str, tmp_path: Path) -> None:
+    output = run_in(host, example("process.trace", "gdb.execute" if host == "gdb" else "HandleCommand"), tmp_path)
+    assert re.search(r"^libB\.so 1$", output, re.MULTILINE), output
+
+
+GO = {"gdb": "import gdb; go = lambda: gdb.execute('continue')"}
+ASK = """
+import dlwhy
+with dlwhy.open() as process:
+    here = process.library("$pc").name
+    trace = process.trace("libB.so", tls=True, stop_when="kept")
+    before = trace.is_watching
+    go()
+    closes = process.plan("libB.so").plans[0].outcome.value
+    registered = [each.library.name for each in trace.report().registrations]
+    failures = []
+    for ask in (process.dlls, process.dll_trace, lambda: process.library("nothing(")):
+        try:
+            ask()
+        except dlwhy.DlwhyError as error:
+            failures.append(type(error).__name__)
+    watching = trace.is_watching
+    go()
+    trace.stop()
+    kept = [each.library.name for each in trace.report().kept if each.library.name == "libB.so"]
+    print("LEARNT", [here, before, closes, registered, failures, watching, trace.is_watching, kept])
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_is_selected_is_asked_again(host: str, tmp_path: Path) -> None:
+    """After the process has run on, the same object tells what is there now; `$pc` is the debugger's."""
+    go = GO.get(host, "import lldb; go = lambda: lldb.debugger.HandleCommand('process continue')")
+    output = run_in(host, f"{go}\n{ASK}", tmp_path)
+    assert "keeps libB.so." in output
+    (line,) = (line for line in output.splitlines() if line.startswith("LEARNT "))
+    failures = ["UnsupportedError", "UnsupportedError", "NotFoundError"]
+    expected = ["progA", True, "not-open", ["libB.so"], failures, True, False, ["libB.so"]]
+    assert ast.literal_eval(line[len("LEARNT ") :]) == expected
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nothing_is_examined(host: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import dlwhy\ntry:\n    dlwhy.open().state()\nexcept dlwhy.NoTargetError as error:\n")
+    with script.open("a") as stream:
+        stream.write("    print('LEARNT', [str(error)])\n")
+    if host == "gdb":
+        said = learnt(["gdb", "-nx", "-batch", "-x", str(SCRIPT), "-x", str(script)], {})
+    else:
+        found = lldbs.get(host)
+        words = [*found.command, "--no-lldbinit", "-b", "-o", f'command script import "{LLDB_SCRIPT}"']
+        said = learnt([*words, "-o", f"command script import {script}"], dict(found.environment))
+    assert str(said).startswith(("['no process and no core: use", "['no target: use target create"))
+
+
+def test_where_only_the_module_of_lldb_is(tmp_path: Path) -> None:
+    """A plain Python that has LLDB's module is run by no LLDB."""
+    module = tmp_path / "lldb.py"
+    module.write_text("debugger = None\n__getattr__ = lambda name: 0\n")
+    path = tmp_path / "plain.py"
+    ask = "import lldb, dlwhy\ntry:\n    dlwhy.open()\nexcept dlwhy.NoTargetError as error:\n"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        + REGISTER.format(init=str(ROOT / "__init__.py"), root=str(ROOT))
+        + f"{ask}    print('LEARNT', [str(error)])\n"
+    )
+    said = learnt([sys.executable, "-I", str(path)], {})
+    assert said == ["no LLDB runs this script: use script or command script import in LLDB"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -102,6 +103,19 @@ def test_a_command_that_fails(host: str, tmp_path: Path) -> None:
         begin = session(host)[:3] if words != ["dlstate"] else []
         ask(host, [*commands, *begin, *words], tmp_path / "here")
     assert marks(mark) <= by_itself(host, tmp_path)
+
+
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_a_script_that_asks(host: str, tmp_path: Path) -> None:
+    mark = hostile(tmp_path / "here")
+    python = "python" if host == GDB else "script"
+    ask_by_api = "process = dlwhy.open(); trace = process.trace(tls=True); trace.stop(); dlwhy.DllState"
+    asked = "print('ASKED', len(process.state().libraries), len(process.plan().plans), trace.report().watching)"
+    commands = [f"{python} import sys; sys.path.append('.')", *session(host)[:3]]
+    commands += [f"{python} import dlwhy; {ask_by_api}; {asked}"]
+    output = ask(host, commands, tmp_path / "here", {"HOME": str(tmp_path / "home")})
+    assert marks(mark) <= by_itself(host, tmp_path)
+    assert re.search(r"^ASKED \d+ 0 False$", output, re.MULTILINE), output
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

@@ -125,7 +125,7 @@ def test_a_thousand_readings(folder: Path, pause: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(state_module, "MAX_SETTLING_SECONDS", 0.0 if pause == 0 else 1.0)
     found: list[str] = []
     outcomes: Counter[str] = Counter()
-    with looping(folder, pause) as loop, dlwhy.open_pid(loop.pid) as process:
+    with looping(folder, pause) as loop, dlwhy.open(loop.pid) as process:
         before = loop.rounds()
         begin = time.monotonic()
         for _ in range(READINGS):
@@ -157,7 +157,7 @@ def test_how_much_the_process_is_slowed_down(folder: Path, pause: int) -> None:
     Each reading takes the lock of the process's memory map some 30 times, for which a program that does nothing but
     map and unmap has to wait.
     """
-    with looping(folder, pause) as loop, dlwhy.open_pid(loop.pid) as process:
+    with looping(folder, pause) as loop, dlwhy.open(loop.pid) as process:
         command = [sys.executable, "-IS", str(ROOT / "__main__.py"), "--pid", str(loop.pid), "dlstate"]
 
         def run_command() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import dlwhy
 import pytest
+from dlwhy.tests.synth.elfcore import notes_first
 
 ROOT = Path(dlwhy.__file__).parent
-PT_NOTE = 4
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +47,24 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["dlstate"], 3, "give --pid PID, --core FILE or --dump FILE"),
+        *(
+            ([name, *words], 2, f"{name}: nothing to examine: give --pid PID, --core FILE or --dump FILE")
+            for name, words in (
+                ("dlstate", []),
+                ("dlstate", ["libB.so"]),
+                ("dlplan", ["libB.so"]),
+                ("dlplan", ["--all"]),
+                ("dllstate", []),
+                ("dllplan", ["a.dll"]),
+                ("dllgone", []),
+                ("dllshare", ["--all"]),
+            )
+        ),
+        (["--core", "CORE", "dllstate"], 3, "it is no process of Windows"),
+        (["--core", "CORE", "dltrace", "start"], 3, "a trace needs a debugger that runs the process"),
+        (["--core", "CORE", "dlplan"], 2, "name one library, or give --all"),
+        (["--core", "CORE", "dlplan", "libplain.so", "--closes", "0"], 2, "--closes takes a number from 1 on"),
+        (["--core", "CORE", "dlplan", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
         (["--core", "/nonexistent", "dlstate"], 3, "/nonexistent: No such file"),
         (["--core", "/proc/self/exe", "dlstate"], 3, "no core"),
         (["--pid", "4194305", "dlstate"], 3, "there is no process"),
@@ -78,26 +94,12 @@ def test_errors_are_one_line(rich_core: Path, words: list[str], status: int, mes
     assert done.stdout == ""
 
 
-def notes_first(core: bytes) -> bytes:
-    """Lay a core out as the kernel does; gdb writes the notes last, so that a cut loses them first."""
-    phoff, count = struct.unpack_from("<Q", core, 32)[0], struct.unpack_from("<H", core, 56)[0]
-    headers = [list(struct.unpack_from("<IIQQQQQQ", core, phoff + 56 * i)) for i in range(count)]
-    start = bytearray(core[:64])
-    struct.pack_into("<Q", start, 32, 64)
-    body = b""
-    for header in sorted(headers, key=lambda h: h[0] != PT_NOTE):
-        data = core[header[2] : header[2] + header[5]]
-        header[2] = 64 + 56 * count + len(body)
-        body += data
-    return bytes(start) + b"".join(struct.pack("<IIQQQQQQ", *header) for header in headers) + body
-
-
 def test_core_that_is_cut_off_is_answered_with_problems(rich_core: Path, tmp_path: Path) -> None:
     whole = notes_first(rich_core.read_bytes())
     cut = tmp_path / "core"
     cut.write_bytes(whole)
     assert run("--core", str(cut), "dlstate").returncode == 0
-    cut.write_bytes(whole[: len(whole) - 4096])
+    cut.write_bytes(whole[:-4096])
     done = run("--core", str(cut), "dlstate")
     assert done.returncode == 4, done.stderr
     assert f"problem: core file {cut}: it is cut off: the file has {len(whole) - 4096} bytes of" in " ".join(

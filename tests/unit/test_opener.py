@@ -20,9 +20,12 @@ from typing import BinaryIO
 import dlwhy
 import pytest
 from dlwhy.common import unpack
+from dlwhy.common.api import Examination, FileHost
 from dlwhy.common.cli import main
 from dlwhy.common.commands.arguments import byte_count
 from dlwhy.common.errors import DumpFormatError, NotFoundError, UnsupportedError
+from dlwhy.common.open import open_core, open_coredump, open_dump
+from dlwhy.common.target import Target
 from dlwhy.tests.synth.elfcore import Encoder, Segment, write_core
 
 COMPRESSORS = {
@@ -33,7 +36,12 @@ COMPRESSORS = {
     "bzip2": ["bzip2", "-1", "-k"],
 }
 SUFFIXES = {"zstd": "zst", "lz4": "lz4", "xz": "xz", "gzip": "gz", "bzip2": "bz2"}
+OPENERS: list[Callable[[str], object]] = [dlwhy.open, open_core, open_dump]
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def opened(target: Target) -> Examination:
+    return Examination(FileHost(target))
 
 
 @pytest.mark.parametrize("name", sorted(COMPRESSORS))
@@ -43,7 +51,7 @@ def test_compressed_core(rich_core: Path, tmp_path: Path, name: str) -> None:
     words = [*COMPRESSORS[name], str(plain)]
     packed = f"core.{SUFFIXES[name]}"
     subprocess.run([*words, str(tmp_path / packed)] if name == "lz4" else words, check=True)
-    with dlwhy.open_core(str(rich_core)) as expected, dlwhy.open_core(str(tmp_path / packed)) as found:
+    with dlwhy.open(rich_core) as expected, dlwhy.open(tmp_path / packed) as found:
         assert found.state().libraries == expected.state().libraries
 
 
@@ -52,7 +60,7 @@ def test_compressed_core_that_is_cut_off(rich_core: Path, tmp_path: Path) -> Non
     whole = (tmp_path / "whole.zst").read_bytes()
     (tmp_path / "cut.zst").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DumpFormatError):
-        dlwhy.open_core(str(tmp_path / "cut.zst"))
+        dlwhy.open(tmp_path / "cut.zst")
 
 
 @pytest.mark.parametrize(
@@ -107,24 +115,24 @@ def test_a_core_that_is_no_longer_one_says_what_the_decompressor_said(rich_core:
     packed = tmp_path / "core.xz"
     packed.write_bytes(packed.read_bytes()[:-100])
     with pytest.raises(DumpFormatError, match="decompression: Unexpected end of input"):
-        dlwhy.open_core(str(packed))
+        dlwhy.open(packed)
 
 
 def test_missing_decompressor_is_named(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["zstd", "-q", str(rich_core), "-o", str(tmp_path / "core.zst")], check=True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="install zstd"):
-        dlwhy.open_core(str(tmp_path / "core.zst"))
+        dlwhy.open(tmp_path / "core.zst")
 
 
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(DumpFormatError, match="No such file"):
-        dlwhy.open_core(str(tmp_path / "core"))
+        dlwhy.open(tmp_path / "core")
 
 
 def test_not_a_core() -> None:
     with pytest.raises(DumpFormatError, match="no core"):
-        dlwhy.open_core("/proc/self/exe")
+        dlwhy.open("/proc/self/exe")
 
 
 COREDUMPCTL = """#!/bin/sh
@@ -141,17 +149,13 @@ def test_core_out_of_coredumpctl(rich_core: Path, tmp_path: Path, monkeypatch: p
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CORE", str(rich_core))
-    from dlwhy.common.open import open_coredump
-
-    with dlwhy.open_core(str(rich_core)) as expected, dlwhy.examine(open_coredump("progA")) as found:
+    with dlwhy.open(rich_core) as expected, opened(open_coredump("progA")) as found:
         assert found.state().libraries == expected.state().libraries
     with pytest.raises(NotFoundError, match="No coredumps found"):
         open_coredump("progB")
 
 
 def test_without_coredumpctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlwhy.common.open import open_coredump
-
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="--core"):
         open_coredump("progA")
@@ -192,8 +196,8 @@ def test_what_is_no_core_is_not_decompressed(tmp_path: Path, monkeypatch: pytest
     """2 KB can stand for gigabytes of zeros."""
     path = install(tmp_path, monkeypatch, "exec cat /dev/zero")
     before = descriptors()
-    for open_file in (dlwhy.open_core, dlwhy.open_dump):
-        with pytest.raises(DumpFormatError, match=r"no ELF file|no dump of Windows"):
+    for open_file in OPENERS:
+        with pytest.raises(DumpFormatError, match=r"no ELF file|no dump of Windows|neither a core .* nor a minidump"):
             open_file(str(path))
         assert has_ended(tmp_path)
     assert descriptors() == before
@@ -203,7 +207,7 @@ def test_an_executable_is_not_decompressed_as_a_core(tmp_path: Path) -> None:
     path = tmp_path / "core.gz"
     path.write_bytes(gzip.compress(Path("/proc/self/exe").read_bytes(), 1))
     with pytest.raises(DumpFormatError, match="an ELF file, but no core"):
-        dlwhy.open_core(str(path))
+        dlwhy.open(path)
 
 
 def test_zeros_take_no_room(tmp_path: Path) -> None:
@@ -211,11 +215,11 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
     path = tmp_path / "core.gz"
     with gzip.open(path, "wb", 1) as stream:
         stream.write(core + bytes(100) + b"x" + bytes((300 << 20) + 1234) + b"x" + bytes(5000))
-    with dlwhy.open_core(str(path)) as found:
-        status = os.fstat(found.target._core._file.fileno())  # type: ignore[attr-defined]
+    with dlwhy.open(path) as found:
+        status = os.fstat(found._host.target()._core._file.fileno())  # type: ignore[attr-defined]
         assert status.st_size == len(core) + (300 << 20) + 6336
         assert status.st_blocks * 512 < 2 * len(core)
-        stream = found.target._core._file  # type: ignore[attr-defined]
+        stream = found._host.target()._core._file  # type: ignore[attr-defined]
         assert os.pread(stream.fileno(), len(core), 0) == core
         assert os.pread(stream.fileno(), 1 << 20, status.st_size - 5001) == b"x" + bytes(5000)
         assert os.pread(stream.fileno(), 200, len(core)) == bytes(100) + b"x" + bytes(99)
@@ -224,11 +228,11 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
 def test_room_is_bounded(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = install(tmp_path, monkeypatch, f'cat "{rich_core}"; exec cat /dev/urandom')
     with pytest.raises(DumpFormatError, match="takes up more than 20 MiB: allow more by --max-size SIZE"):
-        dlwhy.open_core(str(path), max_size=20 << 20)
+        dlwhy.open(str(path), max_size=20 << 20)
     assert has_ended(tmp_path)
     path = install(tmp_path, monkeypatch, f'cat "{rich_core}"; exec cat /dev/zero')
     with pytest.raises(DumpFormatError, match="holes included, more than 40 MiB: allow more by --max-size SIZE"):
-        dlwhy.open_core(str(path), max_size=20 << 20)
+        dlwhy.open(str(path), max_size=20 << 20)
     assert has_ended(tmp_path)
 
 
@@ -258,29 +262,29 @@ def test_a_program_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(unpack, "SILENCE_SECONDS", 0.2)
     path = install(tmp_path, monkeypatch, "exec sleep 1000")
     with pytest.raises(DumpFormatError, match="wrote nothing for"):
-        dlwhy.open_core(str(path))
+        dlwhy.open(path)
     assert has_ended(tmp_path)
 
 
 def test_a_program_that_talks(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says is kept to 64 KiB, and the last line of that told where it fails."""
     path = install(tmp_path, monkeypatch, f'sleep 0.3; trap "" XFSZ; yes aaa >&2; cat "{rich_core}"; exit 1')
-    with dlwhy.open_core(str(path)) as found:
-        assert "not all of it could be decompressed: a" in str(found.target.problems()[0])
+    with dlwhy.open(path) as found:
+        assert "not all of it could be decompressed: a" in str(found._host.target().problems()[0])
 
 
 def test_a_program_that_ends_late(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "ENDING_SECONDS", 0.2)
     path = install(tmp_path, monkeypatch, f'cat "{rich_core}"; exec >&-; exec sleep 1000')
-    with dlwhy.open_core(str(path)) as found:
-        assert "not all of it could be decompressed" in str(found.target.problems()[0])
+    with dlwhy.open(path) as found:
+        assert "not all of it could be decompressed" in str(found._host.target().problems()[0])
     assert has_ended(tmp_path)
 
 
 def test_a_program_s_memory_is_bounded(rich_core: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = install(tmp_path, monkeypatch, f'sleep 0.3; cat "{rich_core}"; ulimit -v >&2; exit 1')
-    with dlwhy.open_core(str(path)) as found:
-        assert f"not all of it could be decompressed: {1 << 20}" in str(found.target.problems()[0])
+    with dlwhy.open(path) as found:
+        assert f"not all of it could be decompressed: {1 << 20}" in str(found._host.target().problems()[0])
 
 
 def test_an_interrupt_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +292,7 @@ def test_an_interrupt_ends_the_program(tmp_path: Path, monkeypatch: pytest.Monke
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        dlwhy.open_core(str(path))
+        dlwhy.open(path)
     timer.join()
     assert has_ended(tmp_path)
 
@@ -300,11 +304,11 @@ def test_a_cut_off_core_of_the_kernels_is_used(tmp_path: Path, name: str) -> Non
     packed = subprocess.run([*COMPRESSORS[name][:1], "-c", str(plain)], capture_output=True, check=True).stdout
     path = tmp_path / "cut"
     path.write_bytes(packed[: len(packed) * 3 // 4])
-    with dlwhy.open_core(str(path)) as found:
-        said = [problem.message for problem in found.target.problems()]
+    with dlwhy.open(path) as found:
+        said = [problem.message for problem in found._host.target().problems()]
         assert said[0].startswith("it is cut off: ")
         assert said[1].startswith("not all of it could be decompressed: ")
-        assert found.target.read(0x10000, 16) == small_core(4 << 20)[-(4 << 20) :][:16]
+        assert found._host.target().read(0x10000, 16) == small_core(4 << 20)[-(4 << 20) :][:16]
 
 
 def test_what_follows_a_core_is_said(rich_core: Path, tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_what_follows_a_core_is_said(rich_core: Path, tmp_path: Path) -> None:
     subprocess.run(["zstd", "-q", str(rich_core), "-o", str(tmp_path / "core.zst")], check=True)
     with (tmp_path / "core.zst").open("ab") as stream:
         stream.write(b"trailing garbage")
-    with dlwhy.open_core(str(rich_core)) as expected, dlwhy.open_core(str(tmp_path / "core.zst")) as found:
+    with dlwhy.open(rich_core) as expected, dlwhy.open(tmp_path / "core.zst") as found:
         assert found.state().libraries == expected.state().libraries
         assert "not all of it could be decompressed" in str(found.state().problems)
 
@@ -327,7 +331,7 @@ def test_programs_of_the_current_folder_are_not_run(
     for folders in ("", ".", os.pathsep, f".{os.pathsep}{os.pathsep}bin/.."):
         monkeypatch.setenv("PATH", folders)
         with pytest.raises(UnsupportedError, match="install zstd"):
-            dlwhy.open_core(str(path))
+            dlwhy.open(path)
     assert not (tmp_path / "pid").exists()
 
 
@@ -341,12 +345,12 @@ def test_where_it_is_kept(rich_core: Path, tmp_path: Path, monkeypatch: pytest.M
     for name in ("TMPDIR", "TEMP", "TMP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", None)
-    with dlwhy.open_core(str(path)) as found:
-        assert folder_of(found.target._core._file) == "/var/tmp"  # type: ignore[attr-defined]
+    with dlwhy.open(path) as found:
+        assert folder_of(found._host.target()._core._file) == "/var/tmp"  # type: ignore[attr-defined]
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    with dlwhy.open_core(str(path)) as found:
-        assert folder_of(found.target._core._file) == str(tmp_path)  # type: ignore[attr-defined]
+    with dlwhy.open(path) as found:
+        assert folder_of(found._host.target()._core._file) == str(tmp_path)  # type: ignore[attr-defined]
         assert [each.name for each in tmp_path.iterdir()] == ["core.gz"]
 
 
@@ -360,7 +364,7 @@ def test_no_room(rich_core: Path, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("open_file", [dlwhy.open_core, dlwhy.open_dump])
+@pytest.mark.parametrize("open_file", OPENERS)
 def test_a_pipe_is_not_waited_for(tmp_path: Path, open_file: Callable[[str], object]) -> None:
     os.mkfifo(tmp_path / "core")
     with pytest.raises(DumpFormatError, match="it is no regular file"):

@@ -28,7 +28,7 @@ def sleeper() -> Iterator[int]:
 
 
 def test_process_is_neither_stopped_nor_traced(sleeper: int) -> None:
-    with dlwhy.open_pid(sleeper) as process:
+    with dlwhy.open(sleeper) as process:
         state = process.state()
     status = Path(f"/proc/{sleeper}/status").read_text()
     assert state.libraries[0].name == "sleep"
@@ -37,13 +37,13 @@ def test_process_is_neither_stopped_nor_traced(sleeper: int) -> None:
 
 
 def test_own_process() -> None:
-    with dlwhy.open_pid(os.getpid()) as process:
+    with dlwhy.open(os.getpid()) as process:
         names = [library.name for library in process.state().libraries]
     assert "libc.so.6" in names
 
 
 def test_library_list_is_that_of_the_maps(sleeper: int) -> None:
-    with dlwhy.open_pid(sleeper) as process:
+    with dlwhy.open(sleeper) as process:
         found = {os.path.realpath(library.path) for library in process.state().libraries if "/" in library.path}
     mapped = {line.split(None, 5)[5] for line in Path(f"/proc/{sleeper}/maps").read_text().splitlines() if "/" in line}
     assert found == {path for path in mapped if Path(path).read_bytes()[:4] == b"\x7fELF"}
@@ -51,7 +51,7 @@ def test_library_list_is_that_of_the_maps(sleeper: int) -> None:
 
 def test_no_such_process() -> None:
     with pytest.raises(NoTargetError, match="there is no process 4194305"):
-        dlwhy.open_pid(4194305)
+        dlwhy.open(4194305)
 
 
 def test_zombie() -> None:
@@ -64,7 +64,7 @@ def test_zombie() -> None:
                 break
             time.sleep(0.02)
         with pytest.raises(NoTargetError, match="zombie"):
-            dlwhy.open_pid(child)
+            dlwhy.open(child)
     finally:
         os.waitpid(child, 0)
 
@@ -73,7 +73,7 @@ def test_kernel_thread() -> None:
     """Where one is to be seen: a container shows none."""
     for pid in filter(is_kernel_thread, map(int, filter(str.isdigit, os.listdir("/proc")))):
         with pytest.raises(UnsupportedError, match="kernel thread"):
-            dlwhy.open_pid(pid)
+            dlwhy.open(pid)
         break
 
 

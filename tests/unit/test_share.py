@@ -428,12 +428,12 @@ def test_a_count_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_script(machine_dump: Path) -> None:
-    with dlwhy.open_dump(str(machine_dump)) as machine:
-        check(machine.share("held.dll"), "held.dll")
+    with dlwhy.open(machine_dump) as machine:
+        check(machine.shares("held.dll"), "held.dll")
         assert len(machine.shares().files) == 8
-        assert [file.base_name for file in machine.shares(3120).files] == ["ntdll.dll"]
+        assert [file.base_name for file in machine.shares(pid=3120).files] == ["ntdll.dll"]
         with pytest.raises(NotFoundError, match="no process maps"):
-            machine.share("none.dll")
+            machine.shares("none.dll")
 
 
 def test_a_header_that_nobody_filled_in(tmp_path: Path) -> None:

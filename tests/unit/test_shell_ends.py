@@ -11,6 +11,11 @@ from pathlib import Path
 
 import dlwhy
 import pytest
+from dlwhy.tests.support.documented import SCRIPTS, statuses
+from dlwhy.tests.synth.elfcore import notes_first
+from dlwhy.tests.synth.ntlayout import windows
+from dlwhy.tests.synth.ntmachines import build
+from dlwhy.tests.synth.windows import process, write
 
 ROOT = Path(dlwhy.__file__).parent
 #: Imported by Python at its start: what writes JSON cannot be imported.
@@ -148,3 +153,69 @@ def test_a_reader_that_has_gone_is_quiet(way: str, rich_core: Path, tmp_path: Pa
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+#: Each exit status that is documented: the words, what is broken, and how they are run.
+ROWS = {
+    0: ["--core", "CORE", "dlstate", "libplain.so"],
+    1: ["--strict", "--core", "CORE", "dlstate", "libplain.so"],
+    2: ["dlstate"],
+    3: ["--core", "/dev/null", "dlstate"],
+    4: ["--strict", "--core", "CUT", "dlstate", "libplain.so"],
+    70: ["--core", "CORE", "dlstate", "--json"],
+    130: ["--core", "CORE", "dlstate", "--json"],
+}
+BROKEN = {70: "raise TypeError('broken')", 130: "raise KeyboardInterrupt"}
+
+
+def test_the_table_is_the_same_on_each_page() -> None:
+    assert statuses(SCRIPTS) == statuses(ROOT / "README.md")
+    assert list(statuses(SCRIPTS)) == list(ROWS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("status", ROWS)
+def test_an_exit_status_of_the_table(way: str, status: int, rich_core: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    cut.write_bytes(notes_first(rich_core.read_bytes())[:-4096])
+    words = [{"CORE": str(rich_core), "CUT": str(cut)}.get(word, word) for word in ROWS[status]]
+    done = subprocess.run(
+        [sys.executable, *WAYS[way], *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(tmp_path, BROKEN.get(status, "pass")),
+        cwd=tmp_path,
+    )
+    assert done.returncode == status, done.stderr
+    assert bool(done.stdout) == (status in (0, 1, 4))
+    assert done.stderr.count("\n") == (status in (2, 3, 70))
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["dlstate"], 0),
+        (["dlstate", "libleft.so"], 0),
+        (["dlplan", "--all"], 0),
+        (["dlplan", "libplain.so", "--closes", "all"], 0),
+        (["dlplan", "libplain.so"], 1),
+        (["--dump", "DUMP", "dllstate"], 0),
+        (["--dump", "DUMP", "dllstate", "libA"], 1),
+        (["--dump", "DUMP", "dllplan", "libA", "--frees", "all"], 0),
+        (["--dump", "DUMP", "dllplan", "libA"], 1),
+        (["--dump", "DUMP", "dllgone", "1"], 0),
+        (["--dump", "DUMP", "dllgone"], 1),
+        (["--dump", "MACHINE", "dllshare", "--all"], 0),
+        (["--dump", "MACHINE", "dllshare", "held.dll"], 1),
+    ],
+)
+def test_findings(words: list[str], status: int, rich_core: Path, tmp_path: Path) -> None:
+    """What `--strict` takes for a finding, without which each is 0."""
+    files = {"DUMP": str(write(tmp_path, process().dump())), "MACHINE": str(tmp_path / "MEMORY.DMP")}
+    build(windows("10.0.19041.3570")).save(tmp_path / "MEMORY.DMP", "complete")
+    target = [] if words[0] == "--dump" else ["--core", str(rich_core)]
+    given = [*target, *(files.get(word, word) for word in words)]
+    for strict, expected in (([], 0), (["--strict"], status)):
+        done = subprocess.run([sys.executable, str(ROOT), *strict, *given], capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stdout + done.stderr

@@ -18,6 +18,7 @@ ADDRESS, names the module that was there, with the offset, and says where that i
         PROCESS_ARGUMENT,
     ),
     answer="command:answer",
+    method="gone",
     examples=(
         Example("dllgone", "list the unloaded DLLs, and what still points into them"),
         Example("dllgone @rip", "which DLL was where the program counter is?"),

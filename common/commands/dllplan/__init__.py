@@ -21,6 +21,7 @@ DLL is a name with or without .dll, the end of a path, or an address inside it (
         PROCESS_ARGUMENT,
     ),
     answer="command:answer",
+    method="dll_plan",
     examples=(
         Example("dllplan plug.dll", "what would one FreeLibrary of plug.dll unload?"),
         Example("dllplan plug.dll --frees all", "what, if it were freed as often as it was loaded?"),

@@ -24,6 +24,7 @@ With --all, lists every file that is mapped as an image.""",
         argument("--all", action="store_true", help="list all mapped images"),
     ),
     answer="command:answer",
+    method="shares",
     examples=(
         Example("dllshare python35.dll", "can it be renamed, deleted, overwritten, and who maps it?"),
         Example("dllshare --all", "list all mapped images"),

@@ -20,6 +20,7 @@ DLL is a name with or without .dll, the end of a path, a pattern (api*), or an a
         PROCESS_ARGUMENT,
     ),
     answer="command:answer",
+    method="dlls",
     examples=(
         Example("dllstate", "list all modules"),
         Example("dllstate python35", "why is python35.dll still loaded?"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ...errors import NotFoundError
-from ...windows.state import explain_dlls, select_dlls
+from ...windows.state import explain_chosen_dlls, explain_dlls
 from ..arguments import process_id
 from ..session import Result, Session
 from .text import dll_state_view
@@ -15,13 +14,11 @@ from .text import dll_state_view
 def answer(session: Session, arguments: Namespace) -> Result:
     """Answer ``dllstate [DLL]``."""
     wanted = " ".join(arguments.dll)
-    state = explain_dlls(session.target, process_id(arguments.process))
+    pid = process_id(arguments.process)
     if arguments.dll:
-        try:
-            state = state._replace(dlls=select_dlls(state.dlls, wanted, session.host.evaluate), asked=wanted)
-        except NotFoundError as error:
-            error.add(state.problems)
-            raise
+        state = explain_chosen_dlls(session.target, wanted, session.host.evaluate, pid)
+    else:
+        state = explain_dlls(session.target, pid)
 
     def document() -> dict[str, Any]:
         from .document import dll_state_document  # most want the text

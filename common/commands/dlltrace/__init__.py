@@ -32,6 +32,7 @@ own DLLs, forwarders) are seen as modules that come, without a caller.""",
         argument("--go", action="store_true", help="after start let the process run; report when it stops or ends"),
     ),
     answer="command:answer",
+    method="dll_trace",
     examples=(
         Example("dlltrace start", "watch all loads and frees"),
         Example("dlltrace report", "sum up"),

@@ -26,6 +26,7 @@ library ($pc) or for the handle that dlopen gave; a leading & says that it is su
         argument("--all", action="store_true", help="rank all open libraries"),
     ),
     answer="command:answer",
+    method="plan",
     examples=(
         Example("dlplan libB.so", "what would one dlclose of libB.so unload?"),
         Example("dlplan libB.so --closes all", "what, if it were closed as often as it is open?"),

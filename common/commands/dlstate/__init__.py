@@ -19,6 +19,7 @@ address inside the library ($pc); a leading & says that it is a link_map pointer
         argument("library", metavar="LIBRARY", nargs="*", completes_libraries=True, help="the library to explain"),
     ),
     answer="command:answer",
+    method="state",
     examples=(
         Example("dlstate", "list all libraries"),
         Example("dlstate libB.so", "why is libB.so still loaded?"),

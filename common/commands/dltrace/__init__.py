@@ -37,6 +37,7 @@ nothing else needs; what is open elsewhere or never unloads, and its dependencie
         ),
     ),
     answer="command:answer",
+    method="trace",
     examples=(
         Example("dltrace start", "watch all opens and closes"),
         Example("dltrace start libB.so --stop-when kept", "stop where a close leaves libB.so loaded"),
