@@ -194,7 +194,7 @@ class Planner:
         count = link_map.l_direct_opencount
         left = max(0, count - times)
         if link_map.nodelete:
-            return Outcome.EARLY_RETURN, count, ()
+            return Outcome.NO_EFFECT, count, ()
         if count == 0:
             return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:

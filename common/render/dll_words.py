@@ -29,9 +29,9 @@ _RULES = {
 REFUSALS = {
     "static": "it is a static import of the program, so FreeLibrary returns at once and lowers nothing",
     "pinned": "it is pinned, so FreeLibrary returns at once and lowers nothing",
-    "imported": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
+    "importers-only": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
     "unloading": "it is being unloaded already",
-    "shutdown": "the process is exiting, where FreeLibrary does nothing",
+    "process-exiting": "the process is exiting, where FreeLibrary does nothing",
 }
 
 
@@ -107,9 +107,17 @@ PIN_REMEDIES = {
 }
 
 
-def is_pinned_count(dll: Dll, count: int) -> bool:
-    """Return True if a load count says that the DLL is pinned."""
-    return count == 0xFFFFFFFF or (count == 0xFFFF and dll.state is None)
+def count_words(dll: Dll) -> str:
+    """Return the load count of a DLL as it is now; "?" where it is not known."""
+    if dll.load_count is not None:
+        return str(dll.load_count)
+    return "pinned" if any(_is_pin(hold) for hold in dll.holds) else "?"
+
+
+def _is_pin(hold: DllHold) -> bool:
+    # The program is pinned wherever its count is in memory.
+    is_main = hold.kind is DllHoldKind.MAIN_PROGRAM and bool(hold.evidence)
+    return is_main or hold.kind in (DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED)
 
 
 def dll_names(names: Sequence[str], verbose: bool, limit: int = SHOWN_NAMES) -> str:

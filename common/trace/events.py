@@ -36,10 +36,10 @@ class Moment(NamedTuple):
 
 
 class OpenResult(Enum):
-    """How a dlopen ended: LOADED is new, COUNTED was there already, UNKNOWN was not seen to end."""
+    """How a dlopen ended: LOADED is new, ALREADY_LOADED was there before, UNKNOWN was not seen to end."""
 
     LOADED = "loaded"
-    COUNTED = "counted"
+    ALREADY_LOADED = "already-loaded"
     FAILED = "failed"
     UNKNOWN = None
 
@@ -71,22 +71,25 @@ class Account(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What was counted; ``exact`` is out of ``compared``: the closes that were seen to end, and did not race."""
+    """What was counted.
+
+    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were seen to end, and did not race.
+    """
 
     opens: int = 0
-    failed: int = 0
+    opens_failed: int = 0
     closes: int = 0
-    unloading: int = 0
-    unloaded: int = 0
-    keeping: int = 0
-    exact: int = 0
-    nested: int = 0
-    raced: int = 0
-    mismatches: int = 0
-    unended: int = 0
-    unseen_opens: int = 0
-    unseen_closes: int = 0
-    compared: int = 0
+    closes_that_unloaded: int = 0
+    libraries_unloaded: int = 0
+    closes_that_kept: int = 0
+    closes_predicted_exactly: int = 0
+    closes_nested: int = 0
+    closes_raced: int = 0
+    closes_mispredicted: int = 0
+    end_not_seen: int = 0
+    opens_unseen: int = 0
+    closes_unseen: int = 0
+    closes_compared: int = 0
 
 
 def without(some: tuple[_T, ...], others: tuple[_T, ...]) -> tuple[_T, ...]:

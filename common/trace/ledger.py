@@ -81,7 +81,7 @@ class Ledger:
         if outcome is Outcome.NOT_OPEN:
             return
         sums = self._account(key, name, shown)
-        if outcome is Outcome.EARLY_RETURN:
+        if outcome is Outcome.NO_EFFECT:
             sums.early_returns += 1
         else:
             sums.closes[moment.caller, moment.by] += 1
@@ -89,29 +89,29 @@ class Ledger:
     def count_open(self, result: OpenResult) -> None:
         """Count an open in the totals."""
         self._counts["opens"] += 1
-        self._counts["failed"] += result is OpenResult.FAILED
-        self._counts["unended"] += result is OpenResult.UNKNOWN
+        self._counts["opens_failed"] += result is OpenResult.FAILED
+        self._counts["end_not_seen"] += result is OpenResult.UNKNOWN
 
     def count_close(self, moment: Moment, ending: Ending) -> bool:
         """Count a close in the totals; returns True if it was mispredicted: not where threads raced."""
         counts = self._counts
         counts["closes"] += 1
-        counts["unloading"] += bool(ending.unloaded)
-        counts["unloaded"] += ending.unloaded
-        counts["keeping"] += ending.keeps
-        counts["raced"] += moment.raced
-        counts["exact"] += ending.is_exact and not moment.raced
-        counts["nested"] += moment.inside is not None
-        counts["unended"] += not ending.ended
-        counts["compared"] += ending.ended and not moment.raced
+        counts["closes_that_unloaded"] += bool(ending.unloaded)
+        counts["libraries_unloaded"] += ending.unloaded
+        counts["closes_that_kept"] += ending.keeps
+        counts["closes_raced"] += moment.raced
+        counts["closes_predicted_exactly"] += ending.is_exact and not moment.raced
+        counts["closes_nested"] += moment.inside is not None
+        counts["end_not_seen"] += not ending.ended
+        counts["closes_compared"] += ending.ended and not moment.raced
         is_mismatch = ending.is_wrong and not moment.raced and ending.outcome is not Outcome.UNKNOWN
-        counts["mismatches"] += is_mismatch
+        counts["closes_mispredicted"] += is_mismatch
         return is_mismatch
 
     def count_unseen(self, opens: int, closes: int) -> None:
         """Count what opened or closed without having been seen."""
-        self._counts["unseen_opens"] += opens
-        self._counts["unseen_closes"] += closes
+        self._counts["opens_unseen"] += opens
+        self._counts["closes_unseen"] += closes
 
     def _list(self, name: str, listed: list[_T], event: _T) -> None:
         """List an event, or count it if there are too many of its kind, ``name``."""

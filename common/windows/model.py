@@ -100,6 +100,8 @@ class Dll(NamedTuple):
     ``loader`` is ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).  ``entry`` is its
     LDR_DATA_TABLE_ENTRY, ``node`` its LDR_DDAG_NODE, 0 where there is none.  ``fields`` are the loader's own, None
     where they could not be read.  ``cycle`` names the others of an import cycle that stay and go as one.
+    ``load_count`` is the count by which FreeLibrary decides, ``loadlibrary_count`` the part of it that LoadLibrary
+    gave; None for what is pinned, or where it is not known.
     """
 
     name: str
@@ -121,6 +123,8 @@ class Dll(NamedTuple):
     held: Optional[bool]
     holds: tuple[DllHold, ...] = ()
     holds_omitted: int = 0
+    load_count: Optional[int] = None
+    loadlibrary_count: Optional[int] = None
 
 
 class LoaderRules(NamedTuple):
@@ -165,12 +169,12 @@ class DllPlan(NamedTuple):
     """What FreeLibrary would do when called ``frees`` times on ``dll``.
 
     ``load_count`` is that of now, ``own_count`` the part of it that LoadLibrary gave, ``count_left`` what is left
-    afterwards, None where it is not known; ``over_freed`` calls take from the importers' part.  ``unloads`` are in the
-    order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps`` are those of its imports
-    that stay, itself among them, with the holds that they have then.  ``at_least``
-    names those that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first;
-    ``cycle_entries`` what entering them elsewhere would do, before Windows 8, where a cycle has no count of its own;
-    ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
+    afterwards, None for what is pinned, or where it is not known; ``over_freed`` calls take from the importers' part.
+    ``unloads`` are in the order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps``
+    are those of its imports that stay, itself among them, with the holds that they have then.  ``at_least`` names those
+    that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first; ``cycle_entries``
+    what entering them elsewhere would do, before Windows 8, where a cycle has no count of its own; ``steps`` what else
+    must be freed for it to go, ``blocker`` what stays for good.
     """
 
     dll: Dll
@@ -223,7 +227,7 @@ class Pointer(NamedTuple):
 class GoneDll(NamedTuple):
     """An unloaded module, and where an address lies in it.
 
-    ``sources`` are ``loader`` (its own record of unloads) and ``stream`` (that of the dump or the debugger).
+    ``sources`` are ``loader`` (its own record of unloads) and ``module-list`` (that of the dump or the debugger).
     ``confidence`` is None without an address; ``certain``, or ``candidate`` where others share the range, or ``likely``
     where it is loaded again.
     """

@@ -14,7 +14,7 @@ from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import Entry, Loader
-from .loader.unload import World, components, gets_detached
+from .loader.unload import World, components, effective_count, gets_detached
 from .model import CycleEntry, Dll, DllHoldKind, DllPlan, DllPlans, DllStep, LoaderRule
 from .pe import find_image
 from .state import Judge, WindowsExamination, select_dlls
@@ -87,7 +87,7 @@ def _plan(
     elif entry.address in dead:
         outcome = Outcome.UNLOADS
     elif result.refusal and not result.effective:
-        outcome = Outcome.EARLY_RETURN
+        outcome = Outcome.NO_EFFECT
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
         keeps = tuple(_keeps(examined, loader, world, after, entry, dead))
@@ -104,7 +104,7 @@ def _plan(
     return DllPlan(
         dll=described,
         rule=world.rule,
-        load_count=unit.count,
+        load_count=effective_count(unit, world.rule),
         own_count=unit.own if not unit.pinned else None,
         frees=wanted,
         outcome=outcome,
@@ -127,7 +127,7 @@ def _plan(
 
 def _count_left(after: World, entry: Entry) -> Optional[int]:
     unit = after.units.get(after.by_entry[entry.address])
-    return unit.count if unit else 0
+    return effective_count(unit, after.rule) if unit else 0
 
 
 def _keeps(

@@ -31,7 +31,7 @@ from .loader.lists import (
     Loader,
     find_loaders,
 )
-from .loader.unload import Unit, World, build_world
+from .loader.unload import Unit, World, build_world, effective_count
 from .model import Dll, DllHold, DllHoldKind, DllState, Image, LoaderRule, LoaderRules, Orders
 from .target import WindowsTarget
 
@@ -164,7 +164,7 @@ class WindowsExamination:
                 continue
             if image.path and entry.name and name.lower() not in (entry.name.lower(), ""):
                 yield Problem(entry.name, f"the loader's name is not that of the mapped file, {name}")
-            stamp = entry.record.get("TimeDateStamp")
+            stamp = entry.timestamp
             if stamp and image.timestamp and stamp != image.timestamp:
                 yield Problem(
                     entry.name,
@@ -509,6 +509,8 @@ class Judge:
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
+            load_count=effective_count(unit, self.world.rule),
+            loadlibrary_count=unit.own if not unit.pinned else None,
         )
 
     def _names(self, keys: Sequence[int]) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def test_all_closes_and_garbage_that_goes_with_them() -> None:
 
 def test_a_nodelete_library_returns_early() -> None:
     found = plan([Library("liba.so", opencount=2, nodelete=True, elf_nodelete=True)], "liba.so", None)
-    assert (found.outcome, names(found)) == (Outcome.EARLY_RETURN, [])
+    assert (found.outcome, names(found)) == (Outcome.NO_EFFECT, [])
     assert found.change is not None
     assert found.change.blocker is not None
     assert [(h.kind, h.origin) for h in found.change.blocker.holds] == [(HoldKind.NODELETE, "elf-flag")]
@@ -211,7 +211,7 @@ def test_all_open_libraries_are_ranked() -> None:
     assert [(p.library.name, p.closes, p.outcome) for p in plans.plans] == [
         ("libtop.so", 1, Outcome.UNLOADS),
         ("libalone.so", 2, Outcome.UNLOADS),
-        ("libpinned.so", 5, Outcome.EARLY_RETURN),
+        ("libpinned.so", 5, Outcome.NO_EFFECT),
     ]
     assert [library.name for library in plans.garbage] == ["libgarbage.so"]
     assert ranked([]).plans == ()
@@ -269,7 +269,7 @@ def test_where_libraries_are_not_known_what_a_close_unloads_is_not_known() -> No
     assert found.outcome is Outcome.KEEPS
     made = damaged([Library("liba.so", opencount=1, nodelete=True), Library("libhidden.so")], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
-    assert found.outcome is Outcome.EARLY_RETURN
+    assert found.outcome is Outcome.NO_EFFECT
 
 
 # -- what is asked for ----------------------------------------------------------------------------------------

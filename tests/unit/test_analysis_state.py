@@ -229,7 +229,7 @@ def test_what_an_auditing_library_needs_stays_because_of_that() -> None:
     [
         (Library("liba.so", nodelete=True, elf_nodelete=True), "elf-flag"),
         (Library("liba.so", nodelete=True, extra_flags_1=1), "dlopen-flag"),
-        (Library("liba.so", nodelete=True, is_global=True), "unknown"),
+        (Library("liba.so", nodelete=True, is_global=True), "dlopen-flag-or-dlsym"),
     ],
 )
 def test_what_made_a_library_nodelete(library: Library, origin: str) -> None:

@@ -49,8 +49,8 @@ def test_the_stream_and_the_ring_tell_of_the_same_module_once(tmp_path: Path) ->
     same = Unloaded("old19.dll", 0x5000_0000 + 0x10000 * 19)
     other = Unloaded("only.dll", 0x6100_0000)
     answer = ask(tmp_path, process(), unloaded=(other, same))
-    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("stream",))
-    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "stream")]
+    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("module-list",))
+    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "module-list")]
 
 
 def test_an_address_is_named_with_its_offset(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 def test_real_dump_with_an_unloaded_module() -> None:
     for path in real_dumps("tiny-exe-with-cet-xsave.dmp"):
         answer = find_gone(MinidumpTarget(str(path)), None)
-        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("stream",))]
+        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("module-list",))]
         base = answer.gone[0].image.base
         named = find_gone(MinidumpTarget(str(path)), base + 0x10)
         assert [(gone.offset, gone.confidence) for gone in named.gone] == [(0x10, "certain")]

@@ -17,5 +17,5 @@ def test_what_is_too_many_to_list_is_told() -> None:
         ledger.add(Leak(Moment(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))
     assert len(ledger.leaks) == MAX_LISTED
     (problem,) = ledger.problems()
-    assert problem.where == "leaks"
+    assert problem.where == "descriptor_leaks"
     assert problem.message.startswith(f"there were 7 more than the {MAX_LISTED} that are listed here")

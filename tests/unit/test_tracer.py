@@ -57,11 +57,11 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     made.main.dlopen("libb.so")
     assert made.main.dlopen("libmissing.so") == 0
     made.main.dlopen("libx.so")
-    assert counted(made) == {"opens": 5, "failed": 1}
+    assert counted(made) == {"opens": 5, "opens_failed": 1}
     assert told(made.events) == [
         "open /usr/lib/liba.so: loaded liba.so + liba.so libb.so",
-        "open liba.so: counted",
-        "open libb.so: counted",
+        "open liba.so: already-loaded",
+        "open libb.so: already-loaded",
         "open libmissing.so: failed",
         "open libx.so: loaded + libx.so",
     ]
@@ -80,7 +80,7 @@ def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
     made.begin()
     made.main.dlopen(None)
     made.report()
-    assert told(made.events) == ["open None: counted main"]
+    assert told(made.events) == ["open None: already-loaded main"]
     assert isinstance(made.events[0], Open)
     assert made.events[0].space == (-2 if in_rtld else 0)
 
@@ -151,7 +151,7 @@ def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
     # ld.so's entry in a namespace stands for ld.so, which stays: it is never told.
     assert told(made.events) == [
         "open libspace.so: loaded + libc.so.6 libspace.so",
-        "open libspace.so: counted",
+        "open libspace.so: already-loaded",
         "close libspace.so 2: keeps",
         "close libspace.so 1: unloads - libc.so.6 libspace.so",
         "open libspace.so: loaded + libc.so.6 libspace.so",
@@ -171,7 +171,14 @@ def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> Non
     made.main.dlopen("liba.so")
     made.main.dlclose(handle)
     made.main.dlclose(handle)
-    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 1, "unloaded": 2, "exact": 2, "compared": 2}
+    assert counted(made) == {
+        "opens": 2,
+        "closes": 2,
+        "closes_that_unloaded": 1,
+        "libraries_unloaded": 2,
+        "closes_predicted_exactly": 2,
+        "closes_compared": 2,
+    }
     assert told(made.events)[2:] == ["close liba.so 2: keeps", "close liba.so 1: unloads - liba.so libb.so"]
     close = made.events[3]
     assert isinstance(close, Close)
@@ -210,8 +217,8 @@ def test_a_close_of_what_is_nodelete_returns_early(in_rtld: bool) -> None:
     assert told(made.events) == [
         "in 1: pin libpinned.so: elf-flag",
         "open libpinned.so: loaded + libpinned.so",
-        "close libpinned.so 1: early-return; stays libpinned.so",
-        "close libpinned.so 1: early-return; stays libpinned.so",
+        "close libpinned.so 1: no-effect; stays libpinned.so",
+        "close libpinned.so 1: no-effect; stays libpinned.so",
     ]
     (account,) = made.report().accounts
     assert (account.early_returns, account.left) == (2, 1)
@@ -246,11 +253,11 @@ def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
     assert counted(made) == {
         "opens": 1,
         "closes": 2,
-        "nested": 1,
-        "unloading": 1,
-        "unloaded": 3,
-        "exact": 1,
-        "compared": 2,
+        "closes_nested": 1,
+        "closes_that_unloaded": 1,
+        "libraries_unloaded": 3,
+        "closes_predicted_exactly": 1,
+        "closes_compared": 2,
     }
     assert told(made.events)[1:] == [
         "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
@@ -292,7 +299,14 @@ def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -
     for _ in range(3):
         handle = made.main.dlopen("libx.so")
         made.main.dlclose(handle)
-    assert counted(made) == {"opens": 3, "closes": 3, "unloading": 3, "unloaded": 3, "exact": 3, "compared": 3}
+    assert counted(made) == {
+        "opens": 3,
+        "closes": 3,
+        "closes_that_unloaded": 3,
+        "libraries_unloaded": 3,
+        "closes_predicted_exactly": 3,
+        "closes_compared": 3,
+    }
 
 
 def test_another_library_whose_map_lies_where_one_lay(in_rtld: bool) -> None:
@@ -393,7 +407,7 @@ def test_the_end_of_the_process_while_a_close_goes_on(in_rtld: bool) -> None:
     report = made.report()
     assert (report.watching, report.ending) == (False, "the process was killed")
     assert told(report.unended) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
-    assert report.totals.unended == 1
+    assert report.totals.end_not_seen == 1
     assert made.target.handlers == {}
     assert told(made.events)[-1] == "close liba.so 1: unloads - liba.so libb.so; not seen to end"
     assert made.report() == report
@@ -456,7 +470,7 @@ def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: bool) -> None:
         "open liba.so: loaded + liba.so libb.so",
         "at exit: close libx.so 2: keeps",
     ]
-    assert (report.totals.unseen_opens, report.totals.unseen_closes, report.totals.unended) == (0, 0, 0)
+    assert (report.totals.opens_unseen, report.totals.closes_unseen, report.totals.end_not_seen) == (0, 0, 0)
     assert report.ending == "the process ended"
 
 
@@ -471,7 +485,7 @@ def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
     made.main.dlclose(NO_HANDLE)
     made.process.libraries.remove(made.library("libx.so"))
     totals = made.report().totals
-    assert (totals.unseen_opens, totals.unseen_closes) == (3, 4)
+    assert (totals.opens_unseen, totals.closes_unseen) == (3, 4)
 
 
 # -- several threads ------------------------------------------------------------------------------------------
@@ -505,7 +519,7 @@ def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
     one.end()
     report = made.report()
     assert report.mismatches == ()
-    assert (report.totals.raced, report.totals.unloaded, report.totals.unended) == (2, 2, 0)
+    assert (report.totals.closes_raced, report.totals.libraries_unloaded, report.totals.end_not_seen) == (2, 2, 0)
     assert told(made.events) == [
         "raced: close libx.so 1: unloads - libx.so",
         "raced: close liby.so 1: unloads - liby.so",
@@ -524,7 +538,7 @@ def test_a_close_that_waited_while_another_thread_opened_what_it_closes(in_rtld:
     waiting.end()
     made.report()
     assert told(made.events) == [
-        "raced: open liba.so: counted",
+        "raced: open liba.so: already-loaded",
         "raced: close liba.so 2: keeps",
         "raced: open libx.so: loaded + libx.so",
     ]
@@ -540,7 +554,7 @@ def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(in
     two.end()
     made.report()
     assert told(made.events) == [
-        "raced: open libx.so: counted",
+        "raced: open libx.so: already-loaded",
         "raced: close libx.so 1: unloads - libx.so; mistaken in libx.so",
     ]
     assert made.report().mismatches == ()
@@ -584,12 +598,12 @@ def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(in_rtld: bool) -
     made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
-    assert made.report().totals.unseen_opens == 0
+    assert made.report().totals.opens_unseen == 0
     for _ in range(20):
         made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
-    assert made.report().totals.unseen_opens == 1
+    assert made.report().totals.opens_unseen == 1
 
 
 # -- what is predicted ----------------------------------------------------------------------------------------
@@ -606,7 +620,7 @@ def test_a_close_within_another_namespace_that_no_breakpoint_sees_is_explained_a
     made.main.dlclose(outer)
     report = made.report()
     assert told(made.events)[1:] == ["close libspace.so 1: unloads - libc.so.6 libspace.so, then - libx.so"]
-    assert (report.totals.unseen_closes, report.mismatches) == (1, ())
+    assert (report.totals.closes_unseen, report.mismatches) == (1, ())
 
 
 def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -> None:
@@ -809,8 +823,8 @@ def test_without_the_functions_of_libc_itself_those_of_ld_so_do() -> None:
     made.main.dlopen("libx.so")
     report = made.report()
     assert (report.opens_by, report.closes_by) == ("dlopen and dlmopen", "dlclose")
-    assert told(made.events) == ["close ? 0: not-open", "open libx.so: counted"]
-    assert report.totals.unseen_opens == 1
+    assert told(made.events) == ["close ? 0: not-open", "open libx.so: already-loaded"]
+    assert report.totals.opens_unseen == 1
 
 
 def test_the_report_of_a_process_that_opens_nothing(in_rtld: bool) -> None:

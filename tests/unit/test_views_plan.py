@@ -17,6 +17,7 @@ from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
 from dlwhy.tests.unit.goldens import golden
 
@@ -100,13 +101,13 @@ SAMPLES: dict[str, Plan] = {
         Outcome.KEEPS, OTHER._replace(holds=(startup("needed"),)), library(HOLDS["dependency"])
     ),
     "early return: the file's flag": blocked(
-        Outcome.EARLY_RETURN, library(nodelete("elf-flag", early=True)), library(nodelete("elf-flag", early=True))
+        Outcome.NO_EFFECT, library(nodelete("elf-flag", early=True)), library(nodelete("elf-flag", early=True))
     ),
     "early return: a unique symbol": blocked(
-        Outcome.EARLY_RETURN, library(HOLDS["nodelete-unique-symbol"]), library(HOLDS["nodelete-unique-symbol"])
+        Outcome.NO_EFFECT, library(HOLDS["nodelete-unique-symbol"]), library(HOLDS["nodelete-unique-symbol"])
     ),
     "early return until threads exit": kept(
-        Outcome.EARLY_RETURN, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), close(1))
+        Outcome.NO_EFFECT, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), close(1))
     ),
     "not open": kept(Outcome.NOT_OPEN, library(HOLDS["dependency"]), steps=(close(1, OTHER),), count=0),
     "not open: garbage": kept(Outcome.NOT_OPEN, library(held=False), steps=(COLLECT,), count=0),
@@ -166,23 +167,23 @@ def test_json_follows_the_schema(name: str) -> None:
     document = json.loads(dump(plan_document("dlplan", answer(SAMPLES[name]))))
     VALIDATOR.validate(document)
     assert document["outcome"] == SAMPLES[name].outcome.value
-    assert document["unloads"] == [each["name"] for each in document["unmapped"]]
+    assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
-        assert document["reopen"] is None
+        assert document["statics_after_reopen"] is None
     else:
-        assert document["reopen"] == ("fresh" if "libB.so" in document["unloads"] else "same")
+        assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")
 
 
 def test_json_of_all_follows_the_schema() -> None:
     document = json.loads(dump(plan_document("dlplan", answer(*SAMPLES.values(), asked=False))))
     VALIDATOR.validate(document)
-    assert len(document["handles"]) == len(SAMPLES)
+    assert len(document["plans"]) == len(SAMPLES)
     VALIDATOR.validate(json.loads(dump(plan_document("dlplan", answer(asked=False)))))
 
 
 def test_a_document_with_a_hole_does_not_follow_the_schema() -> None:
     document = plan_document("dlplan", answer(SAMPLES["keeps: needed"]))
-    for key in ("library", "outcome", "unloads", "keeps", "change", "garbage", "reopen"):
+    for key in ("library", "outcome", "unloads", "kept", "remedy", "garbage", "statics_after_reopen"):
         damaged = {name: value for name, value in document.items() if name != key}
         assert not VALIDATOR.is_valid(damaged), key
     assert not VALIDATOR.is_valid({**document, "outcome": "perhaps"})

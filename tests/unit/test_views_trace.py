@@ -46,7 +46,7 @@ def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", i
 STAYS = library(owed(destructor(7)), name="libB.so")
 LONG_STAYS = library(HOLDS["relocation"], name=LONG_LIBRARY)
 CLOSE = Close(moment(4), instance(), 1, Outcome.UNLOADS, (instance(),), keeps=(STAYS,), went=(instance(),), ended=True)
-EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.EARLY_RETURN, keeps=(STAYS,), ended=True)
+EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, keeps=(STAYS,), ended=True)
 WRONG = Close(
     moment(9, UNKNOWN),
     instance("libD.so"),
@@ -112,7 +112,7 @@ LONG = trace(
     ending="the process executed another program",
     opens_by="dlopen and dlmopen, and libc's own call of _dl_open",
     closes_by="dlclose, and libc's own call of _dl_close",
-    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234, compared=123456),
+    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234, closes_compared=123456),
     mismatches=(WRONG._replace(library=instance(LONG_LIBRARY), predicted=tuple(map(instance, "abcdefgh"))),),
     pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
     registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
@@ -123,7 +123,7 @@ LONG = trace(
 MANY = trace(
     tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
     tuple(account(f"lib{n:02}.so", 2, 1, 1) for n in range(20)),
-    totals=Totals(40, 0, 20, compared=20),
+    totals=Totals(40, 0, 20, closes_compared=20),
     mismatches=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
     pins=PINS[1:2] * 20,
     registrations=tuple(

@@ -9,11 +9,11 @@ from ...render.dll_words import (
     REFUSALS,
     SHOWN_NAMES,
     SHOWN_STEPS,
+    count_words,
     dll_because,
     dll_names,
     dll_reason,
     dll_rule_parts,
-    is_pinned_count,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
@@ -43,7 +43,7 @@ def _plan_answer(plan: DllPlan) -> str:
     call = f"FreeLibrary({name})" if plan.frees == 1 else f"FreeLibrary({name}), {times(plan.frees)},"
     if plan.outcome is Outcome.UNKNOWN:
         return f"{call}: not known what it unloads, because its load count is not in memory."
-    if plan.outcome is Outcome.EARLY_RETURN:
+    if plan.outcome is Outcome.NO_EFFECT:
         is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
         return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
@@ -52,7 +52,8 @@ def _plan_answer(plan: DllPlan) -> str:
     if plan.load_count is not None:
         kept = plan.keeps[0] if plan.keeps else plan.dll
         why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"
-        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {plan.count_left}; {why}."
+        left = "that of a pin" if plan.count_left is None else plan.count_left
+        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {left}; {why}."
     return f"{call} unloads nothing."
 
 
@@ -60,10 +61,10 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
     yield Sentence(_plan_answer(plan))
     dll = plan.dll
     facts: list[tuple[str, ...]] = [(f"base {dll.base:#x}", dll.path)]
-    if plan.load_count is not None:
+    count = count_words(dll)
+    if count != "?":
         own = f", {plan.own_count} of them LoadLibrary's" if plan.own_count is not None else ""
-        pinned = is_pinned_count(dll, plan.load_count)
-        facts.append((f"load count {'pinned' if pinned else plan.load_count}{'' if pinned else own}",))
+        facts.append((f"load count {count}{own}",))
     yield Facts(tuple(facts))
     if plan.unloads:
         how = _ORDERS[plan.order or "import-order"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...errors import UsageError
 from ...windows.model import Possible, Share
@@ -24,7 +24,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         share = share_file(session.target, wanted, session.host.evaluate, pid)
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import share_document  # most want the text
 
         return share_document("dllshare", share)

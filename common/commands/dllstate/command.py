@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...errors import NotFoundError
 from ...windows.state import explain_dlls, select_dlls
@@ -23,7 +23,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
             error.add(state.problems)
             raise
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import dll_state_document  # most want the text
 
         return dll_state_document("dllstate", state)

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...render.dll_json import dll_reference, dll_rules, dll_verdict
-from ...render.json_parts import envelope, hexadecimal, problem_documents
+from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
+from ...render.json_types import DllDocument, DllstateDocument
 from ...windows.model import (
     Dll,
     DllState,
 )
 
 
-def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
+def dll_state_document(command: str, state: DllState) -> DllstateDocument:
     """Build the document of a state."""
     return {
         **envelope(command, state.target, state.loader),
         "rules": dll_rules(state.rules),
-        "shutdown": state.shutdown,
+        "process_exiting": state.shutdown,
         "libraries": [_dll(dll) for dll in state.dlls],
         "problems": problem_documents(state.problems),
     }
 
 
-def _dll(dll: Dll) -> dict[str, Any]:
+def _dll(dll: Dll) -> DllDocument:
+    orders = dll.orders
     return {
         **dll_reference(dll),
-        "node": hexadecimal(dll.node) if dll.node else None,
-        "orders": dll.orders._asdict(),
+        "load_count": dll.load_count,
+        "loadlibrary_count": dll.loadlibrary_count,
+        "ddag_node": optional_hexadecimal(dll.node or None),
+        "list_positions": {"load": orders.load, "memory": orders.memory, "initialization": orders.initialization},
         "fields": dict(dll.fields),
         "load_reason": dll.load_reason,
-        "state": dll.state,
-        "loaded_by": dll.loaded_by,
+        "ddag_state": dll.state,
+        "first_loaded_by": dll.loaded_by,
         "imports": list(dll.imports),
         "importers": list(dll.importers),
-        "cycle": list(dll.cycle),
+        "import_cycle": list(dll.cycle),
         **dll_verdict(dll),
     }

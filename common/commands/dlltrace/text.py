@@ -44,26 +44,31 @@ def _answer(trace: DllTrace) -> str:
     if not totals.opens and not totals.closes:
         return "Nothing was loaded or freed" + (" so far." if trace.watching else ".")
     return (
-        f"{completed(totals.opens, 'load')} ({totals.failed} failed), {completed(totals.closes, 'free')}: "
-        f"{totals.unloading} unloaded {completed(totals.unloaded, 'DLL')}, {totals.keeping} did not unload the DLL."
+        f"{completed(totals.opens, 'load')} ({totals.opens_failed} failed), {completed(totals.closes, 'free')}: "
+        f"{totals.closes_that_unloaded} unloaded {completed(totals.libraries_unloaded, 'DLL')}, "
+        f"{totals.closes_that_kept} did not unload the DLL."
     )
 
 
 def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     yield ("trace", f"{'going on' if trace.watching else f'over: {trace.ending}'}, {trace.seconds:.1f} s")
-    judged = totals.closes - totals.raced
+    judged = totals.closes - totals.closes_raced
     yield (
         "predictions",
-        f"{totals.exact} of {judged} exact when the free began; {completed(totals.nested, 'free')} within other calls; "
-        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+        f"{totals.closes_predicted_exactly} of {judged} exact when the free began; "
+        f"{completed(totals.closes_nested, 'free')} within other calls; "
+        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
-    if totals.raced:
-        yield ("raced", f"{completed(totals.raced, 'free')} while another thread loaded or freed: not predictable")
-    if totals.unended:
-        yield ("not seen to end", completed(totals.unended, "call"))
-    if totals.unseen_opens or totals.unseen_closes:
-        seen = f"{completed(totals.unseen_opens, 'DLL')} came and {totals.unseen_closes} went"
+    if totals.closes_raced:
+        yield (
+            "raced",
+            f"{completed(totals.closes_raced, 'free')} while another thread loaded or freed: not predictable",
+        )
+    if totals.end_not_seen:
+        yield ("not seen to end", completed(totals.end_not_seen, "call"))
+    if totals.opens_unseen or totals.closes_unseen:
+        seen = f"{completed(totals.opens_unseen, 'DLL')} came and {totals.closes_unseen} went"
         yield ("outside of calls", f"{seen}: by delay loads of ntdll, or by calls from before the trace")
 
 
@@ -80,7 +85,7 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
 def _close_words(close: DllClose, verbose: bool) -> str:
     name = short_name(close.library.name, verbose) if close.library else "no DLL"
     nothing = ""
-    if close.outcome is Outcome.EARLY_RETURN:
+    if close.outcome is Outcome.NO_EFFECT:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
     return f"FreeLibrary({name}) by {site_words(close.moment.caller, verbose)}{nothing}"
 

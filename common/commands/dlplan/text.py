@@ -16,7 +16,7 @@ _SHOWN_LIBRARIES = 16
 _OUTCOMES = {
     Outcome.UNLOADS: "unloads",
     Outcome.KEEPS: "keeps",
-    Outcome.EARLY_RETURN: "early return",
+    Outcome.NO_EFFECT: "early return",
     Outcome.DEFERRED: "deferred",
     Outcome.NOT_OPEN: "not open",
     Outcome.UNKNOWN: "not known",
@@ -110,7 +110,7 @@ def _answer(plans: Plans, plan: Plan) -> str:
         return f'{name} is not open: its count is 0, so dlclose would fail with "shared object not open".'
     if plan.outcome is Outcome.UNKNOWN:
         return f"{close}: not known what it unloads, because not all libraries could be read."
-    if plan.outcome is Outcome.EARLY_RETURN:
+    if plan.outcome is Outcome.NO_EFFECT:
         return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
     freed = f"{completed(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.size)})"
     atleast = "at least " if plan.at_least else ""

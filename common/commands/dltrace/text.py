@@ -31,7 +31,7 @@ _PIN_REASONS = {
     "unique-symbol": "a unique symbol",
     "bound-by-startup": "a binding of what was loaded at start",
     "dlopen-flag": "RTLD_NODELETE",
-    "unknown": "RTLD_NODELETE or dlsym(RTLD_DEFAULT)",
+    "dlopen-flag-or-dlsym": "RTLD_NODELETE or dlsym(RTLD_DEFAULT)",
 }
 
 
@@ -98,12 +98,12 @@ def _answer(trace: Trace) -> str:
     totals = trace.totals
     if not totals.opens and not totals.closes:
         what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
-        seen = "seen to be " if trace.problems or totals.unseen_opens or totals.unseen_closes else ""
+        seen = "seen to be " if trace.problems or totals.opens_unseen or totals.closes_unseen else ""
         return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
     words = [
-        f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
-        f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "
-        f"{completed(totals.unloaded, 'library', 'libraries')}, {totals.keeping} kept something",
+        f"{completed(totals.opens, 'open')} ({totals.opens_failed} failed)",
+        f"{completed(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
+        f"{completed(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
     ]
     return f"{', '.join(words)}."
 
@@ -116,17 +116,20 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     yield ("", f"closes: {trace.closes_by}")
     yield (
         "predictions",
-        f"{totals.exact} of {totals.compared} exact when the close began; "
-        f"{completed(totals.nested, 'close')} within others; "
-        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+        f"{totals.closes_predicted_exactly} of {totals.closes_compared} exact when the close began; "
+        f"{completed(totals.closes_nested, 'close')} within others; "
+        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
-    if totals.raced:
-        yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
+    if totals.closes_raced:
+        yield (
+            "raced",
+            f"{completed(totals.closes_raced, 'close')} while another thread opened or closed: not predictable",
+        )
     unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
     for index, words in enumerate(some_of(unended, verbose)):
         yield ("" if index else "not seen to end", words)
-    if totals.unseen_opens or totals.unseen_closes:
-        yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
+    if totals.opens_unseen or totals.closes_unseen:
+        yield ("not seen", f"{completed(totals.opens_unseen, 'open')}, {completed(totals.closes_unseen, 'close')}")
 
 
 def _names(names: Sequence[str], verbose: bool = False) -> str:
@@ -149,7 +152,7 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
 
 
 def _close_words(close: Close, verbose: bool) -> str:
-    early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
+    early = ", which returned early" if close.outcome is Outcome.NO_EFFECT else ""
     return f"{_event_words(close, verbose)}{early}"
 
 
@@ -186,7 +189,7 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
         looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
         by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
-        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
+        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "dlopen-flag-or-dlsym"]
         rows.append((pin.library.name, why, symbols, during, looked_up))
     yield trace_table(("became NODELETE", "by", "symbols", "in or after", ""), rows, verbose, 1)
 

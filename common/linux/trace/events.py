@@ -159,6 +159,7 @@ class Trace(NamedTuple):
     problems: tuple[Problem, ...] = ()
     unended: tuple[Event, ...] = ()
     vain: tuple[Close, ...] = ()
+    opens_failed: tuple[Open, ...] = ()
     asked: tuple[str, ...] = ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from ...model import Outcome
+from ...trace.events import OpenResult
 from ...trace.ledger import AccountKey, Ending, Ledger
 from .events import Close, Event, Instance, Kept, Leak, Open, Pin, Registration
 
@@ -24,6 +25,7 @@ class EventLedger(Ledger):
         self.registrations: list[Registration] = []
         self.leaks: list[Leak] = []
         self.vain: list[Close] = []
+        self.opens_failed: list[Open] = []
         self._kept: dict[AccountKey, Kept] = {}
 
     def add(self, event: Event) -> None:
@@ -31,14 +33,16 @@ class EventLedger(Ledger):
         self._book(event, shown=True)
         if isinstance(event, Open):
             self.count_open(event.result)
+            if event.result is OpenResult.FAILED:
+                self._list("opens_failed", self.opens_failed, event)
         elif isinstance(event, Close):
             self._add_close(event)
         elif isinstance(event, Pin):
             self._list("pins", self.pins, event)
         elif isinstance(event, Registration):
-            self._list("registrations", self.registrations, event)
+            self._list("tls_registrations", self.registrations, event)
         else:
-            self._list("leaks", self.leaks, event)
+            self._list("descriptor_leaks", self.leaks, event)
 
     def add_unasked(self, event: Event) -> None:
         """Count an event in the account of its library only, which is shown if another event shows it."""
@@ -63,9 +67,9 @@ class EventLedger(Ledger):
             is_wrong=bool(event.stayed or event.surprises),
         )
         if self.count_close(event.moment, ending):
-            self._list("mismatches", self.mismatches, event)
+            self._list("closes_mispredicted", self.mismatches, event)
         if event.outcome is Outcome.NOT_OPEN:
-            self._list("vain", self.vain, event)
+            self._list("closes_not_open", self.vain, event)
         for library in event.keeps:
             key = AccountKey(library.path, library.namespace)
             before = self._kept.get(key)

@@ -81,7 +81,7 @@ class Opening(Operation):
         """Give the event: without a library it has failed, if it has ended."""
         result = OpenResult.UNKNOWN
         if self.library is not None:
-            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.COUNTED
+            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
         elif ended:
             result = OpenResult.FAILED
         return Open(
@@ -131,7 +131,7 @@ class Closing(Operation):
     @property
     def does_nothing(self) -> bool:
         """Tell whether the close is sure to leave everything as it is."""
-        return self.prediction.outcome in (Outcome.EARLY_RETURN, Outcome.NOT_OPEN)
+        return self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
 
     def is_expected_to_unload(self, address: int) -> bool:
         """Return True if one of its markings condemns the library with a map at an address."""

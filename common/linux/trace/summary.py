@@ -85,6 +85,7 @@ class Summary:
             problems=(*self._problems, *ledger.problems(), *missing_names()),
             unended=tuple(event for event in self._unended or running if self._stops.is_about(event)),
             vain=tuple(ledger.vain),
+            opens_failed=tuple(ledger.opens_failed),
             asked=self._asked,
         )
 

@@ -10,25 +10,31 @@ from ..model import Dll, LoaderRules
 
 
 class DllInstance(NamedTuple):
-    """A DLL as it is loaded from one load to one free; ``entry`` is 0 where the loader does not list it yet."""
+    """A DLL as it is loaded from one load to one free; ``timestamp`` is that of its PE header, None where not known.
+
+    ``entry`` and ``size`` are 0 where the loader does not list it yet.
+    """
 
     name: str
     path: str
     entry: int
     base: int
+    size: int = 0
+    timestamp: Optional[int] = None
 
 
 class DllOpen(NamedTuple):
     """A load: what was asked for of which function of ntdll, how it ended (NTSTATUS), and what came of it.
 
-    ``added`` are all DLLs that were mapped during it, ``went`` those that were unmapped.  The load counts before and
+    ``flags`` are None where that function has none.  ``added`` are all DLLs that were mapped during it, ``went`` those
+    that were unmapped.  The load counts before and
     after it are None where the DLL is not loaded, or they are not known.
     """
 
     moment: Moment
     function: str
     requested: Optional[str]
-    flags: int
+    flags: Optional[int]
     result: OpenResult = OpenResult.UNKNOWN
     library: Optional[DllInstance] = None
     added: tuple[DllInstance, ...] = ()
@@ -42,8 +48,8 @@ class DllClose(NamedTuple):
     """A LdrUnloadDll: what was predicted when it began, what it did, how it ended, and the load count before and after.
 
     ``predicted`` are the DLLs that it would unload by itself, ``remarked`` what the DllMains of those in ``at_least``
-    have freed besides.  ``refusal`` says why it does nothing (``pinned``, ``imported``, ``shutdown`` and the like),
-    ``keeps`` what stays of the DLL and its imports.  ``detached`` are the names of those whose DllMain got
+    have freed besides.  ``refusal`` says why it does nothing (``pinned``, ``importers-only``, ``process-exiting`` and
+    the like), ``keeps`` what stays of the DLL and its imports.  ``detached`` are the names of those whose DllMain got
     DLL_PROCESS_DETACH, in that order.  ``ended`` is False where the end was not seen: then ``went`` is not known.
     """
 
@@ -100,7 +106,8 @@ class KeptDll(NamedTuple):
 class DllTrace(NamedTuple):
     """The answer of ``dlltrace report``: ``ending`` says why nothing is watched any more.
 
-    ``pinned`` are the paths of those DLLs in ``accounts`` that are pinned now.
+    ``pinned`` are the paths of those DLLs in ``accounts`` that are pinned now, ``filter`` the names that it is about,
+    as they were given.
     """
 
     target: TargetInfo
@@ -117,3 +124,4 @@ class DllTrace(NamedTuple):
     pins: tuple[DllPin, ...]
     failures: tuple[DllOpen, ...]
     problems: tuple[Problem, ...] = ()
+    filter: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ class DllLedger(Ledger):
             self.book_open(key_of(event.library), event.library.name, event.moment, shown=True)
         self.count_open(event.result)
         if event.result is OpenResult.FAILED:
-            self._list("failures", self.failures, event)
+            self._list("opens_failed", self.failures, event)
 
     def _add_close(self, event: DllClose) -> None:
         library = event.library
@@ -47,14 +47,14 @@ class DllLedger(Ledger):
             is_wrong=bool(event.stayed or event.surprises),
         )
         if self.count_close(event.moment, ending):
-            self._list("mismatches", self.mismatches, event)
+            self._list("closes_mispredicted", self.mismatches, event)
         for dll in own:
             before = self._kept.get(dll.path)
             self._kept[dll.path] = KeptDll(dll, before.times + 1 if before else 1, event)
 
     def totals(self) -> Totals:
         """Return what was counted; a free that keeps something is one whose own DLL stays."""
-        return super().totals()._replace(keeping=sum(kept.times for kept in self._kept.values()))
+        return super().totals()._replace(closes_that_kept=sum(kept.times for kept in self._kept.values()))
 
     def kept(self) -> tuple[KeptDll, ...]:
         """Return the DLLs that stayed although they were freed, those that stayed most often first."""

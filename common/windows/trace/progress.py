@@ -63,7 +63,7 @@ class Progress:
             if library is not None:
                 self._summary.tell(DllPin(loading.moment, library, loading.function), [library])
             return
-        result = OpenResult.COUNTED if base in loading.counts_before else OpenResult.LOADED
+        result = OpenResult.ALREADY_LOADED if base in loading.counts_before else OpenResult.LOADED
         opened = DllOpen(
             moment=loading.moment,
             function=loading.function,

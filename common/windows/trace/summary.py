@@ -26,6 +26,7 @@ class Summary:
     ) -> None:
         """Take the process as the trace begins; what is ``asked`` about, by names, goes to ``on_event``."""
         self._info, self._loader, self._rules = examined.target_info(), examined.loader_info(), examined.rules()
+        self._filter = tuple(asked)
         self._asked = [name.lower() for name in asked]
         self._on_event = on_event
         self._problems: dict[Problem, None] = {}
@@ -69,7 +70,7 @@ class Summary:
             watching=is_watching,
             ending=watching.ending,
             seconds=watching.seconds(),
-            totals=totals._replace(unended=totals.unended + unended),
+            totals=totals._replace(end_not_seen=totals.end_not_seen + unended),
             accounts=ledger.accounts_with(reading.left),
             pinned=reading.pinned,
             kept=ledger.kept(),
@@ -77,4 +78,5 @@ class Summary:
             pins=tuple(ledger.pins),
             failures=tuple(ledger.failures),
             problems=(*self._problems, *ledger.problems()),
+            filter=self._filter,
         )
