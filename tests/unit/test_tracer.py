@@ -14,7 +14,7 @@ from dlwhy.common.linux.trace.tracer import EXITED, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
 from dlwhy.tests.support.told import place, told
-from dlwhy.tests.synth.glibc import Library
+from dlwhy.tests.synth.glibc import NOTE, Library
 
 CODE = {"code": 0x18}
 #: No library has its map there: closing it does nothing.
@@ -325,6 +325,73 @@ def test_another_library_whose_map_lies_where_one_lay(in_rtld: bool) -> None:
         "open liby.so: loaded + liby.so",
         "close liby.so 1: unloads - liby.so",
     ]
+
+
+# -- which file it was ----------------------------------------------------------------------------------------
+
+
+def build_id(name: str) -> str:
+    """Return the build-id that a synthetic library has."""
+    return name.encode().ljust(20, b".").hex()
+
+
+def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handle = made.main.dlopen("liba.so")
+    made.main.dlopen("liby.so")
+    made.library("liby.so").opencount = 0  # garbage that no prediction names
+    made.begin()
+    made.main.dlopen("libx.so")
+    made.main.dlclose(handle)
+    made.report()
+    opened, closed = made.events
+    assert isinstance(opened, Open)
+    assert isinstance(closed, Close)
+    assert [each.build_id for each in opened.added] == [build_id("libx.so")]
+    assert closed.library is not None
+    assert closed.library.build_id == build_id("liba.so")
+    gone = [("liba.so", build_id("liba.so")), ("libb.so", build_id("libb.so")), ("liby.so", build_id("liby.so"))]
+    assert [(each.name, each.build_id) for each in closed.went] == gone
+    assert closed.is_exact
+
+
+def test_a_file_that_was_built_anew_and_lies_where_the_old_one_lay_has_its_own_build_id(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.begin()
+    made.main.dlclose(made.main.dlopen("libx.so"))
+    made.known["libx.so"].data = {NOTE + 16: b"built once more, now"}
+    made.main.dlclose(made.main.dlopen("libx.so"))
+    made.report()
+    assert told(made.events) == ["open libx.so: loaded + libx.so", "close libx.so 1: unloads - libx.so"] * 2
+    found = [event.library.build_id for event in made.events if event.library is not None]
+    assert found == [build_id("libx.so")] * 2 + [b"built once more, now".hex()] * 2
+
+
+def test_a_library_without_a_build_id_or_without_an_image_to_read(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.known["libx.so"].data = {NOTE + 8: b"\7"}  # a note of another type
+    made.begin()
+    made.main.dlclose(made.main.dlopen("libx.so"))
+    handle = made.main.dlopen("liby.so")
+    made.target.forget(made.process.base(made.library("liby.so")), 0x1000)
+    made.main.dlclose(handle)
+    made.report()
+    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 2, "unloaded": 2, "exact": 2, "compared": 2}
+    assert {event.library.build_id for event in made.events if event.library} == {None}
+
+
+@pytest.mark.parametrize("limit", [0, 16_384])
+def test_build_ids_of_what_has_gone_are_not_kept_for_ever(
+    limit: int, in_rtld: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlwhy.common.linux.state.build_ids.MAX_LIBRARIES", limit)
+    made = script(in_rtld)
+    made.begin()
+    for _ in range(2):
+        made.main.dlclose(made.main.dlopen("liba.so"))
+    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 2, "unloaded": 4, "exact": 2, "compared": 2}
+    known = made.tracer._reading.process._build_ids._known
+    assert set(known.values()) <= {build_id(name) for name in made.loaded()}
 
 
 # -- when an end is seen --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
@@ -17,6 +17,7 @@ from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
 from ..loader.roots import LT_EXECUTABLE
 from ..loader.start import Start
 from ..model import CodeSymbol
+from .build_ids import BuildIds
 from .naming import main_program_path
 from .symbols import AllBindings, Functions
 
@@ -43,6 +44,7 @@ def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess
         problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=Functions(),
+        build_ids=BuildIds(),
         bindings=AllBindings(memory, chosen.images),
     )
 
@@ -73,6 +75,7 @@ class GlibcProcess:
         problems: list[Problem],
         program: str,
         functions: Functions,
+        build_ids: BuildIds,
         bindings: AllBindings,
     ) -> None:
         """Take what was read; ``program`` is the main program's path."""
@@ -89,6 +92,7 @@ class GlibcProcess:
         self.namespaces: dict[int, Namespace] = {n.number: n for n in graph.namespaces}
         self._images = images
         self._functions = functions
+        self._build_ids = build_ids
 
     def later(self, follower: GraphFollower) -> GlibcProcess:
         """Read the same process again, after it has gone on: its layouts are what they were.
@@ -109,6 +113,7 @@ class GlibcProcess:
             problems=list(graph.problems),
             program=self.program,
             functions=self._functions,
+            build_ids=self._build_ids,
             bindings=self.bindings.later(memory, images, graph.by_address),
         )
 
@@ -141,6 +146,14 @@ class GlibcProcess:
     def image(self, link_map: LinkMap) -> Optional[Image]:
         """Return a library's image, None if it cannot be read."""
         return self._images.at(link_map.l_map_start)
+
+    def build_id(self, link_map: LinkMap) -> Optional[str]:
+        """Return a library's build-id in hex, also of one that has just gone, if this was asked before it went."""
+        return self._build_ids.of(link_map, self.graph, self._images)
+
+    def forget_build_ids(self, gone: Iterable[LinkMap]) -> None:
+        """Forget the build-ids of libraries that have gone."""
+        self._build_ids.forget(gone, self.graph)
 
     def find_map(self, address: int) -> Optional[LinkMap]:
         """Find the library in whose mappings an address lies."""

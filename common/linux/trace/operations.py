@@ -16,12 +16,13 @@ _RACE_EVENTS = 16
 
 
 class Changes(NamedTuple):
-    """What was different between two events: the libraries that opens have added.
+    """What was different between two events: the libraries that opens have added, and all that have gone.
 
     ``opens`` and ``closes`` are how far open counts went up and down without an open or close that was seen.
     """
 
     added: Sequence[tuple[Opening, LinkMap]]
+    gone: Sequence[LinkMap]
     opens: int
     closes: int
 
@@ -135,12 +136,14 @@ class Operations:
         graph = process.graph
         opens = closes = 0
         added: list[tuple[Opening, LinkMap]] = []
+        gone: list[LinkMap] = []
         for link_map in differing(before, graph):
             other = graph.by_address.get(link_map.address)
             if link_map.is_proxy:
                 continue
             count = link_map.l_direct_opencount
             if other is None or not is_same(link_map, other):
+                gone.append(link_map)
                 self._assign_gone(link_map, process)
                 closes += max(0, count - self._lower(link_map, count))
                 continue
@@ -154,11 +157,12 @@ class Operations:
             if not is_same(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
                 count = link_map.l_direct_opencount
                 openings = self.openings()
+                library = instance_of(process, link_map)  # in any case, for its build-id is asked for when it has gone
                 if openings:
-                    openings[-1].note_added(instance_of(process, link_map))
+                    openings[-1].note_added(library)
                     added.append((openings[-1], link_map))
                 opens += count - self._raise(link_map, count, process, exiting)
-        return Changes(added, opens, closes)
+        return Changes(added, gone, opens, closes)
 
     def _assign_gone(self, link_map: LinkMap, process: GlibcProcess) -> None:
         """Let the first of the likely ones account for a library that has gone."""
@@ -196,9 +200,11 @@ class Operations:
 
 
 def instance_of(process: GlibcProcess, link_map: LinkMap) -> Instance:
-    """Describe a library as it is loaded now."""
+    """Describe a library as it is loaded now, or was at the event before."""
     path = process.path(link_map)
-    return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, *link_map.extent)
+    start, end = link_map.extent
+    build_id = process.build_id(link_map)
+    return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, start, end, build_id)
 
 
 def differing(graph: Graph, other: Graph) -> Sequence[LinkMap]:

@@ -77,6 +77,7 @@ class Progress:
                 closing.note_remarked(self._forecast.explain(before, process, closing))
         for link_map in find_pinned(before, process.graph):
             self._summary.tell(self._pin(link_map))
+        process.forget_build_ids(changes.gone)
 
     def _predict_again(self, closing: Closing) -> None:
         """Predict a close that has not begun while another thread's operation changed something."""

@@ -37,6 +37,9 @@ class Summary:
         maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
         self._ledger = EventLedger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
         for link_map in maps:
+            # Those of the program's start stay, and are read when something asks for them.
+            if link_map.l_type == LT_LOADED:
+                process.build_id(link_map)
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
                 library = instance_of(process, link_map)
                 self._ledger.begin(key_of(library), library.name, link_map.l_direct_opencount)
