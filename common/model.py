@@ -116,7 +116,7 @@ class ThreadRef(NamedTuple):
     """A thread as the user knows it."""
 
     number: int
-    lwp: int
+    tid: int
     name: Optional[str]
 
 

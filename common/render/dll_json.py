@@ -27,7 +27,7 @@ def dll_reference(dll: Dll) -> DllReferenceDocument:
         "base": hexadecimal(dll.base),
         "range": [hexadecimal(dll.start), hexadecimal(dll.end)],
         "loader": dll.loader,
-        "ldr_entry": optional_hexadecimal(dll.entry or None),
+        "ldr_entry": optional_hexadecimal(dll.ldr_entry or None),
     }
 
 

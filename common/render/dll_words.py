@@ -48,7 +48,9 @@ def dll_because(dll: Dll) -> str:
     if not dll.holds:
         if dll.held is not None:
             return ""
-        return "loaded while it ran; its count is not in memory" if dll.entry else "known from the module list alone"
+        return (
+            "loaded while it ran; its count is not in memory" if dll.ldr_entry else "known from the module list alone"
+        )
     more = len(dll.holds) - 1 + dll.holds_omitted
     return dll_reason(dll.holds[0], brief=True) + (f" +{more} more" if more else "")
 

@@ -34,7 +34,7 @@ def kept_document(library: Library) -> KeptLibraryDocument:
 
 def thread_document(thread: ThreadRef) -> ThreadDocument:
     """Build what identifies a thread in a document."""
-    return {"tid": thread.lwp, "name": thread.name}
+    return {"tid": thread.tid, "name": thread.name}
 
 
 def hold_document(hold: Hold) -> HoldDocument:
@@ -49,7 +49,7 @@ def hold_document(hold: Hold) -> HoldDocument:
         document["origin"] = cast("str", hold.origin)
         document["symbols"] = list(hold.symbols)
         document["symbols_omitted"] = hold.symbols_omitted
-        document["dlclose_returns_early"] = hold.early_return
+        document["dlclose_returns_early"] = hold.dlclose_returns_early
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
         document["count"] = cast("int", hold.total)
         document["destructors"] = [_destructor(d) for d in hold.destructors]

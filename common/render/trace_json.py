@@ -13,10 +13,10 @@ def moment_document(moment: Moment) -> MomentDocument:
     """Build what the document of every event says of when and where it was."""
     return {
         "number": moment.number,
-        "time_seconds": moment.time,
-        "thread": {"tid": moment.lwp} if moment.lwp else None,
+        "time_seconds": moment.time_seconds,
+        "thread": {"tid": moment.tid} if moment.tid else None,
         "caller": site_document(moment.caller),
-        "within_event": moment.inside,
+        "within_event": moment.within_event,
         "at_exit": moment.at_exit,
         "raced": moment.raced,
     }

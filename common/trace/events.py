@@ -20,17 +20,18 @@ class Site(NamedTuple):
 class Moment(NamedTuple):
     """Which event it is, when it was (seconds since the start of the trace), in which thread, and on whose behalf.
 
-    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``by`` says whether it called
-    itself ("user") or libc did for it ("libc").  ``inside`` is the number of the event during which this one happened.
-    ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be told.
+    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``initiated_by`` says whether it
+    called itself ("user") or libc did for it ("libc").  ``within_event`` is the number of the event during which this
+    one happened.  ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be
+    told.
     """
 
     number: int
-    time: float
-    lwp: int
+    time_seconds: float
+    tid: int
     caller: Optional[Site] = None
-    by: str = "user"
-    inside: Optional[int] = None
+    initiated_by: str = "user"
+    within_event: Optional[int] = None
     at_exit: bool = False
     raced: bool = False
 
@@ -44,29 +45,30 @@ class OpenResult(Enum):
     UNKNOWN = None
 
 
-class Deeds(NamedTuple):
+class Calls(NamedTuple):
     """How often one place opened, or closed, a library."""
 
-    site: Optional[Site]
-    by: str
+    caller: Optional[Site]
+    initiated_by: str
     total: int
 
 
-class Account(NamedTuple):
-    """The opens and closes of one library in one namespace; ``before`` is its open count when the trace began.
+class LibraryTotals(NamedTuple):
+    """The opens and closes of one library in one namespace.
 
-    ``left`` is the open count now, None where it is not loaded.  ``early_returns`` are closes that did nothing, because
-    it is NODELETE.  What was loaded ``at_start`` of the program never goes.
+    ``open_count_at_start`` is its open count when the trace began, ``open_count_now`` the one now, None where it is not
+    loaded.  ``closes_without_effect`` are closes that did nothing, because it is NODELETE.  What was loaded
+    ``at_start`` of the program never goes.
     """
 
     name: str
     path: str
     namespace: int
-    before: int
-    opens: tuple[Deeds, ...]
-    closes: tuple[Deeds, ...]
-    early_returns: int
-    left: Optional[int]
+    open_count_at_start: int
+    opens_by_caller: tuple[Calls, ...]
+    closes_by_caller: tuple[Calls, ...]
+    closes_without_effect: int
+    open_count_now: Optional[int]
     at_start: bool = False
 
 

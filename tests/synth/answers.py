@@ -54,7 +54,7 @@ def nodelete(origin: str, symbols: Sequence[str] = (), omitted: int = 0, early: 
         origin=origin,
         symbols=tuple(symbols),
         symbols_omitted=omitted,
-        early_return=None if origin == "pending" else early,
+        dlclose_returns_early=None if origin == "pending" else early,
     )
 
 

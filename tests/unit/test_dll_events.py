@@ -47,13 +47,13 @@ OPEN = DllOpen(MOMENT, "LdrLoadDll", "libA.dll", 2, OpenResult.LOADED, LIBRARY, 
 CLOSE = DllClose(
     moment=MOMENT,
     library=LIBRARY,
-    outcome=Outcome.UNLOADS,
-    predicted=(LIBRARY,),
-    went=(LIBRARY, MAPPED),
+    predicted_outcome=Outcome.UNLOADS,
+    predicted_unloads=(LIBRARY,),
+    unloaded=(LIBRARY, MAPPED),
     ended=True,
-    status=0,
-    count_before=1,
-    detached=("libA.dll",),
+    ntstatus=0,
+    load_count_before=1,
+    got_process_detach=("libA.dll",),
 )
 
 
@@ -105,15 +105,15 @@ def test_an_event_as_json(event: DllEvent, own: dict[str, object]) -> None:
 
 
 def test_a_free_whose_end_was_not_seen_tells_nothing_of_it() -> None:
-    document = json.loads(dump_dll_event(CLOSE._replace(ended=False, went=())))
+    document = json.loads(dump_dll_event(CLOSE._replace(ended=False, unloaded=())))
     assert (document["unloaded"], document["predicted_exactly"]) == (None, None)
     assert (document["predicted_but_kept"], document["unloaded_but_not_predicted"]) == ([], [])
 
 
 def test_what_is_not_known_is_null() -> None:
-    moment = MOMENT._replace(lwp=0)
-    opened = json.loads(dump_dll_event(OPEN._replace(moment=moment, function="LdrAddRefDll", flags=None)))
-    closed = json.loads(dump_dll_event(CLOSE._replace(outcome=Outcome.UNKNOWN, refusal="unknown")))
+    moment = MOMENT._replace(tid=0)
+    opened = json.loads(dump_dll_event(OPEN._replace(moment=moment, ntdll_function="LdrAddRefDll", flags=None)))
+    closed = json.loads(dump_dll_event(CLOSE._replace(predicted_outcome=Outcome.UNKNOWN, refusal="unknown")))
     for each in (opened, closed):
         validator_of("dll_event").validate(each)
     assert (opened["thread"], opened["flags"]) == (None, None)
@@ -126,7 +126,7 @@ def test_what_is_too_many_to_list_is_told() -> None:
     for _ in range(MAX_LISTED + 7):
         ledger.add(failed)
         ledger.add(CLOSE)
-    assert (len(ledger.failures), len(ledger.mismatches)) == (MAX_LISTED, MAX_LISTED)
+    assert (len(ledger.opens_failed), len(ledger.closes_mispredicted)) == (MAX_LISTED, MAX_LISTED)
     assert [problem.where for problem in ledger.problems()] == ["opens_failed", "closes_mispredicted"]
     totals = ledger.totals()
     assert (totals.opens_failed, totals.closes, totals.closes_mispredicted, totals.libraries_unloaded) == tuple(

@@ -12,7 +12,7 @@ import pytest
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.linux.model import HoldKind, Library
-from dlwhy.common.linux.plan_model import Action, Change, Plan, Plans, Step
+from dlwhy.common.linux.plan_model import Action, Plan, Plans, Remedy, Step
 from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
@@ -43,31 +43,31 @@ COLLECT = Step(Action.COLLECT, LIB.name, LINK_MAP, 0)
 
 def kept(outcome: Outcome, *keeps: Library, steps: tuple[Step, ...] = (), count: int = 1, **more: Any) -> Plan:
     """Make a plan of a library that stays."""
-    return Plan(LIB, count, more.pop("closes", 1), outcome, keeps=keeps, change=Change(steps), **more)
+    return Plan(LIB, count, more.pop("close_count", 1), outcome, kept=keeps, remedy=Remedy(steps), **more)
 
 
 def blocked(outcome: Outcome, blocker: Library, *keeps: Library, count: int = 1) -> Plan:
     """Make a plan of a library that nothing unloads."""
-    return Plan(LIB, count, 1, outcome, keeps=keeps, change=Change(blocker=blocker))
+    return Plan(LIB, count, 1, outcome, kept=keeps, remedy=Remedy(blocker=blocker))
 
 
 def gone(*with_it: Library, **more: Any) -> Plan:
     """Make a plan of a library that goes."""
     size = SIZE * (len(with_it) + 1)
-    given = {"order": "depth-first", "size": size, **more}
-    return Plan(LIB, given.pop("count", 1), given.pop("closes", 1), Outcome.UNLOADS, (LIB, *with_it), **given)
+    given = {"order_algorithm": "depth-first", "unload_bytes": size, **more}
+    return Plan(LIB, given.pop("count", 1), given.pop("close_count", 1), Outcome.UNLOADS, (LIB, *with_it), **given)
 
 
 SAMPLES: dict[str, Plan] = {
     "unloads it alone": gone(),
     "unloads three": gone(OTHER, THIRD),
     "unloads many": gone(*MANY),
-    "unloads by two closes": gone(OTHER, count=2, closes=2),
-    "unloads at least": gone(OTHER, at_least=(OTHER.name,)),
-    "unloads at least, two": gone(OTHER, at_least=(LIB.name, OTHER.name)),
+    "unloads by two closes": gone(OTHER, count=2, close_count=2),
+    "unloads at least": gone(OTHER, may_unload_more=(OTHER.name,)),
+    "unloads at least, two": gone(OTHER, may_unload_more=(LIB.name, OTHER.name)),
     "unloads in an uncertain order": gone(OTHER, order_certain=False),
-    "unloads in an unknown order": gone(OTHER, order=None),
-    "unloads and keeps a dependency": gone(OTHER, keeps=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
+    "unloads in an unknown order": gone(OTHER, order_algorithm=None),
+    "unloads and keeps a dependency": gone(OTHER, kept=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
     "keeps: open more often": kept(Outcome.KEEPS, library(opened(2)), OTHER, steps=(close(2),), count=3),
     "keeps: needed": kept(Outcome.KEEPS, library(HOLDS["dependency"]), steps=(close(2, OTHER),)),
     "keeps: destructors": kept(Outcome.KEEPS, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), COLLECT)),
@@ -91,8 +91,8 @@ SAMPLES: dict[str, Plan] = {
         library(HOLDS["dependency"]),
         steps=(close(1, OTHER),),
         unloads=(THIRD,),
-        order="original",
-        size=SIZE,
+        order_algorithm="original",
+        unload_bytes=SIZE,
     ),
     "blocked by a NODELETE holder": blocked(
         Outcome.KEEPS, OTHER._replace(holds=(nodelete("elf-flag"),)), library(HOLDS["dependency"])
@@ -114,8 +114,8 @@ SAMPLES: dict[str, Plan] = {
     "not open: loaded at start": blocked(
         Outcome.NOT_OPEN, library(startup("needed")), library(startup("needed")), count=0
     ),
-    "not known": Plan(LIB, 1, 1, Outcome.UNKNOWN, keeps=(library(held=None),)),
-    "deferred": Plan(LIB, 1, 1, Outcome.DEFERRED, (LIB,), order="depth-first", size=SIZE),
+    "not known": Plan(LIB, 1, 1, Outcome.UNKNOWN, kept=(library(held=None),)),
+    "deferred": Plan(LIB, 1, 1, Outcome.DEFERRED, (LIB,), order_algorithm="depth-first", unload_bytes=SIZE),
     "deferred, in another namespace": kept(Outcome.DEFERRED, library(held=False), steps=(COLLECT,)),
 }
 
@@ -139,7 +139,7 @@ def texts() -> dict[str, str]:
     )
     found["all: none is open"] = render(plan_view(answer(asked=False), verbose=False))
     never = library(HOLDS["never-unloads"])
-    musl = Plan(never, None, 1, Outcome.KEEPS, keeps=(never,), change=Change(blocker=never))
+    musl = Plan(never, None, 1, Outcome.KEEPS, kept=(never,), remedy=Remedy(blocker=never))
     info = LoaderInfo("musl", None)
     found["musl"] = render(plan_view(answer(musl)._replace(loader=info), verbose=False))
     found["musl, all"] = render(plan_view(answer(asked=False)._replace(loader=info), verbose=False))
@@ -192,6 +192,6 @@ def test_a_document_with_a_hole_does_not_follow_the_schema() -> None:
 
 def test_the_samples_have_every_outcome_and_every_action() -> None:
     assert {plan.outcome for plan in SAMPLES.values()} == set(Outcome)
-    actions = {step.action for plan in SAMPLES.values() if plan.change for step in plan.change.steps}
+    actions = {step.action for plan in SAMPLES.values() if plan.remedy for step in plan.remedy.steps}
     assert actions == set(Action)
-    assert HoldKind.NODELETE in {h.kind for p in SAMPLES.values() for each in p.keeps for h in each.holds}
+    assert HoldKind.NODELETE in {h.kind for p in SAMPLES.values() for each in p.kept for h in each.holds}

@@ -12,8 +12,8 @@ def dll_gone_document(command: str, answer: GoneDlls) -> DllgoneDocument:
     return {
         **envelope(command, answer.target, answer.loader),
         "address": optional_hexadecimal(answer.address),
-        "loaded_at_address": answer.loaded,
-        "overwritten_events": answer.lost,
+        "loaded_at_address": answer.loaded_at_address,
+        "overwritten_events": answer.overwritten_events,
         "unloaded": [_gone(gone) for gone in answer.gone],
         "problems": problem_documents(answer.problems),
     }
@@ -37,7 +37,7 @@ def _gone(gone: GoneDll) -> UnloadedDllDocument:
 
 def _pointer(pointer: Pointer) -> PointerDocument:
     return {
-        "thread": {"tid": pointer.thread.lwp, "name": pointer.thread.name},
+        "thread": {"tid": pointer.thread.tid, "name": pointer.thread.name},
         "value": hexadecimal(pointer.value),
         "register": pointer.register,
         "address": optional_hexadecimal(pointer.address),

@@ -20,23 +20,23 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "library": dll_reference(plan.dll),
         "rule": plan.rule.value,
         "load_count": plan.load_count,
-        "loadlibrary_count": plan.own_count,
-        "load_count_after": plan.count_left,
-        "close_count": plan.frees,
-        "excess_closes": plan.over_freed,
+        "loadlibrary_count": plan.loadlibrary_count,
+        "load_count_after": plan.load_count_after,
+        "close_count": plan.close_count,
+        "excess_closes": plan.excess_closes,
         "outcome": plan.outcome.value,
         "refusal": None if plan.refusal == "unknown" else plan.refusal,
         "unloads": [{**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads],
-        "order_algorithm": plan.order,
+        "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
-        "may_unload_more": list(plan.at_least),
-        "import_cycles": [list(cycle) for cycle in plan.cycles],
+        "may_unload_more": list(plan.may_unload_more),
+        "import_cycles": [list(cycle) for cycle in plan.import_cycles],
         "import_cycle_alternatives": [
-            {"library": each.dll, "would_unload": list(each.unloads), "would_pin": list(each.pins)}
-            for each in plan.cycle_entries
+            {"library": each.dll, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
+            for each in plan.import_cycle_alternatives
         ],
-        "unload_bytes": plan.size,
-        "kept": [kept_dll_document(dll) for dll in plan.keeps],
+        "unload_bytes": plan.unload_bytes,
+        "kept": [kept_dll_document(dll) for dll in plan.kept],
         "remedy": _remedy(plan),
         "problems": problem_documents(plans.problems),
     }

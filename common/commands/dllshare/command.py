@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 
 from ...errors import UsageError
-from ...windows.model import Possible, Share
+from ...windows.model import Allowed, Share
 from ...windows.share import share_all, share_file
 from ..arguments import process_id
 from ..session import Result, Session
@@ -40,7 +40,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
 def _cannot_go(share: Share) -> bool:
 
     return any(
-        operation.name == "delete" and operation.possible is Possible.NO
+        operation.name == "delete" and operation.allowed is Allowed.NO
         for file in share.files
         for operation in file.operations
     )

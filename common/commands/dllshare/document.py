@@ -37,9 +37,9 @@ def share_document(command: str, share: Share) -> DllshareDocument:
 def _file(file: MappedFile) -> MappedFileDocument:
     main = file.sections[0] if file.sections else None
     return {
-        "file_name": file.name,
+        "file_name": file.file_name,
         "file_name_address": hexadecimal(file.name_address),
-        "device_object": hexadecimal(file.device),
+        "device_object": hexadecimal(file.device_object),
         "control_area": optional_hexadecimal(main.control_area if main else None),
         **_file_object(file.file),
         "fast_ref": file.file.fast_ref,
@@ -84,19 +84,19 @@ def _section(section: SectionUse) -> SectionDocument:
         "mapped_views": section.mapped_views,
         "user_references": section.user_references,
         "writable_references": section.writable_references,
-        "in_use": section.live,
+        "in_use": section.in_use,
     }
 
 
 def _mapping(mapping: View) -> MappingDocument:
     return {
         "pid": mapping.pid,
-        "process_name": mapping.process,
+        "process_name": mapping.process_name,
         "range": [hexadecimal(mapping.base), hexadecimal(mapping.end + 1)],
         "vad": hexadecimal(mapping.vad),
         "section_kind": "image" if mapping.image else "data",
         "protection": mapping.protection,
-        "commit_pages": mapping.commit,
+        "commit_pages": mapping.commit_pages,
         "wow64": mapping.wow64,
     }
 
@@ -104,7 +104,7 @@ def _mapping(mapping: View) -> MappingDocument:
 def _opener(opener: Opener) -> OpenerDocument:
     return {
         "pid": opener.pid,
-        "process_name": opener.process,
+        "process_name": opener.process_name,
         "handle": hexadecimal(opener.handle),
         "granted_access": hexadecimal(opener.granted_access),
         **_file_object(opener.file),
@@ -115,10 +115,10 @@ def _operation(operation: Operation) -> OperationDocument:
     status = operation.status
     return {
         "name": operation.name,
-        "allowed": operation.possible.value,
+        "allowed": operation.allowed.value,
         "ntstatus": f"{status.ntstatus:#010x}" if status else None,
         "ntstatus_name": status.name if status else None,
-        "win32_error": status.win32 if status else None,
-        "win32_error_name": status.win32_name if status else None,
-        "reason": operation.why,
+        "win32_error": status.win32_error if status else None,
+        "win32_error_name": status.win32_error_name if status else None,
+        "reason": operation.reason,
     }

@@ -16,26 +16,26 @@ def dll_state_document(command: str, state: DllState) -> DllstateDocument:
     return {
         **envelope(command, state.target, state.loader),
         "rules": dll_rules(state.rules),
-        "process_exiting": state.shutdown,
+        "process_exiting": state.process_exiting,
         "libraries": [_dll(dll) for dll in state.dlls],
         "problems": problem_documents(state.problems),
     }
 
 
 def _dll(dll: Dll) -> DllDocument:
-    orders = dll.orders
+    orders = dll.list_positions
     return {
         **dll_reference(dll),
         "load_count": dll.load_count,
         "loadlibrary_count": dll.loadlibrary_count,
-        "ddag_node": optional_hexadecimal(dll.node or None),
+        "ddag_node": optional_hexadecimal(dll.ddag_node or None),
         "list_positions": {"load": orders.load, "memory": orders.memory, "initialization": orders.initialization},
         "fields": dict(dll.fields),
         "load_reason": dll.load_reason,
-        "ddag_state": dll.state,
-        "first_loaded_by": dll.loaded_by,
+        "ddag_state": dll.ddag_state,
+        "first_loaded_by": dll.first_loaded_by,
         "imports": list(dll.imports),
         "importers": list(dll.importers),
-        "import_cycle": list(dll.cycle),
+        "import_cycle": list(dll.import_cycle),
         **dll_verdict(dll),
     }

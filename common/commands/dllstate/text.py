@@ -29,7 +29,7 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
         notes += layout_parts(state.target, state.loader)
     notes += dll_rule_parts(state.rules, verbose)
     notes += problem_parts(state.problems)
-    if state.shutdown:
+    if state.process_exiting:
         notes.append(Sentence("The process is exiting: FreeLibrary does nothing any more."))
     if len(state.dlls) == 1 and state.asked is not None:
         dll = state.dlls[0]
@@ -86,10 +86,10 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
     cells = []
     if count != "?":
         cells.append(f"load count  {count}")
-    if dll.state:
-        cells.append(f"State  {dll.state}")
+    if dll.ddag_state:
+        cells.append(f"State  {dll.ddag_state}")
     if dll.load_reason:
-        by = f" (by {dll.loaded_by})" if dll.loaded_by else ""
+        by = f" (by {dll.first_loaded_by})" if dll.first_loaded_by else ""
         cells.append(f"first loaded  {dll.load_reason}{by}")
     if cells:
         rows.append(tuple(cells))
@@ -99,9 +99,11 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
         relations.append(("imported by", dll_names(dll.importers, verbose, _SHOWN_RELATIONS)))
     if dll.imports:
         relations.append(("imports", dll_names(dll.imports, verbose, _SHOWN_RELATIONS)))
-    if dll.cycle:
-        relations.append(("import cycle with", dll_names(dll.cycle, verbose, _SHOWN_RELATIONS)))
-    orders = [f"{name} {place}" for name, place in zip(dll.orders._fields, dll.orders) if place is not None]
+    if dll.import_cycle:
+        relations.append(("import cycle with", dll_names(dll.import_cycle, verbose, _SHOWN_RELATIONS)))
+    orders = [
+        f"{name} {place}" for name, place in zip(dll.list_positions._fields, dll.list_positions) if place is not None
+    ]
     if verbose and orders:
         relations.append(("place in order of", "  ".join(orders)))
     shown = dll.holds if verbose else dll.holds[:_SHOWN_HOLDS]

@@ -19,7 +19,7 @@ from ...render.json_types import (
 )
 from ...render.jsontext import dumps
 from ...render.trace_json import moment_document, site_document, totals_document
-from ...trace.events import Account, Deeds
+from ...trace.events import Calls, LibraryTotals
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
 
 
@@ -30,16 +30,16 @@ def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
         "rules": dll_rules(trace.rules),
         "filter": list(trace.filter),
         "watching": trace.watching,
-        "end_reason": trace.ending,
-        "duration_seconds": round(trace.seconds, 3),
+        "end_reason": trace.end_reason,
+        "duration_seconds": round(trace.duration_seconds, 3),
         "totals": totals_document(trace.totals),
-        "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.accounts],
+        "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
         "kept": [
-            {**kept_dll_document(kept.dll), "times_kept": kept.times, "last_event": kept.close.moment.number}
+            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
             for kept in trace.kept
         ],
-        "closes_mispredicted": [dll_event_document(close) for close in trace.mismatches],
-        "opens_failed": [dll_event_document(each) for each in trace.failures],
+        "closes_mispredicted": [dll_event_document(close) for close in trace.closes_mispredicted],
+        "opens_failed": [dll_event_document(each) for each in trace.opens_failed],
         "pins": [dll_event_document(pin) for pin in trace.pins],
         "problems": problem_documents(trace.problems),
     }
@@ -64,15 +64,15 @@ def _open_document(event: DllOpen) -> DllOpenDocument:
         "event": "open",
         **moment_document(event.moment),
         "library": _instance(event.library),
-        "ntdll_function": event.function,
+        "ntdll_function": event.ntdll_function,
         "requested": event.requested,
         "flags": event.flags,
         "result": event.result.value,
-        "ntstatus": _ntstatus(event.status),
-        "loaded": _instances(event.added),
-        "unloaded": _instances(event.went),
-        "load_count_before": event.count_before,
-        "load_count_after": event.count_after,
+        "ntstatus": _ntstatus(event.ntstatus),
+        "loaded": _instances(event.loaded),
+        "unloaded": _instances(event.unloaded),
+        "load_count_before": event.load_count_before,
+        "load_count_after": event.load_count_after,
     }
 
 
@@ -81,20 +81,20 @@ def _close_document(event: DllClose) -> DllCloseDocument:
         "event": "close",
         **moment_document(event.moment),
         "library": _instance(event.library),
-        "load_count_before": event.count_before,
-        "load_count_after": event.count_after,
-        "ntstatus": _ntstatus(event.status),
-        "predicted_outcome": event.outcome.value,
+        "load_count_before": event.load_count_before,
+        "load_count_after": event.load_count_after,
+        "ntstatus": _ntstatus(event.ntstatus),
+        "predicted_outcome": event.predicted_outcome.value,
         "refusal": None if event.refusal == "unknown" else event.refusal,
-        "predicted_unloads": _names(event.predicted),
-        "may_unload_more": list(event.at_least),
-        "kept": [kept_dll_document(dll) for dll in event.keeps],
-        "unloaded": _instances(event.went) if event.ended else None,
-        "unloaded_by_nested_closes": _names(event.remarked),
-        "predicted_but_kept": _names(event.stayed),
-        "unloaded_but_not_predicted": _names(event.surprises),
+        "predicted_unloads": _names(event.predicted_unloads),
+        "may_unload_more": list(event.may_unload_more),
+        "kept": [kept_dll_document(dll) for dll in event.kept],
+        "unloaded": _instances(event.unloaded) if event.ended else None,
+        "unloaded_by_nested_closes": _names(event.unloaded_by_nested_closes),
+        "predicted_but_kept": _names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
         "predicted_exactly": event.is_exact if event.ended else None,
-        "got_process_detach": list(event.detached),
+        "got_process_detach": list(event.got_process_detach),
     }
 
 
@@ -103,25 +103,25 @@ def _pin_document(event: DllPin) -> DllPinDocument:
         "event": "pin",
         **moment_document(event.moment),
         "library": _instance(event.library),
-        "ntdll_function": event.function,
+        "ntdll_function": event.ntdll_function,
     }
 
 
-def _library_totals(account: Account, is_pinned: bool) -> DllTotalsDocument:
+def _library_totals(account: LibraryTotals, is_pinned: bool) -> DllTotalsDocument:
     return {
         "name": account.name,
         "path": account.path,
-        "loadlibrary_count_at_start": account.before,
-        "opens_by_caller": [_calls(deeds) for deeds in account.opens],
-        "closes_by_caller": [_calls(deeds) for deeds in account.closes],
-        "closes_without_effect": account.early_returns,
-        "loadlibrary_count_now": account.left,
+        "loadlibrary_count_at_start": account.open_count_at_start,
+        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
+        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "closes_without_effect": account.closes_without_effect,
+        "loadlibrary_count_now": account.open_count_now,
         "pinned": is_pinned,
     }
 
 
-def _calls(deeds: Deeds) -> DllCallsDocument:
-    return {"caller": site_document(deeds.site), "count": deeds.total}
+def _calls(deeds: Calls) -> DllCallsDocument:
+    return {"caller": site_document(deeds.caller), "count": deeds.total}
 
 
 def _ntstatus(status: Optional[int]) -> Optional[str]:
@@ -147,6 +147,6 @@ def _instance_document(instance: DllInstance) -> DllInstanceDocument:
         "path": instance.path,
         "base": hexadecimal(instance.base),
         "range": [hexadecimal(instance.base), hexadecimal(end)] if instance.size else None,
-        "ldr_entry": optional_hexadecimal(instance.entry or None),
+        "ldr_entry": optional_hexadecimal(instance.ldr_entry or None),
         "timestamp": instance.timestamp,
     }

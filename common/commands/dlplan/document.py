@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Union
 
-from ...linux.plan_model import Change, Plan, Plans
+from ...linux.plan_model import Plan, Plans, Remedy
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.json_types import DlplanAllDocument, DlplanDocument, PlanDocument, RemedyDocument
@@ -22,8 +22,8 @@ def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAll
     return {
         **head,
         **_plan(plan),
-        "kept": [kept_document(library) for library in plan.keeps],
-        "remedy": _remedy(plan.change) if plan.change else None,
+        "kept": [kept_document(library) for library in plan.kept],
+        "remedy": _remedy(plan.remedy) if plan.remedy else None,
         "garbage": garbage,
         "problems": problem_documents(plans.problems),
     }
@@ -33,18 +33,18 @@ def _plan(plan: Plan) -> PlanDocument:
     return {
         "library": library_reference(plan.library),
         "open_count": plan.open_count,
-        "close_count": plan.closes,
+        "close_count": plan.close_count,
         "outcome": plan.outcome.value,
         "unloads": [library_reference(library) for library in plan.unloads],
-        "order_algorithm": plan.order,
+        "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
-        "may_unload_more": list(plan.at_least),
-        "unload_bytes": plan.size,
+        "may_unload_more": list(plan.may_unload_more),
+        "unload_bytes": plan.unload_bytes,
         "statics_after_reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
     }
 
 
-def _remedy(remedy: Change) -> RemedyDocument:
+def _remedy(remedy: Remedy) -> RemedyDocument:
     return {
         "possible": remedy.blocker is None,
         "blocker": kept_document(remedy.blocker) if remedy.blocker else None,

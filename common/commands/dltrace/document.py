@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional
 
-from ...linux.trace.events import Close, Event, Instance, Leak, Open, Pin, Registration, Trace
+from ...linux.trace.events import Close, DescriptorLeak, Event, Instance, Open, Pin, TlsRegistration, Trace
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.json_types import (
     CallsDocument,
@@ -22,31 +22,31 @@ from ...render.json_types import (
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
 from ...render.trace_json import moment_document, site_document, totals_document
-from ...trace.events import Account, Deeds
+from ...trace.events import Calls, LibraryTotals
 
 
 def trace_document(command: str, trace: Trace) -> DltraceDocument:
     """Build the document of a trace."""
     return {
         **envelope(command, trace.target, trace.loader),
-        "filter": list(trace.asked),
+        "filter": list(trace.filter),
         "watching": trace.watching,
-        "end_reason": trace.ending,
-        "duration_seconds": round(trace.seconds, 3),
+        "end_reason": trace.end_reason,
+        "duration_seconds": round(trace.duration_seconds, 3),
         "breakpoints": {"opens": trace.opens_by, "closes": trace.closes_by},
         "totals": totals_document(trace.totals),
-        "library_totals": [_library_totals(each) for each in trace.accounts],
+        "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
-            {**kept_document(kept.library), "times_kept": kept.times, "last_event": kept.close.moment.number}
+            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
             for kept in trace.kept
         ],
-        "closes_mispredicted": [event_document(close) for close in trace.mismatches],
-        "closes_not_open": [event_document(close) for close in trace.vain],
+        "closes_mispredicted": [event_document(close) for close in trace.closes_mispredicted],
+        "closes_not_open": [event_document(close) for close in trace.closes_not_open],
         "opens_failed": [event_document(each) for each in trace.opens_failed],
         "pins": [event_document(pin) for pin in trace.pins],
-        "tls_registrations": [event_document(registration) for registration in trace.registrations],
-        "descriptor_leaks": [event_document(leak) for leak in trace.leaks],
-        "end_not_seen": [event_document(event) for event in trace.unended],
+        "tls_registrations": [event_document(registration) for registration in trace.tls_registrations],
+        "descriptor_leaks": [event_document(leak) for leak in trace.descriptor_leaks],
+        "end_not_seen": [event_document(event) for event in trace.end_not_seen],
         "problems": problem_documents(trace.problems),
     }
 
@@ -64,7 +64,7 @@ def event_document(event: Event) -> EventDocument:
         return _close_document(event)
     if isinstance(event, Pin):
         return _pin_document(event)
-    if isinstance(event, Leak):
+    if isinstance(event, DescriptorLeak):
         return _leak_document(event)
     return _registration_document(event)
 
@@ -73,17 +73,17 @@ def _open_document(event: Open) -> OpenDocument:
     return {
         "event": "open",
         **moment_document(event.moment),
-        "initiated_by": event.moment.by,
+        "initiated_by": event.moment.initiated_by,
         # "?" is a name that could not be read.
         "requested": "" if event.requested is None else None if event.requested == "?" else event.requested,
         "flags": event.flags,
-        "requested_namespace": event.space,
+        "requested_namespace": event.requested_namespace,
         "result": event.result.value,
         "error": event.error,
         "errno": event.errno,
         "library": _instance(event.library),
-        "loaded": _instances(event.added),
-        "unloaded": _instances(event.went),
+        "loaded": _instances(event.loaded),
+        "unloaded": _instances(event.unloaded),
     }
 
 
@@ -91,19 +91,19 @@ def _close_document(event: Close) -> CloseDocument:
     return {
         "event": "close",
         **moment_document(event.moment),
-        "initiated_by": event.moment.by,
+        "initiated_by": event.moment.initiated_by,
         "library": _instance(event.library),
         "handle": optional_hexadecimal(event.handle),
-        "open_count_before": event.open_count if event.library else None,
-        "predicted_outcome": event.outcome.value,
-        "predicted_unloads": _names(event.predicted),
-        "predicted_by_nested_closes": _names(event.remarked),
-        "predicted_for_outer_close": _names(event.adds),
-        "may_unload_more": list(event.at_least),
-        "kept": [kept_document(library) for library in event.keeps],
-        "unloaded": _instances(event.went) if event.ended else None,
-        "predicted_but_kept": _names(event.stayed),
-        "unloaded_but_not_predicted": _names(event.surprises),
+        "open_count_before": event.open_count_before if event.library else None,
+        "predicted_outcome": event.predicted_outcome.value,
+        "predicted_unloads": _names(event.predicted_unloads),
+        "predicted_by_nested_closes": _names(event.predicted_by_nested_closes),
+        "predicted_for_outer_close": _names(event.predicted_for_outer_close),
+        "may_unload_more": list(event.may_unload_more),
+        "kept": [kept_document(library) for library in event.kept],
+        "unloaded": _instances(event.unloaded) if event.ended else None,
+        "predicted_but_kept": _names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
         "predicted_exactly": event.is_exact if event.ended else None,
     }
 
@@ -112,54 +112,54 @@ def _pin_document(event: Pin) -> PinDocument:
     return {
         "event": "pin",
         **moment_document(event.moment),
-        "initiated_by": event.moment.by,
+        "initiated_by": event.moment.initiated_by,
         "library": _instance(event.library),
         "origin": event.origin,
         "symbols": list(event.symbols),
         "symbols_omitted": event.symbols_omitted,
-        "looked_up_by": list(event.lookups),
+        "looked_up_by": list(event.looked_up_by),
     }
 
 
-def _registration_document(event: Registration) -> TlsRegistrationDocument:
+def _registration_document(event: TlsRegistration) -> TlsRegistrationDocument:
     return {
         "event": "tls-registration",
         **moment_document(event.moment),
-        "initiated_by": event.moment.by,
+        "initiated_by": event.moment.initiated_by,
         "library": _instance(event.library),
-        "destructor": site_document(event.function),
+        "destructor": site_document(event.destructor),
         "object": hexadecimal(event.object),
-        "destructor_library": event.owner,
+        "destructor_library": event.destructor_library,
     }
 
 
-def _leak_document(event: Leak) -> DescriptorLeakDocument:
+def _leak_document(event: DescriptorLeak) -> DescriptorLeakDocument:
     return {
         "event": "descriptor-leak",
         **moment_document(event.moment),
-        "initiated_by": event.moment.by,
+        "initiated_by": event.moment.initiated_by,
         "library": _instance(event.library),
         "descriptor": event.descriptor,
-        "descriptor_target": event.path,
-        "opened_at": [site_document(site) for site in event.sites],
+        "descriptor_target": event.descriptor_target,
+        "opened_at": [site_document(site) for site in event.opened_at],
     }
 
 
-def _library_totals(account: Account) -> LibraryTotalsDocument:
+def _library_totals(account: LibraryTotals) -> LibraryTotalsDocument:
     return {
         "name": account.name,
         "path": account.path,
         "namespace": account.namespace,
-        "open_count_at_start": account.before,
-        "opens_by_caller": [_calls(deeds) for deeds in account.opens],
-        "closes_by_caller": [_calls(deeds) for deeds in account.closes],
-        "closes_without_effect": account.early_returns,
-        "open_count_now": account.left,
+        "open_count_at_start": account.open_count_at_start,
+        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
+        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "closes_without_effect": account.closes_without_effect,
+        "open_count_now": account.open_count_now,
     }
 
 
-def _calls(deeds: Deeds) -> CallsDocument:
-    return {"caller": site_document(deeds.site), "initiated_by": deeds.by, "count": deeds.total}
+def _calls(deeds: Calls) -> CallsDocument:
+    return {"caller": site_document(deeds.caller), "initiated_by": deeds.initiated_by, "count": deeds.total}
 
 
 def _instance(instance: Optional[Instance]) -> Optional[InstanceDocument]:

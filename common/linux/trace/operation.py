@@ -88,11 +88,11 @@ class Opening(Operation):
             moment=self.moment,
             requested=self.request.name,
             flags=self.request.flags,
-            space=self.request.space,
+            requested_namespace=self.request.space,
             result=result,
             library=self.library,
-            added=_by_name(self.added.values()),
-            went=_by_name(self.went.values()),
+            loaded=_by_name(self.added.values()),
+            unloaded=_by_name(self.went.values()),
         )
 
 
@@ -156,15 +156,15 @@ class Closing(Operation):
         return Close(
             moment=self.moment,
             library=self.library,
-            open_count=self.link_map.l_direct_opencount if self.link_map else 0,
-            outcome=prediction.outcome,
-            predicted=_by_name(prediction.goes.values()),
-            remarked=_by_name(self.remarked.values()),
-            at_least=prediction.at_least,
-            keeps=prediction.keeps,
-            went=_by_name(self.went.values()) if ended else (),
+            open_count_before=self.link_map.l_direct_opencount if self.link_map else 0,
+            predicted_outcome=prediction.outcome,
+            predicted_unloads=_by_name(prediction.goes.values()),
+            predicted_by_nested_closes=_by_name(self.remarked.values()),
+            may_unload_more=prediction.at_least,
+            kept=prediction.keeps,
+            unloaded=_by_name(self.went.values()) if ended else (),
             ended=ended,
-            adds=_by_name(prediction.adds.values()),
+            predicted_for_outer_close=_by_name(prediction.adds.values()),
             handle=self.handle,
         )
 

@@ -40,7 +40,7 @@ class Progress:
 
     def predict(self, closing: Closing, link_map: LinkMap) -> None:
         """Predict a close by what was read last."""
-        own = self._operations.of_thread(closing.moment.lwp)
+        own = self._operations.of_thread(closing.moment.tid)
         outer = next((op for op in own if isinstance(op, Closing)), None)
         prediction = self._forecast.predict(self._reading.examined, link_map, outer)
         closing.predict(link_map, prediction)
@@ -54,7 +54,7 @@ class Progress:
             self._compare(before)
         ended = self._operations.ended(lwp, stack, self._reading.depth)
         for closing in self._operations.closings():
-            if not closing.has_effect and closing.moment.lwp != lwp:
+            if not closing.has_effect and closing.moment.tid != lwp:
                 self._predict_again(closing)
         for operation in ended:
             self.finish(operation)
@@ -100,7 +100,7 @@ class Progress:
         self._operations.remove(operation)
         self._summary.tell(operation.event(ended=not operation.is_doubtful))
         if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
-            moment = operation.moment._replace(inside=operation.moment.number)
+            moment = operation.moment._replace(within_event=operation.moment.number)
             for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
                 self._summary.tell(leak._replace(moment=moment._replace(number=self._watching.count())))
 
@@ -111,5 +111,7 @@ class Progress:
         moment = Moment(self._watching.count(), self._watching.now(), 0)
         if openings:
             inside = openings[-1].moment
-            moment = moment._replace(lwp=inside.lwp, caller=inside.caller, by=inside.by, inside=inside.number)
+            moment = moment._replace(
+                tid=inside.tid, caller=inside.caller, initiated_by=inside.initiated_by, within_event=inside.number
+            )
         return Pin(moment, instance_of(self._reading.process, link_map), *cause)

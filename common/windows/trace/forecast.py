@@ -34,8 +34,8 @@ class Forecast:
         plan = plan_once(examined, loader, world, entry)
         if within and self._rule is not LoaderRule.WIN8 and plan.refusal is None:
             # The count goes down at once; what has died of it goes when the outer call unloads.
-            return Prediction(Outcome.DEFERRED, at_least=plan.at_least, keeps=plan.keeps)
-        going = [loader.entries[each.entry] for each in plan.unloads]
+            return Prediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
+        going = [loader.entries[each.ldr_entry] for each in plan.unloads]
         goes = tuple(map(instance_of, going))
         detaches = tuple(each for each in going if each.base in plan.detached)
-        return Prediction(plan.outcome, plan.refusal, goes, detaches, plan.at_least, plan.keeps)
+        return Prediction(plan.outcome, plan.refusal, goes, detaches, plan.may_unload_more, plan.kept)
