@@ -54,6 +54,8 @@ LIBC_FUNCTIONS = {
     "_exit": 0,
 }
 RTLD_FUNCTIONS = {"_dl_catch_error": 0x38, "_dl_open": 0x58, "_dl_close": 0x28}
+#: By which ld.so raises errors: until 2.36 libc's, of which ld.so has its own for the time before.
+RAISERS = {"_dl_signal_error": 0x48, "_dl_signal_exception": 0x18}
 #: Behind its load of _rtld_global_ro's address stands libc's own call.
 INNER_CALL = 7
 #: So far behind its start a function goes on when what it called returns.
@@ -295,8 +297,10 @@ class Script:
         With ``in_rtld`` the debugger keeps breakpoints in ld.so.
         """
         main = Library("main", type=0, init_called=True, functions={"main": 0x18, "worker": 0x18})
-        libc = Library("libc.so.6", type=1, tls_size=0x90, functions=LIBC_FUNCTIONS)
-        rtld = Library("ld.so", type=1, functions=RTLD_FUNCTIONS)
+        self.raiser = "libc.so.6" if version < (2, 37) else "ld.so"
+        of_libc = {**LIBC_FUNCTIONS, **(RAISERS if version < (2, 37) else {})}
+        libc = Library("libc.so.6", type=1, tls_size=0x90, functions=of_libc)
+        rtld = Library("ld.so", type=1, functions={**RTLD_FUNCTIONS, **RAISERS})
         #: A namespace of its own has its own libc, and ld.so's entry.
         rtld_there = Library("ld.so", functions=RTLD_FUNCTIONS)
         libc_there = Library("libc.so.6", needs=["ld.so"], tls_size=0x90, functions=LIBC_FUNCTIONS)
@@ -413,6 +417,7 @@ class Script:
             new: list[Library] = []
             library = self._map(name, namespace, new)
             if library is None:
+                self.raise_error(thread, name, "cannot open shared object file", code=2)
                 return 0
             library.opencount += 1
             library.nodelete = library.nodelete or bool(flags & RTLD_NODELETE) or library.elf_nodelete
@@ -422,6 +427,17 @@ class Script:
                     with thread.within((each.name, next(iter(each.functions)))):
                         self.constructors[each.name](thread)
             return self.process.maps[library.key]
+
+    def raise_error(self, thread: Thread, name: str, text: str, *, code: int = 0, again: bool = True) -> None:
+        """Raise an error as ld.so does; what catches it on the way raises it once more."""
+        subject, message = (self.target.string(each.encode(errors="surrogateescape")) for each in (name, text))
+        with thread.within(thread.at):
+            # The upper half of an int's register is whatever it was before.
+            error, exception = (self.address((self.raiser, each)) for each in RAISERS)
+            thread.arrive(error, 0xABCD << 32 | code, subject, 0, message)
+            if again:
+                block = self.target.string(subject.to_bytes(8, "little") + message.to_bytes(8, "little"))
+                thread.arrive(exception, code, block, 0)
 
     def _map(self, name: str, namespace: int, new: list[Library]) -> Optional[Library]:
         """Load a library and what it needs, breadth first, unless it is there."""

@@ -11,7 +11,7 @@ from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.support.live import Arrival
-from dlwhy.tests.support.live_glibc import LIBC_FUNCTIONS, NOWHERE, NOWHERE_ADDRESS, LiveGlibc, Script
+from dlwhy.tests.support.live_glibc import LIBC_FUNCTIONS, NOWHERE, NOWHERE_ADDRESS, RAISERS, LiveGlibc, Script
 from dlwhy.tests.support.told import place
 from dlwhy.tests.synth.glibc import Library
 
@@ -126,7 +126,7 @@ def places(made: Script) -> dict[str, set[str]]:
 def test_in_ld_so_where_a_debugger_keeps_breakpoints_there() -> None:
     made = script()
     made.begin()
-    assert places(made) == {"ld.so": {"_dl_open", "_dl_close"}, "libc.so.6": {"_exit"}}
+    assert places(made) == {"ld.so": {"_dl_open", "_dl_close", *RAISERS}, "libc.so.6": {"_exit"}}
 
 
 def test_else_on_libcs_ways_there() -> None:

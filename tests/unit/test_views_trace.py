@@ -149,6 +149,19 @@ MANY = trace(
     end_not_seen=(OPEN, CLOSE) * 10,
     closes_not_open=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
 )
+MISSING = "cannot open shared object file: No such file or directory"
+FAILING = trace(
+    opens_failed=(
+        FAILED._replace(error=f"libmissing.so: {MISSING}", errno=2),
+        FAILED._replace(moment=moment(7, MAIN, "libc"), error=f"libmissing.so: {MISSING}", errno=2),
+        FAILED._replace(error=f"{LONG_PATH}: {MISSING}", errno=2),
+        FAILED._replace(error=f"libmissing.so: undefined symbol: {'symbol' * 30}"),
+        FAILED._replace(error="out of memory"),
+        FAILED,
+        *(FAILED._replace(requested=f"lib{n:02}.so", error=f"lib{n:02}.so: file too short") for n in range(15)),
+    ),
+    totals=Totals(20, 19),
+)
 
 TRACES = {
     "nothing so far": trace(),
@@ -156,6 +169,7 @@ TRACES = {
     "everything": FULL,
     "long names": LONG,
     "many": MANY,
+    "failed opens": FAILING,
 }
 STOPS = {
     "kept": Stop("kept", CLOSE, ("libB.so",)),

@@ -9,7 +9,7 @@ from ...linux.model import Library
 from ...linux.trace.events import Close, DescriptorLeak, Event, Kept, Open, Pin, Stop, TlsRegistration, Trace
 from ...model import Outcome
 from ...render.document import Document, Facts, Part, Sentence
-from ...render.fit import wrap, wrap_facts
+from ...render.fit import cut, wrap, wrap_facts
 from ...render.library_words import because, reason
 from ...render.text import INDENT, MAX_WIDTH
 from ...render.trace_words import (
@@ -48,6 +48,7 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
     parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace.library_totals, verbose)
+    parts += _failure_parts(trace.opens_failed, verbose)
     parts += _pin_parts(trace.pins, verbose)
     parts += _registration_parts(trace.tls_registrations, verbose)
     parts += _leak_parts(trace.descriptor_leaks, verbose)
@@ -182,6 +183,24 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
     yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose, 4)
     if verbose:
         yield from deed_parts(active, "opened", "closed")
+
+
+def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
+    """Say what could not be opened, and why, as dlerror does."""
+    grouped = Counter(_event_words(each, verbose) + _error_words(each, verbose) for each in failures)
+    for words, number in list(grouped.items())[: None if verbose else SHOWN]:
+        yield Sentence(f"Failed{f' {times(number)}' if number > 1 else ''}: {words}.")
+    if not verbose and len(grouped) > SHOWN:
+        yield Sentence(f"Failed: {len(grouped) - SHOWN} more; -v shows them.")
+
+
+def _error_words(failed: Open, verbose: bool) -> str:
+    """Return what dlerror says behind a colon; unless all is asked for, not once more what was to be opened."""
+    if failed.error is None or verbose:
+        return "" if failed.error is None else f": {failed.error}"
+    name, colon, reason = failed.error.partition(": ")
+    named = "" if name == failed.requested else f": {short_name(name)}"
+    return f"{named}{colon}{cut(reason, MAX_WIDTH - 1)}"
 
 
 def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:

@@ -12,6 +12,7 @@ from ..loader.maps import LinkMap
 from ..model import Library
 from .descriptors import Snapshot
 from .events import Close, Event, Instance, Open
+from .failures import Failure
 from .request import Request
 
 
@@ -63,6 +64,8 @@ class Opening(Operation):
         self.request = request
         self.library: Optional[Instance] = None
         self.added: dict[int, Instance] = {}
+        #: What was raised first within it: what catches that on the way raises it again.
+        self.failure: Optional[Failure] = None
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if it asks for a library by its name."""
@@ -77,6 +80,11 @@ class Opening(Operation):
         """Note a library that it has loaded."""
         self.added[library.link_map] = library
 
+    def note_failure(self, failure: Failure) -> None:
+        """Note an error that was raised within it, which it fails with, unless a constructor asked for the error."""
+        if self.failure is None:
+            self.failure = failure
+
     def event(self, ended: bool) -> Open:
         """Give the event: without a library it has failed, if it has ended."""
         result = OpenResult.UNKNOWN
@@ -84,6 +92,7 @@ class Opening(Operation):
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
         elif ended:
             result = OpenResult.FAILED
+        failure = self.failure if result is OpenResult.FAILED else None
         return Open(
             moment=self.moment,
             requested=self.request.name,
@@ -93,6 +102,8 @@ class Opening(Operation):
             library=self.library,
             loaded=_by_name(self.added.values()),
             unloaded=_by_name(self.went.values()),
+            error=failure.text if failure else None,
+            errno=failure.errno if failure else None,
         )
 
 

@@ -10,6 +10,8 @@ from ...target import Hit
 from .callers import Callers
 from .calls import CALLERS_NAMESPACE, Entry
 
+RTLD_NOLOAD = 4
+
 _MAX_NAME = 4096
 #: The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
 _FLAGS = 0xFFFF

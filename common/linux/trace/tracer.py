@@ -30,12 +30,13 @@ from .callers import Callers
 from .calls import CONVENTIONS, Entry, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
 from .events import Event, Stop, TlsRegistration, Trace
+from .failures import find_raisers, read_failure
 from .operation import Beginning, Closing, Opening, Operation
 from .operations import Operations, instance_of
 from .progress import Progress
 from .reading import ANOTHER_PROGRAM, Reading
 from .registrations import REGISTER, read_registration
-from .request import read_request
+from .request import RTLD_NOLOAD, read_request
 from .stops import Options, Stops
 from .summary import Summary
 
@@ -89,6 +90,9 @@ class Tracer:
             self._reading, self._watching, self._operations, self._stops, self._summary, self._descriptors
         )
         self._makers: Mapping[int, str] = {}
+        self._raisers = find_raisers(
+            process.private.libc, process.private.rtld, process.layouts.version, in_rtld=target.keeps_breakpoints
+        )
         # What ld.so calls itself by is found by unwinding.
         in_rtld = target.keeps_breakpoints and arch in REGISTERS
         self._places = find_places(process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld)
@@ -106,6 +110,8 @@ class Tracer:
         leave = find_function(libc, "_exit")
         if leave:
             watched.append(({leave: "_exit"}, self._on_exit))
+        if self._raisers:
+            watched.append((self._raisers, self._on_error))
         if self.options.tls:
             register = find_function(libc, REGISTER)
             if register is None:
@@ -282,6 +288,31 @@ class Tracer:
         self._operations.note_going_on()
         self._progress.advance(None, None)
         return Reaction.RESUME
+
+    # -- what an open fails with -------------------------------------------------------------------------------
+
+    def _on_error(self, hit: Hit) -> Reaction:
+        """See ld.so raise an error, in an open or in what else it does for the thread: no list has changed by that."""
+        own = self._operations.of_thread(hit.lwp)
+        opening = own[-1] if own else None
+        if isinstance(opening, Opening) and opening.failure is None:
+            memory = Memory(self.target)
+            if self._is_within(opening, hit, memory):
+                failure = read_failure(self._callers, hit, memory, self._raisers[hit.address])
+                if failure is not None:
+                    opening.note_failure(failure)
+        return Reaction.RESUME
+
+    def _is_within(self, opening: Opening, hit: Hit, memory: Memory) -> bool:
+        """Tell whether a thread is within an open, as far as its stack shows.
+
+        After one by RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail from the same place.
+        """
+        if self._callers.stack(hit) >= opening.stack:
+            return False
+        if opening.returns_to is None:
+            return not opening.request.flags & RTLD_NOLOAD
+        return self._callers.saved_return(memory, opening.stack) == opening.returns_to
 
     # -- what else makes a library stay, or leave something behind ---------------------------------------------
 

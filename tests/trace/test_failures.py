@@ -1,0 +1,92 @@
+"""Does a failed open tell what dlerror says, where the program asks for that and where it does not?"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from dlwhy.common.linux.trace.failures import ERRNO_TEXTS
+from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, debug
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the program, and beside it libraries that cannot be opened, each for another reason."""
+    folder = tmp_path_factory.mktemp("failures")
+    source = folder / "lib.c"
+    source.write_text(
+        "#ifdef UNDEFINED\nextern int of_no_library; int *use(void) { return &of_no_library; }\n#endif\n"
+        "#ifdef ASKING\n#define _GNU_SOURCE\n#include <dlfcn.h>\n"
+        '__attribute__((constructor)) static void ask(void) { dlsym(RTLD_DEFAULT, "of_no_library"); }\n#endif\n'
+    )
+    shared = ["gcc", "-shared", "-fPIC", "-Wl,--no-as-needed"]
+    for name, *words in (
+        ("libgood.so",),
+        ("libundefined.so", "-DUNDEFINED"),
+        ("libasking.so", "-DASKING"),
+        ("libgone.so",),
+        ("libneedy.so", "libgone.so"),
+    ):
+        subprocess.run([*shared, "-o", name, *words[:1], "lib.c"], cwd=folder, check=True)
+    (folder / "libgone.so").unlink()
+    (folder / "libshort.so").write_bytes(b"\x7fELF")
+    wrong = bytearray((folder / "libgood.so").read_bytes())
+    wrong[4] = 3 - wrong[4]  # EI_CLASS
+    (folder / "libwrong.so").write_bytes(wrong)
+    (folder / "libfolder.so").mkdir()
+    subprocess.run(["gcc", "-g", "-O1", "-o", folder / "failures", HERE / "failures.c", "-ldl"], check=True)
+    return folder / "failures"
+
+
+#: What fails, each for a reason of its own; what is looked up in between changes nothing about the one before.
+FAILING = ["libmissing.so", "libmissing.so", "./libundefined.so", "dlsym", "./libwrong.so", "./libneedy.so", "dlsym"]
+FAILING += ["./libshort.so", "./libfolder.so", "space=./libundefined.so"]
+#: What raises no error, or opens.
+OTHERS = ["noload=./libgood.so", "dlsym", "./libasking.so", "dlsym", "./libgood.so", "dlsym"]
+
+
+def errors_of(program: Path) -> list[str]:
+    """Let the program itself say what dlerror says."""
+    words = [str(program), "loudly", *FAILING]
+    environment = {**os.environ, "LC_ALL": "C"}
+    run = subprocess.run(
+        words, cwd=program.parent, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
+    return [line.partition(" ")[2] for line in run.stdout.splitlines() if line.startswith("ERROR ")]
+
+
+def trace(host: str, program: Path, how: str, before: Sequence[str] = ()) -> str:
+    """Trace the program from main on, in its own folder, to its end; gives the report on one line."""
+    go = "continue" if host == GDB else "process continue"
+    commands = [*before, "dltrace start", go, "dltrace report -v"]
+    run = debug(host, program.parent, program, commands, " ".join([how, *OTHERS, *FAILING, *OTHERS]))
+    words = " ".join(run.output.split())
+    assert "14 opens (9 failed)" in words
+    return words.rpartition("14 opens (9 failed)")[2]
+
+
+def judge(report: str, program: Path) -> None:
+    """Hold a report against what the program itself says."""
+    asked = [step.partition("=")[2] or step for step in FAILING if step != "dlsym"]
+    expected = list(zip(asked, errors_of(program)))
+    assert len(expected) == 8
+    for name, error in expected:
+        failed = rf"dlopen\({re.escape(name)}\) by [^()]+ \(failures\.c:\d+\) in failures: {re.escape(error)}\. "
+        assert re.search(failed, report), (name, error, report)
+    assert re.search(r"dlopen\(\./libgood\.so\) by [^()]+ \(failures\.c:\d+\) in failures\. ", report), report
+    assert report.count("undefined symbol: of_no_library") == 2, report
+
+
+@pytest.mark.parametrize("how", ["loudly", "silently"])
+@pytest.mark.parametrize("host", DEBUGGERS)
+def test_a_failed_open_tells_what_dlerror_says(host: str, how: str, program: Path) -> None:
+    judge(trace(host, program, how), program)
+
+
+def test_the_errors_of_the_kernel_are_called_as_libc_calls_them() -> None:
+    assert {number: os.strerror(number) for number in ERRNO_TEXTS} == ERRNO_TEXTS
