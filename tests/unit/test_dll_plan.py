@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dllplan.document import dll_plan_document
@@ -34,6 +34,11 @@ def plan(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> Dl
     plans = plan_free(MinidumpTarget(str(write(folder, made.dump()))), name, number, frees)
     VALIDATOR.validate(json.loads(dump(dll_plan_document("dllplan", plans))))
     return plans.plan
+
+
+def document(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> Any:
+    plans = plan_free(MinidumpTarget(str(write(folder, made.dump()))), name, number, frees)
+    return json.loads(dump(dll_plan_document("dllplan", plans)))
 
 
 def load(form: Form, *modules: Module, loads: Sequence[str], wide: bool = True) -> Process:
@@ -173,6 +178,33 @@ def test_a_count_that_is_not_there_is_not_known(tmp_path: Path) -> None:
         made.memory.forget(module.node, 0x50)
     found = plan(tmp_path, made, "libA.dll")
     assert (found.outcome, found.refusal, found.unloads, found.steps) == (Outcome.UNKNOWN, "unknown", (), ())
+
+
+def test_the_remedy_is_there_where_something_helps_or_nothing_does(tmp_path: Path) -> None:
+    made = process(WIN10)
+    steps = document(tmp_path, made, "libA.dll")["remedy"]
+    assert steps == {
+        "possible": True,
+        "blocker": None,
+        "steps": [{"action": "close", "library": "libA.dll", "count": 2}],
+    }
+    goes = document(tmp_path, made, "libA.dll", None)
+    assert (goes["outcome"], goes["remedy"]) == ("unloads", None)
+    assert [(each["name"], each["gets_process_detach"]) for each in goes["unloads"]] == [
+        ("libA.dll", True),
+        ("libB.dll", True),
+    ]
+    pinned = document(tmp_path, made, "pinned.dll")
+    assert (pinned["remedy"]["possible"], pinned["remedy"]["blocker"]["name"]) == (False, "pinned.dll")
+    assert (pinned["load_count"], pinned["loadlibrary_count"], pinned["load_count_after"]) == (None, None, None)
+
+
+def test_what_is_not_known_is_null_in_json(tmp_path: Path) -> None:
+    made = process(WIN10)
+    for module in made.loader.loaded:
+        made.memory.forget(module.node, 0x50)
+    found = document(tmp_path, made, "libA.dll")
+    assert (found["outcome"], found["refusal"], found["remedy"], found["load_count"]) == (None, None, None, None)
 
 
 def test_no_loader_no_plan(tmp_path: Path) -> None:

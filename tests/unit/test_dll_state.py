@@ -79,6 +79,11 @@ def test_every_reason_in_every_form(tmp_path: Path, form: Form, wide: bool) -> N
     assert len(shared.importers) == 3
     pinned = find(state, "pinned.dll")
     assert kinds(pinned) == [KINDS.PINNED]
+    counted = find(state, "libA.dll")
+    assert (counted.load_count, counted.loadlibrary_count) == (3, 3)
+    for name in (EXE, NTDLL, "pinned.dll"):
+        assert (find(state, name).load_count, find(state, name).loadlibrary_count) == (None, None), name
+    assert find(state, "static.dll").loadlibrary_count is None
     if form.wine:
         assert find(state, "pindep.dll").holds[0].root_kinds == (KINDS.PINNED,)
     else:
@@ -104,6 +109,7 @@ def test_the_count_of_the_node_is_shown_and_not_the_obsolete_one(tmp_path: Path)
     dll = find(explain(tmp_path, process(WIN10)), "libC.dll")
     assert dll.fields["LoadCount"] == 4
     assert dll.fields["ObsoleteLoadCount"] == 6
+    assert (dll.load_count, dll.loadlibrary_count) == (4, 1)
     assert dll.ddag_state == "ReadyToRun"
     assert dll.load_reason == "static-dependency"
     assert dll.first_loaded_by == "libB.dll"
