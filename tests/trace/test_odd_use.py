@@ -167,7 +167,7 @@ def test_gdb_takes_an_option_for_its_own(program: Path, tmp_path: Path) -> None:
     asked = 'interpreter-exec mi "-dlplan --all"'
     result = run(GDB, tmp_path, program, "leave", ["break puts", "go", asked])
     assert '^done,schema="dlwhy/1",command="dlplan"' in result.output
-    assert 'handles=[{library={name="libother.so"' in result.output
+    assert 'plans=[{library={name="libother.so"' in result.output
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
