@@ -41,6 +41,8 @@ NOTE, SYMBOLS, STRINGS, HASH, CONSTANTS, CODE, FRAMES, DYNAMIC, DATA, RELOCATION
 )
 #: Where ld.so keeps its constants, and struct r_debug.
 RTLD_GLOBAL_RO, R_DEBUG, DL_ARGV = 0x4A00, 0x4800, 0x4900
+#: Where libc's variable lies among those of a thread.
+DLERROR_RESULT = 0x40
 #: Each function has so many bytes of code.
 FUNCTION_SIZE = 0x10
 #: Where a library's own lists lie behind its map, and what all share.
@@ -178,6 +180,8 @@ class Process:
         self.lock = (0, 0)
         #: The program's arguments and its environment; None: ld.so does not export where they are.
         self.started_with: Optional[tuple[Sequence[bytes], Sequence[bytes]]] = None
+        #: What the thread's __libc_dlerror_result is; None: libc has none.
+        self.dlerror_result: Optional[int] = None
         #: The highest namespace that was ever in use: _dl_nns never goes down.
         self.last_namespace = 0
         self.bases: dict[str, int] = {}
@@ -481,6 +485,9 @@ class Process:
                 head = self.blob(out.words((function, obj, self.maps[library.key], head)))
         block = bytearray(0x400)
         block[0x200 - 0x100 + 7 * word : 0x200 - 0x100 + 8 * word] = out.word(head)
+        if self.dlerror_result is not None:
+            place = 0x200 - 0x100 + DLERROR_RESULT
+            block[place : place + word] = out.word(self.dlerror_result)
         self_at, guard_at = (0x10, 0x30) if word == 8 else (0x8, 0x18)
         block[0x200 + self_at : 0x200 + self_at + word] = out.word(self.tls)
         block[0x200 + guard_at : 0x200 + guard_at + word] = out.word(self.guard)
@@ -512,6 +519,8 @@ class Process:
                 "__nptl_version": (CONSTANTS + 0x80, len(version) + 1),
                 "_thread_db_link_map_l_tls_modid": (CONSTANTS + 0x90, 12),
             }
+        if self.dlerror_result is not None:
+            libc.symbols = {**libc.symbols, "__libc_dlerror_result": (DLERROR_RESULT, self.word)}
         main.dynamic = [(DT_DEBUG, r_debug)]
         main.constants = b"/lib/ld.so\0"
         segments = {}

@@ -11,7 +11,7 @@ from dlwhy.common.linux.trace.events import Open
 from dlwhy.common.linux.trace.failures import find_raisers
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import I386, FakeTarget
-from dlwhy.tests.support.live_glibc import STRINGS, Call, Script, Thread
+from dlwhy.tests.support.live_glibc import MAIN, STRINGS, Call, Script, Thread
 from dlwhy.tests.support.told import told
 from dlwhy.tests.synth.glibc import Library
 
@@ -155,6 +155,84 @@ def test_no_breakpoint_is_left(made: Script) -> None:
     made.tracer.stop()
     assert made.target.handlers == {}
     assert errors(made) == [MISSING]
+
+
+# -- where no breakpoint can be -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def storing(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Return a process in whose ld.so no breakpoint can be, and whose libc has a place for errors."""
+    made = script(in_rtld=False)
+    made.process.dlerror_result = 0
+    made.process.started_with = [b"./called-so"], []
+    pointers = {MAIN: made.process.tls}
+    monkeypatch.setattr("dlwhy.common.linux.loader.threads.find_thread_pointers", lambda *_: pointers)
+    return made
+
+
+def store(made: Script, name: str, text: str, code: int = 0, *, returned: bool = False) -> int:
+    """Keep an error as libc does; gives what dlopen returns."""
+    subject, message = (made.target.string(each.encode()) for each in (name, text))
+    head = code.to_bytes(4, "little") + bytes([0, returned, 0, 0])
+    words = b"".join(each.to_bytes(8, "little") for each in (0xDEAD if returned else subject, message if text else 0))
+    made.process.dlerror_result = made.target.string(head + words)
+    return 0
+
+
+def test_what_libc_keeps_is_the_error(storing: Script) -> None:
+    storing.begin()
+    storing.main.dlopen("libmissing.so", work=lambda: store(storing, "libmissing.so", NOT_FOUND, 2))
+    storing.main.dlopen("liba.so")
+    assert errors(storing) == [MISSING, (None, None)]
+
+
+def test_what_dlerror_has_been_asked_for_is_whole(storing: Script) -> None:
+    storing.begin()
+    text = "libmissing.so: ist nicht da: Datei oder Verzeichnis nicht gefunden"
+    storing.main.dlopen("libmissing.so", work=lambda: store(storing, "", text, 2, returned=True))
+    assert errors(storing) == [(text, 2)]
+
+
+@pytest.mark.parametrize("name", ["/usr/lib: odd/libx.so", "main", "./called-so", "<main program>", ""])
+@pytest.mark.parametrize("returned", [False, True])
+def test_what_names_something_that_is_loaded_is_of_a_later_dlsym(name: str, returned: bool, storing: Script) -> None:
+    storing.known["libx.so"].path = "/usr/lib: odd/libx.so"
+    storing.main.dlopen("libx.so")
+    storing.begin()
+    text = "unsupported dlinfo request" if not name else "undefined symbol: nowhere"
+    text = f"{name}: {text}" if returned and name else text
+    storing.main.dlopen("libmissing.so", work=lambda: store(storing, name, text, returned=returned))
+    assert errors(storing) == [(None, None)]
+
+
+@pytest.mark.parametrize("result", [0, (1 << 64) - 1, 0x1000, "empty"])
+def test_where_libc_keeps_nothing_the_error_is_not_known(result: int | str, storing: Script) -> None:
+    storing.begin()
+
+    def fail() -> int:
+        if isinstance(result, str):
+            return store(storing, "libmissing.so", "")
+        storing.process.dlerror_result = result
+        return 0
+
+    storing.main.dlopen("libmissing.so", work=fail)
+    assert errors(storing) == [(None, None)]
+
+
+def test_what_libc_opens_for_itself_it_does_not_keep(storing: Script) -> None:
+    storing.begin()
+    store(storing, "libother.so", NOT_FOUND, 2)
+    storing.main.dlopen("libmissing.so", by_libc=True, work=lambda: 0)
+    storing.main.dlopen("liba.so")
+    assert errors(storing)[0] == (None, None)
+
+
+def test_a_thread_that_is_in_no_list(storing: Script) -> None:
+    storing.begin()
+    other = storing.thread(4712)
+    other.dlopen("libmissing.so", work=lambda: store(storing, "libmissing.so", NOT_FOUND, 2))
+    assert errors(storing) == [(None, None)]
 
 
 def test_where_there_is_no_place_for_a_breakpoint_none_is_set() -> None:

@@ -125,6 +125,13 @@ def _is_thread_block(memory: Memory, pointer: int) -> bool:
     return memory.try_unsigned(pointer + offset, memory.pointer_size) == pointer
 
 
+def find_static_block(platform: Platform, pointer: int, link_map: LinkMap) -> int:
+    """Find where a library of the program's start has its variables of a thread, by the thread pointer."""
+    shift = link_map.field("l_tls_offset") or 0
+    block = pointer - _THREAD_POINTER_BIAS.get(platform.arch, 0)
+    return block - shift if platform.arch in _VARIANT_II else block + shift
+
+
 _Node = tuple[int, int, int]
 
 
@@ -147,12 +154,10 @@ class _Finder:
         """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
         memory = self._memory
         size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
-        shift = libc.field("l_tls_offset") or 0
         word = memory.pointer_size
         candidates: dict[int, list[tuple[Thread, int, Sequence[_Node]]]] = {}
         for thread, pointer in threads:
-            start = pointer - _THREAD_POINTER_BIAS.get(memory.platform.arch, 0)
-            start += -shift if memory.platform.arch in _VARIANT_II else shift
+            start = find_static_block(memory.platform, pointer, libc)
             memory.spend(_WORD_UNITS * size // word, "thread-local blocks")
             for offset, head in enumerate(memory.try_words(start, size // word) or ()):
                 nodes = self._follow(head)

@@ -9,6 +9,14 @@ Nothing tells when an open ends, but all errors of ld.so pass through two functi
 (commit 9e78f6f6e7) libc has them, and ld.so calls libc's through its PLT; since 2.37 (ee1ada1bdb) they are in ld.so
 alone; before 2.25 no dynamic symbol table has them.  dlerror puts the text together (dlfcn/dlerror.c), and would
 translate it.
+
+Where no breakpoint can be set there, the text is still where libc keeps it for dlerror, up to the thread's next dlopen,
+dlclose or dlsym: since 2.34 (a23c28ec0d) in the thread-local and exported ``__libc_dlerror_result``, which points to
+
+    struct dl_action_result { int errcode; char errstring_source; bool returned; const char *objname; char *errstring; }
+
+(dlfcn/libc_dlerror_result.h).  dlerror replaces errstring by the whole text, frees what objname points to, and then has
+``returned`` set.  What libc opens for itself (elf/dl-libc.c) is not kept.
 """
 
 from __future__ import annotations
@@ -18,14 +26,17 @@ from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
+from ...paths import base_name
 from ...target import Hit
-from ..elf.image import Image
+from ..elf.image import MAX_NAME, Image
+from ..state.process import GlibcProcess
 from .callers import Callers
 from .calls import find_function
 
 SIGNAL_ERROR, SIGNAL_EXCEPTION = "_dl_signal_error", "_dl_signal_exception"
 
-_MAX_TEXT = 4096
+#: As long as the longest name of a symbol that is read, which the text can end with.
+_MAX_TEXT = MAX_NAME
 #: Until glibc 2.26 (3012cfb0d2) internal functions of i386 take their arguments in registers.
 _I386_FLOOR = (2, 27)
 
@@ -62,6 +73,10 @@ ERRNO_TEXTS = {
     116: "Stale file handle",
     121: "Remote I/O error",
 }
+
+
+#: How dlsym's errors name the program where it has no argv[0] (DSO_FILENAME of include/link.h).
+_NAMELESS_PROGRAM = "<main program>"
 
 
 class Failure(NamedTuple):
@@ -108,3 +123,78 @@ def make_failure(memory: Memory, code: int, name: int, text: int) -> Failure:
     if code:
         words.append(ERRNO_TEXTS.get(code, f"Unknown error {code}"))
     return Failure(": ".join(filter(None, words)), code or None)
+
+
+class StoredErrors:
+    """The errors that libc keeps for dlerror, one of each thread."""
+
+    def __init__(self, offset: int) -> None:
+        """Take where the pointer to it lies among libc's variables of a thread."""
+        self._offset = offset
+
+    @classmethod
+    def of(cls, libc: Optional[Image]) -> Optional[StoredErrors]:
+        """Find where they are, None where this libc does not tell."""
+        try:
+            symbol = libc.find_symbol("__libc_dlerror_result") if libc else None
+        except DlwhyError:
+            return None
+        return cls(symbol[0] - libc.bias) if symbol and libc else None
+
+    def find(self, process: GlibcProcess, tid: int) -> Optional[Failure]:
+        """Find what the last open of a thread failed with, None if that is not known.
+
+        What names a library that is loaded, or the program, is of a dlsym that has failed since.
+        """
+        try:
+            found = self._read(process, tid)
+        except DlwhyError:
+            return None
+        if found is None:
+            return None
+        name, failure = found
+        known = {link_map.name for link_map in process.graph.by_address.values()}
+        if name is None:
+            named = (each for each in known if each and failure.text.startswith(f"{each}: "))
+            subject, colon, _ = failure.text.partition(": ")
+            name = next(named, subject if colon else "")
+        is_of_program = base_name(name) in (
+            "",
+            _NAMELESS_PROGRAM,
+            base_name(process.program),
+            base_name(_argv0(process)),
+        )
+        return None if is_of_program or name in known else failure
+
+    def _read(self, process: GlibcProcess, tid: int) -> Optional[tuple[Optional[str], Failure]]:
+        """Read the object that the last error of a thread names, None if only its text does, and the error."""
+        from ..loader.threads import find_thread_pointers
+        from ..loader.tls import find_static_block
+
+        memory, private = process.memory, process.private
+        pointers = find_thread_pointers(memory, process.layouts, process.graph, private.rtld_global, [])
+        link_map = process.find_map(private.libc.bias) if private.libc else None
+        if tid not in pointers or link_map is None:
+            return None
+        result = memory.pointer(find_static_block(memory.platform, pointers[tid], link_map) + self._offset)
+        # All bits are set where there was no memory for it.
+        if result in (0, memory.platform.address_mask):
+            return None
+        code, was_returned = memory.unsigned(result, 4), memory.unsigned(result + 5, 1)
+        name, text = memory.words(result + 8, 2)
+        if not text:
+            return None
+        if was_returned:
+            return None, Failure(memory.c_string(text, _MAX_TEXT), code or None)
+        failure = make_failure(memory, code, name, text)
+        return memory.c_string(name, _MAX_TEXT), failure
+
+
+def _argv0(process: GlibcProcess) -> str:
+    """Read how the program was called, as ld.so has it; empty if that is not known."""
+    try:
+        symbol = process.private.rtld.find_symbol("_dl_argv")
+        memory = process.memory
+        return memory.c_string(memory.pointer(memory.pointer(symbol[0])), _MAX_TEXT) if symbol else ""
+    except DlwhyError:
+        return ""

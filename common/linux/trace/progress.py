@@ -9,6 +9,7 @@ from ...trace.watching import Watching
 from ..loader.maps import Graph, LinkMap, is_same
 from .descriptors import Descriptors
 from .events import Pin
+from .failures import StoredErrors
 from .forecast import Forecast
 from .operation import Closing, Opening, Operation
 from .operations import Operations, instance_of
@@ -29,13 +30,16 @@ class Progress:
         stops: Stops,
         summary: Summary,
         descriptors: Optional[Descriptors],
+        stored_errors: Optional[StoredErrors],
     ) -> None:
+        """Take the parts of a trace; ``stored_errors`` are asked where no breakpoint sees errors raised."""
         self._reading = reading
         self._watching = watching
         self._operations = operations
         self._stops = stops
         self._summary = summary
         self._descriptors = descriptors
+        self._stored_errors = stored_errors
         self._forecast = Forecast()
 
     def predict(self, closing: Closing, link_map: LinkMap) -> None:
@@ -97,12 +101,21 @@ class Progress:
             found = next((m for m in maps if operation.is_for(m) and not m.is_proxy), None)
             if found is not None:
                 operation.note_library(instance_of(process, found))
+        if isinstance(operation, Opening) and operation.library is None:
+            self._find_failure(operation)
         self._operations.remove(operation)
         self._summary.tell(operation.event(ended=not operation.is_doubtful))
         if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
             moment = operation.moment._replace(within_event=operation.moment.number)
             for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
                 self._summary.tell(leak._replace(moment=moment._replace(number=self._watching.count())))
+
+    def _find_failure(self, opening: Opening) -> None:
+        """Find what libc keeps of a failed open; what it opens for itself is not kept."""
+        if self._stored_errors is not None and opening.moment.initiated_by == "user" and not opening.is_doubtful:
+            failure = self._stored_errors.find(self._reading.process, self._reading.tid(opening.moment.tid))
+            if failure is not None:
+                opening.note_failure(failure)
 
     def _pin(self, link_map: LinkMap) -> Pin:
         library = self._forecast.judge_lasting(self._reading.examined, link_map)

@@ -82,10 +82,10 @@ class Reading:
     def depth(self, lwp: int) -> int:
         """Return how many of a thread's opens and closes go on, by the loader's lock."""
         lock = self.process.lock
-        is_owner = lock.is_held and (lock.owner is None or lock.owner == self._tid(lwp))
+        is_owner = lock.is_held and (lock.owner is None or lock.owner == self.tid(lwp))
         return max(1, lock.depth) if is_owner else 0
 
-    def _tid(self, lwp: int) -> int:
+    def tid(self, lwp: int) -> int:
         """Return a thread's id as the process itself knows it, which in a container is another one."""
         if lwp not in self._tids:
             pid = self._target.pid

@@ -30,7 +30,7 @@ from .callers import Callers
 from .calls import CONVENTIONS, Entry, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
 from .events import Event, Stop, TlsRegistration, Trace
-from .failures import find_raisers, read_failure
+from .failures import StoredErrors, find_raisers, read_failure
 from .operation import Beginning, Closing, Opening, Operation
 from .operations import Operations, instance_of
 from .progress import Progress
@@ -86,13 +86,21 @@ class Tracer:
         self._stops = Stops(options, announce)
         self._summary = Summary(process, options.libraries, self._stops, sink)
         self._descriptors = self._watch_descriptors() if options.fds else None
+        libc = process.private.libc
+        self._raisers = find_raisers(
+            libc, process.private.rtld, process.layouts.version, in_rtld=target.keeps_breakpoints
+        )
+        stored_errors = None if self._raisers else StoredErrors.of(libc)
         self._progress = Progress(
-            self._reading, self._watching, self._operations, self._stops, self._summary, self._descriptors
+            self._reading,
+            self._watching,
+            self._operations,
+            self._stops,
+            self._summary,
+            self._descriptors,
+            stored_errors,
         )
         self._makers: Mapping[int, str] = {}
-        self._raisers = find_raisers(
-            process.private.libc, process.private.rtld, process.layouts.version, in_rtld=target.keeps_breakpoints
-        )
         # What ld.so calls itself by is found by unwinding.
         in_rtld = target.keeps_breakpoints and arch in REGISTERS
         self._places = find_places(process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld)
