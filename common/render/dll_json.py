@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..windows.model import (
     Dll,
@@ -11,7 +12,9 @@ from ..windows.model import (
     LoaderRules,
 )
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
-from .json_types import DllHoldDocument, DllReferenceDocument, DllRuleDocument, DllVerdictDocument, KeptDllDocument
+
+if TYPE_CHECKING:
+    from .json_types import DllHoldDocument, DllReferenceDocument, DllRuleDocument, DllVerdictDocument, KeptDllDocument
 
 
 def dll_rules(rules: Sequence[LoaderRules]) -> list[DllRuleDocument]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
-from .json_types import EnvelopeHead, EvidenceDocument, ProblemDocument
 from .jsontext import dumps
+
+if TYPE_CHECKING:
+    from .json_types import EnvelopeHead, EvidenceDocument, ProblemDocument
 
 SCHEMA = "dlwhy/1"
 

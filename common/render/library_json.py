@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..linux.model import Hold, HoldKind, Library, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
-from .json_types import DestructorDocument, HoldDocument, KeptLibraryDocument, ReferenceDocument, ThreadDocument
+
+if TYPE_CHECKING:
+    from .json_types import DestructorDocument, HoldDocument, KeptLibraryDocument, ReferenceDocument, ThreadDocument
 
 
 def library_reference(library: Library) -> ReferenceDocument:

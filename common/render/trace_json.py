@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, cast
+from typing import TYPE_CHECKING, Optional, cast
 
 from ..trace.events import Moment, Site, Totals
 from .json_parts import hexadecimal
-from .json_types import MomentDocument, SiteDocument, TotalsDocument
+
+if TYPE_CHECKING:
+    from .json_types import MomentDocument, SiteDocument, TotalsDocument
 
 
 def moment_document(moment: Moment) -> MomentDocument:

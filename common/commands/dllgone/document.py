@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...render.json_parts import envelope, hexadecimal, optional_hexadecimal, problem_documents
-from ...render.json_types import DllgoneDocument, PointerDocument, UnloadedDllDocument
 from ...windows.model import GoneDll, GoneDlls, Pointer
+
+if TYPE_CHECKING:
+    from ...render.json_types import DllgoneDocument, PointerDocument, UnloadedDllDocument
 
 
 def dll_gone_document(command: str, answer: GoneDlls) -> DllgoneDocument:

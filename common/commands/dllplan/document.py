@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...model import Outcome
 from ...render.dll_json import dll_reference, dll_rules, kept_dll_document
 from ...render.json_parts import envelope, problem_documents
-from ...render.json_types import DllplanDocument, DllRemedyDocument
 from ...windows.model import DllPlan, DllPlans
+
+if TYPE_CHECKING:
+    from ...render.json_types import DllplanDocument, DllRemedyDocument
 
 
 def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:

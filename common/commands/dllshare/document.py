@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...render.json_parts import (
     envelope,
@@ -11,17 +11,19 @@ from ...render.json_parts import (
     optional_hexadecimal,
     problem_documents,
 )
-from ...render.json_types import (
-    DllshareDocument,
-    FileAccessDocument,
-    FileObjectDocument,
-    MappedFileDocument,
-    MappingDocument,
-    OpenerDocument,
-    OperationDocument,
-    SectionDocument,
-)
 from ...windows.model import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
+
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        DllshareDocument,
+        FileAccessDocument,
+        FileObjectDocument,
+        MappedFileDocument,
+        MappingDocument,
+        OpenerDocument,
+        OperationDocument,
+        SectionDocument,
+    )
 
 
 def share_document(command: str, share: Share) -> DllshareDocument:

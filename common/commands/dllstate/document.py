@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...render.dll_json import dll_reference, dll_rules, dll_verdict
 from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
-from ...render.json_types import DllDocument, DllstateDocument
 from ...windows.model import (
     Dll,
     DllState,
 )
+
+if TYPE_CHECKING:
+    from ...render.json_types import DllDocument, DllstateDocument
 
 
 def dll_state_document(command: str, state: DllState) -> DllstateDocument:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...render.dll_json import dll_rules, kept_dll_document
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
-from ...render.json_types import (
-    DllCallsDocument,
-    DllCloseDocument,
-    DllEventDocument,
-    DllInstanceDocument,
-    DllOpenDocument,
-    DllPinDocument,
-    DllTotalsDocument,
-    DlltraceDocument,
-)
 from ...render.jsontext import dumps
 from ...render.trace_json import moment_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
+
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        DllCallsDocument,
+        DllCloseDocument,
+        DllEventDocument,
+        DllInstanceDocument,
+        DllOpenDocument,
+        DllPinDocument,
+        DllTotalsDocument,
+        DlltraceDocument,
+    )
 
 
 def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:

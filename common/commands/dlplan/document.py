@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from ...linux.plan_model import Plan, Plans, Remedy
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.json_types import DlplanAllDocument, DlplanDocument, PlanDocument, RemedyDocument
 from ...render.library_json import kept_document, library_reference, thread_document
+
+if TYPE_CHECKING:
+    from ...render.json_types import DlplanAllDocument, DlplanDocument, PlanDocument, RemedyDocument
 
 
 def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAllDocument]:

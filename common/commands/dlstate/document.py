@@ -6,10 +6,14 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...linux.model import Library, State
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.json_types import DlstateDocument, LibraryDocument
 from ...render.library_json import hold_document
+
+if TYPE_CHECKING:
+    from ...render.json_types import DlstateDocument, LibraryDocument
 
 
 def state_document(command: str, state: State) -> DlstateDocument:

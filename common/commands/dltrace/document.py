@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...linux.trace.events import Close, DescriptorLeak, Event, Instance, Open, Pin, TlsRegistration, Trace
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
-from ...render.json_types import (
-    CallsDocument,
-    CloseDocument,
-    DescriptorLeakDocument,
-    DltraceDocument,
-    EventDocument,
-    InstanceDocument,
-    LibraryTotalsDocument,
-    OpenDocument,
-    PinDocument,
-    TlsRegistrationDocument,
-)
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
 from ...render.trace_json import moment_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals
+
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        CallsDocument,
+        CloseDocument,
+        DescriptorLeakDocument,
+        DltraceDocument,
+        EventDocument,
+        InstanceDocument,
+        LibraryTotalsDocument,
+        OpenDocument,
+        PinDocument,
+        TlsRegistrationDocument,
+    )
 
 
 def trace_document(command: str, trace: Trace) -> DltraceDocument:
