@@ -44,6 +44,10 @@ def test_every_hold(name: str) -> None:
     assert [each["value"] for each in hold["evidence"]] == [each.value for each in HOLDS[name].evidence]
 
 
+def test_unknown_is_null_and_no_word() -> None:
+    assert '"unknown"' not in dump(document(*HOLDS))
+
+
 def test_all_holds_at_once_and_none() -> None:
     VALIDATOR.validate(document(*HOLDS))
     VALIDATOR.validate(document())

@@ -6,7 +6,7 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_trace.py        writes the go
 from __future__ import annotations
 
 import json
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
@@ -15,6 +15,7 @@ from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.trace.events import (
     Close,
     DescriptorLeak,
+    Event,
     Instance,
     Kept,
     Open,
@@ -231,6 +232,35 @@ def test_events_follow_the_schema() -> None:
     event = validator_of("event")
     for each in (OPEN, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
         event.validate(json.loads(dump_event(each)))
+
+
+def json_of(event: Event) -> Any:
+    document = json.loads(dump_event(event))
+    validator_of("event").validate(document)
+    return document
+
+
+def test_what_is_not_known_is_null() -> None:
+    assert json_of(OPEN._replace(requested=None))["requested"] == "", "the program itself"
+    assert json_of(OPEN._replace(requested="?"))["requested"] is None
+    assert json_of(VAIN)["open_count_before"] == 0
+    assert json_of(VAIN._replace(library=None))["open_count_before"] is None
+    assert json_of(PINS[0]._replace(moment=Moment(3, 0.5, 0)))["thread"] is None
+    running = json_of(CLOSE._replace(ended=False, unloaded=()))
+    assert (running["unloaded"], running["predicted_exactly"]) == (None, None)
+
+
+def test_what_came_and_went_can_be_told_apart() -> None:
+    (gone,) = json_of(CLOSE._replace(unloaded=(instance()._replace(build_id="c0ffee"),)))["unloaded"]
+    assert gone == {
+        "name": "libA.so",
+        "path": "/opt/app/libA.so",
+        "namespace": 0,
+        "link_map": f"{LINK_MAP:#x}",
+        "base": "0x7ffff7a00000",
+        "range": ["0x7ffff7a00000", "0x7ffff7a04000"],
+        "build_id": "c0ffee",
+    }
 
 
 @pytest.mark.parametrize(

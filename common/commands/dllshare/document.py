@@ -1,4 +1,4 @@
-"""How does the answer about mapped files look as JSON?  The contract is that of `jsonout`."""
+"""How does the answer about mapped files look as JSON?  The contract is docs/json.md."""
 
 from __future__ import annotations
 

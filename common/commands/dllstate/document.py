@@ -1,4 +1,4 @@
-"""How do answers about DLLs look as JSON?  The contract is that of `jsonout`."""
+"""How do answers about DLLs look as JSON?  The contract is docs/json.md."""
 
 from __future__ import annotations
 
