@@ -61,7 +61,6 @@ class SourceKind(Enum):
     """Where an offset came from."""
 
     DEBUG_INFO = "debug-info"
-    DESCRIPTOR = "descriptor"
     TABLE = "table"
     INFERRED = "inferred"
 
@@ -117,7 +116,7 @@ class ThreadRef(NamedTuple):
     """A thread as the user knows it."""
 
     number: int
-    lwp: int
+    tid: int
     name: Optional[str]
 
 
@@ -142,13 +141,13 @@ class LoaderInfo(NamedTuple):
 class Outcome(Enum):
     """What happens to a library when it is closed.
 
-    EARLY_RETURN: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
+    NO_EFFECT: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
     nested; that one collects again.  NOT_OPEN: the count is 0, dlclose fails.  UNKNOWN: not all could be read.
     """
 
     UNLOADS = "unloads"
     KEEPS = "keeps"
-    EARLY_RETURN = "early-return"
+    NO_EFFECT = "no-effect"
     DEFERRED = "deferred"
     NOT_OPEN = "not-open"
     UNKNOWN = None

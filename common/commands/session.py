@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ..host import Host
 from ..render.document import Document
@@ -27,7 +27,7 @@ class Session(NamedTuple):
 class Result(NamedTuple):
     """What a command found: its JSON document, its words, whether something could not be established, or is wrong."""
 
-    document: Callable[[], dict[str, Any]]
+    document: Callable[[], Mapping[str, object]]
     view: Callable[[bool], Document]
     has_problems: bool
     has_findings: bool

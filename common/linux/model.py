@@ -64,7 +64,7 @@ class Hold(NamedTuple):
     evidence: tuple[Evidence, ...] = ()
     origin: Optional[str] = None
     total: Optional[int] = None
-    early_return: Optional[bool] = None
+    dlclose_returns_early: Optional[bool] = None
     symbols: tuple[str, ...] = ()
     symbols_omitted: int = 0
     destructors: tuple[TlsDestructor, ...] = ()

@@ -25,7 +25,7 @@ from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.roots import LT_LOADED, RootKind
 from .loader.start import Start
 from .model import Library
-from .plan_model import Action, Change, Plan, Plans, Step
+from .plan_model import Action, Plan, Plans, Remedy, Step
 from .state.examine import examine
 from .state.kept import PERMANENT
 from .state.matching import select
@@ -69,7 +69,7 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
     def of_musl(memory: Memory, start: Start) -> Plans:
         state = explain_musl(memory, start)
         chosen = choose(state.libraries, text, evaluate)
-        plan = Plan(chosen, None, closes or 1, Outcome.KEEPS, keeps=(chosen,), change=Change(blocker=chosen))
+        plan = Plan(chosen, None, closes or 1, Outcome.KEEPS, kept=(chosen,), remedy=Remedy(blocker=chosen))
         return Plans(state.target, state.loader, (plan,), text, problems=state.problems)
 
     return _examine(target, of_glibc, of_musl)
@@ -87,7 +87,7 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
         plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
         if len(maps) > len(plans):
             process.add_problem("ranking", f"{len(maps)} libraries are open, only {len(plans)} are ranked")
-        plans.sort(key=lambda plan: (-plan.size, -len(plan.unloads), plan.library.namespace, plan.library.name))
+        plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.namespace, plan.library.name))
         return planner.plans(tuple(plans), None)
 
     def of_musl(memory: Memory, start: Start) -> Plans:
@@ -194,7 +194,7 @@ class Planner:
         count = link_map.l_direct_opencount
         left = max(0, count - times)
         if link_map.nodelete:
-            return Outcome.EARLY_RETURN, count, ()
+            return Outcome.NO_EFFECT, count, ()
         if count == 0:
             return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:
@@ -243,15 +243,15 @@ class Planner:
         plan = Plan(
             library=self._describe(link_map),
             open_count=link_map.l_direct_opencount,
-            closes=times,
+            close_count=times,
             outcome=outcome,
             unloads=tuple(self._describe(by_address[address]) for address in unloads),
-            order=order,
+            order_algorithm=order,
             order_certain=order is None or rule.certain,
-            at_least=tuple(
+            may_unload_more=tuple(
                 self._process.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
             ),
-            size=sum(self._size(by_address[address]) for address in unloads),
+            unload_bytes=sum(self._size(by_address[address]) for address in unloads),
         )
         if brief:
             return plan
@@ -260,8 +260,8 @@ class Planner:
         keeps = tuple(after.judge(m, identify=False) for m in stays)
         goes = link_map.address in unloads or link_map.address in self._condemned
         known = self._process.graph.complete and not goes
-        change = find_change(after, link_map) if known else None
-        return plan._replace(keeps=keeps, change=change)
+        change = find_remedy(after, link_map) if known else None
+        return plan._replace(kept=keeps, remedy=change)
 
     def _size(self, link_map: LinkMap) -> int:
         """Give how much is mapped for a library, in whole pages."""
@@ -312,7 +312,7 @@ def imports_any(image: Image, names: Sequence[str]) -> bool:
     return any(symbol.shndx == 0 and image.string(symbol.name) in names for symbol in symbols)
 
 
-def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
+def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
     """Find the least that makes a library go; ``after`` is the process as the planned closes leave it.
 
     A library stays exactly if a root of the marking leads to it, so all those roots, and only they, have to cease.
@@ -321,7 +321,7 @@ def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
     for root in roots:
         if after.kept.is_permanent(root.address):
             library = after.judge(root, identify=False)
-            return Change(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT)))
+            return Remedy(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT)))
     exits: list[Step] = []
     closes: list[Step] = []
     for root in roots:
@@ -337,7 +337,7 @@ def find_change(after: GlibcExamination, link_map: LinkMap) -> Change:
     steps = [*exits, *closes]
     if not closes:
         steps.append(Step(Action.COLLECT, after.process.name(link_map), link_map.address, link_map.l_ns))
-    return Change(tuple(steps))
+    return Remedy(tuple(steps))
 
 
 def _roots(after: GlibcExamination, link_map: LinkMap) -> Iterator[LinkMap]:

@@ -33,7 +33,7 @@ class Step(NamedTuple):
     threads: tuple[ThreadRef, ...] = ()
 
 
-class Change(NamedTuple):
+class Remedy(NamedTuple):
     """The least that must happen, besides the closes that were asked about, for a library to go.
 
     ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
@@ -45,26 +45,26 @@ class Change(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would be unloaded if ``library`` were closed ``closes`` times.
+    """What would be unloaded if ``library`` were closed ``close_count`` times.
 
-    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order`` (the name of
-    the algorithm that sorts them) is None, ``keeps`` are those of its dependencies that stay, itself among them,
-    with the holds that they have then.  ``at_least`` names those that could close more while they are unloaded.
-    ``size`` is what the mappings of the unloaded take, in bytes.  ``change`` is None for a library that goes, or where
-    it is not known.
+    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order_algorithm`` (the name
+    of the algorithm that sorts them) is None, ``kept`` are those of its dependencies that stay, itself among them, with
+    the holds that they have then.  ``may_unload_more`` names those that could close more while they are unloaded.
+    ``unload_bytes`` is what the mappings of the unloaded take, in bytes.  ``remedy`` is None for a library that goes,
+    or where it is not known.
     """
 
     library: Library
     open_count: Optional[int]
-    closes: int
+    close_count: int
     outcome: Outcome
     unloads: tuple[Library, ...] = ()
-    order: Optional[str] = None
+    order_algorithm: Optional[str] = None
     order_certain: bool = True
-    keeps: tuple[Library, ...] = ()
-    at_least: tuple[str, ...] = ()
-    size: int = 0
-    change: Optional[Change] = None
+    kept: tuple[Library, ...] = ()
+    may_unload_more: tuple[str, ...] = ()
+    unload_bytes: int = 0
+    remedy: Optional[Remedy] = None
 
     @property
     def goes(self) -> bool:
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
     @property
     def is_dying(self) -> bool:
         """Tell whether a close that is running unloads the library already."""
-        return any(library.link_map == self.library.link_map and library.is_going for library in self.keeps)
+        return any(library.link_map == self.library.link_map and library.is_going for library in self.kept)
 
 
 class Plans(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..windows.model import (
     Dll,
@@ -11,38 +11,46 @@ from ..windows.model import (
     DllHoldKind,
     LoaderRules,
 )
-from .json_parts import evidence_document, hexadecimal
+from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
+
+if TYPE_CHECKING:
+    from .json_types import DllHoldDocument, DllReferenceDocument, DllRuleDocument, DllVerdictDocument, KeptDllDocument
 
 
-def dll_rules(rules: Sequence[LoaderRules]) -> list[dict[str, str]]:
+def dll_rules(rules: Sequence[LoaderRules]) -> list[DllRuleDocument]:
     """Build the list of rules, one for each loader."""
     return [{"loader": each.loader, "rule": each.rule.value, "reason": each.reason} for each in rules]
 
 
-def dll_reference(dll: Dll) -> dict[str, Any]:
+def dll_reference(dll: Dll) -> DllReferenceDocument:
     """Build what names a DLL."""
     return {
         "name": dll.name,
-        "path": dll.path,
+        "path": dll.path or None,
         "base": hexadecimal(dll.base),
         "range": [hexadecimal(dll.start), hexadecimal(dll.end)],
         "loader": dll.loader,
-        "entry": hexadecimal(dll.entry) if dll.entry else None,
+        "ldr_entry": optional_hexadecimal(dll.ldr_entry or None),
     }
 
 
-def dll_verdict(dll: Dll) -> dict[str, Any]:
+def dll_verdict(dll: Dll) -> DllVerdictDocument:
     """Build the verdict on a DLL."""
     return {"held": dll.held, "holds": [_hold(hold) for hold in dll.holds], "holds_omitted": dll.holds_omitted}
 
 
-def _hold(hold: DllHold) -> dict[str, Any]:
-    document: dict[str, Any] = {
+def kept_dll_document(dll: Dll) -> KeptDllDocument:
+    """Build the document of a DLL that stays."""
+    return {**dll_reference(dll), **dll_verdict(dll)}
+
+
+def _hold(hold: DllHold) -> DllHoldDocument:
+    document: DllHoldDocument = {
         "kind": hold.kind.value,
         "evidence": [evidence_document(each) for each in hold.evidence],
     }
     if hold.kind is DllHoldKind.PINNED:
-        document["origin"] = hold.origin
+        document["origin"] = None if hold.origin == "unknown" else hold.origin
         document["chain"] = list(hold.chain)
     elif hold.kind is DllHoldKind.STATIC_IMPORT:
         document["chain"] = list(hold.chain)

@@ -29,9 +29,9 @@ _RULES = {
 REFUSALS = {
     "static": "it is a static import of the program, so FreeLibrary returns at once and lowers nothing",
     "pinned": "it is pinned, so FreeLibrary returns at once and lowers nothing",
-    "imported": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
+    "importers-only": "its whole count belongs to what imports it, so FreeLibrary is refused, and yet returns TRUE",
     "unloading": "it is being unloaded already",
-    "shutdown": "the process is exiting, where FreeLibrary does nothing",
+    "process-exiting": "the process is exiting, where FreeLibrary does nothing",
 }
 
 
@@ -48,7 +48,9 @@ def dll_because(dll: Dll) -> str:
     if not dll.holds:
         if dll.held is not None:
             return ""
-        return "loaded while it ran; its count is not in memory" if dll.entry else "known from the module list alone"
+        return (
+            "loaded while it ran; its count is not in memory" if dll.ldr_entry else "known from the module list alone"
+        )
     more = len(dll.holds) - 1 + dll.holds_omitted
     return dll_reason(dll.holds[0], brief=True) + (f" +{more} more" if more else "")
 
@@ -107,9 +109,17 @@ PIN_REMEDIES = {
 }
 
 
-def is_pinned_count(dll: Dll, count: int) -> bool:
-    """Return True if a load count says that the DLL is pinned."""
-    return count == 0xFFFFFFFF or (count == 0xFFFF and dll.state is None)
+def count_words(dll: Dll) -> str:
+    """Return the load count of a DLL as it is now; "?" where it is not known."""
+    if dll.load_count is not None:
+        return str(dll.load_count)
+    return "pinned" if any(_is_pin(hold) for hold in dll.holds) else "?"
+
+
+def _is_pin(hold: DllHold) -> bool:
+    # The program is pinned wherever its count is in memory.
+    is_main = hold.kind is DllHoldKind.MAIN_PROGRAM and bool(hold.evidence)
+    return is_main or hold.kind in (DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED)
 
 
 def dll_names(names: Sequence[str], verbose: bool, limit: int = SHOWN_NAMES) -> str:

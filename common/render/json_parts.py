@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Optional
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Optional
 
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from .jsontext import dumps
 
+if TYPE_CHECKING:
+    from .json_types import EnvelopeHead, EvidenceDocument, ProblemDocument
+
 SCHEMA = "dlwhy/1"
 
 
-def problem_documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+def problem_documents(problems: Sequence[Problem]) -> list[ProblemDocument]:
     """Build the documents of problems."""
     return [{"where": p.where, "message": p.message} for p in problems]
 
 
-def dump(document: dict[str, Any]) -> str:
+def dump(document: Mapping[str, object]) -> str:
     """Write a document as text, keys in the order in which they were built."""
     return dumps(document, indent=2) + "\n"
 
 
-def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, Any]:
-    """Build what every document begins with."""
+def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> EnvelopeHead:
+    """Build what every document begins with; its problems come last."""
     layout = loader.layout
     return {
         "schema": SCHEMA,
@@ -42,12 +45,17 @@ def envelope(command: str, target: TargetInfo, loader: LoaderInfo) -> dict[str, 
     }
 
 
-def hexadecimal(value: Optional[int]) -> Optional[str]:
+def hexadecimal(value: int) -> str:
+    """Write an address."""
+    return f"{value:#x}"
+
+
+def optional_hexadecimal(value: Optional[int]) -> Optional[str]:
     """Write an address; unknown is null."""
-    return None if value is None else f"{value:#x}"
+    return None if value is None else hexadecimal(value)
 
 
-def evidence_document(evidence: Evidence) -> dict[str, Any]:
+def evidence_document(evidence: Evidence) -> EvidenceDocument:
     """Build the document of a member that was read."""
     return {
         "address": hexadecimal(evidence.address),

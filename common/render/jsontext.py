@@ -2,7 +2,7 @@ r"""How are strings written that JSON cannot carry?
 
 A name in a target can be any bytes, JSON's strings are Unicode.  So a byte that is not UTF-8 is written ``\xff``, a
 lone half of a surrogate pair ``\ud800``, and a backslash that stands before what could be such a sequence ``\x5c``, all
-before JSON's own escaping.  One regular expression undoes it: see docs/scripts.md.
+before JSON's own escaping.  One regular expression undoes it: see docs/json.md.
 """
 
 from __future__ import annotations

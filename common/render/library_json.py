@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from ..linux.model import Hold, HoldKind, Library, TlsDestructor
 from ..model import ThreadRef
-from .json_parts import evidence_document, hexadecimal
+from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
+
+if TYPE_CHECKING:
+    from .json_types import DestructorDocument, HoldDocument, KeptLibraryDocument, ReferenceDocument, ThreadDocument
 
 
-def library_reference(library: Library) -> dict[str, Any]:
+def library_reference(library: Library) -> ReferenceDocument:
     """Build what identifies a library in a document."""
     return {
         "name": library.name,
         "path": library.path,
         "namespace": library.namespace,
         "link_map": hexadecimal(library.link_map),
+        "base": hexadecimal(library.base),
+        "range": [hexadecimal(library.start), hexadecimal(library.end)],
     }
 
 
-def kept_document(library: Library) -> dict[str, Any]:
+def kept_document(library: Library) -> KeptLibraryDocument:
     """Build the document of a library that stays."""
     return {
         **library_reference(library),
@@ -29,26 +34,26 @@ def kept_document(library: Library) -> dict[str, Any]:
     }
 
 
-def thread_document(thread: ThreadRef) -> dict[str, Any]:
+def thread_document(thread: ThreadRef) -> ThreadDocument:
     """Build what identifies a thread in a document."""
-    return {"lwp": thread.lwp, "name": thread.name}
+    return {"tid": thread.tid, "name": thread.name}
 
 
-def hold_document(hold: Hold) -> dict[str, Any]:
-    """Build the document of a hold."""
-    document: dict[str, Any] = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
+def hold_document(hold: Hold) -> HoldDocument:
+    """Build the document of a hold; what its kind needs is never None."""
+    document: HoldDocument = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
     if hold.kind is HoldKind.STARTUP:
-        document["origin"] = hold.origin
+        document["origin"] = cast("str", hold.origin)
     elif hold.kind is HoldKind.OPEN_COUNT:
-        document["count"] = hold.total
-        document["opened_by"] = hold.origin
+        document["count"] = cast("int", hold.total)
+        document["opened_by"] = cast("str", hold.origin)
     elif hold.kind is HoldKind.NODELETE:
-        document["origin"] = hold.origin
+        document["origin"] = cast("str", hold.origin)
         document["symbols"] = list(hold.symbols)
         document["symbols_omitted"] = hold.symbols_omitted
-        document["early_return"] = hold.early_return
+        document["dlclose_returns_early"] = hold.dlclose_returns_early
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
-        document["count"] = hold.total
+        document["count"] = cast("int", hold.total)
         document["destructors"] = [_destructor(d) for d in hold.destructors]
     elif hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         document["chain"] = list(hold.chain)
@@ -64,12 +69,12 @@ def hold_document(hold: Hold) -> dict[str, Any]:
     return document
 
 
-def _destructor(destructor: TlsDestructor) -> dict[str, Any]:
+def _destructor(destructor: TlsDestructor) -> DestructorDocument:
     function = destructor.function
     return {
         "thread": thread_document(destructor.thread),
         "function": {
-            "address": hexadecimal(function.address) if function.address else None,
+            "address": optional_hexadecimal(function.address or None),
             "name": function.name,
             "library": function.library,
         },

@@ -19,7 +19,7 @@ _NODELETE_BRIEFS = {
     "bound-by-startup": "NODELETE (bound by what was loaded at start)",
     "dlopen-flag": "NODELETE (RTLD_NODELETE)",
     "pending": "NODELETE when the dlopen ends",
-    "unknown": "NODELETE (RTLD_NODELETE or dlsym)",
+    "dlopen-flag-or-dlsym": "NODELETE (RTLD_NODELETE or dlsym)",
 }
 
 _STARTUP_REMEDIES = {
@@ -48,7 +48,7 @@ def because(library: Library) -> str:
 def brief(hold: Hold) -> str:
     """Give the reason without symbols, which can be long."""
     if hold.kind is HoldKind.NODELETE:
-        return _NODELETE_BRIEFS[hold.origin or "unknown"]
+        return _NODELETE_BRIEFS[hold.origin or "dlopen-flag-or-dlsym"]
     if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
         return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional, cast
 
-from ..trace.events import Account, Deeds, Moment, Site
+from ..trace.events import Moment, Site, Totals
 from .json_parts import hexadecimal
 
+if TYPE_CHECKING:
+    from .json_types import MomentDocument, SiteDocument, TotalsDocument
 
-def moment_document(moment: Moment) -> dict[str, Any]:
-    """Build what the document of every event says of when, where and by whom it was."""
+
+def moment_document(moment: Moment) -> MomentDocument:
+    """Build what the document of every event says of when and where it was."""
     return {
         "number": moment.number,
-        "time": moment.time,
-        "thread": {"lwp": moment.lwp},
+        "time_seconds": moment.time_seconds,
+        "thread": {"tid": moment.tid} if moment.tid else None,
         "caller": site_document(moment.caller),
-        "by": moment.by,
-        "inside": moment.inside,
+        "within_event": moment.within_event,
         "at_exit": moment.at_exit,
         "raced": moment.raced,
     }
 
 
-def site_document(site: Optional[Site]) -> Optional[dict[str, Any]]:
+def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
     """Build the document of a place in code; unknown is null."""
     if site is None:
         return None
@@ -34,19 +36,6 @@ def site_document(site: Optional[Site]) -> Optional[dict[str, Any]]:
     }
 
 
-def account_document(account: Account) -> dict[str, Any]:
-    """Build the document of a library's opens and closes."""
-    return {
-        "name": account.name,
-        "path": account.path,
-        "namespace": account.namespace,
-        "before": account.before,
-        "opens": [_deeds(deeds) for deeds in account.opens],
-        "closes": [_deeds(deeds) for deeds in account.closes],
-        "early_returns": account.early_returns,
-        "left": account.left,
-    }
-
-
-def _deeds(deeds: Deeds) -> dict[str, Any]:
-    return {"caller": site_document(deeds.site), "by": deeds.by, "count": deeds.total}
+def totals_document(totals: Totals) -> TotalsDocument:
+    """Build the document of what was counted."""
+    return cast("TotalsDocument", totals._asdict())

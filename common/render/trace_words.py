@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from ..trace.events import Account, Deeds, Site
+from ..trace.events import Calls, LibraryTotals, Site
 from .document import Facts, Part, Sentence, Table
 from .fit import compact, cut, fit_table
 from .words import times
@@ -34,25 +34,25 @@ def short_name(name: str, verbose: bool = False) -> str:
     return name if verbose else cut(name, _NAME_WIDTH)
 
 
-def total(deeds: Sequence[Deeds]) -> int:
+def total(deeds: Sequence[Calls]) -> int:
     """Count the opens, or the closes, of a library."""
     return sum(each.total for each in deeds)
 
 
-def deed_parts(accounts: Sequence[Account], opened: str, closed: str) -> Iterator[Part]:
+def deed_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
     """Name all who opened and closed, by these verbs."""
     rows = [
         (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
         for account in accounts
-        for verb, deeds in ((opened, account.opens), (closed, account.closes))
+        for verb, deeds in ((opened, account.opens_by_caller), (closed, account.closes_by_caller))
         for each in deeds
     ]
     if rows:
         yield Facts(tuple(rows))
 
 
-def _by_words(deeds: Deeds, verbose: bool) -> str:
-    return f"by {site_words(deeds.site, verbose)}" + (" through libc" if deeds.by == "libc" else "")
+def _by_words(deeds: Calls, verbose: bool) -> str:
+    return f"by {site_words(deeds.caller, verbose)}" + (" through libc" if deeds.initiated_by == "libc" else "")
 
 
 def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
@@ -74,13 +74,13 @@ def some_of(words: Sequence[str], verbose: bool) -> list[str]:
     return [*shown, f"and {more} more"] if more else [*shown]
 
 
-def never_closed(accounts: Sequence[Account], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
+def never_closed(accounts: Sequence[LibraryTotals], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
     """Name who opened more often than was closed, by these verbs."""
     words = []
     for each in accounts:
-        excess = total(each.opens) - total(each.closes)
-        if each.left and excess > 0 and not each.at_start:
-            name, opener = short_name(each.name, verbose), _by_words(each.opens[0], verbose)
+        excess = total(each.opens_by_caller) - total(each.closes_by_caller)
+        if each.open_count_now and excess > 0 and not each.at_start:
+            name, opener = short_name(each.name, verbose), _by_words(each.opens_by_caller[0], verbose)
             words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
     if words:
         yield Sentence(f"Never {closed}: {'; '.join(some_of(words, verbose))}.")

@@ -20,73 +20,78 @@ class Site(NamedTuple):
 class Moment(NamedTuple):
     """Which event it is, when it was (seconds since the start of the trace), in which thread, and on whose behalf.
 
-    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``by`` says whether it called
-    itself ("user") or libc did for it ("libc").  ``inside`` is the number of the event during which this one happened.
-    ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be told.
+    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``initiated_by`` says whether it
+    called itself ("user") or libc did for it ("libc").  ``within_event`` is the number of the event during which this
+    one happened.  ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be
+    told.
     """
 
     number: int
-    time: float
-    lwp: int
+    time_seconds: float
+    tid: int
     caller: Optional[Site] = None
-    by: str = "user"
-    inside: Optional[int] = None
+    initiated_by: str = "user"
+    within_event: Optional[int] = None
     at_exit: bool = False
     raced: bool = False
 
 
 class OpenResult(Enum):
-    """How a dlopen ended: LOADED is new, COUNTED was there already, UNKNOWN was not seen to end."""
+    """How a dlopen ended: LOADED is new, ALREADY_LOADED was there before, UNKNOWN was not seen to end."""
 
     LOADED = "loaded"
-    COUNTED = "counted"
+    ALREADY_LOADED = "already-loaded"
     FAILED = "failed"
     UNKNOWN = None
 
 
-class Deeds(NamedTuple):
+class Calls(NamedTuple):
     """How often one place opened, or closed, a library."""
 
-    site: Optional[Site]
-    by: str
+    caller: Optional[Site]
+    initiated_by: str
     total: int
 
 
-class Account(NamedTuple):
-    """The opens and closes of one library in one namespace; ``before`` is its open count when the trace began.
+class LibraryTotals(NamedTuple):
+    """The opens and closes of one library in one namespace.
 
-    ``left`` is the open count now, None where it is not loaded.  ``early_returns`` are closes that did nothing, because
-    it is NODELETE.  What was loaded ``at_start`` of the program never goes.
+    ``open_count_at_start`` is its open count when the trace began, ``open_count_now`` the one now, None where it is not
+    loaded.  ``closes_without_effect`` are closes that did nothing, because it is NODELETE.  What was loaded
+    ``at_start`` of the program never goes.
     """
 
     name: str
     path: str
     namespace: int
-    before: int
-    opens: tuple[Deeds, ...]
-    closes: tuple[Deeds, ...]
-    early_returns: int
-    left: Optional[int]
+    open_count_at_start: int
+    opens_by_caller: tuple[Calls, ...]
+    closes_by_caller: tuple[Calls, ...]
+    closes_without_effect: int
+    open_count_now: Optional[int]
     at_start: bool = False
 
 
 class Totals(NamedTuple):
-    """What was counted; ``exact`` is out of ``compared``: the closes that were seen to end, and did not race."""
+    """What was counted.
+
+    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were seen to end, and did not race.
+    """
 
     opens: int = 0
-    failed: int = 0
+    opens_failed: int = 0
     closes: int = 0
-    unloading: int = 0
-    unloaded: int = 0
-    keeping: int = 0
-    exact: int = 0
-    nested: int = 0
-    raced: int = 0
-    mismatches: int = 0
-    unended: int = 0
-    unseen_opens: int = 0
-    unseen_closes: int = 0
-    compared: int = 0
+    closes_that_unloaded: int = 0
+    libraries_unloaded: int = 0
+    closes_that_kept: int = 0
+    closes_predicted_exactly: int = 0
+    closes_nested: int = 0
+    closes_raced: int = 0
+    closes_mispredicted: int = 0
+    end_not_seen: int = 0
+    opens_unseen: int = 0
+    closes_unseen: int = 0
+    closes_compared: int = 0
 
 
 def without(some: tuple[_T, ...], others: tuple[_T, ...]) -> tuple[_T, ...]:

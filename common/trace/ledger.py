@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional, TypeVar
 
 from ..model import Outcome, Problem
-from .events import Account, Deeds, Moment, OpenResult, Site, Totals
+from .events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
 
 _T = TypeVar("_T")
 
@@ -74,44 +74,44 @@ class Ledger:
 
     def book_open(self, key: AccountKey, name: str, moment: Moment, *, shown: bool) -> None:
         """Count an open in the account of its library."""
-        self._account(key, name, shown).opens[moment.caller, moment.by] += 1
+        self._account(key, name, shown).opens[moment.caller, moment.initiated_by] += 1
 
     def book_close(self, key: AccountKey, name: str, moment: Moment, outcome: Outcome, *, shown: bool) -> None:
         """Count a close in the account of its library, unless that was not open."""
         if outcome is Outcome.NOT_OPEN:
             return
         sums = self._account(key, name, shown)
-        if outcome is Outcome.EARLY_RETURN:
+        if outcome is Outcome.NO_EFFECT:
             sums.early_returns += 1
         else:
-            sums.closes[moment.caller, moment.by] += 1
+            sums.closes[moment.caller, moment.initiated_by] += 1
 
     def count_open(self, result: OpenResult) -> None:
         """Count an open in the totals."""
         self._counts["opens"] += 1
-        self._counts["failed"] += result is OpenResult.FAILED
-        self._counts["unended"] += result is OpenResult.UNKNOWN
+        self._counts["opens_failed"] += result is OpenResult.FAILED
+        self._counts["end_not_seen"] += result is OpenResult.UNKNOWN
 
     def count_close(self, moment: Moment, ending: Ending) -> bool:
         """Count a close in the totals; returns True if it was mispredicted: not where threads raced."""
         counts = self._counts
         counts["closes"] += 1
-        counts["unloading"] += bool(ending.unloaded)
-        counts["unloaded"] += ending.unloaded
-        counts["keeping"] += ending.keeps
-        counts["raced"] += moment.raced
-        counts["exact"] += ending.is_exact and not moment.raced
-        counts["nested"] += moment.inside is not None
-        counts["unended"] += not ending.ended
-        counts["compared"] += ending.ended and not moment.raced
+        counts["closes_that_unloaded"] += bool(ending.unloaded)
+        counts["libraries_unloaded"] += ending.unloaded
+        counts["closes_that_kept"] += ending.keeps
+        counts["closes_raced"] += moment.raced
+        counts["closes_predicted_exactly"] += ending.is_exact and not moment.raced
+        counts["closes_nested"] += moment.within_event is not None
+        counts["end_not_seen"] += not ending.ended
+        counts["closes_compared"] += ending.ended and not moment.raced
         is_mismatch = ending.is_wrong and not moment.raced and ending.outcome is not Outcome.UNKNOWN
-        counts["mismatches"] += is_mismatch
+        counts["closes_mispredicted"] += is_mismatch
         return is_mismatch
 
     def count_unseen(self, opens: int, closes: int) -> None:
         """Count what opened or closed without having been seen."""
-        self._counts["unseen_opens"] += opens
-        self._counts["unseen_closes"] += closes
+        self._counts["opens_unseen"] += opens
+        self._counts["closes_unseen"] += closes
 
     def _list(self, name: str, listed: list[_T], event: _T) -> None:
         """List an event, or count it if there are too many of its kind, ``name``."""
@@ -129,25 +129,25 @@ class Ledger:
         """Give what was counted."""
         return Totals(**{name: self._counts[name] for name in Totals._fields})
 
-    def accounts_with(self, left: Mapping[AccountKey, int]) -> tuple[Account, ...]:
+    def accounts_with(self, left: Mapping[AccountKey, int]) -> tuple[LibraryTotals, ...]:
         """Give the account of each library, by the open counts of now."""
         found = [
-            Account(
+            LibraryTotals(
                 name=sums.name,
                 path=key.path,
                 namespace=key.namespace,
-                before=sums.before,
-                opens=_deeds(sums.opens),
-                closes=_deeds(sums.closes),
-                early_returns=sums.early_returns,
-                left=left.get(key),
+                open_count_at_start=sums.before,
+                opens_by_caller=_deeds(sums.opens),
+                closes_by_caller=_deeds(sums.closes),
+                closes_without_effect=sums.early_returns,
+                open_count_now=left.get(key),
                 at_start=key in self._at_start,
             )
             for key, sums in self._accounts.items()
             if sums.is_shown
         ]
-        return tuple(sorted(found, key=lambda each: (-(each.left or 0), each.name, each.namespace)))
+        return tuple(sorted(found, key=lambda each: (-(each.open_count_now or 0), each.name, each.namespace)))
 
 
-def _deeds(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Deeds, ...]:
-    return tuple(Deeds(site, by, total) for (site, by), total in counter.most_common())
+def _deeds(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Calls, ...]:
+    return tuple(Calls(site, by, total) for (site, by), total in counter.most_common())

@@ -79,9 +79,9 @@ def _collect(examined: WindowsExamination, problems: list[Problem]) -> tuple[lis
     for image in examined.target.unloaded_images():
         known = recorded.get(_identity(image))
         if known:
-            recorded[_identity(image)] = known._replace(sources=("loader", "stream"))
+            recorded[_identity(image)] = known._replace(sources=("loader", "module-list"))
         else:
-            streamed[_identity(image)] = GoneDll(image, ("stream",))
+            streamed[_identity(image)] = GoneDll(image, ("module-list",))
     return [*streamed.values(), *recorded.values()], lost
 
 

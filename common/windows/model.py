@@ -86,7 +86,7 @@ class DllHold(NamedTuple):
     root_kinds: tuple[DllHoldKind, ...] = ()
 
 
-class Orders(NamedTuple):
+class ListPositions(NamedTuple):
     """The places of a DLL in the loader's three lists, from 0; None where it is in none."""
 
     load: Optional[int] = None
@@ -97,9 +97,11 @@ class Orders(NamedTuple):
 class Dll(NamedTuple):
     """A loaded DLL and the verdict on it.
 
-    ``loader`` is ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).  ``entry`` is its
-    LDR_DATA_TABLE_ENTRY, ``node`` its LDR_DDAG_NODE, 0 where there is none.  ``fields`` are the loader's own, None
-    where they could not be read.  ``cycle`` names the others of an import cycle that stay and go as one.
+    ``loader`` is ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).  ``ldr_entry`` is its
+    LDR_DATA_TABLE_ENTRY, ``ddag_node`` its LDR_DDAG_NODE, 0 where there is none.  ``fields`` are the loader's own, None
+    where they could not be read.  ``import_cycle`` names the others of an import cycle that stay and go as one.
+    ``load_count`` is the count by which FreeLibrary decides, ``loadlibrary_count`` the part of it that LoadLibrary
+    gave; None for what is pinned, or where it is not known.
     """
 
     name: str
@@ -108,19 +110,21 @@ class Dll(NamedTuple):
     start: int
     end: int
     loader: str
-    entry: int
-    node: int
-    orders: Orders
+    ldr_entry: int
+    ddag_node: int
+    list_positions: ListPositions
     fields: Mapping[str, Optional[int]]
     load_reason: Optional[str]
-    state: Optional[str]
-    loaded_by: Optional[str]
+    ddag_state: Optional[str]
+    first_loaded_by: Optional[str]
     imports: tuple[str, ...]
     importers: tuple[str, ...]
-    cycle: tuple[str, ...]
+    import_cycle: tuple[str, ...]
     held: Optional[bool]
     holds: tuple[DllHold, ...] = ()
     holds_omitted: int = 0
+    load_count: Optional[int] = None
+    loadlibrary_count: Optional[int] = None
 
 
 class LoaderRules(NamedTuple):
@@ -132,13 +136,13 @@ class LoaderRules(NamedTuple):
 
 
 class DllState(NamedTuple):
-    """The answer of ``dllstate``: DLLs with their verdicts; ``shutdown`` says that the process is exiting."""
+    """The answer of ``dllstate``: DLLs with their verdicts; ``process_exiting`` says that the process is exiting."""
 
     target: TargetInfo
     loader: LoaderInfo
     rules: tuple[LoaderRules, ...]
     dlls: tuple[Dll, ...]
-    shutdown: Optional[bool] = None
+    process_exiting: Optional[bool] = None
     asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
 
@@ -150,54 +154,54 @@ class DllStep(NamedTuple):
     total: int
 
 
-class CycleEntry(NamedTuple):
+class ImportCycleAlternative(NamedTuple):
     """What the same frees would do through another DLL of an import cycle.
 
-    ``unloads`` names what would go, ``pins`` what would be pinned for good, because its count falls below 0.
+    ``would_unload`` names what would go, ``would_pin`` what would be pinned for good, because its count falls below 0.
     """
 
     dll: str
-    unloads: tuple[str, ...]
-    pins: tuple[str, ...]
+    would_unload: tuple[str, ...]
+    would_pin: tuple[str, ...]
 
 
 class DllPlan(NamedTuple):
-    """What FreeLibrary would do when called ``frees`` times on ``dll``.
+    """What FreeLibrary would do when called ``close_count`` times on ``dll``.
 
-    ``load_count`` is that of now, ``own_count`` the part of it that LoadLibrary gave, ``count_left`` what is left
-    afterwards, None where it is not known; ``over_freed`` calls take from the importers' part.  ``unloads`` are in the
-    order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the call.  ``keeps`` are those of its imports
-    that stay, itself among them, with the holds that they have then.  ``at_least``
-    names those that go and import FreeLibrary.  ``cycles`` are the import cycles met, entered by their first;
-    ``cycle_entries`` what entering them elsewhere would do, before Windows 8, where a cycle has no count of its own;
-    ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
+    ``load_count`` is that of now, ``loadlibrary_count`` the part of it that LoadLibrary gave, ``load_count_after`` what
+    is left afterwards, None for what is pinned, or where it is not known; ``excess_closes`` calls take from the
+    importers' part.  ``unloads`` are in the order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the
+    call.  ``kept`` are those of its imports that stay, itself among them, with the holds that they have then.
+    ``may_unload_more`` names those that go and import FreeLibrary.  ``import_cycles`` are the import cycles met,
+    entered by their first; ``import_cycle_alternatives`` what entering them elsewhere would do, before Windows 8, where
+    a cycle has no count of its own; ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
     """
 
     dll: Dll
     rule: LoaderRule
     load_count: Optional[int]
-    own_count: Optional[int]
-    frees: int
+    loadlibrary_count: Optional[int]
+    close_count: int
     outcome: Outcome
-    count_left: Optional[int] = None
-    over_freed: int = 0
+    load_count_after: Optional[int] = None
+    excess_closes: int = 0
     refusal: Optional[str] = None
     unloads: tuple[Dll, ...] = ()
     detached: tuple[int, ...] = ()
-    order: Optional[str] = None
+    order_algorithm: Optional[str] = None
     order_certain: bool = True
-    keeps: tuple[Dll, ...] = ()
-    at_least: tuple[str, ...] = ()
-    cycles: tuple[tuple[str, ...], ...] = ()
-    cycle_entries: tuple[CycleEntry, ...] = ()
-    size: int = 0
+    kept: tuple[Dll, ...] = ()
+    may_unload_more: tuple[str, ...] = ()
+    import_cycles: tuple[tuple[str, ...], ...] = ()
+    import_cycle_alternatives: tuple[ImportCycleAlternative, ...] = ()
+    unload_bytes: int = 0
     steps: tuple[DllStep, ...] = ()
     blocker: Optional[Dll] = None
 
     @property
     def goes(self) -> bool:
         """Tell whether the freed DLL itself would go."""
-        return any(each.entry == self.dll.entry for each in self.unloads)
+        return any(each.ldr_entry == self.dll.ldr_entry for each in self.unloads)
 
 
 class DllPlans(NamedTuple):
@@ -223,7 +227,7 @@ class Pointer(NamedTuple):
 class GoneDll(NamedTuple):
     """An unloaded module, and where an address lies in it.
 
-    ``sources`` are ``loader`` (its own record of unloads) and ``stream`` (that of the dump or the debugger).
+    ``sources`` are ``loader`` (its own record of unloads) and ``module-list`` (that of the dump or the debugger).
     ``confidence`` is None without an address; ``certain``, or ``candidate`` where others share the range, or ``likely``
     where it is loaded again.
     """
@@ -239,16 +243,16 @@ class GoneDll(NamedTuple):
 class GoneDlls(NamedTuple):
     """The answer of ``dllgone``.
 
-    ``loaded`` is the module that holds the address now, ``lost`` how many unload events the loader has overwritten
-    (None: not known).
+    ``loaded_at_address`` is the module that holds the address now, ``overwritten_events`` how many unload events the
+    loader has overwritten (None: not known).
     """
 
     target: TargetInfo
     loader: LoaderInfo
     gone: tuple[GoneDll, ...]
     address: Optional[int] = None
-    loaded: Optional[str] = None
-    lost: Optional[int] = None
+    loaded_at_address: Optional[str] = None
+    overwritten_events: Optional[int] = None
     asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
 
@@ -256,17 +260,17 @@ class GoneDlls(NamedTuple):
 class View(NamedTuple):
     """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
 
-    ``commit`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
+    ``commit_pages`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
     """
 
     pid: int
-    process: str
+    process_name: str
     base: int
     end: int
     vad: int
     image: bool
     protection: str
-    commit: Optional[int] = None
+    commit_pages: Optional[int] = None
     wow64: bool = False
 
 
@@ -290,7 +294,7 @@ class Opener(NamedTuple):
     """An open handle of the file."""
 
     pid: int
-    process: str
+    process_name: str
     handle: int
     granted_access: int
     file: OpenFile
@@ -299,7 +303,7 @@ class Opener(NamedTuple):
 class SectionUse(NamedTuple):
     """A section of the file, image or data, and what still needs it.
 
-    ``live`` says that it stands in the way; an image section without views and section references, and a data section
+    ``in_use`` says that it stands in the way; an image section without views and section references, and a data section
     without user references, are only cached.
     """
 
@@ -309,10 +313,10 @@ class SectionUse(NamedTuple):
     mapped_views: int
     user_references: int
     writable_references: Optional[int]
-    live: bool
+    in_use: bool
 
 
-class Possible(enum.Enum):
+class Allowed(enum.Enum):
     """Can it be done?  PROBABLY: nothing seen stands in the way, but not all is known."""
 
     YES = "yes"
@@ -326,30 +330,31 @@ class Status(NamedTuple):
 
     ntstatus: int
     name: str
-    win32: int
-    win32_name: str
+    win32_error: int
+    win32_error_name: str
 
 
 class Operation(NamedTuple):
-    """What would happen to an operation on the file; ``status`` where it fails, ``why`` in one sentence."""
+    """What would happen to an operation on the file; ``status`` where it fails, ``reason`` in one sentence."""
 
     name: str
-    possible: Possible
+    allowed: Allowed
     status: Optional[Status]
-    why: str
+    reason: str
 
 
 class MappedFile(NamedTuple):
     """A file that processes map, and what can be done to it meanwhile.
 
-    ``name`` is that of the file object, relative to its volume, None where it cannot be read (then ``name_address``
-    says where it would be); ``device`` is the address of the volume's _DEVICE_OBJECT.  ``file`` is the file object of
-    the section, ``sections`` one or both of image and data.  ``evidence`` are the members that the verdicts rest on.
+    ``file_name`` is that of the file object, relative to its volume, None where it cannot be read (then
+    ``name_address`` says where it would be); ``device_object`` is the address of the volume's _DEVICE_OBJECT.  ``file``
+    is the file object of the section, ``sections`` one or both of image and data.  ``evidence`` are the members that
+    the verdicts rest on.
     """
 
-    name: Optional[str]
+    file_name: Optional[str]
     name_address: int
-    device: int
+    device_object: int
     file: OpenFile
     sections: tuple[SectionUse, ...]
     mappings: tuple[View, ...]
@@ -360,7 +365,7 @@ class MappedFile(NamedTuple):
     @property
     def base_name(self) -> str:
         """Give the last part of the name."""
-        return windows_base_name(self.name or "")
+        return windows_base_name(self.file_name or "")
 
 
 class Share(NamedTuple):

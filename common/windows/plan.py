@@ -14,8 +14,8 @@ from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import Entry, Loader
-from .loader.unload import World, components, gets_detached
-from .model import CycleEntry, Dll, DllHoldKind, DllPlan, DllPlans, DllStep, LoaderRule
+from .loader.unload import World, components, effective_count, gets_detached
+from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
 from .state import Judge, WindowsExamination, select_dlls
 
@@ -87,7 +87,7 @@ def _plan(
     elif entry.address in dead:
         outcome = Outcome.UNLOADS
     elif result.refusal and not result.effective:
-        outcome = Outcome.EARLY_RETURN
+        outcome = Outcome.NO_EFFECT
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
         keeps = tuple(_keeps(examined, loader, world, after, entry, dead))
@@ -104,22 +104,22 @@ def _plan(
     return DllPlan(
         dll=described,
         rule=world.rule,
-        load_count=unit.count,
-        own_count=unit.own if not unit.pinned else None,
-        frees=wanted,
+        load_count=effective_count(unit, world.rule),
+        loadlibrary_count=unit.own if not unit.pinned else None,
+        close_count=wanted,
         outcome=outcome,
-        count_left=_count_left(after, entry),
-        over_freed=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
+        load_count_after=_count_left(after, entry),
+        excess_closes=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
         refusal=result.refusal,
         unloads=unloads,
         detached=tuple(each.base for each in result.dead if gets_detached(world.rule, each)),
-        order=result.order,
+        order_algorithm=result.order,
         order_certain=result.order_certain,
-        keeps=keeps,
-        at_least=tuple(at_least),
-        cycles=tuple(_cycles(before, world, entry)),
-        cycle_entries=tuple(_cycle_entries(before, loader, world, entry, wanted)),
-        size=sum(each.size for each in result.dead),
+        kept=keeps,
+        may_unload_more=tuple(at_least),
+        import_cycles=tuple(_cycles(before, world, entry)),
+        import_cycle_alternatives=tuple(_cycle_entries(before, loader, world, entry, wanted)),
+        unload_bytes=sum(each.size for each in result.dead),
         steps=steps,
         blocker=blocker,
     )
@@ -127,7 +127,7 @@ def _plan(
 
 def _count_left(after: World, entry: Entry) -> Optional[int]:
     unit = after.units.get(after.by_entry[entry.address])
-    return unit.count if unit else 0
+    return effective_count(unit, after.rule) if unit else 0
 
 
 def _keeps(
@@ -188,7 +188,9 @@ def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...
             yield tuple(judge.name(key) for key in component)
 
 
-def _cycle_entries(judge: Judge, loader: Loader, world: World, entry: Entry, frees: int) -> Iterator[CycleEntry]:
+def _cycle_entries(
+    judge: Judge, loader: Loader, world: World, entry: Entry, frees: int
+) -> Iterator[ImportCycleAlternative]:
     """Play through what as many frees of the other members of a cycle would do, where entries count."""
     if world.rule is LoaderRule.WIN8:
         return
@@ -206,6 +208,6 @@ def _cycle_entries(judge: Judge, loader: Loader, world: World, entry: Entry, fre
         if result.refusal == "unknown":
             continue
         pins = [each for each, unit in after.units.items() if unit.pinned and not world.units[each].pinned]
-        yield CycleEntry(
+        yield ImportCycleAlternative(
             judge.name(key), tuple(each.name for each in result.dead), tuple(judge.name(each) for each in pins)
         )

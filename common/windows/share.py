@@ -142,13 +142,13 @@ class _Machine:
         found.mappings.append(
             View(
                 pid=process.pid,
-                process=process.name,
+                process_name=process.name,
                 base=vad.start,
                 end=vad.end,
                 vad=vad.address,
                 image=area.image,
                 protection=vad.protection,
-                commit=vad.commit,
+                commit_pages=vad.commit,
                 wow64=bool(process.wow64),
             )
         )
@@ -345,9 +345,9 @@ class _Machine:
         main = next((area.file_object for area in sorted(areas.values(), key=lambda area: not area.image)), 0)
         file = files.get(main) or next(iter(files.values()))
         return MappedFile(
-            name=file.name.text,
+            file_name=file.name.text,
             name_address=file.name.buffer,
-            device=file.device,
+            device_object=file.device,
             file=opens[file.address],
             sections=sections,
             mappings=tuple(self._affordable(sorted(found.mappings, key=lambda mapping: _mapping_order(mapping, pid)))),
@@ -411,7 +411,7 @@ def _section_use(area: ControlArea) -> SectionUse:
         mapped_views=area.mapped_views,
         user_references=area.user_references,
         writable_references=area.writable_references,
-        live=bool(live),
+        in_use=bool(live),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from .model import OpenFile, Operation, Possible, SectionUse, Status
+from .model import Allowed, OpenFile, Operation, SectionUse, Status
 
 #: FILE_DISPOSITION_POSIX_SEMANTICS: since Windows 10 1607.
 POSIX_DELETE_BUILD = 14393
@@ -40,7 +40,7 @@ class Situation(NamedTuple):
 
     def live(self, image: bool) -> Optional[SectionUse]:
         """Give the image or data section if it is in use."""
-        return next((section for section in self.sections if section.image == image and section.live), None)
+        return next((section for section in self.sections if section.image == image and section.in_use), None)
 
     def withholding(self, letter: str) -> list[OpenFile]:
         """List the opens that keep others from ``r``, ``w`` or ``d``: a handle is open, and it does not share that."""
@@ -59,7 +59,7 @@ def judge(situation: Situation) -> tuple[Operation, ...]:
     """
     if situation.deleting:
         names = ("rename", "delete", "posix-delete", "overwrite", "truncate")
-        return tuple(Operation(name, Possible.NO, DELETE_PENDING, _PENDING) for name in names)
+        return tuple(Operation(name, Allowed.NO, DELETE_PENDING, _PENDING) for name in names)
     return (
         _rename(situation),
         _delete(situation, "delete"),
@@ -76,13 +76,13 @@ def _withheld(name: str, situation: Situation, letter: str) -> Optional[Operatio
         return None
     right = {"w": "writing", "d": "deleting"}[letter]
     count = "an open handle does" if len(holders) == 1 else f"{len(holders)} opens do"
-    return Operation(name, Possible.NO, SHARING_VIOLATION, f"{count} not share {right}")
+    return Operation(name, Allowed.NO, SHARING_VIOLATION, f"{count} not share {right}")
 
 
-def _allowed(name: str, situation: Situation, why: str, possible: Possible = Possible.YES) -> Operation:
+def _allowed(name: str, situation: Situation, why: str, possible: Allowed = Allowed.YES) -> Operation:
     """Give a permission, which is weaker where there can be openers that were not seen."""
     if not situation.handles_complete:
-        return Operation(name, Possible.PROBABLY if possible is Possible.YES else possible, None, why + _UNSEEN)
+        return Operation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + _UNSEEN)
     return Operation(name, possible, None, why)
 
 
@@ -94,7 +94,7 @@ def _rename(situation: Situation) -> Operation:
         return _allowed("rename", situation, "a mapped image can be renamed on its volume, and no open handle objects")
     if situation.live(image=False):
         why = "no open handle objects, but sources disagree on files that are mapped as data only"
-        return _allowed("rename", situation, why, Possible.PROBABLY)
+        return _allowed("rename", situation, why, Allowed.PROBABLY)
     return _allowed("rename", situation, "no open handle objects")
 
 
@@ -103,23 +103,23 @@ def _delete(situation: Situation, name: str) -> Operation:
     if refused:
         return refused
     if situation.live(image=True):
-        return Operation(name, Possible.NO, CANNOT_DELETE, _IMAGE + _LINKS)
+        return Operation(name, Allowed.NO, CANNOT_DELETE, _IMAGE + _LINKS)
     if situation.live(image=False):
-        return Operation(name, Possible.NO, CANNOT_DELETE, _DATA + _LINKS)
+        return Operation(name, Allowed.NO, CANNOT_DELETE, _DATA + _LINKS)
     return _allowed(name, situation, "no section of it is in use, and no open handle objects")
 
 
 def _posix_delete(situation: Situation) -> Operation:
     if situation.build is not None and situation.build < POSIX_DELETE_BUILD:
         why = "this Windows has no POSIX delete (since Windows 10 1607)"
-        return Operation("posix-delete", Possible.NO, INVALID_INFO_CLASS, why)
+        return Operation("posix-delete", Allowed.NO, INVALID_INFO_CLASS, why)
     return _delete(situation, "posix-delete")
 
 
 def _overwrite(situation: Situation) -> Operation:
     refused = _withheld("overwrite", situation, "w")
     if situation.live(image=True):
-        return Operation("overwrite", Possible.NO, SHARING_VIOLATION, _IMAGE)
+        return Operation("overwrite", Allowed.NO, SHARING_VIOLATION, _IMAGE)
     if refused:
         return refused
     data = situation.live(image=False)
@@ -129,14 +129,14 @@ def _overwrite(situation: Situation) -> Operation:
         why = "opening it for writing succeeds; a data section of it is in use, so cutting it shorter fails"
         return _allowed("overwrite", situation, why)
     why = "opening it for writing succeeds if the opener shares writing, because a data section can be writable"
-    return Operation("overwrite", Possible.DEPENDS, None, why)
+    return Operation("overwrite", Allowed.DEPENDS, None, why)
 
 
 def _truncate(situation: Situation) -> Operation:
     if situation.live(image=True):
-        return Operation("truncate", Possible.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
+        return Operation("truncate", Allowed.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
     if situation.live(image=False):
-        return Operation("truncate", Possible.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
+        return Operation("truncate", Allowed.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
     refused = _withheld("truncate", situation, "w")
     if refused:
         return refused

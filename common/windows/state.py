@@ -31,8 +31,8 @@ from .loader.lists import (
     Loader,
     find_loaders,
 )
-from .loader.unload import Unit, World, build_world
-from .model import Dll, DllHold, DllHoldKind, DllState, Image, LoaderRule, LoaderRules, Orders
+from .loader.unload import Unit, World, build_world, effective_count
+from .model import Dll, DllHold, DllHoldKind, DllState, Image, ListPositions, LoaderRule, LoaderRules
 from .target import WindowsTarget
 
 #: These the loader itself pins.
@@ -106,8 +106,8 @@ class WindowsExamination:
         :raises UnsupportedError: if the loader's lists were not there.
         """
         for loader, world in zip(self.loaders, self.worlds):
-            if loader.kind == dll.loader and dll.entry in loader.entries:
-                return loader, world, loader.entries[dll.entry]
+            if loader.kind == dll.loader and dll.ldr_entry in loader.entries:
+                return loader, world, loader.entries[dll.ldr_entry]
         raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
 
     def state(self) -> DllState:
@@ -164,7 +164,7 @@ class WindowsExamination:
                 continue
             if image.path and entry.name and name.lower() not in (entry.name.lower(), ""):
                 yield Problem(entry.name, f"the loader's name is not that of the mapped file, {name}")
-            stamp = entry.record.get("TimeDateStamp")
+            stamp = entry.timestamp
             if stamp and image.timestamp and stamp != image.timestamp:
                 yield Problem(
                     entry.name,
@@ -227,7 +227,7 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
         address = evaluate(text)
     except NotFoundError:
         return ()
-    entries = tuple(dll for dll in dlls if dll.entry and dll.entry == address)
+    entries = tuple(dll for dll in dlls if dll.ldr_entry and dll.ldr_entry == address)
     return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
 
 
@@ -241,16 +241,16 @@ def _from_image(image: Image, is_first: bool) -> Dll:
         start=image.base,
         end=image.base + image.size,
         loader="native",
-        entry=0,
-        node=0,
-        orders=Orders(),
+        ldr_entry=0,
+        ddag_node=0,
+        list_positions=ListPositions(),
         fields={},
         load_reason=None,
-        state=None,
-        loaded_by=None,
+        ddag_state=None,
+        first_loaded_by=None,
         imports=(),
         importers=(),
-        cycle=(),
+        import_cycle=(),
         held=True if is_first else None,
         holds=holds,
     )
@@ -512,19 +512,23 @@ class Judge:
             start=entry.base,
             end=entry.base + entry.size,
             loader=self.loader.kind,
-            entry=entry.address,
-            node=entry.node.address if entry.node else 0,
-            orders=Orders(entry.orders.get("load"), entry.orders.get("memory"), entry.orders.get("initialization")),
+            ldr_entry=entry.address,
+            ddag_node=entry.node.address if entry.node else 0,
+            list_positions=ListPositions(
+                entry.orders.get("load"), entry.orders.get("memory"), entry.orders.get("initialization")
+            ),
             fields=fields,
             load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
-            state=None if state is None else STATES.get(state, str(state)),
-            loaded_by=_entry_name(parent) if parent and parent is not entry else None,
+            ddag_state=None if state is None else STATES.get(state, str(state)),
+            first_loaded_by=_entry_name(parent) if parent and parent is not entry else None,
             imports=self._names(unit.children),
             importers=self._names(unit.parents),
-            cycle=tuple(_entry_name(each) for each in unit.entries if each is not entry),
+            import_cycle=tuple(_entry_name(each) for each in unit.entries if each is not entry),
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
+            load_count=effective_count(unit, self.world.rule),
+            loadlibrary_count=unit.own if not unit.pinned else None,
         )
 
     def _names(self, keys: Sequence[int]) -> tuple[str, ...]:

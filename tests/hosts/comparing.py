@@ -21,7 +21,7 @@ def text_of(document: Json, *, thread_names: bool = True) -> str:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            if "lwp" in value and not thread_names:
+            if "tid" in value and not thread_names:
                 return {**value, "name": None}
             return {key: strip(each) for key, each in value.items() if key not in ("target", "layout")}
         if isinstance(value, list):

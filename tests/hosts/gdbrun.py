@@ -201,14 +201,14 @@ def run_attached(out: Path, fixture: Fixture, run: Run, stop: int, program: Path
 def comparable(document: Json) -> Json:
     """Return a document without what may differ between a process and its core.
 
-    That is the target and where offsets came from, and of a thread all but its LWP: a debugger numbers the threads
+    That is the target and where offsets came from, and of a thread all but its id: a debugger numbers the threads
     anew, and a core has no thread names.
     """
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            if "lwp" in value:
-                return {"lwp": value["lwp"]}
+            if "tid" in value:
+                return {"tid": value["tid"]}
             return {key: strip(each) for key, each in value.items() if key not in ("target", "layout")}
         if isinstance(value, list):
             return [strip(each) for each in value]

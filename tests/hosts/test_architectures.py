@@ -33,6 +33,7 @@ from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Reply, Subject
 from dlwhy.tests.hosts.gdbrun import Answers, comparable, run_environment, witnessed
 from dlwhy.tests.hosts.processes import at_stops
 from dlwhy.tests.hosts.scenario import Fixture, Json, Run, check, fixtures
+from dlwhy.tests.support.naming import names_of
 
 NAMES = (
     "combination",
@@ -92,7 +93,7 @@ def plans_of(document: Json) -> Plans:
     """Return what closing each open library would do and unload, in order, by names."""
     if "error" in document:
         return {document["error"]: ("", [])}
-    return {each["library"]["name"]: (each["outcome"], each["unloads"]) for each in document["handles"]}
+    return {each["library"]["name"]: (each["outcome"], names_of(each["unloads"])) for each in document["plans"]}
 
 
 def without_order(plans: Plans) -> Plans:

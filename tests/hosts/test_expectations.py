@@ -21,7 +21,7 @@ LIBRARY: dict[str, Any] = {
             "kind": "tls-destructors",
             "evidence": [],
             "count": 1,
-            "destructors": [{"thread": {"lwp": 7, "name": "worker"}, "function": {"name": "~T()"}}],
+            "destructors": [{"thread": {"tid": 7, "name": "worker"}, "function": {"name": "~T()"}}],
         },
         {
             "kind": "relocation",
@@ -134,5 +134,5 @@ def test_no_expectation_is_overlooked() -> None:
 
 
 def test_comparable_keeps_all_but_target_layout_and_thread_names() -> None:
-    document = {"target": 1, "loader": {"kind": "glibc", "layout": 2}, "thread": {"lwp": 7, "name": "x"}, "rest": [3]}
-    assert comparable(document) == {"loader": {"kind": "glibc"}, "thread": {"lwp": 7}, "rest": [3]}
+    document = {"target": 1, "loader": {"kind": "glibc", "layout": 2}, "thread": {"tid": 7, "name": "x"}, "rest": [3]}
+    assert comparable(document) == {"loader": {"kind": "glibc"}, "thread": {"tid": 7}, "rest": [3]}

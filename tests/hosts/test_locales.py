@@ -263,7 +263,7 @@ def trace(host: str, program: Program, folder: Path, locale: str) -> tuple[list[
 def test_a_trace(host: str, program: Program, tmp_path: Path) -> None:
     events, report, _ = trace(host, program, tmp_path / "first", "C.UTF-8")
     kinds = [each["event"] for each in events if each["event"] != "pin"]
-    assert kinds == ["open", "close", "open", "registration", "open", "close"]
+    assert kinds == ["open", "close", "open", "tls-registration", "open", "close"]
     assert events[-1]["library"]["name"] == "lib\\xffodd.so"
     assert events[0]["caller"]["line"].startswith("prög.c:")
     assert report["problems"] == []

@@ -10,6 +10,7 @@ import pytest
 from dlwhy.tests.hosts import glibcs
 from dlwhy.tests.hosts.releases import RELEASES, SAMPLE, Machine, Release, machine
 from dlwhy.tests.hosts.scenario import Json
+from dlwhy.tests.support.naming import names_of
 
 SEPARATE = [pytest.param(release, marks=pytest.mark.matrix) for release in RELEASES]
 QUESTIONS = ("dlstate --json", "dlstate libowed.so --json", "dlplan libleak.so --json")
@@ -55,16 +56,22 @@ def check_answers(state: Json, owed: Json, plan: Json) -> None:
     destructors = owed["libraries"][0]["holds"][0]["destructors"]
     names = [each["function"]["name"] for each in destructors]
     assert names == [DESTRUCTOR] * 2, "pyelftools and the demangler have given the names"
-    threads = [each["thread"]["lwp"] for each in destructors]
+    threads = [each["thread"]["tid"] for each in destructors]
     assert threads == sorted(threads), "every host has the same order"
-    assert (plan["outcome"], plan["unloads"]) == ("unloads", ["libleak.so"])
+    assert (plan["outcome"], names_of(plan["unloads"])) == ("unloads", ["libleak.so"])
 
 
 def check_trace(report: Json) -> None:
     """Check what was seen from main to the stop."""
-    counted = {name: report["totals"][name] for name in ("opens", "closes", "exact", "unloading", "keeping")}
-    assert counted == {"opens": 5, "closes": 4, "exact": 4, "unloading": 1, "keeping": 2}
-    assert {each["name"]: each["left"] for each in report["accounts"]} == {
+    expected = {
+        "opens": 5,
+        "closes": 4,
+        "closes_predicted_exactly": 4,
+        "closes_that_unloaded": 1,
+        "closes_that_kept": 2,
+    }
+    assert {name: report["totals"][name] for name in expected} == expected
+    assert {each["name"]: each["open_count_now"] for each in report["library_totals"]} == {
         "libleak.so": 1,
         "libunique.so": 1,
         "libclean.so": None,

@@ -62,6 +62,6 @@ def test_events_that_are_not_understood(lab: Lab, story: Path) -> None:
         (problem,) = report["problems"]
         assert problem["message"].startswith(f"{BUG}common\\windows\\trace\\tracer.py:")
         assert ": the event was not understood, and what was going on then is not known" in problem["message"]
-        assert report["mismatches"] == [], name
-        assert report["ending"] == "the process has ended"
+        assert report["closes_mispredicted"] == [], name
+        assert report["end_reason"] == "the process has ended"
         assert report["totals"]["opens"] + report["totals"]["closes"] in (3, 4)

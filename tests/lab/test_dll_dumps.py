@@ -15,6 +15,7 @@ from dlwhy.tests.lab.graphs import ROOT, run
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.lab.winform import to_windows_10
 from dlwhy.tests.support.lldb_dumps import ask_lldb, without_target
+from dlwhy.tests.support.naming import names_of
 
 SCRIPT = (
     "load a.dll load a.dll load b.dll load x.dll load late.dll call late.dll load keeper.dll "
@@ -96,7 +97,7 @@ def test_what_is_known_of_the_process(dumps: dict[str, Path]) -> None:
         assert holds["msvcrt.dll"] == ["static-import"], form
         assert libraries["b.dll"]["holds"][0]["count"] == 2, "by the driver and in keeper's DllMain"
         plan = answers["dllplan --json a.dll --frees all"]
-        assert plan["unloads"] == ["a.dll"]
+        assert names_of(plan["unloads"]) == ["a.dll"]
         gone = answers["dllgone --json"]["unloaded"]
         assert [each["name"] for each in gone] == ["loader.dll"]
     assert os.path.getsize(dumps["wine"]) == os.path.getsize(dumps["windows"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from dlwhy.tests.lab.graphs import Run, build, random_dlls, random_script, run
 from dlwhy.tests.lab.windows import Lab
+from dlwhy.tests.support.naming import names_of
 
 
 def went_away(free: dict[str, Any]) -> set[str]:
@@ -22,14 +23,14 @@ def went_away(free: dict[str, Any]) -> set[str]:
 def check(free: dict[str, Any], detached: list[str]) -> None:
     """Compare a plan with what happened."""
     plan = free["plan"]
-    predicted = [name.partition(".")[0] for name in plan["unloads"]]
+    predicted = [name.partition(".")[0] for name in names_of(plan["unloads"])]
     gone = went_away(free)
     what = f"FreeLibrary({plan['library']['name']})"
     assert set(predicted) <= gone, f"{what}: {set(predicted) - gone} did not go"
-    if plan["at_least"]:
+    if plan["may_unload_more"]:
         return
     assert set(predicted) == gone, f"{what}: {gone - set(predicted)} went as well"
-    called = [u["name"].partition(".")[0] for u in plan["unmapped"] if u["detached"]]
+    called = [u["name"].partition(".")[0] for u in plan["unloads"] if u["gets_process_detach"]]
     assert called == detached, f"{what}: another order"
 
 
@@ -59,21 +60,21 @@ def test_every_way_to_load(lab: Lab, story: Path) -> None:
     found = run(lab, story, script.split())
     gone = check_all(found)
     plans = [free["plan"] for free in found.frees]
-    outcomes = [(p["library"]["name"], p["outcome"], p["unloads"]) for p in plans]
+    outcomes = [(p["library"]["name"], p["outcome"], names_of(p["unloads"])) for p in plans]
     assert outcomes[:3] == [
         ("a.dll", "keeps", []),
         ("b.dll", "keeps", []),
         ("a.dll", "unloads", ["a.dll", "b.dll", "c.dll"]),
     ]
-    assert [p["cycles"] for p in plans if p["library"]["name"] in ("x.dll", "y.dll")] == [
+    assert [p["import_cycles"] for p in plans if p["library"]["name"] in ("x.dll", "y.dll")] == [
         [["x.dll", "y.dll"]],
         [["y.dll", "x.dll"]],
     ]
     by_name = {p["library"]["name"]: p for p in plans}
-    assert by_name["loader.dll"]["at_least"] == ["loader.dll"], "its DllMain frees c.dll"
-    assert by_name["keeper.dll"]["unloads"] == ["keeper.dll"], "what its DllMain loaded stays"
-    assert by_name["late.dll"]["unloads"] == ["late.dll"], "what it loaded late has no edge"
-    assert (by_name["pinned.dll"]["outcome"], by_name["pinned.dll"]["refusal"]) == ("early-return", "pinned")
+    assert by_name["loader.dll"]["may_unload_more"] == ["loader.dll"], "its DllMain frees c.dll"
+    assert names_of(by_name["keeper.dll"]["unloads"]) == ["keeper.dll"], "what its DllMain loaded stays"
+    assert names_of(by_name["late.dll"]["unloads"]) == ["late.dll"], "what it loaded late has no edge"
+    assert (by_name["pinned.dll"]["outcome"], by_name["pinned.dll"]["refusal"]) == ("no-effect", "pinned")
     assert gone >= 10
 
 

@@ -78,10 +78,10 @@ def test_every_place_says_the_same(lab: Lab, tmp_path: Path, case: Case) -> None
 def check(found: Json, name: str) -> None:
     """Compare an answer with what was written into the dump."""
     truth = TRUTH[name]
-    (file,) = (each for each in found["files"] if (each["file"] or "").endswith(f"\\{name}"))
-    assert sorted((each["pid"], each["as"]) for each in file["mappings"]) == sorted(truth.mapped)
+    (file,) = (each for each in found["files"] if (each["file_name"] or "").endswith(f"\\{name}"))
+    assert sorted((each["pid"], each["section_kind"]) for each in file["mappings"]) == sorted(truth.mapped)
     assert tuple(each["pid"] for each in file["openers"]) == truth.openers
-    assert {each["name"]: each["possible"] for each in file["operations"]} == {
+    assert {each["name"]: each["allowed"] for each in file["operations"]} == {
         "rename": truth.rename,
         "delete": truth.delete,
         "posix-delete": truth.delete,

@@ -18,6 +18,7 @@ from dlwhy.tests.lab.builds import compile_with_mingw
 from dlwhy.tests.lab.graphs import DLLS, Dll, build, random_dlls, random_script
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.schema import VALIDATOR, validator_of
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.synth.windows import process, write
 
 Json = dict[str, Any]
@@ -37,7 +38,7 @@ def trace(lab: Lab, folder: Path, program: Path, words: Sequence[str]) -> tuple[
     for event in events:
         EVENT.validate(event)
     assert report["problems"] == [], report["problems"]
-    assert report["ending"] == "the process has ended"
+    assert report["end_reason"] == "the process has ended"
     return report, events
 
 
@@ -50,15 +51,15 @@ def check_closes(folder: Path, report: Json, events: Sequence[Json]) -> list[Jso
     detached = [line.split()[0] for line in (folder / "log.txt").read_text().splitlines() if line.endswith("-")]
     closes = [event for event in events if event["event"] == "close"]
     for close in closes:
-        assert close["stayed"] == [], close
-        assert close["surprises"] == [], close
-        assert close["exact"] or close["at_least"], close
-    assert [name for close in closes for name in short(close["detached"])] == detached
-    gone = Counter(name for close in closes for name in short(close["went"]))
+        assert close["predicted_but_kept"] == [], close
+        assert close["unloaded_but_not_predicted"] == [], close
+        assert close["predicted_exactly"] or close["may_unload_more"], close
+    assert [name for close in closes for name in short(close["got_process_detach"])] == detached
+    gone = Counter(name for close in closes for name in short(names_of(close["unloaded"])))
     assert gone == Counter(detached)
-    assert report["mismatches"] == []
+    assert report["closes_mispredicted"] == []
     assert report["totals"]["closes"] == len(closes)
-    assert report["totals"]["unended"] == 0
+    assert report["totals"]["end_not_seen"] == 0
     return closes
 
 
@@ -73,32 +74,36 @@ def test_the_story(lab: Lab, story: Path) -> None:
     report, events = trace(lab, story, story / "prog.exe", SCRIPT_OF_STORY.split())
     closes = check_closes(story, report, events)
     opens = [event for event in events if event["event"] == "open"]
-    by_driver = [(each["requested"], each["result"]) for each in opens if each["inside"] is None]
+    by_driver = [(each["requested"], each["result"]) for each in opens if each["within_event"] is None]
     words = SCRIPT_OF_STORY.split()
     assert [name for name, _ in by_driver] == [name for verb, name in zip(words[::2], words[1::2]) if verb == "load"]
-    assert by_driver[:3] == [("a.dll", "loaded"), ("a.dll", "counted"), ("b.dll", "counted")]
-    assert opens[0]["added"] == ["a.dll", "b.dll", "c.dll"]
-    assert [(each["count_before"], each["count_after"]) for each in opens[:3]] == [(None, 1), (1, 2), (1, 2)]
-    assert [(each["count_before"], each["count_after"]) for each in closes[:3]] == [(2, 1), (2, 1), (1, None)]
-    assert closes[2]["detached"] == ["a.dll", "b.dll", "c.dll"], "in reverse order of initialisation"
+    assert by_driver[:3] == [("a.dll", "loaded"), ("a.dll", "already-loaded"), ("b.dll", "already-loaded")]
+    assert names_of(opens[0]["loaded"]) == ["a.dll", "b.dll", "c.dll"]
+    assert [(each["load_count_before"], each["load_count_after"]) for each in opens[:3]] == [(None, 1), (1, 2), (1, 2)]
+    assert [(each["load_count_before"], each["load_count_after"]) for each in closes[:3]] == [(2, 1), (2, 1), (1, None)]
+    assert closes[2]["got_process_detach"] == ["a.dll", "b.dll", "c.dll"], "in reverse order of initialisation"
     assert {each["caller"]["library"] for each in (*opens, *closes)} == {"prog.exe", "keeper.dll", "loader.dll"}
-    (failed,) = report["failures"]
-    assert (failed["requested"], failed["status"]) == ("nosuch.dll", "0xc0000135")
+    (failed,) = report["opens_failed"]
+    assert (failed["requested"], failed["ntstatus"]) == ("nosuch.dll", "0xc0000135")
     (pin,) = report["pins"]
     assert (pin["library"]["name"], pin["caller"]["library"]) == ("pinned.dll", "prog.exe")
-    inner = [each for each in closes if each["inside"] is not None]
+    inner = [each for each in closes if each["within_event"] is not None]
     assert [(each["library"]["name"], each["caller"]["library"]) for each in inner] == [("c.dll", "loader.dll")]
     last = closes[-1]
-    assert (last["library"]["name"], last["outcome"], last["refusal"]) == ("pinned.dll", "early-return", "pinned")
-    accounts = {each["name"]: each for each in report["accounts"]}
+    assert (last["library"]["name"], last["predicted_outcome"], last["refusal"]) == (
+        "pinned.dll",
+        "no-effect",
+        "pinned",
+    )
+    accounts = {each["name"]: each for each in report["library_totals"]}
     totals = {
-        name: [sum(deeds["count"] for deeds in accounts[name][what]) for what in ("opens", "closes")]
+        name: [sum(deeds["count"] for deeds in accounts[name][f"{what}_by_caller"]) for what in ("opens", "closes")]
         for name in ("a.dll", "b.dll", "keeper.dll")
     }
     assert totals == {"a.dll": [3, 2], "b.dll": [2, 1], "keeper.dll": [1, 1]}
-    assert [accounts[name]["left"] for name in totals] == [1, 1, None]
+    assert [accounts[name]["loadlibrary_count_now"] for name in totals] == [1, 1, None]
     assert accounts["pinned.dll"]["pinned"]
-    assert accounts["pinned.dll"]["early_returns"] == 1
+    assert accounts["pinned.dll"]["closes_without_effect"] == 1
 
 
 def test_at_the_prompt(lab: Lab, story: Path) -> None:
@@ -134,7 +139,7 @@ def test_only_what_was_asked_for(lab: Lab, story: Path) -> None:
     typed = ["bp prog!at_wait", "!dlltrace start x pinned*", "g", "!dlltrace stop --json"]
     *_, text = type_at_prompt(lab, ("-o", program), typed, folder=story)
     found = document(text)
-    assert {each["name"] for each in found["accounts"] if each["opens"]} == {"x.dll"}
+    assert {each["name"] for each in found["library_totals"] if each["opens_by_caller"]} == {"x.dll"}
     assert (found["totals"]["opens"], found["totals"]["closes"]) == (1, 1)
 
 
@@ -153,10 +158,10 @@ def test_threads(lab: Lab, tmp_path: Path) -> None:
     program = compile_with_mingw(tmp_path / "racers.exe", [DLLS / "racers.c"])
     report, events = trace(lab, tmp_path, program, ["2", *(f"{dll.name}.dll" for dll in dlls)])
     # Under Wine the engine misses breakpoints where threads come at once: that may not become a wrong answer.
-    assert report["mismatches"] == []
-    assert {event["inside"] for event in events} == {None}
+    assert report["closes_mispredicted"] == []
+    assert {event["within_event"] for event in events} == {None}
     assert {event["event"] for event in events} == {"open", "close"}
-    assert len({event["thread"]["lwp"] for event in events}) > 1
+    assert len({event["thread"]["tid"] for event in events}) > 1
     told = Counter(line.split()[1] for line in (tmp_path / "log.txt").read_text().splitlines())
     assert told["+"] == told["-"], "the process did what it does without a debugger"
 

@@ -196,11 +196,11 @@ class Round:
             self.wrong(f"predicted to go, but stays: {[names[address] for address in predicted - went]} of {plan}")
         nested = [int(line.split()[1], 16) for line in lines if line.startswith("nested ")]
         tally.nested += bool(nested)
-        tally.flagged += bool(plan.at_least)
+        tally.flagged += bool(plan.may_unload_more)
         if went == predicted:
             tally.exact += 1
-            tally.flagged_exact += bool(plan.at_least)
-        elif not plan.at_least:
+            tally.flagged_exact += bool(plan.may_unload_more)
+        elif not plan.may_unload_more:
             self.wrong(f"goes, and was not predicted: {[names[address] for address in went - predicted]} of {plan}")
         elif view.with_nested(plan.library.link_map, nested) != went:
             self.wrong(f"marking again does not explain {[names[address] for address in went - predicted]} of {plan}")
@@ -224,7 +224,7 @@ class Round:
         printed = [line.split()[1] for line in lines if line.startswith("fini ")]
         self.tally.orders += len(printed) > 1
         if printed != expected:
-            self.wrong(f"finalised {printed}, predicted {expected} ({plan.order})")
+            self.wrong(f"finalised {printed}, predicted {expected} ({plan.order_algorithm})")
 
     def compare_forks(self) -> None:
         """Close each open handle in a child of its own, and open it again there."""
@@ -244,7 +244,7 @@ class Round:
             # It may not open again: a symbol that it must find can have been in a library that is closed since.
             if states and plan.library.name in own and plan.library.namespace == 0:
                 fresh = states == [1]
-                if fresh != plan.goes and not plan.at_least:
+                if fresh != plan.goes and not plan.may_unload_more:
                     self.wrong(f"opened again, {plan.library.name} has state {states}, predicted {plan.outcome}")
 
     def carry_out_changes(self) -> None:
@@ -252,24 +252,24 @@ class Round:
         for _ in range(0 if self.closes_itself else 4):
             view = self.look()
             plans = [view.plan(handle) for handle in view.handles()]
-            plans = [plan for plan in plans if plan.outcome is Outcome.KEEPS and plan.change and self.can_do(plan)]
+            plans = [plan for plan in plans if plan.outcome is Outcome.KEEPS and plan.remedy and self.can_do(plan)]
             if not plans:
                 return
             self.carry_out(self.dice.choice(plans))
 
     def can_do(self, plan: Plan) -> bool:
         """Tell whether all steps can be done here: the main thread cannot exit."""
-        assert plan.change is not None
-        threads = {thread.lwp for step in plan.change.steps for thread in step.threads}
-        return plan.change.blocker is None and self.session.pid not in threads
+        assert plan.remedy is not None
+        threads = {thread.tid for step in plan.remedy.steps for thread in step.threads}
+        return plan.remedy.blocker is None and self.session.pid not in threads
 
     def carry_out(self, plan: Plan) -> None:
         """Do the planned close, then the steps of the least change."""
-        assert plan.change is not None
+        assert plan.remedy is not None
         start = plan.library.start
         self.tell(f"close {plan.library.link_map:x}")
         deeds: list[str] = []
-        for step in plan.change.steps:
+        for step in plan.remedy.steps:
             if step.action is Action.THREAD_EXIT:
                 deeds += [f"exit {number}" for number in sorted(self.threads)]
                 self.threads.clear()

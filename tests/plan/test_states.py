@@ -13,6 +13,7 @@ import dlwhy
 import pytest
 from dlwhy.tests.plan.graphs import RTLD_GLOBAL, RTLD_LAZY, RTLD_NODELETE, Opening, Shape, build_driver, build_graph
 from dlwhy.tests.plan.sessions import Session, clean_environment, mapped_at
+from dlwhy.tests.support.naming import names_of
 
 ROOT = Path(dlwhy.__file__).parent
 
@@ -77,17 +78,17 @@ def test_a_close_inside_a_close_is_deferred(tmp_path: Path) -> None:
         handles = open_all(session, (0, RTLD_LAZY))
         before = document(session, "lib00.so")
         assert before["outcome"] == "unloads"
-        assert before["unloads"] == ["lib00.so", "lib01.so", "lib02.so"]
-        assert before["at_least"] == ["lib00.so"]
+        assert names_of(before["unloads"]) == ["lib00.so", "lib01.so", "lib02.so"]
+        assert before["may_unload_more"] == ["lib00.so"]
         session.send(f"close {handles[0]:x}\n")
         session.read_until("halted")
         during = document(session, "lib03.so", status=4)
         assert during["outcome"] == "deferred"
-        assert during["unloads"] == ["lib03.so", "lib04.so"]
-        assert during["reopen"] == "fresh"
+        assert names_of(during["unloads"]) == ["lib03.so", "lib04.so"]
+        assert during["statics_after_reopen"] == "fresh"
         assert "is deferred: a dlclose is running" in " ".join(dlplan(session, "lib03.so", status=4).split())
         dying = document(session, "lib00.so", status=4)
-        assert (dying["outcome"], dying["change"], dying["reopen"]) == ("not-open", None, "fresh")
+        assert (dying["outcome"], dying["remedy"], dying["statics_after_reopen"]) == ("not-open", None, "fresh")
         text = " ".join(dlplan(session, "lib00.so", status=4).split())
         assert "lib00.so goes when the dlclose that is running ends, unless a destructor opens it again." in text
         assert "Opening lib00.so after that maps it anew, with fresh statics." in text
@@ -102,9 +103,9 @@ def test_closes_are_counted_and_a_dead_handle_is_not_promised(tmp_path: Path) ->
     with start(tmp_path) as session:
         handle = open_all(session, (1, RTLD_LAZY), (1, RTLD_LAZY))[1]
         assert document(session, "lib01.so")["outcome"] == "keeps"
-        assert document(session, "lib01.so")["change"]["steps"][0]["count"] == 1
-        assert document(session, "lib01.so", "--closes", "2")["unloads"] == ["lib01.so", "lib02.so"]
-        assert document(session, "lib01.so", "--closes", "all")["closes"] == 2
+        assert document(session, "lib01.so")["remedy"]["steps"][0]["count"] == 1
+        assert names_of(document(session, "lib01.so", "--closes", "2")["unloads"]) == ["lib01.so", "lib02.so"]
+        assert document(session, "lib01.so", "--closes", "all")["close_count"] == 2
         assert document(session, f"{handle:#x}", "--closes", "all")["library"]["name"] == "lib01.so"
         text = dlplan(session, "lib01.so", "--closes", "5")
         assert "3 of these closes come too late" in text
@@ -115,12 +116,12 @@ def test_what_dlclose_says_of_a_library_that_is_not_open(tmp_path: Path) -> None
         handles = open_all(session, (1, RTLD_LAZY), (5, RTLD_LAZY), (4, RTLD_LAZY | RTLD_NODELETE))
         answer = document(session, "lib02.so")
         assert answer["outcome"] == "not-open"
-        assert answer["change"]["steps"][0]["action"] == "close"
+        assert answer["remedy"]["steps"][0]["action"] == "close"
         assert session.tell(f"close {int(answer['library']['link_map'], 16):x}") == ["returned -1"]
         for number, origin in ((5, "elf-flag"), (4, "dlopen-flag")):
             answer = document(session, SHAPES[number].name)
-            assert answer["outcome"] == "early-return"
-            assert answer["change"]["blocker"]["holds"][0]["origin"] == origin
+            assert answer["outcome"] == "no-effect"
+            assert answer["remedy"]["blocker"]["holds"][0]["origin"] == origin
             session.tell(f"close {handles[number]:x}")
             assert document(session, SHAPES[number].name)["open_count"] == answer["open_count"]
 
@@ -139,9 +140,9 @@ def test_the_least_change_names_the_thread_and_is_enough(tmp_path: Path) -> None
         session.tell(f"owe {owe[0]:x} 2")
         session.tell(f"call {call[0]:x} 0")
         answer = document(session, "lib07.so")
-        steps = [(step["action"], step["library"]) for step in answer["change"]["steps"]]
+        steps = [(step["action"], step["library"]) for step in answer["remedy"]["steps"]]
         assert steps == [("thread-exit", "lib06.so"), ("close", "lib06.so")]
-        assert answer["change"]["steps"][0]["threads"][0]["lwp"] != session.pid
+        assert answer["remedy"]["steps"][0]["threads"][0]["tid"] != session.pid
         session.tell(f"close {handles[7]:x}")
         assert "then close lib06.so once" in " ".join(dlplan(session, "lib07.so").split())
         session.tell("exit 2")
@@ -154,10 +155,10 @@ def test_ranking(tmp_path: Path) -> None:
     with start(tmp_path) as session:
         open_all(session, (3, RTLD_LAZY), (1, RTLD_LAZY), (1, RTLD_LAZY), (7, RTLD_LAZY), (5, RTLD_LAZY))
         answer = document(session, "--all")
-        ranks = [(each["library"]["name"], each["closes"], len(each["unloads"])) for each in answer["handles"]]
+        ranks = [(each["library"]["name"], each["close_count"], len(each["unloads"])) for each in answer["plans"]]
         assert ranks == [("lib01.so", 2, 2), ("lib03.so", 1, 2), ("lib07.so", 1, 1), ("lib05.so", 1, 0)]
         once = document(session, "--all", "--closes", "1")
-        assert [each["outcome"] for each in once["handles"]] == ["unloads", "unloads", "keeps", "early-return"]
+        assert [each["outcome"] for each in once["plans"]] == ["unloads", "unloads", "keeps", "no-effect"]
         text = dlplan(session, "--all")
         assert text.startswith("4 libraries are open; closing lib01.so frees the most: 2 libraries, ")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Optional, Protocol, Union
 
-from dlwhy.common.linux.trace.events import Close, Event, Leak, Open, Pin
+from dlwhy.common.linux.trace.events import Close, DescriptorLeak, Event, Open, Pin
 from dlwhy.common.trace.events import Site
 from dlwhy.common.windows.trace.events import DllEvent, DllOpen, DllPin
 
@@ -17,8 +17,12 @@ def told(events: Sequence[Event]) -> list[str]:
 
 def _prefix(event: Union[Event, DllEvent]) -> str:
     moment = event.moment
-    words = [f"in {moment.inside}" if moment.inside else "", "at exit" * moment.at_exit, "raced" * moment.raced]
-    words.append(f"by {moment.by}" if moment.by != "user" else "")
+    words = [
+        f"in {moment.within_event}" if moment.within_event else "",
+        "at exit" * moment.at_exit,
+        "raced" * moment.raced,
+    ]
+    words.append(f"by {moment.initiated_by}" if moment.initiated_by != "user" else "")
     return "".join(f"{word}: " for word in words if word)
 
 
@@ -30,25 +34,32 @@ def _tell(event: Event) -> str:
     name = event.library.name if event.library else "?"
     if isinstance(event, Pin):
         causes = [event.origin or "?", *event.symbols]
-        return f"pin {name}: {' '.join(causes)}" + _list(" for", event.lookups)
-    if isinstance(event, Leak):
-        return f"leak {name}: {event.path}" + _list(" by", (place(site) for site in event.sites))
-    return f"register {name}: {place(event.function)}" + (f", of {event.owner}" if event.owner else "")
+        return f"pin {name}: {' '.join(causes)}" + _list(" for", event.looked_up_by)
+    if isinstance(event, DescriptorLeak):
+        return f"leak {name}: {event.descriptor_target}" + _list(" by", (place(site) for site in event.opened_at))
+    return f"register {name}: {place(event.destructor)}" + (
+        f", of {event.destructor_library}" if event.destructor_library else ""
+    )
 
 
 def _tell_open(event: Open) -> str:
     library = f" {event.library.name}" if event.library and event.library.name != event.requested else ""
-    return f"open {event.requested}: {event.result.value}{library}{_list(' +', _names(event.added))}" + _list(
-        " -", _names(event.went)
+    return f"open {event.requested}: {event.result.value}{library}{_list(' +', _names(event.loaded))}" + _list(
+        " -", _names(event.unloaded)
     )
 
 
 def _tell_close(event: Close) -> str:
     name = event.library.name if event.library else "?"
-    text = f"close {name} {event.open_count}: {event.outcome.value}{_list(' -', _names(event.predicted))}"
-    text += _list(", then -", _names(event.remarked)) + _list(", for the outer one -", _names(event.adds))
-    text += _list("; mistaken in", _names(event.stayed)) + _list("; surprised by", _names(event.surprises))
-    text += _list("; stays", (library.name for library in event.keeps))
+    text = f"close {name} {event.open_count_before}: {event.predicted_outcome.value}"
+    text += _list(" -", _names(event.predicted_unloads))
+    text += _list(", then -", _names(event.predicted_by_nested_closes)) + _list(
+        ", for the outer one -", _names(event.predicted_for_outer_close)
+    )
+    text += _list("; mistaken in", _names(event.predicted_but_kept)) + _list(
+        "; surprised by", _names(event.unloaded_but_not_predicted)
+    )
+    text += _list("; stays", (library.name for library in event.kept))
     return text + ("" if event.ended else "; not seen to end")
 
 
@@ -77,17 +88,19 @@ def told_dlls(events: Sequence[DllEvent]) -> list[str]:
 
 def _tell_dll(event: DllEvent) -> str:
     if isinstance(event, DllPin):
-        return f"{_prefix(event)}pin {event.library.name} by {event.function}"
-    counts = f"{_count(event.count_before)}-{_count(event.count_after)}"
+        return f"{_prefix(event)}pin {event.library.name} by {event.ntdll_function}"
+    counts = f"{_count(event.load_count_before)}-{_count(event.load_count_after)}"
     if isinstance(event, DllOpen):
         text = f"{_prefix(event)}load {event.requested} {counts}: {event.result.value}"
-        text += "" if event.function == "LdrLoadDll" else f" by {event.function}"
-        return text + _list(" +", _names(event.added)) + _list(" -", _names(event.went))
+        text += "" if event.ntdll_function == "LdrLoadDll" else f" by {event.ntdll_function}"
+        return text + _list(" +", _names(event.loaded)) + _list(" -", _names(event.unloaded))
     name = event.library.name if event.library else "?"
-    text = f"{_prefix(event)}free {name} {counts}: {event.refusal or event.outcome.value}"
-    text += _list(" -", _names(event.predicted)) + _list(", then -", _names(event.remarked))
-    text += _list("; mistaken in", _names(event.stayed)) + _list("; surprised by", _names(event.surprises))
-    text += _list("; detached", event.detached) + _list("; stays", (dll.name for dll in event.keeps))
+    text = f"{_prefix(event)}free {name} {counts}: {event.refusal or event.predicted_outcome.value}"
+    text += _list(" -", _names(event.predicted_unloads)) + _list(", then -", _names(event.unloaded_by_nested_closes))
+    text += _list("; mistaken in", _names(event.predicted_but_kept)) + _list(
+        "; surprised by", _names(event.unloaded_but_not_predicted)
+    )
+    text += _list("; detached", event.got_process_detach) + _list("; stays", (dll.name for dll in event.kept))
     return text + ("" if event.ended else "; not seen to end")
 
 

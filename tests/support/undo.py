@@ -8,12 +8,12 @@ from typing import Any
 
 import dlwhy
 
-SCRIPTS = Path(dlwhy.__file__).parent / "docs" / "scripts.md"
+PAGE = Path(dlwhy.__file__).parent / "docs" / "json.md"
 
 
 def undo() -> Any:
     """Return the function that the docs give for this."""
-    found = re.search(r"```python\n(import re\n.*?def undo.*?)```", SCRIPTS.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(r"```python\n(import re\n.*?def undo.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
     exec(found[1], names)

@@ -54,7 +54,7 @@ def nodelete(origin: str, symbols: Sequence[str] = (), omitted: int = 0, early: 
         origin=origin,
         symbols=tuple(symbols),
         symbols_omitted=omitted,
-        early_return=None if origin == "pending" else early,
+        dlclose_returns_early=None if origin == "pending" else early,
     )
 
 
@@ -97,7 +97,7 @@ HOLDS: dict[str, Hold] = {
     "nodelete-bound-by-startup": nodelete("bound-by-startup", ["plugin_hook"]),
     "nodelete-dlopen-flag": nodelete("dlopen-flag", early=True),
     "nodelete-pending": nodelete("pending"),
-    "nodelete-unknown": nodelete("unknown"),
+    "nodelete-unknown": nodelete("dlopen-flag-or-dlsym"),
     "half-loaded": Hold(HoldKind.HALF_LOADED, evidence(("l_relocated", 0))),
     "close-in-progress": Hold(HoldKind.CLOSE_IN_PROGRESS, evidence(("l_removed", 1), ("l_idx", 4))),
     "open-count": opened(1),

@@ -113,8 +113,18 @@ def names(instances: Sequence[Any]) -> list[str]:
 def comparable(value: Any) -> Any:
     """Leave out what differs between runs and debuggers: times, threads, addresses, and the reading of line tables."""
     if isinstance(value, dict):
-        left_out = {"time", "thread", "address", "link_map", "handle", "line", "expression", "object"}
-        left_out |= {"seconds", "value"}
+        left_out = {
+            "time_seconds",
+            "duration_seconds",
+            "thread",
+            "address",
+            "link_map",
+            "handle",
+            "line",
+            "expression",
+            "object",
+        }
+        left_out |= {"value", "base", "range", "error", "errno"}
         return {key: comparable(each) for key, each in value.items() if key not in left_out}
     if isinstance(value, list):
         return [comparable(each) for each in value]

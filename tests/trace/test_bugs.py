@@ -57,12 +57,12 @@ def test_one_event_that_is_not_understood(host: str, name: str, program: Path, t
     assert problem["message"].startswith(start)
     assert ": the event was not understood, and what was going on then is not known; please" in problem["message"]
     totals = result.report["totals"]
-    assert totals["mismatches"] == 0, "nothing false is said of what was going on"
+    assert totals["closes_mispredicted"] == 0, "nothing false is said of what was going on"
     # Six opens and three closes; one of them was not seen, or its end was not.
     seen = totals["opens"] + totals["closes"]
     assert seen in (8, 9)
-    assert seen == 8 or totals["unended"], totals
-    assert result.report["accounts"][0]["left"] is not None
+    assert seen == 8 or totals["end_not_seen"], totals
+    assert result.report["library_totals"][0]["open_count_now"] is not None
     assert "problem" in result.output
 
 
@@ -82,7 +82,7 @@ def test_the_report_survives_a_bug_while_the_process_stands(host: str, program: 
     broken = breaking(host, tmp_path, "range(1, 1000)", "Reading.look")
     result = run(host, tmp_path, program, "leave", [stop, "start", "go", broken, "report", "go"])
     assert [each["where"] for each in result.report["problems"]] == ["loader"]
-    assert result.report["totals"]["opens"] + len(result.report["unended"]) == 6
+    assert result.report["totals"]["opens"] + len(result.report["end_not_seen"]) == 6
     assert "done" in result.output
 
 

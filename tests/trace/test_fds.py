@@ -39,10 +39,10 @@ def run(host: str, folder: Path, program: Path, options: str) -> Traced:
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_names_the_library_and_what_is_open(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "--fds")
-    leaks = result.events("leak")
+    leaks = result.events("descriptor-leak")
     assert [each["library"]["name"] for each in leaks] == ["libleaky.so"] * 3
-    assert {each["path"] for each in leaks} == {str(program.parent / "leaky.lock")}
-    assert [each["sites"] for each in leaks] == [[], [], []]
+    assert {each["descriptor_target"] for each in leaks} == {str(program.parent / "leaky.lock")}
+    assert [each["opened_at"] for each in leaks] == [[], [], []]
     assert len({each["descriptor"] for each in leaks}) == 3
     assert "libleaky.so" in result.output.partition("left open")[2]
 
@@ -50,9 +50,9 @@ def test_names_the_library_and_what_is_open(host: str, program: Path, tmp_path: 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_names_the_call_of_a_suspect(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "--fds libleaky.so")
-    leaks = result.events("leak")
+    leaks = result.events("descriptor-leak")
     assert len(leaks) == 3
     for each in leaks:
-        (site,) = each["sites"]
+        (site,) = each["opened_at"]
         assert (site["library"], site["function"]) == ("libleaky.so", "lock_file")
         assert site["line"].startswith("fds.c:")

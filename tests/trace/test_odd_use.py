@@ -15,13 +15,17 @@ from dlwhy.tests.trace.debugging import DEBUGGERS, debug, run
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_closes_of_what_is_not_open(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "vainly", ["start", "go", "dltrace report", "report"])
-    account = next(each for each in result.report["accounts"] if each["name"] == "safety")
-    assert (account["before"], account["left"]) == (1, 1)
-    assert sum(each["count"] for each in account["opens"]) == 2
-    assert sum(each["count"] for each in account["closes"]) == 2
-    close, other = result.report["vain"]
-    assert (close["library"]["name"], close["outcome"], close["caller"]["function"]) == ("safety", "not-open", "main")
-    assert (other["library"], other["outcome"]) == (None, "not-open")
+    account = next(each for each in result.report["library_totals"] if each["name"] == "safety")
+    assert (account["open_count_at_start"], account["open_count_now"]) == (1, 1)
+    assert sum(each["count"] for each in account["opens_by_caller"]) == 2
+    assert sum(each["count"] for each in account["closes_by_caller"]) == 2
+    close, other = result.report["closes_not_open"]
+    assert (close["library"]["name"], close["predicted_outcome"], close["caller"]["function"]) == (
+        "safety",
+        "not-open",
+        "main",
+    )
+    assert (other["library"], other["predicted_outcome"]) == (None, "not-open")
     said = " ".join(result.output.split())
     assert "Closed without being open: dlclose(safety) by main (safety.c:" in said
     assert f"; dlclose({other['handle']}) by main (safety.c:" in said
@@ -35,19 +39,19 @@ def test_whole_accounts_where_one_library_is_asked_for(host: str, tmp_path: Path
     go = "continue" if host == GDB else "process continue"
     start = "dltrace start --log $LOG"
     result = debug(host, tmp_path, main, [f"{start} libnext.so", go, "dltrace report --json"])
-    assert [(each["event"], each["library"]["name"], each["inside"]) for each in result.events()] == [
+    assert [(each["event"], each["library"]["name"], each["within_event"]) for each in result.events()] == [
         ("open", "libnext.so", None),
         ("close", "libdying.so", None),
         ("close", "libnext.so", 3),
     ]
     report = document_in(result.output)
-    assert report["asked"] == ["libnext.so"]
+    assert report["filter"] == ["libnext.so"]
     counts = {
-        each["name"]: tuple(sum(deeds["count"] for deeds in each[key]) for key in ("opens", "closes"))
-        for each in report["accounts"]
+        each["name"]: tuple(sum(calls["count"] for calls in each[f"{key}_by_caller"]) for key in ("opens", "closes"))
+        for each in report["library_totals"]
     }
     assert counts == {"libdying.so": (1, 1), "libnext.so": (1, 1)}
-    assert [each["adds"] for each in result.events("close")] == [[], ["libnext.so"]]
+    assert [each["predicted_for_outer_close"] for each in result.events("close")] == [[], ["libnext.so"]]
     nothing = debug(host, tmp_path / "nothing", main, [f"{start} libnone.so", go, "dltrace report"])
     assert "Nothing of libnone.so was opened or closed." in nothing.output
 
@@ -57,7 +61,7 @@ def test_what_is_under_way_is_told(host: str, program: Path, tmp_path: Path) -> 
     start = "dltrace start --log $LOG --stop-when "
     for when, word, kind in (("opened", "dlopen", "open"), ("unloaded", "dlclose", "close")):
         result = run(host, tmp_path, program, "nothing", [start + when, "go", "dltrace report", "report"])
-        assert [each["event"] for each in result.report["unended"]] == [kind]
+        assert [each["event"] for each in result.report["end_not_seen"]] == [kind]
         assert f"  not seen to end   #{1 if kind == 'open' else 2} {word}(" in result.output
         assert "by cycle (safety.c:" in result.output
 
@@ -67,8 +71,8 @@ def test_an_open_that_has_failed_just_now(host: str, program: Path, tmp_path: Pa
     stop = "break puts" if host == GDB else "breakpoint set -n puts"
     result = run(host, tmp_path, program, "failures", [stop, "start", "go", "report", "go"])
     totals = result.report["totals"]
-    assert (totals["opens"], totals["failed"], totals["unended"]) == (3, 2, 0)
-    assert result.report["unended"] == []
+    assert (totals["opens"], totals["opens_failed"], totals["end_not_seen"]) == (3, 2, 0)
+    assert result.report["end_not_seen"] == []
     assert result.report["watching"] is True
 
 
@@ -79,7 +83,7 @@ def test_an_open_stops_the_process_once(host: str, library: str, program: Path, 
     result = run(host, tmp_path, program, "leave", [start, *["go"] * 7, "report"])
     assert result.output.count("dltrace: dlopen(") == 6
     assert "dltrace: before" not in result.output
-    assert result.report["ending"] == "the process ended"
+    assert result.report["end_reason"] == "the process ended"
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
@@ -101,15 +105,15 @@ def test_a_process_that_is_let_go(host: str, program: Path, tmp_path: Path) -> N
     away = ["detach"] if host == GDB else ["process detach", wait]
     result = run(host, tmp_path, program, "nothing", ["start", *away, "report"])
     killed = "the process was killed, or gdb let go of it"
-    assert result.report["ending"] == (killed if host == GDB else "LLDB let go of the process")
+    assert result.report["end_reason"] == (killed if host == GDB else "LLDB let go of the process")
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_a_destructor_of_a_library_just_opened(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "owes", ["dltrace start --tls --log $LOG", "go", "dltrace report"])
-    (registered,) = result.events("registration")
-    assert (registered["library"]["name"], registered["owner"]) == ("libother.so", "libm.so.6")
-    assert (registered["function"]["library"], registered["inside"]) == ("libm.so.6", None)
+    (registered,) = result.events("tls-registration")
+    assert (registered["library"]["name"], registered["destructor_library"]) == ("libother.so", "libm.so.6")
+    assert (registered["destructor"]["library"], registered["within_event"]) == ("libm.so.6", None)
     assert "wrong owner: libm.so.6" in result.output
 
 
@@ -124,14 +128,14 @@ def test_dlsym_of_the_program_makes_nodelete(host: str, program: Path, tmp_path:
 
 def test_a_child_that_gdb_follows(program: Path, tmp_path: Path) -> None:
     result = run(GDB, tmp_path, program, "fork", ["set follow-fork-mode child", "start", "go", "report"])
-    assert result.report["ending"] == "the process was killed, or gdb let go of it"
+    assert result.report["end_reason"] == "the process was killed, or gdb let go of it"
     assert "exited normally" in result.output
     assert "Cannot insert breakpoint" not in result.output
 
 
 def test_symbols_read_anew(program: Path, tmp_path: Path) -> None:
     result = run(GDB, tmp_path, program, "leave", ["start", f"file {program}", "go", "report"])
-    assert result.report["ending"] == "the process ended"
+    assert result.report["end_reason"] == "the process ended"
     assert len(result.events("open")) == 6
 
 
@@ -144,7 +148,7 @@ def test_another_program_in_the_same_gdb(program: Path, tmp_path: Path) -> None:
     assert "dltrace: a trace is going on: use dltrace stop first" in result.output
     first = result.output[: result.output.rindex('{\n  "schema"')]
     assert document_in(first)["watching"] is True
-    assert result.report["ending"] == "gdb was given another program beside it"
+    assert result.report["end_reason"] == "gdb was given another program beside it"
     assert "Cannot insert breakpoint" not in result.output
     assert result.output.count("exited normally") == 2
 
@@ -163,7 +167,7 @@ def test_gdb_takes_an_option_for_its_own(program: Path, tmp_path: Path) -> None:
     asked = 'interpreter-exec mi "-dlplan --all"'
     result = run(GDB, tmp_path, program, "leave", ["break puts", "go", asked])
     assert '^done,schema="dlwhy/1",command="dlplan"' in result.output
-    assert 'handles=[{library={name="libother.so"' in result.output
+    assert 'plans=[{library={name="libother.so"' in result.output
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

@@ -10,6 +10,7 @@ import pytest
 from dlwhy.tests.hosts.crossbuild import EMULATED, I386, SOCKET, Architecture, require, sysroot_of, waiting_for_gdb
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import Traced, document_in
 from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, run
 
@@ -33,9 +34,9 @@ def judge_namespaces(result: Traced) -> None:
     """Hold a trace against what the program did."""
     closes = result.events("close")
     assert [each["library"]["namespace"] for each in closes] == [0, 1, 0, 1, 0, 1, 0]
-    assert all(each["exact"] for each in closes)
+    assert all(each["predicted_exactly"] for each in closes)
     assert {each["caller"]["function"] for each in closes} <= {"cycle", "space", "main"}
-    assert result.report["totals"]["unended"] == 0
+    assert result.report["totals"]["end_not_seen"] == 0
     assert result.report["problems"] == []
 
 
@@ -43,7 +44,7 @@ def judge_failures(result: Traced) -> None:
     """Hold a trace of opens that fail against what the program did."""
     failed = [each["requested"] for each in result.events("open") if each["result"] == "failed"]
     assert failed == ["libmissing.so", "libmissing.so"]
-    assert result.report["totals"]["unended"] == 0
+    assert result.report["totals"]["end_not_seen"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def i386_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_i386(host: str, i386_program: Path, tmp_path: Path) -> None:
     spaces = run(host, tmp_path / "spaces", i386_program, "spaces", ["start", "go", "report"])
     judge_namespaces(spaces)
-    assert spaces.events("close")[1]["went"] == ["libc.so.6", "libother.so"]
+    assert names_of(spaces.events("close")[1]["unloaded"]) == ["libc.so.6", "libother.so"]
     seen = "dlclose" if host == GDB else "_dl_close, by _rtld_global_ro"
     assert spaces.report["breakpoints"]["closes"] == seen
     judge_failures(run(host, tmp_path / "failures", i386_program, "failures", ["start", "go", "report"]))
@@ -66,7 +67,12 @@ def test_threads_of_i386(host: str, i386_program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, i386_program, "threads", ["start", "go", "report"])
     assert len(result.events("close")) == len(result.events("open")) == 81
     totals = result.report["totals"]
-    assert (totals["mismatches"], totals["unended"], totals["unseen_opens"], totals["unseen_closes"]) == (0, 0, 0, 0)
+    assert (totals["closes_mispredicted"], totals["end_not_seen"], totals["opens_unseen"], totals["closes_unseen"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 @pytest.mark.matrix

@@ -55,9 +55,9 @@ def report_of(on_terminal: Terminal) -> Json:
 def judge(report: Json, closes: int) -> None:
     """Hold what was traced against what the program did: each close unloads."""
     totals = report["totals"]
-    assert totals["mismatches"] == totals["failed"] == totals["keeping"] == 0
+    assert totals["closes_mispredicted"] == totals["opens_failed"] == totals["closes_that_kept"] == 0
     assert totals["closes"] >= closes
-    assert totals["exact"] == totals["compared"]
+    assert totals["closes_predicted_exactly"] == totals["closes_compared"]
 
 
 def interrupt(on_terminal: Terminal, log: Log, times: int) -> None:
@@ -130,7 +130,7 @@ def test_a_signal_at_the_breakpoint_counts_once(program: Path, tmp_path: Path) -
     assert len(result.events("close")) == 1, result.output
     assert len(result.events("open")) == 1, result.output
     totals = result.report["totals"]
-    assert (totals["failed"], totals["mismatches"], totals["unended"]) == (0, 0, 0)
+    assert (totals["opens_failed"], totals["closes_mispredicted"], totals["end_not_seen"]) == (0, 0, 0)
 
 
 def listings(output: str) -> list[list[str]]:
@@ -180,7 +180,7 @@ def test_without_the_loaders_own_pointers(host: str, program: Path, tmp_path: Pa
     result = run(host, tmp_path, program, "spaces", [forget, "start", "go", "report"])
     assert result.report["breakpoints"] == {"opens": "dlopen and dlmopen", "closes": "dlclose"}
     assert [each["library"]["namespace"] for each in result.events("close")] == [0, 1, 0, 1, 0, 1, 0]
-    assert all(each["exact"] for each in result.events("close"))
+    assert all(each["predicted_exactly"] for each in result.events("close"))
     assert {each["caller"]["function"] for each in result.events("close")} <= {"cycle", "space", "main"}
 
 

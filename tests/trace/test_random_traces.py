@@ -29,6 +29,7 @@ from dlwhy.tests.plan.graphs import (
 )
 from dlwhy.tests.plan.rounds import Round, Tally
 from dlwhy.tests.plan.sessions import Session, View, clean_environment, mapped_at
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import Traced, traced
 
 SEEDS = int(os.environ.get("DLWHY_TRACE_SEEDS", "50"))
@@ -94,7 +95,11 @@ class Score:
     def add(self, seed: int, done: TracedRound, result: Traced) -> None:
         """Compare one round."""
         closes = result.events("close")
-        own = [(each["library"]["name"], sorted(each["went"])) for each in closes if each["inside"] is None]
+        own = [
+            (each["library"]["name"], sorted(names_of(each["unloaded"])))
+            for each in closes
+            if each["within_event"] is None
+        ]
         if own != done.truth:
             first = next((i for i, pair in enumerate(zip(own, done.truth)) if pair[0] != pair[1]), -1)
             self.wrong.append(
@@ -103,18 +108,18 @@ class Score:
             )
         for each in closes:
             self.closes += 1
-            self.exact += each["exact"] is True
-            self.nested += each["inside"] is not None
-            if each["stayed"] or each["surprises"] or each["exact"] is None:
+            self.exact += each["predicted_exactly"] is True
+            self.nested += each["within_event"] is not None
+            if each["predicted_but_kept"] or each["unloaded_but_not_predicted"] or each["predicted_exactly"] is None:
                 self.wrong.append(f"seed {seed}: {describe(each)}")
         handles = sum(line.startswith(("open", "space")) for line in done.done)
-        opens = [each for each in result.events("open") if each["inside"] is None]
+        opens = [each for each in result.events("open") if each["within_event"] is None]
         self.opens += len(opens)
         if len(opens) != handles:
             self.wrong.append(f"seed {seed}: {len(opens)} opens traced, {handles} done")
         totals = result.report["totals"]
-        unseen = totals["unseen_opens"] + totals["unseen_closes"]
-        if (unseen and not done.opens_within_space) or totals["unended"] or result.report["problems"]:
+        unseen = totals["opens_unseen"] + totals["closes_unseen"]
+        if (unseen and not done.opens_within_space) or totals["end_not_seen"] or result.report["problems"]:
             self.wrong.append(f"seed {seed}: {totals} {result.report['problems']}")
 
     def __str__(self) -> str:

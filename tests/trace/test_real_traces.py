@@ -132,17 +132,18 @@ def judge(name: str, result: Traced, closes: int) -> None:
     reasons = Counter(
         each["holds"][0]["kind"] if each["holds"] else "none"
         for close in result.events("close")
-        for each in close["keeps"]
+        for each in close["kept"]
     )
     shown = ", ".join(f"{kind} {count}" for kind, count in reasons.most_common())
     print(
-        f"\n| {name} | {totals['opens']} | {totals['closes']} | {totals['unloaded']} | {totals['keeping']} | "
-        f"{shown or '-'} | {totals['mismatches']} |"
+        f"\n| {name} | {totals['opens']} | {totals['closes']} | {totals['libraries_unloaded']} | "
+        f"{totals['closes_that_kept']} | "
+        f"{shown or '-'} | {totals['closes_mispredicted']} |"
     )
     assert totals["closes"] >= closes, result.output[-3000:]
-    assert totals["mismatches"] == 0, result.report["mismatches"]
-    assert totals["unended"] == 0
-    assert totals["unseen_opens"] == totals["unseen_closes"] == 0
+    assert totals["closes_mispredicted"] == 0, result.report["closes_mispredicted"]
+    assert totals["end_not_seen"] == 0
+    assert totals["opens_unseen"] == totals["closes_unseen"] == 0
     assert result.report["problems"] == []
     assert "Traceback" not in result.output
 
@@ -165,7 +166,7 @@ def test_perl_extensions(tmp_path: Path) -> None:
 def test_iconv_cycles(tmp_path: Path) -> None:
     result = trace(tmp_path, ["/usr/bin/python3", script(tmp_path, ICONV)])
     judge("iconv cycles", result, 1)
-    assert any(each["by"] == "libc" for each in result.events("close"))
+    assert any(each["initiated_by"] == "libc" for each in result.events("close"))
 
 
 def test_pam(tmp_path: Path) -> None:
@@ -212,12 +213,12 @@ def test_opencryptoki_leaves_its_lock_open(tmp_path: Path) -> None:
     source.write_text(TOKENS, encoding="ascii")
     subprocess.run(["gcc", "-g", "-o", str(tmp_path / "tokens"), str(source), "-ldl"], check=True)
     first = trace(tmp_path, [str(tmp_path / "tokens")], "--fds")
-    leaks = first.events("leak")
-    assert {each["path"].rpartition("/")[2] for each in leaks} == {"LCK..APIlock"}
+    leaks = first.events("descriptor-leak")
+    assert {each["descriptor_target"].rpartition("/")[2] for each in leaks} == {"LCK..APIlock"}
     assert len(leaks) == 5
     assert {each["library"]["name"] for each in leaks} == {"libopencryptoki.so.0"}
     (tmp_path / "again").mkdir()
     second = trace(tmp_path / "again", [str(tmp_path / "tokens")], "--fds libopencryptoki*")
-    sites = {site["function"] for each in second.events("leak") for site in each["sites"]}
+    sites = {site["function"] for each in second.events("descriptor-leak") for site in each["opened_at"]}
     # Since 3.23, the one of Debian 13, it exports no more than PKCS#11 says.
     assert sites in ({"CreateProcLock"}, {None})

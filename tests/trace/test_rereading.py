@@ -67,7 +67,7 @@ def told_by(prediction: Prediction) -> tuple[Any, ...]:
     keeps = []
     for library in prediction.keeps:
         # Why it is NODELETE can be told for sure until it is made global.
-        holds = [h._replace(origin="unknown") if h.origin == "dlopen-flag" else h for h in library.holds]
+        holds = [h._replace(origin="dlopen-flag-or-dlsym") if h.origin == "dlopen-flag" else h for h in library.holds]
         keeps.append(library._replace(holds=tuple(holds)))
     return prediction.outcome, prediction.goes, prediction.at_least, keeps
 

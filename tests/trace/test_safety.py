@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import document_in
 from dlwhy.tests.trace.debugging import DEBUGGERS, run
 
@@ -17,11 +18,11 @@ def test_survives_namespaces_that_go(host: str, program: Path, tmp_path: Path) -
     result = run(host, tmp_path, program, "spaces", ["start", "go", "report"])
     closes = result.events("close")
     assert [each["library"]["namespace"] for each in closes] == [0, 1, 0, 1, 0, 1, 0]
-    assert all(each["exact"] for each in closes)
-    assert closes[1]["went"] == ["libc.so.6", "libother.so"]
+    assert all(each["predicted_exactly"] for each in closes)
+    assert names_of(closes[1]["unloaded"]) == ["libc.so.6", "libother.so"]
     assert "warning" not in result.output
     assert "SIGSEGV" not in result.output
-    assert result.report["totals"]["unended"] == 0
+    assert result.report["totals"]["end_not_seen"] == 0
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
@@ -30,7 +31,7 @@ def test_children_are_left_alone(host: str, what: str, program: Path, tmp_path: 
     result = run(host, tmp_path, program, what, ["start", "go", "report"])
     assert "done" in result.output
     assert len(result.events("close")) == 2
-    assert result.report["totals"]["mismatches"] == 0
+    assert result.report["totals"]["closes_mispredicted"] == 0
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
@@ -39,7 +40,7 @@ def test_another_program_ends_the_trace(host: str, program: Path, tmp_path: Path
     result = run(host, tmp_path, program, "exec", ["start", *["go"] * (2 if host == GDB else 3), "report"])
     assert "done" in result.output
     assert len(result.events("close")) == 1
-    assert result.report["ending"] == "the process executed another program"
+    assert result.report["end_reason"] == "the process executed another program"
     assert "Cannot insert breakpoint" not in result.output
 
 
@@ -49,9 +50,14 @@ def test_threads_at_once(host: str, program: Path, tmp_path: Path) -> None:
     closes = result.events("close")
     assert len(closes) == len(result.events("open")) == 81
     totals = result.report["totals"]
-    assert (totals["mismatches"], totals["unended"], totals["unseen_opens"], totals["unseen_closes"]) == (0, 0, 0, 0)
+    assert (totals["closes_mispredicted"], totals["end_not_seen"], totals["opens_unseen"], totals["closes_unseen"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert result.report["problems"] == []
-    assert sum(each["went"] == ["libother.so"] for each in closes) == totals["unloading"]
+    assert sum(names_of(each["unloaded"]) == ["libother.so"] for each in closes) == totals["closes_that_unloaded"]
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
@@ -59,16 +65,16 @@ def test_failed_opens(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "failures", ["start", "go", "report"])
     failed = [each for each in result.events("open") if each["result"] == "failed"]
     assert [each["requested"] for each in failed] == ["libmissing.so", "libmissing.so"]
-    assert result.report["totals"]["failed"] == 2
+    assert result.report["totals"]["opens_failed"] == 2
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_names_who_never_closed(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "leave", ["start", "go", "dltrace report", "report"])
-    (account,) = result.report["accounts"]
-    assert (account["name"], account["before"]) == ("libother.so", 0)
-    assert sum(each["count"] for each in account["opens"]) == 6
-    assert sum(each["count"] for each in account["closes"]) == 3
+    (account,) = result.report["library_totals"]
+    assert (account["name"], account["open_count_at_start"]) == ("libother.so", 0)
+    assert sum(each["count"] for each in account["opens_by_caller"]) == 6
+    assert sum(each["count"] for each in account["closes_by_caller"]) == 3
     assert "Never closed: libother.so was opened 3 times more than closed, by " in result.output
 
 
@@ -77,7 +83,7 @@ def test_a_stopped_trace_leaves_nothing(host: str, program: Path, tmp_path: Path
     listing = "maintenance info breakpoints" if host == GDB else "breakpoint list --internal"
     result = run(host, tmp_path, program, "spaces", ["start", "dltrace stop", listing, "go", "report"])
     assert result.events() == []
-    assert result.report["ending"] == "it was stopped"
+    assert result.report["end_reason"] == "it was stopped"
     assert "exited" in result.output
 
 
@@ -112,7 +118,7 @@ def test_the_users_breakpoints_are_as_they_were(program: Path, tmp_path: Path) -
 def test_non_stop_mode(program: Path, tmp_path: Path) -> None:
     result = run(GDB, tmp_path, program, "threads", ["kill", "set non-stop on", "run", "start", "go", "report"])
     assert len(result.events("close")) == 81
-    assert result.report["totals"]["mismatches"] == 0
+    assert result.report["totals"]["closes_mispredicted"] == 0
 
 
 def test_nothing_is_asked_twice(program: Path, tmp_path: Path) -> None:

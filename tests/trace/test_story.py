@@ -11,6 +11,7 @@ from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.scenario import fixtures
 from dlwhy.tests.schema import SCHEMA, VALIDATOR
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import Traced, document_in
 from dlwhy.tests.trace.debugging import DEBUGGERS, debug
 
@@ -51,26 +52,32 @@ def test_stops_at_the_close_that_keeps_libb(host: str, stories: dict[str, Traced
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_says_who_registered_the_destructor(host: str, stories: dict[str, Traced]) -> None:
-    (registered,) = stories[host].events("registration")
+    (registered,) = stories[host].events("tls-registration")
     assert registered["library"]["name"] == "libB.so"
-    assert registered["function"]["function"] == "Tally::~Tally()"
+    assert registered["destructor"]["function"] == "Tally::~Tally()"
     assert registered["caller"]["library"] == "libB.so"
     assert registered["caller"]["function"] == "libb_add"
-    assert registered["owner"] is None
+    assert registered["destructor_library"] is None
     assert "Tally::~Tally() (libb.cpp:" in stories[host].output
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_closes_are_predicted_and_kept(host: str, stories: dict[str, Traced]) -> None:
     first, second = stories[host].events("close")
-    assert (first["predicted"], first["went"], first["exact"]) == (["libA.so"], ["libA.so"], True)
-    kept = {each["name"]: each["holds"] for each in first["keeps"]}
+    assert (first["predicted_unloads"], names_of(first["unloaded"])) == (["libA.so"], ["libA.so"])
+    assert first["predicted_exactly"] is True
+    kept = {each["name"]: each["holds"] for each in first["kept"]}
     assert kept["libB.so"][0]["kind"] == "tls-destructors"
     # The thread has exited: now libB goes with any close.
-    assert (second["library"]["name"], second["went"]) == ("libother.so", ["libB.so", "libother.so"])
+    assert (second["library"]["name"], names_of(second["unloaded"])) == ("libother.so", ["libB.so", "libother.so"])
     report = stories[host].report
     assert report["watching"] is False
-    assert report["totals"]["mismatches"] == report["totals"]["unseen_closes"] == report["totals"]["unended"] == 0
+    assert (
+        report["totals"]["closes_mispredicted"]
+        == report["totals"]["closes_unseen"]
+        == report["totals"]["end_not_seen"]
+        == 0
+    )
     assert report["problems"] == []
 
 
@@ -80,7 +87,7 @@ def test_the_schema_holds(stories: dict[str, Traced]) -> None:
         VALIDATOR.validate(told.report)
         for each in told.events():
             event.validate(each)
-        assert {each["event"] for each in told.events()} >= {"open", "close", "registration"}
+        assert {each["event"] for each in told.events()} >= {"open", "close", "tls-registration"}
 
 
 def test_every_debugger_says_the_same(stories: dict[str, Traced]) -> None:

@@ -47,9 +47,9 @@ def names(plan: Plan) -> list[str]:
 
 def steps(plan: Plan) -> list[tuple[Action, str, int]]:
     """Give the steps of the least change."""
-    assert plan.change is not None
-    assert plan.change.blocker is None
-    return [(step.action, step.library, step.total) for step in plan.change.steps]
+    assert plan.remedy is not None
+    assert plan.remedy.blocker is None
+    return [(step.action, step.library, step.total) for step in plan.remedy.steps]
 
 
 CHAIN = [
@@ -64,31 +64,31 @@ def test_all_that_only_it_keeps_goes_with_it_in_order() -> None:
     assert found.outcome is Outcome.UNLOADS
     assert found.goes
     assert names(found) == ["libtop.so", "libmiddle.so", "liblow.so"]
-    assert found.order == "depth-first"
-    assert found.size == 3 * 0x5000
-    assert found.change is None
-    assert found.keeps == ()
+    assert found.order_algorithm == "depth-first"
+    assert found.unload_bytes == 3 * 0x5000
+    assert found.remedy is None
+    assert found.kept == ()
 
 
 def test_a_count_that_stays_above_zero_unloads_nothing_not_even_garbage() -> None:
     found = plan([Library("liba.so", opencount=3), Library("libgarbage.so")], "liba.so")
     assert (found.outcome, names(found), found.open_count) == (Outcome.KEEPS, [], 3)
-    assert found.keeps[0].holds[0].total == 2
+    assert found.kept[0].holds[0].total == 2
     assert steps(found) == [(Action.CLOSE, "liba.so", 2)]
 
 
 def test_all_closes_and_garbage_that_goes_with_them() -> None:
     found = plan([Library("liba.so", opencount=3), Library("libgarbage.so")], "liba.so", None)
-    assert (found.outcome, found.closes) == (Outcome.UNLOADS, 3)
+    assert (found.outcome, found.close_count) == (Outcome.UNLOADS, 3)
     assert sorted(names(found)) == ["liba.so", "libgarbage.so"]
 
 
 def test_a_nodelete_library_returns_early() -> None:
     found = plan([Library("liba.so", opencount=2, nodelete=True, elf_nodelete=True)], "liba.so", None)
-    assert (found.outcome, names(found)) == (Outcome.EARLY_RETURN, [])
-    assert found.change is not None
-    assert found.change.blocker is not None
-    assert [(h.kind, h.origin) for h in found.change.blocker.holds] == [(HoldKind.NODELETE, "elf-flag")]
+    assert (found.outcome, names(found)) == (Outcome.NO_EFFECT, [])
+    assert found.remedy is not None
+    assert found.remedy.blocker is not None
+    assert [(h.kind, h.origin) for h in found.remedy.blocker.holds] == [(HoldKind.NODELETE, "elf-flag")]
 
 
 def test_what_is_not_open() -> None:
@@ -107,8 +107,8 @@ def test_tls_destructors_keep_it_until_their_threads_exit() -> None:
     found = plan([Library("liba.so", opencount=1, owed=2)], "liba.so")
     assert (found.outcome, found.goes) == (Outcome.KEEPS, False)
     assert steps(found) == [(Action.THREAD_EXIT, "liba.so", 2), (Action.COLLECT, "liba.so", 0)]
-    assert found.change is not None
-    assert len(found.change.steps[0].threads) == 1
+    assert found.remedy is not None
+    assert len(found.remedy.steps[0].threads) == 1
 
 
 def test_every_root_has_to_cease() -> None:
@@ -132,7 +132,7 @@ def test_what_is_needed_by_way_of_others_stays_too() -> None:
         Library("libdeep.so"),
     ]
     found = plan(libraries, "liba.so")
-    assert (names(found), [library.name for library in found.keeps]) == (["liba.so"], ["libdeep.so"])
+    assert (names(found), [library.name for library in found.kept]) == (["liba.so"], ["libdeep.so"])
 
 
 def test_a_permanent_holder_blocks() -> None:
@@ -142,11 +142,11 @@ def test_a_permanent_holder_blocks() -> None:
         Library("libuser.so", opencount=1, needs=["libpinned.so"]),
     ]
     found = plan(libraries, "liba.so")
-    assert found.change is not None
-    assert found.change.blocker is not None
-    assert (found.change.blocker.name, found.change.blocker.soname) == ("libpinned.so", None)
+    assert found.remedy is not None
+    assert found.remedy.blocker is not None
+    assert (found.remedy.blocker.name, found.remedy.blocker.soname) == ("libpinned.so", None)
     # Of its reasons those are left out that could cease.
-    assert [hold.kind for hold in found.change.blocker.holds] == [HoldKind.NODELETE]
+    assert [hold.kind for hold in found.remedy.blocker.holds] == [HoldKind.NODELETE]
 
 
 def test_what_libc_opened_only_libc_closes() -> None:
@@ -157,9 +157,9 @@ def test_what_libc_opened_only_libc_closes() -> None:
 def test_what_was_loaded_at_start_stays() -> None:
     found = plan([], "libc.so.6")
     assert found.outcome is Outcome.NOT_OPEN
-    assert found.change is not None
-    assert found.change.blocker is not None
-    assert found.change.blocker.holds[0].kind is HoldKind.STARTUP
+    assert found.remedy is not None
+    assert found.remedy.blocker is not None
+    assert found.remedy.blocker.holds[0].kind is HoldKind.STARTUP
 
 
 CYCLE = [
@@ -208,10 +208,10 @@ def ranked(libraries: Sequence[Library]) -> Plans:
 def test_all_open_libraries_are_ranked() -> None:
     pinned = Library("libpinned.so", opencount=5, nodelete=True)
     plans = ranked([pinned, Library("libalone.so", opencount=2), *CHAIN, Library("libgarbage.so")])
-    assert [(p.library.name, p.closes, p.outcome) for p in plans.plans] == [
+    assert [(p.library.name, p.close_count, p.outcome) for p in plans.plans] == [
         ("libtop.so", 1, Outcome.UNLOADS),
         ("libalone.so", 2, Outcome.UNLOADS),
-        ("libpinned.so", 5, Outcome.EARLY_RETURN),
+        ("libpinned.so", 5, Outcome.NO_EFFECT),
     ]
     assert [library.name for library in plans.garbage] == ["libgarbage.so"]
     assert ranked([]).plans == ()
@@ -234,7 +234,7 @@ def test_ld_so_in_another_namespace_is_not_unloaded_with_that() -> None:
     ]
     found = plan(space, "libspace.so")
     assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["libspace.so", "libc.so.6"])
-    assert found.size == 2 * 0x5000
+    assert found.unload_bytes == 2 * 0x5000
 
 
 def test_garbage_of_another_namespace_stays() -> None:
@@ -261,15 +261,15 @@ def damaged(libraries: Sequence[Library], name: str) -> FakeTarget:
 def test_where_libraries_are_not_known_what_a_close_unloads_is_not_known() -> None:
     made = damaged([Library("liba.so", opencount=1), Library("libhidden.so", opencount=1)], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
-    assert (found.outcome, names(found), found.change) == (Outcome.UNKNOWN, [], None)
-    assert found.keeps[0].held is None
+    assert (found.outcome, names(found), found.remedy) == (Outcome.UNKNOWN, [], None)
+    assert found.kept[0].held is None
     # What does not depend on the others is known all the same.
     made = damaged([Library("liba.so", opencount=2), Library("libhidden.so", opencount=1)], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
     assert found.outcome is Outcome.KEEPS
     made = damaged([Library("liba.so", opencount=1, nodelete=True), Library("libhidden.so")], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
-    assert found.outcome is Outcome.EARLY_RETURN
+    assert found.outcome is Outcome.NO_EFFECT
 
 
 # -- what is asked for ----------------------------------------------------------------------------------------
@@ -301,10 +301,10 @@ def test_only_so_many_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ranking_says_neither_what_stays_nor_what_would_make_it_go() -> None:
     held = [Library("liba.so", opencount=1), Library("libb.so", opencount=1, needs=["liba.so"])]
     for each in ranked(held).plans:
-        assert (each.keeps, each.change) == ((), None)
+        assert (each.kept, each.remedy) == ((), None)
     (alone,) = plan_close(target(held), "liba.so", number).plans
-    assert [library.name for library in alone.keeps] == ["liba.so"]
-    assert alone.change is not None
+    assert [library.name for library in alone.kept] == ["liba.so"]
+    assert alone.remedy is not None
 
 
 def test_what_libc_opened_for_auditing_and_what_stands_for_ld_so_is_not_ranked() -> None:
@@ -325,8 +325,8 @@ def test_what_stays_is_listed_with_what_it_needs_and_is_bound_to_each_once() -> 
         Library("libbound.so", needs=["libb.so"]),
     ]
     found = plan(libraries, "liba.so")
-    assert [library.name for library in found.keeps] == ["liba.so", "libb.so", "libbound.so"]
-    assert all(library.soname is None and library.held for library in found.keeps)
+    assert [library.name for library in found.kept] == ["liba.so", "libb.so", "libbound.so"]
+    assert all(library.soname is None and library.held for library in found.kept)
 
 
 # -- a close that is running ----------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_a_close_within_another_one_is_put_off_and_its_libraries_go_with_that() 
 
 def test_what_a_running_close_has_condemned_goes_anyway() -> None:
     (found,) = plan_close(closing("libone.so", "libtwo.so"), "libtwo.so", number).plans
-    assert (found.outcome, names(found), found.change) == (Outcome.NOT_OPEN, [], None)
+    assert (found.outcome, names(found), found.remedy) == (Outcome.NOT_OPEN, [], None)
 
 
 def test_without_the_lock_nothing_is_being_closed_whatever_marks_were_left() -> None:
@@ -392,17 +392,21 @@ def test_a_close_of_another_namespace_collects_in_its_own() -> None:
 
 def test_one_library_alone_has_an_order_that_is_certain_as_far_as_the_rule_is() -> None:
     found = plan([Library("liba.so", opencount=1)], "liba.so")
-    assert (found.order, found.order_certain) == ("depth-first", False)
+    assert (found.order_algorithm, found.order_certain) == ("depth-first", False)
     old = plan([Library("liba.so", opencount=1)], "liba.so", version=(2, 34), layout=V233)
-    assert (old.order, old.order_certain) == ("original", True)
+    assert (old.order_algorithm, old.order_certain) == ("original", True)
     nothing = plan([Library("liba.so", opencount=2)], "liba.so")
-    assert (nothing.order, nothing.order_certain) == (None, True)
+    assert (nothing.order_algorithm, nothing.order_certain) == (None, True)
 
 
 def test_where_sorting_takes_too_long_the_libraries_are_in_list_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "finaliser_order", lambda *_: None)
     found = plan(CHAIN, "libtop.so")
-    assert (names(found), found.order, found.order_certain) == (["libtop.so", "libmiddle.so", "liblow.so"], None, True)
+    assert (names(found), found.order_algorithm, found.order_certain) == (
+        ["libtop.so", "libmiddle.so", "liblow.so"],
+        None,
+        True,
+    )
 
 
 def test_only_libraries_that_import_dlclose_can_close_others() -> None:
@@ -412,22 +416,22 @@ def test_only_libraries_that_import_dlclose_can_close_others() -> None:
         # The name alone, in a symbol of its own, says nothing.
         Library("libc1.so", symbols={"dlclose": (0x2000, 8)}, imports={"puts": None}),
     ]
-    assert plan(libraries, "liba.so").at_least == ("liba.so",)
+    assert plan(libraries, "liba.so").may_unload_more == ("liba.so",)
 
 
 def test_a_library_whose_imports_cannot_be_read_can_close_others() -> None:
     process = process_of([Library("liba.so", opencount=1), Library("libb.so", opencount=1)])
     made = process.target()
     made.forget(process.base(process.library("liba.so")) + 0x700, 1)
-    assert plan_close(made, "liba.so", number).plans[0].at_least == ("liba.so",)
-    assert plan_close(made, "libb.so", number).plans[0].at_least == ()
+    assert plan_close(made, "liba.so", number).plans[0].may_unload_more == ("liba.so",)
+    assert plan_close(made, "libb.so", number).plans[0].may_unload_more == ()
     # Nor can one without an image be known.
     made = process.target()
     made.forget(process.base(process.library("libb.so")), 1)
-    assert plan_close(made, "libb.so", number).plans[0].at_least == ("libb.so",)
+    assert plan_close(made, "libb.so", number).plans[0].may_unload_more == ("libb.so",)
 
 
 def test_sizes_are_in_pages_of_the_process() -> None:
     process = process_of([Library("liba.so", opencount=1)])
     made = FakeTarget(process.segments(), auxv={**process.auxv(), 6: 0x10000})
-    assert plan_close(made, "liba.so", number).plans[0].size == 0x10000
+    assert plan_close(made, "liba.so", number).plans[0].unload_bytes == 0x10000

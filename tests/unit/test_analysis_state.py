@@ -229,14 +229,14 @@ def test_what_an_auditing_library_needs_stays_because_of_that() -> None:
     [
         (Library("liba.so", nodelete=True, elf_nodelete=True), "elf-flag"),
         (Library("liba.so", nodelete=True, extra_flags_1=1), "dlopen-flag"),
-        (Library("liba.so", nodelete=True, is_global=True), "unknown"),
+        (Library("liba.so", nodelete=True, is_global=True), "dlopen-flag-or-dlsym"),
     ],
 )
 def test_what_made_a_library_nodelete(library: Library, origin: str) -> None:
     found = verdicts([library])["liba.so"]
     assert reasons(found) == [("nodelete", origin)]
     assert evidence(found) == {"l_nodelete_active": 1, "l_direct_opencount": 0}
-    assert found.holds[0].early_return is False
+    assert found.holds[0].dlclose_returns_early is False
 
 
 def test_until_2_30_the_file_tells_whether_it_asked_for_nodelete() -> None:
@@ -374,7 +374,7 @@ def test_of_a_root_that_is_nodelete_its_count_does_not_matter() -> None:
     libraries = [Library("liba.so", opencount=2, nodelete=True, needs=["libb.so"]), Library("libb.so")]
     found = verdicts(libraries)
     assert reasons(found["liba.so"]) == [("nodelete", "dlopen-flag")]
-    assert found["liba.so"].holds[0].early_return is True
+    assert found["liba.so"].holds[0].dlclose_returns_early is True
     (hold,) = found["libb.so"].holds
     assert hold.root is not None
     assert hold.root.kinds == (HoldKind.NODELETE,)

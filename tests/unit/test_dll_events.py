@@ -13,32 +13,47 @@ from dlwhy.common.windows.trace.events import DllClose, DllEvent, DllInstance, D
 from dlwhy.common.windows.trace.ledger import DllLedger
 from dlwhy.tests.schema import validator_of
 
-LIBRARY = DllInstance("libA.dll", "C:\\app\\libA.dll", 0x5000, 0x7FF8_0000_0000)
+LIBRARY = DllInstance("libA.dll", "C:\\app\\libA.dll", 0x5000, 0x7FF8_0000_0000, 0x4000, 0x6543_2100)
 MAPPED = DllInstance("libB.dll", "libB.dll", 0, 0x7FF8_0001_0000)
 MOMENT = Moment(3, 0.25, 4711, Site(0x1000, "prog.exe", "main"))
+LISTED = {
+    "name": "libA.dll",
+    "path": "C:\\app\\libA.dll",
+    "base": "0x7ff800000000",
+    "range": ["0x7ff800000000", "0x7ff800004000"],
+    "ldr_entry": "0x5000",
+    "timestamp": 0x6543_2100,
+}
+NOT_LISTED = {
+    "name": "libB.dll",
+    "path": "libB.dll",
+    "base": "0x7ff800010000",
+    "range": None,
+    "ldr_entry": None,
+    "timestamp": None,
+}
 COMMON = {
     "schema": "dlwhy/1",
     "number": 3,
-    "time": 0.25,
-    "thread": {"lwp": 4711},
+    "time_seconds": 0.25,
+    "thread": {"tid": 4711},
     "caller": {"address": "0x1000", "library": "prog.exe", "function": "main", "line": None},
-    "by": "user",
-    "inside": None,
+    "within_event": None,
     "at_exit": False,
     "raced": False,
-    "library": {"name": "libA.dll", "path": "C:\\app\\libA.dll", "base": "0x7ff800000000", "entry": "0x5000"},
+    "library": LISTED,
 }
 OPEN = DllOpen(MOMENT, "LdrLoadDll", "libA.dll", 2, OpenResult.LOADED, LIBRARY, (LIBRARY, MAPPED), (), 0, None, 1)
 CLOSE = DllClose(
     moment=MOMENT,
     library=LIBRARY,
-    outcome=Outcome.UNLOADS,
-    predicted=(LIBRARY,),
-    went=(LIBRARY, MAPPED),
+    predicted_outcome=Outcome.UNLOADS,
+    predicted_unloads=(LIBRARY,),
+    unloaded=(LIBRARY, MAPPED),
     ended=True,
-    status=0,
-    count_before=1,
-    detached=("libA.dll",),
+    ntstatus=0,
+    load_count_before=1,
+    got_process_detach=("libA.dll",),
 )
 
 
@@ -49,52 +64,38 @@ CLOSE = DllClose(
             OPEN,
             {
                 "event": "open",
+                "ntdll_function": "LdrLoadDll",
                 "requested": "libA.dll",
                 "flags": 2,
-                "space": 0,
                 "result": "loaded",
-                "added": ["libA.dll", "libB.dll"],
-                "went": [],
-                "function": "LdrLoadDll",
-                "status": "0x00000000",
-                "count_before": None,
-                "count_after": 1,
+                "ntstatus": "0x00000000",
+                "loaded": [LISTED, NOT_LISTED],
+                "unloaded": [],
+                "load_count_before": None,
+                "load_count_after": 1,
             },
         ),
         (
             CLOSE,
             {
                 "event": "close",
-                "handle": None,
-                "open_count": 1,
-                "outcome": "unloads",
-                "predicted": ["libA.dll"],
-                "remarked": [],
-                "adds": [],
-                "at_least": [],
-                "keeps": [],
-                "went": ["libA.dll", "libB.dll"],
-                "stayed": [],
-                "surprises": ["libB.dll"],
-                "exact": False,
-                "status": "0x00000000",
-                "count_before": 1,
-                "count_after": None,
+                "load_count_before": 1,
+                "load_count_after": None,
+                "ntstatus": "0x00000000",
+                "predicted_outcome": "unloads",
                 "refusal": None,
-                "detached": ["libA.dll"],
+                "predicted_unloads": ["libA.dll"],
+                "may_unload_more": [],
+                "kept": [],
+                "unloaded": [LISTED, NOT_LISTED],
+                "unloaded_by_nested_closes": [],
+                "predicted_but_kept": [],
+                "unloaded_but_not_predicted": ["libB.dll"],
+                "predicted_exactly": False,
+                "got_process_detach": ["libA.dll"],
             },
         ),
-        (
-            DllPin(MOMENT, LIBRARY, "LdrAddRefDll"),
-            {
-                "event": "pin",
-                "origin": "explicit",
-                "symbols": [],
-                "symbols_omitted": 0,
-                "lookups": [],
-                "function": "LdrAddRefDll",
-            },
-        ),
+        (DllPin(MOMENT, LIBRARY, "LdrAddRefDll"), {"event": "pin", "ntdll_function": "LdrAddRefDll"}),
     ],
 )
 def test_an_event_as_json(event: DllEvent, own: dict[str, object]) -> None:
@@ -104,8 +105,19 @@ def test_an_event_as_json(event: DllEvent, own: dict[str, object]) -> None:
 
 
 def test_a_free_whose_end_was_not_seen_tells_nothing_of_it() -> None:
-    document = json.loads(dump_dll_event(CLOSE._replace(ended=False, went=())))
-    assert (document["went"], document["exact"], document["stayed"], document["surprises"]) == (None, None, [], [])
+    document = json.loads(dump_dll_event(CLOSE._replace(ended=False, unloaded=())))
+    assert (document["unloaded"], document["predicted_exactly"]) == (None, None)
+    assert (document["predicted_but_kept"], document["unloaded_but_not_predicted"]) == ([], [])
+
+
+def test_what_is_not_known_is_null() -> None:
+    moment = MOMENT._replace(tid=0)
+    opened = json.loads(dump_dll_event(OPEN._replace(moment=moment, ntdll_function="LdrAddRefDll", flags=None)))
+    closed = json.loads(dump_dll_event(CLOSE._replace(predicted_outcome=Outcome.UNKNOWN, refusal="unknown")))
+    for each in (opened, closed):
+        validator_of("dll_event").validate(each)
+    assert (opened["thread"], opened["flags"]) == (None, None)
+    assert (closed["predicted_outcome"], closed["refusal"]) == (None, None)
 
 
 def test_what_is_too_many_to_list_is_told() -> None:
@@ -114,9 +126,9 @@ def test_what_is_too_many_to_list_is_told() -> None:
     for _ in range(MAX_LISTED + 7):
         ledger.add(failed)
         ledger.add(CLOSE)
-    assert (len(ledger.failures), len(ledger.mismatches)) == (MAX_LISTED, MAX_LISTED)
-    assert [problem.where for problem in ledger.problems()] == ["failures", "mismatches"]
+    assert (len(ledger.opens_failed), len(ledger.closes_mispredicted)) == (MAX_LISTED, MAX_LISTED)
+    assert [problem.where for problem in ledger.problems()] == ["opens_failed", "closes_mispredicted"]
     totals = ledger.totals()
-    assert (totals.failed, totals.closes, totals.mismatches, totals.unloaded) == tuple(
+    assert (totals.opens_failed, totals.closes, totals.closes_mispredicted, totals.libraries_unloaded) == tuple(
         factor * (MAX_LISTED + 7) for factor in (1, 1, 1, 2)
     )

@@ -30,7 +30,7 @@ def test_the_loaders_own_ring_is_read(tmp_path: Path, form: Form, wide: bool) ->
     assert answer.problems == ()
     assert [gone.image.name for gone in answer.gone] == [f"old{number}.dll" for number in range(4, 20)]
     assert [gone.image.sequence for gone in answer.gone] == list(range(4, 20))
-    assert answer.lost == 4
+    assert answer.overwritten_events == 4
     assert {gone.sources for gone in answer.gone} == {("loader",)}
 
 
@@ -49,8 +49,8 @@ def test_the_stream_and_the_ring_tell_of_the_same_module_once(tmp_path: Path) ->
     same = Unloaded("old19.dll", 0x5000_0000 + 0x10000 * 19)
     other = Unloaded("only.dll", 0x6100_0000)
     answer = ask(tmp_path, process(), unloaded=(other, same))
-    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("stream",))
-    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "stream")]
+    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("module-list",))
+    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "module-list")]
 
 
 def test_an_address_is_named_with_its_offset(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_range_that_is_in_use_again_is_told(tmp_path: Path) -> None:
     lib = loader.known["liba.dll"]
     loader.ring = [Unloaded("before.dll", lib.base)]
     answer = ask(tmp_path, Process(loader), lib.base + 8)
-    assert answer.loaded == "libA.dll"
+    assert answer.loaded_at_address == "libA.dll"
     assert [gone.confidence for gone in answer.gone] == ["likely"]
     assert all(not gone.pointers for gone in ask(tmp_path, Process(loader)).gone)
 
@@ -90,7 +90,7 @@ def test_who_still_points_there(tmp_path: Path) -> None:
     found = {gone.image.name: gone.pointers for gone in ask(tmp_path, made).gone if gone.pointers}
     assert set(found) == {"old19.dll", "old18.dll"}
     assert [(p.register, p.value) for p in found["old19.dll"]] == [("rip", 0x5000_0000 + 0x10000 * 19 + 0x42)]
-    assert [(p.address, p.thread.lwp) for p in found["old18.dll"]] == [(place, 0x5BC)]
+    assert [(p.address, p.thread.tid) for p in found["old18.dll"]] == [(place, 0x5BC)]
 
 
 @pytest.mark.parametrize("damage", [None, "segment", "stack pointer"])
@@ -131,7 +131,7 @@ def test_code_of_an_unknown_form_is_not_guessed_at(tmp_path: Path) -> None:
     made.memory.write(ntdll.base + 0x1000, b"\x90" * 0x100)
     answer = ask(tmp_path, made)
     assert any("not of a known form" in problem.message for problem in answer.problems)
-    assert answer.lost is None
+    assert answer.overwritten_events is None
 
 
 def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 def test_real_dump_with_an_unloaded_module() -> None:
     for path in real_dumps("tiny-exe-with-cet-xsave.dmp"):
         answer = find_gone(MinidumpTarget(str(path)), None)
-        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("stream",))]
+        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("module-list",))]
         base = answer.gone[0].image.base
         named = find_gone(MinidumpTarget(str(path)), base + 0x10)
         assert [(gone.offset, gone.confidence) for gone in named.gone] == [(0x10, "certain")]

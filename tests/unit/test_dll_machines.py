@@ -72,7 +72,7 @@ def test_names_are_compared_with_those_of_the_mapped_files(tmp_path: Path, form:
     expected = explain_dlls(MinidumpTarget(str(write(tmp_path, made.dump()))))
     built = machine(made)
     owner = next(each for each in built.processes if each.pid == PID)
-    program = next(dll for dll in expected.dlls if dll.orders.load == 0)
+    program = next(dll for dll in expected.dlls if dll.list_positions.load == 0)
     built.put(owner.eprocess, "_EPROCESS", "SectionBaseAddress", program.base)
     top = max(dll.end for dll in expected.dlls)
     mapped = [(dll.start, dll.end, dll.name) for dll in expected.dlls]

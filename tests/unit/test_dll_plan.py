@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dllplan.document import dll_plan_document
@@ -13,7 +13,7 @@ from dlwhy.common.errors import NotFoundError, UnsupportedError
 from dlwhy.common.model import Outcome
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
-from dlwhy.common.windows.model import CycleEntry, DllPlan, LoaderRule
+from dlwhy.common.windows.model import DllPlan, ImportCycleAlternative, LoaderRule
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import Judge, WindowsExamination
 from dlwhy.tests.schema import VALIDATOR
@@ -36,6 +36,11 @@ def plan(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> Dl
     return plans.plan
 
 
+def document(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> Any:
+    plans = plan_free(MinidumpTarget(str(write(folder, made.dump()))), name, number, frees)
+    return json.loads(dump(dll_plan_document("dllplan", plans)))
+
+
 def load(form: Form, *modules: Module, loads: Sequence[str], wide: bool = True) -> Process:
     """Start a program and load DLLs."""
     loader = Loader(form, wide)
@@ -56,24 +61,28 @@ def test_siblings_are_detached_by_the_rule_of_the_form(tmp_path: Path, form: For
     found = plan(tmp_path, made, "a")
     assert found.outcome is Outcome.UNLOADS
     if form.graph and not form.wine:
-        assert (names(found), found.order, found.order_certain) == (["a", "b", "c"], "import-order", False)
+        assert (names(found), found.order_algorithm, found.order_certain) == (["a", "b", "c"], "import-order", False)
     else:
-        assert (names(found), found.order, found.order_certain) == (["a", "c", "b"], "reverse-initialization", True)
+        assert (names(found), found.order_algorithm, found.order_certain) == (
+            ["a", "c", "b"],
+            "reverse-initialization",
+            True,
+        )
     assert len(found.detached) == 3
-    assert found.size == 3 * 0x4000
+    assert found.unload_bytes == 3 * 0x4000
 
 
 @pytest.mark.parametrize(("form", "wide"), FORMS, ids=form_id)
 def test_what_is_still_loaded_stays_and_what_must_be_freed_is_told(tmp_path: Path, form: Form, wide: bool) -> None:
     made = process(form, wide)
     once = plan(tmp_path, made, "libA.dll")
-    assert (once.outcome, once.unloads, once.load_count, once.own_count) == (Outcome.KEEPS, (), 3, 3)
+    assert (once.outcome, once.unloads, once.load_count, once.loadlibrary_count) == (Outcome.KEEPS, (), 3, 3)
     assert [(step.dll, step.total) for step in once.steps] == [("libA.dll", 2)]
     every = plan(tmp_path, made, "libA.dll", None)
-    assert (every.frees, every.outcome) == (3, Outcome.UNLOADS)
+    assert (every.close_count, every.outcome) == (3, Outcome.UNLOADS)
     assert names(every) == ["libA", "libB"]
-    assert every.at_least == ("libA.dll",)
-    assert [dll.name for dll in every.keeps] == ["libC.dll"]
+    assert every.may_unload_more == ("libA.dll",)
+    assert [dll.name for dll in every.kept] == ["libC.dll"]
     shared = plan(tmp_path, made, "libC.dll")
     assert shared.outcome is Outcome.KEEPS
     assert {(step.dll, step.total) for step in shared.steps} == {("libA.dll", 3), ("cx.dll", 1)}
@@ -83,17 +92,17 @@ def test_what_is_still_loaded_stays_and_what_must_be_freed_is_told(tmp_path: Pat
 def test_a_cycle_goes_as_a_whole_and_is_named(tmp_path: Path, form: Form, wide: bool) -> None:
     found = plan(tmp_path, process(form, wide), "cx.dll")
     assert set(names(found)) == {"cx", "cy"}
-    assert found.cycles == (("cx.dll", "cy.dll"),)
+    assert found.import_cycles == (("cx.dll", "cy.dll"),)
     # Before Windows 8 a cycle that was loaded through one of its DLLs does not go through another one.
     elsewhere = plan(tmp_path, process(form, wide), "cy.dll")
-    expected = [("cy.dll", elsewhere.unloads, elsewhere.count_left == 0xFFFF)]
-    described = [(e.dll, e.unloads, e.pins == ("cy.dll",)) for e in found.cycle_entries]
+    expected = [("cy.dll", elsewhere.unloads, elsewhere.load_count_after is None)]
+    described = [(e.dll, e.would_unload, e.would_pin == ("cy.dll",)) for e in found.import_cycle_alternatives]
     if found.rule is LoaderRule.WIN8:
         assert (described, elsewhere.outcome) == ([], Outcome.UNLOADS)
         return
     assert described == [(name, tuple(dll.name for dll in gone), pinned) for name, gone, pinned in expected]
     if found.rule in (LoaderRule.XP, LoaderRule.WIN7):
-        assert found.cycle_entries == (CycleEntry("cy.dll", (), ("cy.dll",)),)
+        assert found.import_cycle_alternatives == (ImportCycleAlternative("cy.dll", (), ("cy.dll",)),)
 
 
 @pytest.mark.parametrize(("form", "wide"), FORMS, ids=form_id)
@@ -101,7 +110,7 @@ def test_pinned_and_static_do_nothing(tmp_path: Path, form: Form, wide: bool) ->
     made = process(form, wide)
     for name, blocker in (("pinned.dll", "pinned.dll"), ("ucrt.dll", "ucrt.dll"), (EXE, EXE)):
         found = plan(tmp_path, made, name)
-        assert (found.outcome, found.refusal, found.unloads) == (Outcome.EARLY_RETURN, "pinned", ())
+        assert (found.outcome, found.refusal, found.unloads) == (Outcome.NO_EFFECT, "pinned", ())
         assert found.blocker is not None
         assert found.blocker.name == blocker
 
@@ -123,7 +132,7 @@ def test_an_importer_that_stays_is_the_blocker(tmp_path: Path) -> None:
 def test_the_counts_of_imports_cannot_be_taken_on_windows_10_but_are_in_wine(tmp_path: Path) -> None:
     modules = [Module("a.dll", ["b.dll"]), Module("b.dll")]
     refused = plan(tmp_path, load(WIN10, *modules, loads=["a.dll"]), "b.dll")
-    assert (refused.outcome, refused.refusal) == (Outcome.EARLY_RETURN, "imported")
+    assert (refused.outcome, refused.refusal) == (Outcome.NO_EFFECT, "importers-only")
     modules = [Module("a.dll", ["b.dll"]), Module("b.dll")]
     assert names(plan(tmp_path, load(WINE, *modules, loads=["a.dll"]), "b.dll")) == ["b"]
 
@@ -132,8 +141,8 @@ def test_the_counts_of_imports_cannot_be_taken_on_windows_10_but_are_in_wine(tmp
 def test_a_free_that_pins_what_it_was_called_for_is_the_last_one(tmp_path: Path, form: Form) -> None:
     # The cycle lowers the count of cy.dll twice, from 1 by way of 0 to 0xffff, which means that it is pinned.
     found = plan(tmp_path, process(form, False), "cy.dll", 3)
-    assert (found.outcome, found.refusal, found.unloads, found.count_left) == (Outcome.KEEPS, None, (), 0xFFFF)
-    assert found.over_freed == 1
+    assert (found.outcome, found.refusal, found.unloads, found.load_count_after) == (Outcome.KEEPS, None, (), None)
+    assert found.excess_closes == 1
 
 
 def test_a_diamond_counts_each_edge_before_windows_8(tmp_path: Path) -> None:
@@ -160,7 +169,7 @@ def test_an_exiting_process_frees_nothing(tmp_path: Path) -> None:
     loader = story(WIN10)
     loader.shutdown = True
     found = plan(tmp_path, Process(loader), "libA.dll", 3)
-    assert (found.outcome, found.refusal) == (Outcome.EARLY_RETURN, "shutdown")
+    assert (found.outcome, found.refusal) == (Outcome.NO_EFFECT, "process-exiting")
 
 
 def test_a_count_that_is_not_there_is_not_known(tmp_path: Path) -> None:
@@ -169,6 +178,33 @@ def test_a_count_that_is_not_there_is_not_known(tmp_path: Path) -> None:
         made.memory.forget(module.node, 0x50)
     found = plan(tmp_path, made, "libA.dll")
     assert (found.outcome, found.refusal, found.unloads, found.steps) == (Outcome.UNKNOWN, "unknown", (), ())
+
+
+def test_the_remedy_is_there_where_something_helps_or_nothing_does(tmp_path: Path) -> None:
+    made = process(WIN10)
+    steps = document(tmp_path, made, "libA.dll")["remedy"]
+    assert steps == {
+        "possible": True,
+        "blocker": None,
+        "steps": [{"action": "close", "library": "libA.dll", "count": 2}],
+    }
+    goes = document(tmp_path, made, "libA.dll", None)
+    assert (goes["outcome"], goes["remedy"]) == ("unloads", None)
+    assert [(each["name"], each["gets_process_detach"]) for each in goes["unloads"]] == [
+        ("libA.dll", True),
+        ("libB.dll", True),
+    ]
+    pinned = document(tmp_path, made, "pinned.dll")
+    assert (pinned["remedy"]["possible"], pinned["remedy"]["blocker"]["name"]) == (False, "pinned.dll")
+    assert (pinned["load_count"], pinned["loadlibrary_count"], pinned["load_count_after"]) == (None, None, None)
+
+
+def test_what_is_not_known_is_null_in_json(tmp_path: Path) -> None:
+    made = process(WIN10)
+    for module in made.loader.loaded:
+        made.memory.forget(module.node, 0x50)
+    found = document(tmp_path, made, "libA.dll")
+    assert (found["outcome"], found["refusal"], found["remedy"], found["load_count"]) == (None, None, None, None)
 
 
 def test_no_loader_no_plan(tmp_path: Path) -> None:
@@ -276,5 +312,5 @@ def test_random_graphs_go_as_the_loaders_description_says(
         free = free_on_windows_10 if form is WIN10 else free_before_windows_8
         expected = free(build(form, graph, loads, wide)[0], name)
         assert [dll.name for dll in found.unloads] == expected
-        unit_has_own = found.own_count is not None and found.own_count > 0
+        unit_has_own = found.loadlibrary_count is not None and found.loadlibrary_count > 0
         assert unit_has_own or found.refusal or form is not WIN10

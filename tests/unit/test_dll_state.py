@@ -79,6 +79,11 @@ def test_every_reason_in_every_form(tmp_path: Path, form: Form, wide: bool) -> N
     assert len(shared.importers) == 3
     pinned = find(state, "pinned.dll")
     assert kinds(pinned) == [KINDS.PINNED]
+    counted = find(state, "libA.dll")
+    assert (counted.load_count, counted.loadlibrary_count) == (3, 3)
+    for name in (EXE, NTDLL, "pinned.dll"):
+        assert (find(state, name).load_count, find(state, name).loadlibrary_count) == (None, None), name
+    assert find(state, "static.dll").loadlibrary_count is None
     if form.wine:
         assert find(state, "pindep.dll").holds[0].root_kinds == (KINDS.PINNED,)
     else:
@@ -91,9 +96,9 @@ def test_a_cycle_has_one_load(tmp_path: Path, form: Form, wide: bool) -> None:
     state = explain(tmp_path, process(form, wide))
     first, second = find(state, "cx.dll"), find(state, "cy.dll")
     if form.graph and not form.wine:
-        assert first.cycle == ("cy.dll",)
-        assert second.cycle == ("cx.dll",)
-        assert first.node == second.node
+        assert first.import_cycle == ("cy.dll",)
+        assert second.import_cycle == ("cx.dll",)
+        assert first.ddag_node == second.ddag_node
         assert [(hold.kind, hold.total) for hold in second.holds] == [(KINDS.LOAD_COUNT, 1)]
     else:
         assert (first.holds[0].kind, first.holds[0].total) == (KINDS.LOAD_COUNT, 1)
@@ -104,12 +109,13 @@ def test_the_count_of_the_node_is_shown_and_not_the_obsolete_one(tmp_path: Path)
     dll = find(explain(tmp_path, process(WIN10)), "libC.dll")
     assert dll.fields["LoadCount"] == 4
     assert dll.fields["ObsoleteLoadCount"] == 6
-    assert dll.state == "ReadyToRun"
+    assert (dll.load_count, dll.loadlibrary_count) == (4, 1)
+    assert dll.ddag_state == "ReadyToRun"
     assert dll.load_reason == "static-dependency"
-    assert dll.loaded_by == "libB.dll"
+    assert dll.first_loaded_by == "libB.dll"
     evidence = dll.holds[0].evidence[0]
-    assert evidence.expression == f"((_LDR_DDAG_NODE*){dll.node:#x})->LoadCount"
-    assert (evidence.address, evidence.value) == (dll.node + 0x18, 4)
+    assert evidence.expression == f"((_LDR_DDAG_NODE*){dll.ddag_node:#x})->LoadCount"
+    assert (evidence.address, evidence.value) == (dll.ddag_node + 0x18, 4)
 
 
 def test_the_obsolete_count_alone_pins_nothing(tmp_path: Path) -> None:
@@ -169,7 +175,7 @@ def test_a_loader_of_which_half_is_there(tmp_path: Path) -> None:
     state = explain(tmp_path, made)
     assert {dll.name for dll in state.dlls} == {module.name for module in made.loader.loaded}
     assert find(state, "libB.dll").held is None
-    assert find(state, "libB.dll").entry == 0
+    assert find(state, "libB.dll").ldr_entry == 0
     assert find(state, "libC.dll").held is True
     messages = " ".join(problem.message for problem in state.problems)
     assert "cannot be read" in messages
@@ -195,7 +201,7 @@ def test_lists_that_disagree_are_told(tmp_path: Path) -> None:
     memory.number(flink + 8, 8, blink)
     state = explain(tmp_path, made)
     assert any("in memory order, but not in load order: libB.dll" in p.message for p in state.problems)
-    assert find(state, "libB.dll").orders.load is None
+    assert find(state, "libB.dll").list_positions.load is None
 
 
 def test_a_module_that_was_taken_out_of_all_lists_is_told(tmp_path: Path) -> None:
@@ -267,7 +273,7 @@ def test_names_in_any_case_and_by_address(tmp_path: Path) -> None:
     lib = find(state, "libA.dll")
     for text in ("liba", "LIBA.DLL", "app\\liba.dll", "c:/app/libA.dll", f"{lib.base:#x}", f"{lib.base + 9}", "libA*"):
         assert select_dlls(state.dlls, text, evaluate) == (lib,), text
-    assert select_dlls(state.dlls, f"{lib.entry:#x}", evaluate) == (lib,)
+    assert select_dlls(state.dlls, f"{lib.ldr_entry:#x}", evaluate) == (lib,)
     with pytest.raises(NotFoundError, match=r"near: libA\.dll"):
         select_dlls(state.dlls, "libaa.dll", evaluate)
 
@@ -430,7 +436,7 @@ def test_real_dump_with_the_loaders_entries() -> None:
         assert state.loader.version == "10.0.22000"
         assert state.loader.layout is not None
         assert state.loader.layout.detail == "Windows 10.0.22000.318"
-        listed = [dll for dll in state.dlls if dll.entry]
+        listed = [dll for dll in state.dlls if dll.ldr_entry]
         assert len(listed) == 24
         assert [dll.name for dll in listed[:4]] == ["tiny.exe", "ntdll.dll", "KERNEL32.DLL", "KERNELBASE.dll"]
         static = {dll.name for dll in listed if kinds(dll) == [KINDS.STATIC_IMPORT]}

@@ -52,12 +52,12 @@ def test_a_load_maps_or_counts_or_fails(form: Form) -> None:
     assert made.main.load("no.dll") == NOT_FOUND
     assert told_dlls(made.events) == [
         "load a.dll ?-1: loaded + a.dll b.dll c.dll",
-        "load C:\\app\\a.dll 1-2: counted",
+        "load C:\\app\\a.dll 1-2: already-loaded",
         "load no.dll ?-?: failed",
     ]
     report = made.report()
-    assert (report.totals.opens, report.totals.failed) == (3, 1)
-    assert [failure.status for failure in report.failures] == [NOT_FOUND]
+    assert (report.totals.opens, report.totals.opens_failed) == (3, 1)
+    assert [failure.ntstatus for failure in report.opens_failed] == [NOT_FOUND]
     first = made.events[0]
     assert isinstance(first, DllOpen)
     assert place(first.moment.caller) == "prog.exe:prog!code"
@@ -99,7 +99,7 @@ def test_a_reference_that_is_added_is_a_load_of_what_is_there() -> None:
     made.begin()
     made.main.load("x.dll")
     made.main.add_ref("x.dll")
-    assert told_dlls(made.events)[1:] == ["load x.dll 1-2: counted by LdrAddRefDll"]
+    assert told_dlls(made.events)[1:] == ["load x.dll 1-2: already-loaded by LdrAddRefDll"]
 
 
 def test_a_handle_that_counts_is_one_load_and_one_that_does_not_is_none() -> None:
@@ -110,8 +110,8 @@ def test_a_handle_that_counts_is_one_load_and_one_that_does_not_is_none() -> Non
     made.main.get_handle("x.dll", by_add_ref=False)
     made.main.get_handle("x.dll")
     assert told_dlls(made.events)[1:] == [
-        "load x.dll 1-2: counted by LdrGetDllHandleEx",
-        "in 3: load x.dll 2-3: counted by LdrAddRefDll",
+        "load x.dll 1-2: already-loaded by LdrGetDllHandleEx",
+        "in 3: load x.dll 2-3: already-loaded by LdrAddRefDll",
     ]
 
 
@@ -156,8 +156,12 @@ def test_the_last_free_unloads_what_was_predicted_and_detaches_in_order(form: Fo
         f"free a.dll 1-?: unloads - {going}; detached {going}",
     ]
     report = made.report()
-    assert (report.totals.exact, report.totals.compared, report.mismatches) == (2, 2, ())
-    assert [(kept.dll.name, kept.times) for kept in report.kept] == [("a.dll", 1)]
+    assert (report.totals.closes_predicted_exactly, report.totals.closes_compared, report.closes_mispredicted) == (
+        2,
+        2,
+        (),
+    )
+    assert [(kept.dll.name, kept.times_kept) for kept in report.kept] == [("a.dll", 1)]
 
 
 def test_what_another_dll_imports_stays() -> None:
@@ -181,10 +185,10 @@ def test_a_free_of_what_is_pinned_or_belongs_to_the_program() -> None:
     made.main.free("x.dll")
     made.main.free("static.dll")
     assert told_dlls(made.events) == [
-        "free x.dll 4294967295-4294967295: pinned; stays x.dll",
+        "free x.dll ?-?: pinned; stays x.dll",
         "free static.dll 1-1: pinned; stays static.dll",
     ]
-    assert {account.name: account.early_returns for account in made.report().accounts} == {
+    assert {account.name: account.closes_without_effect for account in made.report().library_totals} == {
         "x.dll": 1,
         "static.dll": 1,
     }
@@ -223,9 +227,9 @@ def test_a_dll_main_that_frees_another_one(form: Form) -> None:
     ]
     outer = made.events[-1]
     assert isinstance(outer, DllClose)
-    assert outer.at_least == ("freer.dll",)
-    assert made.report().mismatches == ()
-    assert made.report().totals.nested == 1
+    assert outer.may_unload_more == ("freer.dll",)
+    assert made.report().closes_mispredicted == ()
+    assert made.report().totals.closes_nested == 1
 
 
 def test_what_a_detach_that_is_not_for_good_is() -> None:
@@ -322,7 +326,7 @@ def test_calls_without_end_are_not_followed_without_end(monkeypatch: pytest.Monk
     made.main.unwinds = 1
     for _ in range(6):
         made.main.begin_load("x.dll")
-    assert made.report().totals.unended == 3
+    assert made.report().totals.end_not_seen == 3
 
 
 def test_a_breakpoint_at_a_return_address_goes_with_the_last_call_that_needs_it() -> None:
@@ -361,7 +365,7 @@ def test_two_threads_at_once_are_said_to_have_raced() -> None:
         "raced: load user.dll ?-1: loaded + user.dll c.dll",
         "raced: load x.dll ?-1: loaded + x.dll",
     ]
-    assert [event.moment.lwp for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
+    assert [event.moment.tid for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
 
 
 def test_with_several_threads_a_free_that_did_something_else_is_not_judged() -> None:
@@ -375,7 +379,7 @@ def test_with_several_threads_a_free_that_did_something_else_is_not_judged() -> 
     made.main.begin_free(made.base("x.dll"), work=lambda: SUCCESS).end()
     report = made.report()
     assert told_dlls(made.events)[-1].startswith("raced: free x.dll 1-1: unloads - x.dll; mistaken in x.dll")
-    assert (report.totals.raced, report.mismatches) == (1, ())
+    assert (report.totals.closes_raced, report.closes_mispredicted) == (1, ())
 
 
 def test_with_one_thread_a_free_that_did_something_else_is_a_mismatch() -> None:
@@ -383,7 +387,7 @@ def test_with_one_thread_a_free_that_did_something_else_is_a_mismatch() -> None:
     made.begin()
     made.main.load("x.dll")
     made.main.begin_free(made.base("x.dll"), work=lambda: SUCCESS).end()
-    (mismatch,) = made.report().mismatches
+    (mismatch,) = made.report().closes_mispredicted
     assert told_dlls([mismatch]) == ["free x.dll 1-1: unloads - x.dll; mistaken in x.dll"]
 
 
@@ -392,7 +396,7 @@ def test_modules_that_come_and_go_outside_of_calls_are_unseen() -> None:
     made.begin()
     made.load(made.main, "a.dll")
     made.free(made.main, made.base("a.dll"))
-    assert counted(made) == {"unseen_opens": 3, "unseen_closes": 3}
+    assert counted(made) == {"opens_unseen": 3, "closes_unseen": 3}
 
 
 # -- the end --------------------------------------------------------------------------------------------------
@@ -407,12 +411,12 @@ def test_a_process_that_shuts_down_frees_nothing_any_more() -> None:
     made.main.shut_down()
     made.main.terminate()
     report = made.report()
-    assert told_dlls(made.events)[-1].startswith("at exit: free x.dll 1-1: shutdown")
-    assert (report.ending, report.watching) == ("the process has ended", False)
+    assert told_dlls(made.events)[-1].startswith("at exit: free x.dll 1-1: process-exiting")
+    assert (report.end_reason, report.watching) == ("the process has ended", False)
     assert made.target.handlers == {}
-    accounts = {account.name: account.left for account in report.accounts}
+    accounts = {account.name: account.open_count_now for account in report.library_totals}
     assert accounts == {"freer.dll": 1, "x.dll": 1}
-    assert report.mismatches == ()
+    assert report.closes_mispredicted == ()
 
 
 def test_another_process_that_is_terminated_is_another_one() -> None:
@@ -431,11 +435,11 @@ def test_a_process_that_ends_while_a_free_goes_on() -> None:
     made.main.begin_free(made.base("a.dll"))
     made.end("the process has ended, or was let go")
     report = made.report()
-    assert report.totals.unended == 1
-    assert report.ending == "the process has ended, or was let go"
+    assert report.totals.end_not_seen == 1
+    assert report.end_reason == "the process has ended, or was let go"
     assert made.target.handlers == {}
     made.end("once more")
-    assert made.report().ending == "the process has ended, or was let go"
+    assert made.report().end_reason == "the process has ended, or was let go"
 
 
 def test_a_stopped_trace_leaves_nothing_behind_and_keeps_its_sums() -> None:
@@ -448,11 +452,11 @@ def test_a_stopped_trace_leaves_nothing_behind_and_keeps_its_sums() -> None:
     assert made.target.handlers == {}
     assert made.target.modules_changed == []
     report = made.report()
-    assert (report.ending, report.watching) == ("stopped", False)
+    assert (report.end_reason, report.watching) == ("stopped", False)
     assert [(problem.where, problem.message) for problem in report.problems] == [
         ("the debugger", "a breakpoint of yours")
     ]
-    assert [(account.name, account.left) for account in report.accounts] == [("x.dll", 1)]
+    assert [(account.name, account.open_count_now) for account in report.library_totals] == [("x.dll", 1)]
 
 
 # -- what is asked for, and what cannot be ---------------------------------------------------------------------
@@ -482,9 +486,9 @@ def test_accounts_show_who_loaded_and_never_freed() -> None:
     with made.main.within("x.dll"):
         made.main.load("x.dll")
     made.main.free("x.dll")
-    (account,) = made.report().accounts
-    assert (account.name, account.before, account.left) == ("x.dll", 1, 2)
-    assert sorted(place(deeds.site) for deeds in account.opens) == ["prog.exe:prog!code", "x.dll:x!code"]
+    (account,) = made.report().library_totals
+    assert (account.name, account.open_count_at_start, account.open_count_now) == ("x.dll", 1, 2)
+    assert sorted(place(deeds.caller) for deeds in account.opens_by_caller) == ["prog.exe:prog!code", "x.dll:x!code"]
 
 
 def test_memory_that_cannot_be_read_is_a_problem_and_the_trace_goes_on() -> None:
@@ -498,7 +502,7 @@ def test_memory_that_cannot_be_read_is_a_problem_and_the_trace_goes_on() -> None
     report = made.report()
     assert report.watching
     assert [problem.where for problem in report.problems] == ["an event was not understood"]
-    assert told_dlls(made.events)[-1] == "load x.dll 1-2: counted"
+    assert told_dlls(made.events)[-1] == "load x.dll 1-2: already-loaded"
 
 
 @pytest.mark.parametrize("missing", ["LdrAddRefDll", "LdrLoadDll"])

@@ -66,7 +66,7 @@ def test_the_undamaged_process_is_as_it_was_built(patient: Patient) -> None:
         assert [hold.kind.value for hold in library.holds[:1]] == ([kind] if kind else []), name
     destructors = patient.library("libowed.so").holds[0].destructors
     assert [each.function.name for each in destructors] == ["Cache::~Cache()"] * 3
-    assert len({each.thread.lwp for each in destructors}) == 3
+    assert len({each.thread.tid for each in destructors}) == 3
     namespaces = {library.namespace for library in patient.baseline.libraries}
     assert namespaces == {0, 1}
 
@@ -136,7 +136,7 @@ def test_the_page_of_a_map_cannot_be_read(patient: Patient, name: str) -> None:
 
 def test_a_map_that_ends_before_it_begins_has_no_size(patient: Patient) -> None:
     patient.set("libleft.so", "l_map_end", 1)
-    assert all(plan.size >= 0 for plan in plan_all(patient.target, None).plans)
+    assert all(plan.unload_bytes >= 0 for plan in plan_all(patient.target, None).plans)
 
 
 @pytest.mark.parametrize("name", VICTIMS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlwhy.common.linux.trace.events import Instance, Leak
+from dlwhy.common.linux.trace.events import DescriptorLeak, Instance
 from dlwhy.common.linux.trace.ledger import EventLedger
 from dlwhy.common.trace.events import Moment
 from dlwhy.common.trace.ledger import MAX_LISTED
@@ -14,8 +14,8 @@ def test_what_is_too_many_to_list_is_told() -> None:
     ledger = EventLedger()
     for number in range(MAX_LISTED + 7):
         assert ledger.problems() == () or number > MAX_LISTED
-        ledger.add(Leak(Moment(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))
-    assert len(ledger.leaks) == MAX_LISTED
+        ledger.add(DescriptorLeak(Moment(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))
+    assert len(ledger.descriptor_leaks) == MAX_LISTED
     (problem,) = ledger.problems()
-    assert problem.where == "leaks"
+    assert problem.where == "descriptor_leaks"
     assert problem.message.startswith(f"there were 7 more than the {MAX_LISTED} that are listed here")

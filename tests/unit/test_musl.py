@@ -131,9 +131,9 @@ def test_musl_is_known_by_the_name_of_its_loader_too() -> None:
 def test_no_close_unloads_anything() -> None:
     target = process().target()
     (found,) = plan_close(target, "libopened.so", int, None).plans
-    assert (found.outcome, found.unloads, found.open_count, found.closes) == (Outcome.KEEPS, (), None, 1)
-    assert found.change is not None
-    assert found.change.blocker == found.library
+    assert (found.outcome, found.unloads, found.open_count, found.close_count) == (Outcome.KEEPS, (), None, 1)
+    assert found.remedy is not None
+    assert found.remedy.blocker == found.library
     assert [hold.kind for hold in found.library.holds] == [HoldKind.NEVER_UNLOADS]
     assert plan_all(target).plans == ()
     with pytest.raises(NotFoundError, match="no loaded library matches"):

@@ -51,4 +51,4 @@ def test_a_prediction_that_is_made_again_keeps_nothing_of_the_one_before() -> No
     closing.predict(count, Prediction(Outcome.KEEPS, {}, {}, ("libA.so",), (stays,)))
     closing.predict(count, Prediction(Outcome.KEEPS, {}, {}, (), ()))
     event = closing.event(ended=True)
-    assert (event.keeps, event.at_least, event.open_count) == ((), (), 2)
+    assert (event.kept, event.may_unload_more, event.open_count_before) == ((), (), 2)

@@ -44,6 +44,10 @@ def test_every_hold(name: str) -> None:
     assert [each["value"] for each in hold["evidence"]] == [each.value for each in HOLDS[name].evidence]
 
 
+def test_unknown_is_null_and_no_word() -> None:
+    assert '"unknown"' not in dump(document(*HOLDS))
+
+
 def test_all_holds_at_once_and_none() -> None:
     VALIDATOR.validate(document(*HOLDS))
     VALIDATOR.validate(document())
@@ -121,9 +125,9 @@ def hold_of(written: Any) -> Any:
         ("nodelete-elf-flag", lambda d: hold_of(d).update(origin=None)),
         ("nodelete-elf-flag", lambda d: hold_of(d).update(symbols=["a"])),
         ("nodelete-unique-symbol", lambda d: hold_of(d).update(symbols=[])),
-        ("nodelete-unique-symbol", lambda d: hold_of(d).pop("early_return")),
+        ("nodelete-unique-symbol", lambda d: hold_of(d).pop("dlclose_returns_early")),
         ("tls-destructors", lambda d: hold_of(d).pop("destructors")),
-        ("tls-destructors", lambda d: hold_of(d)["destructors"][0]["thread"].pop("lwp")),
+        ("tls-destructors", lambda d: hold_of(d)["destructors"][0]["thread"].pop("tid")),
         ("tls-destructors", lambda d: hold_of(d)["destructors"][0]["function"].update(address=12)),
         ("dependency", lambda d: hold_of(d).update(chain=["libB.so"])),
         ("dependency", lambda d: hold_of(d).pop("root")),

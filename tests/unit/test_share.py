@@ -15,7 +15,7 @@ from dlwhy.common.commands.dllshare.document import share_document
 from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.model import Field, Layout, Module
 from dlwhy.common.windows.dumps.kdump import KernelDump
-from dlwhy.common.windows.model import MappedFile, Possible, Share
+from dlwhy.common.windows.model import Allowed, MappedFile, Share
 from dlwhy.common.windows.share import share_all, share_file
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.ntdump import Machine
@@ -105,7 +105,7 @@ def check(share: Share, name: str, other_truth: Optional[Truth] = None) -> None:
         sorted(truth.mapped, key=lambda mapped: mapped[1] == "data")
     )
     assert tuple(opener.pid for opener in file.openers) == truth.openers
-    said = {operation.name: operation.possible.value for operation in file.operations}
+    said = {operation.name: operation.allowed.value for operation in file.operations}
     assert said == {
         "rename": truth.rename,
         "delete": truth.delete,
@@ -115,8 +115,8 @@ def check(share: Share, name: str, other_truth: Optional[Truth] = None) -> None:
     }
     assert file.file.open == truth.enforced
     for operation in file.operations:
-        assert (operation.status is not None) == (operation.possible is Possible.NO)
-        assert operation.why
+        assert (operation.status is not None) == (operation.allowed is Allowed.NO)
+        assert operation.reason
 
 
 @pytest.mark.parametrize("name", TRUTH)
@@ -140,14 +140,14 @@ def test_a_name_that_is_paged_out(machine_dump: Path) -> None:
     share = share_all(KernelDump(str(machine_dump)))
     names = [file.base_name for file in share.files]
     assert sorted(names) == sorted(["", *(n for n, t in TRUTH.items() if ("image" in dict(t.mapped).values()))])
-    (nameless,) = (file for file in share.files if file.name is None)
+    (nameless,) = (file for file in share.files if file.file_name is None)
     assert nameless.name_address
     assert nameless.mappings[0].base == 0x14000000
 
 
 def test_an_address_of_the_current_process(machine_dump: Path) -> None:
     share = share_file(KernelDump(str(machine_dump)), "0x66fb1234", lambda text: int(text, 0))
-    assert only(share).name == PYTHON35
+    assert only(share).file_name == PYTHON35
 
 
 def test_an_address_of_another_process(machine_dump: Path) -> None:
@@ -183,7 +183,7 @@ def test_all_of_one_process(machine_dump: Path) -> None:
 )
 def test_ways_to_name_a_file(tmp_path: Path, text: str) -> None:
     path = build(windows("10.0.19041.3570")).save(tmp_path / "m.dmp")
-    assert only(share_file(KernelDump(str(path)), text, no_number)).name == PYTHON35
+    assert only(share_file(KernelDump(str(path)), text, no_number)).file_name == PYTHON35
 
 
 # -- layouts --------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_a_process_in_no_list_is_found_by_the_ring_of_views(tmp_path: Path, vers
     machine.process(100, "seen.exe").map(image, 0x10000000, 0x10004000)
     machine.process(200, "hidden.exe", hidden=True).map(image, 0x20000000, 0x20004000)
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
-    assert [mapping.process for mapping in only(share).mappings] == ["seen.exe", "hidden.exe"]
+    assert [mapping.process_name for mapping in only(share).mappings] == ["seen.exe", "hidden.exe"]
     assert [problem.where for problem in share.problems] == ["hidden.exe (200)"]
     assert "not in the list of processes" in share.problems[0].message
 
@@ -351,7 +351,7 @@ def test_a_broken_list_of_processes_is_read_from_both_ends(tmp_path: Path) -> No
     assert [problem.where for problem in share.problems] == ["PsActiveProcessHead"]
     # A process can be missing, and with it a handle.
     rename = only(share).operations[0]
-    assert (rename.possible, "another opener can object" in rename.why) == (Possible.PROBABLY, True)
+    assert (rename.allowed, "another opener can object" in rename.reason) == (Allowed.PROBABLY, True)
 
 
 def test_a_process_that_does_not_point_back(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_a_list_of_views_that_is_cut_off(tmp_path: Path, version: str) -> None:
     links = machine.field("_MMVAD", "ViewLinks")[0]
     machine.put_pointer(first + links, 0xFFFF000000000000)
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
-    assert [mapping.process for mapping in only(share).mappings] == ["seen.exe"]
+    assert [mapping.process_name for mapping in only(share).mappings] == ["seen.exe"]
     (problem,) = share.problems
     assert problem.where.startswith("section ")
     assert problem.message.startswith("its list of views cannot be read at 0xffff000000000000 after 1 views")
@@ -423,7 +423,7 @@ def test_a_count_that_cannot_be(tmp_path: Path) -> None:
     table = machine.get(machine.processes[1].eprocess, "_EPROCESS", "ObjectTable")
     machine.put(table, "_HANDLE_TABLE", "TableCode", machine.get(table, "_HANDLE_TABLE", "TableCode") | 3)
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
-    assert (share.handles_complete, only(share).operations[0].possible) == (False, Possible.PROBABLY)
+    assert (share.handles_complete, only(share).operations[0].allowed) == (False, Allowed.PROBABLY)
     assert ["unknown form" in problem.message for problem in share.problems] == [True]
 
 
@@ -484,7 +484,7 @@ def test_a_ring_that_serves_another_list_gives_no_view(tmp_path: Path) -> None:
     machine.put(vad, "_MMVAD", "VadsProcess", nobody)
     machine.processes[1].vads.pop()
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
-    assert [(mapping.process, mapping.base) for mapping in only(share).mappings] == [("seen.exe", 0x10000000)]
+    assert [(mapping.process_name, mapping.base) for mapping in only(share).mappings] == [("seen.exe", 0x10000000)]
     assert share.problems == ()
 
 
@@ -531,7 +531,7 @@ def test_the_same_name_on_two_volumes(tmp_path: Path) -> None:
         machine.put(opened.address, "_FILE_OBJECT", "DeviceObject", 0xFFFFFA8000000000 + volume)
         process.map(file.image(opened), 0x10000000 * volume, 0x10000000 * volume + 0x4000)
     share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "b.dll", no_number)
-    assert [file.device & 0xFF for file in share.files] == [1, 2]
+    assert [file.device_object & 0xFF for file in share.files] == [1, 2]
 
 
 @pytest.mark.parametrize(("member", "value"), [("Size", 0x40), ("Type", 4)])

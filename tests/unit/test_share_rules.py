@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from dlwhy.common.windows.model import OpenFile, Operation, Possible, SectionUse
+from dlwhy.common.windows.model import Allowed, OpenFile, Operation, SectionUse
 from dlwhy.common.windows.share_rules import Situation, judge
 
 WINDOWS_7 = 7601
 WINDOWS_10 = 19041
 
-YES, NO, PROBABLY, DEPENDS = Possible.YES, Possible.NO, Possible.PROBABLY, Possible.DEPENDS
+YES, NO, PROBABLY, DEPENDS = Allowed.YES, Allowed.NO, Allowed.PROBABLY, Allowed.DEPENDS
 CANNOT_DELETE = (0xC0000121, 5)
 DELETE_PENDING = (0xC0000056, 5)
 SHARING_VIOLATION = (0xC0000043, 32)
@@ -40,12 +40,12 @@ def verdicts(
     return {operation.name: operation for operation in judge(Situation(sections, opens, complete, build))}
 
 
-def check(found: dict[str, Operation], name: str, possible: Possible, status: Optional[tuple[int, int]]) -> None:
+def check(found: dict[str, Operation], name: str, possible: Allowed, status: Optional[tuple[int, int]]) -> None:
     operation = found[name]
-    got = (operation.status.ntstatus, operation.status.win32) if operation.status else None
-    assert (operation.possible, got) == (possible, status), operation.why
-    assert operation.why
-    assert ". " not in operation.why
+    got = (operation.status.ntstatus, operation.status.win32_error) if operation.status else None
+    assert (operation.allowed, got) == (possible, status), operation.reason
+    assert operation.reason
+    assert ". " not in operation.reason
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def check(found: dict[str, Operation], name: str, possible: Possible, status: Op
         ("truncate", NO, USER_MAPPED_FILE),
     ],
 )
-def test_a_mapped_image(name: str, possible: Possible, status: Optional[tuple[int, int]]) -> None:
+def test_a_mapped_image(name: str, possible: Allowed, status: Optional[tuple[int, int]]) -> None:
     check(verdicts(image()), name, possible, status)
     check(verdicts(image(), data()), name, possible, status)
     # A section that is open counts even without a view.
@@ -68,7 +68,7 @@ def test_a_mapped_image(name: str, possible: Possible, status: Optional[tuple[in
 
 
 def test_a_delete_names_the_exception_for_hard_links() -> None:
-    assert "several hard links" in verdicts(image())["delete"].why
+    assert "several hard links" in verdicts(image())["delete"].reason
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_delete_names_the_exception_for_hard_links() -> None:
         ("truncate", NO, USER_MAPPED_FILE),
     ],
 )
-def test_data_only(name: str, possible: Possible, status: Optional[tuple[int, int]]) -> None:
+def test_data_only(name: str, possible: Allowed, status: Optional[tuple[int, int]]) -> None:
     check(verdicts(data()), name, possible, status)
 
 
@@ -133,7 +133,7 @@ def test_windows_before_posix_deletes() -> None:
 def test_nothing_is_yes_while_openers_can_be_missing() -> None:
     for sections in ((image(),), (data(),), ()):
         for operation in verdicts(*sections, complete=False).values():
-            assert operation.possible is not YES
-    assert "another opener can object" in verdicts(image(), complete=False)["rename"].why
+            assert operation.allowed is not YES
+    assert "another opener can object" in verdicts(image(), complete=False)["rename"].reason
     # What is refused stays refused.
     check(verdicts(image(), complete=False), "delete", NO, CANNOT_DELETE)

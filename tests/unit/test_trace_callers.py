@@ -26,7 +26,7 @@ def script(in_rtld: bool = True) -> Script:
 def callers_of(made: Script) -> list[str]:
     """Return who called, event by event."""
     made.report()
-    return [f"{event.moment.by} {place(event.moment.caller)}" for event in made.events]
+    return [f"{event.moment.initiated_by} {place(event.moment.caller)}" for event in made.events]
 
 
 # -- who called -----------------------------------------------------------------------------------------------

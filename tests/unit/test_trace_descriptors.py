@@ -64,7 +64,7 @@ def test_what_a_library_opened_and_left_open_is_told_when_it_has_gone(files: Fil
     made.report()  # reads what libx.so has loaded
     files.close("closed")
     made.main.dlclose(handle)
-    (leak,) = made.report().leaks
+    (leak,) = made.report().descriptor_leaks
     assert told([leak]) == [f"in 2: leak libx.so: {path}"]
     assert leak.descriptor == files.numbers["left"]
     assert leak.moment.number > 2
@@ -76,7 +76,7 @@ def test_what_was_open_before_the_library_came_is_not_its(files: Files) -> None:
     made = script()
     files.open("between")
     made.main.dlclose(made.main.dlopen("libx.so"))
-    assert made.report().leaks == ()
+    assert made.report().descriptor_leaks == ()
 
 
 def test_what_was_loaded_together_is_one(files: Files) -> None:
@@ -84,7 +84,7 @@ def test_what_was_loaded_together_is_one(files: Files) -> None:
     handle = made.main.dlopen("liba.so")
     path = files.open("left")
     made.main.dlclose(handle)
-    assert told(made.report().leaks) == [f"in 2: leak liba.so: {path}"]
+    assert told(made.report().descriptor_leaks) == [f"in 2: leak liba.so: {path}"]
 
 
 def test_a_library_that_was_there_before_the_trace(files: Files) -> None:
@@ -94,7 +94,7 @@ def test_a_library_that_was_there_before_the_trace(files: Files) -> None:
     made.begin(fds=True)
     path = files.open("left")
     made.main.dlclose(handle)
-    assert told(made.report().leaks) == [f"in 1: leak libx.so: {path}"]
+    assert told(made.report().descriptor_leaks) == [f"in 1: leak libx.so: {path}"]
 
 
 def test_the_same_file_is_told_once_and_again_after_it_was_closed(files: Files) -> None:
@@ -103,13 +103,13 @@ def test_the_same_file_is_told_once_and_again_after_it_was_closed(files: Files) 
     path = files.open("left")
     made.main.dlclose(handle)
     made.main.dlclose(made.main.dlopen("libx.so"))
-    assert len(made.report().leaks) == 1
+    assert len(made.report().descriptor_leaks) == 1
     files.close("left")
     made.main.dlclose(made.main.dlopen("libx.so"))
     handle = made.main.dlopen("libx.so")
     files.open("left")
     made.main.dlclose(handle)
-    assert [leak.path for leak in made.report().leaks] == [path, path]
+    assert [leak.descriptor_target for leak in made.report().descriptor_leaks] == [path, path]
 
 
 def test_who_opened_it_is_told_of_the_libraries_that_were_asked_for(files: Files) -> None:
@@ -122,10 +122,10 @@ def test_who_opened_it_is_told_of_the_libraries_that_were_asked_for(files: Files
         made.main.call_libc("socket")
     made.main.call_libc("open", made.target.string(path.encode()))
     made.main.dlclose(handle)
-    first, second = made.report().leaks
+    first, second = made.report().descriptor_leaks
     assert told([first]) == [f"in 2: leak liba.so: {path} by libb.so:code"]
     # Nothing is known of the second one's name: any call of the library may have been it.
-    assert [site.function for site in second.sites] == ["code"]
+    assert [site.function for site in second.opened_at] == ["code"]
 
 
 def test_a_call_of_a_library_that_came_a_moment_ago(files: Files) -> None:
@@ -151,8 +151,8 @@ def test_a_path_that_cannot_be_read_and_none_at_all(files: Files) -> None:
         made.main.call_libc("open", 0)
         made.main.call_libc("open", 0x1000)
     made.main.dlclose(handle)
-    (leak,) = made.report().leaks
-    assert [site.library for site in leak.sites] == ["liba.so"]
+    (leak,) = made.report().descriptor_leaks
+    assert [site.library for site in leak.opened_at] == ["liba.so"]
     assert made.report().problems == ()
 
 

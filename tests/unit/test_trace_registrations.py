@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.linux.trace.events import Registration
+from dlwhy.common.linux.trace.events import TlsRegistration
 from dlwhy.tests.support.live_glibc import LIBC_FUNCTIONS, Script
 from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import Library
@@ -28,10 +28,10 @@ def test_a_registration_is_told_with_its_destructor_and_its_caller() -> None:
     made.main.dlopen("liba.so")
     made.report()
     register(made, "libb.so", "libb.so", "libb.so")
-    (event,) = [event for event in made.events if isinstance(event, Registration)]
+    (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
     assert told([event]) == ["register libb.so: libb.so:~Tally"]
-    assert (place(event.moment.caller), event.object, event.owner) == ("libb.so:code", 0x1234, None)
-    assert made.report().registrations == (event,)
+    assert (place(event.moment.caller), event.object, event.destructor_library) == ("libb.so:code", 0x1234, None)
+    assert made.report().tls_registrations == (event,)
 
 
 def test_a_destructor_of_another_library_than_the_one_that_it_keeps_is_said_so() -> None:
@@ -81,7 +81,7 @@ def test_libstdcxx_only_passes_on_what_it_is_asked_for() -> None:
         frame = made.library("libstdc++.so.6").functions["__cxa_thread_atexit"]
         with made.main.within(("libstdc++.so.6", "__cxa_thread_atexit"), frame):
             made.main.register_destructor(made.address(("libb.so", "~Tally")), 0, made.library("libb.so"))
-    (event,) = [event for event in made.events if isinstance(event, Registration)]
+    (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
     assert place(event.moment.caller) == "libb.so:code"
 
 
@@ -107,7 +107,7 @@ def test_without_being_asked_nothing_is_watched() -> None:
     made.begin()
     made.main.dlopen("libb.so")
     register(made, "libb.so", "libb.so", "libb.so")
-    assert made.report().registrations == ()
+    assert made.report().tls_registrations == ()
 
 
 def test_a_glibc_that_cannot_register_any() -> None:

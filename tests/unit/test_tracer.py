@@ -57,17 +57,17 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     made.main.dlopen("libb.so")
     assert made.main.dlopen("libmissing.so") == 0
     made.main.dlopen("libx.so")
-    assert counted(made) == {"opens": 5, "failed": 1}
+    assert counted(made) == {"opens": 5, "opens_failed": 1}
     assert told(made.events) == [
         "open /usr/lib/liba.so: loaded liba.so + liba.so libb.so",
-        "open liba.so: counted",
-        "open libb.so: counted",
+        "open liba.so: already-loaded",
+        "open libb.so: already-loaded",
         "open libmissing.so: failed",
         "open libx.so: loaded + libx.so",
     ]
     first = made.events[0]
     assert isinstance(first, Open)
-    assert (first.flags, first.space, first.moment.lwp) == (RTLD_NOW, -2, 4711)
+    assert (first.flags, first.requested_namespace, first.moment.tid) == (RTLD_NOW, -2, 4711)
     base = made.process.base(made.library("liba.so"))
     assert first.library is not None
     assert (first.library.base, first.library.start) == (base, base)
@@ -80,9 +80,9 @@ def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
     made.begin()
     made.main.dlopen(None)
     made.report()
-    assert told(made.events) == ["open None: counted main"]
+    assert told(made.events) == ["open None: already-loaded main"]
     assert isinstance(made.events[0], Open)
-    assert made.events[0].space == (-2 if in_rtld else 0)
+    assert made.events[0].requested_namespace == (-2 if in_rtld else 0)
 
 
 def test_a_constructor_that_opens(in_rtld: bool) -> None:
@@ -151,14 +151,14 @@ def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
     # ld.so's entry in a namespace stands for ld.so, which stays: it is never told.
     assert told(made.events) == [
         "open libspace.so: loaded + libc.so.6 libspace.so",
-        "open libspace.so: counted",
+        "open libspace.so: already-loaded",
         "close libspace.so 2: keeps",
         "close libspace.so 1: unloads - libc.so.6 libspace.so",
         "open libspace.so: loaded + libc.so.6 libspace.so",
         "close libspace.so 1: unloads - libc.so.6 libspace.so",
     ]
-    assert [event.space for event in made.events if isinstance(event, Open)] == [-1, 1, -1]
-    assert {account.namespace for account in made.report().accounts} == {1, 2}
+    assert [event.requested_namespace for event in made.events if isinstance(event, Open)] == [-1, 1, -1]
+    assert {account.namespace for account in made.report().library_totals} == {1, 2}
 
 
 # -- closes ---------------------------------------------------------------------------------------------------
@@ -171,7 +171,14 @@ def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> Non
     made.main.dlopen("liba.so")
     made.main.dlclose(handle)
     made.main.dlclose(handle)
-    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 1, "unloaded": 2, "exact": 2, "compared": 2}
+    assert counted(made) == {
+        "opens": 2,
+        "closes": 2,
+        "closes_that_unloaded": 1,
+        "libraries_unloaded": 2,
+        "closes_predicted_exactly": 2,
+        "closes_compared": 2,
+    }
     assert told(made.events)[2:] == ["close liba.so 2: keeps", "close liba.so 1: unloads - liba.so libb.so"]
     close = made.events[3]
     assert isinstance(close, Close)
@@ -192,7 +199,7 @@ def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: bool) -> None:
         "close liba.so 1: unloads - liba.so; stays libb.so",
     ]
     (kept,) = report.kept
-    assert (kept.library.name, kept.times) == ("libb.so", 2)
+    assert (kept.library.name, kept.times_kept) == ("libb.so", 2)
     assert [hold.chain for hold in kept.library.holds] == [("libc1.so", "libb.so")]
     made.main.dlclose(other)
     made.report()
@@ -210,11 +217,11 @@ def test_a_close_of_what_is_nodelete_returns_early(in_rtld: bool) -> None:
     assert told(made.events) == [
         "in 1: pin libpinned.so: elf-flag",
         "open libpinned.so: loaded + libpinned.so",
-        "close libpinned.so 1: early-return; stays libpinned.so",
-        "close libpinned.so 1: early-return; stays libpinned.so",
+        "close libpinned.so 1: no-effect; stays libpinned.so",
+        "close libpinned.so 1: no-effect; stays libpinned.so",
     ]
-    (account,) = made.report().accounts
-    assert (account.early_returns, account.left) == (2, 1)
+    (account,) = made.report().library_totals
+    assert (account.closes_without_effect, account.open_count_now) == (2, 1)
 
 
 def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) -> None:
@@ -231,9 +238,9 @@ def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) ->
         "close liba.so 1: unloads - liba.so libb.so",
         "close ? 0: not-open",
     ]
-    assert [close.handle for close in report.vain] == [made.handle("libb.so"), handle]
-    (account,) = report.accounts
-    assert [deeds.total for deeds in account.closes] == [1]
+    assert [close.handle for close in report.closes_not_open] == [made.handle("libb.so"), handle]
+    (account,) = report.library_totals
+    assert [deeds.total for deeds in account.closes_by_caller] == [1]
 
 
 def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
@@ -246,11 +253,11 @@ def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
     assert counted(made) == {
         "opens": 1,
         "closes": 2,
-        "nested": 1,
-        "unloading": 1,
-        "unloaded": 3,
-        "exact": 1,
-        "compared": 2,
+        "closes_nested": 1,
+        "closes_that_unloaded": 1,
+        "libraries_unloaded": 3,
+        "closes_predicted_exactly": 1,
+        "closes_compared": 2,
     }
     assert told(made.events)[1:] == [
         "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
@@ -274,7 +281,7 @@ def test_a_destructor_that_opens_and_closes_again(in_rtld: bool) -> None:
         "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
         "in 2: close libx.so 1: deferred, for the outer one - libx.so",
     ]
-    assert made.report().mismatches == ()
+    assert made.report().closes_mispredicted == ()
 
 
 def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: bool) -> None:
@@ -283,7 +290,7 @@ def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: bool) -
     made.main.dlclose(made.main.dlopen("liba.so"))
     made.main.dlclose(made.main.dlopen("libb.so"))
     made.report()
-    assert [event.at_least for event in made.events if isinstance(event, Close)] == [("liba.so",), ()]
+    assert [event.may_unload_more for event in made.events if isinstance(event, Close)] == [("liba.so",), ()]
 
 
 def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -> None:
@@ -292,7 +299,14 @@ def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -
     for _ in range(3):
         handle = made.main.dlopen("libx.so")
         made.main.dlclose(handle)
-    assert counted(made) == {"opens": 3, "closes": 3, "unloading": 3, "unloaded": 3, "exact": 3, "compared": 3}
+    assert counted(made) == {
+        "opens": 3,
+        "closes": 3,
+        "closes_that_unloaded": 3,
+        "libraries_unloaded": 3,
+        "closes_predicted_exactly": 3,
+        "closes_compared": 3,
+    }
 
 
 def test_another_library_whose_map_lies_where_one_lay(in_rtld: bool) -> None:
@@ -333,11 +347,11 @@ def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None
     opened, closed = made.events
     assert isinstance(opened, Open)
     assert isinstance(closed, Close)
-    assert [each.build_id for each in opened.added] == [build_id("libx.so")]
+    assert [each.build_id for each in opened.loaded] == [build_id("libx.so")]
     assert closed.library is not None
     assert closed.library.build_id == build_id("liba.so")
     gone = [("liba.so", build_id("liba.so")), ("libb.so", build_id("libb.so")), ("liby.so", build_id("liby.so"))]
-    assert [(each.name, each.build_id) for each in closed.went] == gone
+    assert [(each.name, each.build_id) for each in closed.unloaded] == gone
     assert closed.is_exact
 
 
@@ -362,7 +376,14 @@ def test_a_library_without_a_build_id_or_without_an_image_to_read(in_rtld: bool)
     made.target.forget(made.process.base(made.library("liby.so")), 0x1000)
     made.main.dlclose(handle)
     made.report()
-    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 2, "unloaded": 2, "exact": 2, "compared": 2}
+    assert counted(made) == {
+        "opens": 2,
+        "closes": 2,
+        "closes_that_unloaded": 2,
+        "libraries_unloaded": 2,
+        "closes_predicted_exactly": 2,
+        "closes_compared": 2,
+    }
     assert {event.library.build_id for event in made.events if event.library} == {None}
 
 
@@ -375,7 +396,14 @@ def test_build_ids_of_what_has_gone_are_not_kept_for_ever(
     made.begin()
     for _ in range(2):
         made.main.dlclose(made.main.dlopen("liba.so"))
-    assert counted(made) == {"opens": 2, "closes": 2, "unloading": 2, "unloaded": 4, "exact": 2, "compared": 2}
+    assert counted(made) == {
+        "opens": 2,
+        "closes": 2,
+        "closes_that_unloaded": 2,
+        "libraries_unloaded": 4,
+        "closes_predicted_exactly": 2,
+        "closes_compared": 2,
+    }
     known = made.tracer._reading.process._build_ids._known
     assert set(known.values()) <= {build_id(name) for name in made.loaded()}
 
@@ -388,10 +416,10 @@ def test_at_a_stop_what_has_returned_is_over_and_what_has_not_is_not(in_rtld: bo
     made.begin()
     handle = made.main.dlopen("liba.so")
     call = made.main.begin_close(handle)
-    assert told(made.report().unended) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
+    assert told(made.report().end_not_seen) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
     assert told(made.events) == ["open liba.so: loaded + liba.so libb.so"]
     call.end()
-    assert made.report().unended == ()
+    assert made.report().end_not_seen == ()
     assert told(made.events)[1:] == ["close liba.so 1: unloads - liba.so libb.so"]
 
 
@@ -400,11 +428,11 @@ def test_where_the_stack_pointer_is_not_known_the_return_address_tells(in_rtld: 
     made.begin()
     call = made.main.begin_open("libmissing.so")
     made.target.stacks[4711] = None
-    assert len(made.report().unended) == 1
+    assert len(made.report().end_not_seen) == 1
     call.end()
     made.main.clobber()
     made.target.stacks[4711] = None
-    assert made.report().unended == ()
+    assert made.report().end_not_seen == ()
     assert told(made.events) == ["open libmissing.so: failed"]
 
 
@@ -458,9 +486,9 @@ def test_the_end_of_the_process_while_a_close_goes_on(in_rtld: bool) -> None:
     assert call.reaction is Reaction.RESUME
     made.end("the process was killed")
     report = made.report()
-    assert (report.watching, report.ending) == (False, "the process was killed")
-    assert told(report.unended) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
-    assert report.totals.unended == 1
+    assert (report.watching, report.end_reason) == (False, "the process was killed")
+    assert told(report.end_not_seen) == ["close liba.so 1: unloads - liba.so libb.so; not seen to end"]
+    assert report.totals.end_not_seen == 1
     assert made.target.handlers == {}
     assert told(made.events)[-1] == "close liba.so 1: unloads - liba.so libb.so; not seen to end"
     assert made.report() == report
@@ -472,7 +500,7 @@ def test_a_debugger_that_does_not_tell_of_the_end(in_rtld: bool) -> None:
     assert tracer.is_watching()
     made.target.alive = False
     assert not tracer.is_watching()
-    assert made.report().ending == EXITED
+    assert made.report().end_reason == EXITED
 
 
 def test_a_stopped_trace_leaves_nothing_behind(in_rtld: bool) -> None:
@@ -483,10 +511,10 @@ def test_a_stopped_trace_leaves_nothing_behind(in_rtld: bool) -> None:
     tracer.stop()
     assert made.target.handlers == {}
     assert told(made.events) == ["open libx.so: loaded + libx.so"]
-    assert tracer.report().ending == "it was stopped"
+    assert tracer.report().end_reason == "it was stopped"
     made.end("the process ended")
     tracer.stop()
-    assert tracer.report().ending == "it was stopped"
+    assert tracer.report().end_reason == "it was stopped"
 
 
 def test_another_program_ends_the_trace(in_rtld: bool) -> None:
@@ -496,7 +524,7 @@ def test_another_program_ends_the_trace(in_rtld: bool) -> None:
     made.execute()
     made.main.dlopen("liba.so")
     report = made.report()
-    assert (report.watching, report.ending) == (False, ANOTHER_PROGRAM)
+    assert (report.watching, report.end_reason) == (False, ANOTHER_PROGRAM)
     assert told(made.events) == ["open libx.so: None"]
     assert made.target.handlers == {}
 
@@ -523,8 +551,8 @@ def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: bool) -> None:
         "open liba.so: loaded + liba.so libb.so",
         "at exit: close libx.so 2: keeps",
     ]
-    assert (report.totals.unseen_opens, report.totals.unseen_closes, report.totals.unended) == (0, 0, 0)
-    assert report.ending == "the process ended"
+    assert (report.totals.opens_unseen, report.totals.closes_unseen, report.totals.end_not_seen) == (0, 0, 0)
+    assert report.end_reason == "the process ended"
 
 
 def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
@@ -538,7 +566,7 @@ def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
     made.main.dlclose(NO_HANDLE)
     made.process.libraries.remove(made.library("libx.so"))
     totals = made.report().totals
-    assert (totals.unseen_opens, totals.unseen_closes) == (3, 4)
+    assert (totals.opens_unseen, totals.closes_unseen) == (3, 4)
 
 
 # -- several threads ------------------------------------------------------------------------------------------
@@ -558,7 +586,7 @@ def test_two_threads_that_open_at_once(in_rtld: bool) -> None:
         ("liby.so", "liby.so"),
     ]
     assert all(event.moment.raced for event in events)
-    assert [event.moment.lwp for event in events] == [4711, 4712]
+    assert [event.moment.tid for event in events] == [4711, 4712]
     assert place(events[1].moment.caller) == "main:worker"
 
 
@@ -571,8 +599,8 @@ def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
     two.end()
     one.end()
     report = made.report()
-    assert report.mismatches == ()
-    assert (report.totals.raced, report.totals.unloaded, report.totals.unended) == (2, 2, 0)
+    assert report.closes_mispredicted == ()
+    assert (report.totals.closes_raced, report.totals.libraries_unloaded, report.totals.end_not_seen) == (2, 2, 0)
     assert told(made.events) == [
         "raced: close libx.so 1: unloads - libx.so",
         "raced: close liby.so 1: unloads - liby.so",
@@ -591,7 +619,7 @@ def test_a_close_that_waited_while_another_thread_opened_what_it_closes(in_rtld:
     waiting.end()
     made.report()
     assert told(made.events) == [
-        "raced: open liba.so: counted",
+        "raced: open liba.so: already-loaded",
         "raced: close liba.so 2: keeps",
         "raced: open libx.so: loaded + libx.so",
     ]
@@ -607,10 +635,10 @@ def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(in
     two.end()
     made.report()
     assert told(made.events) == [
-        "raced: open libx.so: counted",
+        "raced: open libx.so: already-loaded",
         "raced: close libx.so 1: unloads - libx.so; mistaken in libx.so",
     ]
-    assert made.report().mismatches == ()
+    assert made.report().closes_mispredicted == ()
 
 
 def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) -> None:
@@ -628,14 +656,14 @@ def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) ->
     waiting[0].end()
     made.report()
     events = [event for event in made.events if isinstance(event, Open)]
-    assert [(event.requested, event.moment.inside) for event in sorted(events)] == [
+    assert [(event.requested, event.moment.within_event) for event in sorted(events)] == [
         ("liba.so", None),
         ("liby.so", None),
         ("libx.so", 1),
     ]
     assert all(event.moment.raced for event in events)
     # Which of them has loaded liby.so cannot be told; that it came once can.
-    added = [instance.name for event in events for instance in event.added]
+    added = [instance.name for event in events for instance in event.loaded]
     assert sorted(added) == ["liba.so", "libb.so", "libx.so", "liby.so"]
 
 
@@ -651,12 +679,12 @@ def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(in_rtld: bool) -
     made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
-    assert made.report().totals.unseen_opens == 0
+    assert made.report().totals.opens_unseen == 0
     for _ in range(20):
         made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
-    assert made.report().totals.unseen_opens == 1
+    assert made.report().totals.opens_unseen == 1
 
 
 # -- what is predicted ----------------------------------------------------------------------------------------
@@ -673,7 +701,7 @@ def test_a_close_within_another_namespace_that_no_breakpoint_sees_is_explained_a
     made.main.dlclose(outer)
     report = made.report()
     assert told(made.events)[1:] == ["close libspace.so 1: unloads - libc.so.6 libspace.so, then - libx.so"]
-    assert (report.totals.unseen_closes, report.mismatches) == (1, ())
+    assert (report.totals.closes_unseen, report.closes_mispredicted) == (1, ())
 
 
 def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -> None:
@@ -689,7 +717,7 @@ def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -
         [hold.chain or hold.kind.value for hold in library.holds]
         for event in made.events
         if isinstance(event, Close)
-        for library in event.keeps
+        for library in event.kept
     ]
     assert chains == [[("libc1.so", "libb.so")], [("libc1.so", "libb.so")], ["open-count"]]
 
@@ -709,7 +737,7 @@ def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: bool)
         user.imports = bound
         made.main.dlclose(made.main.dlopen("libp.so"))
     made.main.dlopen("libmissing.so")
-    symbols = [library.holds[0].symbols for event in made.events if isinstance(event, Close) for library in event.keeps]
+    symbols = [library.holds[0].symbols for event in made.events if isinstance(event, Close) for library in event.kept]
     assert symbols == [("one",), ("one",), ("two",)]
 
 
@@ -762,7 +790,7 @@ def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: bool) -> No
     assert [problem.where for problem in made.report().problems] == ["loader"]
     made.main.call_libc("_exit", 0)
     assert [problem.where for problem in made.report().problems] == ["loader", "_exit in thread 4711"]
-    assert told(made.report().unended) == ["open libx.so: None"]
+    assert told(made.report().end_not_seen) == ["open libx.so: None"]
 
 
 def test_a_process_whose_random_bytes_cannot_be_read_is_traced_all_the_same(in_rtld: bool) -> None:
@@ -813,7 +841,7 @@ def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: 
     call.end()
     made.report()
     assert told(made.events)[0] == "open liba.so: loaded + liba.so libb.so"
-    added = [each.name for event in made.events[1:] if isinstance(event, Open) for each in event.added]
+    added = [each.name for event in made.events[1:] if isinstance(event, Open) for each in event.loaded]
     assert added == ["libx.so"]
 
 
@@ -829,8 +857,8 @@ def test_only_events_about_the_libraries_that_were_asked_for(in_rtld: bool) -> N
     made.main.dlclose(first)
     report = made.report()
     assert told(made.events) == ["open liba.so: loaded + liba.so libb.so", "close liba.so 1: unloads - liba.so libb.so"]
-    assert [account.name for account in report.accounts] == ["liba.so"]
-    assert (report.totals.opens, report.totals.closes, report.asked) == (1, 1, ("libb*",))
+    assert [account.name for account in report.library_totals] == ["liba.so"]
+    assert (report.totals.opens, report.totals.closes, report.filter) == (1, 1, ("libb*",))
 
 
 def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
@@ -840,18 +868,23 @@ def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
     made.main.dlopen("libx.so")
     made.thread(4712).dlopen("libx.so")
     made.main.dlclose(before)
-    (account,) = [each for each in made.report().accounts if each.name == "libx.so"]
-    assert (account.before, account.left, account.at_start) == (1, 2, False)
-    assert {place(deeds.site): deeds.total for deeds in account.opens} == {"main:main": 1, "main:worker": 1}
-    assert [deeds.total for deeds in account.closes] == [1]
+    (account,) = [each for each in made.report().library_totals if each.name == "libx.so"]
+    assert (account.open_count_at_start, account.open_count_now, account.at_start) == (1, 2, False)
+    assert {place(deeds.caller): deeds.total for deeds in account.opens_by_caller} == {"main:main": 1, "main:worker": 1}
+    assert [deeds.total for deeds in account.closes_by_caller] == [1]
 
 
 def test_what_was_loaded_at_the_start_is_said_so(in_rtld: bool) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("libc.so.6")
-    (account,) = made.report().accounts
-    assert (account.name, account.at_start, account.before, account.left) == ("libc.so.6", True, 0, 1)
+    (account,) = made.report().library_totals
+    assert (account.name, account.at_start, account.open_count_at_start, account.open_count_now) == (
+        "libc.so.6",
+        True,
+        0,
+        1,
+    )
 
 
 # -- what cannot be traced ------------------------------------------------------------------------------------
@@ -876,8 +909,8 @@ def test_without_the_functions_of_libc_itself_those_of_ld_so_do() -> None:
     made.main.dlopen("libx.so")
     report = made.report()
     assert (report.opens_by, report.closes_by) == ("dlopen and dlmopen", "dlclose")
-    assert told(made.events) == ["close ? 0: not-open", "open libx.so: counted"]
-    assert report.totals.unseen_opens == 1
+    assert told(made.events) == ["close ? 0: not-open", "open libx.so: already-loaded"]
+    assert report.totals.opens_unseen == 1
 
 
 def test_the_report_of_a_process_that_opens_nothing(in_rtld: bool) -> None:
@@ -885,8 +918,8 @@ def test_the_report_of_a_process_that_opens_nothing(in_rtld: bool) -> None:
     tracer = made.begin()
     report = tracer.report()
     assert report.watching
-    assert report.ending is None
+    assert report.end_reason is None
     assert report.loader.version == "2.40"
-    assert report.accounts == ()
-    assert report.seconds >= 0
+    assert report.library_totals == ()
+    assert report.duration_seconds >= 0
     assert ("_dl_open" in report.opens_by, "dlopen" in report.opens_by) == (True, not in_rtld)

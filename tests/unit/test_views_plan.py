@@ -12,11 +12,12 @@ import pytest
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.linux.model import HoldKind, Library
-from dlwhy.common.linux.plan_model import Action, Change, Plan, Plans, Step
+from dlwhy.common.linux.plan_model import Action, Plan, Plans, Remedy, Step
 from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, nodelete, opened, owed, startup, state
 from dlwhy.tests.unit.goldens import golden
 
@@ -42,31 +43,31 @@ COLLECT = Step(Action.COLLECT, LIB.name, LINK_MAP, 0)
 
 def kept(outcome: Outcome, *keeps: Library, steps: tuple[Step, ...] = (), count: int = 1, **more: Any) -> Plan:
     """Make a plan of a library that stays."""
-    return Plan(LIB, count, more.pop("closes", 1), outcome, keeps=keeps, change=Change(steps), **more)
+    return Plan(LIB, count, more.pop("close_count", 1), outcome, kept=keeps, remedy=Remedy(steps), **more)
 
 
 def blocked(outcome: Outcome, blocker: Library, *keeps: Library, count: int = 1) -> Plan:
     """Make a plan of a library that nothing unloads."""
-    return Plan(LIB, count, 1, outcome, keeps=keeps, change=Change(blocker=blocker))
+    return Plan(LIB, count, 1, outcome, kept=keeps, remedy=Remedy(blocker=blocker))
 
 
 def gone(*with_it: Library, **more: Any) -> Plan:
     """Make a plan of a library that goes."""
     size = SIZE * (len(with_it) + 1)
-    given = {"order": "depth-first", "size": size, **more}
-    return Plan(LIB, given.pop("count", 1), given.pop("closes", 1), Outcome.UNLOADS, (LIB, *with_it), **given)
+    given = {"order_algorithm": "depth-first", "unload_bytes": size, **more}
+    return Plan(LIB, given.pop("count", 1), given.pop("close_count", 1), Outcome.UNLOADS, (LIB, *with_it), **given)
 
 
 SAMPLES: dict[str, Plan] = {
     "unloads it alone": gone(),
     "unloads three": gone(OTHER, THIRD),
     "unloads many": gone(*MANY),
-    "unloads by two closes": gone(OTHER, count=2, closes=2),
-    "unloads at least": gone(OTHER, at_least=(OTHER.name,)),
-    "unloads at least, two": gone(OTHER, at_least=(LIB.name, OTHER.name)),
+    "unloads by two closes": gone(OTHER, count=2, close_count=2),
+    "unloads at least": gone(OTHER, may_unload_more=(OTHER.name,)),
+    "unloads at least, two": gone(OTHER, may_unload_more=(LIB.name, OTHER.name)),
     "unloads in an uncertain order": gone(OTHER, order_certain=False),
-    "unloads in an unknown order": gone(OTHER, order=None),
-    "unloads and keeps a dependency": gone(OTHER, keeps=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
+    "unloads in an unknown order": gone(OTHER, order_algorithm=None),
+    "unloads and keeps a dependency": gone(OTHER, kept=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
     "keeps: open more often": kept(Outcome.KEEPS, library(opened(2)), OTHER, steps=(close(2),), count=3),
     "keeps: needed": kept(Outcome.KEEPS, library(HOLDS["dependency"]), steps=(close(2, OTHER),)),
     "keeps: destructors": kept(Outcome.KEEPS, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), COLLECT)),
@@ -90,8 +91,8 @@ SAMPLES: dict[str, Plan] = {
         library(HOLDS["dependency"]),
         steps=(close(1, OTHER),),
         unloads=(THIRD,),
-        order="original",
-        size=SIZE,
+        order_algorithm="original",
+        unload_bytes=SIZE,
     ),
     "blocked by a NODELETE holder": blocked(
         Outcome.KEEPS, OTHER._replace(holds=(nodelete("elf-flag"),)), library(HOLDS["dependency"])
@@ -100,21 +101,21 @@ SAMPLES: dict[str, Plan] = {
         Outcome.KEEPS, OTHER._replace(holds=(startup("needed"),)), library(HOLDS["dependency"])
     ),
     "early return: the file's flag": blocked(
-        Outcome.EARLY_RETURN, library(nodelete("elf-flag", early=True)), library(nodelete("elf-flag", early=True))
+        Outcome.NO_EFFECT, library(nodelete("elf-flag", early=True)), library(nodelete("elf-flag", early=True))
     ),
     "early return: a unique symbol": blocked(
-        Outcome.EARLY_RETURN, library(HOLDS["nodelete-unique-symbol"]), library(HOLDS["nodelete-unique-symbol"])
+        Outcome.NO_EFFECT, library(HOLDS["nodelete-unique-symbol"]), library(HOLDS["nodelete-unique-symbol"])
     ),
     "early return until threads exit": kept(
-        Outcome.EARLY_RETURN, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), close(1))
+        Outcome.NO_EFFECT, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), close(1))
     ),
     "not open": kept(Outcome.NOT_OPEN, library(HOLDS["dependency"]), steps=(close(1, OTHER),), count=0),
     "not open: garbage": kept(Outcome.NOT_OPEN, library(held=False), steps=(COLLECT,), count=0),
     "not open: loaded at start": blocked(
         Outcome.NOT_OPEN, library(startup("needed")), library(startup("needed")), count=0
     ),
-    "not known": Plan(LIB, 1, 1, Outcome.UNKNOWN, keeps=(library(held=None),)),
-    "deferred": Plan(LIB, 1, 1, Outcome.DEFERRED, (LIB,), order="depth-first", size=SIZE),
+    "not known": Plan(LIB, 1, 1, Outcome.UNKNOWN, kept=(library(held=None),)),
+    "deferred": Plan(LIB, 1, 1, Outcome.DEFERRED, (LIB,), order_algorithm="depth-first", unload_bytes=SIZE),
     "deferred, in another namespace": kept(Outcome.DEFERRED, library(held=False), steps=(COLLECT,)),
 }
 
@@ -138,7 +139,7 @@ def texts() -> dict[str, str]:
     )
     found["all: none is open"] = render(plan_view(answer(asked=False), verbose=False))
     never = library(HOLDS["never-unloads"])
-    musl = Plan(never, None, 1, Outcome.KEEPS, keeps=(never,), change=Change(blocker=never))
+    musl = Plan(never, None, 1, Outcome.KEEPS, kept=(never,), remedy=Remedy(blocker=never))
     info = LoaderInfo("musl", None)
     found["musl"] = render(plan_view(answer(musl)._replace(loader=info), verbose=False))
     found["musl, all"] = render(plan_view(answer(asked=False)._replace(loader=info), verbose=False))
@@ -166,23 +167,23 @@ def test_json_follows_the_schema(name: str) -> None:
     document = json.loads(dump(plan_document("dlplan", answer(SAMPLES[name]))))
     VALIDATOR.validate(document)
     assert document["outcome"] == SAMPLES[name].outcome.value
-    assert document["unloads"] == [each["name"] for each in document["unmapped"]]
+    assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
-        assert document["reopen"] is None
+        assert document["statics_after_reopen"] is None
     else:
-        assert document["reopen"] == ("fresh" if "libB.so" in document["unloads"] else "same")
+        assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")
 
 
 def test_json_of_all_follows_the_schema() -> None:
     document = json.loads(dump(plan_document("dlplan", answer(*SAMPLES.values(), asked=False))))
     VALIDATOR.validate(document)
-    assert len(document["handles"]) == len(SAMPLES)
+    assert len(document["plans"]) == len(SAMPLES)
     VALIDATOR.validate(json.loads(dump(plan_document("dlplan", answer(asked=False)))))
 
 
 def test_a_document_with_a_hole_does_not_follow_the_schema() -> None:
     document = plan_document("dlplan", answer(SAMPLES["keeps: needed"]))
-    for key in ("library", "outcome", "unloads", "keeps", "change", "garbage", "reopen"):
+    for key in ("library", "outcome", "unloads", "kept", "remedy", "garbage", "statics_after_reopen"):
         damaged = {name: value for name, value in document.items() if name != key}
         assert not VALIDATOR.is_valid(damaged), key
     assert not VALIDATOR.is_valid({**document, "outcome": "perhaps"})
@@ -191,6 +192,6 @@ def test_a_document_with_a_hole_does_not_follow_the_schema() -> None:
 
 def test_the_samples_have_every_outcome_and_every_action() -> None:
     assert {plan.outcome for plan in SAMPLES.values()} == set(Outcome)
-    actions = {step.action for plan in SAMPLES.values() if plan.change for step in plan.change.steps}
+    actions = {step.action for plan in SAMPLES.values() if plan.remedy for step in plan.remedy.steps}
     assert actions == set(Action)
-    assert HoldKind.NODELETE in {h.kind for p in SAMPLES.values() for each in p.keeps for h in each.holds}
+    assert HoldKind.NODELETE in {h.kind for p in SAMPLES.values() for each in p.kept for h in each.holds}

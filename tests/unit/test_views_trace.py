@@ -6,18 +6,29 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views_trace.py        writes the go
 from __future__ import annotations
 
 import json
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import started_view, stop_view, trace_view
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Stop, Trace
+from dlwhy.common.linux.trace.events import (
+    Close,
+    DescriptorLeak,
+    Event,
+    Instance,
+    Kept,
+    Open,
+    Pin,
+    Stop,
+    TlsRegistration,
+    Trace,
+)
 from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.trace.events import Account, Deeds, Moment, OpenResult, Site, Totals
+from dlwhy.common.trace.events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
 from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
 from dlwhy.tests.unit.goldens import golden
@@ -45,19 +56,21 @@ def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", i
 
 STAYS = library(owed(destructor(7)), name="libB.so")
 LONG_STAYS = library(HOLDS["relocation"], name=LONG_LIBRARY)
-CLOSE = Close(moment(4), instance(), 1, Outcome.UNLOADS, (instance(),), keeps=(STAYS,), went=(instance(),), ended=True)
-EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.EARLY_RETURN, keeps=(STAYS,), ended=True)
+CLOSE = Close(
+    moment(4), instance(), 1, Outcome.UNLOADS, (instance(),), kept=(STAYS,), unloaded=(instance(),), ended=True
+)
+EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, kept=(STAYS,), ended=True)
 WRONG = Close(
     moment(9, UNKNOWN),
     instance("libD.so"),
     1,
     Outcome.UNLOADS,
     (instance("libD.so"), instance("libE.so")),
-    went=(instance("libD.so"), instance("libF.so")),
+    unloaded=(instance("libD.so"), instance("libF.so")),
     ended=True,
 )
 VAIN = Close(moment(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, ended=True)
-LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, keeps=(LONG_STAYS,), ended=True)
+LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), ended=True)
 OPEN = Open(moment(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
 FAILED = Open(moment(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
 PINS = (
@@ -67,27 +80,29 @@ PINS = (
 )
 DESTRUCTOR = Site(0x7FFFF7A01139, "libB.so", "Tally::~Tally()", "libb.cpp:9")
 REGISTRATIONS = (
-    Registration(
+    TlsRegistration(
         moment(2, Site(0x7FFFF7A01160, "libB.so", "libb_add", "libb.cpp:13")), instance("libB.so"), DESTRUCTOR, 8
     ),
-    Registration(moment(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
+    TlsRegistration(moment(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
 )
 LEAKS = (
-    Leak(moment(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
-    Leak(moment(9), instance("libfds.so"), 6, "socket:[4711]"),
+    DescriptorLeak(moment(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
+    DescriptorLeak(moment(9), instance("libfds.so"), 6, "socket:[4711]"),
 )
 
 
-def account(name: str, opens: int, closes: int, left: Optional[int], site: Site = MAIN, early: int = 0) -> Account:
-    made = (Deeds(site, "user", opens),) if opens else ()
-    undone = (Deeds(site, "libc", closes),) if closes else ()
-    return Account(name, f"/opt/app/{name}", 0, 0, made, undone, early, left)
+def account(
+    name: str, opens: int, closes: int, left: Optional[int], site: Site = MAIN, early: int = 0
+) -> LibraryTotals:
+    made = (Calls(site, "user", opens),) if opens else ()
+    undone = (Calls(site, "libc", closes),) if closes else ()
+    return LibraryTotals(name, f"/opt/app/{name}", 0, 0, made, undone, early, left)
 
 
-def trace(kept: tuple[Kept, ...] = (), accounts: tuple[Account, ...] = (), **more: object) -> Trace:
+def trace(kept: tuple[Kept, ...] = (), accounts: tuple[LibraryTotals, ...] = (), **more: object) -> Trace:
     """Make a report."""
     made = state()
-    given = {"watching": True, "ending": None, "totals": Totals(), **more}
+    given = {"watching": True, "end_reason": None, "totals": Totals(), **more}
     by = ("_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
     first = Trace(made.target, made.loader, True, None, 12.34, *by, Totals(), accounts, kept, (), (), (), ())
     return first._replace(**given)  # type: ignore[arg-type]
@@ -97,41 +112,43 @@ FULL = trace(
     (Kept(STAYS, 3, CLOSE), Kept(library(HOLDS["nodelete-unique-symbol"], name="libC.so"), 1, EARLY)),
     (account("libB.so", 5, 2, 3), account("libC.so", 3, 1, 2, early=4), account("libA.so", 1, 1, None)),
     totals=Totals(9, 1, 8, 2, 3, 2, 5, 1, 1, 1, 1, 2, 1, 6),
-    mismatches=(WRONG,),
+    closes_mispredicted=(WRONG,),
     pins=PINS,
-    registrations=REGISTRATIONS,
-    leaks=LEAKS,
+    tls_registrations=REGISTRATIONS,
+    descriptor_leaks=LEAKS,
     problems=(Problem("_dl_close in thread 4711", "cannot read 8 bytes at 0x10"),),
-    unended=(OPEN,),
-    vain=(VAIN, VAIN._replace(library=None), VAIN._replace(library=None, handle=0x4711000), VAIN),
+    end_not_seen=(OPEN,),
+    closes_not_open=(VAIN, VAIN._replace(library=None), VAIN._replace(library=None, handle=0x4711000), VAIN),
 )
 LONG = trace(
     (Kept(LONG_STAYS, 3, LONG_CLOSE),),
     tuple(account(f"{number}{LONG_LIBRARY}", 2, 1, 1, LONG_SITE) for number in range(6)),
     watching=False,
-    ending="the process executed another program",
+    end_reason="the process executed another program",
     opens_by="dlopen and dlmopen, and libc's own call of _dl_open",
     closes_by="dlclose, and libc's own call of _dl_close",
-    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234, compared=123456),
-    mismatches=(WRONG._replace(library=instance(LONG_LIBRARY), predicted=tuple(map(instance, "abcdefgh"))),),
-    pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), lookups=(LONG_LIBRARY,) * 5),),
-    registrations=(REGISTRATIONS[0]._replace(function=LONG_SITE, owner=LONG_LIBRARY),),
-    leaks=(LEAKS[0]._replace(path=LONG_PATH, sites=(LONG_SITE,) * 3),),
-    unended=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
-    vain=(LONG_CLOSE,),
+    totals=Totals(123456, 1234, 123456, 23456, 345678, 12345, 99999, 1234, closes_compared=123456),
+    closes_mispredicted=(
+        WRONG._replace(library=instance(LONG_LIBRARY), predicted_unloads=tuple(map(instance, "abcdefgh"))),
+    ),
+    pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), looked_up_by=(LONG_LIBRARY,) * 5),),
+    tls_registrations=(REGISTRATIONS[0]._replace(destructor=LONG_SITE, destructor_library=LONG_LIBRARY),),
+    descriptor_leaks=(LEAKS[0]._replace(descriptor_target=LONG_PATH, opened_at=(LONG_SITE,) * 3),),
+    end_not_seen=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
+    closes_not_open=(LONG_CLOSE,),
 )
 MANY = trace(
     tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
     tuple(account(f"lib{n:02}.so", 2, 1, 1) for n in range(20)),
-    totals=Totals(40, 0, 20, compared=20),
-    mismatches=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
+    totals=Totals(40, 0, 20, closes_compared=20),
+    closes_mispredicted=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
     pins=PINS[1:2] * 20,
-    registrations=tuple(
-        REGISTRATIONS[0]._replace(function=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
+    tls_registrations=tuple(
+        REGISTRATIONS[0]._replace(destructor=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
     ),
-    leaks=tuple(LEAKS[1]._replace(path=f"socket:[{n}]") for n in range(20)),
-    unended=(OPEN, CLOSE) * 10,
-    vain=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
+    descriptor_leaks=tuple(LEAKS[1]._replace(descriptor_target=f"socket:[{n}]") for n in range(20)),
+    end_not_seen=(OPEN, CLOSE) * 10,
+    closes_not_open=tuple(VAIN._replace(library=instance(f"lib{n:02}.so")) for n in range(20)),
 )
 MISSING = "cannot open shared object file: No such file or directory"
 FAILING = trace(
@@ -149,7 +166,7 @@ FAILING = trace(
 
 TRACES = {
     "nothing so far": trace(),
-    "nothing at all": trace(watching=False, ending="the process ended"),
+    "nothing at all": trace(watching=False, end_reason="the process ended"),
     "everything": FULL,
     "long names": LONG,
     "many": MANY,
@@ -160,7 +177,7 @@ STOPS = {
     "kept, with long names": Stop("kept", LONG_CLOSE, (LONG_LIBRARY,)),
     "kept, six of them": Stop(
         "kept",
-        CLOSE._replace(keeps=tuple(STAYS._replace(name=f"lib{n}.so") for n in range(6))),
+        CLOSE._replace(kept=tuple(STAYS._replace(name=f"lib{n}.so") for n in range(6))),
         tuple(f"lib{n}.so" for n in range(6)),
     ),
     "unloaded": Stop("unloaded", CLOSE, ("libA.so",)),
@@ -217,6 +234,35 @@ def test_events_follow_the_schema() -> None:
         event.validate(json.loads(dump_event(each)))
 
 
+def json_of(event: Event) -> Any:
+    document = json.loads(dump_event(event))
+    validator_of("event").validate(document)
+    return document
+
+
+def test_what_is_not_known_is_null() -> None:
+    assert json_of(OPEN._replace(requested=None))["requested"] == "", "the program itself"
+    assert json_of(OPEN._replace(requested="?"))["requested"] is None
+    assert json_of(VAIN)["open_count_before"] == 0
+    assert json_of(VAIN._replace(library=None))["open_count_before"] is None
+    assert json_of(PINS[0]._replace(moment=Moment(3, 0.5, 0)))["thread"] is None
+    running = json_of(CLOSE._replace(ended=False, unloaded=()))
+    assert (running["unloaded"], running["predicted_exactly"]) == (None, None)
+
+
+def test_what_came_and_went_can_be_told_apart() -> None:
+    (gone,) = json_of(CLOSE._replace(unloaded=(instance()._replace(build_id="c0ffee"),)))["unloaded"]
+    assert gone == {
+        "name": "libA.so",
+        "path": "/opt/app/libA.so",
+        "namespace": 0,
+        "link_map": f"{LINK_MAP:#x}",
+        "base": "0x7ffff7a00000",
+        "range": ["0x7ffff7a00000", "0x7ffff7a04000"],
+        "build_id": "c0ffee",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -252,7 +298,7 @@ def test_cells_are_cut_only_where_they_must_be() -> None:
 
 
 def stays(held: Library) -> Stop:
-    return Stop("kept", CLOSE._replace(keeps=(held,)), (held.name,))
+    return Stop("kept", CLOSE._replace(kept=(held,)), (held.name,))
 
 
 @pytest.mark.parametrize("name", HOLDS)

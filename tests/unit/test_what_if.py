@@ -10,8 +10,8 @@ import pytest
 from dlwhy.common.linux.loader.follow import GraphFollower
 from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.plan import Planner, find_change
-from dlwhy.common.linux.plan_model import Change
+from dlwhy.common.linux.plan import Planner, find_remedy
+from dlwhy.common.linux.plan_model import Remedy
 from dlwhy.common.linux.state.examine import examine
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
@@ -69,15 +69,15 @@ def examination_of(target: FakeTarget) -> GlibcExamination:
     return examine(target, examine_glibc, refuse)[0]
 
 
-def answers(examined: GlibcExamination) -> dict[str, tuple[Library, Change, bool, int]]:
+def answers(examined: GlibcExamination) -> dict[str, tuple[Library, Remedy, bool, int]]:
     """Ask all that depends on open counts, and look into every cache on the way."""
     maps = [m for m in examined.process.graph.by_address.values() if m.l_type == 2]
     return {examined.process.name(m): answer(examined, m) for m in maps}
 
 
-def answer(examined: GlibcExamination, link_map: LinkMap) -> tuple[Library, Change, bool, int]:
+def answer(examined: GlibcExamination, link_map: LinkMap) -> tuple[Library, Remedy, bool, int]:
     judged = without_values(examined.judge(link_map, identify=True))
-    change = find_change(examined, link_map)
+    change = find_remedy(examined, link_map)
     if change.blocker is not None:
         change = change._replace(blocker=without_values(change.blocker))
     return judged, change, Planner(examined).is_garbage(link_map), examined.kept.open_count(link_map)

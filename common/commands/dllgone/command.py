@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...windows.gone import find_gone
 from ..arguments import process_id
@@ -16,7 +16,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     wanted = " ".join(arguments.address)
     answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None, process_id(arguments.process))
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import dll_gone_document  # most want the text
 
         return dll_gone_document("dllgone", answer)

@@ -17,8 +17,8 @@ def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
     notes: list[Part] = []
     if verbose:
         notes += layout_parts(answer.target, answer.loader)
-    if answer.lost:
-        notes.append(Sentence(f"{answer.lost} older unloads were overwritten in the loader's record."))
+    if answer.overwritten_events:
+        notes.append(Sentence(f"{answer.overwritten_events} older unloads were overwritten in the loader's record."))
     notes += problem_parts(answer.problems)
     return Document((Sentence(_gone_answer(answer)), *_gone_parts(answer, verbose), *notes, *_gone_remedy(answer)))
 
@@ -32,12 +32,12 @@ def _gone_answer(answer: GoneDlls) -> str:
         tail = f"; a thread still points into {pointed} of them" if pointed else ""
         return f"{completed(len(gone), 'unloaded DLL')} on record{tail}."
     where = f"{answer.address:#x}"
-    if answer.loaded and not gone:
-        return f"{where} lies in {answer.loaded}, which is loaded."
+    if answer.loaded_at_address and not gone:
+        return f"{where} lies in {answer.loaded_at_address}, which is loaded."
     if not gone:
         return f"{where} lies in no unloaded DLL that is on record."
-    if len(gone) > 1 or answer.loaded:
-        now = f" It lies in {answer.loaded} now." if answer.loaded else ""
+    if len(gone) > 1 or answer.loaded_at_address:
+        now = f" It lies in {answer.loaded_at_address} now." if answer.loaded_at_address else ""
         names = join([_place(each) for each in reversed(gone[-SHOWN_NAMES:])])
         several = "one of these was there" if len(gone) > 1 else "this was there before"
         return f"{where}: {several}: {names}.{now}"
@@ -71,7 +71,7 @@ def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
     pointers = []
     for each in answer.gone:
         for pointer in each.pointers if verbose else each.pointers[:_SHOWN_POINTERS]:
-            thread = f"thread {pointer.thread.number} (TID {pointer.thread.lwp:#x})"
+            thread = f"thread {pointer.thread.number} (TID {pointer.thread.tid:#x})"
             place = pointer.register or f"stack at {pointer.address:#x}"
             offset = pointer.value - each.image.base
             pointers.append((thread, place, f"{pointer.value:#x}", f"{each.image.name or '?'}+{offset:#x}"))
@@ -83,7 +83,7 @@ def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
 
 
 def _gone_remedy(answer: GoneDlls) -> Iterator[Part]:
-    if len(answer.gone) == 1 and answer.address is not None and not answer.loaded:
+    if len(answer.gone) == 1 and answer.address is not None and not answer.loaded_at_address:
         image = answer.gone[0].image
         yield Sentence(
             f"Its symbols: {image.name}, timestamp {image.timestamp:08X}, size {image.size:x}; in WinDbg "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...windows.plan import plan_free
 from ..arguments import number_or_all, process_id
@@ -21,7 +21,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         process_id(arguments.process),
     )
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import dll_plan_document  # most want the text
 
         return dll_plan_document("dllplan", plans)

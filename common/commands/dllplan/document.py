@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Optional
 
-from ...render.dll_json import dll_reference, dll_rules, dll_verdict
+from ...model import Outcome
+from ...render.dll_json import dll_reference, dll_rules, kept_dll_document
 from ...render.json_parts import envelope, problem_documents
 from ...windows.model import DllPlan, DllPlans
 
+if TYPE_CHECKING:
+    from ...render.json_types import DllplanDocument, DllRemedyDocument
 
-def dll_plan_document(command: str, plans: DllPlans) -> dict[str, Any]:
+
+def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     """Build the document of a prediction."""
+    plan = plans.plan
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
-        **_plan(plans.plan),
+        "library": dll_reference(plan.dll),
+        "rule": plan.rule.value,
+        "load_count": plan.load_count,
+        "loadlibrary_count": plan.loadlibrary_count,
+        "load_count_after": plan.load_count_after,
+        "close_count": plan.close_count,
+        "excess_closes": plan.excess_closes,
+        "outcome": plan.outcome.value,
+        "refusal": None if plan.refusal == "unknown" else plan.refusal,
+        "unloads": [{**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads],
+        "order_algorithm": plan.order_algorithm,
+        "order_certain": plan.order_certain,
+        "may_unload_more": list(plan.may_unload_more),
+        "import_cycles": [list(cycle) for cycle in plan.import_cycles],
+        "import_cycle_alternatives": [
+            {"library": each.dll, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
+            for each in plan.import_cycle_alternatives
+        ],
+        "unload_bytes": plan.unload_bytes,
+        "kept": [kept_dll_document(dll) for dll in plan.kept],
+        "remedy": _remedy(plan),
         "problems": problem_documents(plans.problems),
     }
 
 
-def _plan(plan: DllPlan) -> dict[str, Any]:
+def _remedy(plan: DllPlan) -> Optional[DllRemedyDocument]:
+    if plan.goes or plan.outcome is Outcome.UNKNOWN or not (plan.steps or plan.blocker):
+        return None
     return {
-        "library": dll_reference(plan.dll),
-        "rule": plan.rule.value,
-        "load_count": plan.load_count,
-        "own_count": plan.own_count,
-        "count_left": plan.count_left,
-        "over_freed": plan.over_freed,
-        "closes": plan.frees,
-        "outcome": plan.outcome.value,
-        "refusal": plan.refusal,
-        "unloads": [dll.name for dll in plan.unloads],
-        "unmapped": [{**dll_reference(dll), "detached": dll.base in plan.detached} for dll in plan.unloads],
-        "order": plan.order,
-        "order_certain": plan.order_certain,
-        "at_least": list(plan.at_least),
-        "cycles": [list(cycle) for cycle in plan.cycles],
-        "cycle_entries": [
-            {"library": each.dll, "unloads": list(each.unloads), "pins": list(each.pins)} for each in plan.cycle_entries
-        ],
-        "bytes": plan.size,
-        "keeps": [{**dll_reference(dll), **dll_verdict(dll)} for dll in plan.keeps],
-        "steps": [{"library": step.dll, "count": step.total} for step in plan.steps],
-        "blocker": {**dll_reference(plan.blocker), **dll_verdict(plan.blocker)} if plan.blocker else None,
+        "possible": plan.blocker is None,
+        "blocker": kept_dll_document(plan.blocker) if plan.blocker else None,
+        "steps": [{"action": "close", "library": step.dll, "count": step.total} for step in plan.steps],
     }

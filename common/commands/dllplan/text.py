@@ -9,16 +9,16 @@ from ...render.dll_words import (
     REFUSALS,
     SHOWN_NAMES,
     SHOWN_STEPS,
+    count_words,
     dll_because,
     dll_names,
     dll_reason,
     dll_rule_parts,
-    is_pinned_count,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
-from ...windows.model import CycleEntry, DllHoldKind, DllPlan, DllPlans, LoaderRule
+from ...windows.model import DllHoldKind, DllPlan, DllPlans, ImportCycleAlternative, LoaderRule
 
 _ORDERS = {
     "import-order": "depth first, siblings in import order",
@@ -40,19 +40,20 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
 
 def _plan_answer(plan: DllPlan) -> str:
     name = plan.dll.name
-    call = f"FreeLibrary({name})" if plan.frees == 1 else f"FreeLibrary({name}), {times(plan.frees)},"
+    call = f"FreeLibrary({name})" if plan.close_count == 1 else f"FreeLibrary({name}), {times(plan.close_count)},"
     if plan.outcome is Outcome.UNKNOWN:
         return f"{call}: not known what it unloads, because its load count is not in memory."
-    if plan.outcome is Outcome.EARLY_RETURN:
+    if plan.outcome is Outcome.NO_EFFECT:
         is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
         return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
-        atleast = "at least " if plan.at_least else ""
-        return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.size)})."
+        atleast = "at least " if plan.may_unload_more else ""
+        return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.unload_bytes)})."
     if plan.load_count is not None:
-        kept = plan.keeps[0] if plan.keeps else plan.dll
+        kept = plan.kept[0] if plan.kept else plan.dll
         why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"
-        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {plan.count_left}; {why}."
+        left = "that of a pin" if plan.load_count_after is None else plan.load_count_after
+        return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {left}; {why}."
     return f"{call} unloads nothing."
 
 
@@ -60,13 +61,13 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
     yield Sentence(_plan_answer(plan))
     dll = plan.dll
     facts: list[tuple[str, ...]] = [(f"base {dll.base:#x}", dll.path)]
-    if plan.load_count is not None:
-        own = f", {plan.own_count} of them LoadLibrary's" if plan.own_count is not None else ""
-        pinned = is_pinned_count(dll, plan.load_count)
-        facts.append((f"load count {'pinned' if pinned else plan.load_count}{'' if pinned else own}",))
+    count = count_words(dll)
+    if count != "?":
+        own = f", {plan.loadlibrary_count} of them LoadLibrary's" if plan.loadlibrary_count is not None else ""
+        facts.append((f"load count {count}{own}",))
     yield Facts(tuple(facts))
     if plan.unloads:
-        how = _ORDERS[plan.order or "import-order"]
+        how = _ORDERS[plan.order_algorithm or "import-order"]
         expected = "" if plan.order_certain else "; the order of siblings is expected, not certain"
         yield Sentence(f"These go, detached in this order ({how}{expected}):")
         shown = plan.unloads if verbose else plan.unloads[:SHOWN_NAMES]
@@ -82,20 +83,20 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         if len(shown) < len(plan.unloads):
             rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", "", ""))
         yield Table(("", "goes", "range", "detach"), tuple(rows))
-    if plan.over_freed:
-        frees = "One of these calls takes" if plan.over_freed == 1 else f"{plan.over_freed} of these calls take"
+    if plan.excess_closes:
+        frees = "One of these calls takes" if plan.excess_closes == 1 else f"{plan.excess_closes} of these calls take"
         yield Sentence(f"{frees} what its importers hold, which LoadLibrary never gave: that is an over-free.")
-    if plan.at_least:
-        verb, whose = ("imports", "its") if len(plan.at_least) == 1 else ("import", "their")
-        names = dll_names(plan.at_least, verbose)
+    if plan.may_unload_more:
+        verb, whose = ("imports", "its") if len(plan.may_unload_more) == 1 else ("import", "their")
+        names = dll_names(plan.may_unload_more, verbose)
         yield Sentence(f"At least these: {names} {verb} FreeLibrary, so {whose} DllMain can free others.")
-    for cycle in plan.cycles:
+    for cycle in plan.import_cycles:
         yield Sentence(_cycle_words(plan, cycle))
-    if plan.keeps:
-        shown = plan.keeps if verbose else plan.keeps[:SHOWN_NAMES]
+    if plan.kept:
+        shown = plan.kept if verbose else plan.kept[:SHOWN_NAMES]
         rows2 = [(each.name, dll_because(each)) for each in shown]
-        if len(shown) < len(plan.keeps):
-            rows2.append((f"and {len(plan.keeps) - len(shown)} more", "-v shows them"))
+        if len(shown) < len(plan.kept):
+            rows2.append((f"and {len(plan.kept) - len(shown)} more", "-v shows them"))
         yield Table(("stays", "because"), tuple(rows2))
 
 
@@ -104,18 +105,20 @@ def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
     if plan.rule is LoaderRule.WIN8:
         return f"Import cycle {names}: these share one count and come and go together, whichever is freed."
     words = f"Import cycle {names}: entered at {cycle[0]}."
-    others = [each for each in plan.cycle_entries if each.dll in cycle]
+    others = [each for each in plan.import_cycle_alternatives if each.dll in cycle]
     return " ".join([words, *(_entry_words(plan, others, each) for each in dict.fromkeys(map(_effect, others)))])
 
 
-def _effect(entry: CycleEntry) -> tuple[frozenset[str], frozenset[str]]:
-    return frozenset(entry.unloads), frozenset(entry.pins)
+def _effect(entry: ImportCycleAlternative) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(entry.would_unload), frozenset(entry.would_pin)
 
 
-def _entry_words(plan: DllPlan, entries: Sequence[CycleEntry], effect: tuple[frozenset[str], frozenset[str]]) -> str:
+def _entry_words(
+    plan: DllPlan, entries: Sequence[ImportCycleAlternative], effect: tuple[frozenset[str], frozenset[str]]
+) -> str:
     """Say what entering a cycle elsewhere would have changed."""
     alike = [each for each in entries if _effect(each) == effect]
-    gone, pinned = alike[0].unloads, alike[0].pins
+    gone, pinned = alike[0].would_unload, alike[0].would_pin
     through = f"Freed through {join([each.dll for each in alike[:SHOWN_NAMES]])} instead"
     if not pinned and set(gone) == {each.name for each in plan.unloads}:
         return f"{through}, the same would go."
@@ -130,7 +133,7 @@ def _plan_remedy(plan: DllPlan) -> str:
     if plan.goes:
         return f"A later LoadLibrary maps {name} anew, with fresh data."
     if plan.blocker is not None:
-        if plan.blocker.entry == plan.dll.entry:
+        if plan.blocker.ldr_entry == plan.dll.ldr_entry:
             return next(filter(None, (permanent_words(hold) for hold in plan.dll.holds)), "")
         why = dll_reason(plan.blocker.holds[0]) if plan.blocker.holds else "it stays"
         return f"Nothing unloads {name} in this process, because {plan.blocker.name} keeps it: {why}."

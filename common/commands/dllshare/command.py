@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...errors import UsageError
-from ...windows.model import Possible, Share
+from ...windows.model import Allowed, Share
 from ...windows.share import share_all, share_file
 from ..arguments import process_id
 from ..session import Result, Session
@@ -24,7 +24,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         share = share_file(session.target, wanted, session.host.evaluate, pid)
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import share_document  # most want the text
 
         return share_document("dllshare", share)
@@ -40,7 +40,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
 def _cannot_go(share: Share) -> bool:
 
     return any(
-        operation.name == "delete" and operation.possible is Possible.NO
+        operation.name == "delete" and operation.allowed is Allowed.NO
         for file in share.files
         for operation in file.operations
     )

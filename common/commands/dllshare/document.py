@@ -1,14 +1,32 @@
-"""How does the answer about mapped files look as JSON?  The contract is that of `jsonout`."""
+"""How does the answer about mapped files look as JSON?  The contract is docs/json.md."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from ...render.json_parts import envelope, evidence_document, hexadecimal, problem_documents
+from ...render.json_parts import (
+    envelope,
+    evidence_document,
+    hexadecimal,
+    optional_hexadecimal,
+    problem_documents,
+)
 from ...windows.model import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
 
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        DllshareDocument,
+        FileAccessDocument,
+        FileObjectDocument,
+        MappedFileDocument,
+        MappingDocument,
+        OpenerDocument,
+        OperationDocument,
+        SectionDocument,
+    )
 
-def share_document(command: str, share: Share) -> dict[str, Any]:
+
+def share_document(command: str, share: Share) -> DllshareDocument:
     """Build the document of mapped files."""
     return {
         **envelope(command, share.target, share.loader),
@@ -18,15 +36,16 @@ def share_document(command: str, share: Share) -> dict[str, Any]:
     }
 
 
-def _file(file: MappedFile) -> dict[str, Any]:
+def _file(file: MappedFile) -> MappedFileDocument:
     main = file.sections[0] if file.sections else None
     return {
-        "file": file.name,
+        "file_name": file.file_name,
         "file_name_address": hexadecimal(file.name_address),
-        "device": hexadecimal(file.device),
-        "control_area": hexadecimal(main.control_area) if main else None,
+        "device_object": hexadecimal(file.device_object),
+        "control_area": optional_hexadecimal(main.control_area if main else None),
         **_file_object(file.file),
-        "section": _section_word(file),
+        "fast_ref": file.file.fast_ref,
+        "section_kind": _section_word(file),
         "sections": [_section(section) for section in file.sections],
         "mappings": [_mapping(mapping) for mapping in file.mappings],
         "openers": [_opener(opener) for opener in file.openers],
@@ -35,11 +54,10 @@ def _file(file: MappedFile) -> dict[str, Any]:
     }
 
 
-def _file_object(file: OpenFile) -> dict[str, Any]:
+def _file_object(file: OpenFile) -> FileObjectDocument:
     return {
         "file_object": hexadecimal(file.address),
-        "fast_ref": file.fast_ref,
-        "access": file.access,
+        "access": _access(file),
         "sharing": {
             "read": "r" in file.sharing,
             "write": "w" in file.sharing,
@@ -51,12 +69,16 @@ def _file_object(file: OpenFile) -> dict[str, Any]:
     }
 
 
+def _access(file: OpenFile) -> FileAccessDocument:
+    return {"read": "R" in file.access, "write": "W" in file.access, "delete": "D" in file.access}
+
+
 def _section_word(file: MappedFile) -> Optional[str]:
     kinds = {section.image for section in file.sections}
     return "both" if len(kinds) > 1 else "image" if True in kinds else "data" if kinds else None
 
 
-def _section(section: SectionUse) -> dict[str, Any]:
+def _section(section: SectionUse) -> SectionDocument:
     return {
         "control_area": hexadecimal(section.control_area),
         "kind": "image" if section.image else "data",
@@ -64,44 +86,41 @@ def _section(section: SectionUse) -> dict[str, Any]:
         "mapped_views": section.mapped_views,
         "user_references": section.user_references,
         "writable_references": section.writable_references,
-        "live": section.live,
+        "in_use": section.in_use,
     }
 
 
-def _mapping(mapping: View) -> dict[str, Any]:
+def _mapping(mapping: View) -> MappingDocument:
     return {
         "pid": mapping.pid,
-        "process": mapping.process,
-        "base": hexadecimal(mapping.base),
-        "end": hexadecimal(mapping.end),
+        "process_name": mapping.process_name,
+        "range": [hexadecimal(mapping.base), hexadecimal(mapping.end + 1)],
         "vad": hexadecimal(mapping.vad),
-        "as": "image" if mapping.image else "data",
+        "section_kind": "image" if mapping.image else "data",
         "protection": mapping.protection,
-        "commit": mapping.commit,
+        "commit_pages": mapping.commit_pages,
         "wow64": mapping.wow64,
     }
 
 
-def _opener(opener: Opener) -> dict[str, Any]:
-    file = _file_object(opener.file)
-    del file["fast_ref"]
+def _opener(opener: Opener) -> OpenerDocument:
     return {
         "pid": opener.pid,
-        "process": opener.process,
+        "process_name": opener.process_name,
         "handle": hexadecimal(opener.handle),
         "granted_access": hexadecimal(opener.granted_access),
-        **file,
+        **_file_object(opener.file),
     }
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _operation(operation: Operation) -> OperationDocument:
     status = operation.status
     return {
         "name": operation.name,
-        "possible": operation.possible.value,
-        "ntstatus": f"0x{status.ntstatus:08X}" if status else None,
+        "allowed": operation.allowed.value,
+        "ntstatus": f"{status.ntstatus:#010x}" if status else None,
         "ntstatus_name": status.name if status else None,
-        "win32": status.win32 if status else None,
-        "win32_name": status.win32_name if status else None,
-        "why": operation.why,
+        "win32_error": status.win32_error if status else None,
+        "win32_error_name": status.win32_error_name if status else None,
+        "reason": operation.reason,
     }

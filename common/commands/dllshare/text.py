@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
 from ...render.words import completed, layout_parts, problem_parts
-from ...windows.model import MappedFile, OpenFile, Operation, Possible, SectionUse, Share, View
+from ...windows.model import Allowed, MappedFile, OpenFile, Operation, SectionUse, Share, View
 
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")
@@ -35,12 +35,12 @@ def _table_parts(share: Share) -> Iterator[Part]:
     if share.asked is not None:
         yield Sentence(f"{count} match {share.asked}:")
     else:
-        stuck = sum(_operation(file, "rename").possible is Possible.NO for file in files)
+        stuck = sum(_operation(file, "rename").allowed is Allowed.NO for file in files)
         yield Sentence(f"{count}: {stuck} cannot even be renamed, {len(files) - stuck} can or may be.")
     rows = tuple(
         (
             file.base_name or f"name at {file.name_address:#x} cannot be read",
-            *(_operation(file, name).possible.value for name in _IN_TEXT),
+            *(_operation(file, name).allowed.value for name in _IN_TEXT),
             "/".join("image" if section.image else "data" for section in file.sections),
             _mapped_by(file),
         )
@@ -50,7 +50,7 @@ def _table_parts(share: Share) -> Iterator[Part]:
 
 
 def _mapped_by(file: MappedFile) -> str:
-    processes = list(dict.fromkeys(f"{mapping.process} ({mapping.pid})" for mapping in file.mappings))
+    processes = list(dict.fromkeys(f"{mapping.process_name} ({mapping.pid})" for mapping in file.mappings))
     return " ".join(processes[:2]) + (f" +{len(processes) - 2}" if len(processes) > 2 else "")
 
 
@@ -58,7 +58,7 @@ def _mapped_by(file: MappedFile) -> str:
 
 
 def _file_parts(file: MappedFile, wide: bool, verbose: bool) -> Iterator[Part]:
-    yield Sentence(file.name or f"(the name at {_pointer(file.name_address, wide)} is paged out)")
+    yield Sentence(file.file_name or f"(the name at {_pointer(file.name_address, wide)} is paged out)")
     rows = [*_identity_rows(file, wide, verbose), *_operation_rows(file, verbose), *_other_rows(file)]
     width = _VERBOSE_LABEL if verbose else _LABEL
     yield Facts(tuple((f"{label:<{width}} {text}",) for label, text in rows))
@@ -77,10 +77,10 @@ def _identity_rows(file: MappedFile, wide: bool, verbose: bool) -> Iterator[tupl
 def _mapping_words(mapping: View, wide: bool) -> str:
     width = 16 if wide and mapping.end >> 32 else 8
     kind = "Mapped Exe" if mapping.image else "Mapped"
-    commit = "" if mapping.commit is None else f"  commit 0n{mapping.commit}"
+    commit = "" if mapping.commit_pages is None else f"  commit 0n{mapping.commit_pages}"
     bits = "  32-bit" if mapping.wow64 and mapping.end >> 32 == 0 else ""
     return (
-        f"{mapping.process} (0n{mapping.pid})   base {mapping.base:0{width}x}-{mapping.end:0{width}x}   "
+        f"{mapping.process_name} (0n{mapping.pid})   base {mapping.base:0{width}x}-{mapping.end:0{width}x}   "
         f"VAD {mapping.vad:0{16 if wide else 8}x}  {kind} {mapping.protection}{commit}{bits}"
     )
 
@@ -90,7 +90,7 @@ def _section_words(section: SectionUse, wide: bool) -> str:
     if section.section_references:
         parts.append(completed(section.section_references, "section reference"))
     kind = "image section" if section.image else "data section"
-    state = "" if section.live else ", only cached"
+    state = "" if section.in_use else ", only cached"
     return f"{_pointer(section.control_area, wide)}   {', '.join(parts)}   {kind}{state}"
 
 
@@ -112,22 +112,22 @@ def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]
     for operation in file.operations:
         if not verbose and operation.name not in _IN_TEXT:
             continue
-        whole = verbose or operation.possible in (Possible.PROBABLY, Possible.DEPENDS)
-        reason = operation.why if whole else operation.why.partition(";")[0]
+        whole = verbose or operation.allowed in (Allowed.PROBABLY, Allowed.DEPENDS)
+        reason = operation.reason if whole else operation.reason.partition(";")[0]
         words = [_status_words(operation)] if operation.status else []
-        if operation.name == "delete" and posix.possible is Possible.NO and not verbose:
-            reason = f"{reason}; POSIX delete fails alike" if operation.possible is Possible.NO else reason
+        if operation.name == "delete" and posix.allowed is Allowed.NO and not verbose:
+            reason = f"{reason}; POSIX delete fails alike" if operation.allowed is Allowed.NO else reason
         first = reason.partition(";")[0]
-        if operation.possible is not Possible.YES or verbose:
+        if operation.allowed is not Allowed.YES or verbose:
             if first not in told or verbose:
                 words.append(reason)
             told.add(first)
-        yield operation.name, f"{operation.possible.value:<3}  {': '.join(words)}".rstrip()
+        yield operation.name, f"{operation.allowed.value:<3}  {': '.join(words)}".rstrip()
 
 
 def _status_words(operation: Operation) -> str:
     status = operation.status
-    return f"{status.name} 0x{status.ntstatus:08X} → {status.win32_name} ({status.win32})" if status else ""
+    return f"{status.name} 0x{status.ntstatus:08X} → {status.win32_error_name} ({status.win32_error})" if status else ""
 
 
 def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
@@ -135,13 +135,13 @@ def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
     first = file.mappings[0] if file.mappings else None
     for mapping in file.mappings:
         if first is None or mapping.pid != first.pid:
-            others[f"{mapping.process} (0n{mapping.pid}{'' if mapping.image else ', as data'})"] = None
+            others[f"{mapping.process_name} (0n{mapping.pid}{'' if mapping.image else ', as data'})"] = None
     if others:
         yield from _listed("also mapped by ", list(others))
     if file.openers:
         words = [
-            f"{opener.process} (0n{opener.pid}, handle {opener.handle:x}, {opener.file.access}{opener.file.sharing})"
-            for opener in file.openers
+            f"{each.process_name} (0n{each.pid}, handle {each.handle:x}, {each.file.access}{each.file.sharing})"
+            for each in file.openers
         ]
         yield from _listed("open in", words)
 
@@ -164,7 +164,7 @@ def _listed(label: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _verbose_parts(file: MappedFile) -> Iterator[Part]:
     rows = tuple(
         (
-            mapping.process,
+            mapping.process_name,
             str(mapping.pid),
             f"{mapping.base:x}-{mapping.end:x}",
             f"{mapping.vad:x}",
@@ -183,7 +183,7 @@ def _verbose_parts(file: MappedFile) -> Iterator[Part]:
     )
     handles = tuple(
         (
-            opener.process,
+            opener.process_name,
             str(opener.pid),
             f"{opener.handle:x}",
             f"{opener.file.address:x}",
@@ -200,14 +200,16 @@ def _remedy(file: MappedFile) -> str:
     rename, delete, overwrite = (_operation(file, name) for name in _IN_TEXT)
     if any(opened.delete_pending for opened in (file.file, *(opener.file for opener in file.openers))):
         return "It goes when its last handle is closed and nothing maps it; then a new one can take its name."
-    if delete.possible is Possible.YES and overwrite.possible is Possible.YES:
+    if delete.allowed is Allowed.YES and overwrite.allowed is Allowed.YES:
         return "Nothing stands in the way: replace it."
-    if rename.possible is Possible.NO:
-        who = ", ".join(dict.fromkeys(f"{o.process} (0n{o.pid})" for o in file.openers if "d" not in o.file.sharing))
+    if rename.allowed is Allowed.NO:
+        who = ", ".join(
+            dict.fromkeys(f"{o.process_name} (0n{o.pid})" for o in file.openers if "d" not in o.file.sharing)
+        )
         return (
             f"To replace it, close its handle in {who} first." if who else "To replace it, close its open handle first."
         )
-    now = "To replace it now: rename it" if rename.possible is Possible.YES else "To replace it, try to rename it"
+    now = "To replace it now: rename it" if rename.allowed is Allowed.YES else "To replace it, try to rename it"
     return (
         f"{now} on the same volume, put the new file in place, delete the old one at the next boot "
         "(MoveFileEx … MOVEFILE_DELAY_UNTIL_REBOOT)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...windows.state import explain_chosen_dlls, explain_dlls
 from ..arguments import process_id
@@ -20,7 +20,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         state = explain_dlls(session.target, pid)
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import dll_state_document  # most want the text
 
         return dll_state_document("dllstate", state)

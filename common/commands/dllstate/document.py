@@ -1,39 +1,45 @@
-"""How do answers about DLLs look as JSON?  The contract is that of `jsonout`."""
+"""How do answers about DLLs look as JSON?  The contract is docs/json.md."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...render.dll_json import dll_reference, dll_rules, dll_verdict
-from ...render.json_parts import envelope, hexadecimal, problem_documents
+from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
 from ...windows.model import (
     Dll,
     DllState,
 )
 
+if TYPE_CHECKING:
+    from ...render.json_types import DllDocument, DllstateDocument
 
-def dll_state_document(command: str, state: DllState) -> dict[str, Any]:
+
+def dll_state_document(command: str, state: DllState) -> DllstateDocument:
     """Build the document of a state."""
     return {
         **envelope(command, state.target, state.loader),
         "rules": dll_rules(state.rules),
-        "shutdown": state.shutdown,
+        "process_exiting": state.process_exiting,
         "libraries": [_dll(dll) for dll in state.dlls],
         "problems": problem_documents(state.problems),
     }
 
 
-def _dll(dll: Dll) -> dict[str, Any]:
+def _dll(dll: Dll) -> DllDocument:
+    orders = dll.list_positions
     return {
         **dll_reference(dll),
-        "node": hexadecimal(dll.node) if dll.node else None,
-        "orders": dll.orders._asdict(),
+        "load_count": dll.load_count,
+        "loadlibrary_count": dll.loadlibrary_count,
+        "ddag_node": optional_hexadecimal(dll.ddag_node or None),
+        "list_positions": {"load": orders.load, "memory": orders.memory, "initialization": orders.initialization},
         "fields": dict(dll.fields),
         "load_reason": dll.load_reason,
-        "state": dll.state,
-        "loaded_by": dll.loaded_by,
+        "ddag_state": dll.ddag_state,
+        "first_loaded_by": dll.first_loaded_by,
         "imports": list(dll.imports),
         "importers": list(dll.importers),
-        "cycle": list(dll.cycle),
+        "import_cycle": list(dll.import_cycle),
         **dll_verdict(dll),
     }

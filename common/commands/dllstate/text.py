@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
 
 from ...render.dll_words import (
     SHOWN_STEPS,
+    count_words,
     dll_because,
     dll_names,
     dll_reason,
     dll_rule_parts,
-    is_pinned_count,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
@@ -30,7 +29,7 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
         notes += layout_parts(state.target, state.loader)
     notes += dll_rule_parts(state.rules, verbose)
     notes += problem_parts(state.problems)
-    if state.shutdown:
+    if state.process_exiting:
         notes.append(Sentence("The process is exiting: FreeLibrary does nothing any more."))
     if len(state.dlls) == 1 and state.asked is not None:
         dll = state.dlls[0]
@@ -62,7 +61,7 @@ def _table_parts(state: DllState) -> Iterator[Part]:
             *((("32-bit" if dll.loader == "wow64" else "64-bit"),) if several else ()),
             f"{dll.base:#x}",
             _verdict(dll),
-            _count_words(dll),
+            count_words(dll),
             dll_because(dll),
         )
         for dll in dlls
@@ -77,37 +76,20 @@ def _verdict(dll: Dll) -> str:
     return "stays" if dll.held else "not known"
 
 
-def _count_words(dll: Dll) -> str:
-    count = dll_count(dll)
-    if count is None:
-        return "pinned" if any(hold.kind is DllHoldKind.PINNED for hold in dll.holds) else "?"
-    return "pinned" if is_pinned_count(dll, count) else str(count)
-
-
-def dll_count(dll: Dll) -> Optional[int]:
-    """Give the load count that decides, None when it is not known."""
-    fields = dll.fields
-    if dll.state is not None or (dll.node and fields.get("LoadCount")):
-        return fields.get("LoadCount")
-    if dll.node:
-        return fields.get("ObsoleteLoadCount")
-    return fields.get("LoadCount")
-
-
 # -- one DLL --------------------------------------------------------------------------------------------------
 
 
 def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
     yield Sentence(_answer(dll))
     rows: list[tuple[str, ...]] = [(f"base {dll.base:#x}", f"size {dll.end - dll.start:#x}", dll.path)]
-    count = dll_count(dll)
+    count = count_words(dll)
     cells = []
-    if count is not None:
-        cells.append(f"load count  {'pinned' if is_pinned_count(dll, count) else count}")
-    if dll.state:
-        cells.append(f"State  {dll.state}")
+    if count != "?":
+        cells.append(f"load count  {count}")
+    if dll.ddag_state:
+        cells.append(f"State  {dll.ddag_state}")
     if dll.load_reason:
-        by = f" (by {dll.loaded_by})" if dll.loaded_by else ""
+        by = f" (by {dll.first_loaded_by})" if dll.first_loaded_by else ""
         cells.append(f"first loaded  {dll.load_reason}{by}")
     if cells:
         rows.append(tuple(cells))
@@ -117,9 +99,11 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
         relations.append(("imported by", dll_names(dll.importers, verbose, _SHOWN_RELATIONS)))
     if dll.imports:
         relations.append(("imports", dll_names(dll.imports, verbose, _SHOWN_RELATIONS)))
-    if dll.cycle:
-        relations.append(("import cycle with", dll_names(dll.cycle, verbose, _SHOWN_RELATIONS)))
-    orders = [f"{name} {place}" for name, place in zip(dll.orders._fields, dll.orders) if place is not None]
+    if dll.import_cycle:
+        relations.append(("import cycle with", dll_names(dll.import_cycle, verbose, _SHOWN_RELATIONS)))
+    orders = [
+        f"{name} {place}" for name, place in zip(dll.list_positions._fields, dll.list_positions) if place is not None
+    ]
     if verbose and orders:
         relations.append(("place in order of", "  ".join(orders)))
     shown = dll.holds if verbose else dll.holds[:_SHOWN_HOLDS]

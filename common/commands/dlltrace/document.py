@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from ...render.dll_json import dll_reference, dll_rules, dll_verdict
-from ...render.json_parts import SCHEMA, envelope, hexadecimal, problem_documents
+from ...render.dll_json import dll_rules, kept_dll_document
+from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.jsontext import dumps
-from ...render.trace_json import account_document, moment_document
-from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllTrace
+from ...render.trace_json import moment_document, site_document, totals_document
+from ...trace.events import Calls, LibraryTotals
+from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
+
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        DllCallsDocument,
+        DllCloseDocument,
+        DllEventDocument,
+        DllInstanceDocument,
+        DllOpenDocument,
+        DllPinDocument,
+        DllTotalsDocument,
+        DlltraceDocument,
+    )
 
 
-def dll_trace_document(command: str, trace: DllTrace) -> dict[str, Any]:
+def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
     """Build the document of a trace."""
     return {
         **envelope(command, trace.target, trace.loader),
         "rules": dll_rules(trace.rules),
+        "filter": list(trace.filter),
         "watching": trace.watching,
-        "ending": trace.ending,
-        "seconds": round(trace.seconds, 3),
-        "totals": trace.totals._asdict(),
-        "accounts": [{**account_document(each), "pinned": each.path in trace.pinned} for each in trace.accounts],
+        "end_reason": trace.end_reason,
+        "duration_seconds": round(trace.duration_seconds, 3),
+        "totals": totals_document(trace.totals),
+        "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
         "kept": [
-            {
-                **dll_reference(kept.dll),
-                **dll_verdict(kept.dll),
-                "times": kept.times,
-                "last": kept.close.moment.number,
-            }
+            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
             for kept in trace.kept
         ],
-        "mismatches": [dll_event_document(close) for close in trace.mismatches],
+        "closes_mispredicted": [dll_event_document(close) for close in trace.closes_mispredicted],
+        "opens_failed": [dll_event_document(each) for each in trace.opens_failed],
         "pins": [dll_event_document(pin) for pin in trace.pins],
-        "failures": [dll_event_document(each) for each in trace.failures],
         "problems": problem_documents(trace.problems),
     }
 
@@ -43,68 +52,81 @@ def dump_dll_event(event: DllEvent) -> str:
     return dumps({"schema": SCHEMA, **dll_event_document(event)}) + "\n"
 
 
-def dll_event_document(event: DllEvent) -> dict[str, Any]:
-    """Build the document of an event; what only ELF's events have is said to be nothing."""
+def dll_event_document(event: DllEvent) -> DllEventDocument:
+    """Build the document of an event."""
     if isinstance(event, DllOpen):
         return _open_document(event)
     if isinstance(event, DllClose):
         return _close_document(event)
-    return {
-        "event": "pin",
-        **moment_document(event.moment),
-        "library": _instance(event.library),
-        "origin": "explicit",
-        "symbols": [],
-        "symbols_omitted": 0,
-        "lookups": [],
-        "function": event.function,
-    }
+    return _pin_document(event)
 
 
-def _open_document(event: DllOpen) -> dict[str, Any]:
+def _open_document(event: DllOpen) -> DllOpenDocument:
     return {
         "event": "open",
         **moment_document(event.moment),
+        "library": _instance(event.library),
+        "ntdll_function": event.ntdll_function,
         "requested": event.requested,
         "flags": event.flags,
-        "space": 0,
         "result": event.result.value,
-        "library": _instance(event.library),
-        "added": _names(event.added),
-        "went": _names(event.went),
-        "function": event.function,
-        "status": _status(event.status),
-        "count_before": event.count_before,
-        "count_after": event.count_after,
+        "ntstatus": _ntstatus(event.ntstatus),
+        "loaded": _instances(event.loaded),
+        "unloaded": _instances(event.unloaded),
+        "load_count_before": event.load_count_before,
+        "load_count_after": event.load_count_after,
     }
 
 
-def _close_document(event: DllClose) -> dict[str, Any]:
+def _close_document(event: DllClose) -> DllCloseDocument:
     return {
         "event": "close",
         **moment_document(event.moment),
         "library": _instance(event.library),
-        "handle": None,
-        "open_count": event.count_before or 0,
-        "outcome": event.outcome.value,
-        "predicted": _names(event.predicted),
-        "remarked": _names(event.remarked),
-        "adds": [],
-        "at_least": list(event.at_least),
-        "keeps": [{**dll_reference(dll), **dll_verdict(dll)} for dll in event.keeps],
-        "went": _names(event.went) if event.ended else None,
-        "stayed": _names(event.stayed),
-        "surprises": _names(event.surprises),
-        "exact": event.is_exact if event.ended else None,
-        "status": _status(event.status),
-        "count_before": event.count_before,
-        "count_after": event.count_after,
-        "refusal": event.refusal,
-        "detached": list(event.detached),
+        "load_count_before": event.load_count_before,
+        "load_count_after": event.load_count_after,
+        "ntstatus": _ntstatus(event.ntstatus),
+        "predicted_outcome": event.predicted_outcome.value,
+        "refusal": None if event.refusal == "unknown" else event.refusal,
+        "predicted_unloads": _names(event.predicted_unloads),
+        "may_unload_more": list(event.may_unload_more),
+        "kept": [kept_dll_document(dll) for dll in event.kept],
+        "unloaded": _instances(event.unloaded) if event.ended else None,
+        "unloaded_by_nested_closes": _names(event.unloaded_by_nested_closes),
+        "predicted_but_kept": _names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
+        "predicted_exactly": event.is_exact if event.ended else None,
+        "got_process_detach": list(event.got_process_detach),
     }
 
 
-def _status(status: Optional[int]) -> Optional[str]:
+def _pin_document(event: DllPin) -> DllPinDocument:
+    return {
+        "event": "pin",
+        **moment_document(event.moment),
+        "library": _instance(event.library),
+        "ntdll_function": event.ntdll_function,
+    }
+
+
+def _library_totals(account: LibraryTotals, is_pinned: bool) -> DllTotalsDocument:
+    return {
+        "name": account.name,
+        "path": account.path,
+        "loadlibrary_count_at_start": account.open_count_at_start,
+        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
+        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "closes_without_effect": account.closes_without_effect,
+        "loadlibrary_count_now": account.open_count_now,
+        "pinned": is_pinned,
+    }
+
+
+def _calls(deeds: Calls) -> DllCallsDocument:
+    return {"caller": site_document(deeds.caller), "count": deeds.total}
+
+
+def _ntstatus(status: Optional[int]) -> Optional[str]:
     return None if status is None else f"{status:#010x}"
 
 
@@ -112,12 +134,21 @@ def _names(instances: Iterable[DllInstance]) -> list[str]:
     return [instance.name for instance in instances]
 
 
-def _instance(instance: Optional[DllInstance]) -> Optional[dict[str, Any]]:
-    if instance is None:
-        return None
+def _instances(instances: Iterable[DllInstance]) -> list[DllInstanceDocument]:
+    return [_instance_document(instance) for instance in instances]
+
+
+def _instance(instance: Optional[DllInstance]) -> Optional[DllInstanceDocument]:
+    return None if instance is None else _instance_document(instance)
+
+
+def _instance_document(instance: DllInstance) -> DllInstanceDocument:
+    end = instance.base + instance.size
     return {
         "name": instance.name,
         "path": instance.path,
         "base": hexadecimal(instance.base),
-        "entry": hexadecimal(instance.entry) if instance.entry else None,
+        "range": [hexadecimal(instance.base), hexadecimal(end)] if instance.size else None,
+        "ldr_entry": optional_hexadecimal(instance.ldr_entry or None),
+        "timestamp": instance.timestamp,
     }

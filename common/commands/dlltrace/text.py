@@ -10,7 +10,7 @@ from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
 from ...render.trace_words import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
 from ...render.words import completed, join, layout_parts, problem_parts
-from ...trace.events import Account
+from ...trace.events import LibraryTotals
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 
 
@@ -27,14 +27,14 @@ def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
     parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace, verbose)
-    parts += _failure_parts(trace.failures, verbose)
+    parts += _failure_parts(trace.opens_failed, verbose)
     parts += _pin_parts(trace.pins, verbose)
-    parts += _mismatch_parts(trace.mismatches, verbose)
+    parts += _mismatch_parts(trace.closes_mispredicted, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += dll_rule_parts(trace.rules, verbose)
     parts += problem_parts(trace.problems)
-    unpinned = [each for each in trace.accounts if each.path not in trace.pinned]
+    unpinned = [each for each in trace.library_totals if each.path not in trace.pinned]
     parts += never_closed(unpinned, "loaded", "freed", verbose)
     return Document(tuple(parts))
 
@@ -44,33 +44,40 @@ def _answer(trace: DllTrace) -> str:
     if not totals.opens and not totals.closes:
         return "Nothing was loaded or freed" + (" so far." if trace.watching else ".")
     return (
-        f"{completed(totals.opens, 'load')} ({totals.failed} failed), {completed(totals.closes, 'free')}: "
-        f"{totals.unloading} unloaded {completed(totals.unloaded, 'DLL')}, {totals.keeping} did not unload the DLL."
+        f"{completed(totals.opens, 'load')} ({totals.opens_failed} failed), {completed(totals.closes, 'free')}: "
+        f"{totals.closes_that_unloaded} unloaded {completed(totals.libraries_unloaded, 'DLL')}, "
+        f"{totals.closes_that_kept} did not unload the DLL."
     )
 
 
 def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
-    yield ("trace", f"{'going on' if trace.watching else f'over: {trace.ending}'}, {trace.seconds:.1f} s")
-    judged = totals.closes - totals.raced
+    yield ("trace", f"{'going on' if trace.watching else f'over: {trace.end_reason}'}, {trace.duration_seconds:.1f} s")
+    judged = totals.closes - totals.closes_raced
     yield (
         "predictions",
-        f"{totals.exact} of {judged} exact when the free began; {completed(totals.nested, 'free')} within other calls; "
-        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+        f"{totals.closes_predicted_exactly} of {judged} exact when the free began; "
+        f"{completed(totals.closes_nested, 'free')} within other calls; "
+        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
-    if totals.raced:
-        yield ("raced", f"{completed(totals.raced, 'free')} while another thread loaded or freed: not predictable")
-    if totals.unended:
-        yield ("not seen to end", completed(totals.unended, "call"))
-    if totals.unseen_opens or totals.unseen_closes:
-        seen = f"{completed(totals.unseen_opens, 'DLL')} came and {totals.unseen_closes} went"
+    if totals.closes_raced:
+        yield (
+            "raced",
+            f"{completed(totals.closes_raced, 'free')} while another thread loaded or freed: not predictable",
+        )
+    if totals.end_not_seen:
+        yield ("not seen to end", completed(totals.end_not_seen, "call"))
+    if totals.opens_unseen or totals.closes_unseen:
+        seen = f"{completed(totals.opens_unseen, 'DLL')} came and {totals.closes_unseen} went"
         yield ("outside of calls", f"{seen}: by delay loads of ntdll, or by calls from before the trace")
 
 
 def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
-    rows = [(each.dll.name, str(each.times), dll_because(each.dll), f"#{each.close.moment.number}") for each in kept]
+    rows = [
+        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.close.moment.number}") for each in kept
+    ]
     yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
     closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
@@ -80,21 +87,26 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
 def _close_words(close: DllClose, verbose: bool) -> str:
     name = short_name(close.library.name, verbose) if close.library else "no DLL"
     nothing = ""
-    if close.outcome is Outcome.EARLY_RETURN:
+    if close.predicted_outcome is Outcome.NO_EFFECT:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
     return f"FreeLibrary({name}) by {site_words(close.moment.caller, verbose)}{nothing}"
 
 
 def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
-    active = [each for each in trace.accounts if verbose or each.opens or each.closes or each.early_returns]
+    active = [
+        each
+        for each in trace.library_totals
+        if verbose or each.opens_by_caller or each.closes_by_caller or each.closes_without_effect
+    ]
     if not active:
         return
     rows = [
         (
             each.name,
-            str(each.before),
-            str(total(each.opens)),
-            str(total(each.closes)) + (f" +{each.early_returns} without effect" if each.early_returns else ""),
+            str(each.open_count_at_start),
+            str(total(each.opens_by_caller)),
+            str(total(each.closes_by_caller))
+            + (f" +{each.closes_without_effect} without effect" if each.closes_without_effect else ""),
             _left_words(trace, each),
         )
         for each in active
@@ -104,10 +116,10 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
         yield from deed_parts(active, "loaded", "freed")
 
 
-def _left_words(trace: DllTrace, account: Account) -> str:
+def _left_words(trace: DllTrace, account: LibraryTotals) -> str:
     if account.path in trace.pinned:
         return "pinned"
-    return "gone" if account.left is None else str(account.left)
+    return "gone" if account.open_count_now is None else str(account.open_count_now)
 
 
 def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]:
@@ -115,7 +127,7 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
         return
     grouped: dict[tuple[str, str, str], int] = {}
     for each in failures:
-        status = "" if each.status is None else f"{each.status:#010x}"
+        status = "" if each.ntstatus is None else f"{each.ntstatus:#010x}"
         key = (each.requested or "?", status, site_words(each.moment.caller, verbose))
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
@@ -125,13 +137,15 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
 def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
-    rows = [(each.library.name, each.function, site_words(each.moment.caller, verbose)) for each in pins]
+    rows = [(each.library.name, each.ntdll_function, site_words(each.moment.caller, verbose)) for each in pins]
     yield trace_table(("was pinned", "in", "by"), rows, verbose, 2)
 
 
 def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
     for close in mismatches[:SHOWN]:
-        stayed, surprises = ([one.name for one in some] for some in (close.stayed, close.surprises))
+        stayed, surprises = (
+            [one.name for one in some] for some in (close.predicted_but_kept, close.unloaded_but_not_predicted)
+        )
         words = [f"{join(stayed)} stayed"] if stayed else []
         words += [f"{join(surprises)} went too"] if surprises else []
         yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(close, verbose)}: {'; '.join(words)}.")

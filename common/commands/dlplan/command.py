@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...errors import UsageError
 from ...linux.plan import plan_all, plan_close
@@ -24,7 +24,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import plan_document  # most want the text
 
         return plan_document("dlplan", plans)

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Union
 
-from ...linux.plan_model import Change, Plan, Plans
+from ...linux.plan_model import Plan, Plans, Remedy
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import kept_document, library_reference, thread_document
 
+if TYPE_CHECKING:
+    from ...render.json_types import DlplanAllDocument, DlplanDocument, PlanDocument, RemedyDocument
 
-def plan_document(command: str, plans: Plans) -> dict[str, Any]:
+
+def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAllDocument]:
     """Build the document of a prediction: of one close, or of all open libraries."""
     head = envelope(command, plans.target, plans.loader)
     garbage = [library.name for library in plans.garbage]
     if plans.asked is None:
-        handles = [_plan(plan) for plan in plans.plans]
-        return {**head, "handles": handles, "garbage": garbage, "problems": problem_documents(plans.problems)}
+        found = [_plan(plan) for plan in plans.plans]
+        return {**head, "plans": found, "garbage": garbage, "problems": problem_documents(plans.problems)}
     plan = plans.plans[0]
     return {
         **head,
         **_plan(plan),
-        "keeps": [kept_document(library) for library in plan.keeps],
-        "change": _change(plan.change) if plan.change else None,
+        "kept": [kept_document(library) for library in plan.kept],
+        "remedy": _remedy(plan.remedy) if plan.remedy else None,
         "garbage": garbage,
         "problems": problem_documents(plans.problems),
     }
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _plan(plan: Plan) -> PlanDocument:
     return {
         "library": library_reference(plan.library),
         "open_count": plan.open_count,
-        "closes": plan.closes,
+        "close_count": plan.close_count,
         "outcome": plan.outcome.value,
-        "unloads": [library.name for library in plan.unloads],
-        "unmapped": [
-            {**library_reference(library), "range": [hexadecimal(library.start), hexadecimal(library.end)]}
-            for library in plan.unloads
-        ],
-        "order": plan.order,
+        "unloads": [library_reference(library) for library in plan.unloads],
+        "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
-        "at_least": list(plan.at_least),
-        "bytes": plan.size,
-        "reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
+        "may_unload_more": list(plan.may_unload_more),
+        "unload_bytes": plan.unload_bytes,
+        "statics_after_reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
     }
 
 
-def _change(change: Change) -> dict[str, Any]:
+def _remedy(remedy: Remedy) -> RemedyDocument:
     return {
-        "possible": change.blocker is None,
-        "blocker": kept_document(change.blocker) if change.blocker else None,
+        "possible": remedy.blocker is None,
+        "blocker": kept_document(remedy.blocker) if remedy.blocker else None,
         "steps": [
             {
                 "action": step.action.value,
@@ -60,6 +59,6 @@ def _change(change: Change) -> dict[str, Any]:
                 "count": step.total,
                 "threads": [thread_document(thread) for thread in step.threads],
             }
-            for step in change.steps
+            for step in remedy.steps
         ],
     }

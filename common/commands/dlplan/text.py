@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...linux.model import Library
-from ...linux.plan_model import Action, Change, Plan, Plans, Step
+from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, permanent_remedy, reason
@@ -16,7 +16,7 @@ _SHOWN_LIBRARIES = 16
 _OUTCOMES = {
     Outcome.UNLOADS: "unloads",
     Outcome.KEEPS: "keeps",
-    Outcome.EARLY_RETURN: "early return",
+    Outcome.NO_EFFECT: "early return",
     Outcome.DEFERRED: "deferred",
     Outcome.NOT_OPEN: "not open",
     Outcome.UNKNOWN: "not known",
@@ -49,7 +49,7 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
     best = handles[0]
     answer = f"{completed(len(handles), 'library', 'libraries')} {verb} open"
     if best.unloads:
-        freed = f"{completed(len(best.unloads), 'library', 'libraries')}, {size_words(best.size)}"
+        freed = f"{completed(len(best.unloads), 'library', 'libraries')}, {size_words(best.unload_bytes)}"
         yield Sentence(f"{answer}; closing {best.library.name} frees the most: {freed}.")
     else:
         yield Sentence(f"{answer}; closing any of them frees nothing.")
@@ -58,10 +58,10 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
             plan.library.name,
             str(plan.library.namespace),
             str(plan.open_count),
-            str(plan.closes),
+            str(plan.close_count),
             _OUTCOMES[plan.outcome],
-            f"{'≥ ' if plan.at_least else ''}{len(plan.unloads)}",
-            size_words(plan.size) if plan.unloads else "-",
+            f"{'≥ ' if plan.may_unload_more else ''}{len(plan.unloads)}",
+            size_words(plan.unload_bytes) if plan.unloads else "-",
             _others(plan),
         )
         for plan in handles
@@ -95,7 +95,7 @@ def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
     yield Facts(tuple(facts))
     yield from _unload_parts(plan, verbose)
     yield from _keep_parts(plan, verbose)
-    excess = plan.closes - (plan.open_count or 0)
+    excess = plan.close_count - (plan.open_count or 0)
     if excess > 0 and plan.outcome in (Outcome.UNLOADS, Outcome.KEEPS, Outcome.DEFERRED) and plan.open_count:
         ending = "the handle is dead by then" if plan.goes else 'dlclose fails with "shared object not open"'
         yield Sentence(f"{excess} of these closes {'comes' if excess == 1 else 'come'} too late: {ending}.")
@@ -103,21 +103,21 @@ def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
 
 def _answer(plans: Plans, plan: Plan) -> str:
     name = plan.library.name
-    close = f"dlclose({name})" if plan.closes == 1 else f"Closing {name} {times(plan.closes)}"
+    close = f"dlclose({name})" if plan.close_count == 1 else f"Closing {name} {times(plan.close_count)}"
     if plans.loader.kind == "musl":
         return f"{close} unloads nothing: musl never unloads, by design."
     if plan.outcome is Outcome.NOT_OPEN:
         return f'{name} is not open: its count is 0, so dlclose would fail with "shared object not open".'
     if plan.outcome is Outcome.UNKNOWN:
         return f"{close}: not known what it unloads, because not all libraries could be read."
-    if plan.outcome is Outcome.EARLY_RETURN:
+    if plan.outcome is Outcome.NO_EFFECT:
         return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
-    freed = f"{completed(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.size)})"
-    atleast = "at least " if plan.at_least else ""
+    freed = f"{completed(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.unload_bytes)})"
+    atleast = "at least " if plan.may_unload_more else ""
     if plan.outcome is Outcome.UNLOADS:
         return f"{close} unloads {atleast}{freed}."
     count = plan.open_count or 0
-    left = max(0, count - plan.closes)
+    left = max(0, count - plan.close_count)
     if plan.outcome is Outcome.DEFERRED:
         verb = "goes" if len(plan.unloads) == 1 else "go"
         then = f"Then {atleast}{freed} {verb}." if plan.unloads else "Then nothing more goes."
@@ -127,7 +127,7 @@ def _answer(plans: Plans, plan: Plan) -> str:
         )
     if left:
         return f"{close} unloads nothing: it lowers the open count from {count} to {left}."
-    kept = plan.keeps[0]
+    kept = plan.kept[0]
     why = reason(kept.holds[0]) if kept.holds else "another library keeps it"
     verb = "goes" if len(plan.unloads) == 1 else "go"
     rest = f" {atleast.capitalize()}{freed} that nothing keeps any more {verb}." if plan.unloads else ""
@@ -138,8 +138,8 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     if not plan.unloads:
         return
     shown = plan.unloads if verbose else plan.unloads[:_SHOWN_LIBRARIES]
-    sorted_by = f" (sorting: {plan.order})" if verbose and plan.order else ""
-    if plan.order is None:
+    sorted_by = f" (sorting: {plan.order_algorithm})" if verbose and plan.order_algorithm else ""
+    if plan.order_algorithm is None:
         yield Sentence("These go; the order of their finalisers is not known:")
     elif not plan.order_certain:
         yield Sentence(f"These go, finalised in this order if GLIBC_TUNABLES leaves the default{sorted_by}:")
@@ -151,15 +151,15 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     if len(shown) < len(plan.unloads):
         rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
     yield Table(("", "goes", "range"), tuple(rows))
-    if plan.at_least:
-        more = len(plan.at_least) - _SHOWN_LIBRARIES
-        names = [*plan.at_least[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])]
-        verb, whose = ("imports", "its") if len(plan.at_least) == 1 else ("import", "their")
+    if plan.may_unload_more:
+        more = len(plan.may_unload_more) - _SHOWN_LIBRARIES
+        names = [*plan.may_unload_more[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])]
+        verb, whose = ("imports", "its") if len(plan.may_unload_more) == 1 else ("import", "their")
         yield Sentence(f"At least these: {join(names)} {verb} dlclose, so {whose} destructors can close others.")
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
-    keeps = [library for library in plan.keeps if not library.is_going]
+    keeps = [library for library in plan.kept if not library.is_going]
     if not keeps:
         return
     shown = keeps if verbose else keeps[:_SHOWN_LIBRARIES]
@@ -173,7 +173,7 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 
 def _advice(plan: Plan) -> str:
-    change = plan.change
+    change = plan.remedy
     if plan.is_dying:
         return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
     if change is None:
@@ -186,7 +186,7 @@ def _advice(plan: Plan) -> str:
     return f"To make {plan.library.name} go: {_then(words)}."
 
 
-def _only_collects(change: Change) -> bool:
+def _only_collects(change: Remedy) -> bool:
     return all(step.action is Action.COLLECT for step in change.steps)
 
 
@@ -224,7 +224,7 @@ def _step_words(plan: Plan, step: Step) -> str:
 
 
 def _thread(thread: ThreadRef) -> str:
-    return f"thread {thread.number} (LWP {thread.lwp})"
+    return f"thread {thread.number} (LWP {thread.tid})"
 
 
 def _reopening(plan: Plan) -> str:
@@ -235,6 +235,6 @@ def _reopening(plan: Plan) -> str:
         return f"Opening {name} after that maps it anew, with fresh statics."
     if not plan.goes:
         return f"Opening {name} again finds it as it is, with its old statics."
-    kept = [library for library in plan.keeps if not library.proxy]
+    kept = [library for library in plan.kept if not library.proxy]
     but = f"; those of {_names(tuple(kept))} stay" if kept else ""
     return f"Opening {name} again maps it anew, with fresh statics{but}."

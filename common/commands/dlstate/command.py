@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Mapping
 
 from ...linux.state.examine import explain, explain_chosen
 from ..session import Result, Session
@@ -22,7 +22,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         state = explain(session.target, brief=not arguments.json)
 
-    def document() -> dict[str, Any]:
+    def document() -> Mapping[str, object]:
         from .document import state_document  # most want the text
 
         return state_document("dlstate", state)

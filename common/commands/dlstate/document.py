@@ -6,14 +6,17 @@ added and never renamed.  Only facts of the target go in, so that every debugger
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...linux.model import Library, State
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import hold_document
 
+if TYPE_CHECKING:
+    from ...render.json_types import DlstateDocument, LibraryDocument
 
-def state_document(command: str, state: State) -> dict[str, Any]:
+
+def state_document(command: str, state: State) -> DlstateDocument:
     """Build the document of a state."""
     return {
         **envelope(command, state.target, state.loader),
@@ -22,7 +25,7 @@ def state_document(command: str, state: State) -> dict[str, Any]:
     }
 
 
-def _library(library: Library) -> dict[str, Any]:
+def _library(library: Library) -> LibraryDocument:
     return {
         "name": library.name,
         "path": library.path,

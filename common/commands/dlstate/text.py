@@ -142,7 +142,7 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
     elif hold.kind is HoldKind.NODELETE:
         what = "unique symbol" if hold.origin == "unique-symbol" else "bound symbol"
         yield from _symbol_rows(what, hold, verbose)
-        if hold.early_return:
+        if hold.dlclose_returns_early:
             count = library.fields.get("l_direct_opencount")
             yield (
                 "open count",
@@ -170,7 +170,7 @@ def _symbol_rows(what: str, hold: Hold, verbose: bool) -> Iterator[tuple[str, ..
 def thread_words(thread: ThreadRef) -> str:
     """Name a thread."""
     name = f', "{thread.name}"' if thread.name else ""
-    return f"thread {thread.number} (LWP {thread.lwp}{name})"
+    return f"thread {thread.number} (LWP {thread.tid}{name})"
 
 
 # -- remedies -------------------------------------------------------------------------------------------------

@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from ...linux.trace.events import Close, Event, Instance, Leak, Open, Pin, Trace
-from ...render.json_parts import SCHEMA, envelope, hexadecimal, problem_documents
+from ...linux.trace.events import Close, DescriptorLeak, Event, Instance, Open, Pin, TlsRegistration, Trace
+from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
-from ...render.trace_json import account_document, moment_document, site_document
+from ...render.trace_json import moment_document, site_document, totals_document
+from ...trace.events import Calls, LibraryTotals
+
+if TYPE_CHECKING:
+    from ...render.json_types import (
+        CallsDocument,
+        CloseDocument,
+        DescriptorLeakDocument,
+        DltraceDocument,
+        EventDocument,
+        InstanceDocument,
+        LibraryTotalsDocument,
+        OpenDocument,
+        PinDocument,
+        TlsRegistrationDocument,
+    )
 
 
-def trace_document(command: str, trace: Trace) -> dict[str, Any]:
+def trace_document(command: str, trace: Trace) -> DltraceDocument:
     """Build the document of a trace."""
     return {
         **envelope(command, trace.target, trace.loader),
-        "asked": list(trace.asked),
+        "filter": list(trace.filter),
         "watching": trace.watching,
-        "ending": trace.ending,
-        "seconds": round(trace.seconds, 3),
+        "end_reason": trace.end_reason,
+        "duration_seconds": round(trace.duration_seconds, 3),
         "breakpoints": {"opens": trace.opens_by, "closes": trace.closes_by},
-        "totals": trace.totals._asdict(),
-        "accounts": [account_document(account) for account in trace.accounts],
+        "totals": totals_document(trace.totals),
+        "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
-            {**kept_document(kept.library), "times": kept.times, "last": kept.close.moment.number}
+            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
             for kept in trace.kept
         ],
-        "mismatches": [event_document(close) for close in trace.mismatches],
+        "closes_mispredicted": [event_document(close) for close in trace.closes_mispredicted],
+        "closes_not_open": [event_document(close) for close in trace.closes_not_open],
+        "opens_failed": [event_document(each) for each in trace.opens_failed],
         "pins": [event_document(pin) for pin in trace.pins],
-        "registrations": [event_document(registration) for registration in trace.registrations],
-        "leaks": [event_document(leak) for leak in trace.leaks],
-        "unended": [event_document(event) for event in trace.unended],
-        "vain": [event_document(close) for close in trace.vain],
+        "tls_registrations": [event_document(registration) for registration in trace.tls_registrations],
+        "descriptor_leaks": [event_document(leak) for leak in trace.descriptor_leaks],
+        "end_not_seen": [event_document(event) for event in trace.end_not_seen],
         "problems": problem_documents(trace.problems),
     }
 
@@ -42,72 +58,130 @@ def dump_event(event: Event) -> str:
     return dumps({"schema": SCHEMA, **event_document(event)}) + "\n"
 
 
-def event_document(event: Event) -> dict[str, Any]:
+def event_document(event: Event) -> EventDocument:
     """Build the document of an event."""
-    document = {"event": type(event).__name__.lower(), **moment_document(event.moment)}
     if isinstance(event, Open):
-        return {
-            **document,
-            "requested": event.requested,
-            "flags": event.flags,
-            "space": event.space,
-            "result": event.result.value,
-            "library": _instance(event.library),
-            "added": _names(event.added),
-            "went": _names(event.went),
-        }
+        return _open_document(event)
     if isinstance(event, Close):
-        return {
-            **document,
-            "library": _instance(event.library),
-            "handle": hexadecimal(event.handle),
-            "open_count": event.open_count,
-            "outcome": event.outcome.value,
-            "predicted": _names(event.predicted),
-            "remarked": _names(event.remarked),
-            "adds": _names(event.adds),
-            "at_least": list(event.at_least),
-            "keeps": [kept_document(library) for library in event.keeps],
-            "went": _names(event.went) if event.ended else None,
-            "stayed": _names(event.stayed),
-            "surprises": _names(event.surprises),
-            "exact": event.is_exact if event.ended else None,
-        }
+        return _close_document(event)
     if isinstance(event, Pin):
-        return {
-            **document,
-            "library": _instance(event.library),
-            "origin": event.origin,
-            "symbols": list(event.symbols),
-            "symbols_omitted": event.symbols_omitted,
-            "lookups": list(event.lookups),
-        }
-    if isinstance(event, Leak):
-        return {
-            **document,
-            "library": _instance(event.library),
-            "descriptor": event.descriptor,
-            "path": event.path,
-            "sites": [site_document(site) for site in event.sites],
-        }
+        return _pin_document(event)
+    if isinstance(event, DescriptorLeak):
+        return _leak_document(event)
+    return _registration_document(event)
+
+
+def _open_document(event: Open) -> OpenDocument:
     return {
-        **document,
+        "event": "open",
+        **moment_document(event.moment),
+        "initiated_by": event.moment.initiated_by,
+        # "?" is a name that could not be read.
+        "requested": "" if event.requested is None else None if event.requested == "?" else event.requested,
+        "flags": event.flags,
+        "requested_namespace": event.requested_namespace,
+        "result": event.result.value,
+        "error": event.error,
+        "errno": event.errno,
         "library": _instance(event.library),
-        "function": site_document(event.function),
-        "object": hexadecimal(event.object),
-        "owner": event.owner,
+        "loaded": _instances(event.loaded),
+        "unloaded": _instances(event.unloaded),
     }
 
 
-def _instance(instance: Optional[Instance]) -> Optional[dict[str, Any]]:
-    if instance is None:
-        return None
+def _close_document(event: Close) -> CloseDocument:
+    return {
+        "event": "close",
+        **moment_document(event.moment),
+        "initiated_by": event.moment.initiated_by,
+        "library": _instance(event.library),
+        "handle": optional_hexadecimal(event.handle),
+        "open_count_before": event.open_count_before if event.library else None,
+        "predicted_outcome": event.predicted_outcome.value,
+        "predicted_unloads": _names(event.predicted_unloads),
+        "predicted_by_nested_closes": _names(event.predicted_by_nested_closes),
+        "predicted_for_outer_close": _names(event.predicted_for_outer_close),
+        "may_unload_more": list(event.may_unload_more),
+        "kept": [kept_document(library) for library in event.kept],
+        "unloaded": _instances(event.unloaded) if event.ended else None,
+        "predicted_but_kept": _names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
+        "predicted_exactly": event.is_exact if event.ended else None,
+    }
+
+
+def _pin_document(event: Pin) -> PinDocument:
+    return {
+        "event": "pin",
+        **moment_document(event.moment),
+        "initiated_by": event.moment.initiated_by,
+        "library": _instance(event.library),
+        "origin": event.origin,
+        "symbols": list(event.symbols),
+        "symbols_omitted": event.symbols_omitted,
+        "looked_up_by": list(event.looked_up_by),
+    }
+
+
+def _registration_document(event: TlsRegistration) -> TlsRegistrationDocument:
+    return {
+        "event": "tls-registration",
+        **moment_document(event.moment),
+        "initiated_by": event.moment.initiated_by,
+        "library": _instance(event.library),
+        "destructor": site_document(event.destructor),
+        "object": hexadecimal(event.object),
+        "destructor_library": event.destructor_library,
+    }
+
+
+def _leak_document(event: DescriptorLeak) -> DescriptorLeakDocument:
+    return {
+        "event": "descriptor-leak",
+        **moment_document(event.moment),
+        "initiated_by": event.moment.initiated_by,
+        "library": _instance(event.library),
+        "descriptor": event.descriptor,
+        "descriptor_target": event.descriptor_target,
+        "opened_at": [site_document(site) for site in event.opened_at],
+    }
+
+
+def _library_totals(account: LibraryTotals) -> LibraryTotalsDocument:
+    return {
+        "name": account.name,
+        "path": account.path,
+        "namespace": account.namespace,
+        "open_count_at_start": account.open_count_at_start,
+        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
+        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "closes_without_effect": account.closes_without_effect,
+        "open_count_now": account.open_count_now,
+    }
+
+
+def _calls(deeds: Calls) -> CallsDocument:
+    return {"caller": site_document(deeds.caller), "initiated_by": deeds.initiated_by, "count": deeds.total}
+
+
+def _instance(instance: Optional[Instance]) -> Optional[InstanceDocument]:
+    return None if instance is None else _instance_document(instance)
+
+
+def _instance_document(instance: Instance) -> InstanceDocument:
     return {
         "name": instance.name,
         "path": instance.path,
         "namespace": instance.namespace,
         "link_map": hexadecimal(instance.link_map),
+        "base": hexadecimal(instance.base),
+        "range": [hexadecimal(instance.start), hexadecimal(instance.end)],
+        "build_id": instance.build_id,
     }
+
+
+def _instances(instances: Iterable[Instance]) -> list[InstanceDocument]:
+    return [_instance_document(instance) for instance in instances]
 
 
 def _names(instances: Iterable[Instance]) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ...linux.model import Library
-from ...linux.trace.events import Close, Event, Kept, Leak, Open, Pin, Registration, Stop, Trace
+from ...linux.trace.events import Close, DescriptorLeak, Event, Kept, Open, Pin, Stop, TlsRegistration, Trace
 from ...model import Outcome
 from ...render.document import Document, Facts, Part, Sentence
 from ...render.fit import cut, wrap, wrap_facts
@@ -24,14 +24,14 @@ from ...render.trace_words import (
     trace_table,
 )
 from ...render.words import completed, join, layout_parts, problem_parts, times
-from ...trace.events import Account
+from ...trace.events import LibraryTotals
 
 _PIN_REASONS = {
     "elf-flag": "its own file (-z nodelete)",
     "unique-symbol": "a unique symbol",
     "bound-by-startup": "a binding of what was loaded at start",
     "dlopen-flag": "RTLD_NODELETE",
-    "unknown": "RTLD_NODELETE or dlsym(RTLD_DEFAULT)",
+    "dlopen-flag-or-dlsym": "RTLD_NODELETE or dlsym(RTLD_DEFAULT)",
 }
 
 
@@ -47,17 +47,19 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
     """Put the sums of a trace into words."""
     parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
-    parts += _account_parts(trace.accounts, verbose)
+    parts += _account_parts(trace.library_totals, verbose)
     parts += _failure_parts(trace.opens_failed, verbose)
     parts += _pin_parts(trace.pins, verbose)
-    parts += _registration_parts(trace.registrations, verbose)
-    parts += _leak_parts(trace.leaks, verbose)
-    parts += _mismatch_parts(trace.mismatches, verbose)
-    parts += _vain_parts(trace.vain, verbose)
+    parts += _registration_parts(trace.tls_registrations, verbose)
+    parts += _leak_parts(trace.descriptor_leaks, verbose)
+    parts += _mismatch_parts(trace.closes_mispredicted, verbose)
+    parts += _vain_parts(trace.closes_not_open, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
-    parts += never_closed([each for each in trace.accounts if not each.early_returns], "opened", "closed", verbose)
+    parts += never_closed(
+        [each for each in trace.library_totals if not each.closes_without_effect], "opened", "closed", verbose
+    )
     return Document(tuple(parts))
 
 
@@ -74,7 +76,7 @@ def stop_view(stop: Stop) -> Document:
         return Document((Sentence(f"dltrace: {words} is about to unload {names}."),))
     if stop.when == "opened":
         return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
-    kept = [each for each in event.keeps if each.name in stop.libraries]
+    kept = [each for each in event.kept if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
     lines = [line for each in kept[:NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
     return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
@@ -98,36 +100,39 @@ def _why(library: Library) -> str:
 def _answer(trace: Trace) -> str:
     totals = trace.totals
     if not totals.opens and not totals.closes:
-        what = f"Nothing of {_names(trace.asked)}" if trace.asked else "Nothing"
-        seen = "seen to be " if trace.problems or totals.unseen_opens or totals.unseen_closes else ""
+        what = f"Nothing of {_names(trace.filter)}" if trace.filter else "Nothing"
+        seen = "seen to be " if trace.problems or totals.opens_unseen or totals.closes_unseen else ""
         return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
     words = [
-        f"{completed(totals.opens, 'open')} ({totals.failed} failed)",
-        f"{completed(totals.closes, 'close')}: {totals.unloading} unloaded "
-        f"{completed(totals.unloaded, 'library', 'libraries')}, {totals.keeping} kept something",
+        f"{completed(totals.opens, 'open')} ({totals.opens_failed} failed)",
+        f"{completed(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
+        f"{completed(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
     ]
     return f"{', '.join(words)}."
 
 
 def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     totals = trace.totals
-    state = "going on" if trace.watching else f"over: {trace.ending}"
-    yield ("trace", f"{state}, {trace.seconds:.1f} s")
+    state = "going on" if trace.watching else f"over: {trace.end_reason}"
+    yield ("trace", f"{state}, {trace.duration_seconds:.1f} s")
     yield ("seen by", f"opens: {trace.opens_by}")
     yield ("", f"closes: {trace.closes_by}")
     yield (
         "predictions",
-        f"{totals.exact} of {totals.compared} exact when the close began; "
-        f"{completed(totals.nested, 'close')} within others; "
-        f"{completed(totals.mismatches, 'mismatch', 'mismatches')}",
+        f"{totals.closes_predicted_exactly} of {totals.closes_compared} exact when the close began; "
+        f"{completed(totals.closes_nested, 'close')} within others; "
+        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
-    if totals.raced:
-        yield ("raced", f"{completed(totals.raced, 'close')} while another thread opened or closed: not predictable")
-    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.unended]
+    if totals.closes_raced:
+        yield (
+            "raced",
+            f"{completed(totals.closes_raced, 'close')} while another thread opened or closed: not predictable",
+        )
+    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.end_not_seen]
     for index, words in enumerate(some_of(unended, verbose)):
         yield ("" if index else "not seen to end", words)
-    if totals.unseen_opens or totals.unseen_closes:
-        yield ("not seen", f"{completed(totals.unseen_opens, 'open')}, {completed(totals.unseen_closes, 'close')}")
+    if totals.opens_unseen or totals.closes_unseen:
+        yield ("not seen", f"{completed(totals.opens_unseen, 'open')}, {completed(totals.closes_unseen, 'close')}")
 
 
 def _names(names: Sequence[str], verbose: bool = False) -> str:
@@ -141,7 +146,8 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     rows = [
-        (each.library.name, str(each.times), because(each.library), f"#{each.close.moment.number}") for each in kept
+        (each.library.name, str(each.times_kept), because(each.library), f"#{each.close.moment.number}")
+        for each in kept
     ]
     yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
     closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
@@ -150,22 +156,27 @@ def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
 
 
 def _close_words(close: Close, verbose: bool) -> str:
-    early = ", which returned early" if close.outcome is Outcome.EARLY_RETURN else ""
+    early = ", which returned early" if close.predicted_outcome is Outcome.NO_EFFECT else ""
     return f"{_event_words(close, verbose)}{early}"
 
 
-def _account_parts(accounts: Sequence[Account], verbose: bool) -> Iterator[Part]:
-    active = [each for each in accounts if verbose or each.opens or each.closes or each.early_returns]
+def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator[Part]:
+    active = [
+        each
+        for each in accounts
+        if verbose or each.opens_by_caller or each.closes_by_caller or each.closes_without_effect
+    ]
     if not active:
         return
     rows = [
         (
             each.name,
             str(each.namespace),
-            str(each.before),
-            str(total(each.opens)),
-            str(total(each.closes)) + (f" +{each.early_returns} early" if each.early_returns else ""),
-            "gone" if each.left is None else str(each.left),
+            str(each.open_count_at_start),
+            str(total(each.opens_by_caller)),
+            str(total(each.closes_by_caller))
+            + (f" +{each.closes_without_effect} early" if each.closes_without_effect else ""),
+            "gone" if each.open_count_now is None else str(each.open_count_now),
         )
         for each in active
     ]
@@ -202,50 +213,50 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         if verbose and count:
             more = [f"{pin.symbols_omitted} more"] if pin.symbols_omitted else []
             symbols = ", ".join([*pin.symbols, *more])
-        during = f"#{pin.moment.inside}" if pin.moment.inside else "no open"
-        looked_up = f"looked up by {_names(pin.lookups, verbose)}" if pin.lookups else ""
+        during = f"#{pin.moment.within_event}" if pin.moment.within_event else "no open"
+        looked_up = f"looked up by {_names(pin.looked_up_by, verbose)}" if pin.looked_up_by else ""
         by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
-        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "unknown"]
+        why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "dlopen-flag-or-dlsym"]
         rows.append((pin.library.name, why, symbols, during, looked_up))
     yield trace_table(("became NODELETE", "by", "symbols", "in or after", ""), rows, verbose, 1)
 
 
-def _registration_parts(registrations: Sequence[Registration], verbose: bool) -> Iterator[Part]:
+def _registration_parts(registrations: Sequence[TlsRegistration], verbose: bool) -> Iterator[Part]:
     if not registrations:
         return
     grouped: dict[tuple[str, ...], int] = {}
     for each in registrations:
-        warning = f"wrong owner: {each.owner}" if each.owner else ""
+        warning = f"wrong owner: {each.destructor_library}" if each.destructor_library else ""
         name = each.library.name if each.library else "the program"
-        function = site_words(each.function, verbose, home=each.owner or name)
+        function = site_words(each.destructor, verbose, home=each.destructor_library or name)
         key = (name, function, site_words(each.moment.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), rows, verbose, 2)
 
 
-def _leak_parts(leaks: Sequence[Leak], verbose: bool) -> Iterator[Part]:
+def _leak_parts(leaks: Sequence[DescriptorLeak], verbose: bool) -> Iterator[Part]:
     if not leaks:
         return
     grouped: dict[tuple[str, str, str], int] = {}
     for each in leaks:
-        sites = _sites(each, verbose) if each.sites else "not watched"
-        key = (each.library.name, each.path, sites)
+        sites = _sites(each, verbose) if each.opened_at else "not watched"
+        key = (each.library.name, each.descriptor_target, sites)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("gone library", "times", "left open", "opened by"), rows, verbose, 2)
 
 
-def _sites(leak: Leak, verbose: bool) -> str:
-    words = [site_words(site, verbose, home=leak.library.name) for site in leak.sites]
+def _sites(leak: DescriptorLeak, verbose: bool) -> str:
+    words = [site_words(site, verbose, home=leak.library.name) for site in leak.opened_at]
     return join(words if verbose or len(words) == 1 else [words[0], f"{len(words) - 1} more"])
 
 
 def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
     shown = mismatches if verbose else mismatches[:SHOWN]
     for close in shown:
-        stayed = [each.name for each in close.stayed]
-        surprises = [each.name for each in close.surprises]
+        stayed = [each.name for each in close.predicted_but_kept]
+        surprises = [each.name for each in close.unloaded_but_not_predicted]
         words = [f"{_names(stayed, verbose)} stayed"] if stayed else []
         words += [f"{_names(surprises, verbose)} went too"] if surprises else []
         number = close.moment.number

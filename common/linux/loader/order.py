@@ -41,7 +41,7 @@ class Sorting(Enum):
 
     ORIGINAL = "original"
     DEPTH_FIRST = "depth-first"
-    CONSTRUCTORS = "reverse-constructors"
+    CONSTRUCTORS = "reverse-initialization"
 
 
 class OrderRule(NamedTuple):

@@ -25,8 +25,8 @@ class Nodelete:
     def origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
         """Return what has made a library NODELETE, and by which symbols, in the linker's names.
 
-        It is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or ``unknown`` where RTLD_NODELETE
-        and a look-up by dlsym, which leaves no trace, cannot be told apart.
+        It is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or ``dlopen-flag-or-dlsym`` where
+        RTLD_NODELETE and a look-up by dlsym, which leaves no trace, cannot be told apart.
         """
         if self._has_flag(link_map):
             return "elf-flag", ()
@@ -37,7 +37,7 @@ class Nodelete:
         if bound:
             return "bound-by-startup", bound
         # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
-        return ("unknown" if link_map.field("l_global") else "dlopen-flag"), ()
+        return ("dlopen-flag-or-dlsym" if link_map.field("l_global") else "dlopen-flag"), ()
 
     def _has_flag(self, link_map: LinkMap) -> bool:
         """Return True if the file asks for NODELETE: until glibc 2.30 l_flags_1 holds the other causes too."""

@@ -130,8 +130,8 @@ class GlibcExamination:
         holds = []
         for hold in library.holds:
             members = [evidence.member for evidence in hold.evidence]
-            early = self._returns_early(link_map) if hold.kind is HoldKind.NODELETE else hold.early_return
-            holds.append(hold._replace(evidence=self._evidence(link_map, *members), early_return=early))
+            early = self._returns_early(link_map) if hold.kind is HoldKind.NODELETE else hold.dlclose_returns_early
+            holds.append(hold._replace(evidence=self._evidence(link_map, *members), dlclose_returns_early=early))
         return library._replace(fields=reported_fields(link_map), holds=tuple(holds))
 
     def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
@@ -183,7 +183,7 @@ class GlibcExamination:
             origin=origin,
             symbols=tuple(names[:MAX_SYMBOLS]),
             symbols_omitted=0 if self._brief else max(0, len(names) - MAX_SYMBOLS, len(symbols) - MAX_DEMANGLED),
-            early_return=self._returns_early(link_map),
+            dlclose_returns_early=self._returns_early(link_map),
         )
 
     def _destructor_hold(self, link_map: LinkMap) -> Hold:

@@ -19,7 +19,7 @@ from ...trace.events import Moment, Site
 from ..loader.maps import LinkMap
 from ..state.process import GlibcProcess
 from .callers import Callers
-from .events import Instance, Leak
+from .events import DescriptorLeak, Instance
 
 #: libc's functions that give descriptors, with the place of a path among their arguments.
 MAKERS: Mapping[str, Optional[int]] = {
@@ -110,7 +110,7 @@ class Descriptors:
 
     def find_leaks(
         self, gone: Mapping[int, Instance], closed: Optional[Instance], before: Snapshot, moment: Moment
-    ) -> Iterator[Leak]:
+    ) -> Iterator[DescriptorLeak]:
         """Find what libraries that went have left open; ``before`` is what was open when their close began.
 
         What was loaded together is one: its first library is named, or the one that was closed.
@@ -127,7 +127,7 @@ class Descriptors:
                 is_left = snapshot.get(number) != path and now.get(number) == path
                 if is_left and (number, path) not in self._reported:
                     self._reported.add((number, path))
-                    yield Leak(moment, library, number, path, self._sites(instances, path))
+                    yield DescriptorLeak(moment, library, number, path, self._sites(instances, path))
         for each in [call for call in self._calls if call.library in gone]:
             del self._calls[each]
         # A number that has been closed can be left open once more.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import Account, Moment, OpenResult, Site, Totals, without
+from ...trace.events import LibraryTotals, Moment, OpenResult, Site, Totals, without
 from ..model import Library
 
 
@@ -29,19 +29,20 @@ class Instance(NamedTuple):
 class Open(NamedTuple):
     """A dlopen or dlmopen: what was asked for (None: the program itself), and what came of it.
 
-    ``space`` is the namespace that was asked for, negative for a new one or the caller's.  ``added`` are all libraries
-    that came, ``went`` those that a failed one made the collector find.  ``error`` is what dlerror says of a failed
-    one, ``errno`` the number behind it; None where it did not fail, has no number, or where that is not known.
+    ``requested_namespace`` is the namespace that was asked for, negative for a new one or the caller's.  ``loaded`` are
+    all libraries that came, ``unloaded`` those that a failed one made the collector find.  ``error`` is what dlerror
+    says of a failed one, ``errno`` the number behind it; None where it did not fail, has no number, or where that is
+    not known.
     """
 
     moment: Moment
     requested: Optional[str]
     flags: int
-    space: int
+    requested_namespace: int
     result: OpenResult = OpenResult.UNKNOWN
     library: Optional[Instance] = None
-    added: tuple[Instance, ...] = ()
-    went: tuple[Instance, ...] = ()
+    loaded: tuple[Instance, ...] = ()
+    unloaded: tuple[Instance, ...] = ()
     error: Optional[str] = None
     errno: Optional[int] = None
 
@@ -49,39 +50,39 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A close: the prediction when it began, and what it then did; libraries by name.
 
-    ``predicted`` is what the first marking finds, ``remarked`` what further markings add, one for each close within,
-    ``adds`` what this one adds to the close that it is within;
-    ``keeps`` are those of its dependencies that stay at its last close, itself among them, with their holds.
-    ``open_count`` is that of before.  ``ended`` is False where the end was not seen: then ``went`` is not known either.
+    ``predicted_unloads`` is what the first marking finds, ``predicted_by_nested_closes`` what further markings add, one
+    for each close within, ``predicted_for_outer_close`` what this one adds to the close that it is within; ``kept`` are
+    those of its dependencies that stay at its last close, itself among them, with their holds.  ``open_count_before``
+    is that of before.  ``ended`` is False where the end was not seen: then ``unloaded`` is not known either.
     """
 
     moment: Moment
     library: Optional[Instance]
-    open_count: int
-    outcome: Outcome
-    predicted: tuple[Instance, ...] = ()
-    remarked: tuple[Instance, ...] = ()
-    at_least: tuple[str, ...] = ()
-    keeps: tuple[Library, ...] = ()
-    went: tuple[Instance, ...] = ()
+    open_count_before: int
+    predicted_outcome: Outcome
+    predicted_unloads: tuple[Instance, ...] = ()
+    predicted_by_nested_closes: tuple[Instance, ...] = ()
+    may_unload_more: tuple[str, ...] = ()
+    kept: tuple[Library, ...] = ()
+    unloaded: tuple[Instance, ...] = ()
     ended: bool = False
-    adds: tuple[Instance, ...] = ()
+    predicted_for_outer_close: tuple[Instance, ...] = ()
     handle: Optional[int] = None
 
     @property
-    def stayed(self) -> tuple[Instance, ...]:
+    def predicted_but_kept(self) -> tuple[Instance, ...]:
         """Give what was predicted to go and stayed: a mistake of ours, unless another thread came before."""
-        return without((*self.predicted, *self.remarked), self.went) if self.ended else ()
+        return without((*self.predicted_unloads, *self.predicted_by_nested_closes), self.unloaded) if self.ended else ()
 
     @property
-    def surprises(self) -> tuple[Instance, ...]:
+    def unloaded_but_not_predicted(self) -> tuple[Instance, ...]:
         """Give what went without having been predicted, by any of the markings."""
-        return without(self.went, (*self.predicted, *self.remarked)) if self.ended else ()
+        return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
 
     @property
     def is_exact(self) -> bool:
         """Tell whether what went is what was predicted when the close began."""
-        return self.ended and self.predicted == self.went
+        return self.ended and self.predicted_unloads == self.unloaded
 
 
 class Pin(NamedTuple):
@@ -94,73 +95,74 @@ class Pin(NamedTuple):
     library: Instance
     origin: Optional[str]
     symbols: tuple[str, ...] = ()
-    lookups: tuple[str, ...] = ()
+    looked_up_by: tuple[str, ...] = ()
     symbols_omitted: int = 0
 
 
-class Registration(NamedTuple):
+class TlsRegistration(NamedTuple):
     """A call of ``__cxa_thread_atexit_impl``: the library that it keeps, by its dso_symbol, and the destructor.
 
-    ``owner`` is the destructor's own library where that is another one: it can go before the destructor runs.
+    ``destructor_library`` is the destructor's own library where that is another one: it can go before the destructor
+    runs.
     """
 
     moment: Moment
     library: Optional[Instance]
-    function: Site
+    destructor: Site
     object: int
-    owner: Optional[str] = None
+    destructor_library: Optional[str] = None
 
 
-class Leak(NamedTuple):
+class DescriptorLeak(NamedTuple):
     """A file descriptor that was opened while a library was loaded and is still open after that has gone.
 
-    ``sites`` are the calls in that library that made descriptors, as far as they were watched.
+    ``opened_at`` are the calls in that library that made descriptors, as far as they were watched.
     """
 
     moment: Moment
     library: Instance
     descriptor: int
-    path: str
-    sites: tuple[Site, ...] = ()
+    descriptor_target: str
+    opened_at: tuple[Site, ...] = ()
 
 
-Event = Union[Open, Close, Pin, Registration, Leak]
+Event = Union[Open, Close, Pin, TlsRegistration, DescriptorLeak]
 
 
 class Kept(NamedTuple):
     """A library that stayed at a last close: how often, the latest of those closes, and what kept it then."""
 
     library: Library
-    times: int
+    times_kept: int
     close: Close
 
 
 class Trace(NamedTuple):
-    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``ending`` says why.
+    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``end_reason`` says why.
 
-    ``unended`` has begun and not been seen to end, ``vain`` are the closes of what was not open, ``asked`` names the
-    libraries that it is about.
+    ``end_not_seen`` has begun and not been seen to end, ``closes_not_open`` are the closes of what was not open,
+    ``filter`` names the libraries that it is about.
     """
 
     target: TargetInfo
     loader: LoaderInfo
     watching: bool
-    ending: Optional[str]
-    seconds: float
+    end_reason: Optional[str]
+    duration_seconds: float
     opens_by: str
     closes_by: str
     totals: Totals
-    accounts: tuple[Account, ...]
+    library_totals: tuple[LibraryTotals, ...]
     kept: tuple[Kept, ...]
-    mismatches: tuple[Close, ...]
+    closes_mispredicted: tuple[Close, ...]
     pins: tuple[Pin, ...]
-    registrations: tuple[Registration, ...]
-    leaks: tuple[Leak, ...]
+    tls_registrations: tuple[TlsRegistration, ...]
+    descriptor_leaks: tuple[DescriptorLeak, ...]
     problems: tuple[Problem, ...] = ()
-    unended: tuple[Event, ...] = ()
-    vain: tuple[Close, ...] = ()
+    end_not_seen: tuple[Event, ...] = ()
+    closes_not_open: tuple[Close, ...] = ()
     opens_failed: tuple[Open, ...] = ()
-    asked: tuple[str, ...] = ()
+    filter: tuple[str, ...] = ()
 
 
 class Stop(NamedTuple):

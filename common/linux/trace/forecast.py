@@ -44,7 +44,7 @@ class Forecast:
             goes = {}
         else:
             at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
-        is_last = left == 0 or outcome is Outcome.EARLY_RETURN
+        is_last = left == 0 or outcome is Outcome.NO_EFFECT
         keeps = self._keeps(planner, link_map, left, unloads) if is_last else ()
         return Prediction(outcome, goes, adds, at_least, keeps)
 

@@ -8,23 +8,23 @@ from typing import Optional
 from ...model import Outcome
 from ...trace.events import OpenResult
 from ...trace.ledger import AccountKey, Ending, Ledger
-from .events import Close, Event, Instance, Kept, Leak, Open, Pin, Registration
+from .events import Close, DescriptorLeak, Event, Instance, Kept, Open, Pin, TlsRegistration
 
 
 class EventLedger(Ledger):
     """The sums of a trace of glibc's loader, with the events that its report lists.
 
-    ``vain`` are the closes of what was not open.
+    ``closes_not_open`` are the closes of what was not open.
     """
 
     def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
         """Take the open counts of what was loaded at the program's start."""
         super().__init__(at_start)
-        self.mismatches: list[Close] = []
+        self.closes_mispredicted: list[Close] = []
         self.pins: list[Pin] = []
-        self.registrations: list[Registration] = []
-        self.leaks: list[Leak] = []
-        self.vain: list[Close] = []
+        self.tls_registrations: list[TlsRegistration] = []
+        self.descriptor_leaks: list[DescriptorLeak] = []
+        self.closes_not_open: list[Close] = []
         self.opens_failed: list[Open] = []
         self._kept: dict[AccountKey, Kept] = {}
 
@@ -39,10 +39,10 @@ class EventLedger(Ledger):
             self._add_close(event)
         elif isinstance(event, Pin):
             self._list("pins", self.pins, event)
-        elif isinstance(event, Registration):
-            self._list("registrations", self.registrations, event)
+        elif isinstance(event, TlsRegistration):
+            self._list("tls_registrations", self.tls_registrations, event)
         else:
-            self._list("leaks", self.leaks, event)
+            self._list("descriptor_leaks", self.descriptor_leaks, event)
 
     def add_unasked(self, event: Event) -> None:
         """Count an event in the account of its library only, which is shown if another event shows it."""
@@ -55,29 +55,29 @@ class EventLedger(Ledger):
         if isinstance(event, Open):
             self.book_open(key, name, event.moment, shown=shown)
         elif isinstance(event, Close):
-            self.book_close(key, name, event.moment, event.outcome, shown=shown)
+            self.book_close(key, name, event.moment, event.predicted_outcome, shown=shown)
 
     def _add_close(self, event: Close) -> None:
         ending = Ending(
-            outcome=event.outcome,
+            outcome=event.predicted_outcome,
             ended=event.ended,
-            unloaded=len(event.went),
-            keeps=bool(event.keeps),
+            unloaded=len(event.unloaded),
+            keeps=bool(event.kept),
             is_exact=event.is_exact,
-            is_wrong=bool(event.stayed or event.surprises),
+            is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.moment, ending):
-            self._list("mismatches", self.mismatches, event)
-        if event.outcome is Outcome.NOT_OPEN:
-            self._list("vain", self.vain, event)
-        for library in event.keeps:
+            self._list("closes_mispredicted", self.closes_mispredicted, event)
+        if event.predicted_outcome is Outcome.NOT_OPEN:
+            self._list("closes_not_open", self.closes_not_open, event)
+        for library in event.kept:
             key = AccountKey(library.path, library.namespace)
             before = self._kept.get(key)
-            self._kept[key] = Kept(library, before.times + 1 if before else 1, event)
+            self._kept[key] = Kept(library, before.times_kept + 1 if before else 1, event)
 
     def kept(self) -> tuple[Kept, ...]:
         """Give the libraries that stayed at a last close, those that stayed most often first."""
-        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.library.name)))
+        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.library.name)))
 
 
 def key_of(library: Instance) -> AccountKey:

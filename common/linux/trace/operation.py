@@ -89,7 +89,7 @@ class Opening(Operation):
         """Give the event: without a library it has failed, if it has ended."""
         result = OpenResult.UNKNOWN
         if self.library is not None:
-            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.COUNTED
+            result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
         elif ended:
             result = OpenResult.FAILED
         failure = self.failure if result is OpenResult.FAILED else None
@@ -97,11 +97,11 @@ class Opening(Operation):
             moment=self.moment,
             requested=self.request.name,
             flags=self.request.flags,
-            space=self.request.space,
+            requested_namespace=self.request.space,
             result=result,
             library=self.library,
-            added=_by_name(self.added.values()),
-            went=_by_name(self.went.values()),
+            loaded=_by_name(self.added.values()),
+            unloaded=_by_name(self.went.values()),
             error=failure.text if failure else None,
             errno=failure.errno if failure else None,
         )
@@ -142,7 +142,7 @@ class Closing(Operation):
     @property
     def does_nothing(self) -> bool:
         """Tell whether the close is sure to leave everything as it is."""
-        return self.prediction.outcome in (Outcome.EARLY_RETURN, Outcome.NOT_OPEN)
+        return self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
 
     def is_expected_to_unload(self, address: int) -> bool:
         """Return True if one of its markings condemns the library with a map at an address."""
@@ -167,15 +167,15 @@ class Closing(Operation):
         return Close(
             moment=self.moment,
             library=self.library,
-            open_count=self.link_map.l_direct_opencount if self.link_map else 0,
-            outcome=prediction.outcome,
-            predicted=_by_name(prediction.goes.values()),
-            remarked=_by_name(self.remarked.values()),
-            at_least=prediction.at_least,
-            keeps=prediction.keeps,
-            went=_by_name(self.went.values()) if ended else (),
+            open_count_before=self.link_map.l_direct_opencount if self.link_map else 0,
+            predicted_outcome=prediction.outcome,
+            predicted_unloads=_by_name(prediction.goes.values()),
+            predicted_by_nested_closes=_by_name(self.remarked.values()),
+            may_unload_more=prediction.at_least,
+            kept=prediction.keeps,
+            unloaded=_by_name(self.went.values()) if ended else (),
             ended=ended,
-            adds=_by_name(prediction.adds.values()),
+            predicted_for_outer_close=_by_name(prediction.adds.values()),
             handle=self.handle,
         )
 

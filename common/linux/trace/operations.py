@@ -42,8 +42,8 @@ class Operations:
     def add(self, operation: Operation) -> None:
         """Add one that begins."""
         number = operation.moment.number
-        self._doubtful.pop(operation.moment.lwp, None)
-        others = [op for op in self._running if op.moment.lwp != operation.moment.lwp]
+        self._doubtful.pop(operation.moment.tid, None)
+        others = [op for op in self._running if op.moment.tid != operation.moment.tid]
         if others or any(number <= until for until in self._doubtful.values()):
             for each in (*others, operation):
                 each.note_race()
@@ -56,7 +56,7 @@ class Operations:
         """Remove one that has ended."""
         self._running.remove(operation)
         if operation.moment.raced:
-            self._doubtful[operation.moment.lwp] = self._raced_until
+            self._doubtful[operation.moment.tid] = self._raced_until
         if self._waiting is operation:
             self._waiting = None
 
@@ -105,7 +105,7 @@ class Operations:
 
     def of_thread(self, lwp: int) -> list[Operation]:
         """List those of a thread, each within the one before."""
-        return [op for op in self._running if op.moment.lwp == lwp]
+        return [op for op in self._running if op.moment.tid == lwp]
 
     def openings(self) -> list[Opening]:
         """List the opens."""
@@ -121,11 +121,11 @@ class Operations:
         ``depth`` tells how many of a thread's go on, by the loader's lock: the first ones.  What cannot be told to have
         ended has not.
         """
-        return [op for op in self._running if self._has_ended(op, lwp, stack, depth(op.moment.lwp))]
+        return [op for op in self._running if self._has_ended(op, lwp, stack, depth(op.moment.tid))]
 
     def _has_ended(self, operation: Operation, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:
-        own = self.of_thread(operation.moment.lwp)
-        if operation.moment.lwp == lwp and stack is not None:
+        own = self.of_thread(operation.moment.tid)
+        if operation.moment.tid == lwp and stack is not None:
             return operation.stack <= stack or own.index(operation) >= depth
         if own.index(operation) < depth:
             return False

@@ -45,7 +45,7 @@ def find_cause(process: GlibcProcess, link_map: LinkMap, library: Library, openi
     flagged = [opening for opening in openings if opening.request.flags & _RTLD_NODELETE]
     if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
         origin = "dlopen-flag"
-    elif origin == "unknown" and not flagged:
+    elif origin == "dlopen-flag-or-dlsym" and not flagged:
         origin = "bound-by-startup"  # by dlsym, which leaves no trace
     if openings and origin in ("unique-symbol", "bound-by-startup"):
         lookups = _find_lookups(process, link_map, openings[-1], origin)

@@ -44,7 +44,7 @@ class Progress:
 
     def predict(self, closing: Closing, link_map: LinkMap) -> None:
         """Predict a close by what was read last."""
-        own = self._operations.of_thread(closing.moment.lwp)
+        own = self._operations.of_thread(closing.moment.tid)
         outer = next((op for op in own if isinstance(op, Closing)), None)
         prediction = self._forecast.predict(self._reading.examined, link_map, outer)
         closing.predict(link_map, prediction)
@@ -58,7 +58,7 @@ class Progress:
             self._compare(before)
         ended = self._operations.ended(lwp, stack, self._reading.depth)
         for closing in self._operations.closings():
-            if not closing.has_effect and closing.moment.lwp != lwp:
+            if not closing.has_effect and closing.moment.tid != lwp:
                 self._predict_again(closing)
         for operation in ended:
             self.finish(operation)
@@ -106,14 +106,14 @@ class Progress:
         self._operations.remove(operation)
         self._summary.tell(operation.event(ended=not operation.is_doubtful))
         if self._descriptors is not None and isinstance(operation, Closing) and operation.went:
-            moment = operation.moment._replace(inside=operation.moment.number)
+            moment = operation.moment._replace(within_event=operation.moment.number)
             for leak in self._descriptors.find_leaks(operation.went, operation.library, operation.open_before, moment):
                 self._summary.tell(leak._replace(moment=moment._replace(number=self._watching.count())))
 
     def _find_failure(self, opening: Opening) -> None:
         """Find what libc keeps of a failed open; what it opens for itself is not kept."""
-        if self._stored_errors is not None and opening.moment.by == "user" and not opening.is_doubtful:
-            failure = self._stored_errors.find(self._reading.process, self._reading.tid(opening.moment.lwp))
+        if self._stored_errors is not None and opening.moment.initiated_by == "user" and not opening.is_doubtful:
+            failure = self._stored_errors.find(self._reading.process, self._reading.tid(opening.moment.tid))
             if failure is not None:
                 opening.note_failure(failure)
 
@@ -124,5 +124,7 @@ class Progress:
         moment = Moment(self._watching.count(), self._watching.now(), 0)
         if openings:
             inside = openings[-1].moment
-            moment = moment._replace(lwp=inside.lwp, caller=inside.caller, by=inside.by, inside=inside.number)
+            moment = moment._replace(
+                tid=inside.tid, caller=inside.caller, initiated_by=inside.initiated_by, within_event=inside.number
+            )
         return Pin(moment, instance_of(self._reading.process, link_map), *cause)

@@ -108,10 +108,16 @@ def names_of(event: Event) -> Iterator[str]:
     if isinstance(event, Open):
         if event.requested:
             yield event.requested
-        instances = [event.library, *event.added, *event.went]
+        instances = [event.library, *event.loaded, *event.unloaded]
     elif isinstance(event, Close):
-        yield from (library.path for library in event.keeps)
-        instances = [event.library, *event.predicted, *event.remarked, *event.adds, *event.went]
+        yield from (library.path for library in event.kept)
+        instances = [
+            event.library,
+            *event.predicted_unloads,
+            *event.predicted_by_nested_closes,
+            *event.predicted_for_outer_close,
+            *event.unloaded,
+        ]
     else:
         instances = [event.library]
     yield from (instance.path for instance in instances if instance is not None)

@@ -29,7 +29,7 @@ from ..state.verdict import GlibcExamination
 from .callers import Callers
 from .calls import CONVENTIONS, Entry, find_function, find_places
 from .descriptors import MAKERS, Descriptors, name_call, read_path
-from .events import Event, Registration, Stop, Trace
+from .events import Event, Stop, TlsRegistration, Trace
 from .failures import StoredErrors, find_raisers, read_failure
 from .operation import Beginning, Closing, Opening, Operation
 from .operations import Operations, instance_of
@@ -218,7 +218,7 @@ class Tracer:
 
     def _has_returned(self, operation: Operation) -> bool:
         """Tell, while the process stands, whether the stack shows that an open or close is over."""
-        stack = self.target.stack_pointer(operation.moment.lwp)
+        stack = self.target.stack_pointer(operation.moment.tid)
         # At its own place it has not begun.
         if stack is not None and stack > operation.stack:
             return True
@@ -328,7 +328,7 @@ class Tracer:
         """See a TLS destructor about to be registered."""
         found = read_registration(hit, Memory(self.target), self._reading, self._callers)
         moment = self._moment(hit, self._callers.stack(hit), found.caller, "user")
-        self._summary.tell(Registration(moment, found.library, found.function, found.object, found.owner))
+        self._summary.tell(TlsRegistration(moment, found.library, found.function, found.object, found.owner))
         return Reaction.RESUME
 
     def _on_descriptor(self, hit: Hit) -> Reaction:

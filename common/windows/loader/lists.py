@@ -143,13 +143,26 @@ class Node:
 class Entry:
     """An LDR_DATA_TABLE_ENTRY."""
 
-    __slots__ = ("address", "base", "entry_point", "name", "node", "orders", "parent_base", "path", "record", "size")
+    __slots__ = (
+        "address",
+        "base",
+        "entry_point",
+        "name",
+        "node",
+        "orders",
+        "parent_base",
+        "path",
+        "record",
+        "size",
+        "timestamp",
+    )
 
     def __init__(self, record: View) -> None:
         self.record = record
         self.address = record.address
         self.base = record.get("DllBase") or 0
         self.size = record.get("SizeOfImage") or 0
+        self.timestamp = record.get("TimeDateStamp")
         self.entry_point = record.get("EntryPoint") or 0
         self.parent_base = record.get("ParentDllBase")
         self.name = ""

@@ -64,6 +64,13 @@ class Unit:
         return other
 
 
+def effective_count(unit: Unit, rule: LoaderRule) -> Optional[int]:
+    """Return the load count by which FreeLibrary decides; None if it is not known, or stands for a pin."""
+    if unit.count == PINNED or (unit.count == PINNED_16 and rule is not LoaderRule.WIN8):
+        return None
+    return unit.count
+
+
 class Unloading(NamedTuple):
     """What a number of calls of FreeLibrary does.
 
@@ -125,7 +132,7 @@ class World:
         Where that takes too long, nothing is known.
         """
         if shutdown:
-            return Unloading((), None, True, "shutdown", 0)
+            return Unloading((), None, True, "process-exiting", 0)
         rule = {
             LoaderRule.XP: _ClosureRule,
             LoaderRule.WIN7: _ClosureRule,
@@ -398,7 +405,7 @@ class _GraphRule(_Rule):
         if unit.count is None:
             return "unknown"
         if unit.count < (2 if unit.parents else 1):
-            return "imported"
+            return "importers-only"
         unit.count -= 1
         if unit.own is not None:
             unit.own = unit.count - len(unit.parents)

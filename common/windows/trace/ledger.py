@@ -12,9 +12,9 @@ class DllLedger(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mismatches: list[DllClose] = []
+        self.closes_mispredicted: list[DllClose] = []
         self.pins: list[DllPin] = []
-        self.failures: list[DllOpen] = []
+        self.opens_failed: list[DllOpen] = []
         self._kept: dict[str, KeptDll] = {}
 
     def add(self, event: DllEvent) -> None:
@@ -31,34 +31,34 @@ class DllLedger(Ledger):
             self.book_open(key_of(event.library), event.library.name, event.moment, shown=True)
         self.count_open(event.result)
         if event.result is OpenResult.FAILED:
-            self._list("failures", self.failures, event)
+            self._list("opens_failed", self.opens_failed, event)
 
     def _add_close(self, event: DllClose) -> None:
         library = event.library
         if library is not None:
-            self.book_close(key_of(library), library.name, event.moment, event.outcome, shown=True)
-        own = [dll for dll in event.keeps if library is not None and dll.base == library.base]
+            self.book_close(key_of(library), library.name, event.moment, event.predicted_outcome, shown=True)
+        own = [dll for dll in event.kept if library is not None and dll.base == library.base]
         ending = Ending(
-            outcome=event.outcome,
+            outcome=event.predicted_outcome,
             ended=event.ended,
-            unloaded=len(event.went),
+            unloaded=len(event.unloaded),
             keeps=False,
             is_exact=event.is_exact,
-            is_wrong=bool(event.stayed or event.surprises),
+            is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.moment, ending):
-            self._list("mismatches", self.mismatches, event)
+            self._list("closes_mispredicted", self.closes_mispredicted, event)
         for dll in own:
             before = self._kept.get(dll.path)
-            self._kept[dll.path] = KeptDll(dll, before.times + 1 if before else 1, event)
+            self._kept[dll.path] = KeptDll(dll, before.times_kept + 1 if before else 1, event)
 
     def totals(self) -> Totals:
         """Return what was counted; a free that keeps something is one whose own DLL stays."""
-        return super().totals()._replace(keeping=sum(kept.times for kept in self._kept.values()))
+        return super().totals()._replace(closes_that_kept=sum(kept.times_kept for kept in self._kept.values()))
 
     def kept(self) -> tuple[KeptDll, ...]:
         """Return the DLLs that stayed although they were freed, those that stayed most often first."""
-        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times, kept.dll.name)))
+        return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.dll.name)))
 
 
 def key_of(library: DllInstance) -> AccountKey:

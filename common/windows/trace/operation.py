@@ -70,10 +70,10 @@ class Loading(Operation):
         self.pins = pins
         self.counts = True
         self.requested: Optional[str] = None
-        self.flags = 0
+        self.flags: Optional[int] = None
         self.output = 0
 
-    def note_request(self, name: Optional[str], flags: int = 0, output: int = 0) -> None:
+    def note_request(self, name: Optional[str], flags: Optional[int] = None, output: int = 0) -> None:
         """Note what is asked for."""
         self.requested = name
         self.flags = flags

@@ -26,7 +26,7 @@ class Operations:
 
     def add(self, operation: Operation) -> None:
         """Add one that begins."""
-        lwp = operation.moment.lwp
+        lwp = operation.moment.tid
         self._threads.add(lwp)
         others = [each for thread, calls in self._running.items() if thread != lwp for each in calls]
         for each in (*others, operation) if others else ():
@@ -62,7 +62,7 @@ class Operations:
 
     def remove(self, operation: Operation) -> None:
         """Remove one that is over."""
-        self._running[operation.moment.lwp].remove(operation)
+        self._running[operation.moment.tid].remove(operation)
         self._release(operation)
 
     def _release(self, operation: Operation) -> None:

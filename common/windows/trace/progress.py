@@ -31,16 +31,16 @@ class Progress:
             event = DllClose(
                 moment=operation.moment,
                 library=operation.library,
-                outcome=prediction.outcome,
-                predicted=prediction.goes,
-                count_before=operation.count_before,
+                predicted_outcome=prediction.outcome,
+                predicted_unloads=prediction.goes,
+                load_count_before=operation.count_before,
                 refusal=prediction.refusal,
             )
             self._summary.tell(event, [operation.library])
         elif isinstance(operation, Loading) and operation.function == LOAD:
             added, went = tuple(operation.added), tuple(operation.went)
             opened = DllOpen(
-                operation.moment, operation.function, operation.requested, operation.flags, added=added, went=went
+                operation.moment, operation.function, operation.requested, operation.flags, loaded=added, unloaded=went
             )
             self._summary.tell(opened, added, operation.requested)
 
@@ -63,21 +63,21 @@ class Progress:
             if library is not None:
                 self._summary.tell(DllPin(loading.moment, library, loading.function), [library])
             return
-        result = OpenResult.COUNTED if base in loading.counts_before else OpenResult.LOADED
+        result = OpenResult.ALREADY_LOADED if base in loading.counts_before else OpenResult.LOADED
         opened = DllOpen(
             moment=loading.moment,
-            function=loading.function,
+            ntdll_function=loading.function,
             requested=loading.requested,
             flags=loading.flags,
             result=OpenResult.FAILED if has_failed else result,
             library=library,
-            added=tuple(self._renamed(each) for each in loading.added),
-            went=tuple(loading.went),
-            status=status,
-            count_before=loading.counts_before.get(base),
-            count_after=load_counts(examined).get(base) if entry else None,
+            loaded=tuple(self._renamed(each) for each in loading.added),
+            unloaded=tuple(loading.went),
+            ntstatus=status,
+            load_count_before=loading.counts_before.get(base),
+            load_count_after=load_counts(examined).get(base) if entry else None,
         )
-        self._summary.tell(opened, [*opened.added, library], loading.requested)
+        self._summary.tell(opened, [*opened.loaded, library], loading.requested)
 
     def _renamed(self, module: DllInstance) -> DllInstance:
         """Return a module with the loader's own name, which its list has only after it was mapped."""
@@ -99,18 +99,18 @@ class Progress:
         event = DllClose(
             moment=unloading.moment,
             library=unloading.library,
-            outcome=prediction.outcome,
-            predicted=prediction.goes,
-            remarked=remarked,
-            at_least=prediction.at_least,
-            went=went,
+            predicted_outcome=prediction.outcome,
+            predicted_unloads=prediction.goes,
+            unloaded_by_nested_closes=remarked,
+            may_unload_more=prediction.at_least,
+            unloaded=went,
             ended=True,
-            status=status,
-            count_before=unloading.count_before,
-            count_after=load_counts(examined).get(unloading.base) if is_there else None,
+            ntstatus=status,
+            load_count_before=unloading.count_before,
+            load_count_after=load_counts(examined).get(unloading.base) if is_there else None,
             refusal=prediction.refusal,
             # What is pinned, or the program's, would not have gone anyway: only what could have is kept.
-            keeps=() if self._reading.is_exiting else prediction.keeps,
-            detached=tuple(unloading.detached),
+            kept=() if self._reading.is_exiting else prediction.keeps,
+            got_process_detach=tuple(unloading.detached),
         )
         self._summary.tell(event, [*went, *prediction.goes, unloading.library])

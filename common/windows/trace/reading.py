@@ -7,7 +7,7 @@ from typing import Optional
 
 from ...trace.ledger import AccountKey
 from ..loader.lists import Entry, Loader, by_base
-from ..loader.unload import World
+from ..loader.unload import World, effective_count
 from ..state import CORE_DLLS, WindowsExamination
 from ..target import LiveWindowsTarget
 from .events import DllInstance
@@ -62,9 +62,13 @@ def for_each_entry(examined: WindowsExamination) -> Sequence[tuple[Loader, World
 
 
 def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
-    """Return the load counts by base, None where one is not known."""
+    """Return the load counts by base, None where one is not known, or stands for a pin."""
     loaders = zip(examined.loaders, examined.worlds)
-    return {e.base: world.unit_of(e).count for loader, world in loaders for e in loader.entries.values()}
+    return {
+        entry.base: effective_count(world.unit_of(entry), world.rule)
+        for loader, world in loaders
+        for entry in loader.entries.values()
+    }
 
 
 def own_count(world: World, entry: Entry) -> int:
@@ -75,7 +79,7 @@ def own_count(world: World, entry: Entry) -> int:
 
 def instance_of(entry: Entry) -> DllInstance:
     """Describe a DLL as it is loaded now."""
-    return DllInstance(entry.name, entry.path, entry.address, entry.base)
+    return DllInstance(entry.name, entry.path, entry.address, entry.base, entry.size, entry.timestamp)
 
 
 def is_core(entry: Optional[Entry]) -> bool:

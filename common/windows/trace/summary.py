@@ -26,6 +26,7 @@ class Summary:
     ) -> None:
         """Take the process as the trace begins; what is ``asked`` about, by names, goes to ``on_event``."""
         self._info, self._loader, self._rules = examined.target_info(), examined.loader_info(), examined.rules()
+        self._filter = tuple(asked)
         self._asked = [name.lower() for name in asked]
         self._on_event = on_event
         self._problems: dict[Problem, None] = {}
@@ -67,14 +68,15 @@ class Summary:
             loader=self._loader,
             rules=self._rules,
             watching=is_watching,
-            ending=watching.ending,
-            seconds=watching.seconds(),
-            totals=totals._replace(unended=totals.unended + unended),
-            accounts=ledger.accounts_with(reading.left),
+            end_reason=watching.ending,
+            duration_seconds=watching.seconds(),
+            totals=totals._replace(end_not_seen=totals.end_not_seen + unended),
+            library_totals=ledger.accounts_with(reading.left),
             pinned=reading.pinned,
             kept=ledger.kept(),
-            mismatches=tuple(ledger.mismatches),
+            closes_mispredicted=tuple(ledger.closes_mispredicted),
             pins=tuple(ledger.pins),
-            failures=tuple(ledger.failures),
+            opens_failed=tuple(ledger.opens_failed),
             problems=(*self._problems, *ledger.problems()),
+            filter=self._filter,
         )

@@ -174,7 +174,7 @@ class DllTracer:
         frames = self._callers.frames()
         repeated = self._operations.take_repeated(hit.lwp, function, stack, returns_to)
         number = self._watching.count() if repeated is None else repeated.moment.number
-        began = self._watching.now() if repeated is None else repeated.moment.time
+        began = self._watching.now() if repeated is None else repeated.moment.time_seconds
         for operation in self._operations.of_thread(hit.lwp):
             if not is_going_on(operation, frames):
                 self._operations.remove(operation)
@@ -185,7 +185,7 @@ class DllTracer:
             began,
             hit.lwp,
             self._callers.find(frames),
-            inside=around[-1].moment.number if around else None,
+            within_event=around[-1].moment.number if around else None,
             at_exit=self._reading.is_exiting,
         )
         return Beginning(moment, function, stack, returns_to, examined, load_counts(examined))
@@ -243,7 +243,7 @@ class DllTracer:
                 self._predict(unloading, loader, world, entry)
 
     def _predict(self, unloading: Unloading, loader: Loader, world: World, entry: Entry) -> None:
-        own = self._operations.of_thread(unloading.moment.lwp)
+        own = self._operations.of_thread(unloading.moment.tid)
         prediction = self._forecast.predict(
             unloading.examined,
             loader,

@@ -20,6 +20,7 @@ import conftest  # noqa: E402, F401 - registers the package
 from dlwhy.common.commands.dllplan.document import dll_plan_document  # noqa: E402
 from dlwhy.common.commands.dllstate.document import dll_state_document  # noqa: E402
 from dlwhy.common.memory import Memory  # noqa: E402
+from dlwhy.common.render.json_types import DllstateDocument  # noqa: E402
 from dlwhy.common.windows.pe import find_export  # noqa: E402
 from dlwhy.common.windows.plan import plan_free  # noqa: E402
 from dlwhy.common.windows.state import explain_dlls  # noqa: E402
@@ -32,7 +33,7 @@ def number(text: str) -> int:
     return int(text, 0)
 
 
-def state() -> dict[str, Any]:
+def state() -> DllstateDocument:
     return dll_state_document("dllstate", explain_dlls(ProcessTarget()))
 
 
