@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     )
     from .common.host import Host
     from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
-    from .common.linux.plan_model import Action, Change, Plan, Plans, Step
-    from .common.linux.trace.events import Close, Instance, Kept, Leak, Open, Pin, Registration, Trace
+    from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step
+    from .common.linux.trace.events import Close, DescriptorLeak, Instance, Kept, Open, Pin, TlsRegistration, Trace
     from .common.model import Evidence, LoaderInfo, Outcome, Problem, Source, SourceKind, TargetInfo, ThreadRef
-    from .common.trace.events import Account, Deeds, Moment, OpenResult, Site, Totals
+    from .common.trace.events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
     from .common.windows.model import (
-        CycleEntry,
+        Allowed,
         Dll,
         DllHold,
         DllHoldKind,
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
         DllStep,
         GoneDll,
         GoneDlls,
+        ImportCycleAlternative,
+        ListPositions,
         LoaderRule,
         LoaderRules,
         MappedFile,
         Opener,
         OpenFile,
         Operation,
-        Orders,
         Pointer,
-        Possible,
         SectionUse,
         Share,
         Status,
@@ -62,14 +62,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Account",
     "Action",
-    "Change",
+    "Allowed",
+    "Calls",
     "Close",
     "CodeSymbol",
     "CorruptError",
-    "CycleEntry",
-    "Deeds",
+    "DescriptorLeak",
     "Dll",
     "DllClose",
     "DllHold",
@@ -91,13 +90,15 @@ __all__ = [
     "GoneDlls",
     "Hold",
     "HoldKind",
+    "ImportCycleAlternative",
     "Instance",
     "Kept",
     "KeptDll",
     "LayoutError",
-    "Leak",
     "Library",
+    "LibraryTotals",
     "LimitError",
+    "ListPositions",
     "LoaderInfo",
     "LoaderRule",
     "LoaderRules",
@@ -110,15 +111,13 @@ __all__ = [
     "OpenResult",
     "Opener",
     "Operation",
-    "Orders",
     "Outcome",
     "Pin",
     "Plan",
     "Plans",
     "Pointer",
-    "Possible",
     "Problem",
-    "Registration",
+    "Remedy",
     "Root",
     "SectionUse",
     "Share",
@@ -131,6 +130,7 @@ __all__ = [
     "TargetInfo",
     "ThreadRef",
     "TlsDestructor",
+    "TlsRegistration",
     "Totals",
     "Trace",
     "Tracing",
@@ -150,14 +150,14 @@ _HOMES = {
         "NotFoundError UnsupportedError UsageError"
     ),
     "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",
-    "common.linux.plan_model": "Action Change Plan Plans Step",
-    "common.linux.trace.events": "Close Instance Kept Leak Open Pin Registration Trace",
+    "common.linux.plan_model": "Action Plan Plans Remedy Step",
+    "common.linux.trace.events": "Close DescriptorLeak Instance Kept Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
-    "common.trace.events": "Account Deeds Moment OpenResult Site Totals",
+    "common.trace.events": "Calls LibraryTotals Moment OpenResult Site Totals",
     "common.windows.model": (
-        "CycleEntry Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep GoneDll GoneDlls LoaderRule "
-        "LoaderRules MappedFile OpenFile Opener Operation Orders Pointer Possible SectionUse Share Status "
-        "UnloadedImage View"
+        "Allowed Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep GoneDll GoneDlls "
+        "ImportCycleAlternative ListPositions LoaderRule LoaderRules MappedFile OpenFile Opener Operation "
+        "Pointer SectionUse Share Status UnloadedImage View"
     ),
     "common.windows.trace.events": "DllClose DllInstance DllOpen DllPin DllTrace KeptDll",
 }

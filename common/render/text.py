@@ -68,14 +68,16 @@ def _table(table: Table) -> list[str]:
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
     is_bounded = max(widths, default=0) <= MAX_PADDING
     widths = [min(width, MAX_PADDING) for width in widths]
-    ruled = [table.titles, ["-" * width for width in widths], *rows]
-    return (is_bounded and _tabulated(ruled)) or [
+    # The rule first: tabulate strips a cell of many lines, and a title can be empty.
+    ruled = [["-" * width for width in widths], table.titles, *rows]
+    rule, titles, *lines = (is_bounded and _tabulated(ruled)) or [
         "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled
     ]
+    return [titles, rule, *lines]
 
 
 def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay a table out by tabulate; empty where it is not installed."""
+    """Lay a table out by tabulate; empty where it is not installed, or would drop rows."""
 
     def use() -> list[str]:
         from tabulate import tabulate
@@ -83,6 +85,7 @@ def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
         # One row of cells of many lines: of each cell it finds out the type, which takes four times as long by rows.
         columns = ["\n".join(column) for column in zip(*rows)]
         text = tabulate([columns], tablefmt="plain", disable_numparse=True)
-        return [line.rstrip() for line in str(text).splitlines()]
+        lines = [line.rstrip() for line in str(text).splitlines()]
+        return lines if len(lines) == len(rows) else []  # it drops empty ones at the end
 
     return try_optional(use, [])

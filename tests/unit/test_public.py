@@ -309,9 +309,9 @@ def test_an_address_stands_for_a_library(files: Path) -> None:
 
 def test_how_often(files: Path) -> None:
     with dlwhy.open(files / "core.4711") as core:
-        assert [core.plan("libplain.so", closes).plans[0].closes for closes in (None, 1, 2, "all")] == [1, 1, 2, 2]
-        assert {plan.closes for plan in core.plan(closes=1).plans} == {1}
-        assert max(plan.closes for plan in core.plan().plans) == 2
+        assert [core.plan("libplain.so", closes).plans[0].close_count for closes in (None, 1, 2, "all")] == [1, 1, 2, 2]
+        assert {plan.close_count for plan in core.plan(closes=1).plans} == {1}
+        assert max(plan.close_count for plan in core.plan().plans) == 2
         for wrong in (0, -1, "x", ""):
             with pytest.raises(dlwhy.UsageError, match="closes takes a number from 1 on, or 'all'"):
                 core.plan("libplain.so", wrong)

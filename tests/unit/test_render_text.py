@@ -66,8 +66,16 @@ def test_an_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert render(empty).startswith("library")
 
 
-def test_with_and_without_tabulate_it_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = Table(("library", "ns", "because"), (("libA.so", "0", "opened once"), ("x", "11", ""), ("", "", "y" * 30)))
+@pytest.mark.parametrize(
+    "table",
+    [
+        Table(("library", "ns", "because"), (("libA.so", "0", "opened once"), ("x", "11", ""), ("", "", "y" * 30))),
+        Table(("", "base"), (("goes", "0x1"), ("", ""))),
+        Table(("",), (("  ",), ("",))),
+        Table(("a", ""), ((" x", "1e5"), ("-5", ""))),
+    ],
+)
+def test_with_and_without_tabulate_it_looks_the_same(monkeypatch: pytest.MonkeyPatch, table: Table) -> None:
     rich = render(Document((table,)))
     monkeypatch.setitem(sys.modules, "tabulate", None)
     assert render(Document((table,))) == rich
