@@ -1,4 +1,4 @@
-"""How does a script ask, without a command line?
+"""How does a script ask dlwhy, without a command line?
 
 with dlwhy.open("core.4711") as process:
     library = process.library("libB.so")
@@ -35,7 +35,7 @@ _Report = TypeVar("_Report", covariant=True)
 
 
 def _ours(function: _Function) -> _Function:
-    """Let a function that scripts call find its imports where commands do."""
+    """Wrap a function that scripts call, so that it finds its imports where commands do."""
 
     @wraps(function)
     def call(*words: Any, **options: Any) -> Any:
@@ -55,22 +55,22 @@ class FileHost:
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Give what was opened."""
+        """Return what was opened."""
         return self._target
 
     def live_target(self) -> LiveTarget:
-        """Refuse: nothing is run here."""
+        """Raise UnsupportedError: nothing is run here."""
         raise UnsupportedError("a trace needs a debugger that runs the process: use dlwhy.open() in its script")
 
     def evaluate(self, expression: str) -> int:
-        """Take a number: there is no debugger here to evaluate more."""
+        """Parse a number: no debugger is here that could evaluate more."""
         try:
             return int(expression, 0)
         except ValueError as error:
             raise NotFoundError(f"'{expression}' is no number") from error
 
     def close(self) -> None:
-        """Let go of the files that were opened."""
+        """Close the files that were opened."""
         close = getattr(self._target, "close", None)
         if close is not None:
             close()
@@ -123,17 +123,17 @@ class Examination:
         self._host = host
 
     def __enter__(self) -> Examination:
-        """Return itself."""
+        """Return self."""
         return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        """Close."""
+        """Close the target's files."""
         self.close()
 
     def close(self) -> None:
-        """Let go of the files that were opened; what a debugger examines is left as it is."""
+        """Close the files that were opened; what a debugger examines is left as it is."""
         if isinstance(self._host, FileHost):
             self._host.close()
 
@@ -342,13 +342,13 @@ class Tracing(Generic[_Answer]):
         self._tracer = tracer
 
     def __enter__(self) -> Tracing[_Answer]:
-        """Return itself."""
+        """Return self."""
         return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        """Stop."""
+        """Stop the trace."""
         self.stop()
 
     @property
@@ -368,7 +368,7 @@ class Tracing(Generic[_Answer]):
 
 
 def _drop(_event: Union[Event, DllEvent]) -> None:
-    """Keep nothing of an event: the report has the sums."""
+    """Drop an event: the report has the sums."""
 
 
 def _text_of(wanted: Union[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""How do the bytes of names become text, and which text can be shown?
+"""How are the bytes of names decoded, and which text can be displayed?
 
 Names in a target, and of files, are bytes.  As text they are UTF-8 in every host and locale, so that the same bytes are
 the same text everywhere; a byte that is not UTF-8 is the lone surrogate U+DC80 to U+DCFF of PEP 383.

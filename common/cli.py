@@ -60,7 +60,7 @@ class CliHost:
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Give what the command line names.
+        """Return the target that the command line names.
 
         :raises UsageError: if it names nothing.
         """
@@ -69,13 +69,13 @@ class CliHost:
         return self._target
 
     def live_target(self) -> LiveTarget:
-        """Refuse: nothing is run here."""
+        """Raise UnsupportedError: the shell runs no process."""
         raise UnsupportedError(
             "a trace needs a debugger that runs the process: use dltrace in gdb or LLDB, dlltrace in WinDbg"
         )
 
     def evaluate(self, expression: str) -> int:
-        """Take a number: there is no debugger here to evaluate more."""
+        """Parse a number: the shell has no debugger to evaluate other expressions."""
         try:
             return int(expression, 0)
         except ValueError as error:
@@ -86,7 +86,7 @@ class CliHost:
         write_to(sys.stdout, text)
 
     def screen(self) -> Screen:
-        """Colour for terminals, unless NO_COLOR is set (https://no-color.org) or the terminal is dumb."""
+        """Return the width and whether to colour: on terminals, but not with NO_COLOR (no-color.org) or a dumb TERM."""
         terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         return Screen(None, terminal and not os.environ.get("NO_COLOR"))
 
@@ -106,7 +106,7 @@ def entry() -> NoReturn:
 
 
 def main(words: Optional[Sequence[str]] = None) -> int:
-    """Run one command and give the exit status."""
+    """Run one command and return the exit status."""
     words = sys.argv[1:] if words is None else words
     return _status_of(attempt("dlwhy", lambda: _answer(list(map(own_path, words)))))
 
@@ -118,7 +118,7 @@ def _answer(words: Sequence[str]) -> int:
 
 
 def _status_of(outcome: Union[int, Failure]) -> int:
-    """Give the exit status, after the user has been told of a failure."""
+    """Write a failure, if there is one, to standard error, and return the exit status."""
     if not isinstance(outcome, Failure):
         return outcome
     if outcome.text:
@@ -147,7 +147,7 @@ def _run(arguments: Namespace) -> int:
 
 
 def _refuse_misplaced(words: Sequence[str]) -> None:
-    """Refuse options of dlwhy itself among those of a command.
+    """Raise UsageError if options of dlwhy itself stand among those of a command.
 
     :raises UsageError: if there are any.
     """

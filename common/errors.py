@@ -31,7 +31,7 @@ class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Add to the message what can be the reason, each with its place: what was not read is not absent."""
+        """Append possible causes to the message, each with its place: unread is not absent."""
         told = [f"{where}: {message}" for where, message in problems[:_MAX_REASONS]]
         self.args = ("; ".join((str(self), *told)),)
 
@@ -85,7 +85,7 @@ class LayoutError(DlwhyError):
 
 
 class CorruptError(DlwhyError):
-    """Data of the target contradict themselves."""
+    """The target's data contradict themselves."""
 
     def __init__(self, what: str, address: Optional[int] = None) -> None:
         super().__init__(what if address is None else f"{what} at {address:#x}")
@@ -108,7 +108,7 @@ class SetupError(DlwhyError):
 
 
 class UnusableError(SetupError):
-    """A debugger cannot load dlwhy, or a file is left alone; another one may do."""
+    """A debugger cannot load dlwhy, or a file is left alone; others may work."""
 
 
 class OutputError(DlwhyError):
@@ -116,4 +116,4 @@ class OutputError(DlwhyError):
 
 
 class ClosedOutputError(OutputError):
-    """Whoever read the answer has gone, as ``head`` does, which is no failure."""
+    """The reader of the output has closed it, as ``head`` does; no failure."""

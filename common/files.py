@@ -1,4 +1,4 @@
-"""Which file is meant by a name, and can it be read without harm?
+"""How is a named file opened without risk?
 
 To open a FIFO can last for ever, to open a device starts a watchdog, to read /proc/kmsg takes away what it tells.
 So a file is first opened as a place, which touches nothing, and looked at; then that very file is opened to be read.
@@ -165,12 +165,12 @@ def _require_regular(status: os.stat_result) -> None:
 if sys.platform == "win32":
 
     def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
-        """Read up to ``size`` bytes of a file from an offset on."""
+        """Read up to ``size`` bytes of a file, starting at an offset."""
         stream.seek(offset)
         return stream.read(size)
 
 else:
 
     def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
-        """Read up to ``size`` bytes of a file from an offset on."""
+        """Read up to ``size`` bytes of a file, starting at an offset."""
         return os.pread(stream.fileno(), size, offset)

@@ -1,4 +1,4 @@
-"""Which nodes of a graph does a way lead to, and which is the shortest one?
+"""Which nodes of a graph can be reached, and through which shortest path?
 
 The one search over libraries that need one another, breadth first.  What is left out, because it is another algorithm:
 the marking and sorting of glibc's collector (``linux.loader``), the counting of Windows' loaders and their strongly
@@ -15,7 +15,7 @@ Node = TypeVar("Node")
 
 
 class Search(Generic[Node]):
-    """Visit a graph breadth first, as far as it is asked for; each node is given once its neighbours are known.
+    """A breadth-first search, run on demand; a node is yielded once its neighbours are known.
 
     ``before`` has what was reached, in that order: for each node the one that it was reached from, for a start itself.
     ``is_cut`` says that ``spend`` has ended the search: what was not reached then may be reachable.
@@ -27,7 +27,7 @@ class Search(Generic[Node]):
         neighbours: Callable[[Node], Collection[Node]],
         spend: Optional[Callable[[int], bool]] = None,
     ) -> None:
-        """Take where to begin, and what gives the nodes beside one.
+        """Start a search.
 
         :param spend: takes the number of a node's neighbours, when they have been looked at; False ends the search.
         """
@@ -37,7 +37,7 @@ class Search(Generic[Node]):
         self._spend = spend
 
     def __iter__(self) -> Iterator[Node]:
-        """Visit all nodes that can be reached, the nearest first."""
+        """Yield all reachable nodes, nearest first."""
         before = self.before
         queue = list(before)
         for node in queue:
@@ -52,13 +52,13 @@ class Search(Generic[Node]):
             yield node
 
     def run(self) -> Search[Node]:
-        """Visit all nodes, and return the search itself."""
+        """Run the search to its end and return it."""
         for _ in self:
             pass
         return self
 
     def path(self, node: Node) -> list[Node]:
-        """Return a shortest way to a node that was reached, from a start on; in a hostile graph it can be long."""
+        """Return a shortest path from a start to a reached node; in a hostile graph it can be long."""
         found = [node]
         while self.before[node] != node:
             node = self.before[node]
@@ -67,7 +67,7 @@ class Search(Generic[Node]):
 
     @cached_property
     def starts(self) -> Mapping[Node, Node]:
-        """Return for each node that was reached the start of the way to it; to be asked for after the search."""
+        """Return the start from which each node was reached; valid once the search is done."""
         found: dict[Node, Node] = {}
         for node, before in self.before.items():
             found[node] = found.get(before, node)

@@ -1,4 +1,4 @@
-"""What happens when code fails that an answer, or a trace, can do without?
+"""How are failures of optional packages, and of breakpoint handlers, contained?
 
 ``except Exception`` stands here and in the command runner, ``common/commands/run.py``, and nowhere else.
 """
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 def try_optional(use: Callable[[], _T], otherwise: _T) -> _T:
-    """Return what ``use`` returns, or ``otherwise`` if the optional package that it uses is absent or fails in any way.
+    """Return ``use()``, or ``otherwise`` if the optional package that it uses is absent or fails in any way.
 
     An import can fail by more than ImportError: elftools imports pdb, whose imports fail inside LLDB 19 by
     AttributeError; some packages exit where they do not like the version of Python.
@@ -27,7 +27,7 @@ def try_optional(use: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def call_handler(handle: Callable[[], _T], otherwise: _T, on_failure: Callable[[Exception], None]) -> _T:
-    """Return what the handler of a debugger's event returns, or ``otherwise`` if it fails in any way.
+    """Return the result of an event handler, or ``otherwise`` if it fails in any way.
 
     A debugger stops the process at a breakpoint whose handler raises.  ``on_failure`` takes down what was raised.
     """
@@ -40,7 +40,7 @@ def call_handler(handle: Callable[[], _T], otherwise: _T, on_failure: Callable[[
 
 
 def describe_bug(error: BaseException) -> str:
-    """Describe an exception that nobody foresaw: its class, its text, and the last of our lines that led to it."""
+    """Describe an unexpected exception: its class, its text, and the innermost line of our code."""
     where = ""
     trace = error.__traceback__
     while trace is not None:
@@ -53,7 +53,7 @@ def describe_bug(error: BaseException) -> str:
 
 
 def event_bug(error: BaseException) -> str:
-    """Say that an event was not understood because of an exception that nobody foresaw."""
+    """Return the message for an event that an unexpected exception left unprocessed."""
     return (
         f"a bug in dlwhy: {describe_bug(error)}: the event was not understood, and what was going on then is not "
         "known; please report it with the traceback, which DLWHY_DEBUG=1 in the environment shows"

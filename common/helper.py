@@ -1,4 +1,4 @@
-"""How does code run that sees a target's bytes, and loops, prints, eats memory or crashes where these ask for it?
+"""How is foreign code run on a target's bytes, which can make it loop, print, exhaust memory or crash?
 
 In a child process that is kept from call to call.  The kernel ends it when a call takes too much processor time, and
 refuses it memory beyond a cap; what it prints goes nowhere; another one takes its place.
@@ -58,7 +58,7 @@ _MUCH_SPACE = 1 << 30
 
 
 class Helper:
-    """A child process that answers; it is started when it is first asked."""
+    """A child process that runs tasks; it is started on first use."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -76,7 +76,7 @@ class Helper:
         self.missing = 0
 
     def ask(self, task: Task, items: Sequence[bytes], seconds: float, descriptor: int = -1) -> list[Optional[bytes]]:
-        """Return what ``task`` returns in the child for each item.
+        """Return the results of ``task``, run in the child on each item.
 
         Empty where it raises an exception; None where it was not had within ``seconds`` of processor time, the time of
         the answer, or the memory.  Where there is no fork, as on Windows, all are empty.
@@ -185,7 +185,7 @@ class Helper:
             return  # another thread waits for all children, or their ends are ignored
 
     def close(self) -> None:
-        """Let go of the child, which ends when it has done what it was asked."""
+        """Close the channel to the child, which exits after its current request."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
@@ -198,7 +198,7 @@ def shared_helper() -> Helper:
 
 
 def _by_clock(seconds: float) -> float:
-    """Return how long a call may take that may take ``seconds`` of processor time."""
+    """Return the wall-clock limit of a call that is limited to ``seconds`` of processor time."""
     return _CLOCK_FACTOR * seconds + _CLOCK_SLACK
 
 
@@ -280,7 +280,7 @@ def _serve(channel: Socket) -> NoReturn:
 
 
 def _isolate(channel: Socket) -> Socket:
-    """Give up the other process's descriptors, terminal, folder and signals, and limit what can be taken."""
+    """Drop the parent's descriptors, terminal, working folder and signal handlers, and limit resources."""
     import _socket
 
     _limit_memory()
@@ -310,7 +310,7 @@ def _descriptors() -> Iterable[int]:
 
 
 def _address_space() -> int:
-    """Return how much address space this process takes, in bytes."""
+    """Return the size of this process's address space in bytes."""
     import resource
 
     try:
@@ -384,7 +384,7 @@ def _read(channel: Socket, size: int) -> bytes:
 
 
 def _limit_time(seconds: float) -> None:
-    """Have the kernel end this process after so much processor time, or a multiple of it by the clock; 0: never."""
+    """Limit this process to some processor time, and to a multiple of it by the clock; 0: no limit."""
     import signal
 
     signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -1,4 +1,4 @@
-"""What must the program that the user types into offer?"""
+"""What must the program that the user types into provide?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .target import LiveTarget, Target
 
 
 class Screen(NamedTuple):
-    """How text can be shown: columns (None: no limit) and whether ANSI escape codes are wanted."""
+    """How text can be shown: columns (None: no limit), and whether to use ANSI escape codes."""
 
     width: Optional[int]
     colour: bool
@@ -23,16 +23,16 @@ class Host(Protocol):
 
     @property
     def name(self) -> str:
-        """Name the program."""
+        """Return the program's name."""
 
     def target(self) -> Target:
-        """Give what is examined now.
+        """Return the current target.
 
         :raises NoTargetError: if there is nothing.
         """
 
     def live_target(self) -> LiveTarget:
-        """Give the process that is run here, for a trace that outlives the command.
+        """Return the process that this program runs, for a trace that outlives the command.
 
         :raises UnsupportedError: if this program runs none.
         :raises NoTargetError: if there is none.
@@ -40,7 +40,7 @@ class Host(Protocol):
 
     @property
     def kept(self) -> dict[str, object]:
-        """Give what commands keep from one run to the next, by their names."""
+        """Return the objects that commands keep between runs, by name."""
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression in the program's own syntax to an address.
@@ -52,7 +52,7 @@ class Host(Protocol):
         """Write text to the user."""
 
     def screen(self) -> Screen:
-        """Tell how text can be shown."""
+        """Return the width and whether escape codes can be shown."""
 
 
 def write_to(stream: TextIO, text: str) -> None:
@@ -71,7 +71,7 @@ def write_to(stream: TextIO, text: str) -> None:
 
 
 def open_closed_streams() -> None:
-    """Open what was closed at the start as /dev/null: else a file that is read could become the standard output."""
+    """Open closed standard streams as /dev/null: else a file opened for reading could become standard output."""
     if None not in (sys.stdin, sys.stdout, sys.stderr):
         return
     number = 0

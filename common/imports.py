@@ -1,4 +1,4 @@
-"""From where is code imported?
+"""Which folders is code imported from?
 
 Never from the current folder: LLDB 14 has ``.`` on ``sys.path``, and PYTHONPATH can have an empty entry.  What our code
 imports can be missing there, and what it imports tries other names in turn: tabulate wcwidth, the standard library's
@@ -35,7 +35,7 @@ def private_folder() -> str:
 
 
 def package_folders() -> list[str]:
-    """List where the packages are looked for first: beside a dlwhy that was installed as one, then privately."""
+    """Return the folders searched first for packages: beside an installed dlwhy, then the private folder."""
     beside = os.path.dirname(ROOT)
     folders = [beside] if beside in sys.path and os.path.basename(ROOT) == "dlwhy" else []
     private = private_folder()
@@ -43,7 +43,7 @@ def package_folders() -> list[str]:
 
 
 class _Finder:
-    """Finds the packages of the private folder."""
+    """Finds our packages in the private folder."""
 
     @staticmethod
     def find_spec(
@@ -57,10 +57,10 @@ class _Finder:
 
 
 class OwnImports:
-    """While our code runs, the current folder is no place of code, and the private folder the first of our packages."""
+    """A context in which imports ignore the current folder and find our packages in the private folder first."""
 
     def __enter__(self) -> None:
-        """Leave relative entries out of ``sys.path``."""
+        """Remove relative entries from ``sys.path``."""
         self._finder = _Finder()
         self._left_out = [(index, entry) for index, entry in enumerate(sys.path) if _is_relative(entry)]
         if self._left_out:
@@ -68,7 +68,7 @@ class OwnImports:
         sys.meta_path.insert(0, self._finder)
 
     def __exit__(self, *_: object) -> None:
-        """Put them back where they were."""
+        """Restore the relative entries of ``sys.path``."""
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
         for index, entry in self._left_out:

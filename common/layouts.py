@@ -1,4 +1,4 @@
-"""Where are the tables of structure layouts, and how is one read?"""
+"""How is a table of structure layouts loaded?"""
 
 from __future__ import annotations
 

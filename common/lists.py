@@ -1,4 +1,4 @@
-"""How is a list in the target's memory followed, and was all of it seen?
+"""How is a linked list in the target followed, and was it followed to its end?
 
 A walk has what it read, and how it ended: at the list's end, or at what cuts it short.  What rests on a walk that is
 not whole says so: an entry that was not seen is not absent.
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 class End(Enum):
-    """How a walk has ended."""
+    """How a walk ended."""
 
     WHOLE = "whole"
     LOOP = "loop"
@@ -31,7 +31,7 @@ class End(Enum):
 
 
 class Walk(Generic[Item]):
-    """A list of the target, followed as far as it is asked for: by iteration a step at a time, else to its end.
+    """A linked list of the target, read on demand: node by node when iterated, else to its end.
 
     ``items`` are what was read until now.  ``end`` says how the walk has ended, None while it can go on; where it is
     not WHOLE, ``address`` is the node that it ended at, and ``reason`` says why in words, None where it is.
@@ -48,7 +48,7 @@ class Walk(Generic[Item]):
         subject: str = "it",
         noun: str = "entries",
     ) -> None:
-        """Take where a list begins and how one of its nodes is read.
+        """Create a walk; nothing is read yet.
 
         :param first: the first node's address; ``last`` if there is none.
         :param read: returns what a node is and the address of the next one, by the node's address and that of the one
@@ -71,7 +71,7 @@ class Walk(Generic[Item]):
         self._words = subject, noun
 
     def __iter__(self) -> Iterator[Item]:
-        """Iterate over what the nodes are, and read them as they are asked for."""
+        """Yield the items, reading nodes on demand."""
         index = 0
         while index < len(self.items) or self._step():
             yield self.items[index]
@@ -85,13 +85,13 @@ class Walk(Generic[Item]):
 
     @property
     def is_whole(self) -> bool:
-        """Return True if the list, which is followed to its end, was seen as a whole."""
+        """Return True if the list was followed to its end."""
         self.all()
         return self.end is End.WHOLE
 
     @property
     def reason(self) -> Optional[str]:
-        """Say why the list, which is followed as far as it can be, was not seen as a whole; None if it was."""
+        """Return why the list could not be followed to its end, None if it was."""
         self.all()
         subject, noun = self._words
         place = f"{self.address:#x} after {len(self.items)} {noun}"
@@ -104,7 +104,7 @@ class Walk(Generic[Item]):
         return self._detail if self.end is End.CONTRADICTION else None
 
     def _step(self) -> bool:
-        """Read one more node; False at the end."""
+        """Read one more node; return False at the end."""
         if self.end is not None:
             return False
         address = self.address

@@ -35,7 +35,7 @@ class Memory:
     """Read and decode memory of a target through a cache of chunks."""
 
     def __init__(self, target: Target, allowance: int = ALLOWANCE) -> None:
-        """Take a target; ``allowance`` is what may be spent on it."""
+        """Create a reader of a target; ``allowance``: the budget of one command."""
         self.target = target
         self.platform = target.platform
         self.pointer_size = self.platform.pointer_size
@@ -50,7 +50,7 @@ class Memory:
         self._cut = ""
 
     def renewed(self) -> Memory:
-        """Give a memory of the same target, which has gone on since.
+        """Return a new reader of the same target, which has run on since.
 
         What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
         What may be spent is counted anew, for the images that keep the first memory, too.
@@ -83,7 +83,7 @@ class Memory:
         self._left = self._first._left = ALLOWANCE
 
     def spend(self, units: int, what: str, address: Optional[int] = None) -> bool:
-        """Take from what the command may spend, for work on what was read; return False if so much is not left.
+        """Charge work to the command's budget; return False if it is exhausted.
 
         ``what``, and its ``address`` if it has one, name for the problem what is cut then.
         """
@@ -93,7 +93,7 @@ class Memory:
         return self._left >= 0
 
     def problems(self) -> tuple[Problem, ...]:
-        """Say where the command came to the end of what one may spend; nothing if it did not."""
+        """Return a problem naming where the budget ran out, none if it did not."""
         if not self._cut:
             return ()
         message = "is cut here: the command has read and searched as much as one may; what is missing is not known"
@@ -247,7 +247,7 @@ class Memory:
         raise LimitError(address, size)
 
     def _take_string(self, address: int, size: int) -> None:
-        """Take a text's share besides that of its bytes."""
+        """Charge the cost of a string beyond its bytes."""
         self._left -= size * _STRING_UNITS + _READ_UNITS
         if self._left < 0:
             self._refuse(address, size)

@@ -1,4 +1,4 @@
-"""Which facts are passed between the layers?
+"""Which values do all families share?
 
 Everything here is a value: frozen, comparable, without a reference to a target.  Structure and field names
 are glibc's own.
@@ -21,7 +21,7 @@ class Platform(NamedTuple):
 
     @property
     def address_mask(self) -> int:
-        """Give the largest address."""
+        """Return the highest address."""
         return (1 << 8 * self.pointer_size) - 1
 
 
@@ -58,7 +58,7 @@ class Thread(NamedTuple):
 
 
 class SourceKind(Enum):
-    """Where an offset came from."""
+    """The kind of source of an offset."""
 
     DEBUG_INFO = "debug-info"
     TABLE = "table"
@@ -66,7 +66,7 @@ class SourceKind(Enum):
 
 
 class Source(NamedTuple):
-    """Where an offset came from, with a detail such as the package or the debug file's build-id."""
+    """The source of an offset, with a detail such as the package or the debug file's build-id."""
 
     kind: SourceKind
     detail: str
@@ -95,14 +95,14 @@ class Layout(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A soft error: part of an answer could not be established."""
+    """A soft error: a part of an answer could not be established."""
 
     where: str
     message: str
 
 
 class Evidence(NamedTuple):
-    """A member as it was read: address, C expression, value, offset in its structure, that one's source, its name."""
+    """A member as read: address, C expression, value, offset, source of the offset, name."""
 
     address: int
     expression: str
@@ -121,7 +121,7 @@ class ThreadRef(NamedTuple):
 
 
 class TargetInfo(NamedTuple):
-    """What was examined."""
+    """The description of a target."""
 
     kind: str
     os: str
@@ -131,7 +131,7 @@ class TargetInfo(NamedTuple):
 
 
 class LoaderInfo(NamedTuple):
-    """Which dynamic loader was found, and where its structure offsets came from."""
+    """The loader, and the source of its structure offsets."""
 
     kind: str
     version: Optional[str]
@@ -139,7 +139,7 @@ class LoaderInfo(NamedTuple):
 
 
 class Outcome(Enum):
-    """What happens to a library when it is closed.
+    """What a close does to a library.
 
     NO_EFFECT: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
     nested; that one collects again.  NOT_OPEN: the count is 0, dlclose fails.  UNKNOWN: not all could be read.

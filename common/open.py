@@ -91,7 +91,7 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
 
 
 def _require_given(sysroot: str, executable: str) -> None:
-    """Require that what the user names is there: else nothing would be found there, without a word.
+    """Require that the paths a user names exist: otherwise nothing would be found there, silently.
 
     :raises NotFoundError: if it is not.
     """

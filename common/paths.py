@@ -1,4 +1,4 @@
-"""What is the last part of a path, in each system's way of writing it?"""
+"""What is the last part of a path, on each system?"""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ def base_name(path: str) -> str:
 
 
 def windows_base_name(path: str) -> str:
-    """Return what follows the last backslash or slash of a path of Windows; empty if nothing does."""
+    """Return the part of a Windows path after the last backslash or slash; empty without one."""
     return path.replace("/", "\\").rsplit("\\", 1)[-1]

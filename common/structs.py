@@ -19,7 +19,7 @@ _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class Structure:
-    """The members of one structure that are integers or bit-fields: decoded all at once, then taken by name.
+    """The integer and bit-field members of one structure, decoded at once and taken by name.
 
     ``places`` has for each member its index among the decoded integers, its shift, its mask, and its highest bit if it
     is signed, else 0.  ``size`` is how many bytes have to be there.
@@ -28,7 +28,7 @@ class Structure:
     def __init__(
         self, layout: Layout, struct_prefix: str, only: Optional[Collection[str]] = None, signed: Collection[str] = ()
     ) -> None:
-        """Take a layout and the byte order; of the members ``only`` these (None: all), of which some are ``signed``."""
+        """Compile a layout; ``only``: the members to decode (None: all), ``signed``: those that are signed."""
         self.layout = layout
         self.places: dict[str, tuple[int, int, int, int]] = {}
         members = sorted(
@@ -115,12 +115,12 @@ class Structure:
 
 
 class View:
-    """A structure of the target: read at once where all of it is there, else member by member."""
+    """A structure of the target, read at once if all of it is readable, else member by member."""
 
     __slots__ = ("_memory", "_raw", "_values", "address", "source", "structure")
 
     def __init__(self, memory: Memory, address: int, structure: Structure, source: Source) -> None:
-        """Take where it lies, its structure, and where its layout came from."""
+        """Read the structure at an address."""
         self._memory = memory
         self._raw = memory.try_read(address, structure.layout.size)
         self._values: Optional[tuple[int, ...]] = None

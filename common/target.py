@@ -1,4 +1,4 @@
-"""What must a debugger, core file or process supply, so that everything else can be computed?
+"""What must a debugger, core file or process provide, so that everything else can be computed?
 
 An adapter hands over bytes, names and offsets, never values: all decoding is done above it, in the same
 way for every debugger.
@@ -14,7 +14,7 @@ from .model import Layout, Module, Platform, Problem, Thread
 
 
 class Capability(Flag):
-    """What a target is or can do beyond reading memory.
+    """What a target is or can do, beyond reading memory.
 
     RUNNING means that nothing stops it meanwhile, KERNEL that it is a whole machine: a `KernelTarget`.
     """
@@ -26,30 +26,30 @@ class Capability(Flag):
 
 
 class Target(Protocol):
-    """What is examined: a process, a core file, a dump."""
+    """A process, a core file or a dump."""
 
     @property
     def platform(self) -> Platform:
-        """Give the architecture of the code in the target."""
+        """Return the architecture of the code in the target."""
 
     @property
     def capabilities(self) -> Capability:
-        """Tell what the target can do."""
+        """Return what the target can do."""
 
     @property
     def kind(self) -> str:
-        """Name what the target is: ``live``, ``core`` or ``remote``."""
+        """Return ``live``, ``core`` or ``remote``."""
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id, None where it is not known."""
+        """Return the process id, None if unknown."""
 
     @property
     def description(self) -> str:
         """Describe the target in a few words, such as ``core file core.123``."""
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what is wrong with the target itself, such as a core that is cut off."""
+        """Return what is wrong with the target itself, such as a truncated core."""
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes of memory.
@@ -58,7 +58,7 @@ class Target(Protocol):
         """
 
     def auxv(self) -> Mapping[int, int]:
-        """Give the auxiliary vector by ``AT_*`` number; empty when unknown."""
+        """Return the auxiliary vector by ``AT_*`` number; empty if unknown."""
 
     def modules(self) -> Sequence[Module]:
         """List the images that the debugger itself knows, the main program first."""
@@ -90,7 +90,7 @@ class AddressSpace(Protocol):
 
 
 class KernelTarget(Target, Protocol):
-    """What is examined is a whole Windows machine: a kernel debug session, or a dump of the system's memory.
+    """A whole Windows machine: a kernel debug session, or a dump of the system's memory.
 
     ``capabilities`` has KERNEL; ``platform`` is that of the kernel with ``os`` ``windows``; ``pid`` is None;
     ``modules`` lists kernel modules as far as the adapter knows them.  ``read`` reads kernel space, whichever process
@@ -104,7 +104,7 @@ class KernelTarget(Target, Protocol):
 
     @property
     def kernel(self) -> Module:
-        """Give the kernel's own image.
+        """Return the kernel's own image.
 
         ``build_id`` is the RSDS GUID as 32 upper-case hex digits, followed by the age in hex, as symbol servers file
         it; None where the adapter does not know it.
@@ -112,15 +112,15 @@ class KernelTarget(Target, Protocol):
 
     @property
     def size(self) -> Optional[int]:
-        """Give how many bytes of the machine's memory are there, None when unknown."""
+        """Return the number of bytes of the machine's memory in the target, None if unknown."""
 
     @property
     def build_number(self) -> Optional[int]:
-        """Give the build, such as 7601 for Windows 7 SP1; None when unknown."""
+        """Return the build, such as 7601 for Windows 7 SP1; None if unknown."""
 
     @property
     def current_process(self) -> Optional[int]:
-        """Give the address of the current process's ``_EPROCESS``, None when unknown."""
+        """Return the address of the current process's ``_EPROCESS``, None if unknown."""
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find the address of a global of the kernel, such as ``PsActiveProcessHead``; None when unknown."""
@@ -132,11 +132,11 @@ class KernelTarget(Target, Protocol):
         """
 
     def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
-        """Give the memory of a process: the address of its ``_EPROCESS``, and its ``DirectoryTableBase``."""
+        """Return the memory of a process, given its ``_EPROCESS`` and its ``DirectoryTableBase``."""
 
 
 class Reaction(Enum):
-    """What becomes of a process that has hit a breakpoint: it goes on as if there were none, or stays for the user."""
+    """What to do with a process at a breakpoint: resume it silently, or stop it for the user."""
 
     RESUME = "resume"
     STOP = "stop"
@@ -147,11 +147,11 @@ class Hit(Protocol):
 
     @property
     def address(self) -> int:
-        """Give the place."""
+        """Return the address of the breakpoint."""
 
     @property
     def lwp(self) -> int:
-        """Give the kernel's id of the thread."""
+        """Return the kernel's id of the thread."""
 
     def registers(self, names: Sequence[str]) -> tuple[int, ...]:
         """Read registers by their names in the debugger, all of them unsigned.
@@ -164,7 +164,7 @@ class Subscription(Protocol):
     """A breakpoint or a callback that can be taken back."""
 
     def remove(self) -> None:
-        """Take it back; from within a handler this waits for the next stop."""
+        """Cancel the subscription; from within a handler this takes effect at the next stop."""
 
 
 class LiveTarget(Target, Protocol):
@@ -175,7 +175,7 @@ class LiveTarget(Target, Protocol):
 
     @property
     def keeps_breakpoints(self) -> bool:
-        """Tell whether a breakpoint in ld.so survives the end of a namespace, in which ld.so stands once more."""
+        """Return True if a breakpoint in ld.so survives the end of a namespace, which has its own entry of ld.so."""
 
     def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
         """Set breakpoints that the user's own lists do not show."""
@@ -184,13 +184,13 @@ class LiveTarget(Target, Protocol):
         """Call back, with what happened, when the process has ended, executes another program, or is let go."""
 
     def is_alive(self) -> bool:
-        """Tell whether it is still the process that it was."""
+        """Return True if the process that was selected still exists."""
 
     def find_line(self, address: int) -> Optional[str]:
         """Find the source line of an instruction, such as ``main.c:12``, None without debug information."""
 
     def say(self, text: str) -> None:
-        """Tell the user something between commands."""
+        """Write a message to the user between commands."""
 
 
 class LiveProcess(LiveTarget, Protocol):

@@ -1,4 +1,4 @@
-"""What does a program write that decompresses a core or dump, and how much of that is kept?
+"""How is a core or dump decompressed, within limits of time, memory and disk space?
 
 Two KiB can stand for gigabytes.  So the first bytes are looked at before more is taken, zeros become holes of a sparse
 file, and what takes up room is counted.
@@ -43,7 +43,7 @@ _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in Python since 3.10
 
 
 class Unpacked(NamedTuple):
-    """Content in a file without a name, its size, and the program's last words if it failed."""
+    """Content in an unnamed file, its size, and the program's error message if it failed."""
 
     stream: BinaryIO
     size: int
@@ -123,7 +123,7 @@ def _unpack(
 
 
 class _Keeper:
-    """Keeps what a program writes, zeros as holes."""
+    """Writes a program's output to a file, zeros as holes."""
 
     def __init__(self, name: str, stream: BinaryIO, max_size: Optional[int]) -> None:
         self.stream = stream
@@ -154,7 +154,7 @@ class _Keeper:
         self.stream.truncate(self.size)
 
     def close(self) -> None:
-        """Let go of the file; what is still to be written to it may find no room."""
+        """Close the file; flushing it may fail for lack of space."""
         try:
             self.stream.close()
         except OSError:
@@ -210,7 +210,7 @@ def _runs(buffer: bytearray, filled: int) -> Iterator[tuple[int, int]]:
 
 
 def _folder() -> Optional[str]:
-    """Return where large files go: as the user says, else not to /tmp, which can be memory."""
+    """Return the folder for large files: the user's choice, else not /tmp, which can be in memory."""
     is_told = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
     return None if is_told or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"
 
@@ -221,7 +221,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def _allowed_seconds(size: int, max_size: Optional[int]) -> int:
-    """Return how much processor time a program may take for a file of so many bytes, if so much room is allowed."""
+    """Return the processor time that a program may take for a file of that size and that much room."""
     parts = max(1.0, size / _USUAL_INPUT) * max(1.0, (max_size or 0) / MAX_SIZE)
     return math.ceil(MAX_SECONDS * parts)
 
@@ -240,7 +240,7 @@ def _limit(pid: int, seconds: int) -> None:
 
 
 def _widen(pipe: int) -> None:
-    """Let a pipe hold more, so that the program waits less often."""
+    """Enlarge a pipe's buffer, so that the writer blocks less often."""
     if sys.platform == "linux":
         import fcntl
 
@@ -273,7 +273,7 @@ def _end(process: Popen[bytes]) -> int:
 
 
 def _told(messages: BinaryIO, is_filter: bool) -> str:
-    """Return what a program says of its failure: in the last of its lines, or in the first if it decompresses.
+    """Return a program's error message: its last line, or for decompressors its first.
 
     bzip2 goes on about what else one can do; the name of the program, and of its standard input, say nothing.
     """

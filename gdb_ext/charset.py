@@ -1,4 +1,4 @@
-"""Which text does gdb give, and which does it take?
+"""How is text exchanged with gdb?
 
 gdb decodes names by its host charset and what commands print as UTF-8, and raises where bytes are not of that.  It
 writes UTF-8 whatever the charset is.  gdb 10 to 18.
@@ -16,7 +16,7 @@ from ..common.charset import decode, from_native, written_as_utf8
 
 
 def host_charset() -> str:
-    """Give the name of gdb's host charset."""
+    """Return the name of gdb's host charset."""
     if hasattr(gdb, "host_charset"):
         return str(gdb.host_charset())  # since gdb 12
     match = re.search(r'"(?:auto; currently )?([^"]*)"', gdb.execute("show host-charset", to_string=True))
@@ -33,7 +33,7 @@ def text_of(get: Callable[[], Optional[str]]) -> Optional[str]:
 
 
 def output_of(command: str) -> str:
-    """Return what a command prints as text of ours; gdb decodes that as UTF-8, some of its versions by the charset."""
+    """Return a command's output as our text; gdb decodes it as UTF-8, in some versions by the charset."""
     try:
         text = gdb.execute(command, to_string=True)
     except UnicodeDecodeError as error:

@@ -35,11 +35,11 @@ class GdbHost:
         self._colour = colour
 
     def target(self) -> GdbTarget:
-        """Give the selected inferior."""
+        """Return the selected inferior."""
         return selected_target()
 
     def live_target(self) -> GdbLiveTarget:
-        """Give the selected inferior, to be watched while it runs."""
+        """Return the selected inferior, for a trace."""
         from .live import GdbLiveTarget
 
         return GdbLiveTarget(gdb.selected_inferior())
@@ -63,7 +63,7 @@ class GdbHost:
         gdb.write(shown(text))
 
     def screen(self) -> Screen:
-        """Take width and styling from gdb's settings; MI front ends get no escape codes."""
+        """Return width and styling from gdb's settings; MI front ends get no escape codes."""
         width = gdb.parameter("width")
         columns = int(width) if isinstance(width, int) else 0
         styled = gdb.parameter("style enabled") and _is_terminal()
@@ -75,14 +75,14 @@ def _to_address(value: Any) -> int:
 
 
 def _is_terminal() -> bool:
-    """Tell whether escape codes can be shown: what gdb itself looks at before it styles, which no API tells."""
+    """Return True if escape codes can be shown, by gdb's own criteria, which no API exposes."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return False  # gdb heeds NO_COLOR since 16
     return os.isatty(1) and not _is_mi()
 
 
 def _is_mi() -> bool:
-    """Tell whether a front end started gdb, maybe on a pseudo terminal; no setting names the interpreter."""
+    """Return True if a front end started gdb, perhaps on a pseudo terminal; no setting names the interpreter."""
     try:
         with open("/proc/self/cmdline", "rb") as stream:
             words = stream.read()
@@ -138,7 +138,7 @@ class _MiHost(GdbHost):
     """gdb under MI: nothing is written, the document goes into the record."""
 
     def write(self, text: str) -> None:
-        """Write nothing."""
+        """Discard the text: the MI record carries the document."""
 
 
 def _register_mi(command: Command, kept: dict[str, object]) -> None:
@@ -189,7 +189,7 @@ def script_host() -> GdbHost:
 
 
 def register() -> None:
-    """Define all commands in gdb; a second call replaces them."""
+    """Define all commands in gdb, replacing earlier definitions."""
     kept: dict[str, object] = {}
     for name, command in commands_of("linux").items():
         text = command.help()

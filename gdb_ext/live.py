@@ -1,4 +1,4 @@
-"""How does gdb tell that a thread has come to a place, and that its process is gone?  gdb 10 to 18."""
+"""How does gdb report breakpoint hits and the end of a process?  gdb 10 to 18."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class GdbLiveTarget(GdbTarget):
     """The selected inferior of gdb, while gdb runs it."""
 
     def __init__(self, inferior: gdb.Inferior) -> None:
-        """Take an inferior.
+        """Create the target of an inferior.
 
         :raises NoTargetError: if it is no process.
         """
@@ -44,7 +44,7 @@ class GdbLiveTarget(GdbTarget):
 
     @property
     def keeps_breakpoints(self) -> bool:
-        """Tell by gdb's version."""
+        """Return True if this version of gdb keeps breakpoints in ld.so."""
         return not _FORGETS_FROM <= _major_version() < _FORGETS_BELOW
 
     def read(self, address: int, size: int) -> bytes:
@@ -59,7 +59,7 @@ class GdbLiveTarget(GdbTarget):
         return super().read(address, size)
 
     def is_alive(self) -> bool:
-        """Tell whether the inferior still has the process."""
+        """Return True if the inferior still has the same process."""
         return bool(self._inferior.is_valid() and self._inferior.pid == self._pid)
 
     def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
@@ -74,7 +74,7 @@ class GdbLiveTarget(GdbTarget):
         return _Ending(self, callback)
 
     def react(self, breakpoint_: _Breakpoint) -> bool:
-        """Let a handler answer; gives whether the process stops.
+        """Run the handler; return True to stop the process.
 
         The user's interrupt waits until it has, so that what the handler knows is never left half changed.
         """
@@ -93,7 +93,7 @@ class GdbLiveTarget(GdbTarget):
         return is_stop or (is_interrupted and self._interrupt())
 
     def _interrupt(self) -> bool:
-        """Let the process stop as gdb's interrupt key stops it; gives whether it does so here."""
+        """Stop the process as gdb's interrupt key does; return True if it stops here."""
         if self.kind == "live":
             os.kill(self._pid, signal.SIGINT)
             return False
@@ -127,7 +127,7 @@ class GdbLiveTarget(GdbTarget):
         self.remove(doomed)
 
     def stack_pointer(self, lwp: int) -> Optional[int]:
-        """Read it by way of the selected thread, which stays selected."""
+        """Read the stack pointer through the selected thread; the user's selection is restored."""
         thread = next((t for t in self._inferior.threads() if t.is_valid() and lwp in t.ptid[1:]), None)
         if thread is None:
             return None
@@ -152,7 +152,7 @@ class GdbLiveTarget(GdbTarget):
 
 
 def _set_mask(mask: set[int]) -> bool:
-    """Set the mask of signals; gives whether a user's interrupt has been waiting."""
+    """Set the signal mask; return True if the user's interrupt was pending."""
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     except KeyboardInterrupt:
@@ -217,7 +217,7 @@ class _Removal:
 
 
 class _Ending:
-    """gdb's events that say that an inferior has lost its process, or that this executes another program."""
+    """A subscription to gdb's events that an inferior has lost its process or executes another program."""
 
     def __init__(self, target: GdbLiveTarget, callback: Callable[[str], None]) -> None:
         self._target = target

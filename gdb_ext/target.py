@@ -1,4 +1,4 @@
-"""How are a target's bytes, threads and layouts had from gdb?  gdb 10 to 18."""
+"""How are a target's bytes, threads and layouts obtained from gdb?  gdb 10 to 18."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GdbTarget:
     """The selected inferior of gdb."""
 
     def __init__(self, inferior: gdb.Inferior) -> None:
-        """Take an inferior.
+        """Create the target of an inferior.
 
         :raises NoTargetError: if it has neither a process nor a core.
         """
@@ -65,17 +65,17 @@ class GdbTarget:
 
     @property
     def platform(self) -> Platform:
-        """Give the architecture."""
+        """Return the architecture."""
         return self._platform
 
     @property
     def capabilities(self) -> Capability:
-        """Tell a process, which gdb has stopped, from a core."""
+        """Return LIVE for a process, which gdb has stopped, and NONE for a core."""
         return Capability.NONE if self.kind == "core" else Capability.LIVE
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id."""
+        """Return the process id."""
         return int(self._inferior.pid)
 
     @property
@@ -86,7 +86,7 @@ class GdbTarget:
         return f"process {self._inferior.pid}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell whether the core is cut off."""
+        """Return a problem if the core is truncated."""
         return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
@@ -99,7 +99,7 @@ class GdbTarget:
             raise FaultError(address, size) from error
 
     def auxv(self) -> Mapping[int, int]:
-        """Give the auxiliary vector."""
+        """Return the auxiliary vector."""
         if self._core is not None:
             return self._core.auxv
         try:
@@ -111,7 +111,7 @@ class GdbTarget:
         return {int(m[1]): int(m[2], 0) for m in re.finditer(pattern, text, re.MULTILINE)}
 
     def modules(self) -> Sequence[Module]:
-        """Give the main program: as the core says, else where gdb knows its file and address."""
+        """Return the main program: as named by the core, else by gdb's file and address."""
         if self._core is not None:
             mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
             if mapped is not None:
@@ -148,7 +148,7 @@ class GdbTarget:
         return [Thread(num, t.ptid[1] or t.ptid[2], self._name(t)) for num, t in sorted(self._threads.items())]
 
     def _name(self, thread: gdb.InferiorThread) -> Optional[str]:
-        """Give a thread's name: of a process of this machine the kernel's, which is bytes."""
+        """Return a thread's name; on this machine the kernel's, which is bytes."""
         if self.kind == "live":
             return thread_name(int(self._inferior.pid), thread.ptid[1] or thread.ptid[2])
         try:
@@ -205,7 +205,7 @@ class GdbTarget:
 
 
 def _program() -> str:
-    """Give the path of the program that gdb knows, empty where it knows none."""
+    """Return the path of gdb's program, empty if gdb has none."""
     space = gdb.current_progspace()
     path = (text_of(lambda: space.filename) if space else None) or ""
     return path[len("target:") :] if path.startswith("target:") else path
@@ -223,7 +223,7 @@ def _joined(frame: gdb.Frame, names: Sequence[str]) -> int:
 
 
 class SelectionKept:
-    """Restore the selected thread and frame."""
+    """A context that restores the selected thread and frame."""
 
     def __enter__(self) -> None:
         self._thread = gdb.selected_thread()
@@ -259,7 +259,7 @@ def _unquote(text: str) -> str:
 
 
 def _kind(inferior: gdb.Inferior) -> str:
-    """Tell what lies below an inferior; gdb 10 has no connection object, but a target stack to print."""
+    """Return what an inferior runs on; gdb 10 has no connection object, but prints its target stack."""
     connection = getattr(inferior, "connection", None)
     name = connection.type if connection is not None else ""
     if connection is None:
@@ -299,7 +299,7 @@ def _fields(
 
 
 def selected_target() -> GdbTarget:
-    """Give the selected inferior as a target.
+    """Return the selected inferior as a target.
 
     :raises NoTargetError: if there is nothing to examine.
     """

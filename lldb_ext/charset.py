@@ -1,4 +1,4 @@
-"""Which text does LLDB take?  It writes UTF-8 whatever the locale is, and its Python drops what the locale lacks."""
+"""Which text can LLDB write?  It writes UTF-8 in every locale, and its Python drops what the locale lacks."""
 
 from __future__ import annotations
 

@@ -33,13 +33,13 @@ class LldbHost:
         self._result = result
 
     def target(self) -> Target:
-        """Give the target of the command's context."""
+        """Return the target of the command's context."""
         target = self._context.GetTarget()
         # A command that a script runs inside `command script import` has the context of before.
         return open_target(target) if target.IsValid() else selected_target(self._debugger)
 
     def live_target(self) -> LldbLiveTarget:
-        """Give the target of the command's context, to be watched while it runs."""
+        """Return the target of the command's context, for a trace."""
         target = self._context.GetTarget()
         return LldbLiveTarget(target if target.IsValid() else self._debugger.GetSelectedTarget(), self._calls)
 
@@ -104,16 +104,16 @@ class _LldbCommand:
             result.SetError(shown(outcome.text))
 
     def get_short_help(self) -> str:
-        """Give the one line of ``help``."""
+        """Return the one-line help."""
         return f"{self.command.summary[:1].upper()}{self.command.summary[1:]}."
 
     def get_long_help(self) -> str:
-        """Give the text of ``help COMMAND``."""
+        """Return the text of ``help COMMAND``."""
         with OwnImports():
             return self.command.help()
 
     def get_repeat_command(self, words: str) -> str:
-        """Repeat nothing on an empty line."""
+        """Return an empty string: an empty line repeats nothing."""
         return ""
 
 
@@ -124,11 +124,11 @@ class ScriptHost(LldbHost):
         super().__init__(debugger, None, None, {}, calls)
 
     def target(self) -> Target:
-        """Give the selected target."""
+        """Return the selected target."""
         return selected_target(self._debugger)
 
     def live_target(self) -> LldbLiveTarget:
-        """Give the selected target, to be watched while it runs."""
+        """Return the selected target, to be watched while it runs."""
         return LldbLiveTarget(self._debugger.GetSelectedTarget(), self._calls)
 
     def evaluate(self, expression: str) -> int:
@@ -153,7 +153,7 @@ def script_host() -> ScriptHost:
 
 
 def register(debugger: Any, session: dict[str, Any]) -> None:
-    """Define all commands in LLDB; a second call replaces them."""
+    """Define all commands in LLDB, replacing earlier definitions."""
     shared = {"kept": {}, "calls": dispatcher_of(session)}
     options = _options(debugger)
     for name, command in commands_of().items():

@@ -1,4 +1,4 @@
-"""How does LLDB tell that a thread has come to a place, and that its process is gone?  LLDB 14 and 19."""
+"""How does LLDB report breakpoint hits and the end of a process?  LLDB 14 and 19."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CALLBACK = "dlwhy_on_hit"
 
 
 class Dispatcher:
-    """Finds the handler of a breakpoint: LLDB knows callbacks by the name of a function only."""
+    """Maps breakpoints to handlers: LLDB knows callbacks only by the name of a function."""
 
     def __init__(self, session: dict[str, Any]) -> None:
         self._handlers: dict[tuple[int, int], Callable[[Any, Any], bool]] = {}
         session[CALLBACK] = self._on_hit
 
     def add(self, breakpoint_: Any, handler: Callable[[Any, Any], bool]) -> None:
-        """Let a breakpoint call a handler, which tells whether the process stops."""
+        """Register the handler of a breakpoint, which returns whether the process stops."""
         self._handlers[_key(breakpoint_)] = handler
         breakpoint_.SetScriptCallbackFunction(CALLBACK)
 
@@ -58,7 +58,7 @@ class LldbLiveTarget(LldbTarget):
     """A target of LLDB, while LLDB runs its process."""
 
     def __init__(self, target: Any, dispatcher: Dispatcher) -> None:
-        """Take an ``SBTarget``.
+        """Create the target of an ``SBTarget``.
 
         :raises NoTargetError: if it has no process.
         """
@@ -73,11 +73,11 @@ class LldbLiveTarget(LldbTarget):
 
     @property
     def keeps_breakpoints(self) -> bool:
-        """Tell that it does: LLDB lists no other namespaces."""
+        """Return True: LLDB lists no other namespaces."""
         return True
 
     def is_alive(self) -> bool:
-        """Tell whether the target still has the process."""
+        """Return True if the target still has the same process."""
         self._bury()
         process = self._target.GetProcess()
         if process.GetState() == lldb.eStateDetached:
@@ -133,7 +133,7 @@ class LldbLiveTarget(LldbTarget):
             self._is_in_handler = False
 
     def stack_pointer(self, lwp: int) -> Optional[int]:
-        """Read it out of the thread's first frame."""
+        """Read the stack pointer from the thread's first frame."""
         frame = self._process.GetThreadByID(lwp).GetFrameAtIndex(0)
         return int(frame.GetSP()) if frame.IsValid() else None
 

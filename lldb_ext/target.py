@@ -1,4 +1,4 @@
-"""How are a target's bytes, threads and layouts had from LLDB?  LLDB 14 and 19."""
+"""How are a target's bytes, threads and layouts obtained from LLDB?  LLDB 14 and 19."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LldbTarget:
     """A target of LLDB with a process or core."""
 
     def __init__(self, target: Any) -> None:
-        """Take an ``SBTarget``.
+        """Create the target of an ``SBTarget``.
 
         :raises NoTargetError: if it has neither a stopped process nor a core.
         :raises UnsupportedError: if its architecture is not known.
@@ -76,19 +76,19 @@ class LldbTarget:
 
     @property
     def capabilities(self) -> Capability:
-        """Tell a process, which LLDB has stopped, from a core."""
+        """Return LIVE for a process, which LLDB has stopped, and NONE for a core."""
         return Capability.NONE if self._is_core else Capability.LIVE
 
     @property
     def kind(self) -> str:
-        """Name what the target is."""
+        """Return ``live``, ``core`` or ``remote``."""
         if self._is_core:
             return "core"
         return "live" if self._is_local else "remote"
 
     @property
     def pid(self) -> int:
-        """Give the process id."""
+        """Return the process id."""
         return int(self._process.GetProcessID())
 
     @property
@@ -97,7 +97,7 @@ class LldbTarget:
         return self._core.description if self._core else f"process {self.pid}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell whether the core is cut off."""
+        """Return a problem if the core is truncated."""
         return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
@@ -117,7 +117,7 @@ class LldbTarget:
         return _read(self._process, address, size)
 
     def auxv(self) -> Mapping[int, int]:
-        """Give the auxiliary vector: LLDB's API has none, so from the core or this machine's /proc."""
+        """Return the auxiliary vector, from the core or this machine's /proc: LLDB's API has none."""
         if self._core is not None:
             return self._core.auxv()
         if not self._is_local:
@@ -129,7 +129,7 @@ class LldbTarget:
             return {}
 
     def modules(self) -> Sequence[Module]:
-        """Give the main program."""
+        """Return the main program."""
         if self._core is not None:
             return self._core.modules()
         module = self._target.GetModuleAtIndex(0)
@@ -205,7 +205,7 @@ class _Core(CoreTarget):
 
 
 def selected_target(debugger: Any) -> Target:
-    """Give the target that is selected in an ``SBDebugger``.
+    """Return the target that is selected in an ``SBDebugger``.
 
     :raises NoTargetError: if there is nothing to examine.
     """
@@ -216,7 +216,7 @@ def selected_target(debugger: Any) -> Target:
 
 
 def open_target(target: Any) -> Target:
-    """Take an ``SBTarget``: a minidump of Windows by its file, for LLDB's API tells neither TEBs nor unloaded modules.
+    """Open an ``SBTarget``; a Windows minidump by its file: LLDB's API has neither TEBs nor unloaded modules.
 
     :raises NoTargetError: if it has neither a stopped process nor a core.
     :raises UnsupportedError: if its architecture is not known, or LLDB does not tell which minidump it has open.
@@ -261,7 +261,7 @@ def _open_memory(pid: int) -> Optional[io.FileIO]:
 
 
 def _is_traced_here(pid: int) -> bool:
-    """Tell whether a process is one of this machine's: its tracer is the lldb-server that this LLDB started.
+    """Return True if this LLDB's lldb-server traces the process on this machine.
 
     LLDB's platform says "host" of a gdbserver's or an emulator's processes too.
     """
@@ -278,7 +278,7 @@ def _status_number(pid: int, key: str) -> Optional[int]:
 
 
 class _Dump(Protocol):
-    """A core or minidump that can be read and closed."""
+    """A core or minidump file."""
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""
@@ -312,7 +312,7 @@ def _stacks(process: Any) -> Iterator[tuple[int, int]]:
 
 
 def _regions(process: Any) -> Iterator[tuple[int, int]]:
-    """Give the begin of each region; what two cores of one process hold differs there, if not what they left out."""
+    """Yield two samples (address, size) of each region: two cores of one process differ there."""
     regions = process.GetMemoryRegions()
     info = lldb.SBMemoryRegionInfo()
     for index in range(min(regions.GetSize(), _MAX_SAMPLED_REGIONS)):
@@ -323,7 +323,7 @@ def _regions(process: Any) -> Iterator[tuple[int, int]]:
 
 
 def _agree(process: Any, path: str, open_dump: Callable[[str], _Dump], samples: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether a core file holds what LLDB reads, and lacks what LLDB cannot read."""
+    """Return True if a core file holds what LLDB reads, and lacks what LLDB cannot read."""
     try:
         core = open_dump(path)
     except DlwhyError:

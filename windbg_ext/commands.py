@@ -38,17 +38,17 @@ class WinDbgHost:
     name = "windbg"
 
     def __init__(self, link: Optional[str] = None) -> None:
-        """Take the command, such as ``!dllshare``, that a DLL's name in the output shall be a link to."""
+        """Create the host; ``command``, such as ``!dllshare``, is what DLL names in the output link to."""
         self._is_windbg = bool(pykd.isWindbgExt())
         self._link = link
         self.kept = _KEPT
 
     def target(self) -> Union[ProcessTarget, MachineTarget]:
-        """Give what the engine examines."""
+        """Return the engine's current target."""
         return current_target()
 
     def live_target(self) -> LiveTarget:
-        """Give the process that the engine runs."""
+        """Return the engine's current process, for a trace."""
         return LiveProcess()
 
     def evaluate(self, expression: str) -> int:
@@ -72,7 +72,7 @@ class WinDbgHost:
                 pykd.dprint(line[start : start + _PIECE], False)
 
     def fail(self, text: str) -> None:
-        """Tell the user what went wrong; without WinDbg on standard error."""
+        """Write an error to the user; without WinDbg to standard error."""
         if self._is_windbg:
             pykd.dprint(text, False)
             return
@@ -80,7 +80,7 @@ class WinDbgHost:
             write_to(sys.stderr, text)
 
     def screen(self) -> Screen:
-        """Take neither escape codes nor a limit: WinDbg shows none, and wraps itself."""
+        """Return no escape codes and no width: WinDbg shows none, and wraps itself."""
         return Screen(None, False)
 
 
@@ -90,13 +90,13 @@ def script_host() -> WinDbgHost:
 
 
 def main(words: Sequence[str], script: str) -> int:
-    """Run what the words say: a command of ours, after what is to be opened without WinDbg; give the exit status."""
+    """Run a command of ours, after opening a target without WinDbg; return the exit status."""
     outcome = attempt("dlwhy_windbg.py", lambda: _answer(words, script))
     return _status_of(outcome, WinDbgHost())
 
 
 def _status_of(outcome: Union[int, Failure], host: WinDbgHost) -> int:
-    """Give the exit status, after the user has been told of a failure."""
+    """Write a failure, if there is one, to the user, and return the exit status."""
     if not isinstance(outcome, Failure):
         return outcome
     if outcome.text:
@@ -150,7 +150,7 @@ def _parser(is_windbg: bool) -> argparse.ArgumentParser:
 
 
 def _open(arguments: argparse.Namespace) -> None:
-    """Open what is to be examined, by an engine of our own.
+    """Open the target with an engine of our own.
 
     :raises UsageError: if nothing is named.
     :raises NoTargetError: if it cannot be opened.

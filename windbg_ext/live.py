@@ -1,4 +1,4 @@
-"""How does the engine tell that a thread has come to a place, or that a module has come or gone?  Through pykd.
+"""How does the engine report breakpoint hits, loaded and unloaded modules?  Through pykd.
 
 Breakpoints of pykd belong to it: the engine's ``bl`` does not list them.  Within a handler they can be set and removed,
 that one itself too.  All of this needs the interpreter to stay, so ``!py -g``, which our aliases use.
@@ -26,7 +26,7 @@ class LiveProcess(ProcessTarget):
     keeps_breakpoints = True
 
     def __init__(self) -> None:
-        """Take the current process.
+        """Create the target of the engine's current process.
 
         :raises NoTargetError: if there is none, or it is a dump.
         :raises UnsupportedError: if the engine does not run it, or it is a machine.
@@ -39,7 +39,7 @@ class LiveProcess(ProcessTarget):
         self._traced_pid = self.pid
 
     def is_alive(self) -> bool:
-        """Tell whether the engine still has the process; one that has exited stays listed, without its memory."""
+        """Return True if the process exists; the engine still lists an exited one, without its memory."""
         try:
             if self.is_current():
                 return bool(pykd.isValid(self.peb() or 0))
@@ -48,11 +48,11 @@ class LiveProcess(ProcessTarget):
             return False
 
     def is_current(self) -> bool:
-        """Tell whether the last event came from this process."""
+        """Return True if the last event came from this process."""
         return self.pid == self._traced_pid
 
     def current_lwp(self) -> int:
-        """Give the id of the thread that the last event came from."""
+        """Return the id of the thread that the last event came from."""
         return int(pykd.targetThread.getCurrent().systemID)
 
     def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> _Removal:
@@ -84,7 +84,7 @@ class LiveProcess(ProcessTarget):
             return ()
 
     def find_symbol(self, address: int) -> Optional[str]:
-        """Name the function by the module's PDB, else by its exports."""
+        """Return the function by the module's PDB, else by its exports."""
         try:
             # The engine loads symbols now, and what it says about them stays in this command's output.
             pykd.dbgCommand(f"ln {address:#x}")
@@ -109,7 +109,7 @@ class LiveProcess(ProcessTarget):
         pykd.dprintln(text)
 
     def run(self) -> None:
-        """Let the process run: in WinDbg until it stops, elsewhere, where nobody could make it go on, until it ends."""
+        """Resume the process: in WinDbg until it stops, elsewhere, where nobody could resume it, until it ends."""
         try:
             pykd.go()
             while not pykd.isWindbgExt():
@@ -174,13 +174,13 @@ class _StatusEvents(pykd.eventHandler):  # type: ignore[misc]
 
 
 class _Removal:
-    """Breakpoints or listeners that can be taken back."""
+    """A subscription to breakpoints or events."""
 
     def __init__(self, made: Sequence[Any]) -> None:
         self._made = list(made)
 
     def remove(self) -> None:
-        """Take them back; those of a process that has gone went with it."""
+        """Cancel the subscriptions; those of an ended process no longer exist."""
         for each in self._made:
             try:
                 each.remove()

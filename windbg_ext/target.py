@@ -1,4 +1,4 @@
-"""How are a target's bytes, threads and layouts had from the debugger engine?  Through pykd 0.3.4.
+"""How are a target's bytes, threads and layouts obtained from the debugger engine?  Through pykd 0.3.4.
 
 Two traps: pykd takes and gives addresses of 32-bit targets with their sign extended, and in a WoW64 process, where the
 engine begins in 32-bit mode, it cuts 64-bit addresses off: each request is made in the mode of the native loader.
@@ -43,10 +43,10 @@ _REGISTERS = {
 
 
 class EngineTarget:
-    """What the debugger engine examines: memory, modules and types, be it a process or a whole machine."""
+    """The debugger engine's target: memory, modules and types of a process or a machine."""
 
     def __init__(self) -> None:
-        """Take what the engine examines.
+        """Create the target that the engine examines.
 
         :raises NoTargetError: if it is nothing.
         :raises UnsupportedError: if it is of a processor whose structures are not known.
@@ -65,7 +65,7 @@ class EngineTarget:
 
     @contextmanager
     def _native_mode(self) -> Iterator[None]:
-        """Have the engine in the mode of the native loader; the user's mode comes back."""
+        """Switch the engine to the native loader's mode; the user's mode is restored."""
         if self._mode == self._native:
             yield
             return
@@ -77,17 +77,17 @@ class EngineTarget:
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id; a machine has none."""
+        """Return the process id; a machine has none."""
         return None
 
     @property
     def _where(self) -> str:
-        """Give the dump's path as the engine tells it, empty without one."""
+        """Return the dump's path as the engine reports it, empty without one."""
         found = re.search(r"dump: (.*\S)", pykd.dbgCommand("||") or "") if self._is_dump else None
         return found[1] if found else ""
 
     def problems(self) -> Sequence[Problem]:
-        """Tell of nothing: the engine says itself what is wrong with a dump when it opens it."""
+        """Return none: the engine itself reports what is wrong with a dump."""
         return ()
 
     def read(self, address: int, size: int) -> bytes:
@@ -108,7 +108,7 @@ class EngineTarget:
         return struct.pack(f"<{whole}Q", *words) + bytes(tail)
 
     def auxv(self) -> Mapping[int, int]:
-        """Give nothing: Windows has no such."""
+        """Return an empty mapping: Windows has no auxiliary vector."""
         return {}
 
     def modules(self) -> Sequence[Module]:
@@ -153,12 +153,12 @@ class ProcessTarget(EngineTarget):
 
     @property
     def capabilities(self) -> Capability:
-        """Tell a process, which the engine has stopped, from a dump."""
+        """Return LIVE for a process, which the engine has stopped, and NONE for a dump."""
         return Capability.NONE if self._is_dump else Capability.LIVE
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id, None where a dump does not tell it."""
+        """Return the process id, None if a dump does not tell it."""
         try:
             return int(pykd.targetProcess.getCurrent().systemID)
         except pykd.DbgException:
@@ -171,7 +171,7 @@ class ProcessTarget(EngineTarget):
 
     @property
     def system(self) -> SystemVersion:
-        """Give the version of Windows as the engine tells it."""
+        """Return the version of Windows as the engine reports it."""
         try:
             version = pykd.getSystemVersion()
             return SystemVersion(int(version.win32Major), int(version.win32Minor), int(version.buildNumber))
@@ -210,7 +210,7 @@ class ProcessTarget(EngineTarget):
         ]
 
     def peb(self) -> Optional[int]:
-        """Give the address of the native PEB."""
+        """Return the address of the native PEB."""
         try:
             return int(pykd.getProcessOffset()) & self.platform.address_mask or None
         except pykd.DbgException:
@@ -247,7 +247,7 @@ class MachineTarget(EngineTarget):
 
     @property
     def capabilities(self) -> Capability:
-        """Tell that it is a machine, and one that runs meanwhile where the kernel debugs itself."""
+        """Return KERNEL; in a session also LIVE, and RUNNING if the kernel debugs itself."""
         if self._is_dump:
             return Capability.KERNEL
         local = Capability.RUNNING if pykd.isLocalKernelDebuggerEnabled() else Capability.NONE
@@ -259,16 +259,16 @@ class MachineTarget(EngineTarget):
         return f"kernel dump {self._where}".rstrip() if self._is_dump else "kernel"
 
     def threads(self) -> Sequence[Thread]:
-        """List nothing: the engine's numbers are those of processors here."""
+        """Return no threads: the engine's numbers are those of processors."""
         return ()
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give nothing, as there are no threads."""
+        """Return no registers: there are no threads."""
         return {}
 
     @property
     def kernel(self) -> Module:
-        """Give the kernel's own image.
+        """Return the kernel's own image.
 
         :raises UnsupportedError: if the engine has not found it.
         """
@@ -281,12 +281,12 @@ class MachineTarget(EngineTarget):
 
     @property
     def size(self) -> Optional[int]:
-        """Tell nothing: pykd does not."""
+        """Return None: pykd does not expose the size."""
         return None
 
     @property
     def build_number(self) -> Optional[int]:
-        """Give the build."""
+        """Return the build."""
         try:
             return int(pykd.getSystemVersion().buildNumber) or None
         except pykd.DbgException:
@@ -294,7 +294,7 @@ class MachineTarget(EngineTarget):
 
     @property
     def current_process(self) -> Optional[int]:
-        """Give the ``_EPROCESS`` whose address space the user looks at."""
+        """Return the ``_EPROCESS`` of the user's implicit process."""
         try:
             return int(pykd.getImplicitProcess()) & self.platform.address_mask or None
         except pykd.DbgException:
@@ -315,12 +315,12 @@ class MachineTarget(EngineTarget):
         return self._load(address, size, True)
 
     def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
-        """Give the memory of a process; the user's implicit process stays what it is."""
+        """Return the memory of a process; the user's implicit process is restored."""
         return _ProcessSpace(self, process)
 
 
 class _ProcessSpace:
-    """The memory that one process of a machine sees, by making it the implicit one for each request."""
+    """The memory of one process of a machine, which is made the implicit process for each request."""
 
     def __init__(self, target: MachineTarget, process: int) -> None:
         self._target = target
@@ -345,7 +345,7 @@ def _extended(platform: Platform, address: int) -> int:
 
 
 def current_target() -> Union[ProcessTarget, MachineTarget]:
-    """Take what the engine examines now.
+    """Return the target that the engine examines now.
 
     :raises NoTargetError: if it is nothing.
     :raises UnsupportedError: if its processor is not known.

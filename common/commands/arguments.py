@@ -1,4 +1,4 @@
-"""Which arguments does a command take, as data, and what do their values mean?"""
+"""Which arguments does a command take, and how are their values checked?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import UsageError
 
 
 class Argument(NamedTuple):
-    """An argument as ``argparse.ArgumentParser.add_argument`` takes it.
+    """An argument, in the terms of ``argparse.ArgumentParser.add_argument``.
 
     ``completes_libraries`` asks hosts to complete the names of what is loaded; of the options with one ``choice`` only
     one can be given.
@@ -42,7 +42,7 @@ OUTPUT_ARGUMENTS = (
 
 
 def byte_count(text: str) -> int:
-    """Take a number of bytes such as ``500M``; K, M, G and T stand for powers of 1024.
+    """Parse a number of bytes such as ``500M``; K, M, G and T are powers of 1024.
 
     :raises ArgumentTypeError: if it is none, or 0.
     """

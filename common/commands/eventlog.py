@@ -1,4 +1,4 @@
-"""Where do the events of a trace go, that they outlive it?"""
+"""How are a trace's events logged, so that they outlive the trace?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 
 class EventLog:
-    """A file with a line for each event; with no path nothing is written."""
+    """A log file with one line per event; without a path nothing is written."""
 
     def __init__(self, path: Optional[str]) -> None:
         """Begin the file anew.
@@ -32,7 +32,7 @@ class EventLog:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether what is written goes anywhere."""
+        """Return True if lines are written to a file."""
         return self._file is not None
 
     def write(self, text: str) -> None:
@@ -62,7 +62,7 @@ class EventLog:
 if sys.platform == "win32":
 
     def _open_file(path: str) -> Union[str, int]:
-        """Give what `open` takes."""
+        """Return what `open` takes."""
         return os.path.expanduser(path)
 
 else:
@@ -70,7 +70,7 @@ else:
     _NEVER_BLOCK = (os.makedev(1, 3), os.makedev(1, 7))
 
     def _open_file(path: str) -> Union[str, int]:
-        """Open a file to be written anew; to a FIFO, a terminal or a socket one can wait for ever.
+        """Return what `open` takes.
 
         :raises UsageError: if it is such a one.
         """

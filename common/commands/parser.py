@@ -1,4 +1,4 @@
-"""How does argparse read a command line, name its mistakes, and explain it, without ending the debugger?"""
+"""How are command lines parsed, and errors and help reported, without ending the debugger?"""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HELP_WIDTH = 100
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the help the same whatever the terminal."""
+    """Formats help independently of the terminal's width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=HELP_WIDTH)
 
 
 class HelpRequested(Exception):
-    """The words ask for help."""
+    """The command line asks for help."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -60,7 +60,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class ShellParser(argparse.ArgumentParser):
-    """The parser of the shell's command: a mistake is told in one line, and help is written as answers are."""
+    """The shell command's parser: errors take one line, and help is written like answers."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""

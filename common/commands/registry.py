@@ -1,4 +1,4 @@
-"""Which commands are there, and how are their words parsed?
+"""Which commands exist, and how are their arguments parsed?
 
 A command is a folder beside this file.  Its ``__init__`` declares it as data, ``COMMAND``; the function that answers is
 named there and imported when the command is used, so that listing the commands imports no analysis.
@@ -17,7 +17,7 @@ from .session import Result, Session
 
 
 class Example(NamedTuple):
-    """A command line, and what it asks."""
+    """An example command line, and the question it answers."""
 
     words: str
     meaning: str

@@ -1,4 +1,4 @@
-"""How does a command line become an answer on the screen, or the reason why there is none?"""
+"""How is a command run, and its answer or failure reported?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_BUG = 70
 
 
 class Failure(NamedTuple):
-    """Why a command has no answer: its name, what to tell the user, and the shell's exit status."""
+    """Why a command failed: its name, the message, and the shell's exit status."""
 
     name: str
     message: str
@@ -34,12 +34,12 @@ class Failure(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Give the message with the command's name before it; nothing where nobody reads any more."""
+        """Return the message prefixed with the command's name; empty if the output's reader has gone."""
         return f"{self.name}: {self.message}" if self.message else ""
 
 
 def attempt(name: str, act: Callable[[], _T]) -> Union[_T, Failure]:
-    """Return what ``act``, the run of a command, returns, or why it failed; KeyboardInterrupt is left to the host.
+    """Return the result of ``act``, the run of a command, or its failure; KeyboardInterrupt propagates to the host.
 
     An exception that nobody foresaw is a bug of ours, and said so in one line; its traceback is for DLWHY_DEBUG=1.
     """

@@ -1,4 +1,4 @@
-"""What does a command work on, and what does it give back?"""
+"""What does a command receive, and what does it return?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..target import Target
 
 
 class Session(NamedTuple):
-    """What one run of a command works on."""
+    """The input of one run of a command."""
 
     host: Host
 
     @property
     def target(self) -> Target:
-        """Return what is examined.
+        """Return the target to examine.
 
         :raises NoTargetError: if there is nothing.
         """
@@ -25,7 +25,7 @@ class Session(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a command found: its JSON document, its words, whether something could not be established, or is wrong."""
+    """The result of a command: its JSON document, its text, and whether there are problems or findings."""
 
     document: Callable[[], Mapping[str, object]]
     view: Callable[[bool], Document]

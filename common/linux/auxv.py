@@ -1,4 +1,4 @@
-"""What did the kernel tell the process at its start?
+"""What does the kernel's auxiliary vector contain?
 
 Numbers of entries: Linux' include/uapi/linux/auxvec.h, the same on every architecture.
 """

@@ -1,4 +1,4 @@
-"""Which facts about the libraries of an ELF system are passed between the layers?
+"""Which values describe the libraries of an ELF system?
 
 Structure and field names are glibc's own.
 """
@@ -13,7 +13,7 @@ from ..model import Evidence, LoaderInfo, Problem, TargetInfo, ThreadRef
 
 
 class CodeSymbol(NamedTuple):
-    """A code or data address put into words: demangled ``name`` and library, each None when unknown."""
+    """The symbol at an address: its demangled name and its library, each None if unknown."""
 
     address: int
     name: Optional[str]
@@ -45,7 +45,7 @@ class HoldKind(Enum):
 
 
 class Root(NamedTuple):
-    """The library at which a chain of holds begins, why that one stays, and who opened it (user or libc)."""
+    """The root of a chain of holds: its library, its own holds, and who opened it (user or libc)."""
 
     library: str
     kinds: tuple[HoldKind, ...]
@@ -53,7 +53,7 @@ class Root(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """One thing that keeps a library loaded.
+    """One reason why a library stays loaded.
 
     Which of the optional members are set depends on ``kind``: ``origin`` for start-up and NODELETE,
     ``total`` for open counts and destructors, ``chain`` (library names from the root to this one) and
@@ -96,7 +96,7 @@ class Library(NamedTuple):
 
     @property
     def is_going(self) -> bool:
-        """Tell whether a close that is running has condemned it."""
+        """Return True if a running close has condemned the library."""
         return any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in self.holds)
 
 
@@ -111,5 +111,5 @@ class State(NamedTuple):
 
 
 def runs_wine(libraries: Sequence[Library]) -> bool:
-    """Tell whether Wine runs in the process: its ntdll.so is the Unix side of Windows' loader."""
+    """Return True if the process runs Wine: its ntdll.so is the Unix side of Windows' loader."""
     return any(library.name == "ntdll.so" and "/wine/" in library.path for library in libraries)

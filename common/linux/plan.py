@@ -1,4 +1,4 @@
-"""What would closing a library unload, in which order, what would stay, and what would make it go?
+"""What would closing a library unload, in which order, what would stay, and what would unload that?
 
 The collector's rules are those of `loader.collector` (its mark phase, with other open counts than those in memory) and
 of `loader.order`.  What a destructor does meanwhile cannot be known: where a library that goes imports dlclose,
@@ -53,7 +53,7 @@ DEFAULT_PAGE_SIZE = 4096
 
 
 def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes: Optional[int] = 1) -> Plans:
-    """Predict what ``closes`` closes (None: all that are possible) of the library that ``text`` names would do.
+    """Predict the effect of ``closes`` closes (None: all possible) of the library that ``text`` names.
 
     :raises NotFoundError: if no library fits, or more than one.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
@@ -120,7 +120,7 @@ def choose(libraries: Sequence[Library], text: str, evaluate: Callable[[str], in
 
 
 class Planner:
-    """Predict closes in one examined process."""
+    """Predicts closes in one examined process."""
 
     def __init__(self, examined: GlibcExamination) -> None:
         self.examined = examined
@@ -141,13 +141,13 @@ class Planner:
 
     @cached_property
     def _units(self) -> int:
-        """Give what marking all libraries takes."""
+        """Return the budget units that one mark phase takes."""
         maps = self._process.graph.by_address.values()
         edges = sum(len(link_map.needed) + len(link_map.relocated_to) for link_map in maps)
         return _MARK_UNITS * len(maps) + _EDGE_UNITS * edges
 
     def plans(self, plans: tuple[Plan, ...], asked: Optional[str]) -> Plans:
-        """Put plans together into an answer."""
+        """Build the answer from plans."""
         process = self._process
         note_motion(process)
         garbage = tuple(self._describe(m) for m in process.graph.by_address.values() if self.is_garbage(m))
@@ -155,12 +155,12 @@ class Planner:
         return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 
     def is_handle(self, link_map: LinkMap) -> bool:
-        """Tell whether a library was opened, so that there is a handle of it."""
+        """Return True if a library is open, so that somebody has a handle to close."""
         opened = link_map.l_type == LT_LOADED and link_map.l_direct_opencount > 0
         return opened and not link_map.is_proxy and not link_map.field("l_auditing")
 
     def is_garbage(self, link_map: LinkMap) -> bool:
-        """Tell whether nothing keeps a library that is still there, and no close has condemned it yet."""
+        """Return True if nothing keeps a library that is still loaded and no running close has condemned it."""
         return (
             not link_map.is_proxy
             and link_map.address not in self.examined.kept.marks
@@ -169,7 +169,7 @@ class Planner:
 
     @cached_property
     def _condemned(self) -> frozenset[int]:
-        """Collect what a close that is running now has condemned."""
+        """Return the link maps that a running close has condemned."""
         if not self._process.lock.is_held:
             return frozenset()
         maps = self._process.graph.by_address.values()
@@ -181,7 +181,7 @@ class Planner:
         return find_order_rule(process.memory, process.graph, process.private, process.layouts.version)
 
     def plan(self, link_map: LinkMap, closes: Optional[int] = 1, *, brief: bool = False) -> Plan:
-        """Predict what closing a library would do; ``closes`` None: as often as it is open.
+        """Predict a close of a library; ``closes`` None: as often as it is open.
 
         With ``brief`` without the holds of what stays, and without what would make it go.
         """
@@ -190,7 +190,7 @@ class Planner:
         return self._finish(link_map, times, outcome, left, unloads, brief)
 
     def predict(self, link_map: LinkMap, times: int = 1) -> tuple[Outcome, int, tuple[int, ...]]:
-        """Predict how a close ends: the outcome, the open count that is left, and the maps that go, in list order."""
+        """Predict how a close ends: the outcome, the remaining open count, and the unloaded maps in list order."""
         count = link_map.l_direct_opencount
         left = max(0, count - times)
         if link_map.nodelete:
@@ -208,7 +208,7 @@ class Planner:
         return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
     def _collected(self, link_map: LinkMap) -> tuple[int, ...]:
-        """Mark as the collector would after the last close of a map; gives what it unloads, in list order.
+        """Return what the collector unloads after the last close of a link map, in list order.
 
         The entry that stands for ld.so in another namespace goes with that, but ld.so itself does not.
         """
@@ -264,7 +264,7 @@ class Planner:
         return plan._replace(kept=keeps, remedy=change)
 
     def _size(self, link_map: LinkMap) -> int:
-        """Give how much is mapped for a library, in whole pages."""
+        """Return the size of a library's mappings in bytes, in whole pages."""
         page = self._process.memory.target.auxv().get(AT_PAGESZ) or DEFAULT_PAGE_SIZE
         first, last = link_map.extent
         return max(0, -(-last // page) * page - first // page * page)
@@ -286,7 +286,7 @@ class Planner:
         return [by_address[address] for address in Search([link_map.address], kept_by)]
 
     def can_close(self, link_map: LinkMap) -> bool:
-        """Tell whether a destructor of a library can close others; where it cannot be read, it can."""
+        """Return True if a library's destructors can close others, or if that cannot be read."""
         if link_map.address not in self._closers:
             image = self._process.image(link_map)
             try:
@@ -297,7 +297,7 @@ class Planner:
 
 
 def imports_any(image: Image, names: Sequence[str]) -> bool:
-    """Tell whether an image imports one of several symbols.
+    """Return True if an image imports one of several symbols.
 
     :raises DlwhyError: if its tables cannot be read.
     """
@@ -341,7 +341,7 @@ def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
 
 
 def _roots(after: GlibcExamination, link_map: LinkMap) -> Iterator[LinkMap]:
-    """Find all roots that lead to a map, itself and the nearest first."""
+    """Yield the roots that keep a link map, the nearest first, starting with the link map itself if it is one."""
     for address in Search([link_map.address], lambda each: after.kept.holders.get(each, ())):
         if after.kept.marks.get(address):
             yield after.process.graph.by_address[address]

@@ -10,7 +10,7 @@ from .model import Library
 
 
 class Action(Enum):
-    """What can make a library go: a close, one that only libc can do, threads that exit, any other close."""
+    """What can unload a library: a close, a close that only libc can make, threads that exit, any other close."""
 
     CLOSE = "close"
     LIBC_CLOSE = "libc-close"
@@ -19,7 +19,7 @@ class Action(Enum):
 
 
 class Step(NamedTuple):
-    """Something that must happen before a library can go.
+    """One condition for a library to be unloaded.
 
     ``library`` is the base name of the one that is concerned, ``total`` how many closes it takes or how many
     destructors are pending, ``threads`` those that must exit, as far as they were found.
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """The least that must happen, besides the closes that were asked about, for a library to go.
+    """The least that must happen, besides the planned closes, for a library to be unloaded.
 
     ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
     the holds that it has itself.
@@ -68,12 +68,12 @@ class Plan(NamedTuple):
 
     @property
     def goes(self) -> bool:
-        """Tell whether the closed library itself would go, so that a later dlopen would map it anew."""
+        """Return True if the closed library itself is unloaded, so that a later dlopen maps it anew."""
         return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
 
     @property
     def is_dying(self) -> bool:
-        """Tell whether a close that is running unloads the library already."""
+        """Return True if a running close unloads the library already."""
         return any(library.link_map == self.library.link_map and library.is_going for library in self.kept)
 
 

@@ -1,4 +1,4 @@
-"""Which words of an answer deserve colour?
+"""Which words of an answer are coloured?
 
 The plain text is the truth; colour is lexed from it afterwards and carries no meaning of its own.
 """

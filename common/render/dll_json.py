@@ -1,4 +1,4 @@
-"""How does a verdict on a DLL look as JSON?"""
+"""What does the JSON of a DLL verdict contain?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dll_rules(rules: Sequence[LoaderRules]) -> list[DllRuleDocument]:
 
 
 def dll_reference(dll: Dll) -> DllReferenceDocument:
-    """Build what names a DLL."""
+    """Build the reference to a DLL."""
     return {
         "name": dll.name,
         "path": dll.path or None,

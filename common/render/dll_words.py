@@ -1,4 +1,4 @@
-"""How is a verdict on a DLL put into words?"""
+"""How does a verdict on a DLL read?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFUSALS = {
 
 
 def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
-    """Say by which rules was judged: always where it is not what every current Windows does."""
+    """Yield the rule that the verdicts follow, unless it is the one of all current Windows versions."""
     for each in rules:
         if verbose or each.rule is not LoaderRule.WIN8:
             which = "The 32-bit loader is judged" if each.loader == "wow64" else "Judged"
@@ -44,7 +44,7 @@ def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part
 
 
 def dll_because(dll: Dll) -> str:
-    """Say in a few words why a DLL stays."""
+    """Return in a few words why a DLL stays."""
     if not dll.holds:
         if dll.held is not None:
             return ""
@@ -56,7 +56,7 @@ def dll_because(dll: Dll) -> str:
 
 
 def dll_reason(hold: DllHold, brief: bool = False) -> str:
-    """Give the reason of a hold."""
+    """Return a hold in words."""
     kind = hold.kind
     if kind is DllHoldKind.MAIN_PROGRAM:
         return "the program itself"
@@ -130,7 +130,7 @@ def dll_names(names: Sequence[str], verbose: bool, limit: int = SHOWN_NAMES) -> 
 
 
 def permanent_words(hold: DllHold) -> str:
-    """Say why a hold never ends."""
+    """Return why a hold is permanent."""
     if hold.kind is DllHoldKind.MAIN_PROGRAM:
         return "The program stays until the process ends."
     if hold.kind is DllHoldKind.STATIC_IMPORT:

@@ -1,4 +1,4 @@
-"""How does text look in WinDbg, where words can be links (the debugger's markup language, DML)?
+"""How is text marked up for WinDbg, where words can be links (the debugger's markup language, DML)?
 
 Links are found in the finished text, so the text is the same everywhere: WinDbg itself makes plain text of DML where it
 cannot show it.

@@ -1,4 +1,4 @@
-"""Of which parts does an answer for people consist?"""
+"""Which parts does an answer for people consist of?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Sentence(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Indented rows of cells, aligned in columns among themselves."""
+    """Indented rows of cells in aligned columns."""
 
     rows: tuple[tuple[str, ...], ...]
 

@@ -1,4 +1,4 @@
-"""How do long names and paths fit on a line?  What is cut is shown whole where everything is asked for."""
+"""How do long names and paths fit on a line?  Verbose answers show them in full."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cut(text: str, width: int) -> str:
 
 
 def compact(name: str) -> str:
-    """Leave the arguments of templates and functions out of a long C++ or Rust name: ``map<...>::at(...)``."""
+    """Shorten a long C++ or Rust name by omitting template and function arguments: ``map<...>::at(...)``."""
     if len(name) <= _LONG_NAME:
         return name
     kept: list[str] = []

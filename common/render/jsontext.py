@@ -1,4 +1,4 @@
-r"""How are strings written that JSON cannot carry?
+r"""How are strings written that JSON cannot represent?
 
 A name in a target can be any bytes, JSON's strings are Unicode.  So a byte that is not UTF-8 is written ``\xff``, a
 lone half of a surrogate pair ``\ud800``, and a backslash that stands before what could be such a sequence ``\x5c``, all

@@ -1,4 +1,4 @@
-"""How does a verdict on a library of an ELF system look as JSON?"""
+"""What does the JSON of a library verdict contain?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def library_reference(library: Library) -> ReferenceDocument:
-    """Build what identifies a library in a document."""
+    """Build the reference to a library."""
     return {
         "name": library.name,
         "path": library.path,
@@ -35,7 +35,7 @@ def kept_document(library: Library) -> KeptLibraryDocument:
 
 
 def thread_document(thread: ThreadRef) -> ThreadDocument:
-    """Build what identifies a thread in a document."""
+    """Build the reference to a thread."""
     return {"tid": thread.tid, "name": thread.name}
 
 

@@ -1,4 +1,4 @@
-"""How is a verdict on a library of an ELF system put into words?"""
+"""How does a verdict on a library read?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LIBC_PURPOSES = (
 
 
 def because(library: Library) -> str:
-    """Give the strongest reason and the number of further ones."""
+    """Return the strongest hold in words, and the number of others."""
     if not library.holds:
         return "nothing keeps it" if library.held is False else "its holders could not all be read"
     more = len(library.holds) - 1 + library.holds_omitted
@@ -46,7 +46,7 @@ def because(library: Library) -> str:
 
 
 def brief(hold: Hold) -> str:
-    """Give the reason without symbols, which can be long."""
+    """Return a hold in words, without symbols, which can be long."""
     if hold.kind is HoldKind.NODELETE:
         return _NODELETE_BRIEFS[hold.origin or "dlopen-flag-or-dlsym"]
     if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
@@ -56,7 +56,7 @@ def brief(hold: Hold) -> str:
 
 
 def reason(hold: Hold) -> str:
-    """Give the reason with the symbol that stands for it."""
+    """Return a hold in words, with one symbol."""
     kind = hold.kind
     if kind is HoldKind.MAIN_PROGRAM:
         return "main program"
@@ -124,12 +124,12 @@ _ROOT_WORDS = {
 
 
 def root_words(root: Root) -> str:
-    """Say why the library at the root of a chain stays."""
+    """Return in words why the root of a chain stays."""
     return ", ".join(_ROOT_WORDS[kind] for kind in root.kinds)
 
 
 def libc_purpose(library: Library) -> tuple[str, str]:
-    """Say what libc opened a library for, and that libc never closes it; empty strings for other libraries."""
+    """Return what libc opened a library for, and that libc never closes it; empty for other libraries."""
     for prefix, purpose, ending in _LIBC_PURPOSES:
         if library.name.startswith(prefix):
             return purpose, ending
@@ -137,7 +137,7 @@ def libc_purpose(library: Library) -> tuple[str, str]:
 
 
 def permanent_remedy(library: Library, hold: Hold) -> str:
-    """Say what would have helped against a hold that nothing in this process lifts; empty for others."""
+    """Return what would have prevented a permanent hold; empty for other holds."""
     if hold.kind is HoldKind.MAIN_PROGRAM:
         return "The main program stays until the process ends."
     if hold.kind is HoldKind.STARTUP:

@@ -1,4 +1,4 @@
-"""How does a document look as plain text?
+"""How is a document formatted as plain text?
 
 Text from a target can hold terminal escape codes, so nothing that is not printable leaves this module.
 """
@@ -34,7 +34,7 @@ def _escaped(character: str) -> str:
 
 
 def render(document: Document) -> str:
-    """Lay a document out in at most 100 columns, paths and symbol names excepted: they are never cut."""
+    """Format a document in at most 100 columns; paths and symbol names are never cut."""
     lines: list[str] = []
     for part in document.parts:
         if isinstance(part, Sentence):
@@ -63,7 +63,7 @@ def _facts(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _table(table: Table) -> list[str]:
-    """Lay a table out by tabulate, or here where that is not installed or would pad without bound."""
+    """Format a table with tabulate, or by our own code if tabulate is absent or would pad without bound."""
     rows = [[escape(cell) for cell in row] for row in table.rows]
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
     is_bounded = max(widths, default=0) <= MAX_PADDING

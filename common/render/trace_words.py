@@ -1,4 +1,4 @@
-"""How are the sums of a trace put into words, whatever the system?"""
+"""How do the totals of a trace read, on every system?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FUNCTION_WIDTH = 60
 
 
 def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
-    """Lay out a table; unless all is asked for, its first rows, and in the column ``place`` how to see the rest."""
+    """Build a table of the first rows, or of all; column ``place`` says how to see the rest."""
     if verbose:
         return Table(titles, tuple(rows))
     shown = list(rows[:SHOWN])
@@ -30,7 +30,7 @@ def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbos
 
 
 def short_name(name: str, verbose: bool = False) -> str:
-    """Give a name, cut unless all is asked for."""
+    """Return a name, shortened unless ``verbose``."""
     return name if verbose else cut(name, _NAME_WIDTH)
 
 
@@ -40,7 +40,7 @@ def total(deeds: Sequence[Calls]) -> int:
 
 
 def deed_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
-    """Name all who opened and closed, by these verbs."""
+    """Yield who opened and closed each library, using these verbs."""
     rows = [
         (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
         for account in accounts
@@ -56,7 +56,7 @@ def _by_words(deeds: Calls, verbose: bool) -> str:
 
 
 def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:
-    """Name a place, and its library unless that is its ``home``, which stands beside it."""
+    """Return the words for a call site; its library is omitted if it is ``home``."""
     if site is None:
         return "a caller not known"
     function = site.function or f"{site.address:#x}"
@@ -75,7 +75,7 @@ def some_of(words: Sequence[str], verbose: bool) -> list[str]:
 
 
 def never_closed(accounts: Sequence[LibraryTotals], opened: str, closed: str, verbose: bool) -> Iterator[Part]:
-    """Name who opened more often than was closed, by these verbs."""
+    """Yield who opened each library more often than it was closed, using these verbs."""
     words = []
     for each in accounts:
         excess = total(each.opens_by_caller) - total(each.closes_by_caller)

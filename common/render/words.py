@@ -9,7 +9,7 @@ from .document import Facts, Part, Sentence
 
 
 def size_words(size: int) -> str:
-    """Give a number of bytes as people read it."""
+    """Return a number of bytes in a readable unit."""
     if size < 1 << 20:
         return f"{size / 1024:.0f} KiB"
     return f"{size / (1 << 20):.1f} MiB"
@@ -20,12 +20,12 @@ _FIRST_POINTER = 65536
 
 
 def completed(count: int, noun: str, plural: str = "") -> str:
-    """Give a number with its noun."""
+    """Return a number with its noun."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
-    """Say what was examined, and where the offsets came from."""
+    """Yield the target, the loader and the source of the offsets."""
     version = f" {loader.version}" if loader.version else ""
     rows = [(f"{loader.kind}{version}, {target.arch}", target.description)]
     if loader.layout:
@@ -34,18 +34,18 @@ def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
 
 
 def problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
-    """Say what could not be established."""
+    """Yield the problems."""
     for problem in problems:
         yield Sentence(f"problem: {problem.where}: {problem.message}")
 
 
 def plain(value: int) -> str:
-    """Show counts in decimal and pointers in hexadecimal."""
+    """Return a value as text: counts in decimal, pointers in hexadecimal."""
     return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 
 
 def times(count: object) -> str:
-    """Say how often."""
+    """Return a number of times in words."""
     return "once" if count == 1 else f"{count} times"
 
 

@@ -9,7 +9,7 @@ from .report import in_words, say
 
 
 class Changes:
-    """Carry out changes, each once, and name them; in a dry run only name them."""
+    """Applies and prints changes, each once; in a dry run only prints them."""
 
     def __init__(self, dry_run: bool) -> None:
         self.dry_run = dry_run
@@ -18,7 +18,7 @@ class Changes:
         self._failed: dict[str, Union[SetupError, OSError]] = {}
 
     def make(self, what: str, action: Callable[..., object], *arguments: object) -> None:
-        """Name the change ``what``, an imperative, and carry it out by ``action``.
+        """Print the change ``what``, an imperative, and apply it by calling ``action``.
 
         :raises SetupError: if it cannot be made, as OSError; the same again if it could not be made before.
         """
@@ -39,13 +39,13 @@ class Changes:
 
 
 class Attempts:
-    """Try each part of a sub-command and keep why some could not be done, each reason once."""
+    """Tries each part of a sub-command, and collects the reasons for failures, each once."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, bool] = {}  # and whether it is a failure
 
     def make(self, action: Callable[..., object], *arguments: object) -> bool:
-        """Carry out a part and return True if that could be done."""
+        """Try a part; return True if it succeeded."""
         try:
             action(*arguments)
         except UnusableError as error:
@@ -60,14 +60,14 @@ class Attempts:
 
     @property
     def notes(self) -> list[str]:
-        """List why a debugger, or the shell, goes without dlwhy where others have it."""
+        """List why one debugger, or the shell, goes without dlwhy while others have it."""
         return [text for text, is_failure in self._reasons.items() if not is_failure]
 
     @property
     def failures(self) -> list[str]:
-        """List why what is asked for is not done."""
+        """List why the requested changes were not made."""
         return [text for text, is_failure in self._reasons.items() if is_failure]
 
     def take_notes_for_failures(self) -> None:
-        """Take what was noted so far for failures: nothing else was done instead."""
+        """Turn the notes into failures: nothing else succeeded."""
         self._reasons = dict.fromkeys(self._reasons, True)

@@ -33,14 +33,14 @@ def tell(checks: list[Check]) -> int:
 
 
 def packages_script(python: tuple[int, ...]) -> str:
-    """Compose a line of Python that prints which packages a debugger's Python lacks."""
+    """Build a line of Python that prints which packages a debugger's Python lacks."""
     modules = [MODULE_NAMES.get(name, name) for name in map(package_name, listed("dependencies"))]
     script = f"import importlib.util as u, sys; sys.path.append({str(private_folder(python))!r}); "
     return script + f"print('lacks', *[m for m in {modules!r} if not u.find_spec(m)])"
 
 
 def judge_packages(debugger: str, output: str) -> Check:
-    """Judge what that script printed."""
+    """Return the check that the script's output amounts to."""
     lacking = re.search("^lacks(.*)", output, re.MULTILINE)
     if lacking is None or lacking[1].split():
         what = f"packages missing in {debugger}'s Python ({lacking[1].strip() if lacking else output.strip()})"

@@ -1,4 +1,4 @@
-"""How is a file read, written and removed that may be anything, or nothing?"""
+"""How are files read, written and removed whose place may hold anything, or nothing?"""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def remove(path: Path) -> None:
 
 
 def rewrite(path: Path, old: bytes, new: bytes) -> None:
-    """Turn a file's content from ``old`` to ``new`` in place; what both begin with is not written again."""
+    """Change a file's content from ``old`` to ``new`` in place; their common prefix is not written."""
     differing = (at for at, (one, other) in enumerate(zip(old, new)) if one != other)
     start = next(differing, min(len(old), len(new)))
     with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b") as file:

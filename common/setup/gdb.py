@@ -25,7 +25,7 @@ INSTALL_PACKAGES = {"gdb": "gdb"}
 
 
 class Gdb(NamedTuple):
-    """The gdb on PATH: ``python`` is the version that it embeds, None without one."""
+    """The gdb on PATH; ``python`` is the version it embeds, None without one."""
 
     path: str
     version: tuple[int, ...]
@@ -85,7 +85,7 @@ def init_file(gdb: Optional[Gdb]) -> Path:
 
 
 def gdb_line() -> bytes:
-    """Compose the command that makes gdb load dlwhy."""
+    """Build the command that makes gdb load dlwhy."""
     entry = os.fsencode(ENTRY_SCRIPT)
     if b"\n" in entry:
         raise UnusableError(f"gdb cannot source a file whose path holds a line end: {ENTRY_SCRIPT}")
@@ -101,7 +101,7 @@ def install_into_gdb(changes: Changes, gdb: Optional[Gdb]) -> None:
 
 
 def check_gdb(gdb: Optional[Gdb], needed: bool) -> Check:
-    """Check that there is a gdb; it is needed where there is no LLDB."""
+    """Check that gdb is installed; it is required if there is no LLDB."""
     if gdb is None and not needed:
         return Check("note", "no gdb on PATH", "not needed; in Debian: apt-get install gdb")
     if gdb is None:
@@ -110,7 +110,7 @@ def check_gdb(gdb: Optional[Gdb], needed: bool) -> Check:
 
 
 def check_python(gdb: Gdb) -> Check:
-    """Check that gdb has a Python, and one that is new enough."""
+    """Check that gdb embeds a recent enough Python."""
     try:
         return Check("ok", f"gdb embeds Python {dotted(python_of(gdb))}")
     except SetupError as failure:
@@ -125,7 +125,7 @@ def check_dependencies(gdb: str, python: tuple[int, ...]) -> Check:
 
 
 def check_gdb_start(gdb: Gdb) -> list[Check]:
-    """Check that gdb loads dlwhy at its start; it is not started where it could wait for ever for its init file."""
+    """Check that gdb loads dlwhy at start-up; gdb is not run if its init file could block it."""
     path = init_file(gdb)
     checks = [check_init_file("gdb", path, gdb_line())]
     return [*checks, check_command(gdb)] if is_readable(path) else checks

@@ -44,7 +44,7 @@ def find_block(path: Path, content: bytes) -> Optional[re.Match[bytes]]:
 
 
 def block(note: bytes, line: bytes) -> bytes:
-    """Compose our block; ``note`` tells uninstall what else there is to take back."""
+    """Build our block; ``note`` tells uninstall what else to remove."""
     return BLOCK_BEGIN + note + b"\n" + line + b"\n" + BLOCK_END + b"\n"
 
 
@@ -78,7 +78,7 @@ def write_block(changes: Changes, path: Path, line: bytes) -> None:
 
 
 def remove_block(changes: Changes, path: Path) -> None:
-    """Take our block out of an init file, and remove the file when it is ours."""
+    """Remove our block from an init file, and the file itself if we created it."""
     try:
         old = read_init(path)
     except UnusableError as failure:

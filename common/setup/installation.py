@@ -49,7 +49,7 @@ def install(changes: Changes) -> int:
 
 
 def tell_what_is_installed(changes: Changes, usable: list[str]) -> None:
-    """Say how to begin with what there is now."""
+    """Print how to start using what was installed."""
     if changes.dry_run:
         return
     if usable:
@@ -59,19 +59,19 @@ def tell_what_is_installed(changes: Changes, usable: list[str]) -> None:
 
 
 def end(failures: list[str]) -> int:
-    """Complain of each failure and return the exit status."""
+    """Print each failure and return the exit status."""
     for text in failures:
         complain(text)
     return int(bool(failures))
 
 
 def paths() -> list[Path]:
-    """List what is read, written or run in the folders of the user."""
+    """Return the paths in the user's folders that are read, written or run."""
     return [*init_files(), *lldb_init_files(), command_path(), data_folder(), cache_folder()]
 
 
 def uninstall(changes: Changes) -> int:
-    """Take our blocks out of the debuggers' init files, remove the shell's command, WinDbg's script and our folders."""
+    """Remove our blocks from the init files, and the shell's command, WinDbg's script and our folders."""
     attempts = Attempts()
     if os.path.exists(windbg_script()):
         attempts.make(changes.make, f"remove {windbg_script()}", windbg_script().unlink)

@@ -23,7 +23,7 @@ EMBEDS = "import sys; print('embeds %d.%d' % sys.version_info[:2], hasattr(lldb,
 
 
 class Lldb(NamedTuple):
-    """An LLDB on PATH: its Python works with ``variables`` in the environment, or fails with ``failure``."""
+    """An LLDB on PATH: its Python works given ``variables`` in the environment, or fails with ``failure``."""
 
     path: str
     version: tuple[int, ...]
@@ -91,12 +91,12 @@ def lldb_python(lldb: Lldb) -> tuple[int, ...]:
 
 
 def packaged(lldb: Lldb) -> str:
-    """Name Debian's package of LLDB's Python modules."""
+    """Return the Debian package of LLDB's Python modules."""
     return f"python3-lldb-{lldb.version[0] if lldb.version else 'VERSION'}"
 
 
 def advice(lldb: Lldb) -> str:
-    """Say how to start an LLDB whose Python needs something in the environment."""
+    """Return how to start an LLDB whose Python needs environment variables."""
     settings = [f"PATH={value.split(os.pathsep)[0]}:$PATH" for name, value in lldb.variables.items() if name == "PATH"]
     settings += [f"{name}={value}" for name, value in lldb.variables.items() if name != "PATH"]
     return f"start it as: {' '.join(settings)} {Path(lldb.path).name}"
@@ -114,7 +114,7 @@ def lldb_init_file() -> Path:
 
 
 def lldb_line() -> bytes:
-    """Compose the command that makes LLDB load dlwhy; LLDB evaluates what stands between backquotes."""
+    """Build the command that makes LLDB load dlwhy; LLDB evaluates text in backquotes."""
     entry = os.fsencode(LLDB_ENTRY_SCRIPT)
     if re.search(rb"[\n`]", entry):
         raise UnusableError(f"LLDB cannot import a file whose path holds a line end or `: {LLDB_ENTRY_SCRIPT}")

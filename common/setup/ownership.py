@@ -12,7 +12,7 @@ from ..errors import SetupError
 
 
 def refuse_folders_of_others(paths: Iterable[Path]) -> None:
-    """Refuse to be root where another user can change what is read, run or written at these paths.
+    """Raise SetupError as root if another user can change what is read, run or written at these paths.
 
     Who may write to a folder can put links and programs in it at any moment, so no look at a file itself would do.
 
@@ -30,7 +30,7 @@ def refuse_folders_of_others(paths: Iterable[Path]) -> None:
 
 
 def find_other_hand(path: Path) -> str:
-    """Say what lets another user than root decide what a path leads to; nothing when all on the way is root's."""
+    """Return what lets a user other than root change a path, empty if nothing does."""
     at, rest, links = Path("/"), list(path.parts[1:]), 0
     while rest:
         step = at / rest.pop(0)

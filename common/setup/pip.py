@@ -1,4 +1,4 @@
-"""How do the Python packages that dlwhy uses get into a private folder for a debugger's Python?"""
+"""How are dlwhy's Python packages installed into a private folder for a debugger's Python?"""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def package_name(requirement: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip is to install: its words for that, and the text that marks a folder filled with it; none, if newest."""
+    """What pip installs: its arguments, and the stamp of a folder filled with it; no stamp for the newest."""
 
     words: list[str]
     stamp: str
 
 
 def read_lock(name: str) -> Requirements:
-    """Return what a lock lists: a version of each package, and the hashes of its files."""
+    """Return the contents of a lock: a version of each package, and the hashes of its files."""
     lock = ROOT / "requirements" / f"{name}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     return Requirements(["--no-deps", "--require-hashes", "-r", str(lock)], f"{lock.name} sha256:{digest}\n")
 
 
 def read_ranges(*keys: str) -> Requirements:
-    """Return what pyproject.toml asks for, so the newest of it, which a folder may no longer hold."""
+    """Return the requirements in pyproject.toml, which allow newer versions than a filled folder holds."""
     return Requirements([requirement for key in keys for requirement in listed(key)], "")
 
 

@@ -30,7 +30,7 @@ def find_program(name: str) -> Optional[str]:
 
 
 def unreadable_folders() -> list[str]:
-    """List what on PATH cannot be looked into, each folder once, by the first of the names that PATH has for it."""
+    """Return the folders on PATH that cannot be listed, each once, by its first name on PATH."""
     folders: dict[str, str] = {}
     for folder in folders_on_path():
         folders.setdefault(os.path.realpath(folder), folder)
@@ -95,5 +95,5 @@ def this_python() -> str:
 
 
 def isolated(*words: str) -> list[str]:
-    """Compose a command for this Python that takes modules from Python's own folders only."""
+    """Build a command for this Python that imports from Python's own folders only."""
     return [this_python(), "-I", *words]

@@ -1,4 +1,4 @@
-"""What does the user of install.py read, and how is it put?"""
+"""What does install.py tell its user, and how?"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Let a stream that takes nothing lead nowhere: Python writes what it still holds when it ends."""
+    """Redirect a broken stream to nowhere: Python flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -52,5 +52,5 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def in_words(error: OSError) -> str:
-    """Say what the system refused, and of which file."""
+    """Return what the system refused, and for which file."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -1,4 +1,4 @@
-"""Is there a Rust compiler that works, and how is that asked without a trace?
+"""Is there a working Rust compiler, and how is that found out without leaving files behind?
 
 rustup's stand-in for rustc makes rustup's folder where there is none.  pip starts rustc too: it tells servers of what
 version that is.

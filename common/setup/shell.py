@@ -25,7 +25,7 @@ def command_path() -> Path:
 
 
 def command_text() -> str:
-    """Compose the command; without site (-S), of which dlwhy needs nothing, Python starts a third faster."""
+    """Build the command; Python starts a third faster without site (-S), which dlwhy does not need."""
     words = [this_python(), "-IS", str(ROOT / "__main__.py")]
     return f'#!/bin/sh\n{COMMAND_MARK}exec {shlex.join(words)} "$@"\n'
 

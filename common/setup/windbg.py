@@ -1,4 +1,4 @@
-"""What of WinDbg and its Python is there, does it load dlwhy, and how is that arranged?"""
+"""Which parts of WinDbg and its Python are there, does it load dlwhy, and how is that arranged?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PYKD = "print('pykd is there')"
 
 
 class WinDbg(NamedTuple):
-    """What WinDbg needs to run dlwhy, None what was not found: itself, CPython with pykd, the bootstrapper of pykd."""
+    """What WinDbg needs to run dlwhy, None for missing parts: WinDbg, CPython with pykd, pykd's bootstrapper."""
 
     program: Optional[Path]
     python: Optional[Path]
@@ -33,7 +33,7 @@ class WinDbg(NamedTuple):
 
 
 def find_windbg() -> WinDbg:
-    """Look for WinDbg and what makes Python run in it, where their installers put them."""
+    """Find WinDbg, CPython with pykd, and pykd's bootstrapper, where their installers put them."""
     program_files = [Path(os.environ[name]) for name in ("ProgramFiles(x86)", "ProgramFiles") if os.environ.get(name)]
     kits = registry_values("SOFTWARE\\Microsoft\\Windows Kits\\Installed Roots", "WindowsDebuggersRoot10")
     kits += [folder / "Windows Kits" / "10" / "Debuggers" for folder in program_files]
@@ -80,7 +80,7 @@ def windbg_script() -> Path:
 
 
 def windbg_lines(bootstrapper: Path) -> str:
-    """Compose that script: it loads the bootstrapper, and defines an alias for each command about Windows."""
+    """Build the script that loads the bootstrapper and defines an alias for each Windows command."""
     aliases = [f'aS !{name} !py -g "{WINDBG_ENTRY_SCRIPT}" {name}\n' for name in commands_of("windows")]
     return f".load {bootstrapper}\n" + "".join(aliases)
 
@@ -105,7 +105,7 @@ def install_into_windbg(changes: Changes) -> int:
 
 
 def check_windbg_parts(found: WinDbg) -> list[Check]:
-    """Judge what was found of WinDbg and its Python."""
+    """Return checks of WinDbg and its Python."""
     version = dotted(WINDBG_PYTHON)
     pip = f"{found.python or 'python'} -m pip install pykd"
     return [

@@ -1,4 +1,4 @@
-"""What do the events and the sums of a trace hold on every system?"""
+"""Which values do traces of all systems share?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _T = TypeVar("_T")
 
 
 class Site(NamedTuple):
-    """A place in code: library, function and source line, each None when unknown."""
+    """A location in code: library, function and source line, each None if unknown."""
 
     address: int
     library: Optional[str] = None
@@ -18,7 +18,7 @@ class Site(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Which event it is, when it was (seconds since the start of the trace), in which thread, and on whose behalf.
+    """The keys common to all events: number, time, thread and caller.
 
     ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``initiated_by`` says whether it
     called itself ("user") or libc did for it ("libc").  ``within_event`` is the number of the event during which this
@@ -46,7 +46,7 @@ class OpenResult(Enum):
 
 
 class Calls(NamedTuple):
-    """How often one place opened, or closed, a library."""
+    """How often one call site opened, or closed, a library."""
 
     caller: Optional[Site]
     initiated_by: str
@@ -95,7 +95,7 @@ class Totals(NamedTuple):
 
 
 def without(some: tuple[_T, ...], others: tuple[_T, ...]) -> tuple[_T, ...]:
-    """Return those of some libraries that are not among others."""
+    """Return the items of one tuple that another lacks."""
     if some == others:
         return ()
     taken = set(others)

@@ -1,4 +1,4 @@
-"""Who opened and closed what, how often, and how did it end?  Sums of events, so that a long trace takes little.
+"""Who opened and closed what, how often, and with which result?  Totals only: a long trace takes little memory.
 
 What the events of all systems share is counted here; the ledgers of each keep the events themselves.
 """
@@ -19,14 +19,14 @@ MAX_LISTED = 1000
 
 
 class AccountKey(NamedTuple):
-    """Which library an account is of: one file is another library in another namespace, where there are any."""
+    """A library's path and namespace: one file can be loaded in several namespaces."""
 
     path: str
     namespace: int
 
 
 class Ending(NamedTuple):
-    """How a close ended: how many libraries it unloaded, and whether any stayed that was needed by what it closed.
+    """The effect of a close: how many libraries it unloaded, and whether a dependency stayed.
 
     ``is_exact`` says whether what went was predicted when it began, ``is_wrong`` that no prediction explains it.
     """
@@ -50,10 +50,10 @@ class _Sums:
 
 
 class Ledger:
-    """Sums of the events of a trace."""
+    """The totals over a trace's events."""
 
     def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
-        """Take the open counts of what was loaded at the program's start."""
+        """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
         self._at_start = at_start or {}
         self._accounts: dict[AccountKey, _Sums] = {}
         self._counts: Counter[str] = Counter()
@@ -109,7 +109,7 @@ class Ledger:
         return is_mismatch
 
     def count_unseen(self, opens: int, closes: int) -> None:
-        """Count what opened or closed without having been seen."""
+        """Count opens and closes that no event shows."""
         self._counts["opens_unseen"] += opens
         self._counts["closes_unseen"] += closes
 
@@ -121,16 +121,16 @@ class Ledger:
             self._unlisted[name] += 1
 
     def problems(self) -> tuple[Problem, ...]:
-        """Tell of which events there were more than are listed."""
+        """Return for which kinds of event more occurred than are listed."""
         text = "there were {} more than the {} that are listed here; --log has all"
         return tuple(Problem(name, text.format(count, MAX_LISTED)) for name, count in self._unlisted.items())
 
     def totals(self) -> Totals:
-        """Give what was counted."""
+        """Return the totals."""
         return Totals(**{name: self._counts[name] for name in Totals._fields})
 
     def accounts_with(self, left: Mapping[AccountKey, int]) -> tuple[LibraryTotals, ...]:
-        """Give the account of each library, by the open counts of now."""
+        """Return the account of each library, with its current open count."""
         found = [
             LibraryTotals(
                 name=sums.name,

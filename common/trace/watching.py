@@ -1,4 +1,4 @@
-"""What is watched in a process, since when, and why not any more?"""
+"""What does a trace watch, since when, and why has it ended?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..target import Subscription
 
 
 class Watching:
-    """The breakpoints and callbacks of a trace, from its beginning to its end, and the count of its events.
+    """The breakpoints and callbacks of a trace, and the count of its events.
 
     ``ending`` says why nothing is watched any more, None while it goes on; ``number`` is that of the latest event.
     """
@@ -22,11 +22,11 @@ class Watching:
         self._seconds: Optional[float] = None
 
     def keep(self, *subscriptions: Subscription) -> None:
-        """Keep what is to be taken back at the end."""
+        """Store subscriptions until the end of the trace."""
         self._subscriptions += subscriptions
 
     def end(self, why: str) -> bool:
-        """Take everything back; returns False if that was done before."""
+        """Cancel all subscriptions; return False if that was done before."""
         if self.ending is not None:
             return False
         self.ending = why
@@ -46,5 +46,5 @@ class Watching:
         return round(time.monotonic() - self._begun, 6)
 
     def seconds(self) -> float:
-        """Return how long the trace has lasted, or lasted."""
+        """Return the duration of the trace, so far or in all."""
         return time.monotonic() - self._begun if self._seconds is None else self._seconds

@@ -1,4 +1,4 @@
-"""Which DLL used to be at this address, and does a thread still point there?"""
+"""Which DLL used to be at an address, and does a thread still point there?"""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _with_pointers(
     loaded: Sequence[tuple[int, int, str]],
     problems: list[Problem],
 ) -> list[GoneDll]:
-    """Add what points into each range that nothing uses now: registers, and words of the stacks."""
+    """Add to each range that is now unused the registers and stack words that point into it."""
     taken = _joined(loaded)
     free = [gone for gone in found if not _overlaps(taken, gone.image.base, gone.image.base + gone.image.size)]
     # The newest owner of a range is whom a stale pointer is about.
@@ -189,7 +189,7 @@ def _words(
 
 
 def _stack(memory: Memory, start: int, end: int, size: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield what is there of a stack, page by page, as words of ``size`` bytes."""
+    """Yield the readable part of a stack, page by page, as words of ``size`` bytes."""
     address = start
     while address < end:
         step = min(end, address - address % 4096 + 4096) - address

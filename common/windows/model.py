@@ -1,4 +1,4 @@
-"""Which facts about Windows' loader are passed between the layers?
+"""Which values describe DLLs, files and the machine?
 
 Values as in `model`: frozen, comparable, without a reference to a target.  Structure and field names are NT's own.
 """
@@ -14,14 +14,14 @@ from ..paths import windows_base_name
 
 
 class SystemVersion(NamedTuple):
-    """A version of Windows as the target tells it; ``build`` is 0 when unknown."""
+    """A version of Windows as the target reports it; ``build`` is 0 if unknown."""
 
     major: int
     minor: int
     build: int
 
     def __str__(self) -> str:
-        """Write it as Windows does."""
+        """Return the version as Windows writes it."""
         return f"{self.major}.{self.minor}.{self.build}"
 
 
@@ -47,7 +47,7 @@ class UnloadedImage(NamedTuple):
 
 
 class LoaderRule(enum.Enum):
-    """By which rules does this loader count and unload?
+    """The rules by which a loader counts and unloads.
 
     XP: 16-bit counts along the import tables, up to 2003.  WIN7: the same, Vista and 7.  WIN8: the graph of Windows 8
     to 11.  WINE: 16-bit counts along the edges of the graph.
@@ -71,7 +71,7 @@ class DllHoldKind(enum.Enum):
 
 
 class DllHold(NamedTuple):
-    """One thing that keeps a DLL loaded.
+    """One reason why a DLL stays loaded.
 
     Which of the optional members are set depends on ``kind``: ``origin`` for pins (``loader``, ``explicit``,
     ``inherited``, ``shim``, ``verifier``, ``clr`` or ``unknown``), ``total`` for load counts, ``chain`` (names from the
@@ -87,7 +87,7 @@ class DllHold(NamedTuple):
 
 
 class ListPositions(NamedTuple):
-    """The places of a DLL in the loader's three lists, from 0; None where it is in none."""
+    """A DLL's positions in the loader's three lists, from 0; None if it is not in a list."""
 
     load: Optional[int] = None
     memory: Optional[int] = None
@@ -128,7 +128,7 @@ class Dll(NamedTuple):
 
 
 class LoaderRules(NamedTuple):
-    """By which rules one of the process's loaders works, and the evidence for that."""
+    """The rules of one of the process's loaders, and the evidence for them."""
 
     loader: str
     rule: LoaderRule
@@ -155,7 +155,7 @@ class DllStep(NamedTuple):
 
 
 class ImportCycleAlternative(NamedTuple):
-    """What the same frees would do through another DLL of an import cycle.
+    """What the same number of frees would do through another DLL of an import cycle.
 
     ``would_unload`` names what would go, ``would_pin`` what would be pinned for good, because its count falls below 0.
     """
@@ -200,7 +200,7 @@ class DllPlan(NamedTuple):
 
     @property
     def goes(self) -> bool:
-        """Tell whether the freed DLL itself would go."""
+        """Return True if the freed DLL itself is unloaded."""
         return any(each.ldr_entry == self.dll.ldr_entry for each in self.unloads)
 
 
@@ -317,7 +317,7 @@ class SectionUse(NamedTuple):
 
 
 class Allowed(enum.Enum):
-    """Can it be done?  PROBABLY: nothing seen stands in the way, but not all is known."""
+    """Whether an operation is possible.  PROBABLY: nothing seen prevents it, but not everything is known."""
 
     YES = "yes"
     NO = "no"
@@ -344,7 +344,7 @@ class Operation(NamedTuple):
 
 
 class MappedFile(NamedTuple):
-    """A file that processes map, and what can be done to it meanwhile.
+    """A file that processes map, and the operations that are possible on it.
 
     ``file_name`` is that of the file object, relative to its volume, None where it cannot be read (then
     ``name_address`` says where it would be); ``device_object`` is the address of the volume's _DEVICE_OBJECT.  ``file``
@@ -364,7 +364,7 @@ class MappedFile(NamedTuple):
 
     @property
     def base_name(self) -> str:
-        """Give the last part of the name."""
+        """Return the last part of the name."""
         return windows_base_name(self.file_name or "")
 
 

@@ -68,7 +68,7 @@ class PeImage:
         return self.memory.c_bytes(self.base + rva, MAX_NAME).decode("latin-1")
 
     def imports(self) -> Iterator[ImportedDll]:
-        """Yield what the loader walks before Windows 8, in its order.
+        """Yield the imports in the order in which loaders before Windows 8 walk them.
 
         That is the bound-import directory with its forwarder references where there is one, else the import directory.
 
@@ -108,7 +108,7 @@ class PeImage:
         raise CorruptError("an import directory without end", self.base + rva)
 
     def imports_any(self, wanted: frozenset[str]) -> bool:
-        """Tell whether one of these functions is imported by name, delay loads included.
+        """Return True if one of these functions is imported by name, delay loads included.
 
         :raises DlwhyError: if the tables cannot be read.
         """

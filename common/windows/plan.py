@@ -32,7 +32,7 @@ _STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHold
 def plan_free(
     target: Target, text: str, evaluate: Callable[[str], int], frees: Optional[int] = 1, pid: Optional[int] = None
 ) -> DllPlans:
-    """Predict what ``frees`` calls of FreeLibrary (None: all that have an effect) on the DLL ``text`` would do.
+    """Predict the effect of ``frees`` calls of FreeLibrary (None: all effective ones) on the DLL ``text``.
 
     :raises NotFoundError: if no DLL fits, or more than one.
     :raises UnsupportedError: if it is no process of Windows, or the loader's lists are not in memory.
@@ -60,7 +60,7 @@ def plan_free(
 
 
 def plan_once(examined: WindowsExamination, loader: Loader, world: World, entry: Entry) -> DllPlan:
-    """Predict what one FreeLibrary would do; why that is not all certain is among the problems of ``examined``."""
+    """Predict one call of FreeLibrary; ``examined.problems`` says what is uncertain."""
     return _plan(examined, loader, world, entry, 1, examined.problems)
 
 
@@ -133,7 +133,7 @@ def _count_left(after: World, entry: Entry) -> Optional[int]:
 def _keeps(
     examined: WindowsExamination, loader: Loader, world: World, after: World, entry: Entry, dead: set[int]
 ) -> Iterator[Dll]:
-    """Describe what stays of the DLL and its closure, but for what stays for good, which is left out."""
+    """Yield the DLL and its imports as far as they stay; permanent ones are omitted."""
     judge = Judge(loader, after)
     for key in Search([world.by_entry[entry.address]], world.children):
         unit = world.units[key]
@@ -145,7 +145,7 @@ def _keeps(
 def _remedy(
     examined: WindowsExamination, loader: Loader, after: World, entry: Entry
 ) -> tuple[tuple[DllStep, ...], Optional[Dll]]:
-    """Find what must still be freed for a DLL to go: all loads of it and of whatever imports it; or what forbids it."""
+    """Return what else must be freed to unload a DLL, or what keeps it for good."""
     judge = Judge(loader, after)
     steps: list[DllStep] = []
     for key in Search([after.by_entry[entry.address]], after.parents):
@@ -161,7 +161,7 @@ def _remedy(
 
 
 def _frees_others(loader: Loader, entry: Entry) -> Optional[bool]:
-    """Tell whether a DLL imports FreeLibrary; None if its imports cannot be read."""
+    """Return whether a DLL imports FreeLibrary, None if its imports cannot be read."""
     image = find_image(loader.memory, entry.base)
     if image is None:
         return None
@@ -172,7 +172,7 @@ def _frees_others(loader: Loader, entry: Entry) -> Optional[bool]:
 
 
 def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...]]:
-    """Name the import cycles in the closure of a DLL, each from where it is entered.
+    """Yield the import cycles in a DLL's closure as names, each from its entry.
 
     On Windows 8 and later the modules of a cycle share a node; elsewhere they are found in the graph.
     """
@@ -191,7 +191,7 @@ def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...
 def _cycle_entries(
     judge: Judge, loader: Loader, world: World, entry: Entry, frees: int
 ) -> Iterator[ImportCycleAlternative]:
-    """Play through what as many frees of the other members of a cycle would do, where entries count."""
+    """Simulate the same number of frees through each other member of a cycle, where entries have their own counts."""
     if world.rule is LoaderRule.WIN8:
         return
     others = [

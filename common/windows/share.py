@@ -52,7 +52,7 @@ _MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
 class _Found(NamedTuple):
-    """A file that is mapped: its control areas by address, its file objects, and its views."""
+    """A mapped file: its control areas by address, its file objects, and its views."""
 
     areas: dict[int, ControlArea]
     files: dict[int, FileObject]
@@ -60,7 +60,7 @@ class _Found(NamedTuple):
 
 
 def require_kernel(target: Target) -> KernelTarget:
-    """Take a target as that of a whole machine.
+    """Return the target as a whole machine's.
 
     :raises UnsupportedError: if it is a process, or a dump of one.
     """
@@ -73,7 +73,7 @@ def require_kernel(target: Target) -> KernelTarget:
 
 
 def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: Optional[int] = None) -> Share:
-    """Judge the mapped files that a name, path, pattern or address (in process ``pid``, else the current one) fits.
+    """Return the verdicts on the mapped files that match a name, path, pattern or address (in process ``pid``).
 
     :raises NotFoundError: if none fits, or there is no such process.
     :raises UnsupportedError: if the target is no kernel's.
@@ -89,7 +89,7 @@ def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: O
 
 
 def share_all(target: Target, pid: Optional[int] = None) -> Share:
-    """Judge every file that is mapped as an image, in all processes or in one.
+    """Return the verdicts on every file that is mapped as an image, by all processes or by one.
 
     :raises NotFoundError: if there is no such process.
     :raises UnsupportedError: if the target is no kernel's.
@@ -108,7 +108,7 @@ def share_all(target: Target, pid: Optional[int] = None) -> Share:
 
 
 class _Machine:
-    """All processes of a machine, and the files that they map; a file is known by its section object pointers."""
+    """All processes of a machine and the files they map, keyed by section object pointers."""
 
     def __init__(self, target: KernelTarget) -> None:
         self.nt = find_nt(target)
@@ -196,7 +196,7 @@ class _Machine:
     # -- which files are meant --------------------------------------------------------------------------------
 
     def name(self, key: int) -> Optional[str]:
-        """Give a file's name, None where it cannot be read."""
+        """Return a file's name, None if it cannot be read."""
         return next((file.name.text for file in self.found[key].files.values() if file.name.text), None)
 
     def by_name(self, text: str, pid: Optional[int]) -> list[int]:
@@ -262,7 +262,7 @@ class _Machine:
     # -- the answer -------------------------------------------------------------------------------------------
 
     def answer(self, keys: Sequence[int], asked: Optional[str], pid: Optional[int]) -> Share:
-        """Judge files."""
+        """Return the verdicts on files."""
         for key in keys:
             self._take_from_ring(key)
         before = len(self.problems)
@@ -279,7 +279,7 @@ class _Machine:
         )
 
     def told(self) -> tuple[Problem, ...]:
-        """Give the problems, not too many of them."""
+        """Return the problems, up to a limit."""
         problems = tuple(dict.fromkeys((*self.problems, *self.nt.target.problems())))
         cut = self.nt.memory.problems()
         if len(problems) <= MAX_PROBLEMS:
@@ -360,7 +360,7 @@ class _Machine:
         )
 
     def _affordable(self, mappings: Sequence[View]) -> Iterator[View]:
-        """Iterate over the mappings that can be told."""
+        """Yield the mappings that the budget allows to report."""
         for mapping in mappings:
             if not self.nt.memory.spend(_MAPPING_UNITS, "mappings"):
                 return
@@ -390,7 +390,7 @@ class _Machine:
 
 
 def _names(name: str, wanted: str) -> bool:
-    """Tell whether a lower-case path is, or ends with, what is wanted; a name may lack its extension."""
+    """Return True if a lower-case path equals or ends with ``wanted``; the extension may be omitted."""
     if name == wanted or name.endswith("\\" + wanted.lstrip("\\")):
         return True
     base = windows_base_name(name)
@@ -398,7 +398,7 @@ def _names(name: str, wanted: str) -> bool:
 
 
 def _mapping_order(mapping: View, pid: Optional[int]) -> tuple[bool, bool, int, int]:
-    """Put the process that was asked for first, images before data."""
+    """Return the sort key of a mapping: the requested process first, images before data."""
     return mapping.pid != pid, not mapping.image, mapping.pid, mapping.base
 
 

@@ -31,7 +31,7 @@ _UNSEEN = "; not all handle tables could be read, so another opener can object"
 
 
 class Situation(NamedTuple):
-    """What is known of a file: its sections, every open of it, and whether there can be opens that were not seen."""
+    """The known sections and opens of a file, and whether there can be unseen opens."""
 
     sections: Sequence[SectionUse]
     opens: Sequence[OpenFile]
@@ -39,7 +39,7 @@ class Situation(NamedTuple):
     build: Optional[int]
 
     def live(self, image: bool) -> Optional[SectionUse]:
-        """Give the image or data section if it is in use."""
+        """Return the image or data section if it is in use."""
         return next((section for section in self.sections if section.image == image and section.in_use), None)
 
     def withholding(self, letter: str) -> list[OpenFile]:
@@ -48,12 +48,12 @@ class Situation(NamedTuple):
 
     @property
     def deleting(self) -> bool:
-        """Tell whether a delete is pending."""
+        """Return True if a delete is pending."""
         return any(each.delete_pending for each in self.opens)
 
 
 def judge(situation: Situation) -> tuple[Operation, ...]:
-    """Say for each operation whether it can be done now.
+    """Return for each operation whether it can be done now.
 
     Judged is what sections and sharing allow: permissions, the read-only attribute and filter drivers are not seen.
     """
@@ -70,7 +70,7 @@ def judge(situation: Situation) -> tuple[Operation, ...]:
 
 
 def _withheld(name: str, situation: Situation, letter: str) -> Optional[Operation]:
-    """Give the refusal by an open handle that does not share what an operation needs."""
+    """Return the refusal by an open handle that does not share the needed access, None if none refuses."""
     holders = situation.withholding(letter)
     if not holders:
         return None
@@ -80,7 +80,7 @@ def _withheld(name: str, situation: Situation, letter: str) -> Optional[Operatio
 
 
 def _allowed(name: str, situation: Situation, why: str, possible: Allowed = Allowed.YES) -> Operation:
-    """Give a permission, which is weaker where there can be openers that were not seen."""
+    """Return a permission, weakened if there may be unseen openers."""
     if not situation.handles_complete:
         return Operation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + _UNSEEN)
     return Operation(name, possible, None, why)

@@ -60,7 +60,7 @@ _OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED,
 
 
 class WindowsExamination:
-    """One look at the loaders of a process."""
+    """The verdicts on one process's DLLs, from one read of its loaders."""
 
     def __init__(self, target: Target, pid: Optional[int] = None) -> None:
         """Read the loaders; of a machine those of the process with that id, else of the current one.
@@ -111,7 +111,7 @@ class WindowsExamination:
         raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
 
     def state(self) -> DllState:
-        """Give the answer of ``dllstate``."""
+        """Return the answer of ``dllstate``."""
         shutdowns = [loader.shutdown for loader in self.loaders if loader.shutdown is not None]
         return DllState(
             self.target_info(),
@@ -123,23 +123,23 @@ class WindowsExamination:
         )
 
     def all_problems(self) -> tuple[Problem, ...]:
-        """Give what was met until now."""
+        """Return the problems met so far."""
         late = [problem for problem in self.target.problems() if problem not in self.problems]
         return (*self.problems, *late, *self.memory.problems())
 
     def target_info(self) -> TargetInfo:
-        """Say what is examined."""
+        """Return the description of the target."""
         target = self.target
         return TargetInfo(target.kind, target.platform.os, target.platform.arch, target.pid, target.description)
 
     def loader_info(self) -> LoaderInfo:
-        """Say which loader it is."""
+        """Return the description of the loader."""
         source = self.loaders[0].source if self.loaders else None
         system = self.loaders[0].version if self.loaders else self.target.system
         return LoaderInfo("nt", str(system) if system.build else None, source)
 
     def rules(self) -> tuple[LoaderRules, ...]:
-        """Say by which rules each loader works."""
+        """Return the rule that each loader follows."""
         found = []
         for loader in self.loaders:
             reason = loader.rule_reason
@@ -149,7 +149,7 @@ class WindowsExamination:
         return tuple(found)
 
     def _compare_with_images(self) -> Iterable[Problem]:
-        """Say where the loader's lists and the debugger's or dump's list of modules disagree."""
+        """Yield where the loader's lists and the debugger's or dump's module list disagree."""
         listed = {entry.base: entry for loader in self.loaders for entry in loader.entries.values()}
         if not listed:
             return
@@ -173,7 +173,7 @@ class WindowsExamination:
 
 
 def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
-    """Examine all DLLs of a process of Windows; of a machine, of the process with that id, else of the current one.
+    """Examine all DLLs of a Windows process; of a machine those of process ``pid``, else of the current one.
 
     :raises UnsupportedError: if it is no process of Windows.
     :raises NotFoundError: if the machine has no such process.
@@ -285,7 +285,7 @@ def _world_problems(loader: Loader, world: World, judge: Judge) -> Iterable[Prob
 
 
 class Judge:
-    """Judge the DLLs of one loader in one state of its counts."""
+    """Explains why the DLLs of one loader stay, given one state of its counts."""
 
     def __init__(self, loader: Loader, world: World) -> None:
         self.loader = loader
@@ -302,17 +302,17 @@ class Judge:
     # -- names ------------------------------------------------------------------------------------------------
 
     def name(self, key: int) -> str:
-        """Name a unit by its first module."""
+        """Return a unit's name: that of its first module."""
         unit = self.world.units.get(key)
         return _entry_name(unit.entries[0]) if unit else f"{key:#x}"
 
     def state(self, unit: Unit) -> Optional[int]:
-        """Give the state of a unit's node, None before Windows 8."""
+        """Return the state of a unit's node, None before Windows 8."""
         node = unit.entries[0].node
         return node.state if node and self.world.rule is LoaderRule.WIN8 else None
 
     def is_unloading(self, unit: Unit) -> bool:
-        """Tell whether a unit is being unloaded."""
+        """Return True if a unit is being unloaded."""
         if self.world.rule is not LoaderRule.WIN8:
             return unit.count == 0
         flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
@@ -321,7 +321,7 @@ class Judge:
     # -- holds ------------------------------------------------------------------------------------------------
 
     def own_holds(self, unit: Unit) -> list[DllHold]:
-        """Give what keeps a unit by itself, not through another."""
+        """Return the holds that a unit has itself, not through an importer."""
         first = unit.entries[0]
         if unit.key == self._main:
             return [DllHold(DllHoldKind.MAIN_PROGRAM, self._count_evidence(unit))]
@@ -348,7 +348,7 @@ class Judge:
         return first.record.evidence(first.count_field)
 
     def _static_import(self, unit: Unit) -> Optional[DllHold]:
-        """Tell whether it is in the closure of the program's imports, which stays."""
+        """Return the hold of a static import: the DLL is in the closure of the program's imports."""
         first = unit.entries[0]
         if self.world.rule is LoaderRule.WIN8:
             if not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
@@ -361,13 +361,13 @@ class Judge:
         return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=self._chain_from_main(unit.key))
 
     def _chain_from_main(self, key: int) -> tuple[str, ...]:
-        """Give the names from the program to a unit along its imports; empty if there is no such chain."""
+        """Return the names from the program to a unit along the imports; empty without such a chain."""
         if self._from_main is None:
             self._from_main = Search([] if self._main is None else [self._main], self.world.children).run()
         return self._chain(self._from_main, key)
 
     def _chain(self, reach: Search[int], key: int) -> tuple[str, ...]:
-        """Give the names from the root to a unit; of a long chain the middle is left out."""
+        """Return the names from the root to a unit; the middle of a long chain is omitted."""
         if key not in reach.before:
             return ()
         names = [self.name(key)]
@@ -429,7 +429,7 @@ class Judge:
         return tuple(reversed(names)) if len(names) > 1 else ()
 
     def _pinned_parents(self, key: int) -> Sequence[int]:
-        """Give the importers of a unit that are pinned, but for the program."""
+        """Return the pinned importers of a unit, except the program."""
         if key not in self._parents:
             self._parents[key] = [
                 each
@@ -455,7 +455,7 @@ class Judge:
         return self._held
 
     def holds(self, unit: Unit) -> tuple[tuple[DllHold, ...], int]:
-        """Give what keeps a unit, strongest first, and how many further importers do."""
+        """Return a unit's holds, strongest first, and the number of further importers."""
         own = self.own_holds(unit)
         if unit.pinned or unit.key == self._main or self.is_unloading(unit):
             return tuple(own), 0
@@ -476,7 +476,7 @@ class Judge:
         return (*own, *dependencies), len(parents) - len(dependencies)
 
     def held(self, unit: Unit, holds: Sequence[DllHold]) -> Optional[bool]:
-        """Tell whether a unit stays; None where it is not known."""
+        """Return whether a unit stays, None if unknown."""
         if self.is_unloading(unit):
             return False
         if holds:

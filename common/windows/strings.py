@@ -1,4 +1,4 @@
-"""What does a string of NT's say?"""
+"""What does a UNICODE_STRING contain?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must a target of Windows supply beyond `Target`?"""
+"""What must a target provide for Windows, beyond `Target`?"""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class WindowsTarget(Target, Protocol):
 
     @property
     def system(self) -> SystemVersion:
-        """Give the version of Windows that the target claims to run on."""
+        """Return the version of Windows that the target claims to run on."""
 
     def peb(self) -> Optional[int]:
-        """Give the address of the native PEB, None when unknown."""
+        """Return the address of the native PEB, None if unknown."""
 
     def images(self) -> Sequence[Image]:
         """List the modules that the debugger or dump knows, the program first."""
@@ -32,7 +32,7 @@ class WindowsTarget(Target, Protocol):
 
 
 class Frame(NamedTuple):
-    """A function that is being executed: its program counter, and its stack pointer at that place."""
+    """An active function: its program counter, and its stack pointer there."""
 
     pc: int
     sp: int
@@ -48,13 +48,13 @@ class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
         """Call back with base, name and whether it was loaded, else unloaded, in the thread that does it."""
 
     def current_lwp(self) -> int:
-        """Give the id of the thread that the last event came from."""
+        """Return the id of the thread that the last event came from."""
 
     def frames(self, most: int) -> Sequence[Frame]:
         """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
 
     def find_symbol(self, address: int) -> Optional[str]:
-        """Name the function that an address lies in, such as ``main+0x12``; the nearest export without a PDB."""
+        """Return the function that covers an address, such as ``main+0x12``; the nearest export without a PDB."""
 
     def run(self) -> None:
-        """Let the process run until it stops or ends."""
+        """Resume the process until it stops or ends."""

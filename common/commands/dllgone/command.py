@@ -1,4 +1,4 @@
-"""How is ``dllgone`` answered?"""
+"""How is ``dllgone`` run?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does the answer of dllgone look as JSON?"""
+"""What does the JSON of dllgone contain?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is the answer of this command put into words?"""
+"""How does an answer about unloaded DLLs read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN_POINTERS = 4
 
 
 def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
-    """Put what was unloaded into words."""
+    """Build the text of an answer about unloaded DLLs."""
     notes: list[Part] = []
     if verbose:
         notes += layout_parts(answer.target, answer.loader)

@@ -1,4 +1,4 @@
-"""How is ``dllplan`` answered?"""
+"""How is ``dllplan`` run?"""
 
 from __future__ import annotations
 

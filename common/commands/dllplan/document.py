@@ -1,4 +1,4 @@
-"""How does the answer of dllplan look as JSON?"""
+"""What does the JSON of dllplan contain?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is the answer of this command put into words?"""
+"""How does a plan of FreeLibrary read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ORDERS = {
 
 
 def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
-    """Put a prediction into words."""
+    """Build the text of a plan."""
     plan = plans.plan
     notes: list[Part] = []
     if verbose:
@@ -116,7 +116,7 @@ def _effect(entry: ImportCycleAlternative) -> tuple[frozenset[str], frozenset[st
 def _entry_words(
     plan: DllPlan, entries: Sequence[ImportCycleAlternative], effect: tuple[frozenset[str], frozenset[str]]
 ) -> str:
-    """Say what entering a cycle elsewhere would have changed."""
+    """Return what entering a cycle through another DLL would have changed, in words."""
     alike = [each for each in entries if _effect(each) == effect]
     gone, pinned = alike[0].would_unload, alike[0].would_pin
     through = f"Freed through {join([each.dll for each in alike[:SHOWN_NAMES]])} instead"

@@ -1,4 +1,4 @@
-"""How is ``dllshare`` answered?"""
+"""How is ``dllshare`` run?"""
 
 from __future__ import annotations
 

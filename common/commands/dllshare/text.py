@@ -1,4 +1,4 @@
-"""How is the answer about mapped files put into words?  Once, for every host."""
+"""How does an answer about mapped files read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_TEXT = ("rename", "delete", "overwrite")
 
 
 def share_view(share: Share, verbose: bool) -> Document:
-    """Put an answer into words: one file in detail, or several in a table."""
+    """Build the text of an answer: one file in detail, or several in a table."""
     notes: list[Part] = list(layout_parts(share.target, share.loader)) if verbose else []
     notes += problem_parts(share.problems)
     wide = share.target.arch == "x86_64"
@@ -147,7 +147,7 @@ def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
 
 
 def _listed(label: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Give a list as rows that fit the screen, the first one with the label."""
+    """Yield the rows of a list, wrapped to the screen; the first row has the label."""
     more = len(words) - _SHOWN_PROCESSES
     shown = [*words[:_SHOWN_PROCESSES], *([f"and {more} more; -v or --json shows them"] if more > 0 else [])]
     room = MAX_WIDTH - len(INDENT) - max(len(label), _LABEL) - 1

@@ -1,4 +1,4 @@
-"""How is ``dllstate`` answered?"""
+"""How is ``dllstate`` run?"""
 
 from __future__ import annotations
 

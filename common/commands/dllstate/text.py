@@ -1,4 +1,4 @@
-"""How are verdicts on DLLs put into words?  Once, for every host."""
+"""How do verdicts on DLLs read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN_RELATIONS = 4
 
 
 def dll_state_view(state: DllState, verbose: bool) -> Document:
-    """Put a state into words: one DLL in detail, or several in a table."""
+    """Build the text of a state: one DLL in detail, or several in a table."""
     notes: list[Part] = []
     if verbose:
         notes += layout_parts(state.target, state.loader)

@@ -1,4 +1,4 @@
-"""How is ``dlltrace`` answered?"""
+"""How is ``dlltrace`` run?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a trace of Windows' loader look as JSON: as one document, and as one line per event?"""
+"""What does the JSON of dlltrace contain: the report, and one line per event?"""
 
 from __future__ import annotations
 

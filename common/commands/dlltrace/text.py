@@ -1,4 +1,4 @@
-"""How is a trace of Windows' loader put into words?  Once, for every host."""
+"""How does the report of a DLL trace read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 
 
 def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
-    """Say what is being watched."""
+    """Build the text that says what the trace watches."""
     what = f"loads and frees of {join(names)}" if names else "all loads and frees"
     parts: list[Part] = [Sentence(f"Tracing {what}: let the process run (g).")]
     parts += [Sentence("dlltrace report sums up, dlltrace stop ends."), *problem_parts(trace.problems)]
@@ -23,7 +23,7 @@ def dll_trace_started_view(trace: DllTrace, names: Sequence[str]) -> Document:
 
 
 def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
-    """Put the sums of a trace into words."""
+    """Build the text of a trace's report."""
     parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace, verbose)

@@ -1,4 +1,4 @@
-"""How is ``dlplan`` answered?"""
+"""How is ``dlplan`` run?"""
 
 from __future__ import annotations
 

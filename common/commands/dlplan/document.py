@@ -1,4 +1,4 @@
-"""How does the answer of dlplan look as JSON?"""
+"""What does the JSON of dlplan contain?"""
 
 from __future__ import annotations
 

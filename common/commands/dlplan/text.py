@@ -1,4 +1,4 @@
-"""How is the prediction of a close put into words?  Once, for every host."""
+"""How does a plan of a close read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OUTCOMES = {
 
 
 def plan_view(plans: Plans, verbose: bool) -> Document:
-    """Put predictions into words: one in detail, or all open libraries in a table."""
+    """Build the text of plans: one in detail, or all open libraries in a table."""
     notes: list[Part] = list(layout_parts(plans.target, plans.loader)) if verbose else []
     notes += problem_parts(plans.problems)
     if plans.asked is None:

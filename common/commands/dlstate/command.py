@@ -1,4 +1,4 @@
-"""How is ``dlstate`` answered?"""
+"""How is ``dlstate`` run?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does an answer look as JSON?
+"""What does the JSON of dlstate contain?
 
 The contract is ``common/data/schema/dlwhy-1.schema.json``: addresses are hex strings, unknown is null, keys are
 added and never renamed.  Only facts of the target go in, so that every debugger gives the same document.

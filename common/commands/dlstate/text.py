@@ -1,4 +1,4 @@
-"""How is a verdict put into words?  Once, for every host."""
+"""How do verdicts on libraries read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN_SYMBOLS = 4
 
 
 def state_view(state: State, verbose: bool) -> Document:
-    """Put a state into words: one library in detail, or several in a table."""
+    """Build the text of a state: one library in detail, or several in a table."""
     notes = [*(layout_parts(state.target, state.loader) if verbose else ()), *problem_parts(state.problems)]
     if len(state.libraries) == 1 and state.asked is not None:
         library = state.libraries[0]
@@ -110,7 +110,7 @@ def _identity_rows(library: Library) -> Iterator[tuple[str, ...]]:
 
 
 def _field_cells(library: Library) -> list[str]:
-    """Give the members that decide, in the loader's own names; before glibc 2.31 l_flags_1 holds the NODELETE flag."""
+    """Return the decisive members in the loader's own names; until glibc 2.30 l_flags_1 holds the NODELETE flag."""
     fields = library.fields
     flag = "l_nodelete_active" if fields.get("l_nodelete_active") is not None else "l_flags_1"
     names = ("l_direct_opencount", flag, "l_tls_dtor_count", "l_map_used", "runtime_loaded")
@@ -168,7 +168,7 @@ def _symbol_rows(what: str, hold: Hold, verbose: bool) -> Iterator[tuple[str, ..
 
 
 def thread_words(thread: ThreadRef) -> str:
-    """Name a thread."""
+    """Return the words for a thread."""
     name = f', "{thread.name}"' if thread.name else ""
     return f"thread {thread.number} (LWP {thread.tid}{name})"
 
@@ -203,7 +203,7 @@ def _remedy(library: Library) -> str:
 
 
 class _Condition(NamedTuple):
-    """What must happen before a library can go, and whether that runs the collector by itself."""
+    """A condition for a library to be unloaded, and whether it runs the collector by itself."""
 
     text: str
     collects: bool = False

@@ -1,4 +1,4 @@
-"""How is ``dltrace`` answered?"""
+"""How is ``dltrace`` run?"""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _result(trace: Trace) -> Result:
 
 
 class Progress:
-    """Shows now and then, on a line of its own, how much has been seen: on a terminal's standard error only."""
+    """A line on a terminal's standard error that shows from time to time how much was seen."""
 
     def __init__(self, write: Optional[Callable[[str], object]], now: Callable[[], float] = time.monotonic) -> None:
         self._write = write
@@ -108,7 +108,7 @@ class _Tracing:
         self._log.close()
 
     def report(self) -> Trace:
-        """Give the sums, and what is wrong with the log."""
+        """Return the report, with a problem if the log failed."""
         trace = self.tracer.report()
         if self._log.failure is None:
             return trace

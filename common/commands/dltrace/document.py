@@ -1,4 +1,4 @@
-"""How does a trace look as JSON: as one document, and as one line per event?"""
+"""What does the JSON of dltrace contain: the report, and one line per event?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a trace put into words?  Once, for every host."""
+"""How does the report of a trace read?  Written once for all hosts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PIN_REASONS = {
 
 
 def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
-    """Say what is being watched."""
+    """Build the text that says what the trace watches."""
     what = f"opens and closes of {_names(libraries)}" if libraries else "all opens and closes"
     parts: list[Part] = [Sentence(f"Tracing {what}; dltrace report sums up, dltrace stop ends.")]
     parts.append(Facts((("opens", trace.opens_by), ("closes", trace.closes_by))))
@@ -44,7 +44,7 @@ def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
 
 
 def trace_view(trace: Trace, verbose: bool) -> Document:
-    """Put the sums of a trace into words."""
+    """Build the text of a trace's report."""
     parts: list[Part] = [Sentence(_answer(trace)), wrap_facts(tuple(_facts(trace, verbose)), whole_words=True)]
     parts += _kept_parts(trace.kept, verbose)
     parts += _account_parts(trace.library_totals, verbose)
@@ -64,7 +64,7 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
 
 
 def stop_view(stop: Stop) -> Document:
-    """Say why the process stops."""
+    """Build the text that says why the process stops."""
     event = stop.event
     words = _event_words(event)
     names = _names(stop.libraries)
@@ -83,7 +83,7 @@ def stop_view(stop: Stop) -> Document:
 
 
 def _event_words(event: Event, verbose: bool = False) -> str:
-    """Name an open or a close, and who calls it."""
+    """Return the words for an open or close and its caller."""
     if isinstance(event, Open):
         call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
     else:
@@ -136,7 +136,7 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
 
 
 def _names(names: Sequence[str], verbose: bool = False) -> str:
-    """Give some names, or all that are asked for."""
+    """Return the first names in words, or all of them if ``verbose``."""
     shown = [short_name(each, verbose) for each in (names if verbose else names[:NAMED])]
     more = len(names) - len(shown)
     return join([*shown, f"{more} more"] if more else shown)
@@ -186,7 +186,7 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
 
 
 def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
-    """Say what could not be opened, and why, as dlerror does."""
+    """List what could not be opened, and why, in the words of dlerror."""
     grouped = Counter(_event_words(each, verbose) + _error_words(each, verbose) for each in failures)
     for words, number in list(grouped.items())[: None if verbose else SHOWN]:
         yield Sentence(f"Failed{f' {times(number)}' if number > 1 else ''}: {words}.")

@@ -1,4 +1,4 @@
-"""What does an ELF core supply of a target, read without a debugger?"""
+"""What does an ELF core provide as a target, without a debugger?"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CoreTarget:
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id: the first thread's in a core of the kernel's."""
+        """Return the process id; in a core of the kernel's that of the first thread."""
         return next(iter(self._thread_pointers), None)
 
     @property
@@ -59,11 +59,11 @@ class CoreTarget:
         return f"core file {self._core.path}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell whether the core is cut off, and which files were taken on trust."""
+        """Return what is wrong with the core: truncation, and files that were taken on trust."""
         return self._core.problems()
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Note what is to be said of the core."""
+        """Add problems to those of the core."""
         self._core.add_problems(problems)
 
     def read(self, address: int, size: int) -> bytes:
@@ -71,16 +71,16 @@ class CoreTarget:
         return self._core.read(address, size)
 
     def auxv(self) -> Mapping[int, int]:
-        """Give the auxiliary vector."""
+        """Return the auxiliary vector."""
         return self._core.auxv
 
     def modules(self) -> Sequence[Module]:
-        """Give the main program, where the core says which file it was."""
+        """Return the main program if the core names its file."""
         mapped = self._core.file_at(self._core.auxv.get(AT_PHDR, 0))
         return (Module(mapped.path, mapped.start),) if mapped else ()
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find nothing: there is no debugger here."""
+        """Return None: there is no debugger."""
         return None
 
     def threads(self) -> Sequence[Thread]:
@@ -88,7 +88,7 @@ class CoreTarget:
         return [Thread(number, lwp) for number, lwp in enumerate(self._thread_pointers, 1)]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give the thread pointer, where the core has it."""
+        """Return the thread pointer if the core has it."""
         pointer = self._thread_pointers.get(thread.lwp)
         return {} if pointer is None else {"thread_pointer": pointer}
 
@@ -100,7 +100,7 @@ class CoreTarget:
         return open_first([path], self._sysroot or "/")
 
     def _parse_threads(self) -> Iterator[tuple[int, Optional[int]]]:
-        """Take each thread's kernel id and thread pointer out of its NT_PRSTATUS and the notes that follow."""
+        """Yield each thread's kernel id and thread pointer, from its NT_PRSTATUS and the notes that follow."""
         lwp, pointer = None, None
         for note in self._core.notes:
             if note.type == NT_PRSTATUS:

@@ -1,4 +1,4 @@
-"""Which memory does an ELF core file hold, and which bytes did it leave out?
+"""Which memory does an ELF core hold, and which did it omit?
 
 gdb up to 13 reads zeros where a core recorded nothing, so its cores are read here: bytes come from the core, else
 from the mapped file if that file's build-id is the one in the core, else they are missing.
@@ -70,7 +70,7 @@ class MappedFile(NamedTuple):
 
 
 def require_core(path: str, start: bytes) -> None:
-    """Require that a file begins as an ELF core does.
+    """Require that a file begins like an ELF core.
 
     :raises DumpFormatError: if it does not.
     """
@@ -81,7 +81,7 @@ def require_core(path: str, start: bytes) -> None:
 
 
 class _Segments:
-    """The segments of a core that have bytes in the file, by rising address: where, how many, and at which offset."""
+    """The segments of a core with bytes in the file, by rising address: address, size and file offset."""
 
     def __init__(self, headers: Iterable[ProgramHeader]) -> None:
         # Of a million segments, numbers in lists would take 120 MB; the module array imports much.
@@ -143,7 +143,7 @@ class ElfCore:
         self._file_starts = [f.start for f in self.files]
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Note what is to be said of the core."""
+        """Add problems to those of the core."""
         self._problems.extend(problems)
 
     def _note_cut(self, message: str) -> None:
@@ -161,7 +161,7 @@ class ElfCore:
         return read_at(self._file, offset, size)
 
     def _for_each_segment(self) -> Iterator[ProgramHeader]:
-        """Iterate over the segments that have bytes in the file; notes are kept, and the end of all."""
+        """Yield the segments that have bytes in the file; collect the notes and the end of the last segment."""
         notes = 0
         for header in self._for_each_header():
             if header.type in (PT_LOAD, PT_NOTE):
@@ -175,7 +175,7 @@ class ElfCore:
             self._note_cut(f"it has {notes} segments of notes, of which the first {MAX_NOTE_SEGMENTS} are read")
 
     def _for_each_header(self) -> Iterator[ProgramHeader]:
-        """Iterate over the program headers."""
+        """Yield the program headers."""
         ident = self._pread(0, 64)
         require_core(self.path, ident)
         self.ident = ident
@@ -209,7 +209,7 @@ class ElfCore:
             yield from parse_program_headers(data, entry_size, self.is_64, self.prefix)
 
     def _for_each_note(self) -> Iterator[Note]:
-        """Iterate over the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
+        """Yield the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
         read = threads = 0
         limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
         seen: set[int] = set()
@@ -230,7 +230,7 @@ class ElfCore:
                 yield Note(kind, read_at(self._file, offset, min(size, limit_of_kind)))
 
     def _notes_of(self, header: ProgramHeader) -> Iterator[tuple[int, int, int]]:
-        """Iterate over the notes of a segment: type, offset in the file, size."""
+        """Yield the notes of a segment: type, offset in the file, size."""
         form = struct.Struct(self.prefix + "III")
         position, end = header.offset, header.offset + header.filesz
         start, data = position, self._pread(position, min(header.filesz, _NOTE_WINDOW))
@@ -286,12 +286,12 @@ class ElfCore:
         return frozenset(lwp for lwp in found if lwp is not None)
 
     def path_of(self, module: Module) -> str:
-        """Give the path of a module's file; of one that was loaded by a relative name it is in NT_FILE."""
+        """Return the path of a module's file; for one loaded by a relative name, the path in NT_FILE."""
         mapped = None if module.path.startswith("/") else self.file_at(module.base)
         return mapped.path if mapped else module.path
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return whether the file ends before what its headers announce, be it cut since, and what was noted."""
+        """Return the core's problems: truncation, also since it was opened, and those that were added."""
         end, size = self._end, os.fstat(self._file.fileno()).st_size
         if end <= size:
             return tuple(self._problems)
@@ -316,7 +316,7 @@ class ElfCore:
         return b"".join(parts)
 
     def recorded(self, address: int, size: int) -> bytes:
-        """Give the first bytes of a range as far as one segment of the core has them."""
+        """Return the first bytes of a range as far as one segment of the core has them."""
         segments = self._segments
         index = bisect_right(segments.starts, address) - 1
         if index < 0:

@@ -1,4 +1,4 @@
-"""What does a running process show of itself in /proc, without being attached to or stopped?
+"""What does /proc reveal of a running process, without attaching to it or stopping it?
 
 Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, but does not trace it.
 """
@@ -114,7 +114,7 @@ class ProcTarget:
             raise NoTargetError(f"process {pid} has exited") from error
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Close the process's files."""
         os.close(self._memory)
 
     def _check_state(self) -> None:
@@ -157,7 +157,7 @@ class ProcTarget:
         return f"process {self.pid}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell whether the process has too many threads; its memory is whole."""
+        """Return a problem if the process has too many threads; its memory is complete."""
         return self._problems
 
     def read(self, address: int, size: int) -> bytes:
@@ -165,16 +165,16 @@ class ProcTarget:
         return read_exactly(self._memory, address, size)
 
     def auxv(self) -> Mapping[int, int]:
-        """Give the auxiliary vector."""
+        """Return the auxiliary vector."""
         return self._auxv
 
     def modules(self) -> Sequence[Module]:
-        """Give the main program."""
+        """Return the main program."""
         path = program_of(self.pid)
         return (Module(path, self._auxv.get(AT_PHDR, 0) & ~0xFFF),) if path is not None else ()
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find nothing: there is no debugger here."""
+        """Return None: there is no debugger."""
         return None
 
     def threads(self) -> Sequence[Thread]:
@@ -192,7 +192,7 @@ class ProcTarget:
         return [Thread(n, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for n, lwp in enumerate(lwps, 1)]
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give no registers: only a tracer may see them."""
+        """Return no registers: only a tracer may read them."""
         return {}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:

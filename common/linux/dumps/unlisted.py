@@ -1,4 +1,4 @@
-"""Which files does a core show that does not list them?
+"""Which files did a process map, if its core lists none?
 
 qemu-user writes no NT_FILE, and leaves out every segment that begins with an ELF header (``vma_dump_size`` of its
 linux-user/elfload.c): program headers, symbols and build-ids are in the files alone.  The executable is given by the
@@ -140,7 +140,7 @@ class _Finder:
         return build_id_in_first_page(self._core.recorded(base, 4096))
 
     def _add(self, path: str, stream: BinaryIO, file: ElfFile, bias: int) -> str:
-        """Let the core show a file where it has nothing itself, if it is the right one; else say what is wrong."""
+        """Map a file into the core's gaps if it is the right one; return what is wrong with it, else ""."""
         loads = [h for h in file.headers if h.type == PT_LOAD]
         size = os.fstat(stream.fileno()).st_size
         if any(h.offset + h.filesz > size for h in file.headers if h.type in (PT_LOAD, PT_DYNAMIC)):
@@ -200,7 +200,7 @@ def _listed(paths: list[str]) -> str:
 
 
 def _bias_of_program(file: ElfFile, table: int) -> Optional[int]:
-    """Tell how far a program was moved whose program headers are at an address."""
+    """Return the load bias of the program whose program headers are at an address."""
     own = next((h for h in file.headers if h.type == PT_PHDR), None)
     if own is not None:
         return table - own.vaddr

@@ -22,7 +22,7 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 
 
 class Bindings:
-    """Where the symbolic relocations of one image point now."""
+    """The current targets of an image's symbolic relocations."""
 
     def __init__(self, memory: Memory, image: Image) -> None:
         self._image = image
@@ -52,12 +52,12 @@ class Bindings:
         return [unpack(raw, (each >> _INDEX_BITS) - start)[0] << _INDEX_BITS | (each & _INDEX_MASK) for each in run]
 
     def later(self, memory: Memory) -> Bindings:
-        """Give the bindings of the same image when its process has gone on: this one, if they are what they were."""
+        """Return the image's bindings in a later snapshot: this object if they are unchanged."""
         unchanged = all(memory.try_read(start, len(raw)) == raw for start, raw in self._pieces)
         return self if unchanged else Bindings(memory, self._image)
 
     def symbols_into(self, start: int, end: int) -> tuple[str, ...]:
-        """Give the linker's names of the symbols whose place points into ``[start, end)``, sorted."""
+        """Return the mangled names of the symbols bound to addresses in ``[start, end)``, sorted."""
         first, last = self._places(start, end)
         return tuple(sorted({self._name(index) for index in set(self._symbols[first:last])}))
 
@@ -81,12 +81,12 @@ class Bindings:
 
 
 def _packed(code: str, values: Sequence[int]) -> Sequence[int]:
-    """Keep numbers in as many bytes as they need; the module array would import much."""
+    """Pack numbers into the fewest bytes; importing the module array would be expensive."""
     return memoryview(struct.pack(f"{len(values)}{code}", *values)).cast(code)  # type: ignore[call-overload,no-any-return]
 
 
 def _group(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Put together the words, of this size, that lie close together."""
+    """Yield groups of adjacent words of this size."""
     first = 0
     for index in range(1, len(places)):
         if (places[index] >> _INDEX_BITS) - (places[index - 1] >> _INDEX_BITS) > _GAP + size:

@@ -1,4 +1,4 @@
-"""What did the programmer write, given the linker's name of a symbol?
+"""What is the source name of a mangled symbol?
 
 C++ names go through ``__cxa_demangle`` of libstdc++, the function that the C++ run-time itself uses; Rust names
 through the package rust_demangler.  A name that neither knows, or for which neither is installed, stays as it is.
@@ -65,7 +65,7 @@ def demangle_in_child(name: bytes, _: int) -> bytes:
 
 
 def _is_legacy_rust(name: bytes) -> bool:
-    """Tell whether a name is of the form ``_ZN…17h0123456789abcdefE``, maybe with ``.llvm.`` and a number in hex."""
+    """Return True for names ``_ZN…17h0123456789abcdefE``, also with ``.llvm.`` and a hexadecimal number appended."""
     if b"17h" not in name:
         return False
     import re
@@ -83,7 +83,7 @@ def _demangle_rust(name: bytes) -> bytes:
 
 @cache
 def _cxa_demangle() -> Optional[Callable[[bytes], Optional[bytes]]]:
-    """Return what demangles a name by libstdc++, and gives None if it cannot; None without libstdc++."""
+    """Return a wrapper of libstdc++'s demangler, which returns None for other names; None without libstdc++."""
     try:
         import ctypes
 

@@ -1,4 +1,4 @@
-"""What does the file on disk say that memory does not: local symbols?
+"""Which local symbols does the file on disk have that memory lacks?
 
 A file is used only if its build-id is the one in memory.  pyelftools reads it, in the helper process: a file of 24 KiB
 can have a symbol table of gigabytes.  Without pyelftools there are no local names, which costs words but no verdict.
@@ -36,7 +36,7 @@ _MAX_ANSWER_LENGTH = 4096
 
 
 class ElfFile(NamedTuple):
-    """What the header of an ELF file says; ``table`` is where its program headers lie in the file."""
+    """The header of an ELF file; ``table`` is the file offset of its program headers."""
 
     platform: Platform
     entry: int
@@ -60,7 +60,7 @@ def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
 
 
 def name_function(memory: Memory, image: Image, path: str, base: int, address: int) -> Optional[str]:
-    """Name the function that covers an address: from the file's symbols, else its debug file's, else memory's.
+    """Return the name of the function that covers an address: from the file, its debug file, or memory.
 
     Gives the linker's name, None if no symbol covers the address.
     """

@@ -1,4 +1,4 @@
-"""What does an ELF image in memory say of itself?
+"""What do the headers and tables of an ELF image in memory contain?
 
 Everything is read from the target's memory: program headers, dynamic section, symbols, relocations, build-id.
 Symbols of the debugger are not used, because they can be absent, or belong to another file.
@@ -91,7 +91,7 @@ class ElfSymbol(NamedTuple):
 
     @property
     def type(self) -> int:
-        """Give ``STT_*``."""
+        """Return ``STT_*``."""
         return self.info & 15
 
 
@@ -223,12 +223,12 @@ class Image:
         return (self.bias + vaddr) & self.memory.platform.address_mask
 
     def contains(self, address: int) -> bool:
-        """Tell whether an address lies in a loaded segment."""
+        """Return True if an address lies in a loaded segment."""
         offset = (address - self.bias) & self.memory.platform.address_mask
         return any(h.type == PT_LOAD and h.vaddr <= offset < h.vaddr + h.memsz for h in self.headers)
 
     def load_range(self) -> tuple[int, int]:
-        """Give the address range from the first to the last loaded segment; (0, 0) without one."""
+        """Return the address range of the loaded segments; (0, 0) without one."""
         loads = [h for h in self.headers if h.type == PT_LOAD]
         if not loads:
             return 0, 0
@@ -246,14 +246,14 @@ class Image:
 
     @property
     def dynamic(self) -> dict[int, int]:
-        """Give the first value of each tag of the dynamic section; empty without one."""
+        """Return the first value of each tag of the dynamic section; empty without one."""
         if self._dynamic is None:
             self._dynamic = dict(reversed(self.dynamic_entries))
         return self._dynamic
 
     @property
     def dynamic_entries(self) -> tuple[tuple[int, int], ...]:
-        """Give the (tag, value) pairs of the dynamic section; empty without one."""
+        """Return the (tag, value) pairs of the dynamic section; empty without one."""
         if self._entries is None:
             header = self.find_header(PT_DYNAMIC)
             self._entries = read_dynamic(self.memory, self.address(header.vaddr)) if header else ()
@@ -267,7 +267,7 @@ class Image:
         return tuple(self.string(value) for tag, value in self.dynamic_entries if tag == DT_NEEDED)
 
     def dynamic_address(self, tag: int) -> Optional[int]:
-        """Give a pointer-valued dynamic entry as an address.
+        """Return a pointer-valued dynamic entry as an address.
 
         The loader rewrites these entries to addresses in place, except where the section is read-only (the
         vDSO, RISC-V) and before it has run: a value below the image's own range is still an offset.
@@ -303,11 +303,11 @@ class Image:
         return self.decode_symbol(form.unpack(self.memory.read(table + index * form.size, form.size)))
 
     def symbol_struct(self) -> struct.Struct:
-        """Give the form of an ``Elf_Sym``."""
+        """Return the ``struct`` format of an ``Elf_Sym``."""
         return struct.Struct(self.memory.struct_prefix + ("IBBHQQ" if self.memory.pointer_size == 8 else "IIIBBH"))
 
     def decode_symbol(self, values: tuple[int, ...]) -> ElfSymbol:
-        """Put the members of an ``Elf_Sym`` into one order."""
+        """Decode an ``Elf_Sym``; its members are in a different order in each ELF class."""
         if self.memory.pointer_size == 8:
             name, info, other, shndx, value, size = values
         else:
@@ -315,7 +315,7 @@ class Image:
         return ElfSymbol(name, info, shndx, value, size, other)
 
     def find_symbol(self, name: str) -> Optional[tuple[int, int]]:
-        """Look a defined dynamic symbol up by its hash; gives (address, size).
+        """Find a defined dynamic symbol by its hash; return (address, size).
 
         :raises FaultError: if a table that is needed is not in memory.
         """
@@ -391,7 +391,7 @@ class Image:
         raise CorruptError("hash chain without end", table)
 
     def symbol_count(self) -> int:
-        """Give the number of dynamic symbols, from the hash table; 0 when it cannot be told."""
+        """Return the number of dynamic symbols, from the hash table; 0 if unknown."""
         gnu = self.dynamic_address(DT_GNU_HASH)
         sysv = self.dynamic_address(DT_HASH)
         if sysv is not None:
@@ -425,7 +425,7 @@ class Image:
         return self.string(symbol.name), self.address(symbol.value)
 
     def for_each_symbolic_relocation(self) -> Iterator[Relocation]:
-        """Iterate over the relocations that name a symbol, those of the PLT included.
+        """Yield the relocations that name a symbol, those of the PLT included.
 
         :raises CorruptError: on absurd sizes.
         :raises FaultError: if a table is not in memory.
@@ -546,7 +546,7 @@ class Images:
         self._known: dict[int, Optional[Image]] = {}
 
     def at(self, base: int) -> Optional[Image]:
-        """Give the image whose ELF header is at ``base``, None if there is none that can be read."""
+        """Return the image whose ELF header is at ``base``, None if there is none that can be read."""
         if base not in self._known:
             try:
                 self._known[base] = Image.at(self._memory, base)

@@ -21,7 +21,7 @@ _MACHINES = {
 
 
 def platform_of(header: bytes) -> Optional[Platform]:
-    """Give the platform of a file by the first 20 bytes of its ELF header, None if it is not known."""
+    """Return the platform in the first 20 bytes of an ELF header, None if unknown."""
     if len(header) < 20 or header[:4] != b"\x7fELF" or header[4] not in (1, 2) or header[5] not in (1, 2):
         return None
     byteorder = "little" if header[5] == 1 else "big"

@@ -1,4 +1,4 @@
-"""What is in the symbol table of a file?  Asked of pyelftools, in the helper process alone."""
+"""Which symbols does a file's symbol table contain?  Read by pyelftools, in the helper process only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STT_GNU_IFUNC = 10
 
 
 def covering_function(item: bytes, descriptor: int) -> bytes:
-    """Name the function at an offset: ``BUILD-ID OFFSET``; empty if no symbol covers it, or it is another build."""
+    """Return the name of the function at an offset: ``BUILD-ID OFFSET``; empty without one, or for another build."""
     build_id, _, offset = item.decode().partition(" ")
     for table in _symbol_tables(descriptor, build_id):
         is_64 = table.elffile.elfclass == 64
@@ -54,7 +54,7 @@ def _read_string(table: Any, place: int) -> bytes:
 
 
 def _covering_name(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
-    """Return where in the string table the name is of the function that covers an offset."""
+    """Return the string-table offset of the name of the function that covers an offset."""
     form = struct.Struct(prefix + ("IBBHQQ" if is_64 else "IIIBBH"))
     whole = memoryview(table)[: len(table) - len(table) % form.size]
     for values in form.iter_unpack(whole):

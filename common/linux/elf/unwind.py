@@ -1,4 +1,4 @@
-"""Who has called a function, by the call frame information in its image?
+"""Who called a function, according to the call frame information in its image?
 
 A debugger's own unwinder needs to know the file, and guesses where it does not: LLDB 14 finds no ld.so in a process
 that it has launched, and gives words of the stack that are no return addresses.  ``.eh_frame`` and its search table are
@@ -42,7 +42,7 @@ _UNSIGNED_BITS = 48
 
 
 class Frame(NamedTuple):
-    """A caller: where it goes on, and its stack pointer then.
+    """A caller: its program counter and stack pointer after the call returns.
 
     ``place`` is where the return address lies, None while it is in a register.  ``is_fixed`` tells whether the distance
     between both stack pointers is that of every call from there.
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
 
 
 class Row(NamedTuple):
-    """How a function's caller is found at one instruction: a row of the call frame table.
+    """A row of the call frame table: how to find a function's caller at one instruction.
 
     The CFA is a register and an offset, None where it takes an expression.  ``rules`` say for registers at which offset
     from the CFA they are saved, or None that they are lost.
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 def walk(
     memory: Memory, find_image: Callable[[int], Optional[Image]], pc: int, registers: Mapping[int, int]
 ) -> Iterator[Frame]:
-    """Iterate over the callers of what stands at ``pc``, by registers there, as far as there are images.
+    """Yield the callers of the instruction at ``pc``, as far as images are known.
 
     The last one is the first for which there is no image, unless what is read says nothing.
     """
@@ -95,7 +95,7 @@ def walk(
 def _step(
     memory: Memory, row: Row, registers: Mapping[int, int], is_call: bool
 ) -> Optional[tuple[Frame, dict[int, int]]]:
-    """Go to the caller; None where that is not known, or not above.
+    """Unwind one frame; None if the caller is unknown or not above this frame.
 
     Only what has not called anything has its return address in a register.
     """
@@ -159,7 +159,7 @@ def _find_description(image: Image, address: int) -> Optional[int]:
 
 
 class _Reader:
-    """Bytes that stand at an address, read one value after the other."""
+    """Reads values one after another from bytes at an address."""
 
     def __init__(self, memory: Memory, address: int, data: bytes, base: int) -> None:
         self._byteorder = memory.platform.byteorder

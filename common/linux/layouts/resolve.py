@@ -19,7 +19,7 @@ DETAIL_STRUCTS = ("rtld_global_ro", "unique_sym", "pthread")
 
 
 class LayoutSet(NamedTuple):
-    """Layouts by structure name, where they came from, and the glibc version they belong to (None: unknown).
+    """Layouts by structure name, their source, and the glibc version that they belong to (None: unknown).
 
     ``exact`` says that they are those of the very build, known by its build-id.
     """
@@ -30,7 +30,7 @@ class LayoutSet(NamedTuple):
     exact: bool
 
     def require(self, type_name: str) -> Layout:
-        """Give the layout of one of LOADER_STRUCTS, which every set has."""
+        """Return the layout of one of LOADER_STRUCTS, which every set has."""
         return self.layouts[type_name]
 
     def find(self, type_name: str) -> Optional[Layout]:
@@ -39,7 +39,7 @@ class LayoutSet(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """What a stripped glibc tells of its layouts without debug information; None where it could not be read.
+    """What a stripped glibc reveals of its layouts without debug information; None if unreadable.
 
     ``tls_modid_offset`` is ``_thread_db_link_map_l_tls_modid``'s, the sizes are ``st_size`` of the symbols
     in ld.so's dynamic symbol table, ``version`` is glibc's own.
@@ -53,7 +53,7 @@ class Fingerprint(NamedTuple):
 
 
 def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator[LayoutSet]:
-    """Iterate over layouts from the table: the very build, then builds that the fingerprint fits, then the rest.
+    """Yield layouts from the table: those of the exact build, of builds that match the fingerprint, then the rest.
 
     The rest is offered as ``inferred``: a distribution's backport can give one release the layout of another.
     """

@@ -36,7 +36,7 @@ class Build(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name the build for people."""
+        """Return the build's display name."""
         version = "glibc {}.{}".format(*self.version)
         if self.package is None or self.distribution is None:
             return f"{version} ({self.release.replace('-', ' ')})"
@@ -53,7 +53,7 @@ class LayoutTable(NamedTuple):
     structs: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def layout(self, build: Build, type_name: str) -> Layout:
-        """Give the layout of a structure in a build.
+        """Return the layout of a structure in a build.
 
         :raises LayoutError: the structure is not known for this build.
         """

@@ -14,7 +14,7 @@ from .roots import LT_EXECUTABLE, LT_LOADED, RootKind
 
 
 class Rules(NamedTuple):
-    """What differs between releases of the collector."""
+    """The rules of the collector that differ between releases."""
 
     #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
     #: l_flags_1 while the count is above 0 and clear it at 0.
@@ -24,12 +24,12 @@ class Rules(NamedTuple):
 
     @classmethod
     def of(cls, version: Optional[tuple[int, int]]) -> Rules:
-        """Give the rules of a glibc version; those of the newest where it is unknown."""
+        """Return the rules of a glibc version; those of the newest version if unknown."""
         return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
 
 
 def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
-    """Tell why the collector keeps a map whatever the others are, were its open count this one (None: as it is)."""
+    """Return why the collector keeps a link map regardless of others; ``count``: its open count (None: as read)."""
     kinds = []
     if link_map.l_type == LT_EXECUTABLE:
         kinds.append(RootKind.EXECUTABLE)
@@ -55,7 +55,7 @@ class Edge(Enum):
 def mark(
     namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
 ) -> Mapping[int, tuple[RootKind, ...]]:
-    """Mark as the collector would: gives the maps it keeps, each with its own root kinds (empty: by others).
+    """Run the mark phase: return the link maps that it keeps, each with its own root kinds (empty: kept by others).
 
     ``counts`` are open counts by the map's address, where others are asked about than those that are there.
     """

@@ -1,4 +1,4 @@
-"""Where are the private data of glibc's loader, and which version is it?"""
+"""Where is the private state of glibc's loader, and which version is it?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
 
 class Private(NamedTuple):
-    """Where glibc's private loader state lies, and what identifies its layout."""
+    """The location of glibc's private loader state, and the fingerprint of its layout."""
 
     rtld_map: PublicMap
     rtld: Image
@@ -64,7 +64,7 @@ def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
 
 
 def is_libc(path: str) -> bool:
-    """Tell whether a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
+    """Return True if a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
     name = base_name(path)
     return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 

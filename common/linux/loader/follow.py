@@ -24,11 +24,11 @@ _address = attrgetter("address")
 
 
 class _UnlikeBeforeError(Exception):
-    """The lists are damaged, or a thread has been stopped while it changed them."""
+    """The lists are damaged, or a thread is stopped in the middle of changing them."""
 
 
 class GraphFollower:
-    """Read the maps of all namespaces again and again, while the process goes on.
+    """Reads the link maps of all namespaces repeatedly, while the process runs.
 
     What has not changed is the same object in the next graph; where nothing has, the graph is.
     """
@@ -47,7 +47,7 @@ class GraphFollower:
         self._users: dict[int, set[LinkMap]] = {}
 
     def read(self, memory: Memory) -> Graph:
-        """Read what has changed, or all if that fails.
+        """Read what changed since the last read; read everything if that fails.
 
         :raises FaultError: if _rtld_global itself cannot be read.
         :raises CorruptError: if the number of namespaces is absurd.
@@ -88,7 +88,7 @@ class GraphFollower:
                         del self._users[cell]
 
     def _find_suspects(self, memory: Memory) -> set[LinkMap]:
-        """Collect the maps near which something has changed, and read what all chunks are now."""
+        """Return the link maps near changed memory, and record the chunks as they are now."""
         suspects: set[LinkMap] = set()
         idle = []
         for key, known in self._known.items():
@@ -136,7 +136,7 @@ class GraphFollower:
     def _walk(
         self, head: int, before: Sequence[LinkMap], suspects: set[LinkMap], fresh: list[LinkMap]
     ) -> Sequence[LinkMap]:
-        """Follow a list; between suspects it is what it was.  Adds to ``fresh`` what it was not."""
+        """Follow a list, copying the unchanged runs between suspects; append re-read link maps to ``fresh``."""
         places = dict(zip(map(_address, before), range(len(before))))
         stops = sorted(places[m.address] for m in suspects if m.address in places)
         found: list[LinkMap] = []
@@ -179,7 +179,10 @@ class GraphFollower:
         return now[:start] == known[:start] and now[end:] == known[end:]
 
     def _take(self, memory: Memory, graph: Graph, last: Graph, fresh: Sequence[LinkMap]) -> None:
-        """Take a graph for the last one; in ``fresh`` are the maps that it has not from there."""
+        """Make ``graph`` the new baseline.
+
+        :param fresh: link maps of ``graph`` that were read again.
+        """
         there = graph.by_address.keys()
         lost = last.by_address.keys() - there
         for link_map in fresh:
@@ -194,6 +197,6 @@ class GraphFollower:
 
 
 def _cells(link_map: LinkMap) -> Iterator[int]:
-    """Give the addresses of the cells in which a map and its lists lie."""
+    """Yield the addresses of the cells that hold a link map and its lists."""
     for address, raw in ((link_map.address, link_map.raw), *link_map.edges):
         yield from range(address - address % _CELL_SIZE, address + len(raw), _CELL_SIZE)

@@ -1,4 +1,4 @@
-"""Which of the possible layouts does this process really have?
+"""Which of the candidate layouts fits this process?
 
 Every candidate is held against the live lists and against each library's own ELF header.  The header checks
 matter most: they alone tell the 2.36 release from Debian's 2.36, whose members lie 8 bytes further on.
@@ -33,7 +33,7 @@ _ENOUGH_IMAGES = 2
 
 
 class Chosen(NamedTuple):
-    """The layouts that the process has, its libraries read with them, and the images that were looked at."""
+    """The layouts that fit the process, the libraries read with them, and the images that were read."""
 
     layouts: LayoutSet
     graph: Graph
@@ -82,7 +82,7 @@ def _candidates(memory: Memory, private: Private, debug_info: Optional[LayoutSet
 
 
 def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
-    """Take the layouts from the debugger's debug information, None where it lacks one that is needed.
+    """Return the layouts in the debugger's debug information, None if it lacks a required one.
 
     The debugger answers only for a file whose build-id is the one in memory.
     """
@@ -133,7 +133,7 @@ def _is_well_founded(candidate: LayoutSet, graph: Graph, images: Images) -> bool
 def for_each_contradiction(
     memory: Memory, start: Start, graph: Graph, images: Images, *, exact: bool = False
 ) -> Iterator[str]:
-    """Iterate over what cannot be if the layouts are right; those of the very build show it in the first libraries."""
+    """Yield what contradicts the layouts; those of the exact build are checked against the first libraries only."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
         yield "the base namespace is empty"
         return

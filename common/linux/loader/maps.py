@@ -1,4 +1,4 @@
-"""What does glibc's dynamic loader know about each library, and what would its collector keep?
+"""What does glibc's loader record about each library?
 
 Rules only; offsets come from the layouts.  Sources: glibc's elf/dl-close.c (``_dl_close_worker``, the collector),
 elf/dl-open.c, elf/dl-lookup.c (unique symbols), include/link.h, sysdeps/generic/ldsodefs.h, releases 2.17 to 2.43.
@@ -42,7 +42,7 @@ _UNIQUE_UNITS = 100
 
 
 class LinkMap:
-    """A ``struct link_map`` as it was read, with glibc's own member names.
+    """A ``struct link_map`` as read, with glibc's own member names.
 
     The members that are declared here are decoded for every library on every run; all else when it is asked for.
     """
@@ -100,20 +100,20 @@ class LinkMap:
         self.relocated_to = ()
 
     def field(self, name: str) -> Optional[int]:
-        """Give any member, None where this version lacks it."""
+        """Return a member, None if this version lacks it."""
         if self._values is None:
             self._values = self._structure.decode(self.raw)
         return self._structure.get(self._values, name)
 
     def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
-        """Give several members, None for those that this version lacks."""
+        """Return several members, None for those that this version lacks."""
         if self._values is None:
             self._values = self._structure.decode(self.raw)
         return self._structure.get_all(self._values, names)
 
     @property
     def nodelete(self) -> bool:
-        """Tell whether the map is marked NODELETE.
+        """Return True if the link map is marked NODELETE.
 
         Since glibc 2.31 in l_nodelete_active, before that in l_flags_1.
         """
@@ -123,7 +123,7 @@ class LinkMap:
 
     @property
     def is_proxy(self) -> bool:
-        """Tell whether this stands for an object of the base namespace: ld.so in the others."""
+        """Return True if the link map stands for an object of the base namespace: ld.so in other namespaces."""
         return self.l_real != self.address
 
     @property
@@ -140,7 +140,7 @@ _REQUIRED = tuple(name for name in _HOT if LinkMap.__annotations__[name] == "int
 
 @cache
 def _setter_of(whole: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., None]:
-    """Make a function that sets members of a map: first those that are integers of their own, then bit-fields.
+    """Build a function that sets a link map's members: plain integers first, then bit-fields.
 
     It is made of source text, as namedtuple makes its constructors: a loop of setattr takes five times as long.
     """
@@ -152,7 +152,7 @@ def _setter_of(whole: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., 
 
 
 def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
-    """Tell whether two readings of one address found the same library, not another that came there later."""
+    """Return True if two reads of one address found the same library, not one that was loaded there later."""
     return link_map is other or (
         other is not None
         and link_map.l_addr == other.l_addr
@@ -163,7 +163,7 @@ def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
 
 
 class MapReader:
-    """Read ``struct link_map`` with one request each."""
+    """Reads ``struct link_map`` with one request each."""
 
     def __init__(self, memory: Memory, layout: Layout) -> None:
         self.memory = memory
@@ -182,7 +182,7 @@ class MapReader:
         self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
 
     def read(self, address: int) -> LinkMap:
-        """Read one map without its edges.
+        """Read a link map without its edges.
 
         :raises FaultError: if it cannot be read.
         """
@@ -272,7 +272,7 @@ class Graph:
 
     @property
     def pieces(self) -> Sequence[tuple[int, bytes]]:
-        """Collect all addresses and bytes that this was read from."""
+        """Return all addresses and bytes that the graph was read from."""
         maps = (*self.by_address.values(), *self.strays)
         return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
 
@@ -289,11 +289,11 @@ class Graph:
 
     @property
     def complete(self) -> bool:
-        """Tell whether every library was seen."""
+        """Return True if every library was read."""
         return not self.problems
 
     def is_unchanged(self, memory: Memory) -> bool:
-        """Tell whether another reading of the process finds the same bytes.
+        """Return True if memory still holds the bytes that the graph was read from.
 
         :raises FaultError: if they cannot be read any more.
         """
@@ -301,7 +301,7 @@ class Graph:
 
 
 class Head(NamedTuple):
-    """Where the list of a namespace begins: its number, its ``struct link_namespaces``, first map, number of maps.
+    """The head of a namespace's list: number, ``struct link_namespaces``, first link map, number of link maps.
 
     ``first`` is 0 where there is no map, ``loaded`` None where this version does not count them.
     """
@@ -313,7 +313,7 @@ class Head(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Where the lists of all namespaces begin, and the addresses and bytes that say so."""
+    """The heads of all namespaces' lists, and the addresses and bytes they were read from."""
 
     lists: tuple[Head, ...]
     pieces: tuple[tuple[int, bytes], ...]
@@ -329,7 +329,7 @@ def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
 
 
 class GraphReader:
-    """Read the maps of all namespaces."""
+    """Reads the link maps of all namespaces."""
 
     def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
         self.maps = MapReader(memory, layouts.require("link_map"))
@@ -340,7 +340,7 @@ class GraphReader:
         self._first = rtld_global + outer["_dl_ns"].offset
 
     def read(self, memory: Memory) -> Graph:
-        """Read all maps.
+        """Read all link maps.
 
         :raises FaultError: if _rtld_global itself cannot be read.
         :raises CorruptError: if the number of namespaces is absurd.
@@ -364,7 +364,7 @@ class GraphReader:
         return graph
 
     def read_heads(self) -> Heads:
-        """Read where the lists of all namespaces begin.
+        """Read the list heads of all namespaces.
 
         :raises FaultError: if that cannot be read.
         :raises CorruptError: if the number of namespaces is absurd.
@@ -386,7 +386,7 @@ class GraphReader:
 
 
 def _check_edges(graph: Graph) -> None:
-    """Note maps that depend on what is no map."""
+    """Record a problem for each link map that depends on an address that is no link map."""
     there = set(graph.by_address)
     for address, link_map in graph.by_address.items():
         if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
@@ -396,7 +396,7 @@ def _check_edges(graph: Graph) -> None:
 
 
 def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
-    """Follow the list of a namespace; that it ends early, and what cannot be, is among the graph's problems."""
+    """Follow the list of a namespace; record in ``graph.problems`` where and why it ends early."""
 
     def read(address: int, previous: int) -> tuple[LinkMap, int]:
         if address in graph.by_address:
@@ -424,7 +424,7 @@ def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
 
 
 def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
-    """Tell why a map cannot be the one behind the previous one."""
+    """Return why a link map cannot follow the previous one, None if it can."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
     absurdity = _find_absurdity(link_map)
@@ -432,7 +432,7 @@ def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
 
 
 def _find_absurdity(link_map: LinkMap) -> Optional[str]:
-    """Tell what a map says that cannot be; those of proxies are not maintained."""
+    """Return an implausible value in a link map, None without one; proxies are not maintained by the loader."""
     if link_map.is_proxy:
         return None
     if link_map.l_type > LT_LOADED:
@@ -458,12 +458,12 @@ class Lock(NamedTuple):
 
     @property
     def is_held(self) -> bool:
-        """Tell whether a thread is inside dlopen or dlclose."""
+        """Return True if a thread is inside dlopen or dlclose."""
         return self.owner is not None or self.depth > 0
 
 
 def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
-    """Read who is inside dlopen or dlclose."""
+    """Read the state of ``_dl_load_lock``: the thread inside dlopen or dlclose."""
     member = layouts.require("rtld_global").fields.get("_dl_load_lock")
     if member is None:
         return Lock(None)
@@ -493,7 +493,7 @@ def _read_symbol_name(memory: Memory, address: int) -> str:
 
 
 def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[UniqueSymbol]:
-    """Iterate over the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
+    """Yield the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
 
     :raises FaultError: if the table cannot be read.
     :raises CorruptError: if its size is absurd.

@@ -1,4 +1,4 @@
-"""Is this process's dynamic loader musl's, and what does it know about each library?
+"""Is this process's loader musl's, and what does it record about each library?
 
 musl never unloads: its dlclose checks the handle and returns (ldso/dynlink.c, 1.2).  Its ``struct dso`` begins with
 the public part of ``struct link_map``, and says which libraries dlopen brought.
@@ -24,7 +24,7 @@ _PHDR_SIZES = {8: 56, 4: 32}
 
 
 def is_musl(memory: Memory, start: Start) -> bool:
-    """Tell whether the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
+    """Return True if the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
     found = find_rtld(memory, start.list)
     if found is not None:
         try:

@@ -157,7 +157,7 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Option
 def _sort_original(
     maps: Sequence[LinkMap], skip: int, condemned: Collection[int], spend: Callable[[int], bool]
 ) -> Optional[list[LinkMap]]:
-    """Sort as until 2.34: move each map behind the last one that needs it, until none has to move.
+    """Sort as glibc does until 2.34: move each link map behind the last one that needs it, until none moves.
 
     A map that keeps coming back to the front is in a cycle, and is left where it is.
     """
@@ -194,7 +194,7 @@ def _sort_original(
 def _must_precede(
     other: int, this: int, needs: Mapping[int, frozenset[int]], bound: Mapping[int, frozenset[int]]
 ) -> bool:
-    """Tell whether a map needs another, or is bound to it without being needed by it."""
+    """Return True if ``other`` needs ``this``, or is bound to it and not needed by it."""
     return this in needs[other] or (this in bound[other] and other not in needs[this])
 
 
@@ -209,7 +209,7 @@ def _sort_depth_first(maps: Sequence[LinkMap], by_address: Mapping[int, LinkMap]
 
 
 def _traverse(heads: Sequence[LinkMap], by_address: Mapping[int, LinkMap], *, relocations: bool) -> list[LinkMap]:
-    """List maps in postorder: each behind what it needs, cycles apart."""
+    """Return link maps in postorder: each behind those that it needs, cycles aside."""
     finished: list[LinkMap] = []
     visited: set[int] = set()
     for head in heads:

@@ -1,4 +1,4 @@
-"""Why does glibc's collector begin its marking at a library?"""
+"""Which libraries are roots of the collector's mark phase, and why?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class RootKind(Enum):
-    """Why the collector begins its marking at a map."""
+    """Why a link map is a root of the collector's mark phase."""
 
     EXECUTABLE = "main-program"
     LIBRARY = "startup"

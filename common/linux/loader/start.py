@@ -29,7 +29,7 @@ R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
 
 class PublicMap:
-    """The public part of a ``struct link_map``; the name is read when it is asked for."""
+    """The public part of a ``struct link_map``; its name is read on demand."""
 
     __slots__ = ("_memory", "_name", "_name_address", "address", "l_addr", "l_ld")
 
@@ -43,7 +43,7 @@ class PublicMap:
 
     @property
     def l_name(self) -> str:
-        """Give the name; empty when there is none or it cannot be read."""
+        """Return the name; empty if there is none or it cannot be read."""
         if self._name is None:
             self._name = read_name(self._memory, self._name_address)
         return self._name
@@ -76,13 +76,13 @@ class Start(NamedTuple):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Say why the list could not be followed to its end."""
+        """Return why the list could not be followed to its end."""
         reason = self.list.reason
         return () if reason is None else (Problem(f"link_map {self.list.address:#x}", reason),)
 
     @property
     def complete(self) -> bool:
-        """Tell whether the list could be followed to its end."""
+        """Return True if the list could be followed to its end."""
         return self.list.is_whole
 
 

@@ -1,4 +1,4 @@
-"""Where are the thread control blocks, when no debugger gives the threads' registers?
+"""Where are the thread control blocks, if no debugger provides registers?
 
 glibc links every ``struct pthread`` into one of two lists: threads on stacks of its own making, and threads on
 stacks of the user's, which the main thread counts among.  Since glibc 2.34 (2.33 in part) the heads are members of
@@ -74,5 +74,5 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
 
 
 def is_libpthread(path: str) -> bool:
-    """Tell whether a library is libpthread, which was a library of its own until glibc 2.33."""
+    """Return True if a library is libpthread, which was a library of its own until glibc 2.33."""
     return base_name(path).startswith("libpthread")

@@ -1,4 +1,4 @@
-"""Which thread still owes which library a thread-local destructor?
+"""Which threads still have TLS destructors to run, and which libraries do these keep?
 
 Each thread has ``tls_dtor_list`` in libc's static TLS block: a chain of
 ``struct dtor_list { dtor_func func; void *obj; struct link_map *map; struct dtor_list *next; }``
@@ -48,7 +48,7 @@ _SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8, "s390x": 0x10}
 
 
 class Pending(NamedTuple):
-    """A pending destructor: who runs it, the function (None: cannot be de-mangled), object, library."""
+    """A pending destructor: thread, function (None: cannot be demangled), object, library."""
 
     thread: Thread
     function: Optional[int]
@@ -57,7 +57,7 @@ class Pending(NamedTuple):
 
 
 class Destructors(NamedTuple):
-    """All pending destructors, by the library that each keeps."""
+    """All pending destructors, by the library that they keep."""
 
     by_map: Mapping[int, tuple[Pending, ...]]
     problems: tuple[Problem, ...]

@@ -1,4 +1,4 @@
-"""By which chains of libraries do the roots of the marking keep a library?"""
+"""Through which chains do roots of the mark phase keep a library?"""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _CUT = "not all of the many libraries that keep one another are looked at: reaso
 
 
 class Chains:
-    """The holds that libraries have by others, by what a collection would keep."""
+    """The holds that libraries have through others, under one mark result."""
 
     def __init__(self, process: GlibcProcess, kept: Kept, *, brief: bool) -> None:
-        """Take a process and what is kept; in ``brief`` the holds have neither evidence nor symbols."""
+        """Create the chains of one process under one mark result; ``brief``: without evidence and symbols."""
         self._process = process
         self._kept = kept
         self._brief = brief
@@ -72,7 +72,7 @@ class Chains:
         return holds, max(0, len({*roots, *listed}) - len(holds))
 
     def _search(self, link_map: LinkMap) -> Search[int]:
-        """Search what keeps a map, the nearest first; that it was cut is noted."""
+        """Search the holders of a link map, the nearest first; record a problem if the search was cut."""
         steps = 0
 
         def spend(count: int) -> bool:
@@ -95,7 +95,7 @@ class Chains:
         return search.path(link_map.address) if link_map.address in search.before else ()
 
     def _hold(self, way: Sequence[int]) -> Hold:
-        """Describe how the last map of a way is kept by the first one, a root."""
+        """Describe how the first link map of a path, a root, holds the last one."""
         chain = [way[0]]
         edge = Edge.DEPENDENCY
         for following in way[1:]:
@@ -137,7 +137,7 @@ class Chains:
 
 
 def _dependency_path(process: GlibcProcess, holder: int, held: int) -> list[int]:
-    """Name the libraries between: the l_initfini of a dlopened library lists its indirect dependencies too."""
+    """Return the libraries between: l_initfini of a dlopened library lists its indirect dependencies too."""
     search = Search(
         [holder],
         lambda address: _direct_dependencies(process, process.graph.by_address[address]),

@@ -1,4 +1,4 @@
-"""Which members of the loader's structures does a verdict rest on, and what do they hold?"""
+"""Which members of the loader's structures does a verdict rest on, and what are their values?"""
 
 from __future__ import annotations
 

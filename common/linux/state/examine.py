@@ -52,7 +52,7 @@ def explain(target: Target, brief: bool = False) -> State:
 
 
 def explain_chosen(target: Target, choose: Choice) -> State:
-    """Examine those libraries of the target that are chosen from all: what others would cost is not spent.
+    """Examine the libraries that ``choose`` selects; the others cost nothing.
 
     :raises NotFoundError: if ``choose`` raises it.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
@@ -94,7 +94,7 @@ def examine(
     of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, tuple[Problem, ...]]:
-    """Examine the target and answer a question about it; gives problems that were met meanwhile.
+    """Examine the target and answer a question about it; also return the problems met on the way.
 
     A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
 
@@ -134,7 +134,7 @@ def _examine_once(
     of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Start], _Answer],
 ) -> tuple[_Answer, Motion, tuple[Problem, ...]]:
-    """Examine once; tells also whether the loader moved meanwhile, and what the examination met at its end."""
+    """Examine once; also return whether the loader changed during that, and the problems met last."""
     memory = Memory(target)
     before = tuple(target.problems())
     try:

@@ -1,4 +1,4 @@
-"""Which libraries does glibc's collector keep, by some open counts, and by whom is each kept?"""
+"""Which libraries does the collector keep under given open counts, and through which holders?"""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ PERMANENT = frozenset(
 
 
 class Kept:
-    """What a collection would keep; ``counts`` are open counts, by the map's address, that differ from those read.
+    """The result of the collector's mark phase under given open counts.
 
     For other open counts there is another one of these: what is computed here is never of other counts.
+
+    Its open counts are given by link map address, those that differ from memory.
     """
 
     def __init__(self, process: GlibcProcess, counts: Mapping[int, int]) -> None:
@@ -81,7 +83,7 @@ class Kept:
         return holders
 
     def edge(self, holder: int, held: int) -> Edge:
-        """Return why a map needs another one that it keeps directly, by their addresses."""
+        """Return why one link map needs another that it keeps directly, given their addresses."""
         return Edge.DEPENDENCY if held in self._process.graph.by_address[holder].needed else Edge.RELOCATION
 
     @cached_property

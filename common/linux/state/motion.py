@@ -1,4 +1,4 @@
-"""Did the loader of a process stand still while it was read?"""
+"""Did the loader change anything while the process was read?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .process import GlibcProcess
 
 
 class Motion(Enum):
-    """Whether the loader of a running process changed anything while it was read; HELD: a thread is about to."""
+    """Whether the loader of a running process changed during a read; HELD: a thread is about to change it."""
 
     STILL = "still"
     HELD = "held"

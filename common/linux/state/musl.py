@@ -17,7 +17,7 @@ from .naming import main_program_path, target_info
 
 
 def explain_musl(memory: Memory, start: Start) -> State:
-    """Give the verdict on every library."""
+    """Return a verdict on every library."""
     problems = [*memory.target.problems(), *start.problems]
     images = Images(memory)
     libraries = []

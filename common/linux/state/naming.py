@@ -14,13 +14,13 @@ from ..elf.image import Image
 
 
 def target_info(memory: Memory) -> TargetInfo:
-    """Describe what is examined."""
+    """Describe the target."""
     target = memory.target
     return TargetInfo(target.kind, memory.platform.os, memory.platform.arch, target.pid, target.description)
 
 
 def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
-    """Give the main program's path; the loader itself leaves its l_name empty.
+    """Return the main program's path; the loader itself leaves its l_name empty.
 
     Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in
     ``_dl_argv`` is the program then.
@@ -40,7 +40,7 @@ def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
 
 
 def missing_names() -> tuple[Problem, ...]:
-    """Tell whether names of this answer took too long."""
+    """Return a problem if demangling this answer's names took too long."""
     message = "some take too much time or memory to find or to demangle: they are missing, or as the linker has them"
     return (Problem("names", message),) if shared_helper().missing else ()
 

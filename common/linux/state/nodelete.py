@@ -1,4 +1,4 @@
-"""What has made a library NODELETE?"""
+"""What made a library NODELETE?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP_UNITS = 4
 
 
 class Nodelete:
-    """Why libraries of a process are NODELETE; nothing of it depends on open counts."""
+    """Why libraries of a process are NODELETE; independent of open counts."""
 
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process

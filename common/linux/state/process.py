@@ -1,4 +1,4 @@
-"""What is known of a process of glibc's as it was read once, whatever is asked about it?"""
+"""What is read of a glibc process once, for all questions about it?"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess
 
 
 def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
-    """Tell of libraries whose names cannot be read: who asks for one by its name gets another one, or none."""
+    """Yield a problem for each library with an unreadable name: nothing can find it by name."""
     for link_map in graph.by_address.values():
         if link_map.l_name and not link_map.name and memory.try_read(link_map.l_name, 1) != b"\0":
             message = f"its name at {link_map.l_name:#x} cannot be read: it cannot be asked for by its name"
@@ -58,7 +58,7 @@ def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
 
 
 class GlibcProcess:
-    """The facts of one reading: none of them depends on what the open counts are taken to be.
+    """The facts of one snapshot of a process; independent of open counts.
 
     ``problems`` are added to when more of the process is looked at; all else stays as it was read.
     """
@@ -78,7 +78,10 @@ class GlibcProcess:
         build_ids: BuildIds,
         bindings: AllBindings,
     ) -> None:
-        """Take what was read; ``program`` is the main program's path."""
+        """Create a process from one snapshot.
+
+        :param program: the path of the main program.
+        """
         self.memory = memory
         self.start = start
         self.private = private
@@ -123,11 +126,11 @@ class GlibcProcess:
         return LoaderInfo("glibc", ".".join(map(str, version)) if version else None, self.layouts.source)
 
     def add_problem(self, where: str, message: str) -> None:
-        """Note what could not be established."""
+        """Record a problem."""
         self.problems.append(Problem(where, message))
 
     def note(self, problem: Problem) -> None:
-        """Note what could not be established, once however often it is met."""
+        """Record a problem once, however often it occurs."""
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -160,7 +163,7 @@ class GlibcProcess:
         return self.graph.find_map(address)
 
     def code_symbol(self, address: int) -> CodeSymbol:
-        """Name the function that covers an address, and its library."""
+        """Return the function that covers an address, and its library."""
         link_map = self.find_map(address)
         if link_map is None:
             return CodeSymbol(address, None, None)

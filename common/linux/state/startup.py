@@ -1,4 +1,4 @@
-"""Why was a library loaded at the program's start?"""
+"""Why was a library loaded at program start?"""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .process import GlibcProcess
 
 
 class Startup:
-    """What was loaded at the start of a process."""
+    """Why libraries were loaded at the start of a process."""
 
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
 
     def origin(self, link_map: LinkMap) -> str:
-        """Return what brought a library: ``rtld``, ``vdso``, ``needed`` or ``preload``."""
+        """Return what loaded a library: ``rtld``, ``vdso``, ``needed`` or ``preload``."""
         process = self._process
         if link_map.address == process.private.rtld_map.address:
             return "rtld"

@@ -1,4 +1,4 @@
-"""Which functions do addresses belong to, and through which symbols does one library point into another?
+"""Which function covers an address, and through which symbols is one library bound to another?
 
 Both take long to find, so what has not changed since an earlier reading of the process is not found again.
 """
@@ -28,7 +28,7 @@ TEXT_UNITS = 8
 
 
 class Functions:
-    """The names of functions, each found once; the threads of a pool all have the same destructors."""
+    """A cache of function names; the threads of a pool all have the same destructors."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[LinkMap, Optional[str]]] = {}
@@ -75,19 +75,22 @@ def demangled(memory: Memory, symbols: Iterable[str]) -> set[str]:
 
 
 class AllBindings:
-    """The bindings of all libraries in one reading of a process, each library's found when it is asked for."""
+    """The bindings of all libraries in one snapshot, each found on demand."""
 
     def __init__(
         self, memory: Memory, images: Images, earlier: Optional[Mapping[int, tuple[LinkMap, Bindings]]] = None
     ) -> None:
-        """Take the images of the reading, and ``earlier`` bindings by the map's address with the map as it was then."""
+        """Create the cache for one snapshot from the bindings of an earlier one.
+
+        :param earlier: the bindings by link map address, each with the link map as it was then.
+        """
         self._memory = memory
         self._images = images
         self._earlier = earlier or {}
         self._found: dict[int, tuple[LinkMap, Bindings]] = {}
 
     def later(self, memory: Memory, images: Images, there: Mapping[int, LinkMap]) -> AllBindings:
-        """Return those of a later reading, in which the maps ``there`` are loaded, by their addresses."""
+        """Return the bindings in a later snapshot, in which the link maps ``there`` are loaded."""
         known = {**self._earlier, **self._found}
         return AllBindings(memory, images, {address: each for address, each in known.items() if address in there})
 

@@ -1,4 +1,4 @@
-"""Which threads still owe a library thread-local destructors, and which functions are these?"""
+"""Which threads still have TLS destructors of a library to run, and which functions are these?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class PendingDestructors:
-    """The thread-local destructors that are pending in a process; nothing of it depends on open counts."""
+    """The pending thread-local destructors of a process; independent of open counts."""
 
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
 
     def of(self, link_map: LinkMap) -> tuple[Pending, ...]:
-        """Return those that keep a library; where they are not as many as it counts, a problem is noted."""
+        """Return the pending destructors that keep a library; record a problem if its own count differs."""
         return self._by_map.get(link_map.address, ())
 
     def threads(self, link_map: LinkMap) -> tuple[ThreadRef, ...]:
@@ -33,7 +33,7 @@ class PendingDestructors:
         return tuple(found[lwp] for lwp in sorted(found))
 
     def describe(self, pending: Pending) -> TlsDestructor:
-        """Name the function of one, and its thread."""
+        """Describe a pending destructor: its function and its thread."""
         unknown = CodeSymbol(0, None, None)
         function = unknown if pending.function is None else self._process.code_symbol(pending.function)
         size = len(function.name or "") + len(function.library or "")
@@ -43,7 +43,7 @@ class PendingDestructors:
 
     @cached_property
     def _by_map(self) -> Mapping[int, tuple[Pending, ...]]:
-        """Collect them by the address of the map that they keep."""
+        """Group the pending destructors by the address of the link map that they keep."""
         from ..loader.tls import read_destructors  # few libraries are kept by any
 
         process = self._process

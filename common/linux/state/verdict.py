@@ -29,7 +29,7 @@ _LIBRARY_UNITS = 6000
 
 
 class Facts(NamedTuple):
-    """What is found out about a process once, whatever its open counts are taken to be."""
+    """The facts about a process that do not depend on open counts."""
 
     process: GlibcProcess
     startup: Startup
@@ -38,12 +38,14 @@ class Facts(NamedTuple):
 
 
 class GlibcExamination:
-    """The verdicts on the libraries of a process, by the open counts that it has or by others."""
+    """The verdicts on a process's libraries under given open counts."""
 
     def __init__(self, facts: Facts, counts: Mapping[int, int] = {}, *, brief: bool = False) -> None:
-        """Take the facts, and ``counts`` that differ from those in memory, by the map's address.
+        """Create an examination of a process under the given open counts.
 
         In ``brief`` verdicts have neither fields, symbols, destructors nor evidence.
+
+        :param counts: the open counts that differ from those in memory, by link map address.
         """
         self.process = facts.process
         self.destructors = facts.destructors
@@ -71,7 +73,7 @@ class GlibcExamination:
         return GlibcExamination.of(self.process.later(follower), brief=self._brief)
 
     def facts_of_all(self) -> list[Library]:
-        """Return what every library is, without a verdict."""
+        """Return the facts of every library, without verdicts."""
         return [self.describe(m, identify=True) for m in self.process.graph.by_address.values()]
 
     def state(self, chosen: Optional[Iterable[Library]] = None) -> State:

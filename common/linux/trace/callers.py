@@ -1,4 +1,4 @@
-"""Who called the loader: which function outside of libc and ld.so, and on whose behalf?
+"""Who called the loader: which function outside libc and ld.so, and on whose behalf?
 
 A close arrives at ``_dl_close`` through several functions of libc and ld.so.  They are unwound once for each way there
 is; where their frames have fixed sizes, the way is known again by its return addresses on the stack, which takes one
@@ -32,14 +32,14 @@ STACK_BYTES = 2048
 
 
 class Caller(NamedTuple):
-    """A return address outside of libc and ld.so, None if none was found, and who called: "user" or "libc"."""
+    """A return address outside libc and ld.so (None: not found), and who called: "user" or "libc"."""
 
     pc: Optional[int]
     by: str
 
 
 class _Way(NamedTuple):
-    """Where it ends, offsets from the stack pointer and the return addresses there, the caller's offset, who calls."""
+    """A call path: where it ends, offsets and return addresses on the stack, the caller's offset, who calls."""
 
     address: int
     words: tuple[tuple[int, int], ...]
@@ -48,7 +48,7 @@ class _Way(NamedTuple):
 
 
 class Callers:
-    """Find and name callers in one process."""
+    """Finds and names the callers of the loader in one process."""
 
     def __init__(self, target: LiveTarget, convention: Convention, rtld: int) -> None:
         self._target = target
@@ -69,7 +69,7 @@ class Callers:
         return hit.registers((self._convention.stack,))[0]
 
     def return_address(self, hit: Hit, memory: Memory) -> int:
-        """Read where a function that is about to begin returns to."""
+        """Read the return address of the function about to begin."""
         if self._convention.link:
             return hit.registers((self._convention.link,))[0]
         return memory.pointer(self.stack(hit))
@@ -79,7 +79,7 @@ class Callers:
         return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
     def find(self, hit: Hit, process: GlibcProcess, entry: Entry, stack: int) -> Caller:
-        """Find who called, at an entry of the loader."""
+        """Find the caller of a loader function."""
         memory = process.memory
         if entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
             return Caller(self.return_address(hit, memory), "user")
@@ -116,7 +116,7 @@ class Callers:
         return Caller(None, by)
 
     def behind(self, hit: Hit, process: GlibcProcess, pc: int) -> int:
-        """Find the caller behind libstdc++, whose ``__cxa_thread_atexit`` only passes on what libc is called for."""
+        """Find the caller above libstdc++, whose ``__cxa_thread_atexit`` only forwards to libc."""
         link_map = process.find_map(pc)
         if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
             return pc
@@ -142,7 +142,7 @@ class Callers:
         return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
 
     def _is_known_outside(self, process: GlibcProcess, pc: int) -> bool:
-        """Tell whether a place has been named before, as that of a caller."""
+        """Return True if a return address has been named as a caller's before."""
         known = self._sites.get(pc)
         return known is not None and known[0] is not None and _is_there(process.graph, known[0])
 
@@ -161,7 +161,7 @@ class Callers:
         return symbol[0] if symbol else None
 
     def name(self, process: GlibcProcess, pc: Optional[int], before: int = 1) -> Optional[Site]:
-        """Name the place of a call by its return address, or with ``before`` 0 a function by its own address."""
+        """Return the call site at a return address, or with ``before`` 0 the function at its own address."""
         if pc is None:
             return None
         known = self._sites.get(pc)
@@ -180,5 +180,5 @@ def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
 
 
 def is_inner(path: str) -> bool:
-    """Tell whether a library is part of the C library through which opens and closes pass."""
+    """Return True for libraries of glibc that forward opens and closes."""
     return is_libc(path) or base_name(path).startswith(("libdl.so", "libdl-2."))

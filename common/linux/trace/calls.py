@@ -1,4 +1,4 @@
-"""Through which instructions does a glibc process open and close libraries, and where are the arguments then?
+"""Through which instructions does a glibc process open and close libraries, and where are the arguments?
 
 ld.so keeps the addresses of its ``_dl_open`` and ``_dl_close`` in ``_rtld_global_ro`` for libc, so they can be found
 without debug information, and all opens and closes of all namespaces pass through them.  Where a debugger cannot have
@@ -43,7 +43,7 @@ _LOAD = re.compile(rb"[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](....)", r
 
 
 class Convention(NamedTuple):
-    """How arguments are passed: in registers, or (none) on the stack behind the return address.
+    """A calling convention: argument registers, or none if arguments are on the stack above the return address.
 
     ``link`` is the register with the return address, None where it is on the stack.
     """
@@ -65,7 +65,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 
 class Entry(Enum):
-    """What a watched instruction does, by the function whose arguments are there."""
+    """A function of the loader or libc through which opens and closes pass."""
 
     DL_OPEN = "_dl_open"
     DL_CLOSE = "_dl_close"
@@ -75,7 +75,7 @@ class Entry(Enum):
 
 
 class Places(NamedTuple):
-    """Where to break: addresses with what happens there, and in words what they are."""
+    """The addresses to break at, with the function at each, and both in words."""
 
     entries: Mapping[int, Entry]
     opens_by: str
@@ -83,7 +83,7 @@ class Places(NamedTuple):
 
 
 def find_places(memory: Memory, layouts: LayoutSet, private: Private, graph: Graph, *, in_rtld: bool) -> Places:
-    """Find where opens and closes pass; ``in_rtld`` prefers ld.so's own functions.
+    """Find the instructions that all opens and closes pass; ``in_rtld`` prefers ld.so's own functions.
 
     :raises UnsupportedError: if nothing of the kind can be found.
     """
@@ -168,7 +168,7 @@ def _find_inner_calls(
 
 
 def _loads(memory: Memory, start: int, code: bytes, position: int, wanted: int) -> bool:
-    """Tell whether shortly before a place something is loaded from a GOT slot that has the wanted value."""
+    """Return True if the code shortly before an address loads a GOT slot that holds ``wanted``."""
     first = max(0, position - _LOAD_DISTANCE)
     for match in _LOAD.finditer(code, first, position):
         slot = start + match.end() + struct.unpack("<i", match[1])[0]

@@ -1,4 +1,4 @@
-"""Which file descriptors has a library left open when it went?
+"""Which file descriptors did an unloaded library leave open?
 
 Two phases, so that a program pays nothing for calls that nobody asks about.  First the kernel's list of descriptors is
 compared, before the dlopen, at the dlclose, and after it: that names the library and what is open.  A second trace, of
@@ -62,7 +62,7 @@ Snapshot = Mapping[int, str]
 
 
 def read_descriptors(pid: int) -> Snapshot:
-    """Read what a process has open: targets of /proc/PID/fd by number; empty where that cannot be read."""
+    """Read a process's open descriptors: targets of /proc/PID/fd by number; empty if unreadable."""
     found = {}
     folder = f"/proc/{pid}/fd"
     try:
@@ -78,7 +78,7 @@ def read_descriptors(pid: int) -> Snapshot:
 
 
 class _Call(NamedTuple):
-    """A call that made a descriptor: the calling library, where it is, and the path that was asked for."""
+    """A call that created a descriptor: the calling library, the call site, and the requested path."""
 
     library: int
     site: Site
@@ -86,7 +86,7 @@ class _Call(NamedTuple):
 
 
 class Descriptors:
-    """The descriptors of a process, and the libraries that were loaded when they were opened."""
+    """The open descriptors of a process, and those that were open when each library was loaded."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -96,22 +96,22 @@ class Descriptors:
         self._calls: dict[_Call, None] = {}
 
     def read(self) -> Snapshot:
-        """Read what is open now."""
+        """Read the open descriptors."""
         return read_descriptors(self._pid)
 
     def note_birth(self, link_map: LinkMap, before: Snapshot) -> None:
-        """Note that a library has been loaded, and what was open before."""
+        """Record that a library has been loaded, and the descriptors that were open before."""
         self._born[link_map.address] = before
 
     def note_call(self, holder: LinkMap, site: Site, path: Optional[str]) -> None:
-        """Note a call in a library that makes a descriptor."""
+        """Record a library's call that creates a descriptor."""
         if len(self._calls) < MAX_CALLS:
             self._calls[_Call(holder.address, site, path)] = None
 
     def find_leaks(
         self, gone: Mapping[int, Instance], closed: Optional[Instance], before: Snapshot, moment: Moment
     ) -> Iterator[DescriptorLeak]:
-        """Find what libraries that went have left open; ``before`` is what was open when their close began.
+        """Yield the descriptors that unloaded libraries left open; ``before``: those open when their close began.
 
         What was loaded together is one: its first library is named, or the one that was closed.
         """

@@ -1,4 +1,4 @@
-"""What can a trace of glibc's loader see happen?  Values, in glibc's and the user's own terms."""
+"""Which events does a trace of glibc's loader report?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..model import Library
 
 
 class Instance(NamedTuple):
-    """A library as it is loaded from one open to one close.
+    """One loading of a library, from the open that loads it to the close that unloads it.
 
     ``base`` is its l_addr, its mappings lie within [``start``, ``end``).  ``build_id`` is that of its GNU note in hex,
     as it was read while it was loaded; None where there is none, or where it was not in memory.
@@ -27,7 +27,7 @@ class Instance(NamedTuple):
 
 
 class Open(NamedTuple):
-    """A dlopen or dlmopen: what was asked for (None: the program itself), and what came of it.
+    """A dlopen or dlmopen: the request (None: the program itself) and its result.
 
     ``requested_namespace`` is the namespace that was asked for, negative for a new one or the caller's.  ``loaded`` are
     all libraries that came, ``unloaded`` those that a failed one made the collector find.  ``error`` is what dlerror
@@ -48,7 +48,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """A close: the prediction when it began, and what it then did; libraries by name.
+    """A dlclose: the prediction at its start, and what it did; libraries sorted by name.
 
     ``predicted_unloads`` is what the first marking finds, ``predicted_by_nested_closes`` what further markings add, one
     for each close within, ``predicted_for_outer_close`` what this one adds to the close that it is within; ``kept`` are
@@ -71,22 +71,22 @@ class Close(NamedTuple):
 
     @property
     def predicted_but_kept(self) -> tuple[Instance, ...]:
-        """Give what was predicted to go and stayed: a mistake of ours, unless another thread came before."""
+        """Return what was predicted to be unloaded and was not: a wrong prediction, unless threads raced."""
         return without((*self.predicted_unloads, *self.predicted_by_nested_closes), self.unloaded) if self.ended else ()
 
     @property
     def unloaded_but_not_predicted(self) -> tuple[Instance, ...]:
-        """Give what went without having been predicted, by any of the markings."""
+        """Return what was unloaded without having been predicted."""
         return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
 
     @property
     def is_exact(self) -> bool:
-        """Tell whether what went is what was predicted when the close began."""
+        """Return True if exactly the libraries predicted at the start of the close were unloaded."""
         return self.ended and self.predicted_unloads == self.unloaded
 
 
 class Pin(NamedTuple):
-    """A library became NODELETE: why, by which symbols, looked up by which libraries, in or after which open.
+    """A library that became NODELETE: why, through which symbols and lookups, during or after which open.
 
     ``symbols_omitted`` more symbols are left out.
     """
@@ -114,7 +114,7 @@ class TlsRegistration(NamedTuple):
 
 
 class DescriptorLeak(NamedTuple):
-    """A file descriptor that was opened while a library was loaded and is still open after that has gone.
+    """A file descriptor that was opened while a library was loaded and outlived the library.
 
     ``opened_at`` are the calls in that library that made descriptors, as far as they were watched.
     """
@@ -130,7 +130,7 @@ Event = Union[Open, Close, Pin, TlsRegistration, DescriptorLeak]
 
 
 class Kept(NamedTuple):
-    """A library that stayed at a last close: how often, the latest of those closes, and what kept it then."""
+    """A library that stayed at its last close: how often, the latest such close, and the holds then."""
 
     library: Library
     times_kept: int
@@ -166,7 +166,7 @@ class Trace(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Why the process stops: the word of ``stop_when``, the open or close, and the libraries that it is about."""
+    """Why the process stops: the value of ``stop_when``, the open or close, and the libraries concerned."""
 
     when: str
     event: Event

@@ -115,7 +115,7 @@ def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> O
 
 
 def make_failure(memory: Memory, code: int, name: int, text: int) -> Failure:
-    """Put an error together as dlerror does; ``name`` and ``text`` are addresses, each 0 if there is none.
+    """Assemble an error as dlerror does; ``name`` and ``text`` are addresses, each 0 if there is none.
 
     :raises DlwhyError: if one of them cannot be read.
     """
@@ -129,7 +129,7 @@ class StoredErrors:
     """The errors that libc keeps for dlerror, one of each thread."""
 
     def __init__(self, offset: int) -> None:
-        """Take where the pointer to it lies among libc's variables of a thread."""
+        """Create a reader from the offset of the pointer to it among libc's thread variables."""
         self._offset = offset
 
     @classmethod

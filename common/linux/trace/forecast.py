@@ -1,4 +1,4 @@
-"""What will a close that is about to begin unload, and what of all that it needs will stay, and why?"""
+"""What will a close unload, and which of its dependencies will stay, and why?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCAT
 
 
 class Forecast:
-    """Predict the closes of one process; what has not changed about a library is not found again."""
+    """Predicts the closes of one process; unchanged facts about a library are cached."""
 
     def __init__(self) -> None:
         self._closers: dict[str, bool] = {}
@@ -49,7 +49,7 @@ class Forecast:
         return Prediction(outcome, goes, adds, at_least, keeps)
 
     def explain(self, before: Graph, process: GlibcProcess, closing: Closing) -> Mapping[int, Instance]:
-        """Mark once more by the counts of now, where closes within this one lowered some without having been seen.
+        """Mark again under the current counts, which unseen nested closes have lowered; return what that unloads.
 
         What libc of another namespace is asked to close is not seen by every debugger.  Returns what has gone by that.
         """
@@ -71,7 +71,7 @@ class Forecast:
                 yield planner.examined.process.name(link_map)
 
     def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
-        """Judge what stays of a library and all that it needs, after its last close."""
+        """Return verdicts on what stays of a library and its dependencies after its last close."""
         if link_map.l_type != LT_LOADED or link_map.nodelete:
             return (self.judge_lasting(planner.examined, link_map),)
         stays = [m for m in planner.closure(link_map) if m.address not in unloads]
@@ -86,7 +86,7 @@ class Forecast:
         )
 
     def judge_lasting(self, examined: GlibcExamination, link_map: LinkMap) -> Library:
-        """Judge a library that stays for good: why is found once."""
+        """Return the verdict on a library that stays for good; computed once."""
         known = self._lasting.get(link_map.address)
         if known is not None and _is_equal(known[0], link_map):
             return known[1]
@@ -102,7 +102,7 @@ class Forecast:
 
 
 class _Staying:
-    """The verdicts on what would stay after closes; they hold as long as the same is kept by the same."""
+    """A cache of verdicts on what stays after a close, valid while the holders are unchanged."""
 
     def __init__(self) -> None:
         self._after: Optional[GlibcExamination] = None
@@ -110,7 +110,7 @@ class _Staying:
         self._known: dict[int, tuple[LinkMap, Sequence[Optional[Bindings]], Library]] = {}
 
     def judge(self, after: GlibcExamination, link_map: LinkMap) -> Library:
-        """Judge a library by the examination of what is left after a close."""
+        """Return the verdict on a library in the state after a close."""
         if after is not self._after:
             self._take(after)
         known = self._known.get(link_map.address)
@@ -141,14 +141,14 @@ def _count_of(link_map: LinkMap, now: Optional[LinkMap]) -> int:
 
 
 def _is_equal(link_map: LinkMap, other: LinkMap) -> bool:
-    """Tell whether two readings of a map found the same bytes."""
+    """Return True if two reads of a link map found the same bytes."""
     return link_map is other or (
         link_map.raw == other.raw and link_map.edges == other.edges and link_map.name == other.name
     )
 
 
 def _keeps_alike(link_map: LinkMap, other: LinkMap) -> bool:
-    """Tell whether two readings of a map keep the same, for all that others can tell."""
+    """Return True if two reads of a link map keep the same libraries."""
     return link_map is other or (
         link_map.name == other.name
         and link_map.needed == other.needed

@@ -1,4 +1,4 @@
-"""Which events of glibc's loader does a report list, and what was kept by which close?"""
+"""Which events of glibc's loader does a report list, and which closes kept something?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EventLedger(Ledger):
     """
 
     def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
-        """Take the open counts of what was loaded at the program's start."""
+        """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
         super().__init__(at_start)
         self.closes_mispredicted: list[Close] = []
         self.pins: list[Pin] = []
@@ -76,10 +76,10 @@ class EventLedger(Ledger):
             self._kept[key] = Kept(library, before.times_kept + 1 if before else 1, event)
 
     def kept(self) -> tuple[Kept, ...]:
-        """Give the libraries that stayed at a last close, those that stayed most often first."""
+        """Return the libraries that stayed at a last close, most frequent first."""
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.library.name)))
 
 
 def key_of(library: Instance) -> AccountKey:
-    """Return which account a library has."""
+    """Return the key of a library's account."""
     return AccountKey(library.path, library.namespace)

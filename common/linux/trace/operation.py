@@ -1,4 +1,4 @@
-"""What is known of an open or close that has begun and not been seen to end?"""
+"""What is known of an in-flight open or close?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .request import Request
 
 
 class Beginning(NamedTuple):
-    """How an open or close began: when, at which stack pointer, and which descriptors were open then.
+    """The start of an open or close: its event header, stack pointer, and the descriptors open then.
 
     ``returns_to`` is the word at ``stack`` where this is its return address, else None.
     """
@@ -29,7 +29,7 @@ class Beginning(NamedTuple):
 
 
 class Operation:
-    """An open or close that has begun and not been seen to end."""
+    """An in-flight open or close."""
 
     def __init__(self, beginning: Beginning) -> None:
         self.moment, self.stack, self.returns_to, self.open_before = beginning
@@ -39,25 +39,25 @@ class Operation:
         self.went: dict[int, Instance] = {}
 
     def note_race(self) -> None:
-        """Note that another thread opens or closes meanwhile."""
+        """Record that another thread opened or closed during the call."""
         self.moment = self.moment._replace(raced=True)
 
     def doubt(self) -> None:
-        """Take neither its end nor its effect for known any more."""
+        """Mark the call uncertain: it may have returned, and its effects may be lost."""
         self.is_doubtful = True
 
     def note_gone(self, library: Instance) -> None:
-        """Note a library that it has unloaded."""
+        """Record a library that the call has unloaded."""
         self.went[library.link_map] = library
         self.has_effect = True
 
     def event(self, ended: bool) -> Event:
-        """Give the event as it is known now."""
+        """Return the event as known so far."""
         raise NotImplementedError
 
 
 class Opening(Operation):
-    """A dlopen or dlmopen."""
+    """An in-flight dlopen or dlmopen."""
 
     def __init__(self, beginning: Beginning, request: Request) -> None:
         super().__init__(beginning)
@@ -72,21 +72,21 @@ class Opening(Operation):
         return base_name(self.request.name or "") == base_name(link_map.name)
 
     def note_library(self, library: Instance) -> None:
-        """Note the library that it has given a handle of."""
+        """Record the library whose handle the open returns."""
         self.library = library
         self.has_effect = True
 
     def note_added(self, library: Instance) -> None:
-        """Note a library that it has loaded."""
+        """Record a library that the open has loaded."""
         self.added[library.link_map] = library
 
     def note_failure(self, failure: Failure) -> None:
-        """Note an error that was raised within it, which it fails with, unless a constructor asked for the error."""
+        """Record an error that was raised during the open: the open fails with it, unless a constructor caused it."""
         if self.failure is None:
             self.failure = failure
 
     def event(self, ended: bool) -> Open:
-        """Give the event: without a library it has failed, if it has ended."""
+        """Return the event; an ended open without a library has failed."""
         result = OpenResult.UNKNOWN
         if self.library is not None:
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
@@ -108,7 +108,7 @@ class Opening(Operation):
 
 
 class Prediction(NamedTuple):
-    """What a close will do: how it ends, what goes, by the address of its map, and what of all that it needs stays.
+    """What a close will do: its outcome, what is unloaded, by link map, and which dependencies stay.
 
     ``adds`` are those that go by the marking of the close that it is within, ``at_least`` names libraries that can
     close more while they are unloaded.
@@ -126,7 +126,7 @@ _NOTHING = Prediction(Outcome.NOT_OPEN, {}, {}, (), ())
 
 
 class Closing(Operation):
-    """A close, with what was predicted of it; ``remarked`` are what markings after the first add to what goes."""
+    """An in-flight dlclose, with its prediction; ``remarked``: what nested closes' collections add to it."""
 
     def __init__(
         self, beginning: Beginning, handle: int, link_map: Optional[LinkMap], library: Optional[Instance]
@@ -141,7 +141,7 @@ class Closing(Operation):
 
     @property
     def does_nothing(self) -> bool:
-        """Tell whether the close is sure to leave everything as it is."""
+        """Return True if the close is certain to change nothing."""
         return self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
 
     def is_expected_to_unload(self, address: int) -> bool:
@@ -149,20 +149,20 @@ class Closing(Operation):
         return address in self.prediction.goes or address in self.remarked
 
     def predict(self, link_map: LinkMap, prediction: Prediction) -> None:
-        """Take a prediction, made by a map as it is now."""
+        """Set the prediction, and the current link map that it was made for."""
         self.link_map = link_map
         self.prediction = prediction
 
     def note_remarked(self, libraries: Mapping[int, Instance]) -> None:
-        """Note what a further marking adds to what goes."""
+        """Record what a nested close's collection adds to what this close unloads."""
         self.remarked.update(libraries)
 
     def note_count(self) -> None:
-        """Note that it has lowered an open count."""
+        """Record that the close has lowered an open count."""
         self.has_effect = self.is_counted = True
 
     def event(self, ended: bool) -> Close:
-        """Give the event: what went is not known before it has ended."""
+        """Return the event; what was unloaded is unknown until the close has ended."""
         prediction = self.prediction
         return Close(
             moment=self.moment,

@@ -1,4 +1,4 @@
-"""Which of the opens and closes that go on is to thank for what has changed between two events?"""
+"""Which in-flight open or close caused each change between two snapshots?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Changes(NamedTuple):
 
 
 class Operations:
-    """The opens and closes that have begun and not been seen to end, in the order in which they began."""
+    """The in-flight opens and closes, in the order in which they began."""
 
     def __init__(self) -> None:
         self._running: list[Operation] = []
@@ -40,7 +40,7 @@ class Operations:
         self._doubtful: dict[int, int] = {}
 
     def add(self, operation: Operation) -> None:
-        """Add one that begins."""
+        """Add a call that has begun."""
         number = operation.moment.number
         self._doubtful.pop(operation.moment.tid, None)
         others = [op for op in self._running if op.moment.tid != operation.moment.tid]
@@ -53,7 +53,7 @@ class Operations:
         self._waiting = operation
 
     def remove(self, operation: Operation) -> None:
-        """Remove one that has ended."""
+        """Remove a call that has returned."""
         self._running.remove(operation)
         if operation.moment.raced:
             self._doubtful[operation.moment.tid] = self._raced_until
@@ -61,17 +61,17 @@ class Operations:
             self._waiting = None
 
     def forget(self, operation: Operation) -> None:
-        """Remove one that has not begun, for it begins once more."""
+        """Remove a call that had not begun and is about to begin again."""
         self._running.remove(operation)
 
     def end_all(self) -> tuple[Event, ...]:
-        """Remove all, when nothing is seen any more; returns them as they are known."""
+        """Remove all calls at the end of the trace; return their events as known so far."""
         events = self.unended()
         self._running.clear()
         return events
 
     def note_going_on(self) -> None:
-        """Note that the thread of the latest one has gone on since it began."""
+        """Record that the latest call's thread has resumed."""
         self._waiting = None
 
     def is_raced(self, number: int) -> bool:
@@ -79,44 +79,44 @@ class Operations:
         return number <= self._raced_until
 
     def running(self) -> tuple[Operation, ...]:
-        """List all."""
+        """Return all in-flight calls."""
         return tuple(self._running)
 
     def unended(self) -> tuple[Event, ...]:
-        """List all, as they are known now."""
+        """Return the events of all in-flight calls as known so far."""
         return tuple(operation.event(ended=False) for operation in self._running)
 
     def find_unbegun_close(self, lwp: int, stack: int) -> Optional[Closing]:
-        """Find the latest close of a thread if it begins at a stack pointer and may not have begun, else None."""
+        """Return a thread's latest close if it began at this stack pointer and has had no effect yet, else None."""
         last = next(reversed(self.of_thread(lwp)), None)
         if not isinstance(last, Closing) or last.moment.raced or last.stack != stack:
             return None
         return None if last.does_nothing or last.has_effect else last
 
     def around(self, lwp: int, stack: int) -> Optional[int]:
-        """Return the number of the innermost one that a place on a thread's stack lies within, None without one."""
+        """Return the number of the innermost call of a thread that encloses a stack address, None without one."""
         found = [op.moment.number for op in self.of_thread(lwp) if op.stack > stack]
         return found[-1] if found else None
 
     def doubt(self) -> None:
-        """Take the effect of nothing that goes on for known any more."""
+        """Mark all in-flight calls uncertain."""
         for operation in self._running:
             operation.doubt()
 
     def of_thread(self, lwp: int) -> list[Operation]:
-        """List those of a thread, each within the one before."""
+        """Return a thread's in-flight calls, outermost first."""
         return [op for op in self._running if op.moment.tid == lwp]
 
     def openings(self) -> list[Opening]:
-        """List the opens."""
+        """Return the in-flight opens."""
         return [op for op in self._running if isinstance(op, Opening)]
 
     def closings(self) -> list[Closing]:
-        """List the closes."""
+        """Return the in-flight closes."""
         return [op for op in self._running if isinstance(op, Closing)]
 
     def ended(self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int]) -> list[Operation]:
-        """List those that have ended when a thread comes from a place on its stack; without one: at a stop.
+        """Return the calls that have returned, given that a thread hit a breakpoint at ``stack`` (None: a stop).
 
         ``depth`` tells how many of a thread's go on, by the loader's lock: the first ones.  What cannot be told to have
         ended has not.
@@ -132,7 +132,7 @@ class Operations:
         return operation.has_effect or operation is not own[-1] or (lwp is None and operation is not self._waiting)
 
     def assign(self, before: Graph, process: GlibcProcess, *, exiting: bool) -> Changes:
-        """Find out which operation is to thank for each difference of two readings."""
+        """Attribute each difference between two snapshots to an in-flight call."""
         graph = process.graph
         opens = closes = 0
         added: list[tuple[Opening, LinkMap]] = []
@@ -165,7 +165,7 @@ class Operations:
         return Changes(added, gone, opens, closes)
 
     def _assign_gone(self, link_map: LinkMap, process: GlibcProcess) -> None:
-        """Let the first of the likely ones account for a library that has gone."""
+        """Attribute an unloaded library to the likeliest in-flight call."""
         closings = self.closings()
         by_prediction = [op for op in closings if op.is_expected_to_unload(link_map.address)]
         in_namespace = [op for op in closings if op.library and op.library.namespace == link_map.l_ns]
@@ -174,7 +174,7 @@ class Operations:
             likely.note_gone(instance_of(process, link_map))
 
     def _lower(self, link_map: LinkMap, total: int) -> int:
-        """Let closes of a library account for a lower count; gives for how much of it."""
+        """Attribute a drop in open count to in-flight closes; return how much was attributed."""
         found = 0
         for operation in self.closings():
             same = operation.link_map is not None and is_same(operation.link_map, link_map)
@@ -184,7 +184,7 @@ class Operations:
         return found
 
     def _raise(self, link_map: LinkMap, total: int, process: GlibcProcess, exiting: bool) -> int:
-        """Let opens account for a higher count; gives for how much of it.
+        """Attribute a rise in open count to in-flight opens; return how much was attributed.
 
         At exit _dl_fini raises all counts, so that no close takes a library away from under it.
         """
@@ -208,7 +208,7 @@ def instance_of(process: GlibcProcess, link_map: LinkMap) -> Instance:
 
 
 def differing(graph: Graph, other: Graph) -> Sequence[LinkMap]:
-    """List the maps of a graph that another one has not, or has read anew."""
+    """Return the link maps of one graph that another lacks or has read anew."""
     maps = graph.by_address.values()
     found = set(maps).difference(other.by_address.values())
     return [link_map for link_map in maps if link_map in found] if found else ()

@@ -1,4 +1,4 @@
-"""Which library has become NODELETE since the event before, by what, and whose look-up did it?"""
+"""Which libraries became NODELETE since the previous event, why, and through whose lookups?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RTLD_NODELETE = 0x1000
 
 
 class Cause(NamedTuple):
-    """Why a library has become NODELETE: what did it, by which symbols, and the libraries that looked those up.
+    """Why a library became NODELETE: the origin, the symbols, and the libraries that looked them up.
 
     ``symbols_omitted`` more symbols are left out.
     """
@@ -38,7 +38,11 @@ def find_pinned(before: Graph, graph: Graph) -> Iterator[LinkMap]:
 
 
 def find_cause(process: GlibcProcess, link_map: LinkMap, library: Library, openings: Sequence[Opening]) -> Cause:
-    """Find what made a library NODELETE; ``library`` is the verdict on it, ``openings`` may have done so."""
+    """Find what made a library NODELETE.
+
+    :param library: the verdict on it.
+    :param openings: the opens that may have caused it.
+    """
     hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
     lookups: list[str] = []
     origin = hold.origin
@@ -53,7 +57,7 @@ def find_cause(process: GlibcProcess, link_map: LinkMap, library: Library, openi
 
 
 def _find_lookups(process: GlibcProcess, link_map: LinkMap, during: Opening, origin: str) -> list[str]:
-    """Name the libraries that are bound to one which their look-up made NODELETE."""
+    """Return the names of the libraries whose lookups made a library NODELETE."""
     found = []
     for other in process.graph.by_address.values():
         candidate = other.address in during.added if origin == "unique-symbol" else other.l_type != LT_LOADED

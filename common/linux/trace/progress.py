@@ -1,4 +1,4 @@
-"""Which of the opens and closes that have begun have ended, and what has come of them?"""
+"""Which in-flight opens and closes have returned, and what did they do?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .summary import Summary
 
 
 class Progress:
-    """What happens between two events of a process; what has ended is told."""
+    """Follows in-flight calls from event to event, and reports those that have returned."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Progress:
         descriptors: Optional[Descriptors],
         stored_errors: Optional[StoredErrors],
     ) -> None:
-        """Take the parts of a trace; ``stored_errors`` are asked where no breakpoint sees errors raised."""
+        """Create a tracker from the parts of a trace; ``stored_errors`` is used if no breakpoint sees errors."""
         self._reading = reading
         self._watching = watching
         self._operations = operations
@@ -43,7 +43,7 @@ class Progress:
         self._forecast = Forecast()
 
     def predict(self, closing: Closing, link_map: LinkMap) -> None:
-        """Predict a close by what was read last."""
+        """Predict a close from the current snapshot."""
         own = self._operations.of_thread(closing.moment.tid)
         outer = next((op for op in own if isinstance(op, Closing)), None)
         prediction = self._forecast.predict(self._reading.examined, link_map, outer)
@@ -52,7 +52,7 @@ class Progress:
             outer.note_remarked(prediction.adds)
 
     def advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
-        """Compare with the lists of the event before, and end what has ended; without a thread: at a stop."""
+        """Attribute what changed since the previous event, and finish the calls that have returned."""
         before = self._reading.take_changed()
         if before is not None:
             self._compare(before)
@@ -66,7 +66,7 @@ class Progress:
             self._operations.note_going_on()
 
     def _compare(self, before: Graph) -> None:
-        """Explain the differences from the lists of the event before."""
+        """Attribute the changes since the previous snapshot."""
         process = self._reading.process
         exiting = self._reading.is_exiting
         changes = self._operations.assign(before, process, exiting=exiting)
@@ -93,7 +93,7 @@ class Progress:
         self.predict(closing, current)
 
     def finish(self, operation: Operation) -> None:
-        """Settle an operation."""
+        """Finish a call: report its event, and the descriptors that it leaked."""
         process = self._reading.process
         if isinstance(operation, Opening) and operation.library is None and operation.moment.raced:
             # A close by another thread can have taken the count back before it was looked at.

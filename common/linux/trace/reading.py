@@ -1,4 +1,4 @@
-"""What does the loader of a traced process look like now, and what was it at the event before?"""
+"""What is the state of a traced process's loader now, and what was it at the previous event?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANOTHER_PROGRAM = "the process executed another program"
 
 
 class Reading:
-    """A process as it was read last.
+    """The latest snapshot of a process's loader.
 
     ``is_exiting`` tells whether the program's finalisers run.
     """
@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def process(self) -> GlibcProcess:
-        """Return what was read."""
+        """Return the process as last read."""
         return self.examined.process
 
     def look(self) -> None:
@@ -61,7 +61,7 @@ class Reading:
             return None
 
     def take_changed(self) -> Optional[Graph]:
-        """Return the lists of the event before if they are others now; the next event is compared with those of now.
+        """Return the previous snapshot's graph if this one differs; later events are compared with this one.
 
         Where another thread has been stopped while it changed the lists, the next event is compared with the same.
         """
@@ -73,14 +73,14 @@ class Reading:
         return before if before is not graph else None
 
     def _note_exit(self, graph: Graph) -> None:
-        """Note whether the program's finalisers run: _dl_fini takes its l_init_called back first of all."""
+        """Record whether the program's finalisers run: _dl_fini clears l_init_called of the program first."""
         main = next((m for m in graph.namespaces[0].maps if m.l_type == LT_EXECUTABLE), None)
         is_running = bool(main and main.field("l_init_called"))
         self._was_running = self._was_running or is_running
         self.is_exiting = self._was_running and not is_running
 
     def depth(self, lwp: int) -> int:
-        """Return how many of a thread's opens and closes go on, by the loader's lock."""
+        """Return the number of a thread's in-flight calls, by the loader's lock."""
         lock = self.process.lock
         is_owner = lock.is_held and (lock.owner is None or lock.owner == self.tid(lwp))
         return max(1, lock.depth) if is_owner else 0

@@ -17,7 +17,7 @@ REGISTER = "__cxa_thread_atexit_impl"
 
 
 class Registering(NamedTuple):
-    """A call of it: who calls, the library that it keeps, the destructor with its object, and that one's library.
+    """A call that registers a destructor: caller, library kept, destructor and object, destructor's library.
 
     ``owner`` is None where the destructor is of the library that it keeps.
     """
@@ -30,8 +30,9 @@ class Registering(NamedTuple):
 
 
 def read_registration(hit: Hit, memory: Memory, reading: Reading, callers: Callers) -> Registering:
-    """Read what a thread at ``__cxa_thread_atexit_impl`` is about to register; ``memory`` is that of now.
+    """Read the TLS destructor that a thread is about to register; ``memory`` is uncached.
 
+    :param hit: the thread, at the start of ``__cxa_thread_atexit_impl``.
     :raises FaultError: if its arguments cannot be read.
     :raises UnsupportedError: if the process executes another program.
     """

@@ -18,7 +18,7 @@ _FLAGS = 0xFFFF
 
 
 class Request(NamedTuple):
-    """The name that is asked for (None: the program itself), RTLD flags, namespace (negative: LM_ID_NEWLM, -2)."""
+    """An open request: name (None: the program itself), RTLD flags, namespace (negative: LM_ID_NEWLM, -2)."""
 
     name: Optional[str]
     flags: int

@@ -1,4 +1,4 @@
-"""Which libraries is a trace about, and at which of their opens and closes does the process stop?"""
+"""Which libraries is a trace about, and at which opens and closes does the process stop?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
 
 
 class Options(NamedTuple):
-    """What is traced: only ``libraries`` (names or patterns; none: all), and at what the process is to stop.
+    """What to trace: only ``libraries`` (names or patterns; empty: all), and when to stop the process.
 
     ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
     """
@@ -32,7 +32,7 @@ class Options(NamedTuple):
 
 
 class Stops:
-    """Decide what is told, and where the process stops."""
+    """Decides which events are reported, and where the process stops."""
 
     def __init__(self, options: Options, announce: Callable[[Stop], None]) -> None:
         self._options = options
@@ -42,17 +42,17 @@ class Stops:
         self._late: list[Instance] = []
 
     def is_wanted(self, name: str) -> bool:
-        """Tell whether a name or path is one of those asked for, or none was."""
+        """Return True if a name or path matches a requested library, or none was requested."""
         return not self._wanted or any(
             fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in self._wanted
         )
 
     def is_about(self, event: Event) -> bool:
-        """Tell whether an event is about one of the libraries asked for."""
+        """Return True if an event concerns a requested library."""
         return not self._options.libraries or any(self.is_wanted(name) for name in names_of(event))
 
     def note_added(self, opening: Opening, instance: Instance) -> None:
-        """Note a library that was seen only after the open that brought it, unless that has stopped for it."""
+        """Record a library that an earlier open loaded, unless the process stopped for that open."""
         has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.request.name or "")
         if self._options.stop_when == "opened" and not has_stopped:
             self._late.append(instance)
@@ -61,7 +61,7 @@ class Stops:
         return bool(opening.request.name) and self.is_wanted(opening.request.name or "")
 
     def find_at_close(self, closing: Closing, closings: Iterable[Closing]) -> Optional[tuple[str, ...]]:
-        """Name the libraries for which the process stops at a close, None if it does not."""
+        """Return the names of the libraries for which to stop at a close, None to go on."""
         when = self._options.stop_when
         if when == "kept":
             kept = [library for library in closing.prediction.keeps if library.held is not False]
@@ -79,7 +79,7 @@ class Stops:
         return self._find_late()
 
     def find_at_open(self, opening: Opening) -> Optional[tuple[str, ...]]:
-        """Name the libraries for which the process stops at an open, None if it does not."""
+        """Return the names of the libraries for which to stop at an open, None to go on."""
         if self._options.stop_when != "opened":
             return None
         if self._is_asked_for(opening):
@@ -89,7 +89,7 @@ class Stops:
         return self._find_late()
 
     def _find_late(self) -> Optional[tuple[str, ...]]:
-        """Find what came as a dependency of what was opened before."""
+        """Return the libraries that earlier opens loaded as dependencies."""
         late, self._late = self._late, []
         if self._options.stop_when != "opened" or not self._options.libraries:
             return None
@@ -104,7 +104,7 @@ class Stops:
 
 
 def names_of(event: Event) -> Iterator[str]:
-    """Name all libraries that an event is about."""
+    """Yield the names of all libraries that an event concerns."""
     if isinstance(event, Open):
         if event.requested:
             yield event.requested
@@ -124,7 +124,7 @@ def names_of(event: Event) -> Iterator[str]:
 
 
 def _is_surprising(library: Library) -> bool:
-    """Tell whether nothing that is open elsewhere, or stays for good, needs a library."""
+    """Return True if no library that is open or permanent needs this one."""
     for hold in library.holds:
         if hold.kind in _EXPECTED:
             return False

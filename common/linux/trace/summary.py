@@ -1,4 +1,4 @@
-"""Which events does a trace tell, and what are their sums?"""
+"""Which events does a trace report, and what are their totals?"""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_PROBLEMS = 50
 
 
 class Summary:
-    """The events that have been told, and what went wrong on the way."""
+    """The reported events of a trace, and its problems."""
 
     def __init__(
         self, process: GlibcProcess, asked: tuple[str, ...], stops: Stops, sink: Callable[[Event], None]
     ) -> None:
-        """Take the process as the trace begins; what is ``asked`` about goes to ``sink``."""
+        """Create the summary of a trace; events about ``asked`` go to ``sink``."""
         self._info = target_info(process.memory)
         self._asked = asked
         self._stops = stops
@@ -45,7 +45,7 @@ class Summary:
                 self._ledger.begin(key_of(library), library.name, link_map.l_direct_opencount)
 
     def tell(self, event: Event) -> None:
-        """Tell an event that has ended, if it is about what was asked, and count it."""
+        """Report an ended event if it concerns a requested library, and count it."""
         if self._stops.is_about(event):
             self._ledger.add(event)
             self._sink(event)
@@ -53,22 +53,25 @@ class Summary:
             self._ledger.add_unasked(event)
 
     def tell_unended(self, events: tuple[Event, ...]) -> None:
-        """Tell the events that were going on when the trace ended, the innermost first."""
+        """Report the calls still in flight at the end of the trace, innermost first."""
         self._unended = events
         for event in reversed(events):
             self.tell(event)
 
     def count_unseen(self, opens: int, closes: int) -> None:
-        """Count what moved an open count without having been seen."""
+        """Count changes of open counts that no seen call explains."""
         self._ledger.count_unseen(opens, closes)
 
     def add_problem(self, where: str, message: str) -> None:
-        """Note what could not be established."""
+        """Record a problem."""
         if len(self._problems) < MAX_PROBLEMS:
             self._problems[Problem(where, message)] = None
 
     def report(self, process: GlibcProcess, watching: Watching, places: Places, running: tuple[Event, ...]) -> Trace:
-        """Sum up; ``process`` is as it is now, ``running`` what goes on in it."""
+        """Return the report; ``running``: the in-flight calls.
+
+        :param process: the process as it is at this time.
+        """
         ledger = self._ledger
         return Trace(
             target=self._info,

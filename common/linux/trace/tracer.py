@@ -1,4 +1,4 @@
-"""Which close did not unload, who opened, and who never closed?  Watched as it happens.
+"""Which close did not unload, who opened, and who never closed?  Observed at breakpoints.
 
 A state machine that knows no debugger: it is told when a thread is about to enter the loader's open or close, and reads
 the loader's lists then.  Nothing tells when an operation ends, since a breakpoint for that would double the cost, and
@@ -63,7 +63,7 @@ def begin(
 
 
 class Tracer:
-    """A trace of one process: what is seen at its breakpoints."""
+    """A trace of one process: handles the hits of its breakpoints."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Tracer:
         self._watching.keep(self.target.on_end(self._on_end))
 
     def _guarded(self, names: Mapping[int, str], handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
-        """Let nothing that goes wrong at a breakpoint stop the process; ``names`` are those of the places."""
+        """Wrap a handler so that no failure in it stops the process; ``names``: of the breakpoints."""
 
         def handle(hit: Hit) -> Reaction:
             where = "a breakpoint"
@@ -150,7 +150,7 @@ class Tracer:
         return handle
 
     def _fail(self, where: str, error: Exception) -> None:
-        """Note that an event could not be read; where there will be none any more, end.
+        """Record that an event could not be read; end the trace if there can be no more events.
 
         A bug of ours can have left the event half understood: the end of nothing that goes on is known any more.
         """
@@ -172,13 +172,13 @@ class Tracer:
         return Descriptors(pid)
 
     def stop(self) -> None:
-        """Take the breakpoints back, and settle what has begun, as far as that can be seen."""
+        """Remove the breakpoints, and finish what has returned as far as can be seen."""
         if self.is_watching():
             self.settle()
             self.end("it was stopped")
 
     def end(self, why: str) -> None:
-        """Note that there is nothing to watch any more."""
+        """End the trace for a reason."""
         if self._watching.end(why):
             self._summary.tell_unended(self._operations.end_all())
 
@@ -186,12 +186,12 @@ class Tracer:
         call_handler(lambda: self._hear_of_end(why), None, lambda error: self._fail("the end of the process", error))
 
     def _hear_of_end(self, why: str) -> None:
-        """Hear from the debugger that there is nothing to watch; new symbols look to gdb like another program."""
+        """Handle the debugger's report that the process has ended; gdb reports newly loaded symbols alike."""
         if why != ANOTHER_PROGRAM or not self._reading.is_same_program():
             self.end(why)
 
     def is_watching(self) -> bool:
-        """Tell whether the trace goes on; not every debugger tells when a process has ended."""
+        """Return True while the trace runs; not every debugger reports that a process has ended."""
         if not self.target.is_alive():
             self.end(EXITED)
         return self._watching.ending is None
@@ -217,7 +217,7 @@ class Tracer:
                 self._progress.finish(operation)
 
     def _has_returned(self, operation: Operation) -> bool:
-        """Tell, while the process stands, whether the stack shows that an open or close is over."""
+        """Return True if a stopped thread's stack shows that a call has returned."""
         stack = self.target.stack_pointer(operation.moment.tid)
         # At its own place it has not begun.
         if stack is not None and stack > operation.stack:
@@ -226,7 +226,7 @@ class Tracer:
         return None not in (saved, operation.returns_to) and saved != operation.returns_to
 
     def report(self) -> Trace:
-        """Give the sums of all events."""
+        """Return the report on all events so far."""
         if self.is_watching():
             self.settle()
         return self._summary.report(self._reading.process, self._watching, self._places, self._operations.unended())
@@ -234,7 +234,7 @@ class Tracer:
     # -- opens and closes --------------------------------------------------------------------------------------
 
     def _on_entry(self, hit: Hit) -> Reaction:
-        """See a thread about to open or close."""
+        """Handle a thread about to open or close a library."""
         entry = self._places.entries[hit.address]
         self._reading.look()
         stack = self._callers.stack(hit)
@@ -245,7 +245,7 @@ class Tracer:
         return self._begin_close(hit, entry, stack) if is_close else self._begin_open(hit, entry, stack)
 
     def _forget_repeated(self, hit: Hit, stack: int) -> None:
-        """Forget a close whose first instruction is about to be executed once more.
+        """Discard a close whose first instruction is about to be executed again.
 
         A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.
         """
@@ -291,7 +291,7 @@ class Tracer:
         return Moment(self._watching.count(), now, hit.lwp, caller, by, inside, self._reading.is_exiting)
 
     def _on_exit(self, hit: Hit) -> Reaction:
-        """See the process about to end, when nothing more is opened or closed: what can have ended has."""
+        """Handle the process about to exit: every call that can have returned has."""
         self._reading.look()
         self._operations.note_going_on()
         self._progress.advance(None, None)
@@ -300,7 +300,7 @@ class Tracer:
     # -- what an open fails with -------------------------------------------------------------------------------
 
     def _on_error(self, hit: Hit) -> Reaction:
-        """See ld.so raise an error, in an open or in what else it does for the thread: no list has changed by that."""
+        """Handle an error that ld.so raises, in an open or in another call of the thread; no list has changed."""
         own = self._operations.of_thread(hit.lwp)
         opening = own[-1] if own else None
         if isinstance(opening, Opening) and opening.failure is None:
@@ -312,7 +312,7 @@ class Tracer:
         return Reaction.RESUME
 
     def _is_within(self, opening: Opening, hit: Hit, memory: Memory) -> bool:
-        """Tell whether a thread is within an open, as far as its stack shows.
+        """Return True if a thread is within an open, as far as its stack shows.
 
         After one by RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail from the same place.
         """
@@ -325,14 +325,14 @@ class Tracer:
     # -- what else makes a library stay, or leave something behind ---------------------------------------------
 
     def _on_registration(self, hit: Hit) -> Reaction:
-        """See a TLS destructor about to be registered."""
+        """Handle a thread about to register a TLS destructor."""
         found = read_registration(hit, Memory(self.target), self._reading, self._callers)
         moment = self._moment(hit, self._callers.stack(hit), found.caller, "user")
         self._summary.tell(TlsRegistration(moment, found.library, found.function, found.object, found.owner))
         return Reaction.RESUME
 
     def _on_descriptor(self, hit: Hit) -> Reaction:
-        """See a call of a function that makes a descriptor."""
+        """Handle a call of a function that creates a descriptor."""
         assert self._descriptors is not None
         memory = Memory(self.target)
         pc = self._callers.return_address(hit, memory)

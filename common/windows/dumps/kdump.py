@@ -83,7 +83,7 @@ _MAX_MODULES = 4096
 
 
 class _Header(NamedTuple):
-    """What a dump's header says; ``size`` is where what follows begins."""
+    """The header of a dump; ``size`` is the offset of what follows."""
 
     platform: Platform
     size: int
@@ -97,18 +97,18 @@ class _Header(NamedTuple):
 
 
 class _Pages(Protocol):
-    """Where the pages of a dump lie in its file."""
+    """Maps page frames to file offsets."""
 
     @property
     def frames(self) -> int:
-        """Give one more than the highest page frame."""
+        """Return the highest page frame plus one."""
 
     @property
     def end(self) -> int:
-        """Give how long the file must be."""
+        """Return the minimum length of the file."""
 
     def offset(self, frame: int) -> Optional[int]:
-        """Give where a page lies in the file, None where it is not in the dump."""
+        """Return the file offset of a page, None if the dump lacks the page."""
 
 
 class _RunPages:
@@ -353,23 +353,23 @@ class KernelDump:
 
     @property
     def size(self) -> Optional[int]:
-        """Give how many bytes the file has."""
+        """Return the size of the file in bytes."""
         return self._length
 
     @property
     def build_number(self) -> Optional[int]:
-        """Give the build, None where the header does not say."""
+        """Return the build, None if the header does not say."""
         build = self._header.build
         return None if build in (0, _FILLER_32) else build & 0xFFFF
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what is wrong with the dump itself, be it since it was opened."""
+        """Return what is wrong with the dump, including changes since it was opened."""
         if os.fstat(self._file.fileno()).st_size < self._length:
             return [*self._problems, Problem("dump", "the file has been cut off while it was read")]
         return self._problems
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Note what is to be said of the dump."""
+        """Add problems to those of the dump."""
         self._problems.extend(problems)
 
     def read_physical(self, address: int, size: int) -> bytes:
@@ -401,7 +401,7 @@ class KernelDump:
         return self._kernel_space.read(address, size)
 
     def address_space(self, process: int, directory_table_base: int) -> AddressSpace:
-        """Give the memory of a process."""
+        """Return the memory of a process."""
         return self._space(directory_table_base)
 
     def _space(self, root: int) -> Pager:
@@ -411,7 +411,7 @@ class KernelDump:
 
     @property
     def kernel(self) -> Module:
-        """Give the kernel's image.
+        """Return the kernel's image.
 
         :raises DumpFormatError: if it cannot be found.
         """
@@ -427,7 +427,7 @@ class KernelDump:
 
     @property
     def current_process(self) -> Optional[int]:
-        """Give the process of the first processor's current thread, by the offsets that the debugger data hold."""
+        """Return the process of the first processor's current thread, using the offsets in KdDebuggerDataBlock."""
         block = self._debugger_pointer(_KDBG_PROCESSOR_BLOCK)
         if not block or self._debugger_data is None:
             return None
@@ -480,7 +480,7 @@ class KernelDump:
 
     @cached_property
     def _module_list(self) -> Optional[Walk[Module]]:
-        """The list of the kernel's modules, followed as far as it is asked for; None if it is not known where it is."""
+        """Return a walk of the kernel's module list; None if its head is unknown."""
         head = self.find_symbol("PsLoadedModuleList")
         if not head:
             return None
@@ -496,21 +496,21 @@ class KernelDump:
     # -- what a dump of a machine has not ---------------------------------------------------------------------
 
     def auxv(self) -> Mapping[int, int]:
-        """Give nothing: Windows has no auxiliary vector."""
+        """Return an empty mapping: Windows has no auxiliary vector."""
         return {}
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find nothing: a dump has no debug information."""
+        """Return None: a dump has no debug information."""
         return None
 
     def threads(self) -> Sequence[Thread]:
-        """List nothing: threads belong to the machine's processes."""
+        """Return no threads: they belong to the machine's processes."""
         return ()
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give nothing, as there are no threads."""
+        """Return no registers: there are no threads."""
         return {}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Give nothing: the files are on the machine that was dumped."""
+        """Return None: the files are on the dumped machine."""
         return None

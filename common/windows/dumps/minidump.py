@@ -80,7 +80,7 @@ class _ThreadEntry(NamedTuple):
 
 
 class _File:
-    """The bytes of a dump, of which those that were read last are kept."""
+    """The bytes of a dump, with a cache of the latest blocks."""
 
     def __init__(self, path: str, content: Optional[BinaryIO]) -> None:
         try:
@@ -94,7 +94,7 @@ class _File:
         self._stream.close()
 
     def is_shorter(self) -> bool:
-        """Tell whether the file has lost bytes since it was opened."""
+        """Return True if the file has been truncated since it was opened."""
         return os.fstat(self._stream.fileno()).st_size < self.size
 
     def read(self, offset: int, size: int) -> bytes:
@@ -102,7 +102,7 @@ class _File:
         return read_at(self._stream, offset, size) if 0 <= offset < self.size else b""
 
     def peek(self, offset: int, size: int) -> bytes:
-        """Read what lies near other things that are read."""
+        """Read bytes near others that are read, through a block cache."""
         start = offset - offset % _BLOCK
         if offset + size > start + _BLOCK:
             return self.read(offset, size)
@@ -146,13 +146,13 @@ class MinidumpTarget:
             self.platform = _ARCHITECTURES[9]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     # -- the file ---------------------------------------------------------------------------------------------
 
     def _read_directory(self) -> Mapping[int, tuple[int, int]]:
-        """Give offset and size of each stream by its type; of two of a type the first."""
+        """Return offset and size of each stream by type; the first of duplicates counts."""
         header = self._file.peek(0, 32)
         if len(header) < 32 or header[:4] != SIGNATURE:
             raise DumpFormatError(self.path, "no minidump", 0)
@@ -182,7 +182,7 @@ class MinidumpTarget:
         self._problems.setdefault(f"{where} of {os.path.basename(self.path)}", message)
 
     def _entries(self, kind: int, name: str, size: int, limit: int) -> Iterator[bytes]:
-        """Iterate over the entries of a stream that begins with their number; some writers align the first to 8."""
+        """Yield the entries of a counted stream; some writers align the first entry to 8."""
         offset, length = self._streams.get(kind, (0, 0))
         head = self._file.peek(offset, min(length, 4))
         if len(head) < 4:
@@ -192,7 +192,7 @@ class MinidumpTarget:
         yield from self._pieces(name, offset + start, max(0, length - start), count, size, limit)
 
     def _pieces(self, name: str, offset: int, length: int, count: int, size: int, limit: int) -> Iterator[bytes]:
-        """Iterate over ``count`` entries of ``size`` bytes, as far as they are there and not more than ``limit``."""
+        """Yield ``count`` entries of ``size`` bytes, as far as present, and at most ``limit``."""
         room = min(length // size, limit)
         if count > room:
             beyond = "are looked at" if room == limit else "are there"
@@ -297,7 +297,7 @@ class MinidumpTarget:
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id, where the dump tells it."""
+        """Return the process id, where the dump tells it."""
         data = self._stream(_MISC_INFO)
         if len(data) < 12:
             return None
@@ -310,17 +310,17 @@ class MinidumpTarget:
         return f"minidump {self.path}"
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what of the file is cut off, be it since it was opened."""
+        """Return which parts of the file are truncated, including changes since it was opened."""
         if self._file.is_shorter():
             self._note("memory", "the file has been cut off while it was read")
         return [Problem(where, message) for where, message in self._problems.items()]
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Note what is to be said of the dump."""
+        """Add problems to those of the dump."""
         self._problems.update(problems)
 
     def auxv(self) -> Mapping[int, int]:
-        """Give nothing: Windows has no auxiliary vector."""
+        """Return an empty mapping: Windows has no auxiliary vector."""
         return {}
 
     def images(self) -> Sequence[Image]:
@@ -358,7 +358,7 @@ class MinidumpTarget:
         return found
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find nothing: there is no debugger here."""
+        """Return None: there is no debugger."""
         return None
 
     def _read_threads(self) -> Iterator[_ThreadEntry]:
@@ -381,7 +381,7 @@ class MinidumpTarget:
         return self._threads
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give the registers of a thread's CONTEXT, and its TEB."""
+        """Return the registers of a thread's CONTEXT, and its TEB."""
         if not 1 <= thread.number <= len(self._thread_entries):
             return {}
         entry = self._thread_entries[thread.number - 1]
@@ -399,7 +399,7 @@ class MinidumpTarget:
         return found
 
     def peb(self) -> Optional[int]:
-        """Give the PEB that a thread's TEB points at."""
+        """Return the PEB that a thread's TEB points at."""
         wide = self.platform.pointer_size == 8
         for entry in self._thread_entries:
             found = self._word(entry.teb + (_TEB64_PEB if wide else _TEB32_PEB), 8 if wide else 4)
@@ -411,7 +411,7 @@ class MinidumpTarget:
         return any(entry.teb and self._word(entry.teb + _TEB64_SELF, 8) == entry.teb for entry in self._thread_entries)
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open nothing: the files of another machine are not here."""
+        """Return None: the files are on another machine."""
         return None
 
 

@@ -64,12 +64,12 @@ class FileObject(NamedTuple):
 
     @property
     def access(self) -> str:
-        """Give the access that it was opened with, such as ``R--``."""
+        """Return the access it was opened with, such as ``R--``."""
         return _letters("RWD", (self.read, self.write, self.delete))
 
     @property
     def sharing(self) -> str:
-        """Give what it lets others do, such as ``r-d``."""
+        """Return the access it shares with others, such as ``r-d``."""
         return _letters("rwd", (self.shared_read, self.shared_write, self.shared_delete))
 
 
@@ -81,7 +81,7 @@ class View(NamedTuple):
 
 
 class SectionPointers(NamedTuple):
-    """What ``_SECTION_OBJECT_POINTERS`` hold: control areas, 0 for none."""
+    """The control areas in ``_SECTION_OBJECT_POINTERS``, 0 for none."""
 
     data: int
     image: int
@@ -137,7 +137,7 @@ class FileReader:
         self._files: dict[int, FileObject] = {}
 
     def control_area_of(self, section: int) -> int:
-        """Give the address of the control area that a VAD's section pointer leads to.
+        """Return the address of the control area that a VAD's section pointer leads to.
 
         :raises FaultError: if it cannot be read.
         """

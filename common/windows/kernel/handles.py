@@ -45,7 +45,7 @@ class HandleReader:
         self._body = nt.offset("_OBJECT_HEADER", "Body")
 
     def for_each(self, object_table: int, where: str, problems: list[Problem]) -> Iterator[Handle]:
-        """Iterate over the open handles of a process; what cannot be read is told in ``problems``."""
+        """Yield the open handles of a process; unreadable parts are reported in ``problems``."""
         memory = self._nt.memory
         try:
             code = memory.pointer(object_table + self._code)
@@ -76,7 +76,7 @@ class HandleReader:
             problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
 
     def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
-        """Iterate over the addresses of the pages of entries, each once; a 0 ends a level.
+        """Yield the addresses of the pages of entries, each once; a null pointer ends a level.
 
         ``again`` gets those that are led to once more.
         """

@@ -1,4 +1,4 @@
-"""Where do the members of NT's structures lie in this kernel, and how are they read?
+"""Where are the members of NT's structures in this kernel, and how are they read?
 
 From the kernel's PDB where the target has it, else from our tables; either way the answer is checked against the list
 of processes before it is used.
@@ -72,12 +72,12 @@ class Nt:
         self._symbols = symbols or {}
 
     def has(self, type_name: str, member: str) -> bool:
-        """Tell whether a structure of this version has a member."""
+        """Return True if a structure of this version has a member."""
         layout = self.layouts.get(type_name)
         return layout is not None and member in layout.fields
 
     def field(self, type_name: str, member: str) -> Field:
-        """Give a member of a structure.
+        """Return a member of a structure.
 
         :raises LayoutError: if this version has none such.
         """
@@ -88,7 +88,7 @@ class Nt:
         return field
 
     def offset(self, type_name: str, member: str) -> int:
-        """Give the offset of a member.
+        """Return the offset of a member.
 
         :raises LayoutError: if this version has none such.
         """
@@ -117,7 +117,7 @@ class Nt:
         return address
 
     def is_kernel_address(self, address: int) -> bool:
-        """Tell whether an address lies in kernel space, as the processor's address space is split by default."""
+        """Return True if an address lies in kernel space, assuming the default split."""
         return address >= 1 << 63 if self.pointer_size == 8 else address >= 1 << 31
 
 
@@ -166,7 +166,7 @@ def _layouts_of_pdb(target: KernelTarget) -> dict[str, Layout]:
 
 
 def _misfit(nt: Nt) -> Optional[str]:
-    """Say why these layouts are not those of the kernel, None if the first processes make sense by them.
+    """Return why the layouts do not fit the kernel, None if the first processes make sense.
 
     Checked: the first process is System with id 4; of those that follow, ids are multiples of 4, names are text, and
     page tables are where page tables can be.  Where the list is cut off behind System, that is no fault of the layout.
@@ -203,7 +203,7 @@ class _ProcessChecker:
         self._table_base = table_base._replace(offset=table_base.offset + nt.offset("_EPROCESS", "Pcb"))
 
     def problem(self, process: int, *, first: bool) -> Optional[str]:
-        """Say why this is no process.
+        """Return why this address is not a process, None if it is.
 
         :raises FaultError: if it cannot be read.
         """

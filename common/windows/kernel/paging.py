@@ -33,7 +33,7 @@ _MAX_PROTOTYPE_DEPTH = 4
 
 
 class PagingMode(enum.Enum):
-    """How the processor walks its tables."""
+    """The format of the page tables."""
 
     X64 = "x64"
     PAE = "x86 PAE"
@@ -91,7 +91,7 @@ class Pager:
         self._resolving: set[int] = set()
 
     def translate(self, address: int) -> Optional[int]:
-        """Give the physical address, None where the page is not in memory."""
+        """Return the physical address, None if the page is not in memory."""
         page = address & ~PAGE_MASK
         if page in self._pages:
             frame = self._pages[page]

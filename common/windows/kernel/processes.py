@@ -31,7 +31,7 @@ class Process(NamedTuple):
 
     @property
     def is_plausible(self) -> bool:
-        """Tell whether this can be a process at all, where no list says so."""
+        """Return True if this can be a process at all; for addresses that no list confirms."""
         return self.pid > 0 and self.pid % 4 == 0 and self.name.isprintable() and self.directory_table_base > 0
 
 

@@ -1,4 +1,4 @@
-"""What does one process of a machine look like, taken by itself?"""
+"""How is one process of a machine presented as a target?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .vad import VadReader
 
 
 class MachineProcess:
-    """A process of a machine, with the memory that it sees; its threads are not looked at."""
+    """A process of a machine as a target; its threads are not read."""
 
     def __init__(self, machine: KernelTarget, nt: Nt, process: Process, space: AddressSpace) -> None:
         self._machine = machine
@@ -31,21 +31,21 @@ class MachineProcess:
 
     @property
     def pid(self) -> Optional[int]:
-        """Give the process id."""
+        """Return the process id."""
         return self._process.pid
 
     @property
     def description(self) -> str:
-        """Describe it by its name and the machine."""
+        """Describe the process by its name and its machine."""
         return f"process {self._process.name} ({self._process.pid}) of {self._machine.description}"
 
     @property
     def system(self) -> SystemVersion:
-        """Give the build; the PEB has the rest of the version."""
+        """Return the version's build number; the PEB has the rest."""
         return SystemVersion(0, 0, self._machine.build_number or 0)
 
     def problems(self) -> Sequence[Problem]:
-        """Tell what is wrong with the machine's memory."""
+        """Return what is wrong with the machine's memory."""
         return (*self._machine.problems(), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:
@@ -53,11 +53,11 @@ class MachineProcess:
         return self._space.read(address, size)
 
     def peb(self) -> Optional[int]:
-        """Give the native PEB; System and its like have none."""
+        """Return the native PEB; the System process and its kind have none."""
         return self._process.peb or None
 
     def wow64_peb(self) -> Optional[int]:
-        """Give the PEB of 32-bit code, None in a native process."""
+        """Return the PEB of 32-bit code, None in a native process."""
         if not self._process.wow64:
             return None
         try:
@@ -104,36 +104,36 @@ class MachineProcess:
                 yield Image(file.name.text or "", vad.start, vad.end + 1 - vad.start)
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List nothing: the loader's own record has them."""
+        """Return no unloaded images: the loader's own record lists them."""
         return ()
 
     def modules(self) -> Sequence[Module]:
-        """List nothing."""
+        """Return no modules: there is no debugger."""
         return ()
 
     def threads(self) -> Sequence[Thread]:
-        """List nothing."""
+        """Return no threads: they are not read."""
         return ()
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Give nothing, as there are no threads."""
+        """Return no registers: there are no threads."""
         return {}
 
     def auxv(self) -> Mapping[int, int]:
-        """Give nothing: Windows has no such."""
+        """Return an empty mapping: Windows has no auxiliary vector."""
         return {}
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find nothing: the kernel's PDB is that of another module."""
+        """Return None: the kernel's PDB describes another module."""
         return None
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open nothing."""
+        """Return None: the files are on the machine."""
         return None
 
 
 def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachineProcess:
-    """Take a process of a machine: the one with that id, else the current one.
+    """Open a process of a machine: the one with the given id, else the current one.
 
     :raises NotFoundError: if there is none.
     :raises LayoutError: if the kernel's structures are not known.

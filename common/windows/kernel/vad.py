@@ -104,7 +104,7 @@ class VadReader:
         self._tag_before += self._core
 
     def read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
-        """Read all VADs of a process, by rising address; what cannot be read is told in ``problems``."""
+        """Read all VADs of a process by rising address; unreadable parts are reported in ``problems``."""
         own: list[Problem] = []
         found = self._read_tree(eprocess, where, own)
         problems += own[:_TOLD_PROBLEMS]
@@ -175,12 +175,12 @@ class VadReader:
         )
 
     def _is_short(self, address: int) -> bool:
-        """Tell whether the pool says that a VAD is a ``_MMVAD_SHORT``, whatever its flags say."""
+        """Return True if the pool tag is that of a ``_MMVAD_SHORT``, whatever the flags say."""
         return self._nt.memory.try_read(address - self._tag_before, 4) in _SHORT_TAGS
 
 
 def _inside(offset: int, field: Field) -> Field:
-    """Give a member of a nested structure as a member of the outer one."""
+    """Return a nested structure's member as a member of the outer structure."""
     return field._replace(offset=offset + field.offset)
 
 

@@ -30,7 +30,7 @@ class NtBuild(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Give the build number, such as 7601."""
+        """Return the build number, such as 7601."""
         return int(self.version.split(".")[2])
 
 
@@ -42,7 +42,7 @@ class NtTable(NamedTuple):
     structs: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def layouts(self, build: NtBuild) -> dict[str, Layout]:
-        """Give the layouts of all structures of a build."""
+        """Return the layouts of all structures of a build."""
         return {
             name: Layout(name, entry["size"], {key: Field(*numbers) for key, numbers in entry["fields"].items()})
             for name, number in build.variant.items()
@@ -79,7 +79,7 @@ def load_nt_table(arch: str) -> NtTable:
 
 
 def for_each_nt_candidate(table: NtTable, guid: Optional[str], number: Optional[int]) -> Iterator[NtCandidate]:
-    """Iterate over layouts from the table: the very build by its PDB's GUID, else all of the same build number."""
+    """Yield layouts from the table: that of the exact build, by its PDB's GUID, else all of the same build number."""
     for build in table.builds:
         if guid is not None and build.guid == guid:
             source = Source(SourceKind.TABLE, f"Windows {build.version}, by the GUID of its PDB")

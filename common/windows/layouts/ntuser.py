@@ -27,7 +27,7 @@ class NtLayouts(NamedTuple):
     source: Source
 
     def require(self, type_name: str) -> Layout:
-        """Give the layout of a structure.
+        """Return the layout of a structure.
 
         :raises LayoutError: if this source lacks it.
         """
@@ -38,7 +38,7 @@ class NtLayouts(NamedTuple):
 
     @property
     def has_graph(self) -> bool:
-        """Tell whether entries point at nodes of the loader's graph: since Windows 8."""
+        """Return True if entries point at nodes of the loader's graph, as since Windows 8."""
         return "DdagNode" in self.require("_LDR_DATA_TABLE_ENTRY").fields
 
 
@@ -48,7 +48,7 @@ def _load(arch: str) -> Any:
 
 
 def for_each_candidate(arch: str, build: int) -> Iterator[NtLayouts]:
-    """Iterate over the layouts known for an architecture, those that fit build number ``build`` best first.
+    """Yield the layouts known for an architecture, best matches for build number ``build`` first.
 
     Those of the same era come first, then the nearest older build, then the others by distance.
 

@@ -1,4 +1,4 @@
-"""Which DLLs does the loader itself remember to have unloaded?
+"""Which unloads does Windows' loader itself record?
 
 ntdll keeps a ring of RTL_UNLOAD_EVENT_TRACE.  RtlGetUnloadEventTraceEx gives the addresses of three of its variables,
 element size, count and pointer; without symbols and without calling it they are read out of its code, whose bytes are
@@ -39,7 +39,7 @@ _CODE_BYTES = 48
 
 
 class UnloadRecord(NamedTuple):
-    """What the loader remembers: events by age, the oldest first, and how many older ones were overwritten."""
+    """The loader's own record: unload events, oldest first, and the number of overwritten older ones."""
 
     events: tuple[UnloadedImage, ...]
     lost: Optional[int]

@@ -108,7 +108,7 @@ _SIGNED = frozenset({"State", "LoadReason"})
 
 
 class Fit(enum.IntEnum):
-    """How well a layout's nodes, or the links that were there before them, fit: whether they point back at entries."""
+    """How well a layout's nodes, or the links there before Windows 8, fit: whether they point back at entries."""
 
     WRONG = 0
     UNREADABLE = 1
@@ -116,7 +116,7 @@ class Fit(enum.IntEnum):
 
 
 class Node:
-    """An LDR_DDAG_NODE: a module, or the modules of an import cycle, with what it imports and who imports it."""
+    """An LDR_DDAG_NODE: a module or the modules of an import cycle, with its imports and importers."""
 
     __slots__ = ("address", "children", "cut", "modules", "parents", "record")
 
@@ -131,12 +131,12 @@ class Node:
 
     @property
     def count(self) -> Optional[int]:
-        """Give LoadCount."""
+        """Return LoadCount."""
         return self.record.get("LoadCount")
 
     @property
     def state(self) -> Optional[int]:
-        """Give State."""
+        """Return State."""
         return self.record.get("State")
 
 
@@ -172,26 +172,26 @@ class Entry:
 
     @property
     def flags(self) -> Optional[int]:
-        """Give Flags."""
+        """Return Flags."""
         return self.record.get("Flags")
 
     @property
     def count16(self) -> Optional[int]:
-        """Give the 16-bit count: live up to Windows 7 and in Wine."""
+        """Return the 16-bit count: valid up to Windows 7, and in Wine."""
         name = "ObsoleteLoadCount" if "ObsoleteLoadCount" in self.record.layout.fields else "LoadCount"
         return self.record.get(name)
 
     @property
     def count_field(self) -> str:
-        """Name the 16-bit count."""
+        """Return the name of the member with the 16-bit count."""
         return "ObsoleteLoadCount" if "ObsoleteLoadCount" in self.record.layout.fields else "LoadCount"
 
     def has_flag(self, flag: int) -> bool:
-        """Tell whether a flag is set."""
+        """Return True if a flag is set."""
         return bool((self.flags or 0) & flag)
 
     def node_evidence(self, name: str) -> tuple[Evidence, ...]:
-        """Give a member of the node as evidence."""
+        """Return a member of the node as evidence."""
         return self.node.record.evidence(name) if self.node else ()
 
 
@@ -236,7 +236,7 @@ class Loader:
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """Say what could not be read, or is not as it should be."""
+        """Return what could not be read or is inconsistent."""
         return tuple(self._problems)
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -246,7 +246,7 @@ class Loader:
     # -- the lists --------------------------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Read all that the loader knows.
+        """Read the loader's state.
 
         :raises FaultError: if PEB_LDR_DATA is not in memory.
         :raises CorruptError: if there is none.
@@ -281,7 +281,7 @@ class Loader:
         return ldr
 
     def _walk(self, ldr: int, head_name: str, links_name: str, order: str) -> list[int]:
-        """Follow a list, from behind as well where it breaks; gives the addresses of the entries."""
+        """Follow a list, also backwards if it breaks; return the addresses of the entries."""
         head = ldr + self.layouts.require("_PEB_LDR_DATA").fields[head_name].offset
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields[links_name].offset
         walk = self._follow(head, links)
@@ -323,7 +323,7 @@ class Loader:
         return found.text or "" if found.length <= found.maximum_length else ""
 
     def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
-        """Say where the lists disagree; the program is in no initialisation order, and what starts up not yet."""
+        """Record where the lists disagree; the program, and DLLs still starting, are in no initialisation order."""
         if not self.complete:
             return
         for order, other in (("load", "memory"), ("memory", "load"), ("initialization", "load")):
@@ -537,7 +537,7 @@ def _open(
 
 
 def find_version(loader: Loader, target: WindowsTarget) -> SystemVersion:
-    """Give the version of Windows: the PEB's, else what the target claims."""
+    """Return the version of Windows: the PEB's, else what the target claims."""
     record = loader.view("_PEB", loader.peb)
     major, minor, build = (record.get(name) for name in ("OSMajorVersion", "OSMinorVersion", "OSBuildNumber"))
     return SystemVersion(major, minor or 0, build) if major and build else target.system
@@ -556,7 +556,7 @@ def find_wow64_peb(memory: Memory, target: WindowsTarget) -> Optional[int]:
 
 
 def for_each_wow64_teb(memory: Memory, teb: int) -> Iterator[int]:
-    """Yield what can be the 32-bit TEB of a thread by its 64-bit one."""
+    """Yield possible addresses of a thread's 32-bit TEB, given its 64-bit one."""
     for candidate in (_word(memory, teb, 8), teb + 0x2000) if teb else ():
         if candidate and candidate >> 32 == 0 and _word(memory, candidate + _TEB32_SELF, 4) == candidate:
             yield candidate
@@ -594,7 +594,7 @@ def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: Window
 
 
 def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget) -> Iterator[NtLayouts]:
-    """Iterate over layouts; the build is the PEB's own, which has had one place in each architecture since XP."""
+    """Yield candidate layouts; the build is the PEB's own, which has had one offset per architecture since XP."""
     first = next(for_each_candidate(arch, 0))
     structure = _structure(memory, first, "_PEB")
     build = structure.read_member(memory, peb, "OSBuildNumber") or target.system.build
@@ -606,7 +606,7 @@ def _candidates(kind: str, memory: Memory, peb: int, arch: str, target: WindowsT
 
 
 def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtLayouts]:
-    """Take the engine's types of ntdll, with the tables' for what it lacks; None without _LDR_DATA_TABLE_ENTRY."""
+    """Return the layouts in ntdll's PDB, completed from the tables; None without _LDR_DATA_TABLE_ENTRY."""
     ntdll = next((m for m in target.modules() if windows_base_name(m.path).lower() in ("ntdll.dll", "ntdll")), None)
     if ntdll is None:
         return None
@@ -619,7 +619,7 @@ def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtL
 
 
 def validate(loader: Loader) -> str:
-    """Say what is wrong with the entries as this layout shows them; empty if they make sense."""
+    """Return what is wrong with the entries under this layout; empty if they make sense."""
     sample = loader.in_load_order()[:_SAMPLE]
     if not sample:
         return "the lists are empty, or cannot be read"
@@ -646,7 +646,7 @@ def _graph_fit(loader: Loader) -> Fit:
 
 
 def _links_fit(loader: Loader) -> Fit:
-    """Tell whether the entries have a list where those of Windows 8 have DdagNode: Vista and 7."""
+    """Return how well the entries show a list at Windows 8's DdagNode, as Vista and 7 have one there."""
     place = 0x98 if loader.pointer_size == 8 else 0x50
     fits = []
     for entry in loader.in_load_order()[:_SAMPLE]:
@@ -662,12 +662,12 @@ def _links_fit(loader: Loader) -> Fit:
 
 
 def _most(fits: Sequence[bool]) -> Fit:
-    """Judge by what holds for most of those that could be read."""
+    """Return the fit of most of the entries that could be read."""
     if not fits:
         return Fit.UNREADABLE
     return Fit.RIGHT if 2 * sum(fits) > len(fits) else Fit.WRONG
 
 
 def by_base(entries: Sequence[Entry], address: int) -> Optional[Entry]:
-    """Find the DLL whose image holds an address."""
+    """Find the DLL whose image covers an address."""
     return next((each for each in entries if each.base <= address < each.base + each.size), None)

@@ -1,4 +1,4 @@
-"""What does FreeLibrary do, by the rules of each of Windows' loaders?
+"""What does FreeLibrary do, under the rules of each of Windows' loaders?
 
 XP and Windows 7 count every import edge of a closure, at each load and each free; Windows 8 keeps a graph in which
 each edge counts once; Wine has 16-bit counts along such a graph.  `World` is what they count on: it is copied, and the
@@ -34,11 +34,11 @@ MAX_IMPORTS = 500_000
 
 
 class _TooLongError(Exception):
-    """The command may not take so many steps."""
+    """The command's budget is exhausted."""
 
 
 class Unit:
-    """What comes and goes as one: a node of the graph, or an entry where there is none.
+    """DLLs that are loaded and unloaded together: those of an LDR_DDAG_NODE, or a single entry.
 
     ``count`` is None when it is not known.  ``children`` are in the order of the imports; ``parents`` are those whose
     edges are known.
@@ -56,7 +56,7 @@ class Unit:
         self.parents: list[int] = []
 
     def copy(self) -> Unit:
-        """Copy it."""
+        """Return a copy."""
         other = Unit(self.key, self.entries, self.count, self.pinned)
         other.own = self.own
         other.children = list(self.children)
@@ -72,7 +72,7 @@ def effective_count(unit: Unit, rule: LoaderRule) -> Optional[int]:
 
 
 class Unloading(NamedTuple):
-    """What a number of calls of FreeLibrary does.
+    """The effect of calls of FreeLibrary.
 
     ``dead`` in the order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
     lowered the count.
@@ -86,7 +86,10 @@ class Unloading(NamedTuple):
 
 
 class World:
-    """The counts of one loader; ``spend`` takes Memory's units, and returns False if not so many are left."""
+    """The import edges and load counts of one loader's DLLs; `free` simulates FreeLibrary on them.
+
+    ``spend`` takes units of Memory's budget, and returns False if not enough are left.
+    """
 
     def __init__(
         self, rule: LoaderRule, units: dict[int, Unit], by_entry: Mapping[int, int], spend: Callable[[int], bool]
@@ -100,26 +103,26 @@ class World:
         self.api_sets: set[int] = set()
 
     def unit_of(self, entry: Entry) -> Unit:
-        """Give the unit of an entry."""
+        """Return the unit of an entry."""
         return self.units[self.by_entry[entry.address]]
 
     def children(self, key: int) -> Sequence[int]:
-        """Return what a unit imports, by keys."""
+        """Return the keys of the units that a unit imports."""
         return [child for child in self.units[key].children if child in self.units]
 
     def parents(self, key: int) -> Sequence[int]:
-        """Return what imports a unit, by keys."""
+        """Return the keys of the units that import a unit."""
         return [parent for parent in self.units[key].parents if parent in self.units]
 
     def copy(self) -> World:
-        """Copy what a free changes."""
+        """Return a copy of everything that a free changes."""
         units = {key: unit.copy() for key, unit in self.units.items()}
         other = World(self.rule, units, self.by_entry, self._spend)
         other.unread, other.api_sets = self.unread, self.api_sets
         return other
 
     def step(self, count: int) -> None:
-        """Take steps along edges.
+        """Charge steps along edges to the budget.
 
         :raises _TooLongError: if the command may not take so many.
         """
@@ -127,7 +130,7 @@ class World:
             raise _TooLongError
 
     def free(self, entry: Entry, frees: int, shutdown: bool, initialization: Sequence[Entry]) -> Unloading:
-        """Call FreeLibrary so often, or until it changes nothing more; the world is what it is afterwards.
+        """Simulate calls of FreeLibrary, until one changes nothing; the graph is left in the resulting state.
 
         Where that takes too long, nothing is known.
         """
@@ -221,7 +224,7 @@ def _add_wine_edges(loader: Loader, world: World) -> None:
 
 
 def _add_import_edges(loader: Loader, world: World) -> None:
-    """Take the edges from the import tables; a descriptor whose first IAT slot is 0 was not bound."""
+    """Add the edges of the import tables; a descriptor whose first IAT slot is 0 was not bound."""
     by_name: dict[str, int] = {}
     for entry in loader.in_load_order():
         by_name.setdefault(entry.name.lower(), entry.address)
@@ -259,7 +262,7 @@ def _find_own_counts(world: World) -> None:
 
 
 def _mend_wine_cycles(world: World) -> None:
-    """Give back what Wine loses: the edge that closes an import cycle counts nothing where the cycle was entered."""
+    """Restore the count that Wine loses for the edge that closes an import cycle, where the cycle was entered."""
     place = {key: number for number, key in enumerate(world.units)}
     for component in components(world, world.units):
         if len(component) < 2:
@@ -274,7 +277,7 @@ def _mend_wine_cycles(world: World) -> None:
 
 
 def _solve_closures(world: World) -> None:
-    """Find how often each DLL was loaded before Windows 8: counts follow from the loads, importers first.
+    """Compute how often each DLL was loaded, before Windows 8: counts follow from loads, importers first.
 
     A load of R adds 1 to R, and 1 to T for each importer of T in R's closure.  The members of an import cycle share
     their closure, so with L loads of them in all, member i has its own loads and L for each importer in the cycle.
@@ -287,7 +290,7 @@ def _solve_closures(world: World) -> None:
 
 
 def _share_out(world: World) -> None:
-    """Go through the imports from the importers down.
+    """Compute the shares from the importers down.
 
     :raises _TooLongError: if there are too many; the shares of those that were not come to stay unknown.
     """
@@ -372,7 +375,7 @@ def _enter(
 
 
 class _Rule:
-    """One loader's way of freeing; ``free`` gives a reason where it does nothing, ``collect`` who died of it."""
+    """How one loader frees: ``free`` returns why it does nothing, ``collect`` what it unloads."""
 
     order: str
     certain = True
@@ -386,7 +389,7 @@ class _Rule:
         raise NotImplementedError
 
     def collect(self) -> list[Entry]:
-        """Give those that died of the last free, in the order of their detach."""
+        """Return the DLLs that the last free unloads, in order of detach."""
         raise NotImplementedError
 
 
@@ -428,7 +431,7 @@ class _GraphRule(_Rule):
         return None
 
     def _unload(self, unit: Unit) -> Iterator[Unit]:
-        """Unload a unit; yields each of its imports that dies of it, to be unloaded before the next is looked at."""
+        """Unload a unit; yield each import that reaches 0, to be unloaded before the next is processed."""
         self._dead += unit.entries
         children, unit.children = unit.children, []
         dying = 0
@@ -549,7 +552,7 @@ class _ClosureRule(_CountingRule):
 
 
 def gets_detached(rule: LoaderRule, entry: Entry) -> bool:
-    """Tell whether DllMain is called with DLL_PROCESS_DETACH."""
+    """Return True if DllMain is called with DLL_PROCESS_DETACH."""
     if not entry.entry_point or (rule is LoaderRule.WINE and entry.has_flag(FLAG_DONT_RESOLVE_WINE)):
         return False
     return entry.has_flag(FLAG_PROCESS_ATTACH_CALLED)

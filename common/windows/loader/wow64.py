@@ -1,4 +1,4 @@
-"""Where is a thread of 32-bit code on 64-bit Windows, in that code: its registers and its stack?
+"""What are the 32-bit registers and the 32-bit stack of a thread in a WoW64 process?
 
 Slot 1 of its 64-bit TLS points at a structure with a WOW64_CONTEXT at offset 4, by Microsoft's documentation up to
 Windows 8.1 (learn.microsoft.com/windows/win32/api/winnt/ns-winnt-wow64_context); so what is there is believed only when

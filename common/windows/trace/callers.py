@@ -1,4 +1,4 @@
-"""Which function outside of ntdll, kernelbase and kernel32 called, and is the call still going on?"""
+"""Which function outside ntdll, kernelbase and kernel32 made a call, and is the call still in flight?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SITES = 4096
 
 
 class Callers:
-    """Find and name callers in one process."""
+    """Finds and names the callers of ntdll in one process."""
 
     def __init__(self, target: LiveWindowsTarget, reading: Reading) -> None:
         self._target = target

@@ -1,4 +1,4 @@
-"""What can a trace see happen?  Values, in the terms of Windows' loader."""
+"""Which events does a trace of Windows' loader report?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DllInstance(NamedTuple):
 
 
 class DllOpen(NamedTuple):
-    """A load: what was asked for of which function of ntdll, how it ended (NTSTATUS), and what came of it.
+    """A load: the request, the function of ntdll, its NTSTATUS, and its effects.
 
     ``flags`` are None where that function has none.  ``loaded`` are all DLLs that were mapped during it, ``unloaded``
     those that were unmapped.  The load counts before and after it are None where the DLL is not loaded, or they are not
@@ -45,7 +45,7 @@ class DllOpen(NamedTuple):
 
 
 class DllClose(NamedTuple):
-    """A LdrUnloadDll: what was predicted when it began, what it did, how it ended, and the load count before and after.
+    """A call of LdrUnloadDll: the prediction at its start, its effects, its NTSTATUS, and the load counts.
 
     ``predicted_unloads`` are the DLLs that it would unload by itself, ``unloaded_by_nested_closes`` what the DllMains
     of those in ``may_unload_more`` have freed besides.  ``refusal`` says why it does nothing (``pinned``,
@@ -71,22 +71,22 @@ class DllClose(NamedTuple):
 
     @property
     def predicted_but_kept(self) -> tuple[DllInstance, ...]:
-        """Return what was predicted to go and stayed."""
+        """Return the DLLs that were predicted to be unloaded and were not."""
         return without((*self.predicted_unloads, *self.unloaded_by_nested_closes), self.unloaded) if self.ended else ()
 
     @property
     def unloaded_but_not_predicted(self) -> tuple[DllInstance, ...]:
-        """Return what went without having been predicted."""
+        """Return the DLLs that were unloaded without having been predicted."""
         return without(self.unloaded, (*self.predicted_unloads, *self.unloaded_by_nested_closes)) if self.ended else ()
 
     @property
     def is_exact(self) -> bool:
-        """Return True if what went is what was predicted when it began."""
+        """Return True if exactly the DLLs predicted at the start of the free were unloaded."""
         return self.ended and self.predicted_unloads == self.unloaded
 
 
 class DllPin(NamedTuple):
-    """A DLL was pinned for good, by this function of ntdll."""
+    """A DLL that was pinned for good, by this function of ntdll."""
 
     moment: Moment
     library: DllInstance
@@ -97,7 +97,7 @@ DllEvent = Union[DllOpen, DllClose, DllPin]
 
 
 class KeptDll(NamedTuple):
-    """A DLL that stayed although it was freed: how often, the latest of those frees, and what kept it then."""
+    """A DLL that stayed although it was freed: how often, the latest such free, and the holds then."""
 
     dll: Dll
     times_kept: int

@@ -1,4 +1,4 @@
-"""What will a free that is about to begin unload?"""
+"""What will a free unload?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .reading import instance_of
 
 
 class Forecast:
-    """Predict the frees of one process."""
+    """Predicts the frees of one process."""
 
     def __init__(self, rule: LoaderRule) -> None:
         self._rule = rule

@@ -1,4 +1,4 @@
-"""By which exports of ntdll do all loads and frees go, and what are their arguments?
+"""Through which exports of ntdll do all loads and frees pass, and what are their arguments?
 
 Sources: phnt of System Informer (ntldr.h), for the flags; the calling convention of x64.
 """

@@ -1,4 +1,4 @@
-"""Which events of Windows' loader does a report list, and what stayed although it was freed?"""
+"""Which events of Windows' loader does a report list, and which DLLs stayed although they were freed?"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DllLedger(Ledger):
             self._kept[dll.path] = KeptDll(dll, before.times_kept + 1 if before else 1, event)
 
     def totals(self) -> Totals:
-        """Return what was counted; a free that keeps something is one whose own DLL stays."""
+        """Return the totals; a free that keeps something is one whose own DLL stays."""
         return super().totals()._replace(closes_that_kept=sum(kept.times_kept for kept in self._kept.values()))
 
     def kept(self) -> tuple[KeptDll, ...]:
@@ -62,5 +62,5 @@ class DllLedger(Ledger):
 
 
 def key_of(library: DllInstance) -> AccountKey:
-    """Return which account a DLL has."""
+    """Return the key of a DLL's account."""
     return AccountKey(library.path, 0)

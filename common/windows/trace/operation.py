@@ -1,4 +1,4 @@
-"""What is known of a call of ntdll that has begun and not been seen to end?"""
+"""What is known of an in-flight call of ntdll?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORD = 8
 
 
 class Beginning(NamedTuple):
-    """How a call began: when, of which function, with the stack pointer at its return address.
+    """The start of a call: its event header, its function, and the stack pointer at its return address.
 
     ``examined`` is the process as it was then, ``counts`` the load counts by base.
     """
@@ -32,7 +32,7 @@ class Beginning(NamedTuple):
 
 
 class Operation:
-    """A call that is going on; ``added`` and ``went`` are what was mapped and unmapped during it."""
+    """An in-flight call; ``added`` and ``went`` were mapped and unmapped during it."""
 
     def __init__(self, beginning: Beginning) -> None:
         self.moment, self.function, self.stack, self.returns_to, self.examined, self.counts_before = beginning
@@ -42,23 +42,23 @@ class Operation:
         self.went: list[DllInstance] = []
 
     def note_race(self) -> None:
-        """Note that another thread loads or frees meanwhile."""
+        """Record that another thread loaded or freed during the call."""
         self.moment = self.moment._replace(raced=True)
 
     def doubt(self) -> None:
-        """Take neither its end nor its effect for known any more."""
+        """Mark the call uncertain: it may have returned, and its effects may be lost."""
         self.is_doubtful = True
 
     def note_module(self, module: DllInstance, is_loaded: bool) -> None:
-        """Note a module that was mapped, else unmapped, by the thread of the call."""
+        """Record a module that the call's thread mapped or unmapped."""
         (self.added if is_loaded else self.went).append(module)
 
     def release(self) -> None:
-        """Take back what was watched for this call only."""
+        """Remove the breakpoints that serve this call only."""
 
 
 class Loading(Operation):
-    """A load, or another call by which a DLL is counted once more or pinned.
+    """A load, or another call that increments a DLL's count or pins it.
 
     ``output`` is where it writes the handle, 0 where it writes none: then ``base`` is known before.  ``counts`` is
     False where it asks another call to count.
@@ -74,18 +74,18 @@ class Loading(Operation):
         self.output = 0
 
     def note_request(self, name: Optional[str], flags: Optional[int] = None, output: int = 0) -> None:
-        """Note what is asked for."""
+        """Record the request."""
         self.requested = name
         self.flags = flags
         self.output = output
 
     def leave_counting(self) -> None:
-        """Note that a call within this one does its work."""
+        """Record that a nested call does the counting."""
         self.counts = False
 
 
 class Prediction(NamedTuple):
-    """What a free will do: how it ends, why it does nothing, what goes and what stays.
+    """What a free will do: its outcome, why it does nothing, what is unloaded and what stays.
 
     ``detaches`` are those that go and get DLL_PROCESS_DETACH, ``at_least`` names those that can free more meanwhile.
     """
@@ -99,7 +99,7 @@ class Prediction(NamedTuple):
 
 
 class Unloading(Operation):
-    """A free of the DLL at ``base``, with what was predicted of it; ``detached`` names whose DllMain was told."""
+    """A free of the DLL at ``base``, with its prediction; ``detached``: whose DllMain was called."""
 
     def __init__(self, beginning: Beginning, base: int) -> None:
         super().__init__(beginning)
@@ -115,24 +115,24 @@ class Unloading(Operation):
         return self.counts_before.get(self.base)
 
     def note_library(self, library: DllInstance) -> None:
-        """Note the DLL that is freed."""
+        """Record the DLL that is freed."""
         self.library = library
 
     def predict(self, prediction: Prediction) -> None:
-        """Take a prediction."""
+        """Set the prediction."""
         self.prediction = prediction
 
     def watch_entry(self, base: int, subscription: Subscription) -> None:
-        """Keep the breakpoint at the entry point of a DLL that goes until that is told, or the call ends."""
+        """Store the breakpoint at a doomed DLL's entry point until it is hit or the call ends."""
         self._entries[base] = subscription
 
     def note_detached(self, base: int, name: str) -> None:
-        """Note that the DllMain of a DLL is told that it goes."""
+        """Record that a DLL's DllMain has received DLL_PROCESS_DETACH."""
         self.detached.append(name)
         self._entries.pop(base).remove()
 
     def release(self) -> None:
-        """Take back the breakpoints at entry points."""
+        """Remove the breakpoints at entry points."""
         for subscription in self._entries.values():
             subscription.remove()
         self._entries.clear()

@@ -1,4 +1,4 @@
-"""Which calls of ntdll go on, of which thread each, and where do they return?"""
+"""Which calls of ntdll are in flight on each thread, and where do they return?"""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_PENDING = 1000
 
 
 class Operations:
-    """The calls that have begun and not been seen to end, of each thread each within the one before."""
+    """The in-flight calls of each thread, outermost first."""
 
     def __init__(self, reading: Reading, watch: Callable[[int], Subscription]) -> None:
-        """Take what sets a breakpoint at a return address."""
+        """Create an empty set; ``watch``: sets a breakpoint at a return address."""
         self._reading = reading
         self._watch = watch
         self._running: dict[int, list[Operation]] = {}
@@ -25,7 +25,7 @@ class Operations:
         self._returns: dict[int, Subscription] = {}
 
     def add(self, operation: Operation) -> None:
-        """Add one that begins."""
+        """Add a call that has begun."""
         lwp = operation.moment.tid
         self._threads.add(lwp)
         others = [each for thread, calls in self._running.items() if thread != lwp for each in calls]
@@ -61,12 +61,12 @@ class Operations:
         return returned
 
     def remove(self, operation: Operation) -> None:
-        """Remove one that is over."""
+        """Remove a call that has ended."""
         self._running[operation.moment.tid].remove(operation)
         self._release(operation)
 
     def _release(self, operation: Operation) -> None:
-        """Take back the breakpoints of a call, but not where all calls return, nor where another one does."""
+        """Remove a call's breakpoints, except at return addresses that are shared."""
         operation.release()
         place = operation.returns_to
         if is_core(self._reading.find_holding(place)) or any(each.returns_to == place for each in self._all()):
@@ -76,7 +76,7 @@ class Operations:
             subscription.remove()
 
     def release_all(self) -> None:
-        """Take back all breakpoints, when nothing is seen any more."""
+        """Remove all breakpoints at the end of the trace."""
         for operation in self._all():
             operation.release()
         for subscription in self._returns.values():
@@ -84,16 +84,16 @@ class Operations:
         self._returns.clear()
 
     def of_thread(self, lwp: int) -> Sequence[Operation]:
-        """List those of a thread, each within the one before."""
+        """Return a thread's in-flight calls, outermost first."""
         return tuple(self._running.get(lwp, ()))
 
     def doubt(self) -> None:
-        """Take the effect of nothing that goes on for known any more."""
+        """Mark all in-flight calls uncertain."""
         for operation in self._all():
             operation.doubt()
 
     def unended(self) -> int:
-        """Return how many there are."""
+        """Return the number of in-flight calls."""
         return sum(map(len, self._running.values()))
 
     def several_threads(self) -> bool:

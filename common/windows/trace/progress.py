@@ -1,4 +1,4 @@
-"""What has come of a call of ntdll that has ended, or is over without having been seen to end?"""
+"""What did a call of ntdll do that has returned, or whose return was missed?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FAILED = 1 << 31
 
 
 class Progress:
-    """The ends of calls in a process; what they did is told."""
+    """Reports calls that have ended."""
 
     def __init__(self, reading: Reading, operations: Operations, summary: Summary) -> None:
         self._reading = reading
@@ -25,7 +25,7 @@ class Progress:
         self._summary = summary
 
     def abandon(self, operation: Operation) -> None:
-        """Tell a call whose end was not seen: an exception left it, or the engine missed a breakpoint."""
+        """Report a call whose return was not seen: an exception left it, or the engine missed a breakpoint."""
         if isinstance(operation, Unloading):
             prediction = operation.prediction
             event = DllClose(
@@ -45,7 +45,7 @@ class Progress:
             self._summary.tell(opened, added, operation.requested)
 
     def finish(self, operation: Operation, status: int, memory: Memory) -> None:
-        """Tell a call that has returned an NTSTATUS; ``memory`` is that of now."""
+        """Report a call that has returned an NTSTATUS; ``memory`` is uncached."""
         if isinstance(operation, Unloading):
             self._finish_unloading(operation, status)
         elif isinstance(operation, Loading) and operation.counts:

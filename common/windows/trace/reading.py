@@ -1,4 +1,4 @@
-"""Which DLLs has a traced process now, how often is each loaded, and what is left of them when it ends?"""
+"""Which DLLs does a traced process have now, and how often is each loaded?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .events import DllInstance
 
 
 class Reading:
-    """The DLLs of a process as they were read last.
+    """The latest snapshot of a process's DLLs.
 
     ``left`` are LoadLibrary's shares of the counts as they were noted last, ``pinned`` the paths of what was pinned.
     """
@@ -41,7 +41,7 @@ class Reading:
         return by_base(tuple(self._by_base.values()), address)
 
     def note_left(self) -> None:
-        """Note what is loaded now, unless the process is ending: then that means nothing any more."""
+        """Record the current load counts, unless the process is exiting and they mean nothing."""
         if self.is_exiting:
             return
         examined = self.look()
@@ -50,7 +50,7 @@ class Reading:
         self.pinned = frozenset(entry.path for _, world, entry in found if world.unit_of(entry).pinned)
 
     def begin_exit(self) -> None:
-        """Note that the process is ending."""
+        """Record that the process is exiting."""
         self.note_left()
         self.is_exiting = True
 

@@ -1,4 +1,4 @@
-"""Which events does a trace tell, and what are their sums?"""
+"""Which events does a trace report, and what are their totals?"""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_PROBLEMS = 50
 
 
 class Summary:
-    """The events that have been told, and what went wrong on the way."""
+    """The reported events of a trace, and its problems."""
 
     def __init__(
         self, examined: WindowsExamination, asked: Sequence[str], on_event: Callable[[DllEvent], None]
     ) -> None:
-        """Take the process as the trace begins; what is ``asked`` about, by names, goes to ``on_event``."""
+        """Create the summary of a trace; events about ``asked`` names go to ``on_event``."""
         self._info, self._loader, self._rules = examined.target_info(), examined.loader_info(), examined.rules()
         self._filter = tuple(asked)
         self._asked = [name.lower() for name in asked]
@@ -39,7 +39,7 @@ class Summary:
     def tell(
         self, event: DllEvent, concerned: Iterable[Optional[DllInstance]], requested: Optional[str] = None
     ) -> None:
-        """Tell an event if one of the DLLs that it concerns, or the one requested, was asked for, and count it."""
+        """Report an event if it concerns a requested DLL, and count it."""
         names = [each.name for each in concerned if each is not None]
         names.append(windows_base_name(requested or ""))
         if not self._asked or any(self._is_asked_for(name) for name in names):
@@ -55,12 +55,12 @@ class Summary:
         self._ledger.count_unseen(opens=is_loaded, closes=not is_loaded)
 
     def add_problem(self, where: str, message: str) -> None:
-        """Note what could not be established."""
+        """Record a problem."""
         if len(self._problems) < MAX_PROBLEMS:
             self._problems[Problem(where, message)] = None
 
     def report(self, reading: Reading, watching: Watching, *, is_watching: bool, unended: int) -> DllTrace:
-        """Sum up; ``unended`` is how many calls go on."""
+        """Return the report; ``unended``: the number of in-flight calls."""
         ledger = self._ledger
         totals = ledger.totals()
         return DllTrace(

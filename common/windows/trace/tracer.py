@@ -50,7 +50,7 @@ from .summary import Summary
 
 
 class DllTracer:
-    """A trace of one process, from its creation to `stop` or the end of the process.
+    """A trace of one process, until `stop` or the end of the process; handles the hits of its breakpoints.
 
     Here is what is seen at its breakpoints.
     """
@@ -78,7 +78,7 @@ class DllTracer:
     # -- the beginning and the end ----------------------------------------------------------------------------
 
     def is_watching(self) -> bool:
-        """Tell whether events are still seen."""
+        """Return True while events are seen."""
         return self._watching.ending is None and self._target.is_alive()
 
     def stop(self) -> None:
@@ -88,12 +88,12 @@ class DllTracer:
         self._end("stopped")
 
     def note_stop(self, why: str) -> None:
-        """Take down why the debugger does not let the process run on, if it is not because of its end."""
+        """Record why the debugger stopped the process, unless the process has ended."""
         if self.is_watching():
             self._summary.add_problem("the debugger", why)
 
     def report(self) -> DllTrace:
-        """Sum up."""
+        """Return the report."""
         if self.is_watching():
             self._reading.note_left()
         return self._summary.report(
@@ -127,7 +127,7 @@ class DllTracer:
         return self._target.add_breakpoint([place], self._guarded(handler))
 
     def _guarded(self, handler: Callable[[Hit], None]) -> Callable[[Hit], Reaction]:
-        """Let nothing that goes wrong at a breakpoint stop the process."""
+        """Wrap a handler so that no failure in it stops the process."""
 
         def handle(hit: Hit) -> Reaction:
             call_handler(lambda: handler(hit), None, self._fail)
@@ -136,7 +136,7 @@ class DllTracer:
         return handle
 
     def _fail(self, error: Exception) -> None:
-        """Note that an event could not be read; by a bug of ours the end of nothing that goes on is known any more."""
+        """Record that an event could not be read; after a bug of ours mark all in-flight calls uncertain."""
         if isinstance(error, DlwhyError):
             self._summary.add_problem("an event was not understood", str(error))
             return
@@ -160,7 +160,7 @@ class DllTracer:
         self._reading.begin_exit()
 
     def _terminate(self, hit: Hit) -> None:
-        """Leave a process before it ends: its memory can be gone when the debugger hears of that."""
+        """Stop watching before the process exits: its memory may be gone when the debugger reports the exit."""
         if hit.registers(("rcx",))[0] == CURRENT_PROCESS:
             self._reading.note_left()
             self._end("the process has ended")
@@ -264,7 +264,7 @@ class DllTracer:
         unloading.watch_entry(entry.base, self._watch(entry.entry_point, note))
 
     def _note_module(self, base: int, name: str, is_loaded: bool) -> None:
-        """Hear from the debugger that a module was mapped, else unmapped."""
+        """Record a module that the debugger reports as mapped or unmapped."""
         calls = self._operations.of_thread(self._target.current_lwp())
         entry = self._reading.find(base)
         module = instance_of(entry) if entry and not is_loaded else DllInstance(name, name, 0, base)
@@ -275,7 +275,7 @@ class DllTracer:
 
 
 def _require_traceable(examined: WindowsExamination) -> None:
-    """Refuse what cannot be traced.
+    """Raise UnsupportedError if the process cannot be traced.
 
     :raises UnsupportedError: if the process is of 32-bit code, or its lists cannot be found.
     """
