@@ -28,9 +28,18 @@ if TYPE_CHECKING:
     from .common.host import Host
     from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
     from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step
-    from .common.linux.trace.events import Close, DescriptorLeak, Instance, Kept, Open, Pin, TlsRegistration, Trace
+    from .common.linux.trace.events import (
+        Close,
+        DescriptorLeak,
+        KeptLibrary,
+        LibraryInstance,
+        Open,
+        Pin,
+        TlsRegistration,
+        Trace,
+    )
     from .common.model import Evidence, LoaderInfo, Outcome, Problem, Source, SourceKind, TargetInfo, ThreadRef
-    from .common.trace.events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
+    from .common.trace.events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
     from .common.windows.model import (
         Allowed,
         Dll,
@@ -40,6 +49,8 @@ if TYPE_CHECKING:
         DllPlans,
         DllState,
         DllStep,
+        FileOperation,
+        FileView,
         GoneDll,
         GoneDlls,
         ImportCycleAlternative,
@@ -49,13 +60,11 @@ if TYPE_CHECKING:
         MappedFile,
         Opener,
         OpenFile,
-        Operation,
         Pointer,
         SectionUse,
         Share,
         Status,
         UnloadedImage,
-        View,
     )
     from .common.windows.trace.events import DllClose, DllInstance, DllOpen, DllPin, DllTrace, KeptDll
 
@@ -83,19 +92,22 @@ __all__ = [
     "DllTrace",
     "DlwhyError",
     "DumpFormatError",
+    "EventHeader",
     "Evidence",
     "Examination",
     "FaultError",
+    "FileOperation",
+    "FileView",
     "GoneDll",
     "GoneDlls",
     "Hold",
     "HoldKind",
     "ImportCycleAlternative",
-    "Instance",
-    "Kept",
     "KeptDll",
+    "KeptLibrary",
     "LayoutError",
     "Library",
+    "LibraryInstance",
     "LibraryTotals",
     "LimitError",
     "ListPositions",
@@ -103,14 +115,12 @@ __all__ = [
     "LoaderRule",
     "LoaderRules",
     "MappedFile",
-    "Moment",
     "NoTargetError",
     "NotFoundError",
     "Open",
     "OpenFile",
     "OpenResult",
     "Opener",
-    "Operation",
     "Outcome",
     "Pin",
     "Plan",
@@ -137,7 +147,6 @@ __all__ = [
     "UnloadedImage",
     "UnsupportedError",
     "UsageError",
-    "View",
     "__version__",
     "open",
 ]
@@ -151,13 +160,13 @@ _HOMES = {
     ),
     "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",
     "common.linux.plan_model": "Action Plan Plans Remedy Step",
-    "common.linux.trace.events": "Close DescriptorLeak Instance Kept Open Pin TlsRegistration Trace",
+    "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
-    "common.trace.events": "Calls LibraryTotals Moment OpenResult Site Totals",
+    "common.trace.events": "Calls EventHeader LibraryTotals OpenResult Site Totals",
     "common.windows.model": (
-        "Allowed Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep GoneDll GoneDlls "
-        "ImportCycleAlternative ListPositions LoaderRule LoaderRules MappedFile OpenFile Opener Operation "
-        "Pointer SectionUse Share Status UnloadedImage View"
+        "Allowed Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep FileOperation FileView GoneDll "
+        "GoneDlls ImportCycleAlternative ListPositions LoaderRule LoaderRules MappedFile Opener OpenFile "
+        "Pointer SectionUse Share Status UnloadedImage"
     ),
     "common.windows.trace.events": "DllClose DllInstance DllOpen DllPin DllTrace KeptDll",
 }

@@ -221,7 +221,7 @@ class Examination:
         if self._host.name == "windbg":
             raise UnsupportedError("trace is for programs of ELF systems: use dll_trace here")
         live = self._host.live_target()
-        from .linux.trace.stops import Options
+        from .linux.trace.stops import TraceOptions
         from .linux.trace.tracer import begin
 
         def announce(stop: Stop) -> None:
@@ -230,7 +230,7 @@ class Examination:
 
             live.say(render(stop_view(stop)))
 
-        options = Options(libraries, stop_when, tls, fds)
+        options = TraceOptions(libraries, stop_when, tls, fds)
         return Tracing(begin(live, options, _drop, announce))  # type: ignore[arg-type]
 
     # -- Windows --------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def file_name(path: str) -> Union[str, bytes]:
     return path if sys.platform == "win32" else path.encode("utf-8", "surrogateescape")
 
 
-def carried(text: str, encoding: str) -> str:
+def escape_unencodable(text: str, encoding: str) -> str:
     r"""Return text with each character that an encoding lacks as ``\uNNNN``, of UTF-16 as JSON has it."""
     try:
         text.encode(encoding)
@@ -74,4 +74,4 @@ def is_utf8(encoding: str) -> bool:
 
 def written_as_utf8(text: str, encoding: str) -> str:
     """Return text for a debugger that writes UTF-8 to a terminal of any encoding: unless that is UTF-8, as ASCII."""
-    return text if text.isascii() else carried(text, "utf-8" if is_utf8(encoding) else "ascii")
+    return text if text.isascii() else escape_unencodable(text, "utf-8" if is_utf8(encoding) else "ascii")

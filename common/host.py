@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NamedTuple, Optional, Protocol, TextIO
 
-from .charset import carried
+from .charset import escape_unencodable
 from .errors import ClosedOutputError, OutputError
 from .target import LiveTarget, Target
 
@@ -62,7 +62,7 @@ def write_to(stream: TextIO, text: str) -> None:
     :raises OutputError: if it cannot be written, as to a full disk.
     """
     try:
-        stream.write(carried(text, stream.encoding or "utf-8"))
+        stream.write(escape_unencodable(text, stream.encoding or "utf-8"))
         stream.flush()
     except BrokenPipeError as error:
         raise ClosedOutputError("cannot write: the reader has gone") from error

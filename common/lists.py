@@ -4,7 +4,7 @@ A walk has what it read, and how it ended: at the list's end, or at what cuts it
 not whole says so: an entry that was not seen is not absent.
 
 Not followed by it are trees (``windows.kernel.vad``, ``windows.kernel.handles``), and lists whose unchanged stretches
-are taken from an earlier reading (``linux.loader.follow``, which falls back on a walk at the first contradiction).
+are taken from an earlier reading (``linux.loader.incremental``, which falls back on a walk at the first contradiction).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .memory import Memory
 Item = TypeVar("Item")
 
 
-class End(Enum):
+class WalkEnd(Enum):
     """How a walk ended."""
 
     WHOLE = "whole"
@@ -58,7 +58,7 @@ class Walk(Generic[Item]):
         :param subject: the list, and ``noun`` its nodes, for ``reason``.
         """
         self.items: list[Item] = []
-        self.end: Optional[End] = None
+        self.end: Optional[WalkEnd] = None
         self.address = first
         self.error: Optional[FaultError] = None
         self._detail = ""
@@ -84,10 +84,10 @@ class Walk(Generic[Item]):
         return self.items
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return True if the list was followed to its end."""
         self.all()
-        return self.end is End.WHOLE
+        return self.end is WalkEnd.WHOLE
 
     @property
     def reason(self) -> Optional[str]:
@@ -95,13 +95,13 @@ class Walk(Generic[Item]):
         self.all()
         subject, noun = self._words
         place = f"{self.address:#x} after {len(self.items)} {noun}"
-        if self.end is End.LOOP:
+        if self.end is WalkEnd.LOOP:
             return f"{subject} loops at {place}"
-        if self.end is End.FAULT:
+        if self.end is WalkEnd.FAULT:
             return f"{subject} cannot be read at {place}"
-        if self.end is End.LIMIT:
+        if self.end is WalkEnd.LIMIT:
             return f"{subject} has more than {self._limit} {noun}"
-        return self._detail if self.end is End.CONTRADICTION else None
+        return self._detail if self.end is WalkEnd.CONTRADICTION else None
 
     def _step(self) -> bool:
         """Read one more node; return False at the end."""
@@ -109,18 +109,18 @@ class Walk(Generic[Item]):
             return False
         address = self.address
         if address == self._last:
-            self.end = End.WHOLE
+            self.end = WalkEnd.WHOLE
         elif address in self._seen:
-            self.end = End.LOOP
+            self.end = WalkEnd.LOOP
         elif len(self.items) + self._taken >= self._limit:
-            self.end = End.LIMIT
+            self.end = WalkEnd.LIMIT
         else:
             try:
                 item, self.address = self._read(address, self._before)
             except FaultError as error:
-                self.end, self.error = End.FAULT, error
+                self.end, self.error = WalkEnd.FAULT, error
             except CorruptError as error:
-                self.end, self._detail = End.CONTRADICTION, str(error)
+                self.end, self._detail = WalkEnd.CONTRADICTION, str(error)
             else:
                 self._seen.add(address)
                 self.items.append(item)
@@ -164,5 +164,5 @@ def follow_ring(
     begin = head if first is None else form.unpack(first)[there]
     walk = Walk(begin, read, limit=limit, taken=taken, last=head, subject=subject, noun=noun)
     if first is None:
-        walk.end, walk.error = End.FAULT, FaultError(head, form.size)
+        walk.end, walk.error = WalkEnd.FAULT, FaultError(head, form.size)
     return walk

@@ -69,7 +69,7 @@ class Structure:
             raise LayoutError(f"the layout of {self.layout.type_name} lacks {', '.join(missing)}")
         return self
 
-    def is_whole(self, name: str) -> bool:
+    def is_plain_integer(self, name: str) -> bool:
         """Return True if a member is an unsigned integer of its own, False if it is another one or not there."""
         return self.places.get(name, ())[1:] == (0, ALL_BITS, 0)
 
@@ -114,7 +114,7 @@ class Structure:
         return None if value is None or place is None else (value >> place[1] & place[2] ^ place[3]) - place[3]
 
 
-class View:
+class StructView:
     """A structure of the target, read at once if all of it is readable, else member by member."""
 
     __slots__ = ("_memory", "_raw", "_values", "address", "source", "structure")

@@ -193,7 +193,7 @@ class LiveTarget(Target, Protocol):
         """Write a message to the user between commands."""
 
 
-class LiveProcess(LiveTarget, Protocol):
+class LiveLinuxTarget(LiveTarget, Protocol):
     """A process of Linux that a debugger runs."""
 
     def stack_pointer(self, lwp: int) -> Optional[int]:

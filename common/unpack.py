@@ -91,7 +91,7 @@ def _unpack(
     import subprocess
     import tempfile
 
-    keeper = _Keeper(name, tempfile.TemporaryFile(prefix="dlwhy-core-", dir=_folder()), max_size)  # noqa: SIM115
+    keeper = _SparseWriter(name, tempfile.TemporaryFile(prefix="dlwhy-core-", dir=_folder()), max_size)  # noqa: SIM115
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             list(command),
@@ -122,7 +122,7 @@ def _unpack(
     return Unpacked(keeper.stream, keeper.size, flaw)
 
 
-class _Keeper:
+class _SparseWriter:
     """Writes a program's output to a file, zeros as holes."""
 
     def __init__(self, name: str, stream: BinaryIO, max_size: Optional[int]) -> None:

@@ -15,7 +15,7 @@ from ..common.commands.run import Failure, attempt, run
 from ..common.errors import DlwhyError, NotFoundError
 from ..common.host import Screen
 from ..common.imports import OwnImports
-from ..common.linux.loader.start import find_start
+from ..common.linux.loader.rendezvous import find_rendezvous
 from ..common.memory import Memory
 from ..common.paths import base_name
 from ..common.render.jsontext import to_strict
@@ -127,7 +127,7 @@ def _loaded_names() -> set[str]:
     """Collect base names of the base namespace, as far as they can be typed: enough for completion, and quick."""
     try:
         with OwnImports():
-            maps = find_start(Memory(selected_target())).maps
+            maps = find_rendezvous(Memory(selected_target())).maps
     except DlwhyError:
         return set()
     names = {base_name(entry.l_name) for entry in maps if entry.l_name}

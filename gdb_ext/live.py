@@ -40,7 +40,7 @@ class GdbLiveTarget(GdbTarget):
         self._listens = False
         self._is_in_handler = False
         self._mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        self._ending: Optional[_Ending] = None
+        self._ending: Optional[_EndSubscription] = None
 
     @property
     def keeps_breakpoints(self) -> bool:
@@ -67,11 +67,11 @@ class GdbLiveTarget(GdbTarget):
         made = [_Breakpoint(self, place, on_hit) for place in places]
         self._breakpoints += made
         self._listen()
-        return _Removal(self, made)
+        return _BreakpointSubscription(self, made)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Listen to the end of the process, and to another program in it."""
-        return _Ending(self, callback)
+        return _EndSubscription(self, callback)
 
     def react(self, breakpoint_: _Breakpoint) -> bool:
         """Run the handler; return True to stop the process.
@@ -207,7 +207,7 @@ def _unsigned(value: Any) -> int:
     return int(value) & (1 << 8 * int(value.type.sizeof)) - 1
 
 
-class _Removal:
+class _BreakpointSubscription:
     def __init__(self, target: GdbLiveTarget, breakpoints: Sequence[_Breakpoint]) -> None:
         self._target = target
         self._breakpoints = breakpoints
@@ -216,7 +216,7 @@ class _Removal:
         self._target.remove(self._breakpoints)
 
 
-class _Ending:
+class _EndSubscription:
     """A subscription to gdb's events that an inferior has lost its process or executes another program."""
 
     def __init__(self, target: GdbLiveTarget, callback: Callable[[str], None]) -> None:
@@ -244,6 +244,6 @@ class _Ending:
 
 
 if TYPE_CHECKING:
-    from ..common.target import LiveProcess
+    from ..common.target import LiveLinuxTarget
 
-    _conforms: type[LiveProcess] = GdbLiveTarget
+    _conforms: type[LiveLinuxTarget] = GdbLiveTarget

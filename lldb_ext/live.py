@@ -78,7 +78,7 @@ class LldbLiveTarget(LldbTarget):
 
     def is_alive(self) -> bool:
         """Return True if the target still has the same process."""
-        self._bury()
+        self._delete_disabled()
         process = self._target.GetProcess()
         if process.GetState() == lldb.eStateDetached:
             for callback in tuple(self._callbacks):
@@ -98,7 +98,7 @@ class LldbLiveTarget(LldbTarget):
             self._dispatcher.add(breakpoint_, lambda frame, location: self._react(frame, location, on_hit))
             breakpoint_.AddName(NAME)
             made.append(breakpoint_)
-        return _Removal(self, made)
+        return _BreakpointSubscription(self, made)
 
     def remove(self, breakpoints: Sequence[Any]) -> None:
         """Delete breakpoints; within a handler they are only disabled, and deleted when a command next asks."""
@@ -107,9 +107,9 @@ class LldbLiveTarget(LldbTarget):
             self._dispatcher.drop(each)
             each.SetEnabled(False)
         if not self._is_in_handler:
-            self._bury()
+            self._delete_disabled()
 
-    def _bury(self) -> None:
+    def _delete_disabled(self) -> None:
         doomed, self._doomed = self._doomed, []
         for each in doomed:
             self._target.BreakpointDelete(each.GetID())
@@ -119,7 +119,7 @@ class LldbLiveTarget(LldbTarget):
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Call back when `is_alive` is asked after a detach: LLDB tells nobody when a process ends."""
         self._callbacks.append(callback)
-        return _Deafness(self._callbacks, callback)
+        return _EndSubscription(self._callbacks, callback)
 
     def _react(self, frame: Any, location: Any, on_hit: Callable[[Hit], Reaction]) -> bool:
         if int(frame.GetThread().GetProcess().GetUniqueID()) != self._unique_id:
@@ -170,7 +170,7 @@ class _LldbHit:
         return tuple(found)
 
 
-class _Removal:
+class _BreakpointSubscription:
     def __init__(self, target: LldbLiveTarget, breakpoints: Sequence[Any]) -> None:
         self._target = target
         self._breakpoints = breakpoints
@@ -179,7 +179,7 @@ class _Removal:
         self._target.remove(self._breakpoints)
 
 
-class _Deafness:
+class _EndSubscription:
     def __init__(self, callbacks: list[Callable[[str], None]], callback: Callable[[str], None]) -> None:
         self._callbacks = callbacks
         self._callback = callback
@@ -189,6 +189,6 @@ class _Deafness:
 
 
 if TYPE_CHECKING:
-    from ..common.target import LiveProcess
+    from ..common.target import LiveLinuxTarget
 
-    _conforms: type[LiveProcess] = LldbLiveTarget
+    _conforms: type[LiveLinuxTarget] = LldbLiveTarget

@@ -32,7 +32,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_dll_plan.py",
     "tests/unit/test_dll_tracer.py",
     "tests/unit/test_examine.py",
-    "tests/unit/test_follow.py",
+    "tests/unit/test_incremental.py",
     "tests/unit/test_ledger.py",
     "tests/unit/test_loaders_*glibc*.py",
     "tests/unit/test_loaders_tls.py",
@@ -44,7 +44,7 @@ SAMPLE_LEAVES_OUT = "not (brief_state or too_long or random_graphs)"
 SAMPLE_FILES = (
     "common/linux/plan.py",
     "common/linux/loader/collector.py",
-    "common/linux/loader/follow.py",
+    "common/linux/loader/incremental.py",
     "common/linux/loader/maps.py",
     "common/linux/loader/musl.py",
     "common/linux/loader/order.py",

@@ -320,7 +320,7 @@ def test_links_of_roots_own_are_followed(home: Path, environment: dict[str, str]
 def test_a_ring_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert ownership.find_other_hand(tmp_path / "a" / "c") or os.geteuid() != 0
+    assert ownership.find_foreign_writer(tmp_path / "a" / "c") or os.geteuid() != 0
 
 
 # As another user than root

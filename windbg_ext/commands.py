@@ -21,7 +21,7 @@ from ..common.errors import NoTargetError, NotFoundError, OutputError, UsageErro
 from ..common.host import Screen, write_to
 from ..common.render.dml import to_dml
 from ..common.target import LiveTarget
-from .live import LiveProcess
+from .live import EngineLiveTarget
 from .target import MachineTarget, ProcessTarget, current_target
 
 # The engine cuts longer pieces of output off, at 16 KiB.
@@ -49,7 +49,7 @@ class WinDbgHost:
 
     def live_target(self) -> LiveTarget:
         """Return the engine's current process, for a trace."""
-        return LiveProcess()
+        return EngineLiveTarget()
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression by the engine's evaluator."""

@@ -14,13 +14,13 @@ import pykd
 from ..common.errors import NoTargetError, UnsupportedError
 from ..common.paths import windows_base_name
 from ..common.target import Capability, Hit, Reaction
-from ..common.windows.target import Frame
+from ..common.windows.target import StackFrame
 from .target import MachineTarget, ProcessTarget, current_target
 
 _MASK = (1 << 64) - 1
 
 
-class LiveProcess(ProcessTarget):
+class EngineLiveTarget(ProcessTarget):
     """A process that the engine runs."""
 
     keeps_breakpoints = True
@@ -76,10 +76,10 @@ class LiveProcess(ProcessTarget):
         """Listen to the end of the process."""
         return _Removal([_StatusEvents(self, callback)])
 
-    def frames(self, most: int) -> Sequence[Frame]:
+    def frames(self, most: int) -> Sequence[StackFrame]:
         """Unwind by the engine."""
         try:
-            return [Frame(int(each.ip) & _MASK, int(each.sp) & _MASK) for each in pykd.getStack()[:most]]
+            return [StackFrame(int(each.ip) & _MASK, int(each.sp) & _MASK) for each in pykd.getStack()[:most]]
         except pykd.DbgException:
             return ()
 
@@ -123,7 +123,7 @@ class LiveProcess(ProcessTarget):
 class _EngineHit:
     """A thread at a breakpoint."""
 
-    def __init__(self, target: LiveProcess, address: int) -> None:
+    def __init__(self, target: EngineLiveTarget, address: int) -> None:
         self.address = address
         self._target = target
 
@@ -139,7 +139,7 @@ class _EngineHit:
 
 
 class _ModuleEvents(pykd.eventHandler):  # type: ignore[misc]
-    def __init__(self, target: LiveProcess, callback: Callable[[int, str, bool], None]) -> None:
+    def __init__(self, target: EngineLiveTarget, callback: Callable[[int, str, bool], None]) -> None:
         super().__init__()
         self._target = target
         self._callback: Optional[Callable[[int, str, bool], None]] = callback
@@ -160,7 +160,7 @@ class _ModuleEvents(pykd.eventHandler):  # type: ignore[misc]
 
 
 class _StatusEvents(pykd.eventHandler):  # type: ignore[misc]
-    def __init__(self, target: LiveProcess, callback: Callable[[str], None]) -> None:
+    def __init__(self, target: EngineLiveTarget, callback: Callable[[str], None]) -> None:
         super().__init__()
         self._target = target
         self._callback: Optional[Callable[[str], None]] = callback
@@ -196,4 +196,4 @@ def _processes() -> list[Any]:
 if TYPE_CHECKING:
     from ..common.windows.target import LiveWindowsTarget
 
-    _conforms: type[LiveWindowsTarget] = LiveProcess
+    _conforms: type[LiveWindowsTarget] = EngineLiveTarget

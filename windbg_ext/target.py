@@ -20,7 +20,7 @@ from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
 from ..common.windows.kernel.kernel import rsds
-from ..common.windows.model import Image, SystemVersion, UnloadedImage
+from ..common.windows.model import ListedImage, SystemVersion, UnloadedImage
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -178,11 +178,11 @@ class ProcessTarget(EngineTarget):
         except pykd.DbgException:
             return SystemVersion(0, 0, 0)
 
-    def images(self) -> Sequence[Image]:
+    def images(self) -> Sequence[ListedImage]:
         """List the modules with what their headers say, the main program first."""
         mask = self.platform.address_mask
         found = [
-            Image(str(m.image()), m.begin() & mask, int(m.size()), int(m.timestamp()), int(m.checksum()))
+            ListedImage(str(m.image()), m.begin() & mask, int(m.size()), int(m.timestamp()), int(m.checksum()))
             for m in self._modules()
         ]
         program = str(pykd.targetProcess.getCurrent().exeName)

@@ -18,18 +18,18 @@ from ..memory import Memory
 from ..model import Outcome
 from ..target import Target
 from .auxv import AT_PAGESZ
-from .elf.image import DT_STRSZ, DT_STRTAB, Image
+from .elf.image import DT_STRSZ, DT_STRTAB, ElfImage
 from .loader.collector import mark
 from .loader.maps import LinkMap
 from .loader.order import OrderRule, finaliser_order, find_order_rule
+from .loader.rendezvous import Rendezvous
 from .loader.roots import LT_LOADED, RootKind
-from .loader.start import Start
 from .model import Library
 from .plan_model import Action, Plan, Plans, Remedy, Step
+from .state.activity import note_activity
 from .state.examine import examine
-from .state.kept import PERMANENT
+from .state.mark_phase import PERMANENT
 from .state.matching import select
-from .state.motion import note_motion
 from .state.musl import explain_musl
 from .state.naming import missing_names, opened_by, target_info
 from .state.process import GlibcProcess
@@ -66,7 +66,7 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
         chosen = choose([examined.describe(m, identify=True) for m in maps.values()], text, evaluate)
         return planner.plans((planner.plan(maps[chosen.link_map], closes),), text)
 
-    def of_musl(memory: Memory, start: Start) -> Plans:
+    def of_musl(memory: Memory, start: Rendezvous) -> Plans:
         state = explain_musl(memory, start)
         chosen = choose(state.libraries, text, evaluate)
         plan = Plan(chosen, None, closes or 1, Outcome.KEEPS, kept=(chosen,), remedy=Remedy(blocker=chosen))
@@ -83,14 +83,14 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
 
     def of_glibc(process: GlibcProcess) -> Plans:
         planner = Planner(GlibcExamination.of(process))
-        maps = [m for m in process.graph.by_address.values() if planner.is_handle(m)]
+        maps = [m for m in process.graph.by_address.values() if planner.has_handle(m)]
         plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
         if len(maps) > len(plans):
             process.add_problem("ranking", f"{len(maps)} libraries are open, only {len(plans)} are ranked")
         plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.namespace, plan.library.name))
         return planner.plans(tuple(plans), None)
 
-    def of_musl(memory: Memory, start: Start) -> Plans:
+    def of_musl(memory: Memory, start: Rendezvous) -> Plans:
         state = explain_musl(memory, start)
         return Plans(state.target, state.loader, (), problems=state.problems)
 
@@ -98,7 +98,7 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
 
 
 def _examine(
-    target: Target, of_glibc: Callable[[GlibcProcess], Plans], of_musl: Callable[[Memory, Start], Plans]
+    target: Target, of_glibc: Callable[[GlibcProcess], Plans], of_musl: Callable[[Memory, Rendezvous], Plans]
 ) -> Plans:
     plans, racy = examine(target, of_glibc, of_musl)
     return plans._replace(problems=(*plans.problems, *racy))
@@ -149,12 +149,12 @@ class Planner:
     def plans(self, plans: tuple[Plan, ...], asked: Optional[str]) -> Plans:
         """Build the answer from plans."""
         process = self._process
-        note_motion(process)
+        note_activity(process)
         garbage = tuple(self._describe(m) for m in process.graph.by_address.values() if self.is_garbage(m))
         problems = tuple(dict.fromkeys((*process.problems, *missing_names())))
         return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 
-    def is_handle(self, link_map: LinkMap) -> bool:
+    def has_handle(self, link_map: LinkMap) -> bool:
         """Return True if a library is open, so that somebody has a handle to close."""
         opened = link_map.l_type == LT_LOADED and link_map.l_direct_opencount > 0
         return opened and not link_map.is_proxy and not link_map.field("l_auditing")
@@ -202,12 +202,12 @@ class Planner:
         if not self._process.graph.complete:
             # What was not seen can keep anything.
             return Outcome.UNKNOWN, left, ()
-        unloads = self._collected(link_map)
+        unloads = self._find_unloaded(link_map)
         if self._condemned:
             return Outcome.DEFERRED, left, unloads
         return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
-    def _collected(self, link_map: LinkMap) -> tuple[int, ...]:
+    def _find_unloaded(self, link_map: LinkMap) -> tuple[int, ...]:
         """Return what the collector unloads after the last close of a link map, in list order.
 
         The entry that stands for ld.so in another namespace goes with that, but ld.so itself does not.
@@ -257,7 +257,7 @@ class Planner:
             return plan
         after = self.examined.after({link_map.address: left})
         stays = [m for m in self.closure(link_map) if m.address not in unloads]
-        keeps = tuple(after.judge(m, identify=False) for m in stays)
+        keeps = tuple(after.verdict(m, identify=False) for m in stays)
         goes = link_map.address in unloads or link_map.address in self._condemned
         known = self._process.graph.complete and not goes
         change = find_remedy(after, link_map) if known else None
@@ -296,7 +296,7 @@ class Planner:
         return self._closers[link_map.address]
 
 
-def imports_any(image: Image, names: Sequence[str]) -> bool:
+def imports_any(image: ElfImage, names: Sequence[str]) -> bool:
     """Return True if an image imports one of several symbols.
 
     :raises DlwhyError: if its tables cannot be read.
@@ -320,7 +320,7 @@ def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
     roots = list(_roots(after, link_map))
     for root in roots:
         if after.kept.is_permanent(root.address):
-            library = after.judge(root, identify=False)
+            library = after.verdict(root, identify=False)
             return Remedy(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT)))
     exits: list[Step] = []
     closes: list[Step] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..linux.model import Hold, HoldKind, Library, Root
-from .words import completed, times
+from .words import quantity, times
 
 _STARTUP_REASONS = {
     "needed": "loaded at program start",
@@ -77,7 +77,7 @@ def reason(hold: Hold) -> str:
             return f"opened {times(hold.total)} by libc for itself"
         return f"opened {times(hold.total)}, not closed"
     if kind is HoldKind.TLS_DESTRUCTORS:
-        return completed(hold.total or 0, "pending TLS destructor")
+        return quantity(hold.total or 0, "pending TLS destructor")
     if kind is HoldKind.DEPENDENCY:
         return f"needed by {hold.chain[-2]}{_root_note(hold)}"
     return f"bound by {hold.chain[-2]}{_symbol_note(hold)}{_root_note(hold)}"

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional, cast
 
-from ..trace.events import Moment, Site, Totals
+from ..trace.events import EventHeader, Site, Totals
 from .json_parts import hexadecimal
 
 if TYPE_CHECKING:
     from .json_types import MomentDocument, SiteDocument, TotalsDocument
 
 
-def moment_document(moment: Moment) -> MomentDocument:
+def header_document(header: EventHeader) -> MomentDocument:
     """Build what the document of every event says of when and where it was."""
     return {
-        "number": moment.number,
-        "time_seconds": moment.time_seconds,
-        "thread": {"tid": moment.tid} if moment.tid else None,
-        "caller": site_document(moment.caller),
-        "within_event": moment.within_event,
-        "at_exit": moment.at_exit,
-        "raced": moment.raced,
+        "number": header.number,
+        "time_seconds": header.time_seconds,
+        "thread": {"tid": header.tid} if header.tid else None,
+        "caller": site_document(header.caller),
+        "within_event": header.within_event,
+        "at_exit": header.at_exit,
+        "raced": header.raced,
     }
 
 

@@ -34,25 +34,25 @@ def short_name(name: str, verbose: bool = False) -> str:
     return name if verbose else cut(name, _NAME_WIDTH)
 
 
-def total(deeds: Sequence[Calls]) -> int:
+def total(calls: Sequence[Calls]) -> int:
     """Count the opens, or the closes, of a library."""
-    return sum(each.total for each in deeds)
+    return sum(each.total for each in calls)
 
 
-def deed_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
+def call_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
     """Yield who opened and closed each library, using these verbs."""
     rows = [
         (account.name, f"{verb} {times(each.total)}", _by_words(each, verbose=True))
         for account in accounts
-        for verb, deeds in ((opened, account.opens_by_caller), (closed, account.closes_by_caller))
-        for each in deeds
+        for verb, calls in ((opened, account.opens_by_caller), (closed, account.closes_by_caller))
+        for each in calls
     ]
     if rows:
         yield Facts(tuple(rows))
 
 
-def _by_words(deeds: Calls, verbose: bool) -> str:
-    return f"by {site_words(deeds.caller, verbose)}" + (" through libc" if deeds.initiated_by == "libc" else "")
+def _by_words(calls: Calls, verbose: bool) -> str:
+    return f"by {site_words(calls.caller, verbose)}" + (" through libc" if calls.initiated_by == "libc" else "")
 
 
 def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] = None) -> str:

@@ -19,7 +19,7 @@ def size_words(size: int) -> str:
 _FIRST_POINTER = 65536
 
 
-def completed(count: int, noun: str, plural: str = "") -> str:
+def quantity(count: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
@@ -39,7 +39,7 @@ def problem_parts(problems: Sequence[Problem]) -> Iterator[Part]:
         yield Sentence(f"problem: {problem.where}: {problem.message}")
 
 
-def plain(value: int) -> str:
+def format_value(value: int) -> str:
     """Return a value as text: counts in decimal, pointers in hexadecimal."""
     return str(value) if value < _FIRST_POINTER else f"{value:#x}"
 

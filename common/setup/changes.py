@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, Union
 
 from ..errors import SetupError, UnusableError
-from .report import in_words, say
+from .report import describe_os_error, say
 
 
 class Changes:
@@ -53,7 +53,7 @@ class Attempts:
         except SetupError as error:
             self._reasons[str(error)] = True
         except OSError as error:
-            self._reasons.setdefault(in_words(error), False)
+            self._reasons.setdefault(describe_os_error(error), False)
         else:
             return True
         return False
@@ -68,6 +68,6 @@ class Attempts:
         """List why the requested changes were not made."""
         return [text for text, is_failure in self._reasons.items() if is_failure]
 
-    def take_notes_for_failures(self) -> None:
+    def notes_to_failures(self) -> None:
         """Turn the notes into failures: nothing else succeeded."""
         self._reasons = dict.fromkeys(self._reasons, True)

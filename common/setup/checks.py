@@ -11,7 +11,7 @@ from ..errors import SetupError
 from .folders import private_folder
 from .init_files import find_block, read_init
 from .pip import listed, package_name
-from .report import in_words, say
+from .report import describe_os_error, say
 
 # Requirements whose module has another name.
 MODULE_NAMES = {"pyelftools": "elftools"}
@@ -25,7 +25,7 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def tell(checks: list[Check]) -> int:
+def print_checks(checks: list[Check]) -> int:
     """Print the outcome of each check; 1 when something is broken."""
     for check in checks:
         say(f"{check.kind:<4}  {check.what}" + (f": {check.remedy}" if check.remedy else ""))
@@ -39,7 +39,7 @@ def packages_script(python: tuple[int, ...]) -> str:
     return script + f"print('lacks', *[m for m in {modules!r} if not u.find_spec(m)])"
 
 
-def judge_packages(debugger: str, output: str) -> Check:
+def check_packages(debugger: str, output: str) -> Check:
     """Return the check that the script's output amounts to."""
     lacking = re.search("^lacks(.*)", output, re.MULTILINE)
     if lacking is None or lacking[1].split():
@@ -53,7 +53,7 @@ def check_init_file(debugger: str, path: Path, line: bytes) -> Check:
     try:
         found = find_block(path, read_init(path))
     except OSError as error:
-        return Check("FAIL", in_words(error))
+        return Check("FAIL", describe_os_error(error))
     except SetupError as failure:
         return Check("FAIL", str(failure))
     if found is None:

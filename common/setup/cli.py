@@ -14,7 +14,7 @@ from .doctor import doctor
 from .folders import ROOT
 from .installation import install, paths, uninstall
 from .ownership import refuse_folders_of_others
-from .report import complain, in_words, silence
+from .report import describe_os_error, print_error, redirect_to_null
 
 #: Runs the tests: what it may change, pytest's arguments, and whether the locked packages are used.
 RunTests = Callable[[Changes, list[str], bool], int]
@@ -68,14 +68,14 @@ def main(arguments: list[str], run_tests: RunTests) -> int:
         options = parse_arguments(arguments)
         return run(options, Changes(options.dry_run), run_tests)
     except ClosedOutputError:
-        silence(sys.stdout)
+        redirect_to_null(sys.stdout)
         return 0
     except OutputError as error:
-        silence(sys.stdout)
-        complain(str(error))
+        redirect_to_null(sys.stdout)
+        print_error(str(error))
         return 3
     except (SetupError, OSError) as error:
-        complain(in_words(error) if isinstance(error, OSError) else str(error))
+        print_error(describe_os_error(error) if isinstance(error, OSError) else str(error))
         return 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from .apt import is_installed
-from .checks import Check, check_init_file, tell
+from .checks import Check, check_init_file, print_checks
 from .gdb import check_attach, check_dependencies, check_gdb, check_gdb_start, check_python, find_gdb
 from .lldb import check_lldb, find_lldbs, lldb_init_file, lldb_line
 from .pip import OLDEST_PYTHON
@@ -17,7 +17,7 @@ from .windbg import check_windbg
 def doctor() -> int:
     """Examine the installation, one line a check; 1 when something is broken."""
     if sys.platform == "win32":
-        return tell(check_windbg())
+        return print_checks(check_windbg())
     gdb, lldbs = find_gdb(), find_lldbs()
     checks = [check_gdb(gdb, needed=not lldbs)]
     if gdb is not None:
@@ -34,7 +34,7 @@ def doctor() -> int:
         checks.append(Check("note", "no LLDB on PATH", "not needed; in Debian: apt-get install lldb"))
     checks += [check_shell(), check_debug_symbols()]
     checks += [Check("note", f"PATH: {text}", "what is in there is not found") for text in unreadable_folders()]
-    return tell(checks)
+    return print_checks(checks)
 
 
 def check_debug_symbols() -> Check:

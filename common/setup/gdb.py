@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 from ..errors import SetupError, UnusableError
 from .apt import require_packages
 from .changes import Changes
-from .checks import Check, check_init_file, judge_packages, packages_script
+from .checks import Check, check_init_file, check_packages, packages_script
 from .files import is_readable
 from .folders import ROOT, base_folder, home_folder
 from .init_files import write_block
@@ -121,7 +121,7 @@ def check_python(gdb: Gdb) -> Check:
 def check_dependencies(gdb: str, python: tuple[int, ...]) -> Check:
     """Check that the packages that dlwhy uses can be imported in gdb."""
     output = output_of([gdb, "-nx", "-batch", "-ex", f"python {packages_script(python)}"])
-    return judge_packages("gdb", output)
+    return check_packages("gdb", output)
 
 
 def check_gdb_start(gdb: Gdb) -> list[Check]:

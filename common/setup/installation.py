@@ -13,7 +13,7 @@ from .gdb import find_gdb, init_files, install_into_gdb
 from .init_files import remove_block
 from .lldb import advice, find_lldbs, install_into_lldb, lldb_init_files
 from .programs import unreadable_folders
-from .report import complain, say
+from .report import print_error, say
 from .shell import command_path, install_into_shell, read_command
 from .windbg import install_into_windbg, windbg_script
 
@@ -33,7 +33,7 @@ def install(changes: Changes) -> int:
     if lldbs and attempts.make(install_into_lldb, changes, lldbs):
         usable.append(Path(lldbs[-1].path).name)
     if not usable:
-        attempts.take_notes_for_failures()
+        attempts.notes_to_failures()
     attempts.make(install_into_shell, changes)
     notes = attempts.notes + [f"PATH: {text}" for text in unreadable_folders()]
     if changes.count:
@@ -42,13 +42,13 @@ def install(changes: Changes) -> int:
     for text in notes:
         say(f"note: {text}")
     if changes.count:
-        tell_what_is_installed(changes, usable)
+        print_next_steps(changes, usable)
     elif not attempts.failures:
         say("dlwhy is installed already: nothing to do")
     return end(attempts.failures)
 
 
-def tell_what_is_installed(changes: Changes, usable: list[str]) -> None:
+def print_next_steps(changes: Changes, usable: list[str]) -> None:
     """Print how to start using what was installed."""
     if changes.dry_run:
         return
@@ -61,7 +61,7 @@ def tell_what_is_installed(changes: Changes, usable: list[str]) -> None:
 def end(failures: list[str]) -> int:
     """Print each failure and return the exit status."""
     for text in failures:
-        complain(text)
+        print_error(text)
     return int(bool(failures))
 
 
@@ -81,7 +81,7 @@ def uninstall(changes: Changes) -> int:
         attempts.make(changes.make, f"remove {command_path()}", command_path().unlink)
     for folder in private_folders():
         attempts.make(changes.make, f"remove {folder}", remove, folder)
-    attempts.take_notes_for_failures()
+    attempts.notes_to_failures()
     if attempts.failures:
         return end(attempts.failures)
     if changes.count == 0:

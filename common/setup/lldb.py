@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 
 from ..errors import SetupError, UnusableError
 from .changes import Changes
-from .checks import Check, judge_packages, packages_script
+from .checks import Check, check_packages, packages_script
 from .files import is_readable
 from .folders import ROOT, home_folder
 from .init_files import write_block
@@ -146,7 +146,7 @@ def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
         checks.append(Check(bad, f"{name} does not find its Python modules by itself", advice(lldb)))
     script = packages_script(python)
     output = output_of([lldb.path, "--no-lldbinit", "--batch", "-o", f"script {script}"], **lldb.variables)
-    checks.append(judge_packages(name, output))
+    checks.append(check_packages(name, output))
     if not all(map(is_readable, lldb_init_files())):
         return checks  # LLDB could wait for ever; check_init_file says why
     output = output_of([lldb.path, "--batch", "-o", "help dlstate"], **lldb.variables)

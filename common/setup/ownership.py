@@ -21,7 +21,7 @@ def refuse_folders_of_others(paths: Iterable[Path]) -> None:
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     for path in paths:
-        reason = find_other_hand(path)
+        reason = find_foreign_writer(path)
         if reason:
             raise SetupError(
                 f"root does not work in folders of others, and {reason}: "
@@ -29,7 +29,7 @@ def refuse_folders_of_others(paths: Iterable[Path]) -> None:
             )
 
 
-def find_other_hand(path: Path) -> str:
+def find_foreign_writer(path: Path) -> str:
     """Return what lets a user other than root change a path, empty if nothing does."""
     at, rest, links = Path("/"), list(path.parts[1:]), 0
     while rest:

@@ -15,7 +15,7 @@ from .files import read_file, remove
 from .folders import ROOT, private_folder
 from .programs import isolated, output_of, run_or_fail, this_python
 from .report import dotted
-from .rust import leaving_no_trace
+from .rust import without_rustup_folder
 
 OLDEST_PYTHON = (3, 9)
 
@@ -92,7 +92,7 @@ def run_pip(pip: list[str], *words: str) -> None:
 
     :raises SetupError: if it fails.
     """
-    with leaving_no_trace() as variables:
+    with without_rustup_folder() as variables:
         run_or_fail([*pip, *words], f"pip {words[0]}", variables)
 
 

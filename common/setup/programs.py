@@ -10,7 +10,7 @@ from typing import Optional
 
 from ..errors import SetupError
 from .folders import ROOT
-from .report import in_words
+from .report import describe_os_error
 
 
 def folders_on_path() -> list[str]:
@@ -39,7 +39,7 @@ def unreadable_folders() -> list[str]:
         try:
             os.scandir(folder).close()
         except PermissionError as error:
-            found.append(in_words(error))
+            found.append(describe_os_error(error))
         except OSError:
             continue  # PATH names it, and there is no such folder
     return found
@@ -61,7 +61,7 @@ def output_of(command: list[str], **variables: str) -> str:
             env={**os.environ, **variables},
         )
     except OSError as error:
-        return in_words(error)
+        return describe_os_error(error)
     except subprocess.TimeoutExpired as error:
         return f"{program} gave no answer in {error.timeout:g} seconds"
     return done.stdout.decode(errors="replace")

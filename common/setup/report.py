@@ -23,7 +23,7 @@ def say(text: str) -> None:
         return  # nothing is lost: nobody reads it any more, and what is to be installed goes on
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Write a line about what could not be done to the standard error, if that takes it."""
     try:
         _write(sys.stderr, f"install.py: {text}")
@@ -35,11 +35,11 @@ def _write(stream: TextIO, text: str) -> None:
     try:
         write_to(stream, f"{text}\n")
     except OutputError:
-        silence(stream)
+        redirect_to_null(stream)
         raise
 
 
-def silence(stream: TextIO) -> None:
+def redirect_to_null(stream: TextIO) -> None:
     """Redirect a broken stream to nowhere: Python flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
@@ -51,6 +51,6 @@ def dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def in_words(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Return what the system refused, and for which file."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

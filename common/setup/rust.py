@@ -20,7 +20,7 @@ from .programs import find_program, folders_on_path, output_of
 
 def find_rustc() -> Optional[str]:
     """Find the first rustc on PATH that works; rustup's stand-in without a toolchain does not."""
-    with leaving_no_trace() as variables:
+    with without_rustup_folder() as variables:
         for folder in folders_on_path():
             path = find_program(os.path.join(folder, "rustc"))
             if path and output_of([path, "--version"], **variables).startswith("rustc "):
@@ -29,7 +29,7 @@ def find_rustc() -> Optional[str]:
 
 
 @contextmanager
-def leaving_no_trace() -> Iterator[Mapping[str, str]]:
+def without_rustup_folder() -> Iterator[Mapping[str, str]]:
     """Yield what programs need in the environment so that rustup, which they may start, makes no folder of its own.
 
     Where it has one already, that one counts: the toolchains are in it.

@@ -17,7 +17,7 @@ class Site(NamedTuple):
     line: Optional[str] = None
 
 
-class Moment(NamedTuple):
+class EventHeader(NamedTuple):
     """The keys common to all events: number, time, thread and caller.
 
     ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``initiated_by`` says whether it

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional, TypeVar
 
 from ..model import Outcome, Problem
-from .events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
+from .events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
 
 _T = TypeVar("_T")
 
@@ -18,14 +18,14 @@ _T = TypeVar("_T")
 MAX_LISTED = 1000
 
 
-class AccountKey(NamedTuple):
+class LibraryKey(NamedTuple):
     """A library's path and namespace: one file can be loaded in several namespaces."""
 
     path: str
     namespace: int
 
 
-class Ending(NamedTuple):
+class CloseResult(NamedTuple):
     """The effect of a close: how many libraries it unloaded, and whether a dependency stayed.
 
     ``is_exact`` says whether what went was predicted when it began, ``is_wrong`` that no prediction explains it.
@@ -39,7 +39,7 @@ class Ending(NamedTuple):
     is_wrong: bool
 
 
-class _Sums:
+class _LibraryCounts:
     def __init__(self, name: str, before: int) -> None:
         self.name = name
         self.before = before
@@ -52,31 +52,31 @@ class _Sums:
 class Ledger:
     """The totals over a trace's events."""
 
-    def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
+    def __init__(self, at_start: Optional[Mapping[LibraryKey, int]] = None) -> None:
         """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
         self._at_start = at_start or {}
-        self._accounts: dict[AccountKey, _Sums] = {}
+        self._accounts: dict[LibraryKey, _LibraryCounts] = {}
         self._counts: Counter[str] = Counter()
         self._unlisted: Counter[str] = Counter()
 
-    def begin(self, key: AccountKey, name: str, before: int) -> None:
+    def begin(self, key: LibraryKey, name: str, before: int) -> None:
         """Open the account of a library that was open when the trace began."""
-        sums = self._accounts[key] = _Sums(name, before)
+        sums = self._accounts[key] = _LibraryCounts(name, before)
         sums.is_shown = True
 
-    def _account(self, key: AccountKey, name: str, shown: bool) -> _Sums:
+    def _account(self, key: LibraryKey, name: str, shown: bool) -> _LibraryCounts:
         """Find the account of a library; one that no event shows is not in the report."""
         sums = self._accounts.get(key)
         if sums is None:
-            sums = self._accounts[key] = _Sums(name, self._at_start.get(key, 0))
+            sums = self._accounts[key] = _LibraryCounts(name, self._at_start.get(key, 0))
         sums.is_shown = sums.is_shown or shown
         return sums
 
-    def book_open(self, key: AccountKey, name: str, moment: Moment, *, shown: bool) -> None:
+    def record_open(self, key: LibraryKey, name: str, header: EventHeader, *, shown: bool) -> None:
         """Count an open in the account of its library."""
-        self._account(key, name, shown).opens[moment.caller, moment.initiated_by] += 1
+        self._account(key, name, shown).opens[header.caller, header.initiated_by] += 1
 
-    def book_close(self, key: AccountKey, name: str, moment: Moment, outcome: Outcome, *, shown: bool) -> None:
+    def record_close(self, key: LibraryKey, name: str, header: EventHeader, outcome: Outcome, *, shown: bool) -> None:
         """Count a close in the account of its library, unless that was not open."""
         if outcome is Outcome.NOT_OPEN:
             return
@@ -84,7 +84,7 @@ class Ledger:
         if outcome is Outcome.NO_EFFECT:
             sums.early_returns += 1
         else:
-            sums.closes[moment.caller, moment.initiated_by] += 1
+            sums.closes[header.caller, header.initiated_by] += 1
 
     def count_open(self, result: OpenResult) -> None:
         """Count an open in the totals."""
@@ -92,19 +92,19 @@ class Ledger:
         self._counts["opens_failed"] += result is OpenResult.FAILED
         self._counts["end_not_seen"] += result is OpenResult.UNKNOWN
 
-    def count_close(self, moment: Moment, ending: Ending) -> bool:
+    def count_close(self, header: EventHeader, ending: CloseResult) -> bool:
         """Count a close in the totals; returns True if it was mispredicted: not where threads raced."""
         counts = self._counts
         counts["closes"] += 1
         counts["closes_that_unloaded"] += bool(ending.unloaded)
         counts["libraries_unloaded"] += ending.unloaded
         counts["closes_that_kept"] += ending.keeps
-        counts["closes_raced"] += moment.raced
-        counts["closes_predicted_exactly"] += ending.is_exact and not moment.raced
-        counts["closes_nested"] += moment.within_event is not None
+        counts["closes_raced"] += header.raced
+        counts["closes_predicted_exactly"] += ending.is_exact and not header.raced
+        counts["closes_nested"] += header.within_event is not None
         counts["end_not_seen"] += not ending.ended
-        counts["closes_compared"] += ending.ended and not moment.raced
-        is_mismatch = ending.is_wrong and not moment.raced and ending.outcome is not Outcome.UNKNOWN
+        counts["closes_compared"] += ending.ended and not header.raced
+        is_mismatch = ending.is_wrong and not header.raced and ending.outcome is not Outcome.UNKNOWN
         counts["closes_mispredicted"] += is_mismatch
         return is_mismatch
 
@@ -129,7 +129,7 @@ class Ledger:
         """Return the totals."""
         return Totals(**{name: self._counts[name] for name in Totals._fields})
 
-    def accounts_with(self, left: Mapping[AccountKey, int]) -> tuple[LibraryTotals, ...]:
+    def library_totals(self, left: Mapping[LibraryKey, int]) -> tuple[LibraryTotals, ...]:
         """Return the account of each library, with its current open count."""
         found = [
             LibraryTotals(
@@ -137,8 +137,8 @@ class Ledger:
                 path=key.path,
                 namespace=key.namespace,
                 open_count_at_start=sums.before,
-                opens_by_caller=_deeds(sums.opens),
-                closes_by_caller=_deeds(sums.closes),
+                opens_by_caller=_call_counts(sums.opens),
+                closes_by_caller=_call_counts(sums.closes),
                 closes_without_effect=sums.early_returns,
                 open_count_now=left.get(key),
                 at_start=key in self._at_start,
@@ -149,5 +149,5 @@ class Ledger:
         return tuple(sorted(found, key=lambda each: (-(each.open_count_now or 0), each.name, each.namespace)))
 
 
-def _deeds(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Calls, ...]:
+def _call_counts(counter: Counter[tuple[Optional[Site], str]]) -> tuple[Calls, ...]:
     return tuple(Calls(site, by, total) for (site, by), total in counter.most_common())

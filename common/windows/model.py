@@ -25,7 +25,7 @@ class SystemVersion(NamedTuple):
         return f"{self.major}.{self.minor}.{self.build}"
 
 
-class Image(NamedTuple):
+class ListedImage(NamedTuple):
     """A module as the debugger or dump lists it; ``size``, ``timestamp`` and ``checksum`` as in its PE header."""
 
     path: str
@@ -257,7 +257,7 @@ class GoneDlls(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-class View(NamedTuple):
+class FileView(NamedTuple):
     """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
 
     ``commit_pages`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
@@ -334,7 +334,7 @@ class Status(NamedTuple):
     win32_error_name: str
 
 
-class Operation(NamedTuple):
+class FileOperation(NamedTuple):
     """What would happen to an operation on the file; ``status`` where it fails, ``reason`` in one sentence."""
 
     name: str
@@ -357,9 +357,9 @@ class MappedFile(NamedTuple):
     device_object: int
     file: OpenFile
     sections: tuple[SectionUse, ...]
-    mappings: tuple[View, ...]
+    mappings: tuple[FileView, ...]
     openers: tuple[Opener, ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[FileOperation, ...]
     evidence: tuple[Evidence, ...] = ()
 
     @property

@@ -13,11 +13,11 @@ from ..errors import DlwhyError, NotFoundError
 from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
-from .loader.lists import Entry, Loader
-from .loader.unload import World, components, effective_count, gets_detached
+from .loader.lists import LdrEntry, Loader
+from .loader.unload import ImportGraph, components, effective_count, gets_detached
 from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
-from .state import Judge, WindowsExamination, select_dlls
+from .state import DllExplainer, WindowsExamination, select_dlls
 
 #: What a DLL imports by which its DllMain can free others.
 FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
@@ -46,9 +46,9 @@ def plan_free(
     if len(found) > 1:
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]
         raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)
-    loader, world, entry = examined.find(found[0])
+    loader, graph, entry = examined.find(found[0])
     problems = list(examined.problems)
-    plan = _plan(examined, loader, world, entry, frees, problems)
+    plan = _plan(examined, loader, graph, entry, frees, problems)
     return DllPlans(
         examined.target_info(),
         examined.loader_info(),
@@ -59,25 +59,25 @@ def plan_free(
     )
 
 
-def plan_once(examined: WindowsExamination, loader: Loader, world: World, entry: Entry) -> DllPlan:
+def plan_once(examined: WindowsExamination, loader: Loader, graph: ImportGraph, entry: LdrEntry) -> DllPlan:
     """Predict one call of FreeLibrary; ``examined.problems`` says what is uncertain."""
-    return _plan(examined, loader, world, entry, 1, examined.problems)
+    return _plan(examined, loader, graph, entry, 1, examined.problems)
 
 
 def _plan(
     examined: WindowsExamination,
     loader: Loader,
-    world: World,
-    entry: Entry,
+    graph: ImportGraph,
+    entry: LdrEntry,
     frees: Optional[int],
     problems: list[Problem],
 ) -> DllPlan:
-    before = Judge(loader, world)
-    unit = world.unit_of(entry)
+    before = DllExplainer(loader, graph)
+    unit = graph.unit_of(entry)
     described = before.describe(entry, examined.images.get(entry.base))
     mine = unit.own if unit.own is not None else unit.count or 0
     wanted = frees if frees is not None else min(max(1, mine), MAX_FREES)
-    after = world.copy()
+    after = graph.copy()
     result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
     dead = {each.address for each in result.dead}
     unloads = tuple(before.describe(each, examined.images.get(each.base)) for each in result.dead)
@@ -90,7 +90,7 @@ def _plan(
         outcome = Outcome.NO_EFFECT
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
-        keeps = tuple(_keeps(examined, loader, world, after, entry, dead))
+        keeps = tuple(_keeps(examined, loader, graph, after, entry, dead))
     steps, blocker = _remedy(examined, loader, after, entry) if entry.address not in dead else ((), None)
     at_least = []
     for each in result.dead:
@@ -103,8 +103,8 @@ def _plan(
             at_least.append(each.name)
     return DllPlan(
         dll=described,
-        rule=world.rule,
-        load_count=effective_count(unit, world.rule),
+        rule=graph.rule,
+        load_count=effective_count(unit, graph.rule),
         loadlibrary_count=unit.own if not unit.pinned else None,
         close_count=wanted,
         outcome=outcome,
@@ -112,55 +112,60 @@ def _plan(
         excess_closes=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
         refusal=result.refusal,
         unloads=unloads,
-        detached=tuple(each.base for each in result.dead if gets_detached(world.rule, each)),
+        detached=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
         order_algorithm=result.order,
         order_certain=result.order_certain,
         kept=keeps,
         may_unload_more=tuple(at_least),
-        import_cycles=tuple(_cycles(before, world, entry)),
-        import_cycle_alternatives=tuple(_cycle_entries(before, loader, world, entry, wanted)),
+        import_cycles=tuple(_cycles(before, graph, entry)),
+        import_cycle_alternatives=tuple(_cycle_entries(before, loader, graph, entry, wanted)),
         unload_bytes=sum(each.size for each in result.dead),
         steps=steps,
         blocker=blocker,
     )
 
 
-def _count_left(after: World, entry: Entry) -> Optional[int]:
+def _count_left(after: ImportGraph, entry: LdrEntry) -> Optional[int]:
     unit = after.units.get(after.by_entry[entry.address])
     return effective_count(unit, after.rule) if unit else 0
 
 
 def _keeps(
-    examined: WindowsExamination, loader: Loader, world: World, after: World, entry: Entry, dead: set[int]
+    examined: WindowsExamination,
+    loader: Loader,
+    graph: ImportGraph,
+    after: ImportGraph,
+    entry: LdrEntry,
+    dead: set[int],
 ) -> Iterator[Dll]:
     """Yield the DLL and its imports as far as they stay; permanent ones are omitted."""
-    judge = Judge(loader, after)
-    for key in Search([world.by_entry[entry.address]], world.children):
-        unit = world.units[key]
+    explainer = DllExplainer(loader, after)
+    for key in Search([graph.by_entry[entry.address]], graph.children):
+        unit = graph.units[key]
         for each in unit.entries:
             if each.address not in dead and (each is entry or not unit.pinned):
-                yield judge.describe(each, examined.images.get(each.base))
+                yield explainer.describe(each, examined.images.get(each.base))
 
 
 def _remedy(
-    examined: WindowsExamination, loader: Loader, after: World, entry: Entry
+    examined: WindowsExamination, loader: Loader, after: ImportGraph, entry: LdrEntry
 ) -> tuple[tuple[DllStep, ...], Optional[Dll]]:
     """Return what else must be freed to unload a DLL, or what keeps it for good."""
-    judge = Judge(loader, after)
+    explainer = DllExplainer(loader, after)
     steps: list[DllStep] = []
     for key in Search([after.by_entry[entry.address]], after.parents):
         unit = after.units[key]
-        if any(hold.kind in _STAYS for hold in judge.own_holds(unit)):
-            return (), judge.describe(unit.entries[0], examined.images.get(unit.entries[0].base))
+        if any(hold.kind in _STAYS for hold in explainer.own_holds(unit)):
+            return (), explainer.describe(unit.entries[0], examined.images.get(unit.entries[0].base))
         if unit.own is None:
             if after.rule is not LoaderRule.WIN8 or unit.count is None:
                 return (), None
         elif unit.own > 0:
-            steps.append(DllStep(judge.name(key), unit.own))
+            steps.append(DllStep(explainer.name(key), unit.own))
     return tuple(steps), None
 
 
-def _frees_others(loader: Loader, entry: Entry) -> Optional[bool]:
+def _frees_others(loader: Loader, entry: LdrEntry) -> Optional[bool]:
     """Return whether a DLL imports FreeLibrary, None if its imports cannot be read."""
     image = find_image(loader.memory, entry.base)
     if image is None:
@@ -171,43 +176,43 @@ def _frees_others(loader: Loader, entry: Entry) -> Optional[bool]:
         return None
 
 
-def _cycles(judge: Judge, world: World, entry: Entry) -> Iterator[tuple[str, ...]]:
+def _cycles(explainer: DllExplainer, graph: ImportGraph, entry: LdrEntry) -> Iterator[tuple[str, ...]]:
     """Yield the import cycles in a DLL's closure as names, each from its entry.
 
     On Windows 8 and later the modules of a cycle share a node; elsewhere they are found in the graph.
     """
-    if world.rule is LoaderRule.WIN8:
-        for key in Search([world.by_entry[entry.address]], world.children):
-            unit = world.units[key]
+    if graph.rule is LoaderRule.WIN8:
+        for key in Search([graph.by_entry[entry.address]], graph.children):
+            unit = graph.units[key]
             if len(unit.entries) > 1:
                 names = [each.name for each in unit.entries]
                 yield tuple([entry.name, *(n for n in names if n != entry.name)] if entry in unit.entries else names)
         return
-    for component in components(world, [entry.address]):
+    for component in components(graph, [entry.address]):
         if len(component) > 1:
-            yield tuple(judge.name(key) for key in component)
+            yield tuple(explainer.name(key) for key in component)
 
 
 def _cycle_entries(
-    judge: Judge, loader: Loader, world: World, entry: Entry, frees: int
+    explainer: DllExplainer, loader: Loader, graph: ImportGraph, entry: LdrEntry, frees: int
 ) -> Iterator[ImportCycleAlternative]:
     """Simulate the same number of frees through each other member of a cycle, where entries have their own counts."""
-    if world.rule is LoaderRule.WIN8:
+    if graph.rule is LoaderRule.WIN8:
         return
     others = [
         key
-        for component in components(world, [entry.address])
+        for component in components(graph, [entry.address])
         if len(component) > 1
         for key in component
         if key != entry.address
     ]
     order = loader.in_initialization_order()
     for key in others[:MAX_CYCLE_ENTRIES]:
-        after = world.copy()
+        after = graph.copy()
         result = after.free(loader.entries[key], frees, bool(loader.shutdown), order)
         if result.refusal == "unknown":
             continue
-        pins = [each for each, unit in after.units.items() if unit.pinned and not world.units[each].pinned]
+        pins = [each for each, unit in after.units.items() if unit.pinned and not graph.units[each].pinned]
         yield ImportCycleAlternative(
-            judge.name(key), tuple(each.name for each in result.dead), tuple(judge.name(each) for each in pins)
+            explainer.name(key), tuple(each.name for each in result.dead), tuple(explainer.name(each) for each in pins)
         )

@@ -19,8 +19,8 @@ from .kernel.handles import HandleReader
 from .kernel.kernel import find_nt
 from .kernel.processes import Process, ProcessReader, list_processes
 from .kernel.vad import Vad, VadReader
-from .model import MappedFile, Opener, OpenFile, SectionUse, Share, View
-from .share_rules import Situation, judge
+from .model import FileView, MappedFile, Opener, OpenFile, SectionUse, Share
+from .share_rules import FileUsage, check_operations
 
 _SECTION_EVIDENCE = (
     "NumberOfSectionReferences",
@@ -56,7 +56,7 @@ class _Found(NamedTuple):
 
     areas: dict[int, ControlArea]
     files: dict[int, FileObject]
-    mappings: list[View]
+    mappings: list[FileView]
 
 
 def require_kernel(target: Target) -> KernelTarget:
@@ -83,7 +83,7 @@ def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: O
     matching = machine.by_name(text, pid) or machine.by_address(text, evaluate, pid)
     if not matching:
         failure = NotFoundError(f"no process maps a file that '{text}' fits", machine.near(text))
-        failure.add(machine.told())
+        failure.add(machine.reported_problems())
         raise failure
     return machine.answer(matching, text, pid)
 
@@ -140,7 +140,7 @@ class _Machine:
             if file is not None:
                 found.files[file.address] = file
         found.mappings.append(
-            View(
+            FileView(
                 pid=process.pid,
                 process_name=process.name,
                 base=vad.start,
@@ -160,7 +160,7 @@ class _Machine:
         seen = {mapping.vad for mapping in found.mappings}
         for area in list(found.areas.values()):
             views = self.files.views(area)
-            if views is not None and not views.is_whole:
+            if views is not None and not views.is_complete:
                 where = f"section {area.address:#x}"
                 self.problems.append(Problem(where, f"{views.reason}: processes that map it can be missing"))
             for view in views or ():
@@ -268,17 +268,17 @@ class _Machine:
         before = len(self.problems)
         openers = self._openers(frozenset(keys))
         complete = self._all_listed and len(self.problems) == before
-        files = tuple(self._judge(key, openers.get(key, []), complete, pid) for key in keys)
+        files = tuple(self._describe_file(key, openers.get(key, []), complete, pid) for key in keys)
         return Share(
             target=self._target_info(),
             loader=LoaderInfo("nt", self._version(), self.nt.source),
             files=files,
             asked=asked,
             handles_complete=complete,
-            problems=self.told(),
+            problems=self.reported_problems(),
         )
 
-    def told(self) -> tuple[Problem, ...]:
+    def reported_problems(self) -> tuple[Problem, ...]:
         """Return the problems, up to a limit."""
         problems = tuple(dict.fromkeys((*self.problems, *self.nt.target.problems())))
         cut = self.nt.memory.problems()
@@ -315,7 +315,7 @@ class _Machine:
                     found.setdefault(file.section_object_pointer, []).append(opened)
         return found
 
-    def _judge(
+    def _describe_file(
         self,
         key: int,
         handles: Sequence[tuple[Process, int, int, FileObject]],
@@ -356,10 +356,12 @@ class _Machine:
                 for process, value, access, file in handles
             ),
             evidence=tuple(self._evidence(areas.values(), opens.values())),
-            operations=judge(Situation(sections, tuple(opens.values()), complete, self.nt.target.build_number)),
+            operations=check_operations(
+                FileUsage(sections, tuple(opens.values()), complete, self.nt.target.build_number)
+            ),
         )
 
-    def _affordable(self, mappings: Sequence[View]) -> Iterator[View]:
+    def _affordable(self, mappings: Sequence[FileView]) -> Iterator[FileView]:
         """Yield the mappings that the budget allows to report."""
         for mapping in mappings:
             if not self.nt.memory.spend(_MAPPING_UNITS, "mappings"):
@@ -397,7 +399,7 @@ def _names(name: str, wanted: str) -> bool:
     return "\\" not in wanted and base.rpartition(".")[0] == wanted
 
 
-def _mapping_order(mapping: View, pid: Optional[int]) -> tuple[bool, bool, int, int]:
+def _mapping_order(mapping: FileView, pid: Optional[int]) -> tuple[bool, bool, int, int]:
     """Return the sort key of a mapping: the requested process first, images before data."""
     return mapping.pid != pid, not mapping.image, mapping.pid, mapping.base
 

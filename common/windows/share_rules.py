@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from .model import Allowed, OpenFile, Operation, SectionUse, Status
+from .model import Allowed, FileOperation, OpenFile, SectionUse, Status
 
 #: FILE_DISPOSITION_POSIX_SEMANTICS: since Windows 10 1607.
 POSIX_DELETE_BUILD = 14393
@@ -30,7 +30,7 @@ _LINKS = "; only a name among several hard links can go (NTFS)"
 _UNSEEN = "; not all handle tables could be read, so another opener can object"
 
 
-class Situation(NamedTuple):
+class FileUsage(NamedTuple):
     """The known sections and opens of a file, and whether there can be unseen opens."""
 
     sections: Sequence[SectionUse]
@@ -38,106 +38,106 @@ class Situation(NamedTuple):
     handles_complete: bool
     build: Optional[int]
 
-    def live(self, image: bool) -> Optional[SectionUse]:
+    def section_in_use(self, image: bool) -> Optional[SectionUse]:
         """Return the image or data section if it is in use."""
         return next((section for section in self.sections if section.image == image and section.in_use), None)
 
-    def withholding(self, letter: str) -> list[OpenFile]:
+    def opens_refusing(self, letter: str) -> list[OpenFile]:
         """List the opens that keep others from ``r``, ``w`` or ``d``: a handle is open, and it does not share that."""
         return [each for each in self.opens if each.open and each.access != "---" and letter not in each.sharing]
 
     @property
-    def deleting(self) -> bool:
+    def delete_pending(self) -> bool:
         """Return True if a delete is pending."""
         return any(each.delete_pending for each in self.opens)
 
 
-def judge(situation: Situation) -> tuple[Operation, ...]:
+def check_operations(usage: FileUsage) -> tuple[FileOperation, ...]:
     """Return for each operation whether it can be done now.
 
     Judged is what sections and sharing allow: permissions, the read-only attribute and filter drivers are not seen.
     """
-    if situation.deleting:
+    if usage.delete_pending:
         names = ("rename", "delete", "posix-delete", "overwrite", "truncate")
-        return tuple(Operation(name, Allowed.NO, DELETE_PENDING, _PENDING) for name in names)
+        return tuple(FileOperation(name, Allowed.NO, DELETE_PENDING, _PENDING) for name in names)
     return (
-        _rename(situation),
-        _delete(situation, "delete"),
-        _posix_delete(situation),
-        _overwrite(situation),
-        _truncate(situation),
+        _rename(usage),
+        _delete(usage, "delete"),
+        _posix_delete(usage),
+        _overwrite(usage),
+        _truncate(usage),
     )
 
 
-def _withheld(name: str, situation: Situation, letter: str) -> Optional[Operation]:
+def _withheld(name: str, usage: FileUsage, letter: str) -> Optional[FileOperation]:
     """Return the refusal by an open handle that does not share the needed access, None if none refuses."""
-    holders = situation.withholding(letter)
+    holders = usage.opens_refusing(letter)
     if not holders:
         return None
     right = {"w": "writing", "d": "deleting"}[letter]
     count = "an open handle does" if len(holders) == 1 else f"{len(holders)} opens do"
-    return Operation(name, Allowed.NO, SHARING_VIOLATION, f"{count} not share {right}")
+    return FileOperation(name, Allowed.NO, SHARING_VIOLATION, f"{count} not share {right}")
 
 
-def _allowed(name: str, situation: Situation, why: str, possible: Allowed = Allowed.YES) -> Operation:
+def _allowed(name: str, usage: FileUsage, why: str, possible: Allowed = Allowed.YES) -> FileOperation:
     """Return a permission, weakened if there may be unseen openers."""
-    if not situation.handles_complete:
-        return Operation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + _UNSEEN)
-    return Operation(name, possible, None, why)
+    if not usage.handles_complete:
+        return FileOperation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + _UNSEEN)
+    return FileOperation(name, possible, None, why)
 
 
-def _rename(situation: Situation) -> Operation:
-    refused = _withheld("rename", situation, "d")
+def _rename(usage: FileUsage) -> FileOperation:
+    refused = _withheld("rename", usage, "d")
     if refused:
         return refused
-    if situation.live(image=True):
-        return _allowed("rename", situation, "a mapped image can be renamed on its volume, and no open handle objects")
-    if situation.live(image=False):
+    if usage.section_in_use(image=True):
+        return _allowed("rename", usage, "a mapped image can be renamed on its volume, and no open handle objects")
+    if usage.section_in_use(image=False):
         why = "no open handle objects, but sources disagree on files that are mapped as data only"
-        return _allowed("rename", situation, why, Allowed.PROBABLY)
-    return _allowed("rename", situation, "no open handle objects")
+        return _allowed("rename", usage, why, Allowed.PROBABLY)
+    return _allowed("rename", usage, "no open handle objects")
 
 
-def _delete(situation: Situation, name: str) -> Operation:
-    refused = _withheld(name, situation, "d")
+def _delete(usage: FileUsage, name: str) -> FileOperation:
+    refused = _withheld(name, usage, "d")
     if refused:
         return refused
-    if situation.live(image=True):
-        return Operation(name, Allowed.NO, CANNOT_DELETE, _IMAGE + _LINKS)
-    if situation.live(image=False):
-        return Operation(name, Allowed.NO, CANNOT_DELETE, _DATA + _LINKS)
-    return _allowed(name, situation, "no section of it is in use, and no open handle objects")
+    if usage.section_in_use(image=True):
+        return FileOperation(name, Allowed.NO, CANNOT_DELETE, _IMAGE + _LINKS)
+    if usage.section_in_use(image=False):
+        return FileOperation(name, Allowed.NO, CANNOT_DELETE, _DATA + _LINKS)
+    return _allowed(name, usage, "no section of it is in use, and no open handle objects")
 
 
-def _posix_delete(situation: Situation) -> Operation:
-    if situation.build is not None and situation.build < POSIX_DELETE_BUILD:
+def _posix_delete(usage: FileUsage) -> FileOperation:
+    if usage.build is not None and usage.build < POSIX_DELETE_BUILD:
         why = "this Windows has no POSIX delete (since Windows 10 1607)"
-        return Operation("posix-delete", Allowed.NO, INVALID_INFO_CLASS, why)
-    return _delete(situation, "posix-delete")
+        return FileOperation("posix-delete", Allowed.NO, INVALID_INFO_CLASS, why)
+    return _delete(usage, "posix-delete")
 
 
-def _overwrite(situation: Situation) -> Operation:
-    refused = _withheld("overwrite", situation, "w")
-    if situation.live(image=True):
-        return Operation("overwrite", Allowed.NO, SHARING_VIOLATION, _IMAGE)
+def _overwrite(usage: FileUsage) -> FileOperation:
+    refused = _withheld("overwrite", usage, "w")
+    if usage.section_in_use(image=True):
+        return FileOperation("overwrite", Allowed.NO, SHARING_VIOLATION, _IMAGE)
     if refused:
         return refused
-    data = situation.live(image=False)
+    data = usage.section_in_use(image=False)
     if data is None:
-        return _allowed("overwrite", situation, "no section of it is in use, and no open handle objects")
+        return _allowed("overwrite", usage, "no section of it is in use, and no open handle objects")
     if data.writable_references == 0:
         why = "opening it for writing succeeds; a data section of it is in use, so cutting it shorter fails"
-        return _allowed("overwrite", situation, why)
+        return _allowed("overwrite", usage, why)
     why = "opening it for writing succeeds if the opener shares writing, because a data section can be writable"
-    return Operation("overwrite", Allowed.DEPENDS, None, why)
+    return FileOperation("overwrite", Allowed.DEPENDS, None, why)
 
 
-def _truncate(situation: Situation) -> Operation:
-    if situation.live(image=True):
-        return Operation("truncate", Allowed.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
-    if situation.live(image=False):
-        return Operation("truncate", Allowed.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
-    refused = _withheld("truncate", situation, "w")
+def _truncate(usage: FileUsage) -> FileOperation:
+    if usage.section_in_use(image=True):
+        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
+    if usage.section_in_use(image=False):
+        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
+    refused = _withheld("truncate", usage, "w")
     if refused:
         return refused
-    return _allowed("truncate", situation, "no section of it is in use, and no open handle objects")
+    return _allowed("truncate", usage, "no section of it is in use, and no open handle objects")

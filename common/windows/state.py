@@ -27,12 +27,12 @@ from .loader.lists import (
     STATES,
     UNLOADED,
     UNLOADING,
-    Entry,
+    LdrEntry,
     Loader,
     find_loaders,
 )
-from .loader.unload import Unit, World, build_world, effective_count
-from .model import Dll, DllHold, DllHoldKind, DllState, Image, ListPositions, LoaderRule, LoaderRules
+from .loader.unload import ImportGraph, LoadUnit, build_import_graph, effective_count
+from .model import Dll, DllHold, DllHoldKind, DllState, ListedImage, ListPositions, LoaderRule, LoaderRules
 from .target import WindowsTarget
 
 #: These the loader itself pins.
@@ -79,19 +79,21 @@ class WindowsExamination:
         self.target = cast(WindowsTarget, target)
         self.memory = Memory(target)
         self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
-        self.images: Mapping[int, Image] = {image.base: image for image in self.target.images()}
+        self.images: Mapping[int, ListedImage] = {image.base: image for image in self.target.images()}
         self.problems = [*target.problems(), *problems]
-        self.worlds = [build_world(loader) for loader in self.loaders]
-        self._judges = [Judge(loader, world) for loader, world in zip(self.loaders, self.worlds)]
-        for loader, world, judge in zip(self.loaders, self.worlds, self._judges):
-            self.problems += _world_problems(loader, world, judge)
+        self.import_graphs = [build_import_graph(loader) for loader in self.loaders]
+        self._explainers = [DllExplainer(loader, graph) for loader, graph in zip(self.loaders, self.import_graphs)]
+        for loader, graph, explainer in zip(self.loaders, self.import_graphs, self._explainers):
+            self.problems += _graph_problems(loader, graph, explainer)
         self.problems += self._compare_with_images()
 
     def dlls(self) -> list[Dll]:
         """Describe every DLL, those of the native loader first, each in load order."""
         found = []
-        for judge in self._judges:
-            found += [judge.describe(entry, self.images.get(entry.base)) for entry in judge.loader.in_load_order()]
+        for explainer in self._explainers:
+            found += [
+                explainer.describe(entry, self.images.get(entry.base)) for entry in explainer.loader.in_load_order()
+            ]
         if not all(loader.complete for loader in self.loaders) or not self.loaders:
             listed = {dll.base for dll in found}
             program, *others = self.target.images() or (None,)
@@ -100,14 +102,14 @@ class WindowsExamination:
             found += [_from_image(image, image is program) for image in images if image.base not in listed]
         return found
 
-    def find(self, dll: Dll) -> tuple[Loader, World, Entry]:
+    def find(self, dll: Dll) -> tuple[Loader, ImportGraph, LdrEntry]:
         """Find the loader and entry that a description came from.
 
         :raises UnsupportedError: if the loader's lists were not there.
         """
-        for loader, world in zip(self.loaders, self.worlds):
+        for loader, graph in zip(self.loaders, self.import_graphs):
             if loader.kind == dll.loader and dll.ldr_entry in loader.entries:
-                return loader, world, loader.entries[dll.ldr_entry]
+                return loader, graph, loader.entries[dll.ldr_entry]
         raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
 
     def state(self) -> DllState:
@@ -231,7 +233,7 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
     return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
 
 
-def _from_image(image: Image, is_first: bool) -> Dll:
+def _from_image(image: ListedImage, is_first: bool) -> Dll:
     """Describe a module of which only the module list tells."""
     holds = (DllHold(DllHoldKind.MAIN_PROGRAM),) if is_first else ()
     return Dll(
@@ -256,43 +258,43 @@ def _from_image(image: Image, is_first: bool) -> Dll:
     )
 
 
-def _world_problems(loader: Loader, world: World, judge: Judge) -> Iterable[Problem]:
-    for unit in world.units.values():
-        name = judge.name(unit.key)
-        is_going = judge.is_unloading(unit)
+def _graph_problems(loader: Loader, graph: ImportGraph, explainer: DllExplainer) -> Iterable[Problem]:
+    for unit in graph.units.values():
+        name = explainer.name(unit.key)
+        is_going = explainer.is_unloading(unit)
         if unit.own is not None and unit.own < 0 and unit.count is not None and not unit.pinned and not is_going:
-            if world.rule is LoaderRule.WINE:
+            if graph.rule is LoaderRule.WINE:
                 continue  # an import found while its target was being linked has an edge, but its count is lost
             yield Problem(
                 name,
                 f"its count was over-freed: it is {unit.count}, but {len(unit.parents)} of its importers are loaded",
             )
-        elif unit.count == 0 and world.rule is LoaderRule.WIN8 and not is_going:
+        elif unit.count == 0 and graph.rule is LoaderRule.WIN8 and not is_going:
             yield Problem(name, "its LoadCount is 0, but its State is not one of unloading")
     states = {
-        judge.name(unit.key): state
-        for unit in world.units.values()
-        for state in [judge.state(unit)]
-        if world.rule is LoaderRule.WIN8 and state not in (None, READY_TO_RUN) and not judge.is_unloading(unit)
+        explainer.name(unit.key): state
+        for unit in graph.units.values()
+        for state in [explainer.state(unit)]
+        if graph.rule is LoaderRule.WIN8 and state not in (None, READY_TO_RUN) and not explainer.is_unloading(unit)
     }
     for name, state in states.items():
         yield Problem(name, f"its State is {STATES.get(state or 0, state)}, not ReadyToRun: the loader is at work")
-    if world.unread:
-        names = [loader.entries[address].name for address in sorted(world.unread)]
+    if graph.unread:
+        names = [loader.entries[address].name for address in sorted(graph.unread)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        what = "edges" if world.rule is LoaderRule.WINE else "import tables"
+        what = "edges" if graph.rule is LoaderRule.WINE else "import tables"
         yield Problem(what, f"not in memory for {', '.join(names[:3])}{more}: not all importers are known")
 
 
-class Judge:
+class DllExplainer:
     """Explains why the DLLs of one loader stay, given one state of its counts."""
 
-    def __init__(self, loader: Loader, world: World) -> None:
+    def __init__(self, loader: Loader, graph: ImportGraph) -> None:
         self.loader = loader
-        self.world = world
-        main = world.by_entry.get(loader.main.address) if loader.main else None
+        self.graph = graph
+        main = graph.by_entry.get(loader.main.address) if loader.main else None
         # In a damaged dump a free can make even the program go.
-        self._main = main if main in world.units else None
+        self._main = main if main in graph.units else None
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
         self._parents: dict[int, Sequence[int]] = {}
@@ -303,24 +305,24 @@ class Judge:
 
     def name(self, key: int) -> str:
         """Return a unit's name: that of its first module."""
-        unit = self.world.units.get(key)
+        unit = self.graph.units.get(key)
         return _entry_name(unit.entries[0]) if unit else f"{key:#x}"
 
-    def state(self, unit: Unit) -> Optional[int]:
+    def state(self, unit: LoadUnit) -> Optional[int]:
         """Return the state of a unit's node, None before Windows 8."""
         node = unit.entries[0].node
-        return node.state if node and self.world.rule is LoaderRule.WIN8 else None
+        return node.state if node and self.graph.rule is LoaderRule.WIN8 else None
 
-    def is_unloading(self, unit: Unit) -> bool:
+    def is_unloading(self, unit: LoadUnit) -> bool:
         """Return True if a unit is being unloaded."""
-        if self.world.rule is not LoaderRule.WIN8:
+        if self.graph.rule is not LoaderRule.WIN8:
             return unit.count == 0
         flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
         return flags or self.state(unit) in (UNLOADING, UNLOADED)
 
     # -- holds ------------------------------------------------------------------------------------------------
 
-    def own_holds(self, unit: Unit) -> list[DllHold]:
+    def own_holds(self, unit: LoadUnit) -> list[DllHold]:
         """Return the holds that a unit has itself, not through an importer."""
         first = unit.entries[0]
         if unit.key == self._main:
@@ -331,50 +333,50 @@ class Judge:
             holds.append(static)
         elif unit.pinned:
             holds.append(self._pin(unit))
-        if not unit.pinned and unit.count is not None and self.world.rule is not LoaderRule.WIN8 and unit.own is None:
+        if not unit.pinned and unit.count is not None and self.graph.rule is not LoaderRule.WIN8 and unit.own is None:
             if unit.count:
                 holds.append(DllHold(DllHoldKind.LOAD_COUNT, self._count_evidence(unit)))
         elif not unit.pinned and (unit.own or 0) > 0:
             holds.append(DllHold(DllHoldKind.LOAD_COUNT, self._count_evidence(unit), total=unit.own))
         if self.is_unloading(unit):
-            evidence = first.node_evidence("State") if self.world.rule is LoaderRule.WIN8 else ()
+            evidence = first.node_evidence("State") if self.graph.rule is LoaderRule.WIN8 else ()
             return [DllHold(DllHoldKind.UNLOADING, evidence or self._count_evidence(unit))]
         return holds
 
-    def _count_evidence(self, unit: Unit) -> tuple[Evidence, ...]:
+    def _count_evidence(self, unit: LoadUnit) -> tuple[Evidence, ...]:
         first = unit.entries[0]
-        if self.world.rule is LoaderRule.WIN8 and first.node:
+        if self.graph.rule is LoaderRule.WIN8 and first.node:
             return first.node_evidence("LoadCount")
         return first.record.evidence(first.count_field)
 
-    def _static_import(self, unit: Unit) -> Optional[DllHold]:
+    def _static_import(self, unit: LoadUnit) -> Optional[DllHold]:
         """Return the hold of a static import: the DLL is in the closure of the program's imports."""
         first = unit.entries[0]
-        if self.world.rule is LoaderRule.WIN8:
+        if self.graph.rule is LoaderRule.WIN8:
             if not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
                 return None
         elif not unit.pinned or (self._chain_from_main(unit.key) == () and first.name.lower() not in CORE_DLLS):
             return None
         if first.name.lower() in CORE_DLLS and not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
             return None
-        evidence = first.record.evidence("Flags") if self.world.rule is LoaderRule.WIN8 else self._count_evidence(unit)
+        evidence = first.record.evidence("Flags") if self.graph.rule is LoaderRule.WIN8 else self._count_evidence(unit)
         return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=self._chain_from_main(unit.key))
 
     def _chain_from_main(self, key: int) -> tuple[str, ...]:
         """Return the names from the program to a unit along the imports; empty without such a chain."""
         if self._from_main is None:
-            self._from_main = Search([] if self._main is None else [self._main], self.world.children).run()
+            self._from_main = Search([] if self._main is None else [self._main], self.graph.children).run()
         return self._chain(self._from_main, key)
 
-    def _chain(self, reach: Search[int], key: int) -> tuple[str, ...]:
+    def _chain(self, search: Search[int], key: int) -> tuple[str, ...]:
         """Return the names from the root to a unit; the middle of a long chain is omitted."""
-        if key not in reach.before:
+        if key not in search.before:
             return ()
         names = [self.name(key)]
-        while reach.before[key] != key:
-            key = reach.before[key]
+        while search.before[key] != key:
+            key = search.before[key]
             if len(names) >= MAX_CHAIN:
-                names += ["…", self.name(reach.starts[key])]
+                names += ["…", self.name(search.starts[key])]
                 break
             names.append(self.name(key))
         return tuple(reversed(names)) if self._spend(names) else ()
@@ -383,7 +385,7 @@ class Judge:
         units = _NAME_UNITS * len(names) + _TEXT_UNITS * sum(map(len, names))
         return self.loader.memory.spend(units, "chains and lists of DLLs")
 
-    def _pin(self, unit: Unit) -> DllHold:
+    def _pin(self, unit: LoadUnit) -> DllHold:
         first = unit.entries[0]
         evidence = self._count_evidence(unit)
         origin = "unknown"
@@ -391,7 +393,7 @@ class Judge:
         reason = first.record.get("LoadReason")
         if first.name.lower() in CORE_DLLS:
             origin = "loader"
-        elif self.world.rule is LoaderRule.WIN8:
+        elif self.graph.rule is LoaderRule.WIN8:
             build = self.loader.version.build
             if first.has_flag(FLAG_SHIM_DLL):
                 origin = "shim"
@@ -407,14 +409,14 @@ class Judge:
                     origin = "explicit"
                 elif first.node is not None and reason == 0:
                     origin = "loader"
-        elif self.world.rule is LoaderRule.WINE:
+        elif self.graph.rule is LoaderRule.WINE:
             origin = "explicit"
         elif first.has_flag(FLAG_STATIC_LINK_WIN7):
             chain = self._pinned_importers(unit)
             origin = "inherited" if chain else "unknown"
         return DllHold(DllHoldKind.PINNED, evidence, origin=origin, chain=chain)
 
-    def _pinned_importers(self, unit: Unit) -> tuple[str, ...]:
+    def _pinned_importers(self, unit: LoadUnit) -> tuple[str, ...]:
         """Follow importers that are pinned upwards; gives the names from the topmost, or "…" for those, to this one."""
         names = [self.name(unit.key)]
         seen = {unit.key}
@@ -433,33 +435,33 @@ class Judge:
         if key not in self._parents:
             self._parents[key] = [
                 each
-                for each in dict.fromkeys(self.world.units[key].parents)
-                if each in self.world.units and each != self._main and self._is_count_pinned(each)
+                for each in dict.fromkeys(self.graph.units[key].parents)
+                if each in self.graph.units and each != self._main and self._is_count_pinned(each)
             ]
         return self._parents[key]
 
     def _is_count_pinned(self, key: int) -> bool:
-        unit = self.world.units[key]
-        return unit.count == (PINNED if self.world.rule is LoaderRule.WIN8 else PINNED_16)
+        unit = self.graph.units[key]
+        return unit.count == (PINNED if self.graph.rule is LoaderRule.WIN8 else PINNED_16)
 
     def _find_held(self) -> Search[int]:
         """Find the shortest chain from what stays by itself to each unit."""
         if self._held is None:
-            for key, unit in self.world.units.items():
+            for key, unit in self.graph.units.items():
                 own = tuple(hold.kind for hold in self.own_holds(unit) if hold.kind in _OWN)
                 if own:
                     self._kinds[key] = own
             # What stays for good roots a chain rather than what is only loaded.
             roots = sorted(self._kinds, key=lambda key: _OWN.index(self._kinds[key][0]))
-            self._held = Search(roots, self.world.children).run()
+            self._held = Search(roots, self.graph.children).run()
         return self._held
 
-    def holds(self, unit: Unit) -> tuple[tuple[DllHold, ...], int]:
+    def holds(self, unit: LoadUnit) -> tuple[tuple[DllHold, ...], int]:
         """Return a unit's holds, strongest first, and the number of further importers."""
         own = self.own_holds(unit)
         if unit.pinned or unit.key == self._main or self.is_unloading(unit):
             return tuple(own), 0
-        parents = list(dict.fromkeys(key for key in unit.parents if key in self.world.units and key != unit.key))
+        parents = list(dict.fromkeys(key for key in unit.parents if key in self.graph.units and key != unit.key))
         held = self._find_held()
         dependencies = []
         for key in parents[:MAX_DEPENDENCY_HOLDS]:
@@ -475,7 +477,7 @@ class Judge:
             dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))
         return (*own, *dependencies), len(parents) - len(dependencies)
 
-    def held(self, unit: Unit, holds: Sequence[DllHold]) -> Optional[bool]:
+    def held(self, unit: LoadUnit, holds: Sequence[DllHold]) -> Optional[bool]:
         """Return whether a unit stays, None if unknown."""
         if self.is_unloading(unit):
             return False
@@ -485,10 +487,10 @@ class Judge:
 
     # -- one DLL ----------------------------------------------------------------------------------------------
 
-    def describe(self, entry: Entry, image: Optional[Image] = None) -> Dll:
+    def describe(self, entry: LdrEntry, image: Optional[ListedImage] = None) -> Dll:
         """Describe a DLL."""
         self.loader.memory.spend(_DLL_UNITS, "DLLs")
-        unit = self.world.unit_of(entry)
+        unit = self.graph.unit_of(entry)
         holds, omitted = self.holds(unit)
         record = entry.record
         fields: dict[str, Optional[int]] = {
@@ -501,7 +503,7 @@ class Judge:
                 fields["ObsoleteLoadCount"] = count
         elif self.loader.layouts.has_graph:
             fields.update(dict.fromkeys(NODE_FIELDS))
-        reason = record.get("LoadReason") if self.world.rule is LoaderRule.WIN8 else None
+        reason = record.get("LoadReason") if self.graph.rule is LoaderRule.WIN8 else None
         state = self.state(unit)
         parent = self._by_base.get(entry.parent_base) if entry.parent_base else None
         path = entry.path or (image.path if image else "")
@@ -527,14 +529,14 @@ class Judge:
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
-            load_count=effective_count(unit, self.world.rule),
+            load_count=effective_count(unit, self.graph.rule),
             loadlibrary_count=unit.own if not unit.pinned else None,
         )
 
     def _names(self, keys: Sequence[int]) -> tuple[str, ...]:
-        names = tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.world.units)
+        names = tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.graph.units)
         return names if self._spend(names) else ()
 
 
-def _entry_name(entry: Entry) -> str:
+def _entry_name(entry: LdrEntry) -> str:
     return entry.name or windows_base_name(entry.path) or f"{entry.base:#x}"

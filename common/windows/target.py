@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional, Protocol
 
 from ..target import LiveTarget, Subscription, Target
-from .model import Image, SystemVersion, UnloadedImage
+from .model import ListedImage, SystemVersion, UnloadedImage
 
 
 class WindowsTarget(Target, Protocol):
@@ -24,14 +24,14 @@ class WindowsTarget(Target, Protocol):
     def peb(self) -> Optional[int]:
         """Return the address of the native PEB, None if unknown."""
 
-    def images(self) -> Sequence[Image]:
+    def images(self) -> Sequence[ListedImage]:
         """List the modules that the debugger or dump knows, the program first."""
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List the modules that the debugger or dump knows to be unloaded, the oldest first."""
 
 
-class Frame(NamedTuple):
+class StackFrame(NamedTuple):
     """An active function: its program counter, and its stack pointer there."""
 
     pc: int
@@ -50,7 +50,7 @@ class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
     def current_lwp(self) -> int:
         """Return the id of the thread that the last event came from."""
 
-    def frames(self, most: int) -> Sequence[Frame]:
+    def frames(self, most: int) -> Sequence[StackFrame]:
         """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
 
     def find_symbol(self, address: int) -> Optional[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gdb
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.state.examine import examine
-from dlwhy.common.linux.trace.calls import Places, find_places
+from dlwhy.common.linux.trace.entry_points import EntryPoints, find_entry_points
 from dlwhy.gdb_ext.live import GdbLiveTarget
 
 
@@ -17,7 +17,7 @@ class Bare(gdb.Breakpoint):
         return False
 
 
-def refuse(*_: object) -> Places:
+def refuse(*_: object) -> EntryPoints:
     """Have no musl here."""
     raise UnsupportedError("musl")
 
@@ -25,7 +25,7 @@ def refuse(*_: object) -> Places:
 target = GdbLiveTarget(gdb.selected_inferior())
 places, _ = examine(
     target,
-    lambda process: find_places(
+    lambda process: find_entry_points(
         process.memory,
         process.layouts,
         process.private,

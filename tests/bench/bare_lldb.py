@@ -6,7 +6,7 @@ from typing import Any
 
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.state.examine import examine
-from dlwhy.common.linux.trace.calls import Places, find_places
+from dlwhy.common.linux.trace.entry_points import EntryPoints, find_entry_points
 from dlwhy.lldb_ext.target import LldbTarget
 
 
@@ -15,7 +15,7 @@ def go_on(_frame: Any, _location: Any, _extra: Any, _session: Any) -> bool:
     return False
 
 
-def refuse(*_: object) -> Places:
+def refuse(*_: object) -> EntryPoints:
     """Have no musl here."""
     raise UnsupportedError("musl")
 
@@ -24,7 +24,9 @@ def __lldb_init_module(debugger: Any, session: dict[str, Any]) -> None:
     chosen = debugger.GetSelectedTarget()
     places, _ = examine(
         LldbTarget(chosen),
-        lambda process: find_places(process.memory, process.layouts, process.private, process.graph, in_rtld=True),
+        lambda process: find_entry_points(
+            process.memory, process.layouts, process.private, process.graph, in_rtld=True
+        ),
         refuse,
     )
     session["go_on"] = go_on

@@ -6,11 +6,11 @@ import json
 import sys
 import time
 
-from dlwhy.common.linux.loader.collector import Rules, mark
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.collector import CollectorRules, mark
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import read_graph
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.memory import Memory
 from dlwhy.gdb_ext.target import selected_target
 
@@ -19,8 +19,8 @@ def measure() -> dict[str, float]:
     """Take the best of several runs, each with a new and empty cache."""
     target = selected_target()
     memory = Memory(target)
-    start = find_start(memory)
-    private = find_private(memory, start)
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
     assert private is not None
     layouts = choose_layouts(memory, start, private).layouts
     times = []
@@ -29,7 +29,7 @@ def measure() -> dict[str, float]:
         begin = time.perf_counter()
         graph = read_graph(Memory(target), layouts, private.rtld_global)
         for namespace in graph.namespaces:
-            mark(namespace, graph, Rules.of(layouts.version))
+            mark(namespace, graph, CollectorRules.of(layouts.version))
         times.append(time.perf_counter() - begin)
         count = len(graph.by_address)
     times.sort()

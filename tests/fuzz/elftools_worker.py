@@ -19,7 +19,7 @@ import conftest  # noqa: F401 - makes dlwhy the checkout
 import elftools
 from dlwhy.common.helper import shared_helper
 from dlwhy.common.linux.elf.files import find_local_symbol, name_function
-from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.image import ElfImage
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import FakeTarget
 from elftools.elf.elffile import ELFFile
@@ -52,7 +52,7 @@ def main(library: Path) -> None:
         shared_helper().renew()
         began = time.process_time()
         memory = Memory(target)
-        image = Image.at(memory, BASE)
+        image = ElfImage.at(memory, BASE)
         name = name_function(memory, image, "it", BASE, address)
         value = find_local_symbol(memory, image, "it", "local")
         print(json.dumps([name, value, time.process_time() - began]), flush=True)

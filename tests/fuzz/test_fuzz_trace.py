@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Optional
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import stop_view, trace_view
 from dlwhy.common.linux.elf.unwind import REGISTERS
-from dlwhy.common.linux.trace.calls import CONVENTIONS
+from dlwhy.common.linux.trace.entry_points import CONVENTIONS
 from dlwhy.common.linux.trace.events import Event, Stop
-from dlwhy.common.linux.trace.stops import Options
+from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.summary import MAX_PROBLEMS
 from dlwhy.common.linux.trace.tracer import begin
 from dlwhy.common.render.json_parts import dump
@@ -75,8 +75,8 @@ def test_any_order_of_events(
     stops: list[Stop] = []
     target = RunningCore(rich_core)
     try:
-        tracer = begin(target, Options(libraries, stop_when, tls=True), events.append, stops.append)
-        maps = sorted(tracer._reading.process.graph.by_address)
+        tracer = begin(target, TraceOptions(libraries, stop_when, tls=True), events.append, stops.append)
+        maps = sorted(tracer._snapshot.process.graph.by_address)
         places = sorted(target.handlers)
         stack = target.core.auxv.get(25, 0) & ~0xFFF  # where AT_RANDOM points: the main thread's stack
         values = {
@@ -101,7 +101,7 @@ def test_any_order_of_events(
             text = render(trace_view(trace, verbose=False))
             assert all(len(line) <= MAX_WIDTH for line in text.splitlines())
             assert render(trace_view(trace, verbose=True))
-            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._reading.process.problems)
+            assert len(trace.problems) <= MAX_PROBLEMS + len(tracer._snapshot.process.problems)
             tracer.stop()
     finally:
         target.close()
@@ -116,9 +116,9 @@ def test_the_undamaged_process_is_traced(rich_core: Path) -> None:
     # An open and a close that never do anything: no more is seen, and nothing is wrong.
     events: list[Event] = []
     target = RunningCore(rich_core)
-    tracer = begin(target, Options(tls=True), events.append, lambda _: None)
+    tracer = begin(target, TraceOptions(tls=True), events.append, lambda _: None)
     stack = target.core.auxv[25] & ~0xFFF
-    handle = next(iter(tracer._reading.process.graph.by_address))
+    handle = next(iter(tracer._snapshot.process.graph.by_address))
     for address in sorted(target.handlers):
         assert arrive(target, address, 4711, [handle, 2, 0, 0, 0, 0, stack]) is Reaction.RESUME
     tracer.stop()

@@ -31,7 +31,7 @@ runpy.run_path(script, run_name="__main__")
 """
 BUG = "a bug in dlwhy: TypeError: two lines ("
 TRACER = ("dlwhy.common.windows.trace.tracer", "DllTracer")
-PROGRESS = ("dlwhy.common.windows.trace.progress", "Progress")
+TRACKER = ("dlwhy.common.windows.trace.tracker", "DllCallTracker")
 
 
 def run_broken(lab: Lab, folder: Path, broken: tuple[str, ...], *words: str) -> Outcome:
@@ -55,7 +55,7 @@ def test_events_that_are_not_understood(lab: Lab, story: Path) -> None:
     words = ["load", "a.dll", "load", "a.dll", "free", "a.dll", "free", "a.dll"]
     command = " ".join([windows_path(story / "prog.exe"), *words])
     start = ("-o", command, "dlltrace", "start", "--go", "--json", "--log", "events.jsonl")
-    for name in ((*TRACER, "_begin_load"), (*TRACER, "_note_module"), (*PROGRESS, "finish")):
+    for name in ((*TRACER, "_begin_load"), (*TRACER, "_note_module"), (*TRACKER, "finish")):
         found = run_broken(lab, story, (*name, "(2,)"), *start)
         report = document(found.output, found.errors)
         assert found.status == 4

@@ -33,7 +33,7 @@ LINUX_ONLY = {
         "tests/unit/test_elf_image.py::test_which_symbol_covers_an_address",
         "tests/unit/test_elf_unwind.py",
         "tests/unit/test_layout_generate.py::test_dwarf_agrees_with_the_compiled_program",
-        "tests/unit/test_loaders_start.py",
+        "tests/unit/test_rendezvous.py",
         "tests/unit/test_reads.py",
     ),
     "measures the memory of a child by /proc": ("tests/unit/test_totals.py",),

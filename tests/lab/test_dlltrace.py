@@ -97,7 +97,7 @@ def test_the_story(lab: Lab, story: Path) -> None:
     )
     accounts = {each["name"]: each for each in report["library_totals"]}
     totals = {
-        name: [sum(deeds["count"] for deeds in accounts[name][f"{what}_by_caller"]) for what in ("opens", "closes")]
+        name: [sum(calls["count"] for calls in accounts[name][f"{what}_by_caller"]) for what in ("opens", "closes")]
         for name in ("a.dll", "b.dll", "keeper.dll")
     }
     assert totals == {"a.dll": [3, 2], "b.dll": [2, 1], "keeper.dll": [1, 1]}

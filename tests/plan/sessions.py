@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.dumps.procfs import ProcTarget
 from dlwhy.common.linux.loader.collector import mark
-from dlwhy.common.linux.loader.start import Start
+from dlwhy.common.linux.loader.rendezvous import Rendezvous
 from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.plan import Planner
 from dlwhy.common.linux.plan_model import Plan
@@ -34,7 +34,7 @@ class View(NamedTuple):
 
     def handles(self) -> list[int]:
         """List the handles that can be closed."""
-        return [m.address for m in self.examined.process.graph.by_address.values() if self.planner.is_handle(m)]
+        return [m.address for m in self.examined.process.graph.by_address.values() if self.planner.has_handle(m)]
 
     def libraries(self) -> list[Library]:
         """List what is loaded, without the proxies of the loader."""
@@ -66,7 +66,7 @@ def look(target: ProcTarget) -> View:
         examined = GlibcExamination.of(process)
         return View(examined, Planner(examined))
 
-    def of_musl(memory: Memory, start: Start) -> View:
+    def of_musl(memory: Memory, start: Rendezvous) -> View:
         raise UnsupportedError(f"{memory.target.description} runs musl: {start.maps}")
 
     view, problems = examine(target, of_glibc, of_musl)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional
 
 from dlwhy.common.linux.trace.events import Event, Stop, Trace
-from dlwhy.common.linux.trace.stops import Options
+from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import Tracer, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -340,7 +340,7 @@ class Script:
     def begin(self, *libraries: str, **options: Any) -> Tracer:
         """Begin a trace."""
         self.refresh()
-        chosen = Options(libraries, **options)
+        chosen = TraceOptions(libraries, **options)
         self.tracer = begin(self.target, chosen, self.events.append, self.stops.append)
         return self.tracer
 
@@ -512,6 +512,6 @@ class Script:
 
 
 if TYPE_CHECKING:
-    from dlwhy.common.target import LiveProcess
+    from dlwhy.common.target import LiveLinuxTarget
 
-    _conforms: type[LiveProcess] = LiveGlibc
+    _conforms: type[LiveLinuxTarget] = LiveGlibc

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Optional
 
 from dlwhy.common.model import Platform
 from dlwhy.common.target import Capability, Subscription
-from dlwhy.common.windows.model import Image, SystemVersion, UnloadedImage
-from dlwhy.common.windows.target import Frame
+from dlwhy.common.windows.model import ListedImage, SystemVersion, UnloadedImage
+from dlwhy.common.windows.target import StackFrame
 from dlwhy.common.windows.trace.events import DllEvent, DllTrace
 from dlwhy.common.windows.trace.tracer import DllTracer
 from dlwhy.tests.fakes import FakeTarget
@@ -79,9 +79,9 @@ class LiveWindows(Breakpoints, FakeTarget):
         """Return the address of the PEB."""
         return self._peb
 
-    def images(self) -> Sequence[Image]:
+    def images(self) -> Sequence[ListedImage]:
         """List the modules."""
-        return [Image(f"{m.folder}\\{m.name}", m.base, m.size, m.timestamp) for m in self.loader.loaded]
+        return [ListedImage(f"{m.folder}\\{m.name}", m.base, m.size, m.timestamp) for m in self.loader.loaded]
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List none."""
@@ -97,7 +97,7 @@ class LiveWindows(Breakpoints, FakeTarget):
         assert self.thread is not None
         return self.thread.lwp
 
-    def frames(self, most: int) -> Sequence[Frame]:
+    def frames(self, most: int) -> Sequence[StackFrame]:
         """Unwind that thread, as far as it can be unwound."""
         assert self.thread is not None
         return self.thread.frames[::-1][: min(most, self.thread.unwinds)]
@@ -133,7 +133,7 @@ class LiveWindows(Breakpoints, FakeTarget):
 class Call:
     """A call of ntdll that a thread has come to; `end` lets it do its work and return."""
 
-    def __init__(self, thread: Thread, function: str, work: Callable[[], int], outer: list[Frame]) -> None:
+    def __init__(self, thread: Thread, function: str, work: Callable[[], int], outer: list[StackFrame]) -> None:
         self.thread = thread
         self._work = work
         self._outer = outer
@@ -163,7 +163,7 @@ class Thread:
         script.target.stack_memory[self._start] = bytearray(STACK_SIZE)
         program = script.loader.loaded[0]
         #: The outermost first.
-        self.frames = [Frame(program.base + CALLER, self._start + STACK_SIZE - 0x100)]
+        self.frames = [StackFrame(program.base + CALLER, self._start + STACK_SIZE - 0x100)]
         #: Whether functions of ntdll are called by way of kernel32.
         self.is_by_kernel32 = True
         #: So many frames the engine can unwind.
@@ -175,7 +175,7 @@ class Thread:
         stack = caller.sp - WORD
         at = stack - self._start
         self.script.target.stack_memory[self._start][at : at + WORD] = caller.pc.to_bytes(WORD, "little")
-        self.frames.append(Frame(place, stack))
+        self.frames.append(StackFrame(place, stack))
 
     def come(self, address: int, **registers: int) -> None:
         """Come to a place with these registers; the process is as it is then."""
@@ -190,7 +190,7 @@ class Thread:
         """Execute a function of a module, deeper in the stack."""
         before = self.frames[:]
         place = self.script.loader.known[name.lower()].base + offset
-        self.frames.append(Frame(place, self.frames[-1].sp - FRAME))
+        self.frames.append(StackFrame(place, self.frames[-1].sp - FRAME))
         yield self
         self.frames[:] = before
 
@@ -199,7 +199,7 @@ class Thread:
         script, outer = self.script, self.frames[:]
         if self.is_by_kernel32:
             kernel = script.loader.known[KERNEL32.lower()].base + CALLER
-            self.frames.append(Frame(kernel, self.frames[-1].sp - FRAME))
+            self.frames.append(StackFrame(kernel, self.frames[-1].sp - FRAME))
         self.push(script.export(function))
         self.come(script.export(function), **registers)
         return Call(self, function, work, outer)

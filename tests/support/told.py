@@ -16,13 +16,13 @@ def told(events: Sequence[Event]) -> list[str]:
 
 
 def _prefix(event: Union[Event, DllEvent]) -> str:
-    moment = event.moment
+    header = event.header
     words = [
-        f"in {moment.within_event}" if moment.within_event else "",
-        "at exit" * moment.at_exit,
-        "raced" * moment.raced,
+        f"in {header.within_event}" if header.within_event else "",
+        "at exit" * header.at_exit,
+        "raced" * header.raced,
     ]
-    words.append(f"by {moment.initiated_by}" if moment.initiated_by != "user" else "")
+    words.append(f"by {header.initiated_by}" if header.initiated_by != "user" else "")
     return "".join(f"{word}: " for word in words if word)
 
 

@@ -15,11 +15,11 @@ from typing import NamedTuple, Optional, Union
 from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import DlwhyError
-from dlwhy.common.linux.elf.image import Image
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.elf.image import ElfImage
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import LinkMap
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.model import Library, State
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
@@ -45,7 +45,7 @@ Answer = Union[State, DlwhyError]
 def make_build_unknown(core: Path) -> None:
     """Give the loader in a core another build-id, one that no table has: the layouts go by its fingerprint then."""
     memory = Memory(snapshot(core))
-    private = find_private(memory, find_start(memory))
+    private = find_loader_globals(memory, find_rendezvous(memory))
     assert private is not None
     assert private.fingerprint.ld_build_id is not None
     build_id = bytes.fromhex(private.fingerprint.ld_build_id)
@@ -62,8 +62,8 @@ class Patient:
         memory = Memory(self.target)
         self.baseline = explain(self.target)
         self.known: tuple[Library, ...] = ()
-        self.start = find_start(memory)
-        private = find_private(memory, self.start)
+        self.start = find_rendezvous(memory)
+        private = find_loader_globals(memory, self.start)
         assert private is not None
         self.private = private
         chosen = choose_layouts(memory, self.start, private)
@@ -118,9 +118,9 @@ class Patient:
         self.target.overwrite(SCRATCH, data.ljust(max(size, -(-len(data) // PAGE) * PAGE), b"\0"))
         return SCRATCH
 
-    def image(self, name: str) -> Image:
+    def image(self, name: str) -> ElfImage:
         """Give a library's image."""
-        return Image.at(self.memory, self.library(name).start)
+        return ElfImage.at(self.memory, self.library(name).start)
 
     def set_dynamic(self, name: str, tag: int, value: int) -> None:
         """Overwrite the value of an entry of a dynamic section."""

@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.image import ElfImage
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -42,6 +42,6 @@ def lay_out(path: Path, bias: int = BIAS, platform: Platform = X86_64) -> FakeTa
     return FakeTarget(segments, platform, files={str(path): path})
 
 
-def image_of(path: Path, bias: int = BIAS) -> Image:
+def image_of(path: Path, bias: int = BIAS) -> ElfImage:
     """Load a file and read its image."""
-    return Image.at(Memory(lay_out(path, bias)), bias)
+    return ElfImage.at(Memory(lay_out(path, bias)), bias)

@@ -29,8 +29,8 @@ setattr(cls, name, broken)
 #: The modules of the classes whose methods are broken.
 MODULES = {
     "Tracer": "dlwhy.common.linux.trace.tracer",
-    "Reading": "dlwhy.common.linux.trace.reading",
-    "Progress": "dlwhy.common.linux.trace.progress",
+    "LoaderSnapshot": "dlwhy.common.linux.trace.snapshot",
+    "CallTracker": "dlwhy.common.linux.trace.tracker",
 }
 
 
@@ -45,7 +45,9 @@ def breaking(host: str, folder: Path, calls: str, method: str) -> str:
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)
-@pytest.mark.parametrize("name", ["Reading.look", "Progress.advance", "Tracer._begin_open", "Tracer._begin_close"])
+@pytest.mark.parametrize(
+    "name", ["LoaderSnapshot.refresh", "CallTracker.advance", "Tracer._begin_open", "Tracer._begin_close"]
+)
 def test_one_event_that_is_not_understood(host: str, name: str, program: Path, tmp_path: Path) -> None:
     broken = breaking(host, tmp_path, "(2,)", name)
     result = run(host, tmp_path, program, "leave", ["start", broken, "go", "dltrace report", "report"])
@@ -68,7 +70,7 @@ def test_one_event_that_is_not_understood(host: str, name: str, program: Path, t
 
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_every_event_is_not_understood(host: str, program: Path, tmp_path: Path) -> None:
-    broken = breaking(host, tmp_path, "range(1, 1000)", "Reading.look")
+    broken = breaking(host, tmp_path, "range(1, 1000)", "LoaderSnapshot.refresh")
     result = run(host, tmp_path, program, "leave", ["start", broken, "go", "dltrace report", "report"])
     assert "done" in result.output
     assert result.report["totals"]["opens"] == 0
@@ -79,7 +81,7 @@ def test_every_event_is_not_understood(host: str, program: Path, tmp_path: Path)
 @pytest.mark.parametrize("host", DEBUGGERS)
 def test_the_report_survives_a_bug_while_the_process_stands(host: str, program: Path, tmp_path: Path) -> None:
     stop = "break puts" if host == GDB else "breakpoint set -n puts"
-    broken = breaking(host, tmp_path, "range(1, 1000)", "Reading.look")
+    broken = breaking(host, tmp_path, "range(1, 1000)", "LoaderSnapshot.refresh")
     result = run(host, tmp_path, program, "leave", [stop, "start", "go", broken, "report", "go"])
     assert [each["where"] for each in result.report["problems"]] == ["loader"]
     assert result.report["totals"]["opens"] + len(result.report["end_not_seen"]) == 6
@@ -87,7 +89,7 @@ def test_the_report_survives_a_bug_while_the_process_stands(host: str, program: 
 
 
 def test_the_end_of_the_process(program: Path, tmp_path: Path) -> None:
-    broken = breaking(GDB, tmp_path, "range(1, 1000)", "Tracer._hear_of_end")
+    broken = breaking(GDB, tmp_path, "range(1, 1000)", "Tracer._handle_end")
     result = run(GDB, tmp_path, program, "leave", ["start", broken, "go", "report"])
     assert "the end of the process" in [each["where"] for each in result.report["problems"]]
     assert result.report["watching"] is False

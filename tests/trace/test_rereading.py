@@ -9,14 +9,14 @@ from typing import Any
 
 from dlwhy.common.linux.dumps.procfs import ProcTarget
 from dlwhy.common.linux.loader.collector import mark
-from dlwhy.common.linux.loader.follow import GraphFollower
+from dlwhy.common.linux.loader.incremental import IncrementalGraphReader
 from dlwhy.common.linux.loader.maps import Graph, read_graph
 from dlwhy.common.linux.loader.roots import LT_LOADED
 from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
-from dlwhy.common.linux.trace.forecast import Forecast
-from dlwhy.common.linux.trace.operation import Prediction
+from dlwhy.common.linux.trace.call import ClosePrediction
+from dlwhy.common.linux.trace.predictor import ClosePredictor
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import DamagedMemory
 from dlwhy.tests.hosts.debuggers import Subject, ask_shell
@@ -32,7 +32,7 @@ def test_what_has_not_changed_is_taken_over(tmp_path: Path) -> None:
     dice = random.Random(5)
     with Session(tmp_path / "driver", tmp_path / "graph", clean_environment()) as session:
         first = look(session.target).examined.process
-        follower = GraphFollower(first.memory, first.layouts, first.private.rtld_global)
+        follower = IncrementalGraphReader(first.memory, first.layouts, first.private.rtld_global)
         known = first.graph
         handles: list[str] = []
         reused = 0
@@ -62,7 +62,7 @@ def without_scopes(graph: Graph, process: GlibcProcess) -> list[tuple[int, bytes
     return [(at, raw[:start] + raw[end:] if at in graph.by_address else raw) for at, raw in graph.pieces]
 
 
-def told_by(prediction: Prediction) -> tuple[Any, ...]:
+def told_by(prediction: ClosePrediction) -> tuple[Any, ...]:
     """Return what was predicted."""
     keeps = []
     for library in prediction.keeps:
@@ -72,7 +72,7 @@ def told_by(prediction: Prediction) -> tuple[Any, ...]:
     return prediction.outcome, prediction.goes, prediction.at_least, keeps
 
 
-def foresee(forecast: Forecast, examined: GlibcExamination) -> dict[int, Prediction]:
+def foresee(forecast: ClosePredictor, examined: GlibcExamination) -> dict[int, ClosePrediction]:
     """Predict a close of each library by itself."""
     found = {}
     for address, link_map in examined.process.graph.by_address.items():
@@ -93,13 +93,13 @@ def test_verdicts_that_are_taken_over_are_those_of_a_fresh_look(tmp_path: Path) 
             one = Round(seed, shapes, session, Tally())
             examined = look(session.target).examined
             process = examined.process
-            follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
-            forecast = Forecast()
+            follower = IncrementalGraphReader(process.memory, process.layouts, process.private.rtld_global)
+            forecast = ClosePredictor()
             for _ in range(100):
                 one.step()
                 examined = examined.later(follower)
                 ours = foresee(forecast, examined)
-                for address, fresh in foresee(Forecast(), look(session.target).examined).items():
+                for address, fresh in foresee(ClosePredictor(), look(session.target).examined).items():
                     assert told_by(ours[address]) == told_by(fresh)
                     kinds |= {hold.kind for library in fresh.keeps for hold in library.holds}
             assert one.tally.wrong == []
@@ -129,7 +129,7 @@ def test_damage_between_two_readings_is_found_and_forgotten(tmp_path: Path) -> N
         target = DamagedProcess(session.process.pid)
         first = look(session.target).examined.process
         rtld_global = first.private.rtld_global
-        follower = GraphFollower(Memory(target), first.layouts, rtld_global)
+        follower = IncrementalGraphReader(Memory(target), first.layouts, rtld_global)
         maps = list(first.graph.by_address.values())
         opened = [link_map for link_map in maps if link_map.l_type == LT_LOADED]
         fields = first.layouts.require("link_map").fields

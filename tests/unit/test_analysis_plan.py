@@ -8,9 +8,9 @@ from typing import Any, Optional
 import pytest
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux import plan as plan_module
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.linux.plan_model import Action, Plan, Plans
@@ -250,8 +250,8 @@ def damaged(libraries: Sequence[Library], name: str) -> FakeTarget:
     """Make a process whose layouts the debugger knows, and in which a library's map cannot be read."""
     process = process_of(libraries)
     memory = Memory(process.target())
-    start = find_start(memory)
-    private = find_private(memory, start)
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
     assert private is not None
     made = process.target(choose_layouts(memory, start, private).layouts.layouts)
     made.forget(process.map_of(name), 8)

@@ -132,13 +132,13 @@ def test_what_is_not_chosen_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         Library("libother.so", opencount=1),
     ]
     asked: list[str] = []
-    judge = GlibcExamination.judge
+    verdict = GlibcExamination.verdict
 
     def note(self: GlibcExamination, link_map: LinkMap, identify: bool) -> Verdict:
         asked.append(link_map.name)
-        return judge(self, link_map, identify)
+        return verdict(self, link_map, identify)
 
-    monkeypatch.setattr(GlibcExamination, "judge", note)
+    monkeypatch.setattr(GlibcExamination, "verdict", note)
     state = explain_chosen(process_of(libraries, (2, 40), V239).target(), lambda found: found[-1:])
     assert [library.name for library in state.libraries] == ["libother.so"]
     assert [name.rpartition("/")[2] for name in asked] == ["libother.so"]

@@ -7,7 +7,7 @@ import json
 import pytest
 from dlwhy.common.commands.dlltrace.document import dump_dll_event
 from dlwhy.common.model import Outcome
-from dlwhy.common.trace.events import Moment, OpenResult, Site
+from dlwhy.common.trace.events import EventHeader, OpenResult, Site
 from dlwhy.common.trace.ledger import MAX_LISTED
 from dlwhy.common.windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin
 from dlwhy.common.windows.trace.ledger import DllLedger
@@ -15,7 +15,7 @@ from dlwhy.tests.schema import validator_of
 
 LIBRARY = DllInstance("libA.dll", "C:\\app\\libA.dll", 0x5000, 0x7FF8_0000_0000, 0x4000, 0x6543_2100)
 MAPPED = DllInstance("libB.dll", "libB.dll", 0, 0x7FF8_0001_0000)
-MOMENT = Moment(3, 0.25, 4711, Site(0x1000, "prog.exe", "main"))
+MOMENT = EventHeader(3, 0.25, 4711, Site(0x1000, "prog.exe", "main"))
 LISTED = {
     "name": "libA.dll",
     "path": "C:\\app\\libA.dll",
@@ -45,7 +45,7 @@ COMMON = {
 }
 OPEN = DllOpen(MOMENT, "LdrLoadDll", "libA.dll", 2, OpenResult.LOADED, LIBRARY, (LIBRARY, MAPPED), (), 0, None, 1)
 CLOSE = DllClose(
-    moment=MOMENT,
+    header=MOMENT,
     library=LIBRARY,
     predicted_outcome=Outcome.UNLOADS,
     predicted_unloads=(LIBRARY,),
@@ -111,8 +111,8 @@ def test_a_free_whose_end_was_not_seen_tells_nothing_of_it() -> None:
 
 
 def test_what_is_not_known_is_null() -> None:
-    moment = MOMENT._replace(tid=0)
-    opened = json.loads(dump_dll_event(OPEN._replace(moment=moment, ntdll_function="LdrAddRefDll", flags=None)))
+    header = MOMENT._replace(tid=0)
+    opened = json.loads(dump_dll_event(OPEN._replace(header=header, ntdll_function="LdrAddRefDll", flags=None)))
     closed = json.loads(dump_dll_event(CLOSE._replace(predicted_outcome=Outcome.UNKNOWN, refusal="unknown")))
     for each in (opened, closed):
         validator_of("dll_event").validate(each)

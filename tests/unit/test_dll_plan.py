@@ -15,7 +15,7 @@ from dlwhy.common.render.json_parts import dump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.model import DllPlan, ImportCycleAlternative, LoaderRule
 from dlwhy.common.windows.plan import plan_free
-from dlwhy.common.windows.state import Judge, WindowsExamination
+from dlwhy.common.windows.state import DllExplainer, WindowsExamination
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, WINE, XP, Form, Loader, Module, Process
 from dlwhy.tests.synth.windows import FORMS, form_id, process, story, write
@@ -158,11 +158,11 @@ def test_what_is_left_is_judged_where_even_the_program_went(tmp_path: Path, form
     """Damaged counts let a free take everything along."""
     made = load(form, Module("a.dll"), loads=["a.dll"], wide=wide)
     examined = WindowsExamination(MinidumpTarget(str(write(tmp_path, made.dump()))))
-    loader, after = examined.loaders[0], examined.worlds[0].copy()
+    loader, after = examined.loaders[0], examined.import_graphs[0].copy()
     assert loader.main is not None
     del after.units[after.by_entry[loader.main.address]]
-    judge = Judge(loader, after)
-    assert [judge.describe(each, None).name for unit in after.units.values() for each in unit.entries]
+    explainer = DllExplainer(loader, after)
+    assert [explainer.describe(each, None).name for unit in after.units.values() for each in unit.entries]
 
 
 def test_an_exiting_process_frees_nothing(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_load_maps_or_counts_or_fails(form: Form) -> None:
     assert [failure.ntstatus for failure in report.opens_failed] == [NOT_FOUND]
     first = made.events[0]
     assert isinstance(first, DllOpen)
-    assert place(first.moment.caller) == "prog.exe:prog!code"
+    assert place(first.header.caller) == "prog.exe:prog!code"
 
 
 def test_a_dll_main_that_loads_another_one() -> None:
@@ -74,7 +74,7 @@ def test_a_dll_main_that_loads_another_one() -> None:
     ]
     inner = made.events[0]
     assert isinstance(inner, DllOpen)
-    assert place(inner.moment.caller) == "b.dll:b!code"
+    assert place(inner.header.caller) == "b.dll:b!code"
 
 
 def test_the_flags_are_passed_by_a_pointer_and_by_wine_themselves() -> None:
@@ -316,7 +316,7 @@ def test_a_thread_that_comes_twice_for_one_call_is_told_once() -> None:
         "load x.dll ?-1: loaded + x.dll",
         "free x.dll 1-?: unloads - x.dll; detached x.dll",
     ]
-    assert [event.moment.number for event in made.events if isinstance(event, DllClose)] == [2]
+    assert [event.header.number for event in made.events if isinstance(event, DllClose)] == [2]
 
 
 def test_calls_without_end_are_not_followed_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_two_threads_at_once_are_said_to_have_raced() -> None:
         "raced: load user.dll ?-1: loaded + user.dll c.dll",
         "raced: load x.dll ?-1: loaded + x.dll",
     ]
-    assert [event.moment.tid for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
+    assert [event.header.tid for event in made.events if isinstance(event, DllOpen)] == [OTHER, made.main.lwp]
 
 
 def test_with_several_threads_a_free_that_did_something_else_is_not_judged() -> None:
@@ -488,7 +488,7 @@ def test_accounts_show_who_loaded_and_never_freed() -> None:
     made.main.free("x.dll")
     (account,) = made.report().library_totals
     assert (account.name, account.open_count_at_start, account.open_count_now) == ("x.dll", 1, 2)
-    assert sorted(place(deeds.caller) for deeds in account.opens_by_caller) == ["prog.exe:prog!code", "x.dll:x!code"]
+    assert sorted(place(calls.caller) for calls in account.opens_by_caller) == ["prog.exe:prog!code", "x.dll:x!code"]
 
 
 def test_memory_that_cannot_be_read_is_a_problem_and_the_trace_goes_on() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.linux.elf.bindings import Bindings
-from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.image import ElfImage
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
 from dlwhy.tests.synth.process import compile_file
@@ -26,16 +26,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_file(tmp_path_factory.mktemp("bindings"), "libuser.so", SOURCE, *flags, language="c")
 
 
-def bound(library: Path, places: dict[str, int]) -> tuple[Memory, Image]:
+def bound(library: Path, places: dict[str, int]) -> tuple[Memory, ElfImage]:
     """Load the library, with the GOT entries of these symbols filled."""
     target = lay_out(library)
-    image = Image.at(Memory(target), BIAS)
+    image = ElfImage.at(Memory(target), BIAS)
     for relocation in image.for_each_symbolic_relocation():
         name = image.string(image.symbol(relocation.symbol).name)
         if name in places:
             target.overwrite(relocation.place, struct.pack("<Q", places[name]))
     memory = Memory(target)
-    return memory, Image.at(memory, BIAS)
+    return memory, ElfImage.at(memory, BIAS)
 
 
 def test_only_what_points_into_the_range(library: Path) -> None:
@@ -59,13 +59,13 @@ def test_relocations_that_are_not_in_memory(library: Path) -> None:
     target = lay_out(library)
     target.forget(table, 8)
     fresh = Memory(target)
-    assert Bindings(fresh, Image.at(fresh, BIAS)).symbols_into(0, 1 << 64) == ()
+    assert Bindings(fresh, ElfImage.at(fresh, BIAS)).symbols_into(0, 1 << 64) == ()
     assert Bindings(memory, image).symbols_into(OTHER, OTHER + 1) == ("provided",)
 
 
 def test_a_place_that_is_not_in_memory_is_left_out(library: Path) -> None:
     target = lay_out(library)
-    image = Image.at(Memory(target), BIAS)
+    image = ElfImage.at(Memory(target), BIAS)
     for relocation in image.for_each_symbolic_relocation():
         name = image.string(image.symbol(relocation.symbol).name)
         if name == "provided":
@@ -73,15 +73,15 @@ def test_a_place_that_is_not_in_memory_is_left_out(library: Path) -> None:
         elif name == "provided_value":
             target.overwrite(relocation.place, struct.pack("<Q", OTHER))
     memory = Memory(target)
-    assert Bindings(memory, Image.at(memory, BIAS)).symbols_into(OTHER, OTHER + 1) == ("provided_value",)
+    assert Bindings(memory, ElfImage.at(memory, BIAS)).symbols_into(OTHER, OTHER + 1) == ("provided_value",)
 
 
 def test_later_bindings_are_the_same_until_something_binds(library: Path) -> None:
     target = lay_out(library)
     memory = Memory(target)
-    first = Bindings(memory, Image.at(memory, BIAS))
+    first = Bindings(memory, ElfImage.at(memory, BIAS))
     assert first.later(Memory(target)) is first
-    place = next(each.place for each in Image.at(memory, BIAS).for_each_symbolic_relocation())
+    place = next(each.place for each in ElfImage.at(memory, BIAS).for_each_symbolic_relocation())
     target.overwrite(place, struct.pack("<Q", OTHER))
     second = first.later(Memory(target))
     assert len(second.symbols_into(OTHER, OTHER + 1)) == 1

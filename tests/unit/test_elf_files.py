@@ -15,7 +15,7 @@ import pytest
 from dlwhy.common.files import open_first
 from dlwhy.common.helper import shared_helper
 from dlwhy.common.linux.elf.files import find_local_symbol, name_function
-from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.image import ElfImage
 from dlwhy.common.linux.state.naming import missing_names
 from dlwhy.common.memory import Memory
 from dlwhy.tests.synth.loaded import BIAS, lay_out
@@ -40,14 +40,14 @@ def address_of(path: Path, name: str) -> int:
         return BIAS + int(symbol["st_value"])
 
 
-def loaded(path: Path, file: Path) -> Image:
+def loaded(path: Path, file: Path) -> ElfImage:
     """Load a library into memory; on disk there is another file in its place."""
     target = lay_out(path)
     target._files = {str(path): file}
-    return Image.at(Memory(target), BIAS)
+    return ElfImage.at(Memory(target), BIAS)
 
 
-def named(image: Image, path: Path, address: int) -> str | None:
+def named(image: ElfImage, path: Path, address: int) -> str | None:
     return name_function(image.memory, image, str(path), BIAS, address)
 
 

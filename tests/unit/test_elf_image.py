@@ -15,8 +15,8 @@ from dlwhy.common.linux.elf.image import (
     MAX_DYNAMIC_ENTRIES,
     PT_DYNAMIC,
     PT_TLS,
-    Image,
-    Images,
+    ElfImage,
+    ElfImages,
     ProgramHeader,
     find_build_id,
     gnu_hash,
@@ -163,7 +163,7 @@ def test_of_symbols_that_overlap_the_first_covers(spans: list[tuple[int, int, in
     sysv_hash_table = struct.pack("<II", 1, len(spans))
     pieces = {BIAS: symbols + bytes(16), BIAS + PAGE: strings + bytes(16), BIAS + 2 * PAGE: sysv_hash_table}
     memory = Memory(FakeTarget(pieces))
-    image = Image(memory, (ProgramHeader(1, 0, 0, 4 * PAGE, 4 * PAGE, 5, PAGE),), BIAS, 0)
+    image = ElfImage(memory, (ProgramHeader(1, 0, 0, 4 * PAGE, 4 * PAGE, 5, PAGE),), BIAS, 0)
     image._entries = ((4, BIAS + 2 * PAGE), (5, BIAS + PAGE), (6, BIAS), (10, len(strings)))
     expected = next(
         (
@@ -191,7 +191,9 @@ def test_load_range(path: Path, elf: Any) -> None:
 def test_through_the_program_headers(path: Path, elf: Any) -> None:
     whole = image_of(path)
     header = elf.header
-    image = Image.from_program_headers(whole.memory, BIAS + header["e_phoff"], header["e_phnum"], header["e_phentsize"])
+    image = ElfImage.from_program_headers(
+        whole.memory, BIAS + header["e_phoff"], header["e_phnum"], header["e_phentsize"]
+    )
     assert image.bias == BIAS
     assert image.dynamic == whole.dynamic
 
@@ -209,7 +211,7 @@ def test_hash_functions() -> None:
 def test_relocated_entries_are_addresses(compiled: Path) -> None:
     """Where the loader has made DT_ entries into addresses, they are not moved again."""
     target = lay_out(compiled / "libgnu.so")
-    plain = Image.at(Memory(target), BIAS)
+    plain = ElfImage.at(Memory(target), BIAS)
     expected = plain.find_symbol("third")
     assert expected is not None
     header = plain.find_header(PT_DYNAMIC)
@@ -217,17 +219,17 @@ def test_relocated_entries_are_addresses(compiled: Path) -> None:
     for index, (tag, value) in enumerate(plain.dynamic_entries):
         if tag in (5, 6, 0x6FFFFEF5):
             target.overwrite(plain.address(header.vaddr) + 16 * index + 8, struct.pack("<Q", BIAS + value))
-    assert Image.at(Memory(target), BIAS).find_symbol("third") == expected
+    assert ElfImage.at(Memory(target), BIAS).find_symbol("third") == expected
 
 
 def test_what_is_no_image() -> None:
     memory = Memory(FakeTarget({BIAS: b"\x7fELF\1\1\1" + bytes(4096), BIAS + 0x10000: bytes(4096)}))
     for base in (BIAS, BIAS + 0x10000):
         with pytest.raises(CorruptError):
-            Image.at(memory, base)
+            ElfImage.at(memory, base)
     with pytest.raises(FaultError):
-        Image.at(memory, BIAS + 0x20000)
-    images = Images(memory)
+        ElfImage.at(memory, BIAS + 0x20000)
+    images = ElfImages(memory)
     assert images.at(BIAS) is None
     assert images.at(BIAS + 0x20000) is None
 
@@ -236,7 +238,7 @@ def test_what_is_no_image() -> None:
 def test_absurd_program_header_counts(count: int) -> None:
     header = Encoder().elf_header(3, 62, phoff=64, phnum=count)
     with pytest.raises(CorruptError, match="program headers"):
-        Image.at(Memory(FakeTarget({BIAS: header.ljust(1 << 20, b"\0")})), BIAS)
+        ElfImage.at(Memory(FakeTarget({BIAS: header.ljust(1 << 20, b"\0")})), BIAS)
 
 
 def test_a_dynamic_section_without_end() -> None:
@@ -268,12 +270,12 @@ def test_build_ids_among_other_notes() -> None:
 )
 def test_absurd_hash_tables(compiled: Path, style: str, words: tuple[int, ...]) -> None:
     target = lay_out(compiled / f"lib{style}.so")
-    image = Image.at(Memory(target), BIAS)
+    image = ElfImage.at(Memory(target), BIAS)
     tag = 4 if style == "sysv" else 0x6FFFFEF5
     table = image.dynamic_address(tag)
     assert table is not None
     target.overwrite(table, struct.pack(f"<{len(words)}I", *words))
-    damaged = Image.at(Memory(target), BIAS)
+    damaged = ElfImage.at(Memory(target), BIAS)
     for ask in (lambda: damaged.find_symbol("third"), damaged.symbol_count, lambda: damaged.covering_symbol(BIAS)):
         try:
             ask()
@@ -285,6 +287,6 @@ def test_absurd_hash_tables(compiled: Path, style: str, words: tuple[int, ...]) 
 def test_a_dynamic_section_that_is_not_there_gives_no_name() -> None:
     process = process_of([Library("liba.so")])
     target, base = process.target(), process.base(process.library("liba.so"))
-    assert Image.at(Memory(target), base).read_soname() == "liba.so"
+    assert ElfImage.at(Memory(target), base).read_soname() == "liba.so"
     target.forget(base + 0x1000, 0x10)
-    assert Image.at(Memory(target), base).read_soname() is None
+    assert ElfImage.at(Memory(target), base).read_soname() is None

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.errors import DlwhyError
-from dlwhy.common.linux.elf.image import Image
-from dlwhy.common.linux.elf.unwind import PT_GNU_EH_FRAME, REGISTERS, Frame, find_row, walk
+from dlwhy.common.linux.elf.image import ElfImage
+from dlwhy.common.linux.elf.unwind import PT_GNU_EH_FRAME, REGISTERS, CallFrame, find_row, walk
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import I386, X86_64
@@ -40,7 +40,7 @@ int variable(int x) { char room[x]; return outside(room, x) + x; }
 
 def compare(path: Path, platform: Platform, bias: int, stride: int) -> int:
     """Compare rows with those of pyelftools; gives how many were compared."""
-    image = Image.at(Memory(lay_out(path, bias, platform)), bias)
+    image = ElfImage.at(Memory(lay_out(path, bias, platform)), bias)
     compared = 0
     with path.open("rb") as stream:
         entries = [entry for entry in ELFFile(stream).get_dwarf_info().EH_CFI_entries() if isinstance(entry, FDE)]
@@ -60,7 +60,7 @@ def compare(path: Path, platform: Platform, bias: int, stride: int) -> int:
     return compared
 
 
-def found_at(image: Image, place: int) -> tuple[object, ...]:
+def found_at(image: ElfImage, place: int) -> tuple[object, ...]:
     row = find_row(image, image.address(place))
     assert row is not None
     return row.cfa, dict(row.rules), row.return_register
@@ -111,7 +111,7 @@ class Stack:
 
     def __init__(self, path: Path) -> None:
         self.target = lay_out(path)
-        self.image = Image.at(Memory(self.target), BIAS)
+        self.image = ElfImage.at(Memory(self.target), BIAS)
         self.words = [self.image.address(0x1100)] * 512
         with path.open("rb") as stream:
             symbols = ELFFile(stream).get_section_by_name(".dynsym")
@@ -124,12 +124,12 @@ class Stack:
         assert row.cfa is not None
         return row.cfa
 
-    def frames(self, pc: int, registers: Mapping[int, int]) -> list[Frame]:
+    def frames(self, pc: int, registers: Mapping[int, int]) -> list[CallFrame]:
         """Unwind from a place; the images end where the library does."""
         data = b"".join(word.to_bytes(8, "little") for word in self.words)
         self.target.overwrite(self.TOP, data)
         memory = Memory(self.target)
-        image = Image.at(memory, BIAS)
+        image = ElfImage.at(memory, BIAS)
         return list(walk(memory, lambda place: image if image.contains(place) else None, pc, registers))
 
 
@@ -145,8 +145,8 @@ def test_a_leaf_and_what_called_it(library: Path) -> None:
     stack.words[size // 8] = stack.CALLER
     frames = stack.frames(stack.image.address(stack.starts["leaf"]), {7: stack.TOP, 3: 1, 6: 2})
     assert frames == [
-        Frame(call + 1, stack.TOP + 8, stack.TOP, is_fixed=True),
-        Frame(stack.CALLER, stack.TOP + 8 + size, stack.TOP + size, is_fixed=True),
+        CallFrame(call + 1, stack.TOP + 8, stack.TOP, is_fixed=True),
+        CallFrame(stack.CALLER, stack.TOP + 8 + size, stack.TOP + size, is_fixed=True),
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_frame_of_variable_size_is_told_by_its_frame_pointer(library: Path) ->
     inside = next(at for at in range(start, start + 64) if stack.cfa(at)[0] == 6)
     stack.words[101] = stack.CALLER
     frames = stack.frames(inside, {7: stack.TOP, 6: stack.TOP + 100 * 8})
-    assert frames == [Frame(stack.CALLER, stack.TOP + 102 * 8, stack.TOP + 101 * 8, is_fixed=False)]
+    assert frames == [CallFrame(stack.CALLER, stack.TOP + 102 * 8, stack.TOP + 101 * 8, is_fixed=False)]
     assert stack.frames(inside, {7: stack.TOP}) == []
     assert stack.frames(inside, {7: stack.TOP, 6: stack.TOP - 64}) == [], "a caller's frame does not lie below"
 
@@ -165,7 +165,7 @@ def test_what_has_no_table_has_no_caller(library: Path) -> None:
     stack = Stack(library)
     assert find_row(stack.image, stack.image.address(0)) is None
     headers = tuple(header for header in stack.image.headers if header.type != PT_GNU_EH_FRAME)
-    bare = Image(stack.image.memory, headers, stack.image.bias, 0)
+    bare = ElfImage(stack.image.memory, headers, stack.image.bias, 0)
     assert find_row(bare, stack.image.address(stack.starts["leaf"])) is None
 
 
@@ -188,4 +188,4 @@ def test_damage_ends(
     frames = stack.frames(place, dict.fromkeys(REGISTERS["x86_64"], stack.TOP + 64))
     assert len(frames) <= len(stack.words)
     with suppress(DlwhyError):
-        find_row(Image.at(Memory(stack.target), BIAS), place)
+        find_row(ElfImage.at(Memory(stack.target), BIAS), place)

@@ -11,7 +11,7 @@ from dlwhy.common.errors import CorruptError
 from dlwhy.common.linux.layouts.resolve import LayoutSet
 from dlwhy.common.linux.loader.maps import Graph
 from dlwhy.common.linux.loader.threads import find_thread_pointers
-from dlwhy.common.lists import End, Walk, follow_ring
+from dlwhy.common.lists import Walk, WalkEnd, follow_ring
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout, Platform, Problem, Source, SourceKind
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -40,29 +40,29 @@ def follow(links: Sequence[int], limit: int = 100, taken: int = 0) -> Walk[int]:
 @pytest.mark.parametrize(
     ("links", "seen", "end", "reason"),
     [
-        ([at(1), at(2), 0], 3, End.WHOLE, None),
-        ([at(0)], 1, End.LOOP, "the list loops at 0x10000 after 1 nodes"),
-        ([at(1), at(2), at(1)], 3, End.LOOP, "the list loops at 0x10010 after 3 nodes"),
-        ([at(1), 0x5000], 2, End.FAULT, "the list cannot be read at 0x5000 after 2 nodes"),
-        ([at(1), at(2), 13], 2, End.CONTRADICTION, "0x10020 is no node behind 0x10010"),
-        ([13], 0, End.CONTRADICTION, "0x10000 is no node behind 0x0"),
+        ([at(1), at(2), 0], 3, WalkEnd.WHOLE, None),
+        ([at(0)], 1, WalkEnd.LOOP, "the list loops at 0x10000 after 1 nodes"),
+        ([at(1), at(2), at(1)], 3, WalkEnd.LOOP, "the list loops at 0x10010 after 3 nodes"),
+        ([at(1), 0x5000], 2, WalkEnd.FAULT, "the list cannot be read at 0x5000 after 2 nodes"),
+        ([at(1), at(2), 13], 2, WalkEnd.CONTRADICTION, "0x10020 is no node behind 0x10010"),
+        ([13], 0, WalkEnd.CONTRADICTION, "0x10000 is no node behind 0x0"),
     ],
 )
-def test_how_a_walk_ends(links: Sequence[int], seen: int, end: End, reason: Optional[str]) -> None:
+def test_how_a_walk_ends(links: Sequence[int], seen: int, end: WalkEnd, reason: Optional[str]) -> None:
     walk = follow(links)
     assert (walk.all(), walk.end, walk.reason) == ([at(number) for number in range(seen)], end, reason)
-    assert walk.is_whole == (end is End.WHOLE)
+    assert walk.is_complete == (end is WalkEnd.WHOLE)
 
 
 def test_a_limit_is_that_of_several_lists() -> None:
     links = [at(1), at(2), at(3), 0]
-    assert follow(links, limit=4).is_whole
+    assert follow(links, limit=4).is_complete
     assert (follow(links, limit=3).all(), follow(links, limit=3).reason) == (
         [at(0), at(1), at(2)],
         "the list has more than 3 nodes",
     )
     walk = follow(links, limit=5, taken=3)
-    assert (len(walk.all()), walk.end) == (2, End.LIMIT)
+    assert (len(walk.all()), walk.end) == (2, WalkEnd.LIMIT)
 
 
 def test_no_more_is_read_than_is_asked_for() -> None:
@@ -71,7 +71,7 @@ def test_no_more_is_read_than_is_asked_for() -> None:
     assert (walk.items, walk.end) == ([at(0)], None)
     # Several may go along one walk, and none of them reads again what another one has.
     assert [list(walk), list(walk)] == [[at(0), at(1), at(2)]] * 2
-    assert walk.end is End.FAULT
+    assert walk.end is WalkEnd.FAULT
 
 
 def ring(*nodes: tuple[int, int], platform: Platform = X86_64, size: int = 8) -> Memory:
@@ -96,7 +96,7 @@ def test_a_ring(size: int, backwards: bool, found: Sequence[int]) -> None:
 
 def test_a_ring_without_nodes() -> None:
     walk = follow_ring(ring((HEAD, HEAD)), HEAD, int, limit=9)
-    assert (walk.all(), walk.is_whole) == ([], True)
+    assert (walk.all(), walk.is_complete) == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_ring_that_is_damaged(changed: tuple[int, tuple[int, int]], seen: int,
 
 def test_a_ring_whose_head_cannot_be_read() -> None:
     walk = follow_ring(ring(), HEAD, int, limit=9)
-    assert (walk.all(), walk.end, walk.reason) == ([], End.FAULT, f"it cannot be read at {HEAD:#x} after 0 entries")
+    assert (walk.all(), walk.end, walk.reason) == ([], WalkEnd.FAULT, f"it cannot be read at {HEAD:#x} after 0 entries")
 
 
 # -- the threads that glibc lists -----------------------------------------------------------------------------------

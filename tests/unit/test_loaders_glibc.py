@@ -7,7 +7,7 @@ from typing import Optional
 import pytest
 from dlwhy.common.errors import LayoutError
 from dlwhy.common.linux.elf.demangle import demangle
-from dlwhy.common.linux.loader.collector import Rules, root_kinds
+from dlwhy.common.linux.loader.collector import CollectorRules, root_kinds
 from dlwhy.common.linux.loader.find import is_libc
 from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.loader.roots import RootKind
@@ -59,18 +59,18 @@ def link_map(**members: Optional[int]) -> LinkMap:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_rules_of_every_version(version: tuple[int, int]) -> None:
-    rules = Rules.of(version)
+    rules = CollectorRules.of(version)
     assert rules.tls_count_is_root is (version >= (2, 22))
     assert rules.destructors_are_mangled is (version >= (2, 23))
 
 
 def test_an_unknown_version_has_the_newest_rules() -> None:
-    assert Rules.of(None) == Rules.of((2, 43))
+    assert CollectorRules.of(None) == CollectorRules.of((2, 43))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_roots(version: tuple[int, int]) -> None:
-    rules = Rules.of(version)
+    rules = CollectorRules.of(version)
     old = version < (2, 31)
     absent: dict[str, Optional[int]] = {"l_nodelete_active": None} if old else {}
     if version < (2, 18):
@@ -92,7 +92,7 @@ def test_roots(version: tuple[int, int]) -> None:
 
 
 def test_since_2_31_the_flag_of_the_file_alone_keeps_nothing() -> None:
-    assert root_kinds(link_map(l_flags_1=8, l_nodelete_active=0), Rules.of((2, 31))) == ()
+    assert root_kinds(link_map(l_flags_1=8, l_nodelete_active=0), CollectorRules.of((2, 31))) == ()
 
 
 @pytest.mark.parametrize(

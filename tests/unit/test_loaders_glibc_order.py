@@ -10,11 +10,11 @@ from typing import Optional
 
 import pytest
 from dlwhy.common.linux.auxv import AT_SECURE
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import Graph, LinkMap, Namespace
 from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order, find_order_rule
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
 from dlwhy.common.structs import Structure
@@ -129,8 +129,8 @@ def rule_of(
     if damage is not None:
         damage(process, target)
     memory = Memory(target)
-    start = find_start(memory)
-    private = find_private(memory, start)
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
     assert private is not None
     return find_order_rule(memory, choose_layouts(memory, start, private).graph, private, version)
 
@@ -199,6 +199,6 @@ def find_order_rule_of(graph: Graph) -> OrderRule:
     """Find the rule of a process of 2.36 by its maps alone."""
     process = process_of([])
     memory = Memory(process.target())
-    private = find_private(memory, find_start(memory))
+    private = find_loader_globals(memory, find_rendezvous(memory))
     assert private is not None
     return find_order_rule(memory, graph, private, (2, 36))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dlwhy.common.linux.loader.collector import Rules
-from dlwhy.common.linux.loader.find import find_private, is_libc
+from dlwhy.common.linux.loader.collector import CollectorRules
+from dlwhy.common.linux.loader.find import find_loader_globals, is_libc
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.loader.tls import Destructors, read_destructors
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Thread
@@ -33,12 +33,12 @@ class CountingMemory(Memory):
 def read(target: FakeTarget) -> tuple[Destructors, CountingMemory]:
     """Read the destructor lists of a process."""
     memory = CountingMemory(target)
-    start = find_start(memory)
-    private = find_private(memory, start)
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
     assert private is not None
     graph = choose_layouts(memory, start, private).graph
     libcs = [m for m in graph.by_address.values() if is_libc(m.name)]
-    return read_destructors(memory, graph, libcs, Rules.of((2, 40)), private.rtld, dict), memory
+    return read_destructors(memory, graph, libcs, CollectorRules.of((2, 40)), private.rtld, dict), memory
 
 
 def nodes(process: Process) -> Sequence[int]:

@@ -11,7 +11,7 @@ from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.linux.state.examine import explain, explain_chosen
-from dlwhy.common.linux.trace.stops import Options
+from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import begin
 from dlwhy.common.model import Outcome, Platform
 from dlwhy.tests.fakes import FakeTarget
@@ -146,7 +146,7 @@ def missing(text: str) -> int:
 
 def test_there_is_no_close_to_trace() -> None:
     with pytest.raises(UnsupportedError, match="musl never unloads, by design"):
-        begin(Live(), Options(), print, print)
+        begin(Live(), TraceOptions(), print, print)
 
 
 class Live(Breakpoints, FakeTarget):

@@ -152,7 +152,7 @@ def test_all_that_is_public_is_documented() -> None:
     assert all(inspect.getdoc(found) for found in CLASSES.values())
     for name, function in members():
         documentation = inspect.getdoc(function) or ""
-        assert re.match(r"(Return|End|Let go) [^\n]+\.(\n|$)", documentation), name
+        assert re.match(r"(Return|End|Close) [^\n]+\.(\n|$)", documentation), name
         for parameter in list(inspect.signature(function).parameters)[name != "open" :]:
             assert f":param {parameter}: " in documentation, f"{name} {parameter}"
     signatures = dict(re.findall(r"`(\w+)(\([^`]*\))`", page))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from dlwhy.common.linux.loader.collector import Rules, mark
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.collector import CollectorRules, mark
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import read_graph
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
 from dlwhy.tests.fakes import CoreTarget, snapshot
@@ -62,14 +62,14 @@ def test_all_that_is_asked_of_300_libraries(many: CoreTarget) -> None:
 
 def test_the_graph_and_its_marks(many: CoreTarget) -> None:
     memory = Memory(many)
-    start = find_start(memory)
-    private = find_private(memory, start)
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
     assert private is not None
     layouts = choose_layouts(memory, start, private).layouts
     many.heal()
     fresh = Memory(many)
     graph = read_graph(fresh, layouts, private.rtld_global)
-    kept = mark(graph.namespaces[0], graph, Rules.of(layouts.version))
+    kept = mark(graph.namespaces[0], graph, CollectorRules.of(layouts.version))
     assert len(kept) == len(graph.by_address) >= LIBRARIES
     assert many.reads <= 0.25 * len(graph.by_address)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from dlwhy.common.windows.model import Allowed, OpenFile, Operation, SectionUse
-from dlwhy.common.windows.share_rules import Situation, judge
+from dlwhy.common.windows.model import Allowed, FileOperation, OpenFile, SectionUse
+from dlwhy.common.windows.share_rules import FileUsage, check_operations
 
 WINDOWS_7 = 7601
 WINDOWS_10 = 19041
@@ -36,11 +36,11 @@ def verdicts(
     opens: tuple[OpenFile, ...] = (opened(),),
     complete: bool = True,
     build: Optional[int] = WINDOWS_10,
-) -> dict[str, Operation]:
-    return {operation.name: operation for operation in judge(Situation(sections, opens, complete, build))}
+) -> dict[str, FileOperation]:
+    return {operation.name: operation for operation in check_operations(FileUsage(sections, opens, complete, build))}
 
 
-def check(found: dict[str, Operation], name: str, possible: Allowed, status: Optional[tuple[int, int]]) -> None:
+def check(found: dict[str, FileOperation], name: str, possible: Allowed, status: Optional[tuple[int, int]]) -> None:
     operation = found[name]
     got = (operation.status.ntstatus, operation.status.win32_error) if operation.status else None
     assert (operation.allowed, got) == (possible, status), operation.reason

@@ -6,7 +6,7 @@ import pytest
 from dlwhy.common.errors import FaultError, LayoutError
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout, Platform, Source, SourceKind
-from dlwhy.common.structs import Structure, View
+from dlwhy.common.structs import Structure, StructView
 from dlwhy.tests.fakes import X86_64, FakeTarget
 
 ADDRESS = 0x10000
@@ -65,21 +65,21 @@ def test_the_other_byte_order() -> None:
 
 
 def test_members_that_are_no_integers_or_not_there() -> None:
-    assert structure().require(["whole", "kind"]).is_whole("whole")
-    assert not any(structure().is_whole(name) for name in ("kind", "state", "none", "name"))
+    assert structure().require(["whole", "kind"]).is_plain_integer("whole")
+    assert not any(structure().is_plain_integer(name) for name in ("kind", "state", "none", "name"))
     with pytest.raises(LayoutError, match="the layout of thing lacks name, none"):
         structure().require(["whole", "name", "none"])
 
 
 def test_a_structure_that_is_partly_there_is_read_member_by_member() -> None:
     for raw, expected in ((RAW, VALUES), (RAW[:10], {**VALUES, "state": None}), (b"", dict.fromkeys(VALUES))):
-        view = View(Memory(FakeTarget({ADDRESS: raw}, X86_64)), ADDRESS, structure(), SOURCE)
+        view = StructView(Memory(FakeTarget({ADDRESS: raw}, X86_64)), ADDRESS, structure(), SOURCE)
         assert {name: view.get(name) for name in VALUES} == expected
         assert view.get("none") is None
 
 
 def test_evidence_is_where_the_member_lies() -> None:
-    view = View(Memory(FakeTarget({ADDRESS: RAW})), ADDRESS, structure(), SOURCE)
+    view = StructView(Memory(FakeTarget({ADDRESS: RAW})), ADDRESS, structure(), SOURCE)
     (evidence,) = view.evidence("state")
     assert evidence == (ADDRESS + 12, f"((thing*){ADDRESS:#x})->state", -2, 12, SOURCE, "state")
     assert view.evidence("none") == ()

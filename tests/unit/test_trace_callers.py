@@ -6,7 +6,7 @@ import pytest
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace import callers
 from dlwhy.common.linux.trace.callers import Callers
-from dlwhy.common.linux.trace.calls import CONVENTIONS
+from dlwhy.common.linux.trace.entry_points import CONVENTIONS
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import FakeTarget
@@ -26,7 +26,7 @@ def script(in_rtld: bool = True) -> Script:
 def callers_of(made: Script) -> list[str]:
     """Return who called, event by event."""
     made.report()
-    return [f"{event.moment.initiated_by} {place(event.moment.caller)}" for event in made.events]
+    return [f"{event.header.initiated_by} {place(event.header.caller)}" for event in made.events]
 
 
 # -- who called -----------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_without_call_frame_information_the_caller_is_not_known() -> None:
     made.main.dlclose(handle)
     made.target.heal()
     made.report()
-    assert [event.moment.caller is None for event in made.events] == [False, True]
+    assert [event.header.caller is None for event in made.events] == [False, True]
 
 
 def test_a_caller_in_no_library_has_an_address_only() -> None:
@@ -80,7 +80,7 @@ def test_a_caller_in_no_library_has_an_address_only() -> None:
     with made.main.within(NOWHERE):
         made.main.dlclose(made.main.dlopen("libx.so"))
     assert callers_of(made) == ["user None:None"] * 2
-    assert {event.moment.caller and event.moment.caller.address for event in made.events} == {NOWHERE_ADDRESS + 8}
+    assert {event.header.caller and event.header.caller.address for event in made.events} == {NOWHERE_ADDRESS + 8}
 
 
 def test_a_source_line_is_asked_for_once_for_each_place_and_library() -> None:
@@ -91,7 +91,7 @@ def test_a_source_line_is_asked_for_once_for_each_place_and_library() -> None:
     for _ in range(3):
         made.main.dlclose(made.main.dlopen("libx.so"))
     made.report()
-    assert [event.moment.caller and event.moment.caller.line for event in made.events] == ["main.c:12"] * 6
+    assert [event.header.caller and event.header.caller.line for event in made.events] == ["main.c:12"] * 6
     assert len(asked) == 1
 
 

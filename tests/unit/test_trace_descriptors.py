@@ -67,7 +67,7 @@ def test_what_a_library_opened_and_left_open_is_told_when_it_has_gone(files: Fil
     (leak,) = made.report().descriptor_leaks
     assert told([leak]) == [f"in 2: leak libx.so: {path}"]
     assert leak.descriptor == files.numbers["left"]
-    assert leak.moment.number > 2
+    assert leak.header.number > 2
     assert told(made.events)[-1] == f"in 2: leak libx.so: {path}"
 
 

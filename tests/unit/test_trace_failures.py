@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from dlwhy.common.linux.elf.image import Image
+from dlwhy.common.linux.elf.image import ElfImage
 from dlwhy.common.linux.trace.events import Open
 from dlwhy.common.linux.trace.failures import find_raisers
 from dlwhy.common.memory import Memory
@@ -245,5 +245,5 @@ def test_where_there_is_no_place_for_a_breakpoint_none_is_set() -> None:
 
 @pytest.mark.parametrize("version", [(2, 26), None])
 def test_registers_hold_the_arguments_of_i386_before_2_27(version: tuple[int, int] | None) -> None:
-    rtld = cast(Image, SimpleNamespace(memory=Memory(FakeTarget({}, I386))))
+    rtld = cast(ElfImage, SimpleNamespace(memory=Memory(FakeTarget({}, I386))))
     assert find_raisers(None, rtld, version, in_rtld=True) == {}

@@ -18,7 +18,7 @@ def test_by_its_own_flag() -> None:
     (pin,) = made.report().pins
     assert told([pin]) == ["in 1: pin libp.so: elf-flag"]
     assert told(made.events) == ["in 1: pin libp.so: elf-flag", "open libp.so: loaded + libp.so"]
-    assert pin.moment.tid == 4711
+    assert pin.header.tid == 4711
 
 
 def test_by_a_flag_of_dlopen() -> None:
@@ -61,7 +61,7 @@ def test_by_a_unique_symbol_that_another_library_looked_up() -> None:
     assert (pin.origin, pin.library.name, pin.looked_up_by) == ("unique-symbol", "libp.so", ("libuser.so",))
     assert len(pin.symbols) == 1
     assert pin.symbols_omitted == 0
-    assert pin.moment.within_event == 2
+    assert pin.header.within_event == 2
 
 
 def test_by_a_library_of_the_programs_start_that_bound_to_it() -> None:
@@ -90,7 +90,7 @@ def test_by_dlsym_which_leaves_no_trace() -> None:
     made.main.dlclose(0x1000)
     assert [text for text in told(made.events) if "pin" in text] == ["pin libp.so: bound-by-startup"]
     # Nobody is in the loader: the event belongs to no thread.
-    assert [(pin.moment.tid, pin.moment.caller) for pin in made.report().pins] == [(0, None)]
+    assert [(pin.header.tid, pin.header.caller) for pin in made.report().pins] == [(0, None)]
 
 
 def test_what_was_nodelete_before_is_not_told() -> None:

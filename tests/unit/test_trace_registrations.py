@@ -30,7 +30,7 @@ def test_a_registration_is_told_with_its_destructor_and_its_caller() -> None:
     register(made, "libb.so", "libb.so", "libb.so")
     (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
     assert told([event]) == ["register libb.so: libb.so:~Tally"]
-    assert (place(event.moment.caller), event.object, event.destructor_library) == ("libb.so:code", 0x1234, None)
+    assert (place(event.header.caller), event.object, event.destructor_library) == ("libb.so:code", 0x1234, None)
     assert made.report().tls_registrations == (event,)
 
 
@@ -82,7 +82,7 @@ def test_libstdcxx_only_passes_on_what_it_is_asked_for() -> None:
         with made.main.within(("libstdc++.so.6", "__cxa_thread_atexit"), frame):
             made.main.register_destructor(made.address(("libb.so", "~Tally")), 0, made.library("libb.so"))
     (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
-    assert place(event.moment.caller) == "libb.so:code"
+    assert place(event.header.caller) == "libb.so:code"
 
 
 def test_a_destructor_that_lies_nowhere() -> None:

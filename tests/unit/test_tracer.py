@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import Close, Open
-from dlwhy.common.linux.trace.reading import ANOTHER_PROGRAM
-from dlwhy.common.linux.trace.stops import Options
+from dlwhy.common.linux.trace.snapshot import ANOTHER_PROGRAM
+from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import EXITED, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
@@ -67,12 +67,12 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     ]
     first = made.events[0]
     assert isinstance(first, Open)
-    assert (first.flags, first.requested_namespace, first.moment.tid) == (RTLD_NOW, -2, 4711)
+    assert (first.flags, first.requested_namespace, first.header.tid) == (RTLD_NOW, -2, 4711)
     base = made.process.base(made.library("liba.so"))
     assert first.library is not None
     assert (first.library.base, first.library.start) == (base, base)
     assert first.library.end > base
-    assert place(first.moment.caller) == "main:main"
+    assert place(first.header.caller) == "main:main"
 
 
 def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
@@ -95,7 +95,7 @@ def test_a_constructor_that_opens(in_rtld: bool) -> None:
         "open liba.so: loaded + liba.so libb.so",
         "in 1: open libx.so: loaded + libx.so",
     ]
-    assert place(made.events[1].moment.caller) == "libb.so:code"
+    assert place(made.events[1].header.caller) == "libb.so:code"
 
 
 def test_what_libc_opens_for_itself_is_libcs(in_rtld: bool) -> None:
@@ -108,7 +108,7 @@ def test_what_libc_opens_for_itself_is_libcs(in_rtld: bool) -> None:
         "by libc: open libx.so: loaded + libx.so",
         "by libc: close libx.so 1: unloads - libx.so",
     ]
-    assert [place(event.moment.caller) for event in made.events] == ["main:main", "main:main"]
+    assert [place(event.header.caller) for event in made.events] == ["main:main", "main:main"]
 
 
 def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) -> None:
@@ -240,7 +240,7 @@ def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) ->
     ]
     assert [close.handle for close in report.closes_not_open] == [made.handle("libb.so"), handle]
     (account,) = report.library_totals
-    assert [deeds.total for deeds in account.closes_by_caller] == [1]
+    assert [calls.total for calls in account.closes_by_caller] == [1]
 
 
 def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
@@ -263,7 +263,7 @@ def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
         "close liba.so 1: unloads - liba.so libb.so, then - libx.so",
         "in 2: close libx.so 1: deferred, for the outer one - libx.so",
     ]
-    assert place(made.events[2].moment.caller) == "liba.so:code"
+    assert place(made.events[2].header.caller) == "liba.so:code"
 
 
 def test_a_destructor_that_opens_and_closes_again(in_rtld: bool) -> None:
@@ -404,7 +404,7 @@ def test_build_ids_of_what_has_gone_are_not_kept_for_ever(
         "closes_predicted_exactly": 2,
         "closes_compared": 2,
     }
-    known = made.tracer._reading.process._build_ids._known
+    known = made.tracer._snapshot.process._build_ids._known
     assert set(known.values()) <= {build_id(name) for name in made.loaded()}
 
 
@@ -585,9 +585,9 @@ def test_two_threads_that_open_at_once(in_rtld: bool) -> None:
         ("libx.so", "libx.so"),
         ("liby.so", "liby.so"),
     ]
-    assert all(event.moment.raced for event in events)
-    assert [event.moment.tid for event in events] == [4711, 4712]
-    assert place(events[1].moment.caller) == "main:worker"
+    assert all(event.header.raced for event in events)
+    assert [event.header.tid for event in events] == [4711, 4712]
+    assert place(events[1].header.caller) == "main:worker"
 
 
 def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
@@ -656,12 +656,12 @@ def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) ->
     waiting[0].end()
     made.report()
     events = [event for event in made.events if isinstance(event, Open)]
-    assert [(event.requested, event.moment.within_event) for event in sorted(events)] == [
+    assert [(event.requested, event.header.within_event) for event in sorted(events)] == [
         ("liba.so", None),
         ("liby.so", None),
         ("libx.so", 1),
     ]
-    assert all(event.moment.raced for event in events)
+    assert all(event.header.raced for event in events)
     # Which of them has loaded liby.so cannot be told; that it came once can.
     added = [instance.name for event in events for instance in event.loaded]
     assert sorted(added) == ["liba.so", "libb.so", "libx.so", "liby.so"]
@@ -813,7 +813,7 @@ def test_an_event_whose_stack_cannot_be_read(in_rtld: bool) -> None:
     if in_rtld:
         # The arguments are in registers; who called is on the stack.
         assert told(made.events)[-1] == "by libc: close libx.so 1: unloads - libx.so"
-        assert made.events[-1].moment.caller is None
+        assert made.events[-1].header.caller is None
     else:
         assert [problem.where for problem in report.problems] == ["dlclose in thread 4711"]
 
@@ -870,8 +870,8 @@ def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
     made.main.dlclose(before)
     (account,) = [each for each in made.report().library_totals if each.name == "libx.so"]
     assert (account.open_count_at_start, account.open_count_now, account.at_start) == (1, 2, False)
-    assert {place(deeds.caller): deeds.total for deeds in account.opens_by_caller} == {"main:main": 1, "main:worker": 1}
-    assert [deeds.total for deeds in account.closes_by_caller] == [1]
+    assert {place(calls.caller): calls.total for calls in account.opens_by_caller} == {"main:main": 1, "main:worker": 1}
+    assert [calls.total for calls in account.closes_by_caller] == [1]
 
 
 def test_what_was_loaded_at_the_start_is_said_so(in_rtld: bool) -> None:
@@ -897,7 +897,7 @@ def test_a_process_whose_loader_has_no_functions_to_break_at() -> None:
     made.library("ld.so").functions = {}
     made.refresh()
     with pytest.raises(UnsupportedError, match="neither _dl_close nor dlclose can be found"):
-        begin(made.target, Options(), made.events.append, made.stops.append)
+        begin(made.target, TraceOptions(), made.events.append, made.stops.append)
 
 
 def test_without_the_functions_of_libc_itself_those_of_ld_so_do() -> None:

@@ -16,8 +16,8 @@ from dlwhy.common.linux.trace.events import (
     Close,
     DescriptorLeak,
     Event,
-    Instance,
-    Kept,
+    KeptLibrary,
+    LibraryInstance,
     Open,
     Pin,
     Stop,
@@ -28,7 +28,7 @@ from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
-from dlwhy.common.trace.events import Calls, LibraryTotals, Moment, OpenResult, Site, Totals
+from dlwhy.common.trace.events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
 from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.synth.answers import HOLDS, LINK_MAP, destructor, library, owed, state
 from dlwhy.tests.unit.goldens import golden
@@ -46,22 +46,26 @@ UNKNOWN = Site(0x7FFFF0001234)
 LONG_SITE = Site(0x7FFFF7000000, LONG_LIBRARY, LONG_FUNCTION, f"{'registry_of_entries_' * 3}.cpp:1234")
 
 
-def instance(name: str = "libA.so", namespace: int = 0) -> Instance:
-    return Instance(name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000, 0x7FFFF7A00000, 0x7FFFF7A04000)
+def instance(name: str = "libA.so", namespace: int = 0) -> LibraryInstance:
+    return LibraryInstance(
+        name, f"/opt/app/{name}", namespace, LINK_MAP, 0x7FFFF7A00000, 0x7FFFF7A00000, 0x7FFFF7A04000
+    )
 
 
-def moment(number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", inside: Optional[int] = None) -> Moment:
-    return Moment(number, number / 8, 4711, caller, by, inside)
+def header(
+    number: int, caller: Optional[Site] = MUST_CLOSE, by: str = "user", inside: Optional[int] = None
+) -> EventHeader:
+    return EventHeader(number, number / 8, 4711, caller, by, inside)
 
 
 STAYS = library(owed(destructor(7)), name="libB.so")
 LONG_STAYS = library(HOLDS["relocation"], name=LONG_LIBRARY)
 CLOSE = Close(
-    moment(4), instance(), 1, Outcome.UNLOADS, (instance(),), kept=(STAYS,), unloaded=(instance(),), ended=True
+    header(4), instance(), 1, Outcome.UNLOADS, (instance(),), kept=(STAYS,), unloaded=(instance(),), ended=True
 )
-EARLY = Close(moment(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, kept=(STAYS,), ended=True)
+EARLY = Close(header(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, kept=(STAYS,), ended=True)
 WRONG = Close(
-    moment(9, UNKNOWN),
+    header(9, UNKNOWN),
     instance("libD.so"),
     1,
     Outcome.UNLOADS,
@@ -69,25 +73,25 @@ WRONG = Close(
     unloaded=(instance("libD.so"), instance("libF.so")),
     ended=True,
 )
-VAIN = Close(moment(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, ended=True)
-LONG_CLOSE = Close(moment(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), ended=True)
-OPEN = Open(moment(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
-FAILED = Open(moment(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
+VAIN = Close(header(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, ended=True)
+LONG_CLOSE = Close(header(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), ended=True)
+OPEN = Open(header(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
+FAILED = Open(header(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
 PINS = (
-    Pin(moment(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",), 40),
-    Pin(moment(5, None), instance("libC.so"), "elf-flag"),
-    Pin(moment(8, None), instance("libD.so"), None),
+    Pin(header(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",), 40),
+    Pin(header(5, None), instance("libC.so"), "elf-flag"),
+    Pin(header(8, None), instance("libD.so"), None),
 )
 DESTRUCTOR = Site(0x7FFFF7A01139, "libB.so", "Tally::~Tally()", "libb.cpp:9")
 REGISTRATIONS = (
     TlsRegistration(
-        moment(2, Site(0x7FFFF7A01160, "libB.so", "libb_add", "libb.cpp:13")), instance("libB.so"), DESTRUCTOR, 8
+        header(2, Site(0x7FFFF7A01160, "libB.so", "libb_add", "libb.cpp:13")), instance("libB.so"), DESTRUCTOR, 8
     ),
-    TlsRegistration(moment(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
+    TlsRegistration(header(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
 )
 LEAKS = (
-    DescriptorLeak(moment(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
-    DescriptorLeak(moment(9), instance("libfds.so"), 6, "socket:[4711]"),
+    DescriptorLeak(header(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
+    DescriptorLeak(header(9), instance("libfds.so"), 6, "socket:[4711]"),
 )
 
 
@@ -99,7 +103,7 @@ def account(
     return LibraryTotals(name, f"/opt/app/{name}", 0, 0, made, undone, early, left)
 
 
-def trace(kept: tuple[Kept, ...] = (), accounts: tuple[LibraryTotals, ...] = (), **more: object) -> Trace:
+def trace(kept: tuple[KeptLibrary, ...] = (), accounts: tuple[LibraryTotals, ...] = (), **more: object) -> Trace:
     """Make a report."""
     made = state()
     given = {"watching": True, "end_reason": None, "totals": Totals(), **more}
@@ -109,7 +113,7 @@ def trace(kept: tuple[Kept, ...] = (), accounts: tuple[LibraryTotals, ...] = (),
 
 
 FULL = trace(
-    (Kept(STAYS, 3, CLOSE), Kept(library(HOLDS["nodelete-unique-symbol"], name="libC.so"), 1, EARLY)),
+    (KeptLibrary(STAYS, 3, CLOSE), KeptLibrary(library(HOLDS["nodelete-unique-symbol"], name="libC.so"), 1, EARLY)),
     (account("libB.so", 5, 2, 3), account("libC.so", 3, 1, 2, early=4), account("libA.so", 1, 1, None)),
     totals=Totals(9, 1, 8, 2, 3, 2, 5, 1, 1, 1, 1, 2, 1, 6),
     closes_mispredicted=(WRONG,),
@@ -121,7 +125,7 @@ FULL = trace(
     closes_not_open=(VAIN, VAIN._replace(library=None), VAIN._replace(library=None, handle=0x4711000), VAIN),
 )
 LONG = trace(
-    (Kept(LONG_STAYS, 3, LONG_CLOSE),),
+    (KeptLibrary(LONG_STAYS, 3, LONG_CLOSE),),
     tuple(account(f"{number}{LONG_LIBRARY}", 2, 1, 1, LONG_SITE) for number in range(6)),
     watching=False,
     end_reason="the process executed another program",
@@ -138,10 +142,10 @@ LONG = trace(
     closes_not_open=(LONG_CLOSE,),
 )
 MANY = trace(
-    tuple(Kept(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
+    tuple(KeptLibrary(library(HOLDS["open-count"], name=f"lib{n:02}.so"), 1, CLOSE) for n in range(20)),
     tuple(account(f"lib{n:02}.so", 2, 1, 1) for n in range(20)),
     totals=Totals(40, 0, 20, closes_compared=20),
-    closes_mispredicted=tuple(WRONG._replace(moment=moment(n)) for n in range(1, 21)),
+    closes_mispredicted=tuple(WRONG._replace(header=header(n)) for n in range(1, 21)),
     pins=PINS[1:2] * 20,
     tls_registrations=tuple(
         REGISTRATIONS[0]._replace(destructor=DESTRUCTOR._replace(address=n, function=None)) for n in range(20)
@@ -154,7 +158,7 @@ MISSING = "cannot open shared object file: No such file or directory"
 FAILING = trace(
     opens_failed=(
         FAILED._replace(error=f"libmissing.so: {MISSING}", errno=2),
-        FAILED._replace(moment=moment(7, MAIN, "libc"), error=f"libmissing.so: {MISSING}", errno=2),
+        FAILED._replace(header=header(7, MAIN, "libc"), error=f"libmissing.so: {MISSING}", errno=2),
         FAILED._replace(error=f"{LONG_PATH}: {MISSING}", errno=2),
         FAILED._replace(error=f"libmissing.so: undefined symbol: {'symbol' * 30}"),
         FAILED._replace(error="out of memory"),
@@ -186,7 +190,7 @@ STOPS = {
     "opened before": Stop("opened", FAILED, ("libB.so",)),
     "opened before a close": Stop("opened", CLOSE, ("libB.so",)),
     "opened, with a long path": Stop("opened", OPEN._replace(requested=LONG_PATH), ("libother.so",)),
-    "opened, a caller not known": Stop("opened", OPEN._replace(moment=moment(1, None)), ("libA.so",)),
+    "opened, a caller not known": Stop("opened", OPEN._replace(header=header(1, None)), ("libA.so",)),
 }
 
 
@@ -245,7 +249,7 @@ def test_what_is_not_known_is_null() -> None:
     assert json_of(OPEN._replace(requested="?"))["requested"] is None
     assert json_of(VAIN)["open_count_before"] == 0
     assert json_of(VAIN._replace(library=None))["open_count_before"] is None
-    assert json_of(PINS[0]._replace(moment=Moment(3, 0.5, 0)))["thread"] is None
+    assert json_of(PINS[0]._replace(header=EventHeader(3, 0.5, 0)))["thread"] is None
     running = json_of(CLOSE._replace(ended=False, unloaded=()))
     assert (running["unloaded"], running["predicted_exactly"]) == (None, None)
 

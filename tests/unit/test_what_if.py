@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from dlwhy.common.linux.loader.follow import GraphFollower
+from dlwhy.common.linux.loader.incremental import IncrementalGraphReader
 from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.plan import Planner, find_remedy
@@ -76,7 +76,7 @@ def answers(examined: GlibcExamination) -> dict[str, tuple[Library, Remedy, bool
 
 
 def answer(examined: GlibcExamination, link_map: LinkMap) -> tuple[Library, Remedy, bool, int]:
-    judged = without_values(examined.judge(link_map, identify=True))
+    judged = without_values(examined.verdict(link_map, identify=True))
     change = find_remedy(examined, link_map)
     if change.blocker is not None:
         change = change._replace(blocker=without_values(change.blocker))
@@ -114,7 +114,7 @@ def test_a_process_that_has_gone_on_is_judged_as_if_it_had_been_read_anew(seed: 
     target = target_of(libraries)
     examined = examination_of(target)
     process = examined.process
-    follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
+    follower = IncrementalGraphReader(process.memory, process.layouts, process.private.rtld_global)
     for _ in range(4):
         answers(examined)
         answers(examined.after(dict.fromkeys(examined.process.graph.by_address, 0)))

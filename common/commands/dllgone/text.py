@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...render.dll_words import SHOWN_NAMES
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import completed, join, layout_parts, problem_parts
+from ...render.words import join, layout_parts, problem_parts, quantity
 from ...windows.model import GoneDll, GoneDlls
 
 _SHOWN_POINTERS = 4
@@ -30,7 +30,7 @@ def _gone_answer(answer: GoneDlls) -> str:
             return "No unloaded DLL is on record."
         pointed = sum(bool(each.pointers) for each in gone)
         tail = f"; a thread still points into {pointed} of them" if pointed else ""
-        return f"{completed(len(gone), 'unloaded DLL')} on record{tail}."
+        return f"{quantity(len(gone), 'unloaded DLL')} on record{tail}."
     where = f"{answer.address:#x}"
     if answer.loaded_at_address and not gone:
         return f"{where} lies in {answer.loaded_at_address}, which is loaded."

@@ -17,7 +17,7 @@ from ...render.dll_words import (
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
+from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 from ...windows.model import DllHoldKind, DllPlan, DllPlans, ImportCycleAlternative, LoaderRule
 
 _ORDERS = {
@@ -48,7 +48,7 @@ def _plan_answer(plan: DllPlan) -> str:
         return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
         atleast = "at least " if plan.may_unload_more else ""
-        return f"{call} unloads {atleast}{completed(len(plan.unloads), 'DLL')} ({size_words(plan.unload_bytes)})."
+        return f"{call} unloads {atleast}{quantity(len(plan.unloads), 'DLL')} ({size_words(plan.unload_bytes)})."
     if plan.load_count is not None:
         kept = plan.kept[0] if plan.kept else plan.dll
         why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"

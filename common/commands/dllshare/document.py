@@ -11,7 +11,7 @@ from ...render.json_parts import (
     optional_hexadecimal,
     problem_documents,
 )
-from ...windows.model import MappedFile, Opener, OpenFile, Operation, SectionUse, Share, View
+from ...windows.model import FileOperation, FileView, MappedFile, Opener, OpenFile, SectionUse, Share
 
 if TYPE_CHECKING:
     from ...render.json_types import (
@@ -90,7 +90,7 @@ def _section(section: SectionUse) -> SectionDocument:
     }
 
 
-def _mapping(mapping: View) -> MappingDocument:
+def _mapping(mapping: FileView) -> MappingDocument:
     return {
         "pid": mapping.pid,
         "process_name": mapping.process_name,
@@ -113,7 +113,7 @@ def _opener(opener: Opener) -> OpenerDocument:
     }
 
 
-def _operation(operation: Operation) -> OperationDocument:
+def _operation(operation: FileOperation) -> OperationDocument:
     status = operation.status
     return {
         "name": operation.name,

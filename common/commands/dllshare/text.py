@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
-from ...render.words import completed, layout_parts, problem_parts
-from ...windows.model import Allowed, MappedFile, OpenFile, Operation, SectionUse, Share, View
+from ...render.words import layout_parts, problem_parts, quantity
+from ...windows.model import Allowed, FileOperation, FileView, MappedFile, OpenFile, SectionUse, Share
 
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")
@@ -31,7 +31,7 @@ def share_view(share: Share, verbose: bool) -> Document:
 
 def _table_parts(share: Share) -> Iterator[Part]:
     files = share.files
-    count = completed(len(files), "mapped file")
+    count = quantity(len(files), "mapped file")
     if share.asked is not None:
         yield Sentence(f"{count} match {share.asked}:")
     else:
@@ -74,7 +74,7 @@ def _identity_rows(file: MappedFile, wide: bool, verbose: bool) -> Iterator[tupl
     yield "file object", _file_words(file.file, wide)
 
 
-def _mapping_words(mapping: View, wide: bool) -> str:
+def _mapping_words(mapping: FileView, wide: bool) -> str:
     width = 16 if wide and mapping.end >> 32 else 8
     kind = "Mapped Exe" if mapping.image else "Mapped"
     commit = "" if mapping.commit_pages is None else f"  commit 0n{mapping.commit_pages}"
@@ -86,9 +86,9 @@ def _mapping_words(mapping: View, wide: bool) -> str:
 
 
 def _section_words(section: SectionUse, wide: bool) -> str:
-    parts = [completed(section.mapped_views, "mapped view"), completed(section.user_references, "user reference")]
+    parts = [quantity(section.mapped_views, "mapped view"), quantity(section.user_references, "user reference")]
     if section.section_references:
-        parts.append(completed(section.section_references, "section reference"))
+        parts.append(quantity(section.section_references, "section reference"))
     kind = "image section" if section.image else "data section"
     state = "" if section.in_use else ", only cached"
     return f"{_pointer(section.control_area, wide)}   {', '.join(parts)}   {kind}{state}"
@@ -102,7 +102,7 @@ def _file_words(file: OpenFile, wide: bool) -> str:
     return f"{_pointer(file.address, wide)}{masked}   {rights}   {handle}{pending}"
 
 
-def _operation(file: MappedFile, name: str) -> Operation:
+def _operation(file: MappedFile, name: str) -> FileOperation:
     return next(operation for operation in file.operations if operation.name == name)
 
 
@@ -125,7 +125,7 @@ def _operation_rows(file: MappedFile, verbose: bool) -> Iterator[tuple[str, str]
         yield operation.name, f"{operation.allowed.value:<3}  {': '.join(words)}".rstrip()
 
 
-def _status_words(operation: Operation) -> str:
+def _status_words(operation: FileOperation) -> str:
     status = operation.status
     return f"{status.name} 0x{status.ntstatus:08X} → {status.win32_error_name} ({status.win32_error})" if status else ""
 

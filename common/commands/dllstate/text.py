@@ -14,7 +14,7 @@ from ...render.dll_words import (
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import completed, join, layout_parts, plain, problem_parts, times
+from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
 from ...windows.model import Dll, DllHoldKind, DllState
 
 _SHOWN_REASONS = 3
@@ -43,7 +43,7 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
 def _table_parts(state: DllState) -> Iterator[Part]:
     dlls = state.dlls
     if state.asked is not None:
-        yield Sentence(f"{completed(len(dlls), 'DLL')} match {state.asked}:")
+        yield Sentence(f"{quantity(len(dlls), 'DLL')} match {state.asked}:")
     else:
         held = sum(dll.held is True for dll in dlls)
         going = sum(dll.held is False for dll in dlls)
@@ -53,7 +53,7 @@ def _table_parts(state: DllState) -> Iterator[Part]:
             parts.append(f"{going} being unloaded")
         if unknown:
             parts.append(f"{unknown} not known")
-        yield Sentence(f"{completed(len(dlls), 'module')}: {', '.join(parts)}.")
+        yield Sentence(f"{quantity(len(dlls), 'module')}: {', '.join(parts)}.")
     several = len({dll.loader for dll in dlls}) > 1
     rows = tuple(
         (
@@ -117,7 +117,7 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
     if verbose:
         evidence = tuple(
             dict.fromkeys(
-                (f"{e.expression} = {plain(e.value)}", f"at {e.address:#x}, offset {e.offset:#x}")
+                (f"{e.expression} = {format_value(e.value)}", f"at {e.address:#x}, offset {e.offset:#x}")
                 for hold in dll.holds
                 for e in hold.evidence
             )

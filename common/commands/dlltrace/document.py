@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Optional
 from ...render.dll_json import dll_rules, kept_dll_document
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.jsontext import dumps
-from ...render.trace_json import moment_document, site_document, totals_document
+from ...render.trace_json import header_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
 
@@ -37,7 +37,7 @@ def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
         "kept": [
-            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
+            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [dll_event_document(close) for close in trace.closes_mispredicted],
@@ -64,7 +64,7 @@ def dll_event_document(event: DllEvent) -> DllEventDocument:
 def _open_document(event: DllOpen) -> DllOpenDocument:
     return {
         "event": "open",
-        **moment_document(event.moment),
+        **header_document(event.header),
         "library": _instance(event.library),
         "ntdll_function": event.ntdll_function,
         "requested": event.requested,
@@ -81,7 +81,7 @@ def _open_document(event: DllOpen) -> DllOpenDocument:
 def _close_document(event: DllClose) -> DllCloseDocument:
     return {
         "event": "close",
-        **moment_document(event.moment),
+        **header_document(event.header),
         "library": _instance(event.library),
         "load_count_before": event.load_count_before,
         "load_count_after": event.load_count_after,
@@ -103,7 +103,7 @@ def _close_document(event: DllClose) -> DllCloseDocument:
 def _pin_document(event: DllPin) -> DllPinDocument:
     return {
         "event": "pin",
-        **moment_document(event.moment),
+        **header_document(event.header),
         "library": _instance(event.library),
         "ntdll_function": event.ntdll_function,
     }
@@ -114,16 +114,16 @@ def _library_totals(account: LibraryTotals, is_pinned: bool) -> DllTotalsDocumen
         "name": account.name,
         "path": account.path,
         "loadlibrary_count_at_start": account.open_count_at_start,
-        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
-        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "opens_by_caller": [_calls(calls) for calls in account.opens_by_caller],
+        "closes_by_caller": [_calls(calls) for calls in account.closes_by_caller],
         "closes_without_effect": account.closes_without_effect,
         "loadlibrary_count_now": account.open_count_now,
         "pinned": is_pinned,
     }
 
 
-def _calls(deeds: Calls) -> DllCallsDocument:
-    return {"caller": site_document(deeds.caller), "count": deeds.total}
+def _calls(calls: Calls) -> DllCallsDocument:
+    return {"caller": site_document(calls.caller), "count": calls.total}
 
 
 def _ntstatus(status: Optional[int]) -> Optional[str]:

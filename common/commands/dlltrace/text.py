@@ -8,8 +8,8 @@ from ...model import Outcome
 from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
 from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
-from ...render.trace_words import SHOWN, deed_parts, never_closed, short_name, site_words, total, trace_table
-from ...render.words import completed, join, layout_parts, problem_parts
+from ...render.trace_words import SHOWN, call_parts, never_closed, short_name, site_words, total, trace_table
+from ...render.words import join, layout_parts, problem_parts, quantity
 from ...trace.events import LibraryTotals
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 
@@ -44,8 +44,8 @@ def _answer(trace: DllTrace) -> str:
     if not totals.opens and not totals.closes:
         return "Nothing was loaded or freed" + (" so far." if trace.watching else ".")
     return (
-        f"{completed(totals.opens, 'load')} ({totals.opens_failed} failed), {completed(totals.closes, 'free')}: "
-        f"{totals.closes_that_unloaded} unloaded {completed(totals.libraries_unloaded, 'DLL')}, "
+        f"{quantity(totals.opens, 'load')} ({totals.opens_failed} failed), {quantity(totals.closes, 'free')}: "
+        f"{totals.closes_that_unloaded} unloaded {quantity(totals.libraries_unloaded, 'DLL')}, "
         f"{totals.closes_that_kept} did not unload the DLL."
     )
 
@@ -57,18 +57,18 @@ def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     yield (
         "predictions",
         f"{totals.closes_predicted_exactly} of {judged} exact when the free began; "
-        f"{completed(totals.closes_nested, 'free')} within other calls; "
-        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
+        f"{quantity(totals.closes_nested, 'free')} within other calls; "
+        f"{quantity(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
     if totals.closes_raced:
         yield (
             "raced",
-            f"{completed(totals.closes_raced, 'free')} while another thread loaded or freed: not predictable",
+            f"{quantity(totals.closes_raced, 'free')} while another thread loaded or freed: not predictable",
         )
     if totals.end_not_seen:
-        yield ("not seen to end", completed(totals.end_not_seen, "call"))
+        yield ("not seen to end", quantity(totals.end_not_seen, "call"))
     if totals.opens_unseen or totals.closes_unseen:
-        seen = f"{completed(totals.opens_unseen, 'DLL')} came and {totals.closes_unseen} went"
+        seen = f"{quantity(totals.opens_unseen, 'DLL')} came and {totals.closes_unseen} went"
         yield ("outside of calls", f"{seen}: by delay loads of ntdll, or by calls from before the trace")
 
 
@@ -76,10 +76,10 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     rows = [
-        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.close.moment.number}") for each in kept
+        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.close.header.number}") for each in kept
     ]
     yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    closes = {each.close.header.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 
@@ -89,7 +89,7 @@ def _close_words(close: DllClose, verbose: bool) -> str:
     nothing = ""
     if close.predicted_outcome is Outcome.NO_EFFECT:
         nothing = f": {REFUSALS.get(close.refusal or '', 'it did nothing')}"
-    return f"FreeLibrary({name}) by {site_words(close.moment.caller, verbose)}{nothing}"
+    return f"FreeLibrary({name}) by {site_words(close.header.caller, verbose)}{nothing}"
 
 
 def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
@@ -113,7 +113,7 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
     ]
     yield trace_table(("DLL", "loads before", "loaded", "freed", "loads left"), rows, verbose, 3)
     if verbose:
-        yield from deed_parts(active, "loaded", "freed")
+        yield from call_parts(active, "loaded", "freed")
 
 
 def _left_words(trace: DllTrace, account: LibraryTotals) -> str:
@@ -128,7 +128,7 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
     grouped: dict[tuple[str, str, str], int] = {}
     for each in failures:
         status = "" if each.ntstatus is None else f"{each.ntstatus:#010x}"
-        key = (each.requested or "?", status, site_words(each.moment.caller, verbose))
+        key = (each.requested or "?", status, site_words(each.header.caller, verbose))
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("failed load of", "times", "NTSTATUS", "by"), rows, verbose, 3)
@@ -137,7 +137,7 @@ def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]
 def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
     if not pins:
         return
-    rows = [(each.library.name, each.ntdll_function, site_words(each.moment.caller, verbose)) for each in pins]
+    rows = [(each.library.name, each.ntdll_function, site_words(each.header.caller, verbose)) for each in pins]
     yield trace_table(("was pinned", "in", "by"), rows, verbose, 2)
 
 
@@ -148,4 +148,4 @@ def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[P
         )
         words = [f"{join(stayed)} stayed"] if stayed else []
         words += [f"{join(surprises)} went too"] if surprises else []
-        yield Sentence(f"Not as predicted: #{close.moment.number} {_close_words(close, verbose)}: {'; '.join(words)}.")
+        yield Sentence(f"Not as predicted: #{close.header.number} {_close_words(close, verbose)}: {'; '.join(words)}.")

@@ -9,7 +9,7 @@ from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, permanent_remedy, reason
-from ...render.words import completed, join, layout_parts, problem_parts, size_words, times
+from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 
 _SHOWN_LIBRARIES = 16
 
@@ -47,9 +47,9 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
         return
     verb = "is" if len(handles) == 1 else "are"
     best = handles[0]
-    answer = f"{completed(len(handles), 'library', 'libraries')} {verb} open"
+    answer = f"{quantity(len(handles), 'library', 'libraries')} {verb} open"
     if best.unloads:
-        freed = f"{completed(len(best.unloads), 'library', 'libraries')}, {size_words(best.unload_bytes)}"
+        freed = f"{quantity(len(best.unloads), 'library', 'libraries')}, {size_words(best.unload_bytes)}"
         yield Sentence(f"{answer}; closing {best.library.name} frees the most: {freed}.")
     else:
         yield Sentence(f"{answer}; closing any of them frees nothing.")
@@ -112,7 +112,7 @@ def _answer(plans: Plans, plan: Plan) -> str:
         return f"{close}: not known what it unloads, because not all libraries could be read."
     if plan.outcome is Outcome.NO_EFFECT:
         return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
-    freed = f"{completed(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.unload_bytes)})"
+    freed = f"{quantity(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.unload_bytes)})"
     atleast = "at least " if plan.may_unload_more else ""
     if plan.outcome is Outcome.UNLOADS:
         return f"{close} unloads {atleast}{freed}."

@@ -9,7 +9,7 @@ from ...linux.model import Hold, HoldKind, Library, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import because, libc_purpose, permanent_remedy, reason, root_words
-from ...render.words import completed, join, layout_parts, plain, problem_parts, times
+from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
@@ -32,7 +32,7 @@ def state_view(state: State, verbose: bool) -> Document:
 def _table_parts(state: State) -> Iterator[Part]:
     libraries = state.libraries
     if state.asked is not None:
-        yield Sentence(f"{completed(len(libraries), 'library', 'libraries')} match {state.asked}:")
+        yield Sentence(f"{quantity(len(libraries), 'library', 'libraries')} match {state.asked}:")
     else:
         held = sum(library.held is True for library in libraries)
         free = sum(library.held is False for library in libraries)
@@ -40,7 +40,7 @@ def _table_parts(state: State) -> Iterator[Part]:
         parts = [f"{held} {'stays' if held == 1 else 'stay'} loaded", f"{free} can go"]
         if unknown:
             parts.append(f"{unknown} not known")
-        yield Sentence(f"{completed(len(libraries), 'library', 'libraries')}: {', '.join(parts)}.")
+        yield Sentence(f"{quantity(len(libraries), 'library', 'libraries')}: {', '.join(parts)}.")
     rows = tuple(
         (library.name, str(library.namespace), f"{library.base:#x}", _state_word(library), because(library))
         for library in libraries
@@ -75,7 +75,7 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
         yield Facts(((f"and {hidden} more" + ("" if verbose else "; -v shows them"),),))
     if verbose:
         rows = tuple(
-            (f"{e.expression} = {plain(e.value)}", f"at {e.address:#x}, offset {e.offset}")
+            (f"{e.expression} = {format_value(e.value)}", f"at {e.address:#x}, offset {e.offset}")
             for hold in library.holds
             for e in hold.evidence
         )

@@ -11,12 +11,12 @@ from typing import Optional
 
 from ...errors import UsageError
 from ...linux.trace.events import Close, Event, Open, Stop, Trace
-from ...linux.trace.stops import Options
+from ...linux.trace.stops import TraceOptions
 from ...linux.trace.tracer import Tracer, begin
 from ...model import Problem
 from ...render.text import render
-from ...render.words import completed
-from ...target import LiveProcess
+from ...render.words import quantity
+from ...target import LiveLinuxTarget
 from ..eventlog import EventLog
 from ..session import Result, Session
 from .document import dump_event, trace_document
@@ -64,7 +64,7 @@ def _result(trace: Trace) -> Result:
     )
 
 
-class Progress:
+class ProgressLine:
     """A line on a terminal's standard error that shows from time to time how much was seen."""
 
     def __init__(self, write: Optional[Callable[[str], object]], now: Callable[[], float] = time.monotonic) -> None:
@@ -80,7 +80,7 @@ class Progress:
         now = self._now()
         if self._write is not None and now - self._shown >= PROGRESS_SECONDS:
             self._shown = now
-            seen = f"{completed(self._opens, 'open')} and {completed(self._closes, 'close')}"
+            seen = f"{quantity(self._opens, 'open')} and {quantity(self._closes, 'close')}"
             self._write(f"dltrace: {seen} in {now - self._begun:.0f} s\n")
 
 
@@ -96,10 +96,10 @@ class _Tracing:
     def __init__(self, session: Session, arguments: Namespace) -> None:
 
         libraries: Sequence[str] = arguments.library
-        self._target: LiveProcess = session.host.live_target()  # type: ignore[assignment]
+        self._target: LiveLinuxTarget = session.host.live_target()  # type: ignore[assignment]
         self._log = EventLog(arguments.log)
-        self._progress = Progress(_write_progress if os.isatty(2) else None)
-        options = Options(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
+        self._progress = ProgressLine(_write_progress if os.isatty(2) else None)
+        options = TraceOptions(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
         self.tracer: Tracer = begin(self._target, options, self._write, self._announce)
 
     def stop(self) -> None:

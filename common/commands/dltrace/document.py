@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
-from ...linux.trace.events import Close, DescriptorLeak, Event, Instance, Open, Pin, TlsRegistration, Trace
+from ...linux.trace.events import Close, DescriptorLeak, Event, LibraryInstance, Open, Pin, TlsRegistration, Trace
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
-from ...render.trace_json import moment_document, site_document, totals_document
+from ...render.trace_json import header_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def trace_document(command: str, trace: Trace) -> DltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
-            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.moment.number}
+            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [event_document(close) for close in trace.closes_mispredicted],
@@ -74,8 +74,8 @@ def event_document(event: Event) -> EventDocument:
 def _open_document(event: Open) -> OpenDocument:
     return {
         "event": "open",
-        **moment_document(event.moment),
-        "initiated_by": event.moment.initiated_by,
+        **header_document(event.header),
+        "initiated_by": event.header.initiated_by,
         # "?" is a name that could not be read.
         "requested": "" if event.requested is None else None if event.requested == "?" else event.requested,
         "flags": event.flags,
@@ -92,8 +92,8 @@ def _open_document(event: Open) -> OpenDocument:
 def _close_document(event: Close) -> CloseDocument:
     return {
         "event": "close",
-        **moment_document(event.moment),
-        "initiated_by": event.moment.initiated_by,
+        **header_document(event.header),
+        "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "handle": optional_hexadecimal(event.handle),
         "open_count_before": event.open_count_before if event.library else None,
@@ -113,8 +113,8 @@ def _close_document(event: Close) -> CloseDocument:
 def _pin_document(event: Pin) -> PinDocument:
     return {
         "event": "pin",
-        **moment_document(event.moment),
-        "initiated_by": event.moment.initiated_by,
+        **header_document(event.header),
+        "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "origin": event.origin,
         "symbols": list(event.symbols),
@@ -126,8 +126,8 @@ def _pin_document(event: Pin) -> PinDocument:
 def _registration_document(event: TlsRegistration) -> TlsRegistrationDocument:
     return {
         "event": "tls-registration",
-        **moment_document(event.moment),
-        "initiated_by": event.moment.initiated_by,
+        **header_document(event.header),
+        "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "destructor": site_document(event.destructor),
         "object": hexadecimal(event.object),
@@ -138,8 +138,8 @@ def _registration_document(event: TlsRegistration) -> TlsRegistrationDocument:
 def _leak_document(event: DescriptorLeak) -> DescriptorLeakDocument:
     return {
         "event": "descriptor-leak",
-        **moment_document(event.moment),
-        "initiated_by": event.moment.initiated_by,
+        **header_document(event.header),
+        "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "descriptor": event.descriptor,
         "descriptor_target": event.descriptor_target,
@@ -153,22 +153,22 @@ def _library_totals(account: LibraryTotals) -> LibraryTotalsDocument:
         "path": account.path,
         "namespace": account.namespace,
         "open_count_at_start": account.open_count_at_start,
-        "opens_by_caller": [_calls(deeds) for deeds in account.opens_by_caller],
-        "closes_by_caller": [_calls(deeds) for deeds in account.closes_by_caller],
+        "opens_by_caller": [_calls(calls) for calls in account.opens_by_caller],
+        "closes_by_caller": [_calls(calls) for calls in account.closes_by_caller],
         "closes_without_effect": account.closes_without_effect,
         "open_count_now": account.open_count_now,
     }
 
 
-def _calls(deeds: Calls) -> CallsDocument:
-    return {"caller": site_document(deeds.caller), "initiated_by": deeds.initiated_by, "count": deeds.total}
+def _calls(calls: Calls) -> CallsDocument:
+    return {"caller": site_document(calls.caller), "initiated_by": calls.initiated_by, "count": calls.total}
 
 
-def _instance(instance: Optional[Instance]) -> Optional[InstanceDocument]:
+def _instance(instance: Optional[LibraryInstance]) -> Optional[InstanceDocument]:
     return None if instance is None else _instance_document(instance)
 
 
-def _instance_document(instance: Instance) -> InstanceDocument:
+def _instance_document(instance: LibraryInstance) -> InstanceDocument:
     return {
         "name": instance.name,
         "path": instance.path,
@@ -180,9 +180,9 @@ def _instance_document(instance: Instance) -> InstanceDocument:
     }
 
 
-def _instances(instances: Iterable[Instance]) -> list[InstanceDocument]:
+def _instances(instances: Iterable[LibraryInstance]) -> list[InstanceDocument]:
     return [_instance_document(instance) for instance in instances]
 
 
-def _names(instances: Iterable[Instance]) -> list[str]:
+def _names(instances: Iterable[LibraryInstance]) -> list[str]:
     return [instance.name for instance in instances]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ...linux.model import Library
-from ...linux.trace.events import Close, DescriptorLeak, Event, Kept, Open, Pin, Stop, TlsRegistration, Trace
+from ...linux.trace.events import Close, DescriptorLeak, Event, KeptLibrary, Open, Pin, Stop, TlsRegistration, Trace
 from ...model import Outcome
 from ...render.document import Document, Facts, Part, Sentence
 from ...render.fit import cut, wrap, wrap_facts
@@ -15,7 +15,7 @@ from ...render.text import INDENT, MAX_WIDTH
 from ...render.trace_words import (
     NAMED,
     SHOWN,
-    deed_parts,
+    call_parts,
     never_closed,
     short_name,
     site_words,
@@ -23,7 +23,7 @@ from ...render.trace_words import (
     total,
     trace_table,
 )
-from ...render.words import completed, join, layout_parts, problem_parts, times
+from ...render.words import join, layout_parts, problem_parts, quantity, times
 from ...trace.events import LibraryTotals
 
 _PIN_REASONS = {
@@ -90,7 +90,7 @@ def _event_words(event: Event, verbose: bool = False) -> str:
         assert isinstance(event, Close)
         unknown = "what is no library" if event.handle is None else f"{event.handle:#x}"
         call = f"dlclose({short_name(event.library.name, verbose) if event.library else unknown})"
-    return f"{call} by {site_words(event.moment.caller, verbose)}"
+    return f"{call} by {site_words(event.header.caller, verbose)}"
 
 
 def _why(library: Library) -> str:
@@ -104,9 +104,9 @@ def _answer(trace: Trace) -> str:
         seen = "seen to be " if trace.problems or totals.opens_unseen or totals.closes_unseen else ""
         return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
     words = [
-        f"{completed(totals.opens, 'open')} ({totals.opens_failed} failed)",
-        f"{completed(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
-        f"{completed(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
+        f"{quantity(totals.opens, 'open')} ({totals.opens_failed} failed)",
+        f"{quantity(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
+        f"{quantity(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
     ]
     return f"{', '.join(words)}."
 
@@ -120,19 +120,19 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
     yield (
         "predictions",
         f"{totals.closes_predicted_exactly} of {totals.closes_compared} exact when the close began; "
-        f"{completed(totals.closes_nested, 'close')} within others; "
-        f"{completed(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
+        f"{quantity(totals.closes_nested, 'close')} within others; "
+        f"{quantity(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
     if totals.closes_raced:
         yield (
             "raced",
-            f"{completed(totals.closes_raced, 'close')} while another thread opened or closed: not predictable",
+            f"{quantity(totals.closes_raced, 'close')} while another thread opened or closed: not predictable",
         )
-    unended = [f"#{event.moment.number} {_event_words(event, verbose)}" for event in trace.end_not_seen]
+    unended = [f"#{event.header.number} {_event_words(event, verbose)}" for event in trace.end_not_seen]
     for index, words in enumerate(some_of(unended, verbose)):
         yield ("" if index else "not seen to end", words)
     if totals.opens_unseen or totals.closes_unseen:
-        yield ("not seen", f"{completed(totals.opens_unseen, 'open')}, {completed(totals.closes_unseen, 'close')}")
+        yield ("not seen", f"{quantity(totals.opens_unseen, 'open')}, {quantity(totals.closes_unseen, 'close')}")
 
 
 def _names(names: Sequence[str], verbose: bool = False) -> str:
@@ -142,15 +142,15 @@ def _names(names: Sequence[str], verbose: bool = False) -> str:
     return join([*shown, f"{more} more"] if more else shown)
 
 
-def _kept_parts(kept: Sequence[Kept], verbose: bool) -> Iterator[Part]:
+def _kept_parts(kept: Sequence[KeptLibrary], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     rows = [
-        (each.library.name, str(each.times_kept), because(each.library), f"#{each.close.moment.number}")
+        (each.library.name, str(each.times_kept), because(each.library), f"#{each.close.header.number}")
         for each in kept
     ]
     yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.close.moment.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    closes = {each.close.header.number: each.close for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 
@@ -182,7 +182,7 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
     ]
     yield trace_table(("library", "ns", "open before", "opened", "closed", "open now"), rows, verbose, 4)
     if verbose:
-        yield from deed_parts(active, "opened", "closed")
+        yield from call_parts(active, "opened", "closed")
 
 
 def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
@@ -209,11 +209,11 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
     rows = []
     for pin in pins:
         count = len(pin.symbols) + pin.symbols_omitted
-        symbols = completed(count, "symbol") if count else ""
+        symbols = quantity(count, "symbol") if count else ""
         if verbose and count:
             more = [f"{pin.symbols_omitted} more"] if pin.symbols_omitted else []
             symbols = ", ".join([*pin.symbols, *more])
-        during = f"#{pin.moment.within_event}" if pin.moment.within_event else "no open"
+        during = f"#{pin.header.within_event}" if pin.header.within_event else "no open"
         looked_up = f"looked up by {_names(pin.looked_up_by, verbose)}" if pin.looked_up_by else ""
         by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
         why = "dlsym by what was loaded at start" if by_dlsym else _PIN_REASONS[pin.origin or "dlopen-flag-or-dlsym"]
@@ -229,7 +229,7 @@ def _registration_parts(registrations: Sequence[TlsRegistration], verbose: bool)
         warning = f"wrong owner: {each.destructor_library}" if each.destructor_library else ""
         name = each.library.name if each.library else "the program"
         function = site_words(each.destructor, verbose, home=each.destructor_library or name)
-        key = (name, function, site_words(each.moment.caller, verbose, home=name), warning)
+        key = (name, function, site_words(each.header.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("TLS destructors keep", "times", "destructor", "registered by", ""), rows, verbose, 2)
@@ -259,7 +259,7 @@ def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part
         surprises = [each.name for each in close.unloaded_but_not_predicted]
         words = [f"{_names(stayed, verbose)} stayed"] if stayed else []
         words += [f"{_names(surprises, verbose)} went too"] if surprises else []
-        number = close.moment.number
+        number = close.header.number
         yield Sentence(f"Not as predicted: #{number} {_close_words(close, verbose)}: {'; '.join(words)}.")
     if len(shown) < len(mismatches):
         yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")

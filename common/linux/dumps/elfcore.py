@@ -60,7 +60,7 @@ class Note(NamedTuple):
     data: bytes
 
 
-class MappedFile(NamedTuple):
+class CoreFileMapping(NamedTuple):
     """A file mapping recorded by NT_FILE: ``[start, end)`` shows the file from ``offset``."""
 
     start: int
@@ -133,9 +133,9 @@ class ElfCore:
         )
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
-        self._beginnings: Optional[Mapping[str, MappedFile]] = None
+        self._beginnings: Optional[Mapping[str, CoreFileMapping]] = None
 
-    def add_files(self, stream: BinaryIO, mapped: Sequence[MappedFile]) -> None:
+    def add_files(self, stream: BinaryIO, mapped: Sequence[CoreFileMapping]) -> None:
         """Show a file, which the caller has found to be the right one, where the core has nothing; keeps the stream."""
         for each in mapped:
             self._overlays[each.path] = stream
@@ -250,7 +250,7 @@ class ElfCore:
     def _first_note(self, kind: int) -> bytes:
         return next((note.data for note in self.notes if note.type == kind), b"")
 
-    def _parse_files(self, note: bytes) -> tuple[MappedFile, ...]:
+    def _parse_files(self, note: bytes) -> tuple[CoreFileMapping, ...]:
         """Decode NT_FILE: count, page size, count x {start, end, page offset}, then the names."""
         code, word = "Q" if self.is_64 else "I", self.pointer_size
         if len(note) < 2 * word:
@@ -265,9 +265,9 @@ class ElfCore:
         words = struct.unpack_from(f"{self.prefix}{3 * count}{code}", note, 2 * word)
         names = decode(note[end_of_table:]).split("\0", count)
         table = zip(words[::3], words[1::3], words[2::3], names)
-        return tuple(sorted(MappedFile(start, end, page * page_size, name) for start, end, page, name in table))
+        return tuple(sorted(CoreFileMapping(start, end, page * page_size, name) for start, end, page, name in table))
 
-    def file_at(self, address: int) -> Optional[MappedFile]:
+    def file_at(self, address: int) -> Optional[CoreFileMapping]:
         """Find the file mapping that holds an address."""
         index = bisect_right(self._file_starts, address) - 1
         if index >= 0 and address < self.files[index].end:

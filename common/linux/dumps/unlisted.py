@@ -23,8 +23,8 @@ from ...target import Target
 from ..auxv import AT_BASE, AT_ENTRY, AT_PHDR, AT_PHNUM
 from ..elf.files import ElfFile, read_elf_file
 from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
-from ..loader.start import PublicMap, find_start
-from .elfcore import ElfCore, MappedFile, build_id_in_first_page
+from ..loader.rendezvous import PublicMap, find_rendezvous
+from .elfcore import CoreFileMapping, ElfCore, build_id_in_first_page
 
 PF_W = 2
 DT_LOPROC = 0x70000000
@@ -99,7 +99,7 @@ class _Finder:
 
     def map_libraries(self) -> None:
         try:
-            start = find_start(Memory(self._target))
+            start = find_rendezvous(Memory(self._target))
         except DlwhyError:
             return  # what fails here fails again when the question is answered, and is told there
         # The program itself has no name, the vDSO no folder; ld.so is listed once more in each further namespace.
@@ -161,9 +161,9 @@ class _Finder:
         self._core.add_files(stream, [self._mapped(path, h, bias) for h in shown])
         return ""
 
-    def _mapped(self, path: str, header: ProgramHeader, bias: int) -> MappedFile:
+    def _mapped(self, path: str, header: ProgramHeader, bias: int) -> CoreFileMapping:
         start = bias + header.vaddr & self._mask
-        return MappedFile(start, start + header.filesz, header.offset, path)
+        return CoreFileMapping(start, start + header.filesz, header.offset, path)
 
     def _same_dynamic_section(self, stream: BinaryIO, file: ElfFile, bias: int) -> bool:
         """Compare the loader's dynamic section, in which it moves addresses and fills in DT_DEBUG, with the file's.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import DlwhyError, FaultError
 from ...memory import Memory
-from .image import Image
+from .image import ElfImage
 
 #: Places no further apart than this are read together: nearly all lie in .got, .got.plt and .data.rel.ro.
 _GAP = 256
@@ -24,7 +24,7 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 class Bindings:
     """The current targets of an image's symbolic relocations."""
 
-    def __init__(self, memory: Memory, image: Image) -> None:
+    def __init__(self, memory: Memory, image: ElfImage) -> None:
         self._image = image
         #: What was read: addresses and bytes.
         self._pieces: list[tuple[int, bytes]] = []

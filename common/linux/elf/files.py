@@ -15,7 +15,7 @@ from ...files import open_first, read_at
 from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Module, Platform
-from .image import MAX_PROGRAM_HEADERS, Image, ProgramHeader, parse_program_headers
+from .image import MAX_PROGRAM_HEADERS, ElfImage, ProgramHeader, parse_program_headers
 from .machine import platform_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
     return ElfFile(platform, entry, table, parse_program_headers(data, size, is_64, prefix))
 
 
-def name_function(memory: Memory, image: Image, path: str, base: int, address: int) -> Optional[str]:
+def name_function(memory: Memory, image: ElfImage, path: str, base: int, address: int) -> Optional[str]:
     """Return the name of the function that covers an address: from the file, its debug file, or memory.
 
     Gives the linker's name, None if no symbol covers the address.
@@ -76,7 +76,7 @@ def name_function(memory: Memory, image: Image, path: str, base: int, address: i
     return covering[0] if covering else None
 
 
-def find_local_symbol(memory: Memory, image: Image, path: str, name: str) -> Optional[int]:
+def find_local_symbol(memory: Memory, image: ElfImage, path: str, name: str) -> Optional[int]:
     """Find a symbol that only the file's own symbol table has; gives its address in memory, None if it has none."""
     from .symbols import value_of
 

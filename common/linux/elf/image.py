@@ -153,7 +153,7 @@ def sysv_hash(name: bytes) -> int:
     return value
 
 
-class Image:
+class ElfImage:
     """An ELF image in memory, known by its program headers."""
 
     def __init__(self, memory: Memory, headers: tuple[ProgramHeader, ...], bias: int, entry: int) -> None:
@@ -161,13 +161,13 @@ class Image:
         self.headers = headers
         self.bias = bias
         self.entry = entry
-        self._functions: Optional[_Functions] = None
+        self._functions: Optional[_SymbolRanges] = None
         self._soname: Optional[str] = None
         self._dynamic: Optional[dict[int, int]] = None
         self._entries: Optional[tuple[tuple[int, int], ...]] = None
 
     @classmethod
-    def at(cls, memory: Memory, base: int) -> Image:
+    def at(cls, memory: Memory, base: int) -> ElfImage:
         """Read the image whose ELF header is at ``base``.
 
         :raises CorruptError: if there is no ELF header of the target's class.
@@ -189,7 +189,7 @@ class Image:
         return cls(memory, headers, base - first & memory.platform.address_mask, entry)
 
     @classmethod
-    def from_program_headers(cls, memory: Memory, address: int, count: int, entry_size: int) -> Image:
+    def from_program_headers(cls, memory: Memory, address: int, count: int, entry_size: int) -> ElfImage:
         """Read the image whose program headers are at ``address``, as ``AT_PHDR`` gives it.
 
         :raises CorruptError: if the headers contradict themselves.
@@ -416,7 +416,7 @@ class Image:
     def covering_symbol(self, address: int) -> Optional[tuple[str, int]]:
         """Find the dynamic symbol whose range covers an address, of several the first; gives (name, start)."""
         if self._functions is None:
-            self._functions = _Functions(self)
+            self._functions = _SymbolRanges(self)
         offset = (address - self.bias) & self.memory.platform.address_mask
         index = self._functions.find(offset)
         if index is None:
@@ -457,10 +457,10 @@ class Image:
                 yield Relocation(self.address(values[0]), symbol)
 
 
-class _Functions:
+class _SymbolRanges:
     """The defined dynamic symbols of an image by the addresses that they cover, thread-local ones left out."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: ElfImage) -> None:
         """Read the symbol table.
 
         :raises FaultError: if it is not in memory.
@@ -538,18 +538,18 @@ def _words_until_null(memory: Memory, address: int, count: int) -> Iterator[int]
             return
 
 
-class Images:
+class ElfImages:
     """The images in one target's memory, each read once."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._known: dict[int, Optional[Image]] = {}
+        self._known: dict[int, Optional[ElfImage]] = {}
 
-    def at(self, base: int) -> Optional[Image]:
+    def at(self, base: int) -> Optional[ElfImage]:
         """Return the image whose ELF header is at ``base``, None if there is none that can be read."""
         if base not in self._known:
             try:
-                self._known[base] = Image.at(self._memory, base)
+                self._known[base] = ElfImage.at(self._memory, base)
             except (CorruptError, FaultError):
                 self._known[base] = None
         return self._known[base]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError
 from ...memory import Memory
-from .image import Image
+from .image import ElfImage
 
 PT_GNU_EH_FRAME = 0x6474E550
 
@@ -41,7 +41,7 @@ _MAX_SHIFT = 63
 _UNSIGNED_BITS = 48
 
 
-class Frame(NamedTuple):
+class CallFrame(NamedTuple):
     """A caller: its program counter and stack pointer after the call returns.
 
     ``place`` is where the return address lies, None while it is in a register.  ``is_fixed`` tells whether the distance
@@ -68,8 +68,8 @@ class Row(NamedTuple):
 
 
 def walk(
-    memory: Memory, find_image: Callable[[int], Optional[Image]], pc: int, registers: Mapping[int, int]
-) -> Iterator[Frame]:
+    memory: Memory, find_image: Callable[[int], Optional[ElfImage]], pc: int, registers: Mapping[int, int]
+) -> Iterator[CallFrame]:
     """Yield the callers of the instruction at ``pc``, as far as images are known.
 
     The last one is the first for which there is no image, unless what is read says nothing.
@@ -94,7 +94,7 @@ def walk(
 
 def _step(
     memory: Memory, row: Row, registers: Mapping[int, int], is_call: bool
-) -> Optional[tuple[Frame, dict[int, int]]]:
+) -> Optional[tuple[CallFrame, dict[int, int]]]:
     """Unwind one frame; None if the caller is unknown or not above this frame.
 
     Only what has not called anything has its return address in a register.
@@ -119,10 +119,10 @@ def _step(
         pc &= (1 << _UNSIGNED_BITS) - 1
     result[stack] = cfa
     place = None if offset is None else cfa + offset & mask
-    return Frame(pc, cfa, place, row.cfa[0] == stack), result
+    return CallFrame(pc, cfa, place, row.cfa[0] == stack), result
 
 
-def find_row(image: Image, address: int) -> Optional[Row]:
+def find_row(image: ElfImage, address: int) -> Optional[Row]:
     """Find the row for an instruction; None where there is none.
 
     :raises CorruptError: if the tables contradict themselves.
@@ -132,7 +132,7 @@ def find_row(image: Image, address: int) -> Optional[Row]:
     return _Description(image, start).row(address) if start is not None else None
 
 
-def _find_description(image: Image, address: int) -> Optional[int]:
+def _find_description(image: ElfImage, address: int) -> Optional[int]:
     """Find the FDE by the search table."""
     header = image.find_header(PT_GNU_EH_FRAME)
     if header is None:
@@ -233,7 +233,7 @@ class _Reader:
 class _Description:
     """A function's call frame information: an FDE with its CIE."""
 
-    def __init__(self, image: Image, address: int) -> None:
+    def __init__(self, image: ElfImage, address: int) -> None:
         self._memory = image.memory
         fde, cie_distance = self._record(address)
         cie, cie_id = self._record(address + 4 - cie_distance)
@@ -275,14 +275,14 @@ class _Description:
         """Execute the instructions up to an address."""
         if not self._start <= address < self._start + self._size:
             return None
-        table = _Table(self._code_factor, self._data_factor, self._encoding)
+        table = _CallFrameMachine(self._code_factor, self._data_factor, self._encoding)
         table.execute(self._common, self._start, address)
         table.initial = dict(table.rules)
         table.execute(self._own, self._start, address)
         return Row(table.cfa, table.rules, self._return_register, table.is_signed)
 
 
-class _Table:
+class _CallFrameMachine:
     """The state of DWARF's call frame machine."""
 
     def __init__(self, code_factor: int, data_factor: int, encoding: int) -> None:

@@ -13,7 +13,7 @@ from .maps import Graph, LinkMap, Namespace
 from .roots import LT_EXECUTABLE, LT_LOADED, RootKind
 
 
-class Rules(NamedTuple):
+class CollectorRules(NamedTuple):
     """The rules of the collector that differ between releases."""
 
     #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
@@ -23,12 +23,12 @@ class Rules(NamedTuple):
     destructors_are_mangled: bool
 
     @classmethod
-    def of(cls, version: Optional[tuple[int, int]]) -> Rules:
+    def of(cls, version: Optional[tuple[int, int]]) -> CollectorRules:
         """Return the rules of a glibc version; those of the newest version if unknown."""
         return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
 
 
-def root_kinds(link_map: LinkMap, rules: Rules, count: Optional[int] = None) -> tuple[RootKind, ...]:
+def root_kinds(link_map: LinkMap, rules: CollectorRules, count: Optional[int] = None) -> tuple[RootKind, ...]:
     """Return why the collector keeps a link map regardless of others; ``count``: its open count (None: as read)."""
     kinds = []
     if link_map.l_type == LT_EXECUTABLE:
@@ -53,7 +53,7 @@ class Edge(Enum):
 
 
 def mark(
-    namespace: Namespace, graph: Graph, rules: Rules, counts: Optional[Mapping[int, int]] = None
+    namespace: Namespace, graph: Graph, rules: CollectorRules, counts: Optional[Mapping[int, int]] = None
 ) -> Mapping[int, tuple[RootKind, ...]]:
     """Run the mark phase: return the link maps that it keeps, each with its own root kinds (empty: kept by others).
 

@@ -8,9 +8,9 @@ from typing import NamedTuple, Optional
 from ...errors import DlwhyError
 from ...memory import Memory
 from ...paths import base_name
-from ..elf.image import Image
+from ..elf.image import ElfImage
 from ..layouts.resolve import Fingerprint
-from .start import PublicMap, Start, find_rtld
+from .rendezvous import PublicMap, Rendezvous, find_rtld
 
 #: Names of the C library's own object, 2.17 to 2.43.
 LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
@@ -19,17 +19,17 @@ BANNER_SCAN_BYTES = 4 << 20
 _BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
 
-class Private(NamedTuple):
+class LoaderGlobals(NamedTuple):
     """The location of glibc's private loader state, and the fingerprint of its layout."""
 
     rtld_map: PublicMap
-    rtld: Image
-    libc: Optional[Image]
+    rtld: ElfImage
+    libc: Optional[ElfImage]
     rtld_global: int
     fingerprint: Fingerprint
 
 
-def find_private(memory: Memory, start: Start) -> Optional[Private]:
+def find_loader_globals(memory: Memory, start: Rendezvous) -> Optional[LoaderGlobals]:
     """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
 
     :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
@@ -50,14 +50,14 @@ def find_private(memory: Memory, start: Start) -> Optional[Private]:
         rtld_global_ro_size=rtld_global_ro[1] if rtld_global_ro else None,
         version=_read_version(memory, libc),
     )
-    return Private(rtld_map, rtld, libc, rtld_global[0], fingerprint)
+    return LoaderGlobals(rtld_map, rtld, libc, rtld_global[0], fingerprint)
 
 
-def _find_libc(memory: Memory, start: Start) -> Optional[Image]:
+def _find_libc(memory: Memory, start: Rendezvous) -> Optional[ElfImage]:
     for entry in start.list:
         if is_libc(entry.l_name):
             try:
-                return Image.at(memory, entry.l_addr)
+                return ElfImage.at(memory, entry.l_addr)
             except DlwhyError:
                 return None
     return None
@@ -69,7 +69,7 @@ def is_libc(path: str) -> bool:
     return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 
 
-def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) -> Optional[int]:
+def _read_descriptor_offset(memory: Memory, libc: Optional[ElfImage], name: str) -> Optional[int]:
     # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
     try:
         symbol = libc.find_symbol(name) if libc else None
@@ -79,7 +79,7 @@ def _read_descriptor_offset(memory: Memory, libc: Optional[Image], name: str) ->
     return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
 
 
-def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, int]]:
+def _read_version(memory: Memory, libc: Optional[ElfImage]) -> Optional[tuple[int, int]]:
     if libc is None:
         return None
     try:
@@ -92,7 +92,7 @@ def _read_version(memory: Memory, libc: Optional[Image]) -> Optional[tuple[int, 
     return _scan_for_banner(memory, libc)
 
 
-def _scan_for_banner(memory: Memory, libc: Image) -> Optional[tuple[int, int]]:
+def _scan_for_banner(memory: Memory, libc: ElfImage) -> Optional[tuple[int, int]]:
     """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
     import re  # 3 ms, and few need it
 

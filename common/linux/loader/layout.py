@@ -12,13 +12,13 @@ from typing import NamedTuple, Optional
 from ...errors import CorruptError, FaultError, LayoutError
 from ...memory import Memory
 from ...model import Layout, Module, Problem, Source, SourceKind
-from ..elf.image import PT_GNU_RELRO, PT_TLS, Images
+from ..elf.image import PT_GNU_RELRO, PT_TLS, ElfImages
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
-from .find import Private
+from .find import LoaderGlobals
 from .maps import Graph, LinkMap, read_graph
+from .rendezvous import Rendezvous
 from .roots import LT_EXECUTABLE, LT_LOADED
-from .start import Start
 
 # Larger values are taken for a wrong offset.
 _MAX_COUNT = 1 << 20
@@ -32,24 +32,24 @@ _SAMPLE = 16
 _ENOUGH_IMAGES = 2
 
 
-class Chosen(NamedTuple):
+class LayoutChoice(NamedTuple):
     """The layouts that fit the process, the libraries read with them, and the images that were read."""
 
     layouts: LayoutSet
     graph: Graph
-    images: Images
+    images: ElfImages
     problems: tuple[Problem, ...]
 
 
-def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
+def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> LayoutChoice:
     """Find the layouts that the target validates, and read the libraries with them.
 
     :raises LayoutError: if none validates.
     """
     tried: list[str] = []
-    incomplete: Optional[Chosen] = None
+    incomplete: Optional[LayoutChoice] = None
     debug_info = find_debug_layouts(memory, private)
-    images = Images(memory)
+    images = ElfImages(memory)
     for candidate in _candidates(memory, private, debug_info):
         try:
             graph = read_graph(memory, candidate, private.rtld_global)
@@ -57,7 +57,7 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
         contradictions = list(for_each_contradiction(memory, start, graph, images, exact=candidate.exact))
-        chosen = Chosen(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
+        chosen = LayoutChoice(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
         unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
         if not contradictions and (candidate.exact or not unread):
@@ -75,13 +75,13 @@ def choose_layouts(memory: Memory, start: Start, private: Private) -> Chosen:
     )
 
 
-def _candidates(memory: Memory, private: Private, debug_info: Optional[LayoutSet]) -> Iterator[LayoutSet]:
+def _candidates(memory: Memory, private: LoaderGlobals, debug_info: Optional[LayoutSet]) -> Iterator[LayoutSet]:
     if debug_info is not None:
         yield debug_info
     yield from for_each_candidate(load_table(memory.platform.arch), private.fingerprint)
 
 
-def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
+def find_debug_layouts(memory: Memory, private: LoaderGlobals) -> Optional[LayoutSet]:
     """Return the layouts in the debugger's debug information, None if it lacks a required one.
 
     The debugger answers only for a file whose build-id is the one in memory.
@@ -105,7 +105,7 @@ def find_debug_layouts(memory: Memory, private: Private) -> Optional[LayoutSet]:
     return LayoutSet(layouts, source, private.fingerprint.version, exact=True)
 
 
-def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterator[Problem]:
+def _disagreements(memory: Memory, private: LoaderGlobals, used: LayoutSet) -> Iterator[Problem]:
     """Compare debug information with the table's entry for the same build-id."""
     if used.source.kind is not SourceKind.DEBUG_INFO:
         return
@@ -123,7 +123,7 @@ def _disagreements(memory: Memory, private: Private, used: LayoutSet) -> Iterato
             yield Problem("struct link_map", message)
 
 
-def _is_well_founded(candidate: LayoutSet, graph: Graph, images: Images) -> bool:
+def _is_well_founded(candidate: LayoutSet, graph: Graph, images: ElfImages) -> bool:
     """Return True if a layout fits by the loader's fingerprint and was held against enough ELF headers."""
     maps = [each for each in graph.namespaces[0].maps[:_SAMPLE] if not _is_vdso(each)]
     compared = sum(images.at(each.field("l_map_start") or 0) is not None for each in maps)
@@ -131,7 +131,7 @@ def _is_well_founded(candidate: LayoutSet, graph: Graph, images: Images) -> bool
 
 
 def for_each_contradiction(
-    memory: Memory, start: Start, graph: Graph, images: Images, *, exact: bool = False
+    memory: Memory, start: Rendezvous, graph: Graph, images: ElfImages, *, exact: bool = False
 ) -> Iterator[str]:
     """Yield what contradicts the layouts; those of the exact build are checked against the first libraries only."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
@@ -166,7 +166,7 @@ def _is_vdso(link_map: LinkMap) -> bool:
     return link_map.name.startswith("linux-")
 
 
-def _map_contradictions(memory: Memory, graph: Graph, images: Optional[Images], link_map: LinkMap) -> Iterator[str]:
+def _map_contradictions(memory: Memory, graph: Graph, images: Optional[ElfImages], link_map: LinkMap) -> Iterator[str]:
     if link_map.l_type > LT_LOADED:
         yield f"l_type is {link_map.l_type}"
     if link_map.is_proxy:
@@ -191,7 +191,7 @@ def _map_contradictions(memory: Memory, graph: Graph, images: Optional[Images], 
         yield from _elf_contradictions(memory, images, link_map, map_start)
 
 
-def _elf_contradictions(memory: Memory, images: Images, link_map: LinkMap, map_start: int) -> Iterator[str]:
+def _elf_contradictions(memory: Memory, images: ElfImages, link_map: LinkMap, map_start: int) -> Iterator[str]:
     image = images.at(map_start)
     if image is None:
         return

@@ -20,8 +20,8 @@ from ...model import Layout, Problem
 from ...structs import Structure
 from ..elf.image import MAX_NAME
 from ..layouts.resolve import LayoutSet
+from .rendezvous import MAX_LIBRARIES, read_name
 from .roots import LT_LOADED, RootKind
-from .start import MAX_LIBRARIES, read_name
 
 DF_1_NODELETE = 8
 
@@ -151,7 +151,7 @@ def _setter_of(whole: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., 
     return scope["set_members"]
 
 
-def is_same(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
+def is_same_library(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
     """Return True if two reads of one address found the same library, not one that was loaded there later."""
     return link_map is other or (
         other is not None
@@ -171,7 +171,7 @@ class MapReader:
         self._structure = Structure(layout, memory.struct_prefix, signed=SIGNED)
         self._hot = Structure(layout, memory.struct_prefix, _HOT).require(_REQUIRED)
         places = self._hot.places
-        whole = tuple(name for name in _HOT if self._hot.is_whole(name))
+        whole = tuple(name for name in _HOT if self._hot.is_plain_integer(name))
         parts = tuple(name for name in _HOT if name not in whole)
         self._set_members = _setter_of(whole, parts)
         self._pick_whole = itemgetter(*(places[name][0] for name in whole))
@@ -407,7 +407,7 @@ def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
         except (FaultError, CorruptError) as error:
             message = f"what it depends on is not known: {error}"
             graph.problems.append(Problem(f"link_map {address:#x}", message))
-        objection = find_objection(link_map, previous)
+        objection = find_link_error(link_map, previous)
         if objection:
             graph.strays.append(link_map)
             raise CorruptError(objection)
@@ -423,15 +423,15 @@ def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
     return maps
 
 
-def find_objection(link_map: LinkMap, previous: int) -> Optional[str]:
+def find_link_error(link_map: LinkMap, previous: int) -> Optional[str]:
     """Return why a link map cannot follow the previous one, None if it can."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
-    absurdity = _find_absurdity(link_map)
+    absurdity = _find_implausible(link_map)
     return f"{absurdity}: this library and those after it are not known" if absurdity else None
 
 
-def _find_absurdity(link_map: LinkMap) -> Optional[str]:
+def _find_implausible(link_map: LinkMap) -> Optional[str]:
     """Return an implausible value in a link map, None without one; proxies are not maintained by the loader."""
     if link_map.is_proxy:
         return None
@@ -446,7 +446,7 @@ def _find_absurdity(link_map: LinkMap) -> Optional[str]:
     return None
 
 
-class Lock(NamedTuple):
+class LoadLock(NamedTuple):
     """The state of the loader's lock ``_dl_load_lock``.
 
     ``owner`` is the kernel's id of the thread that holds it, None if it is free or not known; ``depth`` how many opens
@@ -462,17 +462,17 @@ class Lock(NamedTuple):
         return self.owner is not None or self.depth > 0
 
 
-def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Lock:
+def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> LoadLock:
     """Read the state of ``_dl_load_lock``: the thread inside dlopen or dlclose."""
     member = layouts.require("rtld_global").fields.get("_dl_load_lock")
     if member is None:
-        return Lock(None)
+        return LoadLock(None)
     # pthread_mutex_t begins {int lock; unsigned count; int owner} on every architecture.
     raw = memory.try_read(rtld_global + member.offset, 12)
     if raw is None:
-        return Lock(None)
+        return LoadLock(None)
     lock, count, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
-    return Lock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
+    return LoadLock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
 
 
 class UniqueSymbol(NamedTuple):

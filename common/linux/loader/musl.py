@@ -14,7 +14,7 @@ from ...memory import Memory
 from ...structs import Structure
 from ..elf.image import PT_INTERP
 from ..layouts.tables import load_musl_dso
-from .start import PublicMap, Start, find_rtld
+from .rendezvous import PublicMap, Rendezvous, find_rtld
 
 #: The members that are reported.
 FIELDS = ("runtime_loaded", "relocated", "constructed")
@@ -23,7 +23,7 @@ FIELDS = ("runtime_loaded", "relocated", "constructed")
 _PHDR_SIZES = {8: 56, 4: 32}
 
 
-def is_musl(memory: Memory, start: Start) -> bool:
+def is_musl(memory: Memory, start: Rendezvous) -> bool:
     """Return True if the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
     found = find_rtld(memory, start.list)
     if found is not None:

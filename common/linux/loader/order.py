@@ -16,7 +16,7 @@ from ...errors import CorruptError, DlwhyError
 from ...lists import Walk
 from ...memory import Memory
 from ..auxv import AT_SECURE
-from .find import Private
+from .find import LoaderGlobals
 from .maps import Graph, LinkMap
 from .roots import LT_EXECUTABLE
 
@@ -53,7 +53,9 @@ class OrderRule(NamedTuple):
     certain: bool
 
 
-def find_order_rule(memory: Memory, graph: Graph, private: Private, version: Optional[tuple[int, int]]) -> OrderRule:
+def find_order_rule(
+    memory: Memory, graph: Graph, private: LoaderGlobals, version: Optional[tuple[int, int]]
+) -> OrderRule:
     """Find out how this process sorts; where the version is unknown, as the newest does."""
     if any(link_map.field("l_init_called_next") for link_map in graph.by_address.values()):
         return OrderRule(Sorting.CONSTRUCTORS, False, True)
@@ -65,7 +67,7 @@ def find_order_rule(memory: Memory, graph: Graph, private: Private, version: Opt
     return OrderRule(sorting, closed_first, asked is not None and version is not None)
 
 
-def _read_sort_tunable(memory: Memory, private: Private) -> Optional[bytes]:
+def _read_sort_tunable(memory: Memory, private: LoaderGlobals) -> Optional[bytes]:
     """Read the tunable out of the environment that the process was started with; empty if unset, None if unknown.
 
     The kernel puts the environment behind the arguments, to which ld.so's ``_dl_argv`` points.
@@ -149,7 +151,7 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Option
     for head in (address for address in constructed if address not in pointed_to):
         walk = Walk(head, read, limit=len(following))
         order.update(dict.fromkeys(walk.all()))
-        if not walk.is_whole:
+        if not walk.is_complete:
             return None
     return [address for address in dict.fromkeys((*order, *condemned)) if address in condemned]
 

@@ -15,7 +15,7 @@ from ...memory import Memory
 from ...model import Problem
 from ...paths import base_name
 from ..elf.files import find_local_symbol
-from ..elf.image import Images
+from ..elf.image import ElfImages
 from ..layouts.resolve import LayoutSet
 from .maps import MAX_NAMESPACES, Graph
 
@@ -63,7 +63,7 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
         for name in _IN_RTLD_GLOBAL:
             yield rtld_global + fields[name].offset
         return
-    images = Images(memory)
+    images = ElfImages(memory)
     threads = [link_map for link_map in graph.by_address.values() if is_libpthread(link_map.name)]
     for link_map in threads[:MAX_NAMESPACES]:
         image = images.at(link_map.field("l_map_start") or 0)

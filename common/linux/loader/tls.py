@@ -15,8 +15,8 @@ from ...errors import CorruptError, DlwhyError
 from ...lists import Walk
 from ...memory import Memory
 from ...model import Platform, Problem, Thread
-from ..elf.image import Image
-from .collector import Rules
+from ..elf.image import ElfImage
+from .collector import CollectorRules
 from .maps import Graph, LinkMap
 
 THREAD_POINTER = "thread_pointer"
@@ -47,7 +47,7 @@ _NOT_MANGLED = frozenset({"riscv64"})
 _SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8, "s390x": 0x10}
 
 
-class Pending(NamedTuple):
+class PendingDestructor(NamedTuple):
     """A pending destructor: thread, function (None: cannot be demangled), object, library."""
 
     thread: Thread
@@ -59,7 +59,7 @@ class Pending(NamedTuple):
 class Destructors(NamedTuple):
     """All pending destructors, by the library that they keep."""
 
-    by_map: Mapping[int, tuple[Pending, ...]]
+    by_map: Mapping[int, tuple[PendingDestructor, ...]]
     problems: tuple[Problem, ...]
 
 
@@ -67,8 +67,8 @@ def read_destructors(
     memory: Memory,
     graph: Graph,
     libcs: Sequence[LinkMap],
-    rules: Rules,
-    rtld: Image,
+    rules: CollectorRules,
+    rtld: ElfImage,
     listed: Callable[[], Mapping[int, int]],
 ) -> Destructors:
     """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
@@ -81,14 +81,14 @@ def read_destructors(
         return Destructors({}, ())
     problems: list[Problem] = []
     threads = list(_thread_pointers(memory, listed, problems))
-    found: dict[int, list[Pending]] = {}
+    found: dict[int, list[PendingDestructor]] = {}
     finder = _Finder(memory, graph, wanted)
     for libc in libcs:
         for thread, pointer, nodes in finder.find(libc, threads):
             guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
             for function, obj, link_map in nodes:
                 plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
-                found.setdefault(link_map, []).append(Pending(thread, plain, obj, link_map))
+                found.setdefault(link_map, []).append(PendingDestructor(thread, plain, obj, link_map))
     for address, count in wanted.items():
         seen = len(found.get(address, ()))
         if seen != count:
@@ -182,7 +182,7 @@ class _Finder:
             return ()
         walk = Walk(head, self._read_node, limit=self._budget, subject="a list", noun="destructors")
         nodes = walk.all()
-        if not walk.is_whole:
+        if not walk.is_complete:
             if len(nodes) > self._longest:
                 self._longest, self.cut = len(nodes), walk.reason
             return ()
@@ -199,7 +199,7 @@ class _Finder:
         raise CorruptError(f"a list leads to {address:#x}, which is no destructor")
 
 
-def _read_guard(memory: Memory, rtld: Image, pointer: int) -> Optional[int]:
+def _read_guard(memory: Memory, rtld: ElfImage, pointer: int) -> Optional[int]:
     """Read the guard that a thread's addresses are mangled with, None if it cannot be found."""
     arch = memory.platform.arch
     if arch in _NOT_MANGLED:

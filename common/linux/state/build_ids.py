@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional
 
-from ..elf.image import Images
+from ..elf.image import ElfImages
 from ..loader.maps import Graph, LinkMap
-from ..loader.start import MAX_LIBRARIES
+from ..loader.rendezvous import MAX_LIBRARIES
 
-#: What two readings of one library have in common, as `is_same` of loader/maps.py has it.
+#: What two readings of one library have in common, as `is_same_library` of loader/maps.py has it.
 _Identity = tuple[int, int, int, int, int]
 
 
@@ -22,7 +22,7 @@ class BuildIds:
     def __init__(self) -> None:
         self._known: dict[_Identity, Optional[str]] = {}
 
-    def of(self, link_map: LinkMap, graph: Graph, images: Images) -> Optional[str]:
+    def of(self, link_map: LinkMap, graph: Graph, images: ElfImages) -> Optional[str]:
         """Return a library's build-id in hex; None if it has none, or if it was not read while it was loaded.
 
         ``graph`` and ``images`` are of the latest reading.  What is in no graph any more is not read: another library

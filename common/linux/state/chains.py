@@ -12,7 +12,7 @@ from ..loader.collector import Edge
 from ..loader.maps import LinkMap
 from ..model import Hold, HoldKind, Root
 from .evidence import read_evidence
-from .kept import PERMANENT, ROOT_HOLDS, Kept
+from .mark_phase import PERMANENT, ROOT_HOLDS, MarkPhase
 from .naming import opened_by
 from .process import GlibcProcess
 from .symbols import TEXT_UNITS, demangled
@@ -35,10 +35,10 @@ _REASONS = "reasons why libraries stay"
 _CUT = "not all of the many libraries that keep one another are looked at: reasons can be missing, and are not counted"
 
 
-class Chains:
+class HoldChains:
     """The holds that libraries have through others, under one mark result."""
 
-    def __init__(self, process: GlibcProcess, kept: Kept, *, brief: bool) -> None:
+    def __init__(self, process: GlibcProcess, kept: MarkPhase, *, brief: bool) -> None:
         """Create the chains of one process under one mark result; ``brief``: without evidence and symbols."""
         self._process = process
         self._kept = kept

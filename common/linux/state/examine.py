@@ -12,11 +12,11 @@ from ...memory import Memory
 from ...model import Problem
 from ...target import Capability, Target
 from ..elf.image import PT_INTERP
-from ..loader.find import find_private
+from ..loader.find import find_loader_globals
 from ..loader.musl import is_musl
-from ..loader.start import STATIC, Start, find_start
+from ..loader.rendezvous import STATIC, Rendezvous, find_rendezvous
 from ..model import Library, State
-from .motion import Motion, find_motion
+from .activity import LoaderActivity, find_activity
 from .process import GlibcProcess, read_process
 from .verdict import GlibcExamination
 
@@ -62,13 +62,13 @@ def explain_chosen(target: Target, choose: Choice) -> State:
     def explain_glibc(process: GlibcProcess) -> Union[State, NotFoundError]:
         examination = GlibcExamination.of(process)
         try:
-            chosen = choose(examination.facts_of_all())
+            chosen = choose(examination.all_facts())
         except NotFoundError as error:
             error.add(process.problems)
             return error  # not raised as long as the process may be caught in a change
         return examination.state(chosen)
 
-    def explain_musl(memory: Memory, start: Start) -> Union[State, NotFoundError]:
+    def explain_musl(memory: Memory, start: Rendezvous) -> Union[State, NotFoundError]:
         state = _explain_musl(memory, start)
         try:
             return state._replace(libraries=tuple(choose(state.libraries)))
@@ -83,7 +83,7 @@ def explain_chosen(target: Target, choose: Choice) -> State:
     return answer._replace(problems=(*answer.problems, *racy))
 
 
-def _explain_musl(memory: Memory, start: Start) -> State:
+def _explain_musl(memory: Memory, start: Rendezvous) -> State:
     from .musl import explain_musl  # few processes have it
 
     return explain_musl(memory, start)
@@ -92,7 +92,7 @@ def _explain_musl(memory: Memory, start: Start) -> State:
 def examine(
     target: Target,
     of_glibc: Callable[[GlibcProcess], _Answer],
-    of_musl: Callable[[Memory, Start], _Answer],
+    of_musl: Callable[[Memory, Rendezvous], _Answer],
 ) -> tuple[_Answer, tuple[Problem, ...]]:
     """Examine the target and answer a question about it; also return the problems met on the way.
 
@@ -111,14 +111,14 @@ def examine(
     while True:
         started = time.monotonic()
         failure: Optional[DlwhyError] = None
-        motion = Motion.MOVING
+        motion = LoaderActivity.MOVING
         try:
             latest, motion, problems = _examine_once(target, of_glibc, of_musl)
         except (FaultError, CorruptError, LayoutError) as error:
             failure = error
         now = time.monotonic()
         # A thread that stays inside dlopen, in a constructor say, changes nothing meanwhile.
-        if motion is Motion.STILL or (motion is Motion.HELD and now - begin > HELD_SECONDS):
+        if motion is LoaderActivity.STILL or (motion is LoaderActivity.HELD and now - begin > HELD_SECONDS):
             assert latest is not None
             return latest, problems
         if now - begin > MAX_SETTLING_SECONDS:
@@ -132,8 +132,8 @@ def examine(
 def _examine_once(
     target: Target,
     of_glibc: Callable[[GlibcProcess], _Answer],
-    of_musl: Callable[[Memory, Start], _Answer],
-) -> tuple[_Answer, Motion, tuple[Problem, ...]]:
+    of_musl: Callable[[Memory, Rendezvous], _Answer],
+) -> tuple[_Answer, LoaderActivity, tuple[Problem, ...]]:
     """Examine once; also return whether the loader changed during that, and the problems met last."""
     memory = Memory(target)
     before = tuple(target.problems())
@@ -149,17 +149,17 @@ def _examine_once(
 def _examine(
     memory: Memory,
     of_glibc: Callable[[GlibcProcess], _Answer],
-    of_musl: Callable[[Memory, Start], _Answer],
-) -> tuple[_Answer, Motion]:
+    of_musl: Callable[[Memory, Rendezvous], _Answer],
+) -> tuple[_Answer, LoaderActivity]:
     if memory.platform.os == "windows":
         raise UnsupportedError(
             f"{memory.target.description} is of Windows, whose commands begin with dll: dllstate, dllplan, dllgone, "
             "dllshare"
         )
-    start = find_start(memory)
+    start = find_rendezvous(memory)
     if is_musl(memory, start):
-        return of_musl(memory, start), Motion.STILL
-    private = find_private(memory, start)
+        return of_musl(memory, start), LoaderActivity.STILL
+    private = find_loader_globals(memory, start)
     if private is None and start.main.find_header(PT_INTERP) is None:
         raise UnsupportedError(STATIC)
     if private is None:
@@ -167,4 +167,4 @@ def _examine(
     process = read_process(memory, start, private)
     answer = of_glibc(process)
     is_running = Capability.RUNNING in memory.target.capabilities
-    return answer, find_motion(process) if is_running else Motion.STILL
+    return answer, find_activity(process) if is_running else LoaderActivity.STILL

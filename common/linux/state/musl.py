@@ -9,17 +9,17 @@ from ...memory import Memory
 from ...model import LoaderInfo, Problem
 from ...paths import base_name
 from ..auxv import AT_BASE, AT_SYSINFO_EHDR
-from ..elf.image import Images
+from ..elf.image import ElfImages
 from ..loader.musl import FIELDS, read_dso
-from ..loader.start import PublicMap, Start
+from ..loader.rendezvous import PublicMap, Rendezvous
 from ..model import Hold, HoldKind, Library, State
 from .naming import main_program_path, target_info
 
 
-def explain_musl(memory: Memory, start: Start) -> State:
+def explain_musl(memory: Memory, start: Rendezvous) -> State:
     """Return a verdict on every library."""
     problems = [*memory.target.problems(), *start.problems]
-    images = Images(memory)
+    images = ElfImages(memory)
     libraries = []
     for index, entry in enumerate(start.maps):
         image = start.main if index == 0 else images.at(entry.l_addr)

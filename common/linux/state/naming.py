@@ -10,7 +10,7 @@ from ...memory import Memory
 from ...model import Problem, TargetInfo
 from ...paths import base_name
 from ..auxv import AT_EXECFN
-from ..elf.image import Image
+from ..elf.image import ElfImage
 
 
 def target_info(memory: Memory) -> TargetInfo:
@@ -19,7 +19,7 @@ def target_info(memory: Memory) -> TargetInfo:
     return TargetInfo(target.kind, memory.platform.os, memory.platform.arch, target.pid, target.description)
 
 
-def main_program_path(memory: Memory, rtld: Optional[Image] = None) -> str:
+def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
     """Return the main program's path; the loader itself leaves its l_name empty.
 
     Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in

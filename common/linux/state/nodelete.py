@@ -16,7 +16,7 @@ _GUARD = "guard variable for "
 _STEP_UNITS = 4
 
 
-class Nodelete:
+class NodeleteOrigins:
     """Why libraries of a process are NODELETE; independent of open counts."""
 
     def __init__(self, process: GlibcProcess) -> None:

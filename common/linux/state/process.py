@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Optional
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
 from ...paths import base_name
-from ..elf.image import Image, Images
+from ..elf.image import ElfImage, ElfImages
 from ..layouts.resolve import LayoutSet
-from ..loader.collector import Rules
-from ..loader.find import Private
+from ..loader.collector import CollectorRules
+from ..loader.find import LoaderGlobals
 from ..loader.layout import choose_layouts
 from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
+from ..loader.rendezvous import Rendezvous
 from ..loader.roots import LT_EXECUTABLE
-from ..loader.start import Start
 from ..model import CodeSymbol
 from .build_ids import BuildIds
 from .naming import main_program_path
-from .symbols import AllBindings, Functions
+from .symbols import BindingCache, FunctionNames
 
 if TYPE_CHECKING:
-    from ..loader.follow import GraphFollower
+    from ..loader.incremental import IncrementalGraphReader
 
 
-def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess:
+def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> GlibcProcess:
     """Read a process: its libraries by the layouts that it validates.
 
     :raises LayoutError: if no known layout of glibc fits.
@@ -43,9 +43,9 @@ def read_process(memory: Memory, start: Start, private: Private) -> GlibcProcess
         images=chosen.images,
         problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
-        functions=Functions(),
+        functions=FunctionNames(),
         build_ids=BuildIds(),
-        bindings=AllBindings(memory, chosen.images),
+        bindings=BindingCache(memory, chosen.images),
     )
 
 
@@ -67,16 +67,16 @@ class GlibcProcess:
         self,
         *,
         memory: Memory,
-        start: Start,
-        private: Private,
+        start: Rendezvous,
+        private: LoaderGlobals,
         layouts: LayoutSet,
         graph: Graph,
-        images: Images,
+        images: ElfImages,
         problems: list[Problem],
         program: str,
-        functions: Functions,
+        functions: FunctionNames,
         build_ids: BuildIds,
-        bindings: AllBindings,
+        bindings: BindingCache,
     ) -> None:
         """Create a process from one snapshot.
 
@@ -90,14 +90,14 @@ class GlibcProcess:
         self.problems = problems
         self.program = program
         self.bindings = bindings
-        self.rules = Rules.of(layouts.version)
+        self.rules = CollectorRules.of(layouts.version)
         self.lock = read_load_lock(memory, layouts, private.rtld_global)
         self.namespaces: dict[int, Namespace] = {n.number: n for n in graph.namespaces}
         self._images = images
         self._functions = functions
         self._build_ids = build_ids
 
-    def later(self, follower: GraphFollower) -> GlibcProcess:
+    def later(self, follower: IncrementalGraphReader) -> GlibcProcess:
         """Read the same process again, after it has gone on: its layouts are what they were.
 
         :raises FaultError: if the loader's lists cannot be read.
@@ -105,7 +105,7 @@ class GlibcProcess:
         """
         memory = self.memory.renewed()
         graph = follower.read(memory)
-        images = Images(memory)
+        images = ElfImages(memory)
         return GlibcProcess(
             memory=memory,
             start=self.start,
@@ -146,7 +146,7 @@ class GlibcProcess:
             return self.program or "the main program"
         return f"link_map {link_map.address:#x}"
 
-    def image(self, link_map: LinkMap) -> Optional[Image]:
+    def image(self, link_map: LinkMap) -> Optional[ElfImage]:
         """Return a library's image, None if it cannot be read."""
         return self._images.at(link_map.l_map_start)
 

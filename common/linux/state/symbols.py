@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
-from ..elf.image import Image, Images
-from ..loader.maps import LinkMap, is_same
+from ..elf.image import ElfImage, ElfImages
+from ..loader.maps import LinkMap, is_same_library
 
 if TYPE_CHECKING:
     from ..elf.bindings import Bindings
@@ -27,19 +27,21 @@ _NAME_UNITS = 500
 TEXT_UNITS = 8
 
 
-class Functions:
+class FunctionNames:
     """A cache of function names; the threads of a pool all have the same destructors."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[LinkMap, Optional[str]]] = {}
 
-    def name(self, memory: Memory, image: Optional[Image], link_map: LinkMap, path: str, address: int) -> Optional[str]:
+    def name(
+        self, memory: Memory, image: Optional[ElfImage], link_map: LinkMap, path: str, address: int
+    ) -> Optional[str]:
         """Return the demangled name of the function that covers an address in a library, None where it has none.
 
         ``image`` is the library's, None if it cannot be read, and ``path`` its file's.
         """
         known = self._known.get(address)
-        if known is None or not is_same(known[0], link_map):
+        if known is None or not is_same_library(known[0], link_map):
             if len(self._known) >= MAX_FUNCTIONS:
                 self._known.clear()
             found = None if image is None else _find_name(memory, image, path, link_map.l_map_start, address)
@@ -47,7 +49,7 @@ class Functions:
         return known[1]
 
 
-def _find_name(memory: Memory, image: Image, path: str, start: int, address: int) -> Optional[str]:
+def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: int) -> Optional[str]:
     if not memory.spend(_FUNCTION_UNITS, "names of functions"):
         return None
     from ..elf.demangle import demangle  # needed for few answers, as what follows
@@ -74,11 +76,11 @@ def demangled(memory: Memory, symbols: Iterable[str]) -> set[str]:
     return found
 
 
-class AllBindings:
+class BindingCache:
     """The bindings of all libraries in one snapshot, each found on demand."""
 
     def __init__(
-        self, memory: Memory, images: Images, earlier: Optional[Mapping[int, tuple[LinkMap, Bindings]]] = None
+        self, memory: Memory, images: ElfImages, earlier: Optional[Mapping[int, tuple[LinkMap, Bindings]]] = None
     ) -> None:
         """Create the cache for one snapshot from the bindings of an earlier one.
 
@@ -89,16 +91,16 @@ class AllBindings:
         self._earlier = earlier or {}
         self._found: dict[int, tuple[LinkMap, Bindings]] = {}
 
-    def later(self, memory: Memory, images: Images, there: Mapping[int, LinkMap]) -> AllBindings:
+    def later(self, memory: Memory, images: ElfImages, there: Mapping[int, LinkMap]) -> BindingCache:
         """Return the bindings in a later snapshot, in which the link maps ``there`` are loaded."""
         known = {**self._earlier, **self._found}
-        return AllBindings(memory, images, {address: each for address, each in known.items() if address in there})
+        return BindingCache(memory, images, {address: each for address, each in known.items() if address in there})
 
     def of(self, holder: LinkMap) -> Optional[Bindings]:
         """Return a library's bindings, None if its image cannot be read; where nothing has changed, the same again."""
         if holder.address not in self._found:
             before = self._earlier.get(holder.address)
-            if before is not None and is_same(before[0], holder):
+            if before is not None and is_same_library(before[0], holder):
                 self._found[holder.address] = holder, before[1].later(self._memory)
             else:
                 image = self._images.at(holder.l_map_start)

@@ -14,7 +14,7 @@ from .process import GlibcProcess
 from .symbols import TEXT_UNITS
 
 if TYPE_CHECKING:
-    from ..loader.tls import Pending
+    from ..loader.tls import PendingDestructor
 
 
 class PendingDestructors:
@@ -23,7 +23,7 @@ class PendingDestructors:
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
 
-    def of(self, link_map: LinkMap) -> tuple[Pending, ...]:
+    def of(self, link_map: LinkMap) -> tuple[PendingDestructor, ...]:
         """Return the pending destructors that keep a library; record a problem if its own count differs."""
         return self._by_map.get(link_map.address, ())
 
@@ -32,7 +32,7 @@ class PendingDestructors:
         found = {pending.thread.lwp: _thread(pending) for pending in self.of(link_map)}
         return tuple(found[lwp] for lwp in sorted(found))
 
-    def describe(self, pending: Pending) -> TlsDestructor:
+    def describe(self, pending: PendingDestructor) -> TlsDestructor:
         """Describe a pending destructor: its function and its thread."""
         unknown = CodeSymbol(0, None, None)
         function = unknown if pending.function is None else self._process.code_symbol(pending.function)
@@ -42,7 +42,7 @@ class PendingDestructors:
         return TlsDestructor(_thread(pending), function, pending.object)
 
     @cached_property
-    def _by_map(self) -> Mapping[int, tuple[Pending, ...]]:
+    def _by_map(self) -> Mapping[int, tuple[PendingDestructor, ...]]:
         """Group the pending destructors by the address of the link map that they keep."""
         from ..loader.tls import read_destructors  # few libraries are kept by any
 
@@ -67,5 +67,5 @@ class PendingDestructors:
         return find_thread_pointers(process.memory, process.layouts, process.graph, place, process.problems)
 
 
-def _thread(pending: Pending) -> ThreadRef:
+def _thread(pending: PendingDestructor) -> ThreadRef:
     return ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)

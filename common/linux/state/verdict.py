@@ -10,37 +10,37 @@ from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..model import Hold, HoldKind, Library, State
-from .chains import MAX_DEMANGLED, MAX_SYMBOLS, Chains
+from .activity import note_activity
+from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
 from .evidence import read_evidence, reported_fields
-from .kept import Kept
-from .motion import note_motion
+from .mark_phase import MarkPhase
 from .naming import missing_names, opened_by, target_info
-from .nodelete import Nodelete, without_guards
+from .nodelete import NodeleteOrigins, without_guards
 from .process import GlibcProcess
 from .startup import Startup
 from .symbols import demangled
 from .tls import PendingDestructors
 
 if TYPE_CHECKING:
-    from ..loader.follow import GraphFollower
+    from ..loader.incremental import IncrementalGraphReader
 
 # What a library that is told with its fields takes, in Memory's units.
 _LIBRARY_UNITS = 6000
 
 
-class Facts(NamedTuple):
+class ProcessFacts(NamedTuple):
     """The facts about a process that do not depend on open counts."""
 
     process: GlibcProcess
     startup: Startup
-    nodelete: Nodelete
+    nodelete: NodeleteOrigins
     destructors: PendingDestructors
 
 
 class GlibcExamination:
     """The verdicts on a process's libraries under given open counts."""
 
-    def __init__(self, facts: Facts, counts: Mapping[int, int] = {}, *, brief: bool = False) -> None:
+    def __init__(self, facts: ProcessFacts, counts: Mapping[int, int] = {}, *, brief: bool = False) -> None:
         """Create an examination of a process under the given open counts.
 
         In ``brief`` verdicts have neither fields, symbols, destructors nor evidence.
@@ -49,22 +49,22 @@ class GlibcExamination:
         """
         self.process = facts.process
         self.destructors = facts.destructors
-        self.kept = Kept(facts.process, counts)
+        self.kept = MarkPhase(facts.process, counts)
         self._facts = facts
         self._brief = brief
-        self._chains = Chains(facts.process, self.kept, brief=brief)
+        self._chains = HoldChains(facts.process, self.kept, brief=brief)
 
     @classmethod
     def of(cls, process: GlibcProcess, *, brief: bool = False) -> GlibcExamination:
         """Examine a process by the open counts that it has."""
-        facts = Facts(process, Startup(process), Nodelete(process), PendingDestructors(process))
+        facts = ProcessFacts(process, Startup(process), NodeleteOrigins(process), PendingDestructors(process))
         return cls(facts, brief=brief)
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Examine the same process as if some libraries had other open counts, by the map's address."""
         return GlibcExamination(self._facts, {**self.kept.counts, **counts}, brief=self._brief)
 
-    def later(self, follower: GraphFollower) -> GlibcExamination:
+    def later(self, follower: IncrementalGraphReader) -> GlibcExamination:
         """Examine the process again, after it has gone on, by the open counts that it has then.
 
         :raises FaultError: if the loader's lists cannot be read.
@@ -72,17 +72,17 @@ class GlibcExamination:
         """
         return GlibcExamination.of(self.process.later(follower), brief=self._brief)
 
-    def facts_of_all(self) -> list[Library]:
+    def all_facts(self) -> list[Library]:
         """Return the facts of every library, without verdicts."""
         return [self.describe(m, identify=True) for m in self.process.graph.by_address.values()]
 
     def state(self, chosen: Optional[Iterable[Library]] = None) -> State:
         """Return the verdict on every library, or on those that are ``chosen``, in brief without their identities."""
         process = self.process
-        note_motion(process)
+        note_activity(process)
         by_address = process.graph.by_address
         maps = by_address.values() if chosen is None else [by_address[library.link_map] for library in chosen]
-        libraries = tuple(self.judge(m, identify=not self._brief) for m in maps)
+        libraries = tuple(self.verdict(m, identify=not self._brief) for m in maps)
         return State(
             target_info(process.memory),
             process.loader_info(),
@@ -90,7 +90,7 @@ class GlibcExamination:
             problems=(*process.problems, *missing_names()),
         )
 
-    def judge(self, link_map: LinkMap, identify: bool) -> Library:
+    def verdict(self, link_map: LinkMap, identify: bool) -> Library:
         """Return the verdict on one library."""
         holds, omitted = self._holds(link_map)
         return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
@@ -127,7 +127,7 @@ class GlibcExamination:
             link_map.is_proxy,
         )
 
-    def renew(self, library: Library, link_map: LinkMap) -> Library:
+    def refresh_verdict(self, library: Library, link_map: LinkMap) -> Library:
         """Return a verdict whose reasons are the library's own, and have not changed, with the values of now."""
         holds = []
         for hold in library.holds:

@@ -17,12 +17,12 @@ from ...memory import Memory
 from ...paths import base_name
 from ...target import Hit, LiveTarget
 from ...trace.events import Site
-from ..elf.image import Image
-from ..elf.unwind import REGISTERS, Frame, walk
+from ..elf.image import ElfImage
+from ..elf.unwind import REGISTERS, CallFrame, walk
 from ..loader.find import is_libc
-from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
-from .calls import Convention, Entry
+from .entry_points import CallingConvention, EntryPoint
 
 #: How many frames lie between a caller and the loader at most: NSS and gconv take about ten.
 MAX_FRAMES = 40
@@ -38,7 +38,7 @@ class Caller(NamedTuple):
     by: str
 
 
-class _Way(NamedTuple):
+class _CallPath(NamedTuple):
     """A call path: where it ends, offsets and return addresses on the stack, the caller's offset, who calls."""
 
     address: int
@@ -50,11 +50,11 @@ class _Way(NamedTuple):
 class Callers:
     """Finds and names the callers of the loader in one process."""
 
-    def __init__(self, target: LiveTarget, convention: Convention, rtld: int) -> None:
+    def __init__(self, target: LiveTarget, convention: CallingConvention, rtld: int) -> None:
         self._target = target
         self._convention = convention
         self._rtld = rtld
-        self._ways: list[_Way] = []
+        self._ways: list[_CallPath] = []
         self._sites: dict[int, tuple[Optional[LinkMap], Site]] = {}
 
     def argument(self, hit: Hit, memory: Memory, index: int) -> int:
@@ -78,12 +78,12 @@ class Callers:
         """Read the return address that lies at a stack pointer; None where a register has it, or nothing is there."""
         return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
-    def find(self, hit: Hit, process: GlibcProcess, entry: Entry, stack: int) -> Caller:
+    def find(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
         """Find the caller of a loader function."""
         memory = process.memory
-        if entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
+        if entry in (EntryPoint.DLOPEN, EntryPoint.DLMOPEN, EntryPoint.DLCLOSE):
             return Caller(self.return_address(hit, memory), "user")
-        if entry is Entry.DL_OPEN:
+        if entry is EntryPoint.DL_OPEN:
             given = self.argument(hit, memory, 2)
             if self._is_known_outside(process, given) or not self._is_inner(process, given):
                 return Caller(given, "user")
@@ -108,14 +108,14 @@ class Callers:
             at = (frame.place or 0) - stack
             if not self._is_inner(process, frame.pc):
                 if is_fixed and words and len(self._ways) < MAX_WAYS and words[0][0] >= 0 and at <= STACK_BYTES:
-                    self._ways.append(_Way(hit.address, tuple(words), at, by))
+                    self._ways.append(_CallPath(hit.address, tuple(words), at, by))
                 return Caller(frame.pc, by)
             if self._function(process, frame.pc) == "dlclose":
                 by = "user"
             words.append((at, frame.pc))
         return Caller(None, by)
 
-    def behind(self, hit: Hit, process: GlibcProcess, pc: int) -> int:
+    def skip_libstdcxx(self, hit: Hit, process: GlibcProcess, pc: int) -> int:
         """Find the caller above libstdc++, whose ``__cxa_thread_atexit`` only forwards to libc."""
         link_map = process.find_map(pc)
         if link_map is None or not base_name(link_map.name).startswith("libstdc++.so"):
@@ -129,13 +129,13 @@ class Callers:
 
     def _frames(
         self, hit: Hit, process: GlibcProcess, is_passed: Callable[[GlibcProcess, int], bool]
-    ) -> Iterator[Frame]:
+    ) -> Iterator[CallFrame]:
         """Unwind through what is passed, up to the first caller that is not."""
         memory = process.memory
         names = REGISTERS[memory.platform.arch]
         registers = dict(zip(names, hit.registers(tuple(names.values()))))
 
-        def find_image(pc: int) -> Optional[Image]:
+        def find_image(pc: int) -> Optional[ElfImage]:
             link_map = process.find_map(pc) if is_passed(process, pc) else None
             return process.image(link_map) if link_map else None
 
@@ -148,7 +148,7 @@ class Callers:
 
     def _is_inner(self, process: GlibcProcess, pc: int) -> bool:
         link_map = process.find_map(pc)
-        return link_map is not None and (link_map.l_real == self._rtld or is_inner(link_map.name))
+        return link_map is not None and (link_map.l_real == self._rtld or forwards_calls(link_map.name))
 
     @staticmethod
     def _function(process: GlibcProcess, pc: int) -> Optional[str]:
@@ -176,9 +176,9 @@ class Callers:
 
 
 def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
-    return link_map is not None and is_same(link_map, graph.by_address.get(link_map.address))
+    return link_map is not None and is_same_library(link_map, graph.by_address.get(link_map.address))
 
 
-def is_inner(path: str) -> bool:
+def forwards_calls(path: str) -> bool:
     """Return True for libraries of glibc that forward opens and closes."""
     return is_libc(path) or base_name(path).startswith(("libdl.so", "libdl-2."))

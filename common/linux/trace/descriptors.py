@@ -15,14 +15,14 @@ from ...charset import decode
 from ...errors import DlwhyError
 from ...memory import Memory
 from ...paths import base_name
-from ...trace.events import Moment, Site
+from ...trace.events import EventHeader, Site
 from ..loader.maps import LinkMap
 from ..state.process import GlibcProcess
 from .callers import Callers
-from .events import DescriptorLeak, Instance
+from .events import DescriptorLeak, LibraryInstance
 
 #: libc's functions that give descriptors, with the place of a path among their arguments.
-MAKERS: Mapping[str, Optional[int]] = {
+DESCRIPTOR_FUNCTIONS: Mapping[str, Optional[int]] = {
     "accept": None,
     "accept4": None,
     "creat": 0,
@@ -58,10 +58,10 @@ MAKERS: Mapping[str, Optional[int]] = {
 
 MAX_CALLS = 10_000
 
-Snapshot = Mapping[int, str]
+OpenDescriptors = Mapping[int, str]
 
 
-def read_descriptors(pid: int) -> Snapshot:
+def read_descriptors(pid: int) -> OpenDescriptors:
     """Read a process's open descriptors: targets of /proc/PID/fd by number; empty if unreadable."""
     found = {}
     folder = f"/proc/{pid}/fd"
@@ -77,7 +77,7 @@ def read_descriptors(pid: int) -> Snapshot:
     return found
 
 
-class _Call(NamedTuple):
+class _DescriptorCall(NamedTuple):
     """A call that created a descriptor: the calling library, the call site, and the requested path."""
 
     library: int
@@ -91,32 +91,36 @@ class Descriptors:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._first = self.read()
-        self._born: dict[int, Snapshot] = {}
+        self._born: dict[int, OpenDescriptors] = {}
         self._reported: set[tuple[int, str]] = set()
-        self._calls: dict[_Call, None] = {}
+        self._calls: dict[_DescriptorCall, None] = {}
 
-    def read(self) -> Snapshot:
+    def read(self) -> OpenDescriptors:
         """Read the open descriptors."""
         return read_descriptors(self._pid)
 
-    def note_birth(self, link_map: LinkMap, before: Snapshot) -> None:
+    def note_load(self, link_map: LinkMap, before: OpenDescriptors) -> None:
         """Record that a library has been loaded, and the descriptors that were open before."""
         self._born[link_map.address] = before
 
     def note_call(self, holder: LinkMap, site: Site, path: Optional[str]) -> None:
         """Record a library's call that creates a descriptor."""
         if len(self._calls) < MAX_CALLS:
-            self._calls[_Call(holder.address, site, path)] = None
+            self._calls[_DescriptorCall(holder.address, site, path)] = None
 
     def find_leaks(
-        self, gone: Mapping[int, Instance], closed: Optional[Instance], before: Snapshot, moment: Moment
+        self,
+        gone: Mapping[int, LibraryInstance],
+        closed: Optional[LibraryInstance],
+        before: OpenDescriptors,
+        header: EventHeader,
     ) -> Iterator[DescriptorLeak]:
         """Yield the descriptors that unloaded libraries left open; ``before``: those open when their close began.
 
         What was loaded together is one: its first library is named, or the one that was closed.
         """
         now = self.read()
-        groups: dict[int, tuple[Snapshot, list[Instance]]] = {}
+        groups: dict[int, tuple[OpenDescriptors, list[LibraryInstance]]] = {}
         for address, instance in gone.items():
             snapshot = self._born.pop(address, self._first)
             groups.setdefault(id(snapshot), (snapshot, []))[1].append(instance)
@@ -127,13 +131,13 @@ class Descriptors:
                 is_left = snapshot.get(number) != path and now.get(number) == path
                 if is_left and (number, path) not in self._reported:
                     self._reported.add((number, path))
-                    yield DescriptorLeak(moment, library, number, path, self._sites(instances, path))
+                    yield DescriptorLeak(header, library, number, path, self._sites(instances, path))
         for each in [call for call in self._calls if call.library in gone]:
             del self._calls[each]
         # A number that has been closed can be left open once more.
         self._reported = {(number, path) for number, path in self._reported if now.get(number) == path}
 
-    def _sites(self, instances: list[Instance], path: str) -> tuple[Site, ...]:
+    def _sites(self, instances: list[LibraryInstance], path: str) -> tuple[Site, ...]:
         addresses = {instance.link_map for instance in instances}
         calls = [call for call in self._calls if call.library in addresses]
         named = [call for call in calls if call.path and base_name(call.path) == base_name(path)]

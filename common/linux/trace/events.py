@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import LibraryTotals, Moment, OpenResult, Site, Totals, without
+from ...trace.events import EventHeader, LibraryTotals, OpenResult, Site, Totals, without
 from ..model import Library
 
 
-class Instance(NamedTuple):
+class LibraryInstance(NamedTuple):
     """One loading of a library, from the open that loads it to the close that unloads it.
 
     ``base`` is its l_addr, its mappings lie within [``start``, ``end``).  ``build_id`` is that of its GNU note in hex,
@@ -35,14 +35,14 @@ class Open(NamedTuple):
     not known.
     """
 
-    moment: Moment
+    header: EventHeader
     requested: Optional[str]
     flags: int
     requested_namespace: int
     result: OpenResult = OpenResult.UNKNOWN
-    library: Optional[Instance] = None
-    loaded: tuple[Instance, ...] = ()
-    unloaded: tuple[Instance, ...] = ()
+    library: Optional[LibraryInstance] = None
+    loaded: tuple[LibraryInstance, ...] = ()
+    unloaded: tuple[LibraryInstance, ...] = ()
     error: Optional[str] = None
     errno: Optional[int] = None
 
@@ -56,26 +56,26 @@ class Close(NamedTuple):
     is that of before.  ``ended`` is False where the end was not seen: then ``unloaded`` is not known either.
     """
 
-    moment: Moment
-    library: Optional[Instance]
+    header: EventHeader
+    library: Optional[LibraryInstance]
     open_count_before: int
     predicted_outcome: Outcome
-    predicted_unloads: tuple[Instance, ...] = ()
-    predicted_by_nested_closes: tuple[Instance, ...] = ()
+    predicted_unloads: tuple[LibraryInstance, ...] = ()
+    predicted_by_nested_closes: tuple[LibraryInstance, ...] = ()
     may_unload_more: tuple[str, ...] = ()
     kept: tuple[Library, ...] = ()
-    unloaded: tuple[Instance, ...] = ()
+    unloaded: tuple[LibraryInstance, ...] = ()
     ended: bool = False
-    predicted_for_outer_close: tuple[Instance, ...] = ()
+    predicted_for_outer_close: tuple[LibraryInstance, ...] = ()
     handle: Optional[int] = None
 
     @property
-    def predicted_but_kept(self) -> tuple[Instance, ...]:
+    def predicted_but_kept(self) -> tuple[LibraryInstance, ...]:
         """Return what was predicted to be unloaded and was not: a wrong prediction, unless threads raced."""
         return without((*self.predicted_unloads, *self.predicted_by_nested_closes), self.unloaded) if self.ended else ()
 
     @property
-    def unloaded_but_not_predicted(self) -> tuple[Instance, ...]:
+    def unloaded_but_not_predicted(self) -> tuple[LibraryInstance, ...]:
         """Return what was unloaded without having been predicted."""
         return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
 
@@ -91,8 +91,8 @@ class Pin(NamedTuple):
     ``symbols_omitted`` more symbols are left out.
     """
 
-    moment: Moment
-    library: Instance
+    header: EventHeader
+    library: LibraryInstance
     origin: Optional[str]
     symbols: tuple[str, ...] = ()
     looked_up_by: tuple[str, ...] = ()
@@ -106,8 +106,8 @@ class TlsRegistration(NamedTuple):
     runs.
     """
 
-    moment: Moment
-    library: Optional[Instance]
+    header: EventHeader
+    library: Optional[LibraryInstance]
     destructor: Site
     object: int
     destructor_library: Optional[str] = None
@@ -119,8 +119,8 @@ class DescriptorLeak(NamedTuple):
     ``opened_at`` are the calls in that library that made descriptors, as far as they were watched.
     """
 
-    moment: Moment
-    library: Instance
+    header: EventHeader
+    library: LibraryInstance
     descriptor: int
     descriptor_target: str
     opened_at: tuple[Site, ...] = ()
@@ -129,7 +129,7 @@ class DescriptorLeak(NamedTuple):
 Event = Union[Open, Close, Pin, TlsRegistration, DescriptorLeak]
 
 
-class Kept(NamedTuple):
+class KeptLibrary(NamedTuple):
     """A library that stayed at its last close: how often, the latest such close, and the holds then."""
 
     library: Library
@@ -153,7 +153,7 @@ class Trace(NamedTuple):
     closes_by: str
     totals: Totals
     library_totals: tuple[LibraryTotals, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptLibrary, ...]
     closes_mispredicted: tuple[Close, ...]
     pins: tuple[Pin, ...]
     tls_registrations: tuple[TlsRegistration, ...]

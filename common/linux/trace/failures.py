@@ -28,10 +28,10 @@ from ...errors import DlwhyError
 from ...memory import Memory
 from ...paths import base_name
 from ...target import Hit
-from ..elf.image import MAX_NAME, Image
+from ..elf.image import MAX_NAME, ElfImage
 from ..state.process import GlibcProcess
 from .callers import Callers
-from .calls import find_function
+from .entry_points import find_function
 
 SIGNAL_ERROR, SIGNAL_EXCEPTION = "_dl_signal_error", "_dl_signal_exception"
 
@@ -79,7 +79,7 @@ ERRNO_TEXTS = {
 _NAMELESS_PROGRAM = "<main program>"
 
 
-class Failure(NamedTuple):
+class OpenFailure(NamedTuple):
     """What dlerror says of a failed open, and the errno behind it, None without one."""
 
     text: str
@@ -87,7 +87,7 @@ class Failure(NamedTuple):
 
 
 def find_raisers(
-    libc: Optional[Image], rtld: Image, version: Optional[tuple[int, ...]], *, in_rtld: bool
+    libc: Optional[ElfImage], rtld: ElfImage, version: Optional[tuple[int, ...]], *, in_rtld: bool
 ) -> Mapping[int, str]:
     """Find the functions that raise the errors of ld.so, by their addresses; empty where there is no place for them.
 
@@ -101,7 +101,7 @@ def find_raisers(
     return {address: name for address, name in found.items() if address is not None}
 
 
-def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> Optional[Failure]:
+def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> Optional[OpenFailure]:
     """Read what a thread at one of these functions raises, None if that cannot be read."""
     try:
         code = callers.argument(hit, memory, 0)
@@ -114,7 +114,7 @@ def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> O
         return None
 
 
-def make_failure(memory: Memory, code: int, name: int, text: int) -> Failure:
+def make_failure(memory: Memory, code: int, name: int, text: int) -> OpenFailure:
     """Assemble an error as dlerror does; ``name`` and ``text`` are addresses, each 0 if there is none.
 
     :raises DlwhyError: if one of them cannot be read.
@@ -122,7 +122,7 @@ def make_failure(memory: Memory, code: int, name: int, text: int) -> Failure:
     words = [memory.c_string(address, _MAX_TEXT) for address in (name, text) if address]
     if code:
         words.append(ERRNO_TEXTS.get(code, f"Unknown error {code}"))
-    return Failure(": ".join(filter(None, words)), code or None)
+    return OpenFailure(": ".join(filter(None, words)), code or None)
 
 
 class StoredErrors:
@@ -133,7 +133,7 @@ class StoredErrors:
         self._offset = offset
 
     @classmethod
-    def of(cls, libc: Optional[Image]) -> Optional[StoredErrors]:
+    def of(cls, libc: Optional[ElfImage]) -> Optional[StoredErrors]:
         """Find where they are, None where this libc does not tell."""
         try:
             symbol = libc.find_symbol("__libc_dlerror_result") if libc else None
@@ -141,7 +141,7 @@ class StoredErrors:
             return None
         return cls(symbol[0] - libc.bias) if symbol and libc else None
 
-    def find(self, process: GlibcProcess, tid: int) -> Optional[Failure]:
+    def find(self, process: GlibcProcess, tid: int) -> Optional[OpenFailure]:
         """Find what the last open of a thread failed with, None if that is not known.
 
         What names a library that is loaded, or the program, is of a dlsym that has failed since.
@@ -166,7 +166,7 @@ class StoredErrors:
         )
         return None if is_of_program or name in known else failure
 
-    def _read(self, process: GlibcProcess, tid: int) -> Optional[tuple[Optional[str], Failure]]:
+    def _read(self, process: GlibcProcess, tid: int) -> Optional[tuple[Optional[str], OpenFailure]]:
         """Read the object that the last error of a thread names, None if only its text does, and the error."""
         from ..loader.threads import find_thread_pointers
         from ..loader.tls import find_static_block
@@ -185,7 +185,7 @@ class StoredErrors:
         if not text:
             return None
         if was_returned:
-            return None, Failure(memory.c_string(text, _MAX_TEXT), code or None)
+            return None, OpenFailure(memory.c_string(text, _MAX_TEXT), code or None)
         failure = make_failure(memory, code, name, text)
         return memory.c_string(name, _MAX_TEXT), failure
 

@@ -7,8 +7,8 @@ from typing import Optional
 
 from ...model import Outcome
 from ...trace.events import OpenResult
-from ...trace.ledger import AccountKey, Ending, Ledger
-from .events import Close, DescriptorLeak, Event, Instance, Kept, Open, Pin, TlsRegistration
+from ...trace.ledger import CloseResult, Ledger, LibraryKey
+from .events import Close, DescriptorLeak, Event, KeptLibrary, LibraryInstance, Open, Pin, TlsRegistration
 
 
 class EventLedger(Ledger):
@@ -17,7 +17,7 @@ class EventLedger(Ledger):
     ``closes_not_open`` are the closes of what was not open.
     """
 
-    def __init__(self, at_start: Optional[Mapping[AccountKey, int]] = None) -> None:
+    def __init__(self, at_start: Optional[Mapping[LibraryKey, int]] = None) -> None:
         """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
         super().__init__(at_start)
         self.closes_mispredicted: list[Close] = []
@@ -26,7 +26,7 @@ class EventLedger(Ledger):
         self.descriptor_leaks: list[DescriptorLeak] = []
         self.closes_not_open: list[Close] = []
         self.opens_failed: list[Open] = []
-        self._kept: dict[AccountKey, Kept] = {}
+        self._kept: dict[LibraryKey, KeptLibrary] = {}
 
     def add(self, event: Event) -> None:
         """Count an event."""
@@ -53,12 +53,12 @@ class EventLedger(Ledger):
             return
         key, name = key_of(event.library), event.library.name
         if isinstance(event, Open):
-            self.book_open(key, name, event.moment, shown=shown)
+            self.record_open(key, name, event.header, shown=shown)
         elif isinstance(event, Close):
-            self.book_close(key, name, event.moment, event.predicted_outcome, shown=shown)
+            self.record_close(key, name, event.header, event.predicted_outcome, shown=shown)
 
     def _add_close(self, event: Close) -> None:
-        ending = Ending(
+        ending = CloseResult(
             outcome=event.predicted_outcome,
             ended=event.ended,
             unloaded=len(event.unloaded),
@@ -66,20 +66,20 @@ class EventLedger(Ledger):
             is_exact=event.is_exact,
             is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
-        if self.count_close(event.moment, ending):
+        if self.count_close(event.header, ending):
             self._list("closes_mispredicted", self.closes_mispredicted, event)
         if event.predicted_outcome is Outcome.NOT_OPEN:
             self._list("closes_not_open", self.closes_not_open, event)
         for library in event.kept:
-            key = AccountKey(library.path, library.namespace)
+            key = LibraryKey(library.path, library.namespace)
             before = self._kept.get(key)
-            self._kept[key] = Kept(library, before.times_kept + 1 if before else 1, event)
+            self._kept[key] = KeptLibrary(library, before.times_kept + 1 if before else 1, event)
 
-    def kept(self) -> tuple[Kept, ...]:
+    def kept(self) -> tuple[KeptLibrary, ...]:
         """Return the libraries that stayed at a last close, most frequent first."""
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.library.name)))
 
 
-def key_of(library: Instance) -> AccountKey:
+def key_of(library: LibraryInstance) -> LibraryKey:
     """Return the key of a library's account."""
-    return AccountKey(library.path, library.namespace)
+    return LibraryKey(library.path, library.namespace)

@@ -8,28 +8,28 @@ from ...memory import Memory
 from ...target import Hit
 from ...trace.events import Site
 from .callers import Callers
-from .events import Instance
-from .operations import instance_of
-from .reading import Reading
+from .events import LibraryInstance
+from .in_flight import instance_of
+from .snapshot import LoaderSnapshot
 
 #: By ``int __cxa_thread_atexit_impl (dtor_func func, void *obj, void *dso_symbol)`` TLS destructors are registered.
 REGISTER = "__cxa_thread_atexit_impl"
 
 
-class Registering(NamedTuple):
+class RegistrationCall(NamedTuple):
     """A call that registers a destructor: caller, library kept, destructor and object, destructor's library.
 
     ``owner`` is None where the destructor is of the library that it keeps.
     """
 
     caller: Optional[Site]
-    library: Instance
+    library: LibraryInstance
     function: Site
     object: int
     owner: Optional[str]
 
 
-def read_registration(hit: Hit, memory: Memory, reading: Reading, callers: Callers) -> Registering:
+def read_registration(hit: Hit, memory: Memory, snapshot: LoaderSnapshot, callers: Callers) -> RegistrationCall:
     """Read the TLS destructor that a thread is about to register; ``memory`` is uncached.
 
     :param hit: the thread, at the start of ``__cxa_thread_atexit_impl``.
@@ -38,12 +38,12 @@ def read_registration(hit: Hit, memory: Memory, reading: Reading, callers: Calle
     """
     function, subject, symbol = (callers.argument(hit, memory, i) for i in range(3))
     pc = callers.return_address(hit, memory)
-    if any(reading.process.find_map(address) is None for address in (function, symbol, pc)):
-        reading.look()  # for names only: what has changed is found at the next event
-    process = reading.process
-    caller = callers.name(process, callers.behind(hit, process, pc))
+    if any(snapshot.process.find_map(address) is None for address in (function, symbol, pc)):
+        snapshot.refresh()  # for names only: what has changed is found at the next event
+    process = snapshot.process
+    caller = callers.name(process, callers.skip_libstdcxx(hit, process, pc))
     kept = process.find_map(symbol) or process.graph.namespaces[0].maps[0]
     code = callers.name(process, function, before=0) or Site(function)
     library = instance_of(process, kept)
     owner = code.library if code.library != library.name else None
-    return Registering(caller, library, code, subject, owner)
+    return RegistrationCall(caller, library, code, subject, owner)

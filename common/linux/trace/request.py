@@ -8,7 +8,7 @@ from ...errors import DlwhyError
 from ...memory import Memory
 from ...target import Hit
 from .callers import Callers
-from .calls import CALLERS_NAMESPACE, Entry
+from .entry_points import CALLERS_NAMESPACE, EntryPoint
 
 RTLD_NOLOAD = 4
 
@@ -17,7 +17,7 @@ _MAX_NAME = 4096
 _FLAGS = 0xFFFF
 
 
-class Request(NamedTuple):
+class OpenRequest(NamedTuple):
     """An open request: name (None: the program itself), RTLD flags, namespace (negative: LM_ID_NEWLM, -2)."""
 
     name: Optional[str]
@@ -25,22 +25,22 @@ class Request(NamedTuple):
     space: int
 
 
-def read_request(callers: Callers, hit: Hit, memory: Memory, entry: Entry) -> Request:
+def read_request(callers: Callers, hit: Hit, memory: Memory, entry: EntryPoint) -> OpenRequest:
     """Read the arguments of a function that is about to open.
 
     :raises FaultError: if they cannot be read.
     """
-    arguments = [callers.argument(hit, memory, i) for i in range(4 if entry is Entry.DL_OPEN else 3)]
-    if entry is Entry.DL_OPEN:
+    arguments = [callers.argument(hit, memory, i) for i in range(4 if entry is EntryPoint.DL_OPEN else 3)]
+    if entry is EntryPoint.DL_OPEN:
         name, flags, space = arguments[0], arguments[1], arguments[3]
-    elif entry is Entry.DLMOPEN:
+    elif entry is EntryPoint.DLMOPEN:
         name, flags, space = arguments[1], arguments[2], arguments[0]
     else:
         # dlopen itself asks for the caller's namespace, or for the program in the base namespace.
         name, flags, space = arguments[0], arguments[1], CALLERS_NAMESPACE if arguments[0] else 0
     bits = 8 * memory.pointer_size
     signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space
-    return Request(_read_name(memory, name), flags & _FLAGS, signed)
+    return OpenRequest(_read_name(memory, name), flags & _FLAGS, signed)
 
 
 def _read_name(memory: Memory, address: int) -> Optional[str]:

@@ -11,15 +11,15 @@ from ...model import Outcome
 from ...paths import base_name
 from ...target import Reaction
 from ..model import HoldKind, Library
-from ..state.kept import PERMANENT
-from .events import Close, Event, Instance, Open, Stop
-from .operation import Closing, Opening, Operation
+from ..state.mark_phase import PERMANENT
+from .call import CloseCall, LoaderCall, OpenCall
+from .events import Close, Event, LibraryInstance, Open, Stop
 
 #: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
 _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
 
 
-class Options(NamedTuple):
+class TraceOptions(NamedTuple):
     """What to trace: only ``libraries`` (names or patterns; empty: all), and when to stop the process.
 
     ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
@@ -31,15 +31,15 @@ class Options(NamedTuple):
     fds: bool = False
 
 
-class Stops:
+class StopRules:
     """Decides which events are reported, and where the process stops."""
 
-    def __init__(self, options: Options, announce: Callable[[Stop], None]) -> None:
+    def __init__(self, options: TraceOptions, announce: Callable[[Stop], None]) -> None:
         self._options = options
         # A name also as answers show it.
         self._wanted = tuple(dict.fromkeys((*options.libraries, *map(unescaped, options.libraries))))
         self._announce = announce
-        self._late: list[Instance] = []
+        self._late: list[LibraryInstance] = []
 
     def is_wanted(self, name: str) -> bool:
         """Return True if a name or path matches a requested library, or none was requested."""
@@ -51,39 +51,39 @@ class Stops:
         """Return True if an event concerns a requested library."""
         return not self._options.libraries or any(self.is_wanted(name) for name in names_of(event))
 
-    def note_added(self, opening: Opening, instance: Instance) -> None:
+    def note_added(self, open_call: OpenCall, instance: LibraryInstance) -> None:
         """Record a library that an earlier open loaded, unless the process stopped for that open."""
-        has_stopped = self._is_asked_for(opening) and instance.name == base_name(opening.request.name or "")
+        has_stopped = self._is_asked_for(open_call) and instance.name == base_name(open_call.request.name or "")
         if self._options.stop_when == "opened" and not has_stopped:
             self._late.append(instance)
 
-    def _is_asked_for(self, opening: Opening) -> bool:
-        return bool(opening.request.name) and self.is_wanted(opening.request.name or "")
+    def _is_asked_for(self, open_call: OpenCall) -> bool:
+        return bool(open_call.request.name) and self.is_wanted(open_call.request.name or "")
 
-    def find_at_close(self, closing: Closing, closings: Iterable[Closing]) -> Optional[tuple[str, ...]]:
+    def find_at_close(self, close_call: CloseCall, close_calls: Iterable[CloseCall]) -> Optional[tuple[str, ...]]:
         """Return the names of the libraries for which to stop at a close, None to go on."""
         when = self._options.stop_when
         if when == "kept":
-            kept = [library for library in closing.prediction.keeps if library.held is not False]
+            kept = [library for library in close_call.prediction.keeps if library.held is not False]
             if self._options.libraries:
                 chosen = [library for library in kept if self.is_wanted(library.path)]
             else:
-                own = closing.library.link_map if closing.library else 0
+                own = close_call.library.link_map if close_call.library else 0
                 chosen = [library for library in kept if library.link_map == own or _is_surprising(library)]
             return tuple(library.name for library in chosen) or None
         if when == "unloaded":
-            going = {**closing.prediction.goes, **closing.remarked}.values()
-            if closing.prediction.outcome is Outcome.DEFERRED:
-                going = {a: i for op in closings for a, i in op.remarked.items()}.values()
+            going = {**close_call.prediction.goes, **close_call.remarked}.values()
+            if close_call.prediction.outcome is Outcome.DEFERRED:
+                going = {a: i for op in close_calls for a, i in op.remarked.items()}.values()
             return tuple(each.name for each in going if self.is_wanted(each.path)) or None
         return self._find_late()
 
-    def find_at_open(self, opening: Opening) -> Optional[tuple[str, ...]]:
+    def find_at_open(self, open_call: OpenCall) -> Optional[tuple[str, ...]]:
         """Return the names of the libraries for which to stop at an open, None to go on."""
         if self._options.stop_when != "opened":
             return None
-        if self._is_asked_for(opening):
-            name = base_name(opening.request.name or "")
+        if self._is_asked_for(open_call):
+            name = base_name(open_call.request.name or "")
             self._late = [each for each in self._late if each.name != name]
             return (name,)
         return self._find_late()
@@ -95,11 +95,11 @@ class Stops:
             return None
         return tuple(each.name for each in late if self.is_wanted(each.path)) or None
 
-    def react(self, libraries: Optional[tuple[str, ...]], operation: Operation) -> Reaction:
+    def react(self, libraries: Optional[tuple[str, ...]], call: LoaderCall) -> Reaction:
         """Announce a stop for some libraries, if there is one."""
         if libraries is None or self._options.stop_when is None:
             return Reaction.RESUME
-        self._announce(Stop(self._options.stop_when, operation.event(ended=False), libraries))
+        self._announce(Stop(self._options.stop_when, call.event(ended=False), libraries))
         return Reaction.STOP
 
 

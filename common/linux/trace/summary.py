@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...model import Problem
-from ...trace.ledger import AccountKey
-from ...trace.watching import Watching
+from ...trace.ledger import LibraryKey
+from ...trace.session import TraceSession
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
 from ..state.naming import missing_names, target_info
 from ..state.process import GlibcProcess
-from .calls import Places
+from .entry_points import EntryPoints
 from .events import Event, Trace
+from .in_flight import instance_of
 from .ledger import EventLedger, key_of
-from .operations import instance_of
-from .stops import Stops
+from .stops import StopRules
 
 #: A trace that meets more problems than this is of no use.
 MAX_PROBLEMS = 50
 
 
-class Summary:
+class TraceSummary:
     """The reported events of a trace, and its problems."""
 
     def __init__(
-        self, process: GlibcProcess, asked: tuple[str, ...], stops: Stops, sink: Callable[[Event], None]
+        self, process: GlibcProcess, asked: tuple[str, ...], stops: StopRules, sink: Callable[[Event], None]
     ) -> None:
         """Create the summary of a trace; events about ``asked`` go to ``sink``."""
         self._info = target_info(process.memory)
@@ -67,7 +67,9 @@ class Summary:
         if len(self._problems) < MAX_PROBLEMS:
             self._problems[Problem(where, message)] = None
 
-    def report(self, process: GlibcProcess, watching: Watching, places: Places, running: tuple[Event, ...]) -> Trace:
+    def report(
+        self, process: GlibcProcess, watching: TraceSession, places: EntryPoints, running: tuple[Event, ...]
+    ) -> Trace:
         """Return the report; ``running``: the in-flight calls.
 
         :param process: the process as it is at this time.
@@ -82,7 +84,7 @@ class Summary:
             opens_by=places.opens_by,
             closes_by=places.closes_by,
             totals=ledger.totals(),
-            library_totals=ledger.accounts_with(_open_counts(process, process.graph.by_address.values())),
+            library_totals=ledger.library_totals(_open_counts(process, process.graph.by_address.values())),
             kept=ledger.kept(),
             closes_mispredicted=tuple(ledger.closes_mispredicted),
             pins=tuple(ledger.pins),
@@ -96,6 +98,6 @@ class Summary:
         )
 
 
-def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[AccountKey, int]:
+def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[LibraryKey, int]:
     """Return open counts."""
-    return {AccountKey(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}
+    return {LibraryKey(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}

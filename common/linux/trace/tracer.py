@@ -17,34 +17,34 @@ from typing import Optional
 from ...errors import DlwhyError, NoTargetError, UnsupportedError
 from ...guards import call_handler, event_bug, traceback_of
 from ...memory import Memory
-from ...target import Hit, LiveProcess, Reaction
-from ...trace.events import Moment, Site
-from ...trace.watching import Watching
+from ...target import Hit, LiveLinuxTarget, Reaction
+from ...trace.events import EventHeader, Site
+from ...trace.session import TraceSession
 from ..elf.unwind import REGISTERS
-from ..loader.maps import is_same
-from ..loader.start import Start
+from ..loader.maps import is_same_library
+from ..loader.rendezvous import Rendezvous
 from ..state.examine import examine
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
+from .call import CallStart, CloseCall, LoaderCall, OpenCall
 from .callers import Callers
-from .calls import CONVENTIONS, Entry, find_function, find_places
-from .descriptors import MAKERS, Descriptors, name_call, read_path
+from .descriptors import DESCRIPTOR_FUNCTIONS, Descriptors, name_call, read_path
+from .entry_points import CONVENTIONS, EntryPoint, find_entry_points, find_function
 from .events import Event, Stop, TlsRegistration, Trace
 from .failures import StoredErrors, find_raisers, read_failure
-from .operation import Beginning, Closing, Opening, Operation
-from .operations import Operations, instance_of
-from .progress import Progress
-from .reading import ANOTHER_PROGRAM, Reading
+from .in_flight import InFlightCalls, instance_of
 from .registrations import REGISTER, read_registration
 from .request import RTLD_NOLOAD, read_request
-from .stops import Options, Stops
-from .summary import Summary
+from .snapshot import ANOTHER_PROGRAM, LoaderSnapshot
+from .stops import StopRules, TraceOptions
+from .summary import TraceSummary
+from .tracker import CallTracker
 
 EXITED = "the process ended"
 
 
 def begin(
-    target: LiveProcess, options: Options, sink: Callable[[Event], None], announce: Callable[[Stop], None]
+    target: LiveLinuxTarget, options: TraceOptions, sink: Callable[[Event], None], announce: Callable[[Stop], None]
 ) -> Tracer:
     """Begin a trace; each event goes to ``sink`` when it has ended, each wanted stop is announced.
 
@@ -54,7 +54,7 @@ def begin(
     def of_glibc(process: GlibcProcess) -> Tracer:
         return Tracer(target, GlibcExamination.of(process), options, sink, announce)
 
-    def of_musl(_memory: Memory, _start: Start) -> Tracer:
+    def of_musl(_memory: Memory, _start: Rendezvous) -> Tracer:
         raise UnsupportedError("musl never unloads, by design: there is no close to trace")
 
     tracer, _ = examine(target, of_glibc, of_musl)
@@ -67,9 +67,9 @@ class Tracer:
 
     def __init__(
         self,
-        target: LiveProcess,
+        target: LiveLinuxTarget,
         examined: GlibcExamination,
-        options: Options,
+        options: TraceOptions,
         sink: Callable[[Event], None],
         announce: Callable[[Stop], None],
     ) -> None:
@@ -80,21 +80,21 @@ class Tracer:
         if arch not in CONVENTIONS:
             raise UnsupportedError(f"tracing on {arch} is not supported")
         self._callers = Callers(target, CONVENTIONS[arch], process.private.rtld_map.address)
-        self._reading = Reading(target, examined)
-        self._watching = Watching()
-        self._operations = Operations()
-        self._stops = Stops(options, announce)
-        self._summary = Summary(process, options.libraries, self._stops, sink)
+        self._snapshot = LoaderSnapshot(target, examined)
+        self._session = TraceSession()
+        self._in_flight = InFlightCalls()
+        self._stops = StopRules(options, announce)
+        self._summary = TraceSummary(process, options.libraries, self._stops, sink)
         self._descriptors = self._watch_descriptors() if options.fds else None
         libc = process.private.libc
         self._raisers = find_raisers(
             libc, process.private.rtld, process.layouts.version, in_rtld=target.keeps_breakpoints
         )
         stored_errors = None if self._raisers else StoredErrors.of(libc)
-        self._progress = Progress(
-            self._reading,
-            self._watching,
-            self._operations,
+        self._tracker = CallTracker(
+            self._snapshot,
+            self._session,
+            self._in_flight,
             self._stops,
             self._summary,
             self._descriptors,
@@ -103,7 +103,9 @@ class Tracer:
         self._makers: Mapping[int, str] = {}
         # What ld.so calls itself by is found by unwinding.
         in_rtld = target.keeps_breakpoints and arch in REGISTERS
-        self._places = find_places(process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld)
+        self._entry_points = find_entry_points(
+            process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld
+        )
 
     # -- beginning and end -------------------------------------------------------------------------------------
 
@@ -112,8 +114,8 @@ class Tracer:
 
         :raises UnsupportedError: if there is no place for them.
         """
-        libc = [self._reading.process.private.libc]
-        entries = {address: entry.value for address, entry in self._places.entries.items()}
+        libc = [self._snapshot.process.private.libc]
+        entries = {address: entry.value for address, entry in self._entry_points.entries.items()}
         watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = [(entries, self._on_entry)]
         leave = find_function(libc, "_exit")
         if leave:
@@ -126,12 +128,12 @@ class Tracer:
                 raise UnsupportedError(f"this glibc has no {REGISTER}: it is older than 2.18")
             watched.append(({register: REGISTER}, self._on_registration))
         if self._descriptors is not None and self.options.libraries:
-            makers = {find_function(libc, name): name for name in MAKERS}
+            makers = {find_function(libc, name): name for name in DESCRIPTOR_FUNCTIONS}
             self._makers = {address: name for address, name in makers.items() if address is not None}
             watched.append((self._makers, self._on_descriptor))
         for names, handler in watched:
-            self._watching.keep(self.target.add_breakpoint(tuple(names), self._guarded(names, handler)))
-        self._watching.keep(self.target.on_end(self._on_end))
+            self._session.keep(self.target.add_breakpoint(tuple(names), self._guarded(names, handler)))
+        self._session.keep(self.target.on_end(self._on_end))
 
     def _guarded(self, names: Mapping[int, str], handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
         """Wrap a handler so that no failure in it stops the process; ``names``: of the breakpoints."""
@@ -142,7 +144,7 @@ class Tracer:
             def act() -> Reaction:
                 nonlocal where
                 where = f"{names[hit.address]} in thread {hit.lwp}"
-                self._reading.process.memory.renew_allowance()
+                self._snapshot.process.memory.renew_allowance()
                 return handler(hit)
 
             return call_handler(act, Reaction.RESUME, lambda error: self._fail(where, error))
@@ -159,7 +161,7 @@ class Tracer:
         elif isinstance(error, DlwhyError):
             self._summary.add_problem(where, str(error))
         else:
-            self._operations.doubt()
+            self._in_flight.mark_uncertain()
             self._summary.add_problem(where, event_bug(error))
             trace = traceback_of(error)
             if trace:
@@ -179,22 +181,22 @@ class Tracer:
 
     def end(self, why: str) -> None:
         """End the trace for a reason."""
-        if self._watching.end(why):
-            self._summary.tell_unended(self._operations.end_all())
+        if self._session.end(why):
+            self._summary.tell_unended(self._in_flight.end_all())
 
     def _on_end(self, why: str) -> None:
-        call_handler(lambda: self._hear_of_end(why), None, lambda error: self._fail("the end of the process", error))
+        call_handler(lambda: self._handle_end(why), None, lambda error: self._fail("the end of the process", error))
 
-    def _hear_of_end(self, why: str) -> None:
+    def _handle_end(self, why: str) -> None:
         """Handle the debugger's report that the process has ended; gdb reports newly loaded symbols alike."""
-        if why != ANOTHER_PROGRAM or not self._reading.is_same_program():
+        if why != ANOTHER_PROGRAM or not self._snapshot.is_same_program():
             self.end(why)
 
     def is_watching(self) -> bool:
         """Return True while the trace runs; not every debugger reports that a process has ended."""
         if not self.target.is_alive():
             self.end(EXITED)
-        return self._watching.ending is None
+        return self._session.ending is None
 
     def settle(self) -> None:
         """Read the lists while the process stands, and end what has ended.
@@ -210,38 +212,40 @@ class Tracer:
         call_handler(self._settle, None, fail)
 
     def _settle(self) -> None:
-        self._reading.look()
-        self._progress.advance(None, None)
-        for operation in reversed(self._operations.running()):
-            if self._has_returned(operation):
-                self._progress.finish(operation)
+        self._snapshot.refresh()
+        self._tracker.advance(None, None)
+        for call in reversed(self._in_flight.running()):
+            if self._has_returned(call):
+                self._tracker.finish(call)
 
-    def _has_returned(self, operation: Operation) -> bool:
+    def _has_returned(self, call: LoaderCall) -> bool:
         """Return True if a stopped thread's stack shows that a call has returned."""
-        stack = self.target.stack_pointer(operation.moment.tid)
+        stack = self.target.stack_pointer(call.header.tid)
         # At its own place it has not begun.
-        if stack is not None and stack > operation.stack:
+        if stack is not None and stack > call.stack:
             return True
-        saved = self._callers.saved_return(self._reading.process.memory, operation.stack)
-        return None not in (saved, operation.returns_to) and saved != operation.returns_to
+        saved = self._callers.saved_return(self._snapshot.process.memory, call.stack)
+        return None not in (saved, call.returns_to) and saved != call.returns_to
 
     def report(self) -> Trace:
         """Return the report on all events so far."""
         if self.is_watching():
             self.settle()
-        return self._summary.report(self._reading.process, self._watching, self._places, self._operations.unended())
+        return self._summary.report(
+            self._snapshot.process, self._session, self._entry_points, self._in_flight.unended()
+        )
 
     # -- opens and closes --------------------------------------------------------------------------------------
 
     def _on_entry(self, hit: Hit) -> Reaction:
         """Handle a thread about to open or close a library."""
-        entry = self._places.entries[hit.address]
-        self._reading.look()
+        entry = self._entry_points.entries[hit.address]
+        self._snapshot.refresh()
         stack = self._callers.stack(hit)
-        is_close = entry in (Entry.DL_CLOSE, Entry.DLCLOSE)
+        is_close = entry in (EntryPoint.DL_CLOSE, EntryPoint.DLCLOSE)
         if is_close:
             self._forget_repeated(hit, stack)
-        self._progress.advance(hit.lwp, stack)
+        self._tracker.advance(hit.lwp, stack)
         return self._begin_close(hit, entry, stack) if is_close else self._begin_open(hit, entry, stack)
 
     def _forget_repeated(self, hit: Hit, stack: int) -> None:
@@ -249,86 +253,90 @@ class Tracer:
 
         A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.
         """
-        last = self._operations.find_unbegun_close(hit.lwp, stack)
+        last = self._in_flight.find_unstarted_close(hit.lwp, stack)
         link_map = last.link_map if last else None
         if last is None or link_map is None:
             return
-        process = self._reading.process
+        process = self._snapshot.process
         if self._callers.argument(hit, process.memory, 0) == link_map.address:
             now = process.graph.by_address.get(link_map.address)
-            if now is not None and is_same(link_map, now) and now.l_direct_opencount == link_map.l_direct_opencount:
-                self._operations.forget(last)
+            if (
+                now is not None
+                and is_same_library(link_map, now)
+                and now.l_direct_opencount == link_map.l_direct_opencount
+            ):
+                self._in_flight.forget(last)
 
-    def _begin_close(self, hit: Hit, entry: Entry, stack: int) -> Reaction:
-        process = self._reading.process
+    def _begin_close(self, hit: Hit, entry: EntryPoint, stack: int) -> Reaction:
+        process = self._snapshot.process
         handle = self._callers.argument(hit, process.memory, 0)
         link_map = process.graph.by_address.get(handle)
         library = instance_of(process, link_map) if link_map else None
-        closing = Closing(self._beginning(hit, entry, stack), handle, link_map, library)
+        close_call = CloseCall(self._call_start(hit, entry, stack), handle, link_map, library)
         if link_map is not None:
-            self._progress.predict(closing, link_map)
-        self._operations.add(closing)
-        stop = self._stops.find_at_close(closing, self._operations.closings())
-        if closing.does_nothing:
-            self._progress.finish(closing)
-        return self._stops.react(stop, closing)
+            self._tracker.predict(close_call, link_map)
+        self._in_flight.add(close_call)
+        stop = self._stops.find_at_close(close_call, self._in_flight.close_calls())
+        if close_call.does_nothing:
+            self._tracker.finish(close_call)
+        return self._stops.react(stop, close_call)
 
-    def _begin_open(self, hit: Hit, entry: Entry, stack: int) -> Reaction:
-        request = read_request(self._callers, hit, self._reading.process.memory, entry)
-        opening = Opening(self._beginning(hit, entry, stack), request)
-        self._operations.add(opening)
-        return self._stops.react(self._stops.find_at_open(opening), opening)
+    def _begin_open(self, hit: Hit, entry: EntryPoint, stack: int) -> Reaction:
+        request = read_request(self._callers, hit, self._snapshot.process.memory, entry)
+        open_call = OpenCall(self._call_start(hit, entry, stack), request)
+        self._in_flight.add(open_call)
+        return self._stops.react(self._stops.find_at_open(open_call), open_call)
 
-    def _beginning(self, hit: Hit, entry: Entry, stack: int) -> Beginning:
-        process = self._reading.process
+    def _call_start(self, hit: Hit, entry: EntryPoint, stack: int) -> CallStart:
+        process = self._snapshot.process
         found = self._callers.find(hit, process, entry, stack)
-        moment = self._moment(hit, stack, self._callers.name(process, found.pc), found.by)
+        header = self._header(hit, stack, self._callers.name(process, found.pc), found.by)
         returns_to = self._callers.saved_return(process.memory, stack)
-        return Beginning(moment, stack, returns_to, {} if self._descriptors is None else self._descriptors.read())
+        return CallStart(header, stack, returns_to, {} if self._descriptors is None else self._descriptors.read())
 
-    def _moment(self, hit: Hit, stack: int, caller: Optional[Site], by: str) -> Moment:
-        now, inside = self._watching.now(), self._operations.around(hit.lwp, stack)
-        return Moment(self._watching.count(), now, hit.lwp, caller, by, inside, self._reading.is_exiting)
+    def _header(self, hit: Hit, stack: int, caller: Optional[Site], by: str) -> EventHeader:
+        now, inside = self._session.now(), self._in_flight.enclosing_call(hit.lwp, stack)
+        return EventHeader(self._session.count(), now, hit.lwp, caller, by, inside, self._snapshot.is_exiting)
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """Handle the process about to exit: every call that can have returned has."""
-        self._reading.look()
-        self._operations.note_going_on()
-        self._progress.advance(None, None)
+        self._snapshot.refresh()
+        self._in_flight.note_resumed()
+        self._tracker.advance(None, None)
         return Reaction.RESUME
 
     # -- what an open fails with -------------------------------------------------------------------------------
 
     def _on_error(self, hit: Hit) -> Reaction:
         """Handle an error that ld.so raises, in an open or in another call of the thread; no list has changed."""
-        own = self._operations.of_thread(hit.lwp)
-        opening = own[-1] if own else None
-        if isinstance(opening, Opening) and opening.failure is None:
+        own = self._in_flight.of_thread(hit.lwp)
+        open_call = own[-1] if own else None
+        if isinstance(open_call, OpenCall) and open_call.failure is None:
             memory = Memory(self.target)
-            if self._is_within(opening, hit, memory):
+            if self._is_within(open_call, hit, memory):
                 failure = read_failure(self._callers, hit, memory, self._raisers[hit.address])
                 if failure is not None:
-                    opening.note_failure(failure)
+                    open_call.note_failure(failure)
         return Reaction.RESUME
 
-    def _is_within(self, opening: Opening, hit: Hit, memory: Memory) -> bool:
+    def _is_within(self, open_call: OpenCall, hit: Hit, memory: Memory) -> bool:
         """Return True if a thread is within an open, as far as its stack shows.
 
         After one by RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail from the same place.
         """
-        if self._callers.stack(hit) >= opening.stack:
+        if self._callers.stack(hit) >= open_call.stack:
             return False
-        if opening.returns_to is None:
-            return not opening.request.flags & RTLD_NOLOAD
-        return self._callers.saved_return(memory, opening.stack) == opening.returns_to
+        if open_call.returns_to is None:
+            return not open_call.request.flags & RTLD_NOLOAD
+        return self._callers.saved_return(memory, open_call.stack) == open_call.returns_to
 
     # -- what else makes a library stay, or leave something behind ---------------------------------------------
 
     def _on_registration(self, hit: Hit) -> Reaction:
         """Handle a thread about to register a TLS destructor."""
-        found = read_registration(hit, Memory(self.target), self._reading, self._callers)
-        moment = self._moment(hit, self._callers.stack(hit), found.caller, "user")
-        self._summary.tell(TlsRegistration(moment, found.library, found.function, found.object, found.owner))
+        found = read_registration(hit, Memory(self.target), self._snapshot, self._callers)
+        header = self._header(hit, self._callers.stack(hit), found.caller, "user")
+        self._summary.tell(TlsRegistration(header, found.library, found.function, found.object, found.owner))
         return Reaction.RESUME
 
     def _on_descriptor(self, hit: Hit) -> Reaction:
@@ -336,12 +344,12 @@ class Tracer:
         assert self._descriptors is not None
         memory = Memory(self.target)
         pc = self._callers.return_address(hit, memory)
-        if self._reading.process.find_map(pc) is None:
-            self._reading.look()
-        process = self._reading.process
+        if self._snapshot.process.find_map(pc) is None:
+            self._snapshot.refresh()
+        process = self._snapshot.process
         found = name_call(self._callers, process, pc)
         if found is not None and self._stops.is_wanted(process.path(found[0])):
-            index = MAKERS[self._makers[hit.address]]
+            index = DESCRIPTOR_FUNCTIONS[self._makers[hit.address]]
             path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
             self._descriptors.note_call(*found, path)
         return Reaction.RESUME

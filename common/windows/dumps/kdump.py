@@ -474,7 +474,7 @@ class KernelDump:
         if walk is None:
             return ()
         problem = Problem("PsLoadedModuleList", f"{walk.reason}: modules of the kernel can be missing")
-        if not walk.is_whole and problem not in self._problems:
+        if not walk.is_complete and problem not in self._problems:
             self._problems.append(problem)
         return tuple(walk)
 

@@ -19,7 +19,7 @@ from ...errors import DumpFormatError, FaultError, UnsupportedError
 from ...files import open_regular, read_at
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
-from ..model import Image, SystemVersion, UnloadedImage
+from ..model import ListedImage, SystemVersion, UnloadedImage
 
 SIGNATURE = b"MDMP"
 
@@ -132,7 +132,7 @@ class MinidumpTarget:
         self.system = SystemVersion(0, 0, 0)
         self._starts, self._ends, self._offsets = array("Q"), array("Q"), array("Q")
         self._thread_entries: Sequence[_ThreadEntry] = ()
-        self._images: Optional[Sequence[Image]] = None
+        self._images: Optional[Sequence[ListedImage]] = None
         self._threads: Optional[Sequence[Thread]] = None
         try:
             self._streams = self._read_directory()
@@ -323,16 +323,16 @@ class MinidumpTarget:
         """Return an empty mapping: Windows has no auxiliary vector."""
         return {}
 
-    def images(self) -> Sequence[Image]:
+    def images(self) -> Sequence[ListedImage]:
         """List the modules of the ModuleList stream, which begins with the program."""
         if self._images is None:
             self._images = tuple(self._read_images())
         return self._images
 
-    def _read_images(self) -> Iterator[Image]:
+    def _read_images(self) -> Iterator[ListedImage]:
         for raw in self._entries(_MODULE_LIST, "module list", _MODULE_SIZE, MAX_MODULES):
             base, size, checksum, timestamp, name = struct.unpack_from("<QIIII", raw)
-            yield Image(self._string(name), base, size, timestamp, checksum)
+            yield ListedImage(self._string(name), base, size, timestamp, checksum)
 
     def modules(self) -> Sequence[Module]:
         """List the modules."""

@@ -73,7 +73,7 @@ class FileObject(NamedTuple):
         return _letters("rwd", (self.shared_read, self.shared_write, self.shared_delete))
 
 
-class View(NamedTuple):
+class ControlAreaView(NamedTuple):
     """An entry of a control area's list of views: the addresses of the ``_MMVAD`` and of its process."""
 
     vad: int
@@ -174,7 +174,7 @@ class FileReader:
             fast_ref=None if self._direct else pointer & mask,
         )
 
-    def views(self, area: ControlArea) -> Optional[Walk[View]]:
+    def views(self, area: ControlArea) -> Optional[Walk[ControlAreaView]]:
         """Return a walk along the views of a section by its own ring, None where this version keeps none."""
         nt = self._nt
         if self._ring is None or area.mapped_views == 0:
@@ -183,8 +183,8 @@ class FileReader:
         links = nt.offset("_MMVAD", "ViewLinks")
         owner = nt.offset("_MMVAD", "VadsProcess")
 
-        def read(entry: int) -> View:
-            return View(entry - links, nt.memory.pointer(entry - links + owner) & ~_OWNER_FLAGS)
+        def read(entry: int) -> ControlAreaView:
+            return ControlAreaView(entry - links, nt.memory.pointer(entry - links + owner) & ~_OWNER_FLAGS)
 
         return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="views")
 

@@ -46,7 +46,7 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     reader = ProcessReader(nt)
     walk = _follow(reader, head)
     found = {process.eprocess: process for process in walk}
-    if not walk.is_whole:
+    if not walk.is_complete:
         for process in reversed(_follow(reader, head, backwards=True).all()):
             found.setdefault(process.eprocess, process)
         message = f"{walk.reason}; {len(found)} processes were reached from both ends"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Optional
 from ...errors import CorruptError, FaultError, LayoutError, NotFoundError
 from ...model import Layout, Module, Problem, Thread
 from ...target import AddressSpace, Capability, KernelTarget
-from ..model import Image, SystemVersion, UnloadedImage
+from ..model import ListedImage, SystemVersion, UnloadedImage
 from .files import FileReader
 from .kernel import Nt, find_nt
 from .processes import Process, list_processes
@@ -27,7 +27,7 @@ class MachineProcess:
         self.capabilities = machine.capabilities & (Capability.LIVE | Capability.RUNNING)
         self.kind = machine.kind
         self._problems: list[Problem] = []
-        self._images: Optional[tuple[Image, ...]] = None
+        self._images: Optional[tuple[ListedImage, ...]] = None
 
     @property
     def pid(self) -> Optional[int]:
@@ -69,7 +69,7 @@ class MachineProcess:
         except FaultError:
             return None
 
-    def images(self) -> Sequence[Image]:
+    def images(self) -> Sequence[ListedImage]:
         """List the files that the process maps as images, by its VADs; nothing if its program is not among them."""
         if self._images is None:
             program = self._program_base()
@@ -85,7 +85,7 @@ class MachineProcess:
         except (FaultError, LayoutError):
             return 0
 
-    def _mapped_images(self) -> Iterator[Image]:
+    def _mapped_images(self) -> Iterator[ListedImage]:
         try:
             vads = VadReader(self._nt).read_tree(self._process.eprocess, self._process.name, self._problems)
             files = FileReader(self._nt)
@@ -101,7 +101,7 @@ class MachineProcess:
                 continue
             file = files.find_file(area.file_object) if area.image and area.file_object else None
             if file is not None:
-                yield Image(file.name.text or "", vad.start, vad.end + 1 - vad.start)
+                yield ListedImage(file.name.text or "", vad.start, vad.end + 1 - vad.start)
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """Return no unloaded images: the loader's own record lists them."""

@@ -16,7 +16,7 @@ from ...lists import Walk, follow_ring
 from ...memory import Memory
 from ...model import Evidence, Problem, Source, SourceKind
 from ...paths import windows_base_name
-from ...structs import Structure, View
+from ...structs import Structure, StructView
 from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
@@ -115,12 +115,12 @@ class Fit(enum.IntEnum):
     RIGHT = 2
 
 
-class Node:
+class DdagNode:
     """An LDR_DDAG_NODE: a module or the modules of an import cycle, with its imports and importers."""
 
     __slots__ = ("address", "children", "cut", "modules", "parents", "record")
 
-    def __init__(self, record: View) -> None:
+    def __init__(self, record: StructView) -> None:
         self.record = record
         self.address = record.address
         #: In the order of its ring, and why that was not seen as a whole.
@@ -140,7 +140,7 @@ class Node:
         return self.record.get("State")
 
 
-class Entry:
+class LdrEntry:
     """An LDR_DATA_TABLE_ENTRY."""
 
     __slots__ = (
@@ -157,7 +157,7 @@ class Entry:
         "timestamp",
     )
 
-    def __init__(self, record: View) -> None:
+    def __init__(self, record: StructView) -> None:
         self.record = record
         self.address = record.address
         self.base = record.get("DllBase") or 0
@@ -167,7 +167,7 @@ class Entry:
         self.parent_base = record.get("ParentDllBase")
         self.name = ""
         self.path = ""
-        self.node: Optional[Node] = None
+        self.node: Optional[DdagNode] = None
         self.orders: dict[str, int] = {}
 
     @property
@@ -207,20 +207,20 @@ class Loader:
         self.pointer_size = layouts.require("_PEB_LDR_DATA").fields["InLoadOrderModuleList"].size // 2
         self._problems: dict[Problem, None] = {}
         self._structures: dict[str, Structure] = {}
-        self.entries: dict[int, Entry] = {}
-        self.nodes: dict[int, Node] = {}
+        self.entries: dict[int, LdrEntry] = {}
+        self.nodes: dict[int, DdagNode] = {}
         self.rule = LoaderRule.WIN8
         self.rule_reason = ""
         self.has_nodes = False
         self.shutdown: Optional[bool] = None
-        self.main: Optional[Entry] = None
+        self.main: Optional[LdrEntry] = None
         self.complete = True
         self.version = SystemVersion(0, 0, 0)
         # Each entry is in one ring.
         self._ring_budget = 4 * MAX_ENTRIES
         self.fit = Fit.UNREADABLE
 
-    def view(self, type_name: str, address: int) -> View:
+    def view(self, type_name: str, address: int) -> StructView:
         """Read a structure of the loader's.
 
         :raises LayoutError: if this source of layouts lacks it.
@@ -228,7 +228,7 @@ class Loader:
         structure = self._structures.get(type_name)
         if structure is None:
             structure = self._structures[type_name] = _structure(self.memory, self.layouts, type_name)
-        return View(self.memory, address, structure, self.source)
+        return StructView(self.memory, address, structure, self.source)
 
     def pointer(self, address: int) -> int:
         """Read a pointer of this loader's code."""
@@ -286,7 +286,7 @@ class Loader:
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields[links_name].offset
         walk = self._follow(head, links)
         found = list(walk.all())
-        if not walk.is_whole:
+        if not walk.is_complete:
             known = set(found)
             rest = [each for each in reversed(self._follow(head, links, backwards=True).all()) if each not in known]
             self.complete = False
@@ -306,10 +306,10 @@ class Loader:
             pointer_size=self.pointer_size,
         )
 
-    def _read_entry(self, address: int) -> Entry:
+    def _read_entry(self, address: int) -> LdrEntry:
         layout = self.layouts.require("_LDR_DATA_TABLE_ENTRY")
         self.memory.spend(_ENTRY_UNITS, "the loader's entry", address)
-        entry = Entry(self.view("_LDR_DATA_TABLE_ENTRY", address))
+        entry = LdrEntry(self.view("_LDR_DATA_TABLE_ENTRY", address))
         entry.path = self._name(address + layout.fields["FullDllName"].offset, MAX_BYTES)
         entry.name = self._name(address + layout.fields["BaseDllName"].offset, _MAX_NAME)
         return entry
@@ -368,10 +368,10 @@ class Loader:
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             self._add_problem("LDR_DDAG_NODE", f"not in memory: the load counts of {names} are not known")
 
-    def read_node(self, address: int) -> Optional[Node]:
+    def read_node(self, address: int) -> Optional[DdagNode]:
         """Read a node, None if it is not in memory."""
         self.memory.spend(_NODE_UNITS, "the node", address)
-        node = Node(self.view("_LDR_DDAG_NODE", address))
+        node = DdagNode(self.view("_LDR_DDAG_NODE", address))
         if node.count is None or node.state is None:
             return None
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
@@ -390,7 +390,7 @@ class Loader:
         self._ring_budget -= len(node.modules)
         return node
 
-    def _read_edges(self, node: Node, outgoing: bool, budget: int) -> int:
+    def _read_edges(self, node: DdagNode, outgoing: bool, budget: int) -> int:
         """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
 
         Source of the record: phnt of System Informer (ntldr.h); the low 3 bits of ParentNode are flags.
@@ -426,7 +426,7 @@ class Loader:
             node.parents = tuple(found)
         return budget - len(found)
 
-    def _node_name(self, node: Node) -> str:
+    def _node_name(self, node: DdagNode) -> str:
         return next((self.entries[a].name for a in node.modules if a in self.entries), f"node {node.address:#x}")
 
     # -- the rules --------------------------------------------------------------------------------------------
@@ -464,16 +464,16 @@ class Loader:
         ntdll = self.find_entry("ntdll.dll")
         return ntdll is not None and find_export(self.memory, ntdll.base, "wine_get_version") is not None
 
-    def find_entry(self, name: str) -> Optional[Entry]:
+    def find_entry(self, name: str) -> Optional[LdrEntry]:
         """Find a DLL by its base name, whatever the case."""
         wanted = name.lower()
         return next((each for each in self.entries.values() if each.name.lower() == wanted), None)
 
-    def in_load_order(self) -> list[Entry]:
+    def in_load_order(self) -> list[LdrEntry]:
         """List the entries in load order, those that are not in that list last."""
         return sorted(self.entries.values(), key=lambda e: (e.orders.get("load", MAX_ENTRIES), e.address))
 
-    def in_initialization_order(self) -> list[Entry]:
+    def in_initialization_order(self) -> list[LdrEntry]:
         """List the entries that are in that order."""
         listed = [each for each in self.entries.values() if "initialization" in each.orders]
         return sorted(listed, key=lambda each: each.orders["initialization"])
@@ -668,6 +668,6 @@ def _most(fits: Sequence[bool]) -> Fit:
     return Fit.RIGHT if 2 * sum(fits) > len(fits) else Fit.WRONG
 
 
-def by_base(entries: Sequence[Entry], address: int) -> Optional[Entry]:
+def find_entry_at(entries: Sequence[LdrEntry], address: int) -> Optional[LdrEntry]:
     """Find the DLL whose image covers an address."""
     return next((each for each in entries if each.base <= address < each.base + each.size), None)

@@ -1,8 +1,8 @@
 """What does FreeLibrary do, under the rules of each of Windows' loaders?
 
 XP and Windows 7 count every import edge of a closure, at each load and each free; Windows 8 keeps a graph in which
-each edge counts once; Wine has 16-bit counts along such a graph.  `World` is what they count on: it is copied, and the
-copy is freed.
+each edge counts once; Wine has 16-bit counts along such a graph.  `ImportGraph` is what they count on: it is copied,
+and the copy is freed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .lists import (
     PINNED,
     PINNED_16,
     UNLOADING,
-    Entry,
+    LdrEntry,
     Loader,
 )
 
@@ -37,7 +37,7 @@ class _TooLongError(Exception):
     """The command's budget is exhausted."""
 
 
-class Unit:
+class LoadUnit:
     """DLLs that are loaded and unloaded together: those of an LDR_DDAG_NODE, or a single entry.
 
     ``count`` is None when it is not known.  ``children`` are in the order of the imports; ``parents`` are those whose
@@ -46,7 +46,7 @@ class Unit:
 
     __slots__ = ("children", "count", "entries", "key", "own", "parents", "pinned")
 
-    def __init__(self, key: int, entries: Sequence[Entry], count: Optional[int], pinned: Optional[bool]) -> None:
+    def __init__(self, key: int, entries: Sequence[LdrEntry], count: Optional[int], pinned: Optional[bool]) -> None:
         self.key = key
         self.entries = tuple(entries)
         self.count = count
@@ -55,44 +55,44 @@ class Unit:
         self.children: list[int] = []
         self.parents: list[int] = []
 
-    def copy(self) -> Unit:
+    def copy(self) -> LoadUnit:
         """Return a copy."""
-        other = Unit(self.key, self.entries, self.count, self.pinned)
+        other = LoadUnit(self.key, self.entries, self.count, self.pinned)
         other.own = self.own
         other.children = list(self.children)
         other.parents = list(self.parents)
         return other
 
 
-def effective_count(unit: Unit, rule: LoaderRule) -> Optional[int]:
+def effective_count(unit: LoadUnit, rule: LoaderRule) -> Optional[int]:
     """Return the load count by which FreeLibrary decides; None if it is not known, or stands for a pin."""
     if unit.count == PINNED or (unit.count == PINNED_16 and rule is not LoaderRule.WIN8):
         return None
     return unit.count
 
 
-class Unloading(NamedTuple):
+class FreeResult(NamedTuple):
     """The effect of calls of FreeLibrary.
 
     ``dead`` in the order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
     lowered the count.
     """
 
-    dead: tuple[Entry, ...]
+    dead: tuple[LdrEntry, ...]
     order: Optional[str]
     order_certain: bool
     refusal: Optional[str]
     effective: int
 
 
-class World:
+class ImportGraph:
     """The import edges and load counts of one loader's DLLs; `free` simulates FreeLibrary on them.
 
     ``spend`` takes units of Memory's budget, and returns False if not enough are left.
     """
 
     def __init__(
-        self, rule: LoaderRule, units: dict[int, Unit], by_entry: Mapping[int, int], spend: Callable[[int], bool]
+        self, rule: LoaderRule, units: dict[int, LoadUnit], by_entry: Mapping[int, int], spend: Callable[[int], bool]
     ) -> None:
         self.rule = rule
         self._spend = spend
@@ -102,7 +102,7 @@ class World:
         self.unread: set[int] = set()
         self.api_sets: set[int] = set()
 
-    def unit_of(self, entry: Entry) -> Unit:
+    def unit_of(self, entry: LdrEntry) -> LoadUnit:
         """Return the unit of an entry."""
         return self.units[self.by_entry[entry.address]]
 
@@ -114,10 +114,10 @@ class World:
         """Return the keys of the units that import a unit."""
         return [parent for parent in self.units[key].parents if parent in self.units]
 
-    def copy(self) -> World:
+    def copy(self) -> ImportGraph:
         """Return a copy of everything that a free changes."""
         units = {key: unit.copy() for key, unit in self.units.items()}
-        other = World(self.rule, units, self.by_entry, self._spend)
+        other = ImportGraph(self.rule, units, self.by_entry, self._spend)
         other.unread, other.api_sets = self.unread, self.api_sets
         return other
 
@@ -129,20 +129,20 @@ class World:
         if not self._spend(_STEP_UNITS * count):
             raise _TooLongError
 
-    def free(self, entry: Entry, frees: int, shutdown: bool, initialization: Sequence[Entry]) -> Unloading:
+    def free(self, entry: LdrEntry, frees: int, shutdown: bool, initialization: Sequence[LdrEntry]) -> FreeResult:
         """Simulate calls of FreeLibrary, until one changes nothing; the graph is left in the resulting state.
 
         Where that takes too long, nothing is known.
         """
         if shutdown:
-            return Unloading((), None, True, "process-exiting", 0)
+            return FreeResult((), None, True, "process-exiting", 0)
         rule = {
             LoaderRule.XP: _ClosureRule,
             LoaderRule.WIN7: _ClosureRule,
             LoaderRule.WIN8: _GraphRule,
             LoaderRule.WINE: _WineRule,
         }[self.rule](self, initialization)
-        dead: list[Entry] = []
+        dead: list[LdrEntry] = []
         refusal: Optional[str] = None
         effective = 0
         unit = self.unit_of(entry)
@@ -156,34 +156,34 @@ class World:
                 if any(each is entry for each in dead) or unit.pinned:
                     break
         except _TooLongError:
-            return Unloading((), None, False, "unknown", 0)
-        return Unloading(tuple(dead), rule.order if dead else None, rule.certain, refusal, effective)
+            return FreeResult((), None, False, "unknown", 0)
+        return FreeResult(tuple(dead), rule.order if dead else None, rule.certain, refusal, effective)
 
 
-def build_world(loader: Loader) -> World:
+def build_import_graph(loader: Loader) -> ImportGraph:
     """Build the units of a loader with their counts and edges."""
     if loader.rule is LoaderRule.WIN8:
-        return _build_graph(loader)
-    units: dict[int, Unit] = {}
+        return _build_from_nodes(loader)
+    units: dict[int, LoadUnit] = {}
     for entry in loader.in_load_order():
         count = entry.count16
         pinned = None if count is None else count == PINNED_16
-        units[entry.address] = Unit(entry.address, (entry,), count, pinned)
-    world = World(loader.rule, units, {address: address for address in units}, _spender(loader))
+        units[entry.address] = LoadUnit(entry.address, (entry,), count, pinned)
+    graph = ImportGraph(loader.rule, units, {address: address for address in units}, _spender(loader))
     if loader.rule is LoaderRule.WINE:
-        _add_wine_edges(loader, world)
+        _add_wine_edges(loader, graph)
     else:
-        _add_import_edges(loader, world)
-    _find_own_counts(world)
-    return world
+        _add_import_edges(loader, graph)
+    _find_own_counts(graph)
+    return graph
 
 
 def _spender(loader: Loader) -> Callable[[int], bool]:
     return lambda units: loader.memory.spend(units, "the graph of imports")
 
 
-def _build_graph(loader: Loader) -> World:
-    units: dict[int, Unit] = {}
+def _build_from_nodes(loader: Loader) -> ImportGraph:
+    units: dict[int, LoadUnit] = {}
     by_entry: dict[int, int] = {}
     for entry in loader.in_load_order():
         node = entry.node
@@ -191,7 +191,7 @@ def _build_graph(loader: Loader) -> World:
             static = None if entry.flags is None else bool(entry.flags & FLAG_PROCESS_STATIC_IMPORT)
             count = entry.count16
             pinned = True if static or count == PINNED_16 else None
-            units[entry.address] = Unit(entry.address, (entry,), None, pinned)
+            units[entry.address] = LoadUnit(entry.address, (entry,), None, pinned)
             by_entry[entry.address] = entry.address
             continue
         by_entry[entry.address] = node.address
@@ -200,30 +200,30 @@ def _build_graph(loader: Loader) -> World:
         modules = [loader.entries[address] for address in node.modules if address in loader.entries]
         first = modules[0]
         pinned = node.count == PINNED or first.has_flag(FLAG_PROCESS_STATIC_IMPORT)
-        unit = Unit(node.address, modules, node.count, pinned)
+        unit = LoadUnit(node.address, modules, node.count, pinned)
         unit.children = [child for child in node.children or () if child in loader.nodes]
         unit.parents = [parent for parent in node.parents or () if parent in loader.nodes]
         units[node.address] = unit
     for unit in units.values():
         unit.children = [child for child in unit.children if child in units]
         unit.parents = [parent for parent in unit.parents if parent in units]
-    world = World(loader.rule, units, by_entry, _spender(loader))
-    _find_own_counts(world)
-    return world
+    graph = ImportGraph(loader.rule, units, by_entry, _spender(loader))
+    _find_own_counts(graph)
+    return graph
 
 
-def _add_wine_edges(loader: Loader, world: World) -> None:
+def _add_wine_edges(loader: Loader, graph: ImportGraph) -> None:
     by_node = {entry.node.address: entry.address for entry in loader.entries.values() if entry.node}
     for entry in loader.entries.values():
-        unit = world.units[entry.address]
+        unit = graph.units[entry.address]
         if entry.node is None:
-            world.unread.add(entry.address)
+            graph.unread.add(entry.address)
             continue
         unit.children = [by_node[child] for child in entry.node.children or () if child in by_node]
         unit.parents = [by_node[parent] for parent in entry.node.parents or () if parent in by_node]
 
 
-def _add_import_edges(loader: Loader, world: World) -> None:
+def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
     """Add the edges of the import tables; a descriptor whose first IAT slot is 0 was not bound."""
     by_name: dict[str, int] = {}
     for entry in loader.in_load_order():
@@ -232,43 +232,43 @@ def _add_import_edges(loader: Loader, world: World) -> None:
     for entry in loader.in_load_order():
         image = find_image(loader.memory, entry.base) if budget > 0 else None
         if image is None:
-            world.unread.add(entry.address)
+            graph.unread.add(entry.address)
             continue
         try:
             for imported in image.imports():
                 budget -= 1
                 name = imported.name.lower()
                 if name.startswith(("api-ms-win-", "ext-ms-")):
-                    world.api_sets.add(entry.address)
+                    graph.api_sets.add(entry.address)
                     continue
                 target = by_name.get(name) or by_name.get(name + ".dll")
                 if target is not None and not imported.skipped:
-                    world.units[entry.address].children.append(target)
-                    world.units[target].parents.append(entry.address)
+                    graph.units[entry.address].children.append(target)
+                    graph.units[target].parents.append(entry.address)
         except DlwhyError:
-            world.unread.add(entry.address)
+            graph.unread.add(entry.address)
 
 
-def _find_own_counts(world: World) -> None:
+def _find_own_counts(graph: ImportGraph) -> None:
     """Find LoadLibrary's share of each count."""
-    if world.rule in (LoaderRule.WIN8, LoaderRule.WINE):
-        for unit in world.units.values():
+    if graph.rule in (LoaderRule.WIN8, LoaderRule.WINE):
+        for unit in graph.units.values():
             if not unit.pinned and unit.count is not None:
                 unit.own = unit.count - len(unit.parents)
-        if world.rule is LoaderRule.WINE:
-            _mend_wine_cycles(world)
+        if graph.rule is LoaderRule.WINE:
+            _restore_wine_counts(graph)
         return
-    _solve_closures(world)
+    _solve_closures(graph)
 
 
-def _mend_wine_cycles(world: World) -> None:
+def _restore_wine_counts(graph: ImportGraph) -> None:
     """Restore the count that Wine loses for the edge that closes an import cycle, where the cycle was entered."""
-    place = {key: number for number, key in enumerate(world.units)}
-    for component in components(world, world.units):
+    place = {key: number for number, key in enumerate(graph.units)}
+    for component in components(graph, graph.units):
         if len(component) < 2:
             continue
         inside = set(component)
-        members = [world.units[key] for key in component]
+        members = [graph.units[key] for key in component]
         entered = any(parent not in inside for unit in members for parent in unit.parents)
         if not entered and sum(unit.own or 0 for unit in members) <= 0:
             first = min(members, key=lambda unit: place[unit.key])
@@ -276,28 +276,28 @@ def _mend_wine_cycles(world: World) -> None:
                 first.own += 1
 
 
-def _solve_closures(world: World) -> None:
+def _solve_closures(graph: ImportGraph) -> None:
     """Compute how often each DLL was loaded, before Windows 8: counts follow from loads, importers first.
 
     A load of R adds 1 to R, and 1 to T for each importer of T in R's closure.  The members of an import cycle share
     their closure, so with L loads of them in all, member i has its own loads and L for each importer in the cycle.
     What does not come out even, and all that it imports, stays unknown.
     """
-    if world.unread:
+    if graph.unread:
         return
     with suppress(_TooLongError):
-        _share_out(world)
+        _compute_shares(graph)
 
 
-def _share_out(world: World) -> None:
+def _compute_shares(graph: ImportGraph) -> None:
     """Compute the shares from the importers down.
 
     :raises _TooLongError: if there are too many; the shares of those that were not come to stay unknown.
     """
-    share: dict[int, int] = dict.fromkeys(world.units, 0)
+    share: dict[int, int] = dict.fromkeys(graph.units, 0)
     tainted: set[int] = set()
-    for component in reversed(list(components(world, world.units))):
-        members = [world.units[key] for key in component]
+    for component in reversed(list(components(graph, graph.units))):
+        members = [graph.units[key] for key in component]
         if all(unit.pinned for unit in members):
             continue
         counts = [unit.count - share[unit.key] if unit.count is not None else -1 for unit in members]
@@ -305,7 +305,7 @@ def _share_out(world: World) -> None:
         inner = [sum(parent in inside for parent in unit.parents) for unit in members]
         loads, rest = divmod(sum(counts), 1 + sum(inner))
         own = [count - loads * each for count, each in zip(counts, inner)]
-        closure = _closure(world, component[0])
+        closure = _closure(graph, component[0])
         is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
         if is_odd or not tainted.isdisjoint(component):
             tainted.update(closure)
@@ -313,25 +313,25 @@ def _share_out(world: World) -> None:
         for unit, each in zip(members, own):
             unit.own = each
         for member in set(closure) - inside:
-            world.step(len(world.units[member].parents))
-            share[member] += loads * sum(parent in closure for parent in world.units[member].parents)
+            graph.step(len(graph.units[member].parents))
+            share[member] += loads * sum(parent in closure for parent in graph.units[member].parents)
 
 
-def _closure(world: World, start: int) -> Collection[int]:
+def _closure(graph: ImportGraph, start: int) -> Collection[int]:
     """Return a unit and all that it imports.
 
     :raises _TooLongError: if the command may not take so many steps.
     """
 
     def children(key: int) -> Sequence[int]:
-        found = world.children(key)
-        world.step(1 + len(found))
+        found = graph.children(key)
+        graph.step(1 + len(found))
         return found
 
     return Search([start], children).run().before
 
 
-def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
+def components(graph: ImportGraph, starts: Iterable[int]) -> Iterator[list[int]]:
     """Yield the strongly connected components below some units, what is imported first (Tarjan's algorithm).
 
     Each begins with the unit through which it was entered.
@@ -343,13 +343,13 @@ def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
     for start in starts:
         if start in index:
             continue
-        stack = [_enter(world, start, index, low, path, on_path)]
+        stack = [_enter(graph, start, index, low, path, on_path)]
         while stack:
             key, children = stack[-1]
             child = next(children, None)
             if child is not None:
-                if child not in index and child in world.units:
-                    stack.append(_enter(world, child, index, low, path, on_path))
+                if child not in index and child in graph.units:
+                    stack.append(_enter(graph, child, index, low, path, on_path))
                 elif child in on_path:
                     low[key] = min(low[key], index[child])
                 continue
@@ -366,12 +366,12 @@ def components(world: World, starts: Iterable[int]) -> Iterator[list[int]]:
 
 
 def _enter(
-    world: World, key: int, index: dict[int, int], low: dict[int, int], path: list[int], on_path: set[int]
+    graph: ImportGraph, key: int, index: dict[int, int], low: dict[int, int], path: list[int], on_path: set[int]
 ) -> tuple[int, Iterator[int]]:
     index[key] = low[key] = len(index)
     path.append(key)
     on_path.add(key)
-    return key, iter(world.units[key].children)
+    return key, iter(graph.units[key].children)
 
 
 class _Rule:
@@ -380,15 +380,15 @@ class _Rule:
     order: str
     certain = True
 
-    def __init__(self, world: World, initialization: Sequence[Entry]) -> None:
-        self.world = world
+    def __init__(self, graph: ImportGraph, initialization: Sequence[LdrEntry]) -> None:
+        self.graph = graph
         self.initialization = tuple(initialization)
 
-    def free(self, entry: Entry) -> Optional[str]:
+    def free(self, entry: LdrEntry) -> Optional[str]:
         """Lower the count of a DLL as FreeLibrary does."""
         raise NotImplementedError
 
-    def collect(self) -> list[Entry]:
+    def collect(self) -> list[LdrEntry]:
         """Return the DLLs that the last free unloads, in order of detach."""
         raise NotImplementedError
 
@@ -398,11 +398,11 @@ class _GraphRule(_Rule):
 
     order = "import-order"
 
-    def __init__(self, world: World, initialization: Sequence[Entry]) -> None:
-        super().__init__(world, initialization)
-        self._dead: list[Entry] = []
+    def __init__(self, graph: ImportGraph, initialization: Sequence[LdrEntry]) -> None:
+        super().__init__(graph, initialization)
+        self._dead: list[LdrEntry] = []
 
-    def _decrement(self, unit: Unit) -> Optional[str]:
+    def _decrement(self, unit: LoadUnit) -> Optional[str]:
         if unit.pinned:
             return "pinned"
         if unit.count is None:
@@ -414,8 +414,8 @@ class _GraphRule(_Rule):
             unit.own = unit.count - len(unit.parents)
         return None
 
-    def free(self, entry: Entry) -> Optional[str]:
-        unit = self.world.unit_of(entry)
+    def free(self, entry: LdrEntry) -> Optional[str]:
+        unit = self.graph.unit_of(entry)
         if any((each.node.state if each.node else None) in (UNLOADING, UNLOADING - 1) for each in unit.entries):
             return "unloading"
         refusal = self._decrement(unit)
@@ -430,14 +430,14 @@ class _GraphRule(_Rule):
                 stack.append(self._unload(child))
         return None
 
-    def _unload(self, unit: Unit) -> Iterator[Unit]:
+    def _unload(self, unit: LoadUnit) -> Iterator[LoadUnit]:
         """Unload a unit; yield each import that reaches 0, to be unloaded before the next is processed."""
         self._dead += unit.entries
         children, unit.children = unit.children, []
         dying = 0
         for key in children:
-            child = self.world.units[key]
-            self.world.step(1 + len(child.parents))
+            child = self.graph.units[key]
+            self.graph.step(1 + len(child.parents))
             if unit.key in child.parents:
                 child.parents.remove(unit.key)
             if self._decrement(child) is None and not child.count:
@@ -446,7 +446,7 @@ class _GraphRule(_Rule):
                     self.certain = False
                 yield child
 
-    def collect(self) -> list[Entry]:
+    def collect(self) -> list[LdrEntry]:
         dead, self._dead = self._dead, []
         return dead
 
@@ -456,8 +456,8 @@ class _CountingRule(_Rule):
 
     order = "reverse-initialization"
 
-    def free(self, entry: Entry) -> Optional[str]:
-        unit = self.world.unit_of(entry)
+    def free(self, entry: LdrEntry) -> Optional[str]:
+        unit = self.graph.unit_of(entry)
         if unit.pinned:
             return "pinned"
         if unit.count is None:
@@ -467,40 +467,40 @@ class _CountingRule(_Rule):
         self._lower(unit)
         return None
 
-    def _lower(self, unit: Unit) -> None:
+    def _lower(self, unit: LoadUnit) -> None:
         raise NotImplementedError
 
-    def collect(self) -> list[Entry]:
-        self.world.step(len(self.initialization))
+    def collect(self) -> list[LdrEntry]:
+        self.graph.step(len(self.initialization))
         dead = self._find_dead()
-        units = self.world.units
+        units = self.graph.units
         for entry in dead:
             unit = units.pop(entry.address)
             for child in unit.children:
                 if child in units:
-                    self.world.step(1 + len(units[child].parents))
+                    self.graph.step(1 + len(units[child].parents))
                 if child in units and entry.address in units[child].parents:
                     units[child].parents.remove(entry.address)
             for parent in unit.parents:
                 if parent in units:
-                    self.world.step(1 + len(units[parent].children))
+                    self.graph.step(1 + len(units[parent].children))
                     units[parent].children = [key for key in units[parent].children if key != entry.address]
         return dead
 
-    def _find_dead(self) -> list[Entry]:
+    def _find_dead(self) -> list[LdrEntry]:
         return [each for each in reversed(self.initialization) if self._is_dead(each)]
 
-    def _is_dead(self, entry: Entry) -> bool:
-        unit = self.world.units.get(entry.address)
+    def _is_dead(self, entry: LdrEntry) -> bool:
+        unit = self.graph.units.get(entry.address)
         return unit is not None and unit.count == 0
 
 
 class _WineRule(_CountingRule):
     """Wine: a count that becomes 0 lowers those of its imports."""
 
-    def _lower(self, unit: Unit) -> None:
+    def _lower(self, unit: LoadUnit) -> None:
         in_progress: set[int] = set()
-        stack: list[tuple[Unit, Iterator[int]]] = []
+        stack: list[tuple[LoadUnit, Iterator[int]]] = []
         self._lower_one(unit, in_progress, stack)
         while stack:
             current, children = stack[-1]
@@ -509,10 +509,10 @@ class _WineRule(_CountingRule):
                 in_progress.discard(current.key)
                 stack.pop()
             else:
-                self.world.step(1)
-                self._lower_one(self.world.units[key], in_progress, stack)
+                self.graph.step(1)
+                self._lower_one(self.graph.units[key], in_progress, stack)
 
-    def _lower_one(self, unit: Unit, in_progress: set[int], stack: list[tuple[Unit, Iterator[int]]]) -> None:
+    def _lower_one(self, unit: LoadUnit, in_progress: set[int], stack: list[tuple[LoadUnit, Iterator[int]]]) -> None:
         if unit.key in in_progress or unit.pinned or not unit.count:
             return
         unit.count -= 1
@@ -520,16 +520,16 @@ class _WineRule(_CountingRule):
             in_progress.add(unit.key)
             stack.append((unit, iter(unit.children)))
 
-    def _find_dead(self) -> list[Entry]:
+    def _find_dead(self) -> list[LdrEntry]:
         listed = {each.address for each in self.initialization}
-        others = [unit.entries[0] for key, unit in self.world.units.items() if key not in listed]
+        others = [unit.entries[0] for key, unit in self.graph.units.items() if key not in listed]
         return [*super()._find_dead(), *filter(self._is_dead, others)]
 
 
 class _ClosureRule(_CountingRule):
     """XP to Windows 7: every import edge of the closure is lowered; all at 0 go."""
 
-    def _lower(self, unit: Unit) -> None:
+    def _lower(self, unit: LoadUnit) -> None:
         assert unit.count is not None
         unit.count = unit.count - 1 & 0xFFFF
         if not unit.entries[0].has_flag(FLAG_IMAGE_DLL):
@@ -541,8 +541,8 @@ class _ClosureRule(_CountingRule):
             if key is None:
                 stack.pop()
                 continue
-            self.world.step(1)
-            child = self.world.units[key]
+            self.graph.step(1)
+            child = self.graph.units[key]
             if child.count is not None and child.count != PINNED_16:
                 child.count = child.count - 1 & 0xFFFF
                 child.pinned = child.count == PINNED_16
@@ -551,7 +551,7 @@ class _ClosureRule(_CountingRule):
                 stack.append(iter(child.children))
 
 
-def gets_detached(rule: LoaderRule, entry: Entry) -> bool:
+def gets_detached(rule: LoaderRule, entry: LdrEntry) -> bool:
     """Return True if DllMain is called with DLL_PROCESS_DETACH."""
     if not entry.entry_point or (rule is LoaderRule.WINE and entry.has_flag(FLAG_DONT_RESOLVE_WINE)):
         return False

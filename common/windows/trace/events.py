@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import LibraryTotals, Moment, OpenResult, Totals, without
+from ...trace.events import EventHeader, LibraryTotals, OpenResult, Totals, without
 from ..model import Dll, LoaderRules
 
 
@@ -31,7 +31,7 @@ class DllOpen(NamedTuple):
     known.
     """
 
-    moment: Moment
+    header: EventHeader
     ntdll_function: str
     requested: Optional[str]
     flags: Optional[int]
@@ -54,7 +54,7 @@ class DllClose(NamedTuple):
     False where the end was not seen: then ``unloaded`` is not known.
     """
 
-    moment: Moment
+    header: EventHeader
     library: Optional[DllInstance]
     predicted_outcome: Outcome
     predicted_unloads: tuple[DllInstance, ...] = ()
@@ -88,7 +88,7 @@ class DllClose(NamedTuple):
 class DllPin(NamedTuple):
     """A DLL that was pinned for good, by this function of ntdll."""
 
-    moment: Moment
+    header: EventHeader
     library: DllInstance
     ntdll_function: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...trace.events import OpenResult, Totals
-from ...trace.ledger import AccountKey, Ending, Ledger
+from ...trace.ledger import CloseResult, Ledger, LibraryKey
 from .events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, KeptDll
 
 
@@ -28,7 +28,7 @@ class DllLedger(Ledger):
 
     def _add_open(self, event: DllOpen) -> None:
         if event.library is not None:
-            self.book_open(key_of(event.library), event.library.name, event.moment, shown=True)
+            self.record_open(key_of(event.library), event.library.name, event.header, shown=True)
         self.count_open(event.result)
         if event.result is OpenResult.FAILED:
             self._list("opens_failed", self.opens_failed, event)
@@ -36,9 +36,9 @@ class DllLedger(Ledger):
     def _add_close(self, event: DllClose) -> None:
         library = event.library
         if library is not None:
-            self.book_close(key_of(library), library.name, event.moment, event.predicted_outcome, shown=True)
+            self.record_close(key_of(library), library.name, event.header, event.predicted_outcome, shown=True)
         own = [dll for dll in event.kept if library is not None and dll.base == library.base]
-        ending = Ending(
+        ending = CloseResult(
             outcome=event.predicted_outcome,
             ended=event.ended,
             unloaded=len(event.unloaded),
@@ -46,7 +46,7 @@ class DllLedger(Ledger):
             is_exact=event.is_exact,
             is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
-        if self.count_close(event.moment, ending):
+        if self.count_close(event.header, ending):
             self._list("closes_mispredicted", self.closes_mispredicted, event)
         for dll in own:
             before = self._kept.get(dll.path)
@@ -61,6 +61,6 @@ class DllLedger(Ledger):
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.dll.name)))
 
 
-def key_of(library: DllInstance) -> AccountKey:
+def key_of(library: DllInstance) -> LibraryKey:
     """Return the key of a DLL's account."""
-    return AccountKey(library.path, 0)
+    return LibraryKey(library.path, 0)

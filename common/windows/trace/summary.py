@@ -8,17 +8,17 @@ from typing import Optional
 
 from ...model import Problem
 from ...paths import windows_base_name
-from ...trace.watching import Watching
+from ...trace.session import TraceSession
 from ..state import WindowsExamination
 from .events import DllEvent, DllInstance, DllTrace
 from .ledger import DllLedger, key_of
-from .reading import Reading, for_each_entry, instance_of, own_count
+from .snapshot import DllSnapshot, for_each_entry, instance_of, own_count
 
 #: A trace that meets more problems than this is of no use.
 MAX_PROBLEMS = 50
 
 
-class Summary:
+class DllTraceSummary:
     """The reported events of a trace, and its problems."""
 
     def __init__(
@@ -31,10 +31,10 @@ class Summary:
         self._on_event = on_event
         self._problems: dict[Problem, None] = {}
         self._ledger = DllLedger()
-        for _, world, entry in for_each_entry(examined):
-            if not world.unit_of(entry).pinned and own_count(world, entry):
+        for _, graph, entry in for_each_entry(examined):
+            if not graph.unit_of(entry).pinned and own_count(graph, entry):
                 library = instance_of(entry)
-                self._ledger.begin(key_of(library), library.name, own_count(world, entry))
+                self._ledger.begin(key_of(library), library.name, own_count(graph, entry))
 
     def tell(
         self, event: DllEvent, concerned: Iterable[Optional[DllInstance]], requested: Optional[str] = None
@@ -59,7 +59,7 @@ class Summary:
         if len(self._problems) < MAX_PROBLEMS:
             self._problems[Problem(where, message)] = None
 
-    def report(self, reading: Reading, watching: Watching, *, is_watching: bool, unended: int) -> DllTrace:
+    def report(self, snapshot: DllSnapshot, watching: TraceSession, *, is_watching: bool, unended: int) -> DllTrace:
         """Return the report; ``unended``: the number of in-flight calls."""
         ledger = self._ledger
         totals = ledger.totals()
@@ -71,8 +71,8 @@ class Summary:
             end_reason=watching.ending,
             duration_seconds=watching.seconds(),
             totals=totals._replace(end_not_seen=totals.end_not_seen + unended),
-            library_totals=ledger.accounts_with(reading.left),
-            pinned=reading.pinned,
+            library_totals=ledger.library_totals(snapshot.left),
+            pinned=snapshot.pinned,
             kept=ledger.kept(),
             closes_mispredicted=tuple(ledger.closes_mispredicted),
             pins=tuple(ledger.pins),

@@ -14,16 +14,16 @@ from ...errors import DlwhyError, LayoutError, UnsupportedError
 from ...guards import call_handler, event_bug, traceback_of
 from ...memory import Memory
 from ...target import Hit, Reaction, Subscription
-from ...trace.events import Moment
-from ...trace.watching import Watching
-from ..loader.lists import Entry, Loader
-from ..loader.unload import World
+from ...trace.events import EventHeader
+from ...trace.session import TraceSession
+from ..loader.lists import LdrEntry, Loader
+from ..loader.unload import ImportGraph
 from ..pe import find_export
 from ..state import WindowsExamination
 from ..target import LiveWindowsTarget
-from .callers import Callers, is_going_on
+from .call import WORD, DllCallStart, FreeCall, LoadCall
+from .callers import DllCallers, is_going_on
 from .events import DllEvent, DllInstance, DllTrace
-from .forecast import Forecast
 from .functions import (
     ADD_REF,
     ADD_REF_PIN,
@@ -42,11 +42,11 @@ from .functions import (
     UNLOAD,
     find_name,
 )
-from .operation import WORD, Beginning, Loading, Unloading
-from .operations import Operations
-from .progress import Progress
-from .reading import Reading, for_each_entry, instance_of, load_counts
-from .summary import Summary
+from .in_flight import InFlightDllCalls
+from .predictor import FreePredictor
+from .snapshot import DllSnapshot, for_each_entry, instance_of, load_counts
+from .summary import DllTraceSummary
+from .tracker import DllCallTracker
 
 
 class DllTracer:
@@ -61,30 +61,30 @@ class DllTracer:
         :raises UnsupportedError: if the process cannot be traced.
         """
         self._target = target
-        self._watching = Watching()
-        self._reading = Reading(target)
-        examined = self._reading.look()
+        self._session = TraceSession()
+        self._snapshot = DllSnapshot(target)
+        examined = self._snapshot.refresh()
         _require_traceable(examined)
-        self._callers = Callers(target, self._reading)
-        self._summary = Summary(examined, names, on_event)
-        self._operations = Operations(self._reading, lambda place: self._watch(place, self._return))
-        self._forecast = Forecast(examined.loaders[0].rule)
-        self._progress = Progress(self._reading, self._operations, self._summary)
-        self._reading.note_left()
+        self._callers = DllCallers(target, self._snapshot)
+        self._summary = DllTraceSummary(examined, names, on_event)
+        self._in_flight = InFlightDllCalls(self._snapshot, lambda place: self._watch(place, self._return))
+        self._predictor = FreePredictor(examined.loaders[0].rule)
+        self._tracker = DllCallTracker(self._snapshot, self._in_flight, self._summary)
+        self._snapshot.note_left()
         places = self._places(examined)
-        self._watching.keep(*(self._watch(place, handler) for place, handler in places))
-        self._watching.keep(target.on_module_change(self._on_module_change), target.on_end(self._on_end))
+        self._session.keep(*(self._watch(place, handler) for place, handler in places))
+        self._session.keep(target.on_module_change(self._on_module_change), target.on_end(self._on_end))
 
     # -- the beginning and the end ----------------------------------------------------------------------------
 
     def is_watching(self) -> bool:
         """Return True while events are seen."""
-        return self._watching.ending is None and self._target.is_alive()
+        return self._session.ending is None and self._target.is_alive()
 
     def stop(self) -> None:
         """End the trace: nothing of it stays in the process."""
         if self.is_watching():
-            self._reading.note_left()
+            self._snapshot.note_left()
         self._end("stopped")
 
     def note_stop(self, why: str) -> None:
@@ -95,9 +95,9 @@ class DllTracer:
     def report(self) -> DllTrace:
         """Return the report."""
         if self.is_watching():
-            self._reading.note_left()
+            self._snapshot.note_left()
         return self._summary.report(
-            self._reading, self._watching, is_watching=self.is_watching(), unended=self._operations.unended()
+            self._snapshot, self._session, is_watching=self.is_watching(), unended=self._in_flight.unended()
         )
 
     def _places(self, examined: WindowsExamination) -> list[tuple[int, Callable[[Hit], None]]]:
@@ -140,7 +140,7 @@ class DllTracer:
         if isinstance(error, DlwhyError):
             self._summary.add_problem("an event was not understood", str(error))
             return
-        self._operations.doubt()
+        self._in_flight.mark_uncertain()
         self._summary.add_problem("an event", event_bug(error))
         trace = traceback_of(error)
         if trace:
@@ -153,120 +153,120 @@ class DllTracer:
         call_handler(lambda: self._end(why), None, self._fail)
 
     def _end(self, why: str) -> None:
-        if self._watching.end(why):
-            self._operations.release_all()
+        if self._session.end(why):
+            self._in_flight.release_all()
 
     def _begin_shutdown(self, _hit: Hit) -> None:
-        self._reading.begin_exit()
+        self._snapshot.begin_exit()
 
     def _terminate(self, hit: Hit) -> None:
         """Stop watching before the process exits: its memory may be gone when the debugger reports the exit."""
         if hit.registers(("rcx",))[0] == CURRENT_PROCESS:
-            self._reading.note_left()
+            self._snapshot.note_left()
             self._end("the process has ended")
 
     # -- calls ------------------------------------------------------------------------------------------------
 
-    def _beginning(self, hit: Hit, function: str) -> Beginning:
+    def _call_start(self, hit: Hit, function: str) -> DllCallStart:
         (stack,) = hit.registers(("rsp",))
         returns_to = Memory(self._target).unsigned(stack, WORD)
-        examined = self._reading.look()
+        examined = self._snapshot.refresh()
         frames = self._callers.frames()
-        repeated = self._operations.take_repeated(hit.lwp, function, stack, returns_to)
-        number = self._watching.count() if repeated is None else repeated.moment.number
-        began = self._watching.now() if repeated is None else repeated.moment.time_seconds
-        for operation in self._operations.of_thread(hit.lwp):
-            if not is_going_on(operation, frames):
-                self._operations.remove(operation)
-                self._progress.abandon(operation)
-        around = self._operations.of_thread(hit.lwp)
-        moment = Moment(
+        repeated = self._in_flight.take_repeated(hit.lwp, function, stack, returns_to)
+        number = self._session.count() if repeated is None else repeated.header.number
+        began = self._session.now() if repeated is None else repeated.header.time_seconds
+        for call in self._in_flight.of_thread(hit.lwp):
+            if not is_going_on(call, frames):
+                self._in_flight.remove(call)
+                self._tracker.abandon(call)
+        around = self._in_flight.of_thread(hit.lwp)
+        header = EventHeader(
             number,
             began,
             hit.lwp,
             self._callers.find(frames),
-            within_event=around[-1].moment.number if around else None,
-            at_exit=self._reading.is_exiting,
+            within_event=around[-1].header.number if around else None,
+            at_exit=self._snapshot.is_exiting,
         )
-        return Beginning(moment, function, stack, returns_to, examined, load_counts(examined))
+        return DllCallStart(header, function, stack, returns_to, examined, load_counts(examined))
 
     def _return(self, hit: Hit) -> None:
         stack, result = hit.registers(("rsp", "rax"))
-        operation, *inner = self._operations.take_returned(hit.lwp, hit.address, stack) or (None,)
+        call, *inner = self._in_flight.take_returned(hit.lwp, hit.address, stack) or (None,)
         for each in inner:
-            self._progress.abandon(each)
-        if operation is not None and operation.is_doubtful:
-            self._progress.abandon(operation)
-        elif operation is not None:
-            self._progress.finish(operation, result & MASK_32, Memory(self._target))
+            self._tracker.abandon(each)
+        if call is not None and call.is_uncertain:
+            self._tracker.abandon(call)
+        elif call is not None:
+            self._tracker.finish(call, result & MASK_32, Memory(self._target))
 
     def _begin_load(self, hit: Hit) -> None:
-        loading = Loading(self._beginning(hit, LOAD))
-        self._operations.add(loading)
+        load_call = LoadCall(self._call_start(hit, LOAD))
+        self._in_flight.add(load_call)
         flags, name, output = hit.registers(("rdx", "r8", "r9"))
         memory = Memory(self._target)
         # Windows passes a pointer to the flags, Wine themselves.
         if flags >= FIRST_ADDRESS:
             flags = int.from_bytes(memory.try_read(flags, 4) or b"", "little")
-        loading.note_request(find_name(memory, name), flags, output)
+        load_call.note_request(find_name(memory, name), flags, output)
 
     def _begin_add_ref(self, hit: Hit) -> None:
         flags, base = hit.registers(("rcx", "rdx"))
-        loading = Loading(self._beginning(hit, ADD_REF), base, pins=bool(flags & ADD_REF_PIN))
-        self._operations.add(loading)
-        for outer in self._operations.of_thread(hit.lwp):
-            if isinstance(outer, Loading) and outer.function == GET_HANDLE:
+        load_call = LoadCall(self._call_start(hit, ADD_REF), base, pins=bool(flags & ADD_REF_PIN))
+        self._in_flight.add(load_call)
+        for outer in self._in_flight.of_thread(hit.lwp):
+            if isinstance(outer, LoadCall) and outer.function == GET_HANDLE:
                 outer.leave_counting()
-        entry = self._reading.find(base)
+        entry = self._snapshot.find(base)
         if entry is not None:
-            loading.note_request(entry.name)
+            load_call.note_request(entry.name)
 
     def _begin_get_handle(self, hit: Hit) -> None:
         flags, name = hit.registers(("rcx", "r9"))
         if flags & HANDLE_UNCHANGED:
             return
-        loading = Loading(self._beginning(hit, GET_HANDLE), pins=bool(flags & HANDLE_PIN))
-        self._operations.add(loading)
+        load_call = LoadCall(self._call_start(hit, GET_HANDLE), pins=bool(flags & HANDLE_PIN))
+        self._in_flight.add(load_call)
         memory = Memory(self._target)
-        output = memory.unsigned(loading.stack + FIFTH_ARGUMENT, 8)
-        loading.note_request(find_name(memory, name), output=output)
+        output = memory.unsigned(load_call.stack + FIFTH_ARGUMENT, 8)
+        load_call.note_request(find_name(memory, name), output=output)
 
     def _begin_unload(self, hit: Hit) -> None:
         (base,) = hit.registers(("rcx",))
         if base & DATA_FILE_BITS:
             return
-        unloading = Unloading(self._beginning(hit, UNLOAD), base)
-        self._operations.add(unloading)
-        for loader, world, entry in for_each_entry(unloading.examined):
+        free_call = FreeCall(self._call_start(hit, UNLOAD), base)
+        self._in_flight.add(free_call)
+        for loader, graph, entry in for_each_entry(free_call.examined):
             if entry.base == base:
-                unloading.note_library(instance_of(entry))
-                self._predict(unloading, loader, world, entry)
+                free_call.note_library(instance_of(entry))
+                self._predict(free_call, loader, graph, entry)
 
-    def _predict(self, unloading: Unloading, loader: Loader, world: World, entry: Entry) -> None:
-        own = self._operations.of_thread(unloading.moment.tid)
-        prediction = self._forecast.predict(
-            unloading.examined,
+    def _predict(self, free_call: FreeCall, loader: Loader, graph: ImportGraph, entry: LdrEntry) -> None:
+        own = self._in_flight.of_thread(free_call.header.tid)
+        prediction = self._predictor.predict(
+            free_call.examined,
             loader,
-            world,
+            graph,
             entry,
-            exiting=self._reading.is_exiting,
-            within=any(isinstance(each, Unloading) for each in own if each is not unloading),
+            exiting=self._snapshot.is_exiting,
+            within=any(isinstance(each, FreeCall) for each in own if each is not free_call),
         )
-        unloading.predict(prediction)
+        free_call.predict(prediction)
         for each in prediction.detaches:
-            self._watch_detach(unloading, each)
+            self._watch_detach(free_call, each)
 
-    def _watch_detach(self, unloading: Unloading, entry: Entry) -> None:
+    def _watch_detach(self, free_call: FreeCall, entry: LdrEntry) -> None:
         def note(hit: Hit) -> None:
             if hit.registers(("rdx",))[0] & MASK_32 == DLL_PROCESS_DETACH:
-                unloading.note_detached(entry.base, entry.name)
+                free_call.note_detached(entry.base, entry.name)
 
-        unloading.watch_entry(entry.base, self._watch(entry.entry_point, note))
+        free_call.watch_entry(entry.base, self._watch(entry.entry_point, note))
 
     def _note_module(self, base: int, name: str, is_loaded: bool) -> None:
         """Record a module that the debugger reports as mapped or unmapped."""
-        calls = self._operations.of_thread(self._target.current_lwp())
-        entry = self._reading.find(base)
+        calls = self._in_flight.of_thread(self._target.current_lwp())
+        entry = self._snapshot.find(base)
         module = instance_of(entry) if entry and not is_loaded else DllInstance(name, name, 0, base)
         if calls:
             calls[-1].note_module(module, is_loaded)

@@ -4,51 +4,51 @@ from __future__ import annotations
 
 from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.trace.events import Instance
-from dlwhy.common.linux.trace.operation import Beginning, Closing, Opening, Prediction
-from dlwhy.common.linux.trace.operations import Operations
-from dlwhy.common.linux.trace.request import Request
+from dlwhy.common.linux.trace.call import CallStart, CloseCall, ClosePrediction, OpenCall
+from dlwhy.common.linux.trace.events import LibraryInstance
+from dlwhy.common.linux.trace.in_flight import InFlightCalls
+from dlwhy.common.linux.trace.request import OpenRequest
 from dlwhy.common.model import Layout, Outcome
 from dlwhy.common.structs import Structure
-from dlwhy.common.trace.events import Moment
+from dlwhy.common.trace.events import EventHeader
 
 
-def opening(number: int, lwp: int) -> Opening:
-    beginning = Beginning(Moment(number, 0.0, lwp, None, "user", None), 0x7FF0, None, {})
-    return Opening(beginning, Request("libA.so", 1, -2))
+def opening(number: int, lwp: int) -> OpenCall:
+    beginning = CallStart(EventHeader(number, 0.0, lwp, None, "user", None), 0x7FF0, None, {})
+    return OpenCall(beginning, OpenRequest("libA.so", 1, -2))
 
 
 def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
-    operations = Operations()
+    operations = InFlightCalls()
     first, second = opening(1, 100), opening(2, 200)
     operations.add(first)
     operations.add(second)
-    assert first.moment.raced
-    assert second.moment.raced
+    assert first.header.raced
+    assert second.header.raced
     # One effect is seen, and taken for the second's; both are taken to be over.
     operations.remove(second)
     operations.remove(first)
     third = opening(3, 100)
     operations.add(third)
-    assert third.moment.raced  # thread 200 may not have begun
+    assert third.header.raced  # thread 200 may not have begun
     operations.remove(third)
     fourth = opening(4, 200)
     operations.add(fourth)
-    assert fourth.moment.raced  # nor thread 100
+    assert fourth.header.raced  # nor thread 100
     operations.remove(fourth)
     last = opening(40, 100)
     operations.add(last)
-    assert not last.moment.raced
+    assert not last.header.raced
 
 
 def test_a_prediction_that_is_made_again_keeps_nothing_of_the_one_before() -> None:
-    library = Instance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000, 0x7000, 0x8000)
-    closing = Closing(Beginning(Moment(1, 0.0, 100), 0x7FF0, None, {}), 0x5000, None, library)
+    library = LibraryInstance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000, 0x7000, 0x8000)
+    closing = CloseCall(CallStart(EventHeader(1, 0.0, 100), 0x7FF0, None, {}), 0x5000, None, library)
     count = LinkMap(0x5000, b"", Structure(Layout("link_map", 0, {}), "<"))
     count.l_direct_opencount = 2
     stays = Library("libA.so", "/opt/app/libA.so", None, None, 0x7000, 0x7000, 0x8000, 0, 0x5000, {}, held=True)
     # Its last close, then another thread has opened it once more before it began.
-    closing.predict(count, Prediction(Outcome.KEEPS, {}, {}, ("libA.so",), (stays,)))
-    closing.predict(count, Prediction(Outcome.KEEPS, {}, {}, (), ()))
+    closing.predict(count, ClosePrediction(Outcome.KEEPS, {}, {}, ("libA.so",), (stays,)))
+    closing.predict(count, ClosePrediction(Outcome.KEEPS, {}, {}, (), ()))
     event = closing.event(ended=True)
     assert (event.kept, event.may_unload_more, event.open_count_before) == ((), (), 2)

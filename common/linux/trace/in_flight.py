@@ -6,63 +6,63 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
 from ...paths import base_name
-from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
-from .events import Event, Instance
-from .operation import Closing, Opening, Operation
+from .call import CloseCall, LoaderCall, OpenCall
+from .events import Event, LibraryInstance
 
 #: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.
 _RACE_EVENTS = 16
 
 
-class Changes(NamedTuple):
+class Attribution(NamedTuple):
     """What was different between two events: the libraries that opens have added, and all that have gone.
 
     ``opens`` and ``closes`` are how far open counts went up and down without an open or close that was seen.
     """
 
-    added: Sequence[tuple[Opening, LinkMap]]
+    added: Sequence[tuple[OpenCall, LinkMap]]
     gone: Sequence[LinkMap]
     opens: int
     closes: int
 
 
-class Operations:
+class InFlightCalls:
     """The in-flight opens and closes, in the order in which they began."""
 
     def __init__(self) -> None:
-        self._running: list[Operation] = []
+        self._running: list[LoaderCall] = []
         #: The one whose thread has not gone on since it began.
-        self._waiting: Optional[Operation] = None
+        self._waiting: Optional[LoaderCall] = None
         #: Up to which event differences cannot be assigned for sure.
         self._raced_until = 0
         #: Threads whose part in a race seems to be over, by an effect that may be another's; and until which event.
         self._doubtful: dict[int, int] = {}
 
-    def add(self, operation: Operation) -> None:
+    def add(self, call: LoaderCall) -> None:
         """Add a call that has begun."""
-        number = operation.moment.number
-        self._doubtful.pop(operation.moment.tid, None)
-        others = [op for op in self._running if op.moment.tid != operation.moment.tid]
+        number = call.header.number
+        self._doubtful.pop(call.header.tid, None)
+        others = [op for op in self._running if op.header.tid != call.header.tid]
         if others or any(number <= until for until in self._doubtful.values()):
-            for each in (*others, operation):
+            for each in (*others, call):
                 each.note_race()
         if others:
             self._raced_until = number + _RACE_EVENTS
-        self._running.append(operation)
-        self._waiting = operation
+        self._running.append(call)
+        self._waiting = call
 
-    def remove(self, operation: Operation) -> None:
+    def remove(self, call: LoaderCall) -> None:
         """Remove a call that has returned."""
-        self._running.remove(operation)
-        if operation.moment.raced:
-            self._doubtful[operation.moment.tid] = self._raced_until
-        if self._waiting is operation:
+        self._running.remove(call)
+        if call.header.raced:
+            self._doubtful[call.header.tid] = self._raced_until
+        if self._waiting is call:
             self._waiting = None
 
-    def forget(self, operation: Operation) -> None:
+    def forget(self, call: LoaderCall) -> None:
         """Remove a call that had not begun and is about to begin again."""
-        self._running.remove(operation)
+        self._running.remove(call)
 
     def end_all(self) -> tuple[Event, ...]:
         """Remove all calls at the end of the trace; return their events as known so far."""
@@ -70,7 +70,7 @@ class Operations:
         self._running.clear()
         return events
 
-    def note_going_on(self) -> None:
+    def note_resumed(self) -> None:
         """Record that the latest call's thread has resumed."""
         self._waiting = None
 
@@ -78,136 +78,138 @@ class Operations:
         """Return True if differences cannot be assigned for sure at an event, because threads raced shortly before."""
         return number <= self._raced_until
 
-    def running(self) -> tuple[Operation, ...]:
+    def running(self) -> tuple[LoaderCall, ...]:
         """Return all in-flight calls."""
         return tuple(self._running)
 
     def unended(self) -> tuple[Event, ...]:
         """Return the events of all in-flight calls as known so far."""
-        return tuple(operation.event(ended=False) for operation in self._running)
+        return tuple(call.event(ended=False) for call in self._running)
 
-    def find_unbegun_close(self, lwp: int, stack: int) -> Optional[Closing]:
+    def find_unstarted_close(self, lwp: int, stack: int) -> Optional[CloseCall]:
         """Return a thread's latest close if it began at this stack pointer and has had no effect yet, else None."""
         last = next(reversed(self.of_thread(lwp)), None)
-        if not isinstance(last, Closing) or last.moment.raced or last.stack != stack:
+        if not isinstance(last, CloseCall) or last.header.raced or last.stack != stack:
             return None
         return None if last.does_nothing or last.has_effect else last
 
-    def around(self, lwp: int, stack: int) -> Optional[int]:
+    def enclosing_call(self, lwp: int, stack: int) -> Optional[int]:
         """Return the number of the innermost call of a thread that encloses a stack address, None without one."""
-        found = [op.moment.number for op in self.of_thread(lwp) if op.stack > stack]
+        found = [op.header.number for op in self.of_thread(lwp) if op.stack > stack]
         return found[-1] if found else None
 
-    def doubt(self) -> None:
+    def mark_uncertain(self) -> None:
         """Mark all in-flight calls uncertain."""
-        for operation in self._running:
-            operation.doubt()
+        for call in self._running:
+            call.mark_uncertain()
 
-    def of_thread(self, lwp: int) -> list[Operation]:
+    def of_thread(self, lwp: int) -> list[LoaderCall]:
         """Return a thread's in-flight calls, outermost first."""
-        return [op for op in self._running if op.moment.tid == lwp]
+        return [op for op in self._running if op.header.tid == lwp]
 
-    def openings(self) -> list[Opening]:
+    def open_calls(self) -> list[OpenCall]:
         """Return the in-flight opens."""
-        return [op for op in self._running if isinstance(op, Opening)]
+        return [op for op in self._running if isinstance(op, OpenCall)]
 
-    def closings(self) -> list[Closing]:
+    def close_calls(self) -> list[CloseCall]:
         """Return the in-flight closes."""
-        return [op for op in self._running if isinstance(op, Closing)]
+        return [op for op in self._running if isinstance(op, CloseCall)]
 
-    def ended(self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int]) -> list[Operation]:
+    def ended(self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int]) -> list[LoaderCall]:
         """Return the calls that have returned, given that a thread hit a breakpoint at ``stack`` (None: a stop).
 
         ``depth`` tells how many of a thread's go on, by the loader's lock: the first ones.  What cannot be told to have
         ended has not.
         """
-        return [op for op in self._running if self._has_ended(op, lwp, stack, depth(op.moment.tid))]
+        return [op for op in self._running if self._has_ended(op, lwp, stack, depth(op.header.tid))]
 
-    def _has_ended(self, operation: Operation, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:
-        own = self.of_thread(operation.moment.tid)
-        if operation.moment.tid == lwp and stack is not None:
-            return operation.stack <= stack or own.index(operation) >= depth
-        if own.index(operation) < depth:
+    def _has_ended(self, call: LoaderCall, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:
+        own = self.of_thread(call.header.tid)
+        if call.header.tid == lwp and stack is not None:
+            return call.stack <= stack or own.index(call) >= depth
+        if own.index(call) < depth:
             return False
-        return operation.has_effect or operation is not own[-1] or (lwp is None and operation is not self._waiting)
+        return call.has_effect or call is not own[-1] or (lwp is None and call is not self._waiting)
 
-    def assign(self, before: Graph, process: GlibcProcess, *, exiting: bool) -> Changes:
+    def attribute_changes(self, before: Graph, process: GlibcProcess, *, exiting: bool) -> Attribution:
         """Attribute each difference between two snapshots to an in-flight call."""
         graph = process.graph
         opens = closes = 0
-        added: list[tuple[Opening, LinkMap]] = []
+        added: list[tuple[OpenCall, LinkMap]] = []
         gone: list[LinkMap] = []
-        for link_map in differing(before, graph):
+        for link_map in changed_maps(before, graph):
             other = graph.by_address.get(link_map.address)
             if link_map.is_proxy:
                 continue
             count = link_map.l_direct_opencount
-            if other is None or not is_same(link_map, other):
+            if other is None or not is_same_library(link_map, other):
                 gone.append(link_map)
-                self._assign_gone(link_map, process)
-                closes += max(0, count - self._lower(link_map, count))
+                self._attribute_unload(link_map, process)
+                closes += max(0, count - self._attribute_closes(link_map, count))
                 continue
             change = other.l_direct_opencount - count
             # Opens and closes of one library between two events cancel out; all are events themselves.
             if change < 0:
-                closes += -change - self._lower(link_map, -change)
+                closes += -change - self._attribute_closes(link_map, -change)
             elif change > 0:
-                opens += change - self._raise(other, change, process, exiting)
-        for link_map in differing(graph, before):
-            if not is_same(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
+                opens += change - self._attribute_opens(other, change, process, exiting)
+        for link_map in changed_maps(graph, before):
+            if not is_same_library(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
                 count = link_map.l_direct_opencount
-                openings = self.openings()
+                open_calls = self.open_calls()
                 library = instance_of(process, link_map)  # in any case, for its build-id is asked for when it has gone
-                if openings:
-                    openings[-1].note_added(library)
-                    added.append((openings[-1], link_map))
-                opens += count - self._raise(link_map, count, process, exiting)
-        return Changes(added, gone, opens, closes)
+                if open_calls:
+                    open_calls[-1].note_added(library)
+                    added.append((open_calls[-1], link_map))
+                opens += count - self._attribute_opens(link_map, count, process, exiting)
+        return Attribution(added, gone, opens, closes)
 
-    def _assign_gone(self, link_map: LinkMap, process: GlibcProcess) -> None:
+    def _attribute_unload(self, link_map: LinkMap, process: GlibcProcess) -> None:
         """Attribute an unloaded library to the likeliest in-flight call."""
-        closings = self.closings()
-        by_prediction = [op for op in closings if op.is_expected_to_unload(link_map.address)]
-        in_namespace = [op for op in closings if op.library and op.library.namespace == link_map.l_ns]
-        likely = next(iter((*by_prediction, *in_namespace, *self.openings())), None)
+        close_calls = self.close_calls()
+        by_prediction = [op for op in close_calls if op.is_expected_to_unload(link_map.address)]
+        in_namespace = [op for op in close_calls if op.library and op.library.namespace == link_map.l_ns]
+        likely = next(iter((*by_prediction, *in_namespace, *self.open_calls())), None)
         if likely is not None:
             likely.note_gone(instance_of(process, link_map))
 
-    def _lower(self, link_map: LinkMap, total: int) -> int:
+    def _attribute_closes(self, link_map: LinkMap, total: int) -> int:
         """Attribute a drop in open count to in-flight closes; return how much was attributed."""
         found = 0
-        for operation in self.closings():
-            same = operation.link_map is not None and is_same(operation.link_map, link_map)
-            if same and not operation.is_counted and not operation.does_nothing and found < total:
-                operation.note_count()
+        for call in self.close_calls():
+            same = call.link_map is not None and is_same_library(call.link_map, link_map)
+            if same and not call.is_counted and not call.does_nothing and found < total:
+                call.note_count()
                 found += 1
         return found
 
-    def _raise(self, link_map: LinkMap, total: int, process: GlibcProcess, exiting: bool) -> int:
+    def _attribute_opens(self, link_map: LinkMap, total: int, process: GlibcProcess, exiting: bool) -> int:
         """Attribute a rise in open count to in-flight opens; return how much was attributed.
 
         At exit _dl_fini raises all counts, so that no close takes a library away from under it.
         """
         found = 0
-        waiting = [op for op in reversed(self.openings()) if op.library is None]
+        waiting = [op for op in reversed(self.open_calls()) if op.library is None]
         if exiting:
             waiting = [op for op in waiting if op.is_for(link_map)]
-        for operation in sorted(waiting, key=lambda op: not op.is_for(link_map)):
+        for call in sorted(waiting, key=lambda op: not op.is_for(link_map)):
             if found < total:
-                operation.note_library(instance_of(process, link_map))
+                call.note_library(instance_of(process, link_map))
                 found += 1
         return found
 
 
-def instance_of(process: GlibcProcess, link_map: LinkMap) -> Instance:
+def instance_of(process: GlibcProcess, link_map: LinkMap) -> LibraryInstance:
     """Describe a library as it is loaded now, or was at the event before."""
     path = process.path(link_map)
     start, end = link_map.extent
     build_id = process.build_id(link_map)
-    return Instance(base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, start, end, build_id)
+    return LibraryInstance(
+        base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, start, end, build_id
+    )
 
 
-def differing(graph: Graph, other: Graph) -> Sequence[LinkMap]:
+def changed_maps(graph: Graph, other: Graph) -> Sequence[LinkMap]:
     """Return the link maps of one graph that another lacks or has read anew."""
     maps = graph.by_address.values()
     found = set(maps).difference(other.by_address.values())

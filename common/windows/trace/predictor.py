@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ...model import Outcome
-from ..loader.lists import Entry, Loader
-from ..loader.unload import World
+from ..loader.lists import LdrEntry, Loader
+from ..loader.unload import ImportGraph
 from ..model import LoaderRule
 from ..plan import plan_once
 from ..state import WindowsExamination
-from .operation import Prediction
-from .reading import instance_of
+from .call import FreePrediction
+from .snapshot import instance_of
 
 
-class Forecast:
+class FreePredictor:
     """Predicts the frees of one process."""
 
     def __init__(self, rule: LoaderRule) -> None:
@@ -22,20 +22,20 @@ class Forecast:
         self,
         examined: WindowsExamination,
         loader: Loader,
-        world: World,
-        entry: Entry,
+        graph: ImportGraph,
+        entry: LdrEntry,
         *,
         exiting: bool,
         within: bool,
-    ) -> Prediction:
+    ) -> FreePrediction:
         """Predict a free of a DLL, while the process is ``exiting``, or ``within`` another free of its thread."""
         if exiting:
-            return Prediction(Outcome.NO_EFFECT, "process-exiting")
-        plan = plan_once(examined, loader, world, entry)
+            return FreePrediction(Outcome.NO_EFFECT, "process-exiting")
+        plan = plan_once(examined, loader, graph, entry)
         if within and self._rule is not LoaderRule.WIN8 and plan.refusal is None:
             # The count goes down at once; what has died of it goes when the outer call unloads.
-            return Prediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
+            return FreePrediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
         going = [loader.entries[each.ldr_entry] for each in plan.unloads]
         goes = tuple(map(instance_of, going))
         detaches = tuple(each for each in going if each.base in plan.detached)
-        return Prediction(plan.outcome, plan.refusal, goes, detaches, plan.may_unload_more, plan.kept)
+        return FreePrediction(plan.outcome, plan.refusal, goes, detaches, plan.may_unload_more, plan.kept)

@@ -8,7 +8,7 @@ from typing import Optional
 from ..target import Subscription
 
 
-class Watching:
+class TraceSession:
     """The breakpoints and callbacks of a trace, and the count of its events.
 
     ``ending`` says why nothing is watched any more, None while it goes on; ``number`` is that of the latest event.

@@ -14,8 +14,8 @@ from typing import Optional
 from ...errors import CorruptError, FaultError
 from ...memory import CHUNK_SIZE, PAGE_SIZE, Memory
 from ..layouts.resolve import LayoutSet
-from .maps import Graph, GraphReader, LinkMap, Namespace, find_objection
-from .start import MAX_LIBRARIES, read_name
+from .maps import Graph, GraphReader, LinkMap, Namespace, find_link_error
+from .rendezvous import MAX_LIBRARIES, read_name
 
 #: Memory of maps that never change lies among memory that does: malloc's own, and other blocks of the heap.
 _CELL_SIZE = 1024
@@ -23,11 +23,11 @@ _CELL_SIZE = 1024
 _address = attrgetter("address")
 
 
-class _UnlikeBeforeError(Exception):
+class _InconsistentListsError(Exception):
     """The lists are damaged, or a thread is stopped in the middle of changing them."""
 
 
-class GraphFollower:
+class IncrementalGraphReader:
     """Reads the link maps of all namespaces repeatedly, while the process runs.
 
     What has not changed is the same object in the next graph; where nothing has, the graph is.
@@ -57,7 +57,7 @@ class GraphFollower:
         if last is not None:
             try:
                 graph = self._update(memory, last)
-            except (_UnlikeBeforeError, FaultError, CorruptError):
+            except (_InconsistentListsError, FaultError, CorruptError):
                 graph = None
         if graph is None:
             graph = self._reader.read(memory)
@@ -118,18 +118,18 @@ class GraphFollower:
         graph = Graph(heads.pieces)
         for number, address, first, loaded in heads.lists:
             if bool(first) != bool(loaded):
-                raise _UnlikeBeforeError
+                raise _InconsistentListsError
             if first:
                 maps = tuple(self._walk(first, before.get(number, ()), suspects, fresh))
                 if len(maps) != loaded:
-                    raise _UnlikeBeforeError
+                    raise _InconsistentListsError
                 graph.namespaces.append(Namespace(number, address, maps))
         if graph.namespaces == last.namespaces and graph.heads == last.heads:
             return last
         for namespace in graph.namespaces:
             graph.by_address.update(zip(map(_address, namespace.maps), namespace.maps))
         if len(graph.by_address) != sum(len(namespace.maps) for namespace in graph.namespaces):
-            raise _UnlikeBeforeError
+            raise _InconsistentListsError
         self._take(memory, graph, last, fresh)
         return graph
 
@@ -152,10 +152,10 @@ class GraphFollower:
                 run = [self._read(address, link_map)]
                 if run[0] is not link_map:
                     fresh.append(run[0])
-            objection = find_objection(run[0], previous)
+            objection = find_link_error(run[0], previous)
             found += run
             if objection or len(found) > MAX_LIBRARIES:
-                raise _UnlikeBeforeError
+                raise _InconsistentListsError
             previous, address = run[-1].address, run[-1].l_next
         return found
 
@@ -187,10 +187,10 @@ class GraphFollower:
         lost = last.by_address.keys() - there
         for link_map in fresh:
             if not there >= {*link_map.needed, *link_map.relocated_to}:
-                raise _UnlikeBeforeError
+                raise _InconsistentListsError
         for link_map in graph.by_address.values() if lost else ():
             if not (lost.isdisjoint(link_map.needed) and lost.isdisjoint(link_map.relocated_to)):
-                raise _UnlikeBeforeError
+                raise _InconsistentListsError
         self._forget(last.by_address[m.address] for m in fresh if m.address in last.by_address)
         self._forget(last.by_address[address] for address in lost)
         self._note(memory, fresh)

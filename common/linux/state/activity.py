@@ -7,11 +7,11 @@ from enum import Enum
 from ...errors import DlwhyError
 from ...memory import Memory
 from ..loader.maps import read_load_lock
-from ..loader.start import R_STATES
+from ..loader.rendezvous import R_STATES
 from .process import GlibcProcess
 
 
-class Motion(Enum):
+class LoaderActivity(Enum):
     """Whether the loader of a running process changed during a read; HELD: a thread is about to change it."""
 
     STILL = "still"
@@ -19,20 +19,20 @@ class Motion(Enum):
     MOVING = "moving"
 
 
-def find_motion(process: GlibcProcess) -> Motion:
+def find_activity(process: GlibcProcess) -> LoaderActivity:
     """Read the loader's state once more and compare."""
     memory = Memory(process.memory.target)
     try:
         unchanged = process.graph.is_unchanged(memory)
     except DlwhyError:
-        return Motion.MOVING
+        return LoaderActivity.MOVING
     owner = read_load_lock(memory, process.layouts, process.private.rtld_global).owner
     if owner != process.lock.owner or not unchanged:
-        return Motion.MOVING
-    return Motion.STILL if owner is None and process.start.r_state == 0 else Motion.HELD
+        return LoaderActivity.MOVING
+    return LoaderActivity.STILL if owner is None and process.start.r_state == 0 else LoaderActivity.HELD
 
 
-def note_motion(process: GlibcProcess) -> None:
+def note_activity(process: GlibcProcess) -> None:
     """Add a problem if libraries are being added or removed."""
     owner = process.lock.owner
     r_state = process.start.r_state

@@ -6,11 +6,11 @@ import random
 
 import pytest
 from dlwhy.common.errors import CorruptError, FaultError
-from dlwhy.common.linux.loader.find import find_private
-from dlwhy.common.linux.loader.follow import GraphFollower
+from dlwhy.common.linux.loader.find import find_loader_globals
+from dlwhy.common.linux.loader.incremental import IncrementalGraphReader
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import Graph, read_graph
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.memory import Memory
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RTLD_NODELETE, RTLD_NOW, Script
 from dlwhy.tests.synth.glibc import Library
@@ -31,12 +31,12 @@ class Reader:
         self.made = made
         made.refresh()
         self.memory = Memory(made.target)
-        start = find_start(self.memory)
-        private = find_private(self.memory, start)
+        start = find_rendezvous(self.memory)
+        private = find_loader_globals(self.memory, start)
         assert private is not None
         self.layouts = choose_layouts(self.memory, start, private).layouts
         self.rtld_global = private.rtld_global
-        self.follower = GraphFollower(self.memory, self.layouts, self.rtld_global)
+        self.follower = IncrementalGraphReader(self.memory, self.layouts, self.rtld_global)
 
     def read(self) -> Graph:
         """Let the follower read."""

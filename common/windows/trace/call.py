@@ -7,8 +7,8 @@ from typing import NamedTuple, Optional
 
 from ...model import Outcome
 from ...target import Subscription
-from ...trace.events import Moment
-from ..loader.lists import Entry
+from ...trace.events import EventHeader
+from ..loader.lists import LdrEntry
 from ..model import Dll
 from ..state import WindowsExamination
 from .events import DllInstance
@@ -17,13 +17,13 @@ from .events import DllInstance
 WORD = 8
 
 
-class Beginning(NamedTuple):
+class DllCallStart(NamedTuple):
     """The start of a call: its event header, its function, and the stack pointer at its return address.
 
     ``examined`` is the process as it was then, ``counts`` the load counts by base.
     """
 
-    moment: Moment
+    header: EventHeader
     function: str
     stack: int
     returns_to: int
@@ -31,23 +31,23 @@ class Beginning(NamedTuple):
     counts: Mapping[int, Optional[int]]
 
 
-class Operation:
+class DllCall:
     """An in-flight call; ``added`` and ``went`` were mapped and unmapped during it."""
 
-    def __init__(self, beginning: Beginning) -> None:
-        self.moment, self.function, self.stack, self.returns_to, self.examined, self.counts_before = beginning
+    def __init__(self, call_start: DllCallStart) -> None:
+        self.header, self.function, self.stack, self.returns_to, self.examined, self.counts_before = call_start
         #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
-        self.is_doubtful = False
+        self.is_uncertain = False
         self.added: list[DllInstance] = []
         self.went: list[DllInstance] = []
 
     def note_race(self) -> None:
         """Record that another thread loaded or freed during the call."""
-        self.moment = self.moment._replace(raced=True)
+        self.header = self.header._replace(raced=True)
 
-    def doubt(self) -> None:
+    def mark_uncertain(self) -> None:
         """Mark the call uncertain: it may have returned, and its effects may be lost."""
-        self.is_doubtful = True
+        self.is_uncertain = True
 
     def note_module(self, module: DllInstance, is_loaded: bool) -> None:
         """Record a module that the call's thread mapped or unmapped."""
@@ -57,15 +57,15 @@ class Operation:
         """Remove the breakpoints that serve this call only."""
 
 
-class Loading(Operation):
+class LoadCall(DllCall):
     """A load, or another call that increments a DLL's count or pins it.
 
     ``output`` is where it writes the handle, 0 where it writes none: then ``base`` is known before.  ``counts`` is
     False where it asks another call to count.
     """
 
-    def __init__(self, beginning: Beginning, base: int = 0, *, pins: bool = False) -> None:
-        super().__init__(beginning)
+    def __init__(self, call_start: DllCallStart, base: int = 0, *, pins: bool = False) -> None:
+        super().__init__(call_start)
         self.base = base
         self.pins = pins
         self.counts = True
@@ -84,7 +84,7 @@ class Loading(Operation):
         self.counts = False
 
 
-class Prediction(NamedTuple):
+class FreePrediction(NamedTuple):
     """What a free will do: its outcome, why it does nothing, what is unloaded and what stays.
 
     ``detaches`` are those that go and get DLL_PROCESS_DETACH, ``at_least`` names those that can free more meanwhile.
@@ -93,19 +93,19 @@ class Prediction(NamedTuple):
     outcome: Outcome
     refusal: Optional[str] = None
     goes: tuple[DllInstance, ...] = ()
-    detaches: tuple[Entry, ...] = ()
+    detaches: tuple[LdrEntry, ...] = ()
     at_least: tuple[str, ...] = ()
     keeps: tuple[Dll, ...] = ()
 
 
-class Unloading(Operation):
+class FreeCall(DllCall):
     """A free of the DLL at ``base``, with its prediction; ``detached``: whose DllMain was called."""
 
-    def __init__(self, beginning: Beginning, base: int) -> None:
-        super().__init__(beginning)
+    def __init__(self, call_start: DllCallStart, base: int) -> None:
+        super().__init__(call_start)
         self.base = base
         self.library: Optional[DllInstance] = None
-        self.prediction = Prediction(Outcome.UNKNOWN)
+        self.prediction = FreePrediction(Outcome.UNKNOWN)
         self.detached: list[str] = []
         self._entries: dict[int, Subscription] = {}
 
@@ -118,7 +118,7 @@ class Unloading(Operation):
         """Record the DLL that is freed."""
         self.library = library
 
-    def predict(self, prediction: Prediction) -> None:
+    def predict(self, prediction: FreePrediction) -> None:
         """Set the prediction."""
         self.prediction = prediction
 

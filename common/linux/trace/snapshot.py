@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Optional
 
 from ...errors import FaultError, UnsupportedError
-from ...target import LiveProcess
+from ...target import LiveLinuxTarget
 from ..auxv import AT_RANDOM
 from ..dumps.procfs import find_inner_id
-from ..loader.follow import GraphFollower
+from ..loader.incremental import IncrementalGraphReader
 from ..loader.maps import Graph
 from ..loader.roots import LT_EXECUTABLE
 from ..state.process import GlibcProcess
@@ -17,18 +17,18 @@ from ..state.verdict import GlibcExamination
 ANOTHER_PROGRAM = "the process executed another program"
 
 
-class Reading:
+class LoaderSnapshot:
     """The latest snapshot of a process's loader.
 
     ``is_exiting`` tells whether the program's finalisers run.
     """
 
-    def __init__(self, target: LiveProcess, examined: GlibcExamination) -> None:
+    def __init__(self, target: LiveLinuxTarget, examined: GlibcExamination) -> None:
         process = examined.process
         self.examined = examined
         self.is_exiting = False
         self._target = target
-        self._follower = GraphFollower(process.memory, process.layouts, process.private.rtld_global)
+        self._follower = IncrementalGraphReader(process.memory, process.layouts, process.private.rtld_global)
         self._random = process.memory.target.auxv().get(AT_RANDOM, 0)
         self._identity = self._read_identity()
         self._compared: Graph = process.graph
@@ -40,7 +40,7 @@ class Reading:
         """Return the process as last read."""
         return self.examined.process
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the lists again.
 
         :raises UnsupportedError: if the process executes another program, even the same one once more.
@@ -60,7 +60,7 @@ class Reading:
         except FaultError:
             return None
 
-    def take_changed(self) -> Optional[Graph]:
+    def take_previous(self) -> Optional[Graph]:
         """Return the previous snapshot's graph if this one differs; later events are compared with this one.
 
         Where another thread has been stopped while it changed the lists, the next event is compared with the same.

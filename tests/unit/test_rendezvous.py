@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import CorruptError, DlwhyError, UnsupportedError
-from dlwhy.common.linux.loader.start import MAX_LIBRARIES, Start, find_start
+from dlwhy.common.linux.loader.rendezvous import MAX_LIBRARIES, Rendezvous, find_rendezvous
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -71,7 +71,7 @@ def at(number: int) -> int:
 GOOD = ((0, at(1), 0), (1, at(2), at(0)), (2, 0, at(1)))
 
 
-def start_of(path: Path, extra: dict[int, bytes], *, modules: bool = False) -> Start:
+def start_of(path: Path, extra: dict[int, bytes], *, modules: bool = False) -> Rendezvous:
     """Find the list of a program whose DT_DEBUG has been filled in."""
     target = program(path, extra=extra, modules=modules)
     with path.open("rb") as stream:
@@ -80,7 +80,7 @@ def start_of(path: Path, extra: dict[int, bytes], *, modules: bool = False) -> S
         bias = BIAS if elf.header["e_type"] == "ET_DYN" else 0
         index = [tag.entry.d_tag for tag in dynamic.iter_tags()].index("DT_DEBUG")
         target.overwrite(bias + dynamic["p_vaddr"] + 16 * index + 8, struct.pack("<Q", R_DEBUG))
-    return find_start(Memory(target))
+    return find_rendezvous(Memory(target))
 
 
 @pytest.mark.parametrize("name", ["dynamic", "fixed"])
@@ -97,13 +97,13 @@ def test_the_whole_list(folder: Path, name: str, modules: bool) -> None:
 @pytest.mark.parametrize("name", ["static", "static-pie"])
 def test_static_programs(folder: Path, name: str) -> None:
     with pytest.raises(UnsupportedError, match="statically linked"):
-        find_start(Memory(program(folder / name)))
+        find_rendezvous(Memory(program(folder / name)))
 
 
 @pytest.mark.parametrize("name", ["dynamic", "fixed"])
 def test_before_the_loader_has_run(folder: Path, name: str) -> None:
     with pytest.raises(UnsupportedError, match="has not run yet"):
-        find_start(Memory(program(folder / name)))
+        find_rendezvous(Memory(program(folder / name)))
 
 
 def test_the_loader_has_run_but_has_no_list_yet(folder: Path) -> None:
@@ -147,9 +147,9 @@ def test_r_debug_or_headers_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(CorruptError, match="r_debug"):
         start_of(folder / "dynamic", {})
     with pytest.raises(CorruptError, match="headers cannot be read"):
-        find_start(Memory(FakeTarget({})))
+        find_rendezvous(Memory(FakeTarget({})))
     with pytest.raises(CorruptError, match=r"AT_PHDR.*0x1000"):
-        find_start(Memory(FakeTarget({}, auxv={3: 0x1000, 4: 56, 5: 10})))
+        find_rendezvous(Memory(FakeTarget({}, auxv={3: 0x1000, 4: 56, 5: 10})))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_r_debug_or_headers_that_cannot_be_read(folder: Path) -> None:
 )
 def test_absurd_auxiliary_vectors(auxv: dict[int, int]) -> None:
     with pytest.raises(DlwhyError):
-        find_start(Memory(FakeTarget({BIAS: bytes(8192)}, auxv=auxv)))
+        find_rendezvous(Memory(FakeTarget({BIAS: bytes(8192)}, auxv=auxv)))
 
 
 def test_the_fixtures_are_what_they_say(folder: Path) -> None:

@@ -7,46 +7,46 @@ from typing import NamedTuple, Optional
 
 from ...model import Outcome
 from ...paths import base_name
-from ...trace.events import Moment, OpenResult
+from ...trace.events import EventHeader, OpenResult
 from ..loader.maps import LinkMap
 from ..model import Library
-from .descriptors import Snapshot
-from .events import Close, Event, Instance, Open
-from .failures import Failure
-from .request import Request
+from .descriptors import OpenDescriptors
+from .events import Close, Event, LibraryInstance, Open
+from .failures import OpenFailure
+from .request import OpenRequest
 
 
-class Beginning(NamedTuple):
+class CallStart(NamedTuple):
     """The start of an open or close: its event header, stack pointer, and the descriptors open then.
 
     ``returns_to`` is the word at ``stack`` where this is its return address, else None.
     """
 
-    moment: Moment
+    header: EventHeader
     stack: int
     returns_to: Optional[int]
-    open_before: Snapshot
+    open_before: OpenDescriptors
 
 
-class Operation:
+class LoaderCall:
     """An in-flight open or close."""
 
-    def __init__(self, beginning: Beginning) -> None:
-        self.moment, self.stack, self.returns_to, self.open_before = beginning
+    def __init__(self, call_start: CallStart) -> None:
+        self.header, self.stack, self.returns_to, self.open_before = call_start
         self.has_effect = False
         #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
-        self.is_doubtful = False
-        self.went: dict[int, Instance] = {}
+        self.is_uncertain = False
+        self.went: dict[int, LibraryInstance] = {}
 
     def note_race(self) -> None:
         """Record that another thread opened or closed during the call."""
-        self.moment = self.moment._replace(raced=True)
+        self.header = self.header._replace(raced=True)
 
-    def doubt(self) -> None:
+    def mark_uncertain(self) -> None:
         """Mark the call uncertain: it may have returned, and its effects may be lost."""
-        self.is_doubtful = True
+        self.is_uncertain = True
 
-    def note_gone(self, library: Instance) -> None:
+    def note_gone(self, library: LibraryInstance) -> None:
         """Record a library that the call has unloaded."""
         self.went[library.link_map] = library
         self.has_effect = True
@@ -56,31 +56,31 @@ class Operation:
         raise NotImplementedError
 
 
-class Opening(Operation):
+class OpenCall(LoaderCall):
     """An in-flight dlopen or dlmopen."""
 
-    def __init__(self, beginning: Beginning, request: Request) -> None:
-        super().__init__(beginning)
+    def __init__(self, call_start: CallStart, request: OpenRequest) -> None:
+        super().__init__(call_start)
         self.request = request
-        self.library: Optional[Instance] = None
-        self.added: dict[int, Instance] = {}
+        self.library: Optional[LibraryInstance] = None
+        self.added: dict[int, LibraryInstance] = {}
         #: What was raised first within it: what catches that on the way raises it again.
-        self.failure: Optional[Failure] = None
+        self.failure: Optional[OpenFailure] = None
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if it asks for a library by its name."""
         return base_name(self.request.name or "") == base_name(link_map.name)
 
-    def note_library(self, library: Instance) -> None:
+    def note_library(self, library: LibraryInstance) -> None:
         """Record the library whose handle the open returns."""
         self.library = library
         self.has_effect = True
 
-    def note_added(self, library: Instance) -> None:
+    def note_added(self, library: LibraryInstance) -> None:
         """Record a library that the open has loaded."""
         self.added[library.link_map] = library
 
-    def note_failure(self, failure: Failure) -> None:
+    def note_failure(self, failure: OpenFailure) -> None:
         """Record an error that was raised during the open: the open fails with it, unless a constructor caused it."""
         if self.failure is None:
             self.failure = failure
@@ -94,7 +94,7 @@ class Opening(Operation):
             result = OpenResult.FAILED
         failure = self.failure if result is OpenResult.FAILED else None
         return Open(
-            moment=self.moment,
+            header=self.header,
             requested=self.request.name,
             flags=self.request.flags,
             requested_namespace=self.request.space,
@@ -107,7 +107,7 @@ class Opening(Operation):
         )
 
 
-class Prediction(NamedTuple):
+class ClosePrediction(NamedTuple):
     """What a close will do: its outcome, what is unloaded, by link map, and which dependencies stay.
 
     ``adds`` are those that go by the marking of the close that it is within, ``at_least`` names libraries that can
@@ -115,28 +115,28 @@ class Prediction(NamedTuple):
     """
 
     outcome: Outcome
-    goes: Mapping[int, Instance]
-    adds: Mapping[int, Instance]
+    goes: Mapping[int, LibraryInstance]
+    adds: Mapping[int, LibraryInstance]
     at_least: tuple[str, ...]
     keeps: tuple[Library, ...]
 
 
 #: That of a close of what is no library.
-_NOTHING = Prediction(Outcome.NOT_OPEN, {}, {}, (), ())
+_NOTHING = ClosePrediction(Outcome.NOT_OPEN, {}, {}, (), ())
 
 
-class Closing(Operation):
+class CloseCall(LoaderCall):
     """An in-flight dlclose, with its prediction; ``remarked``: what nested closes' collections add to it."""
 
     def __init__(
-        self, beginning: Beginning, handle: int, link_map: Optional[LinkMap], library: Optional[Instance]
+        self, call_start: CallStart, handle: int, link_map: Optional[LinkMap], library: Optional[LibraryInstance]
     ) -> None:
-        super().__init__(beginning)
+        super().__init__(call_start)
         self.handle = handle
         self.link_map = link_map
         self.library = library
         self.prediction = _NOTHING
-        self.remarked: dict[int, Instance] = {}
+        self.remarked: dict[int, LibraryInstance] = {}
         self.is_counted = False
 
     @property
@@ -148,12 +148,12 @@ class Closing(Operation):
         """Return True if one of its markings condemns the library with a map at an address."""
         return address in self.prediction.goes or address in self.remarked
 
-    def predict(self, link_map: LinkMap, prediction: Prediction) -> None:
+    def predict(self, link_map: LinkMap, prediction: ClosePrediction) -> None:
         """Set the prediction, and the current link map that it was made for."""
         self.link_map = link_map
         self.prediction = prediction
 
-    def note_remarked(self, libraries: Mapping[int, Instance]) -> None:
+    def note_nested(self, libraries: Mapping[int, LibraryInstance]) -> None:
         """Record what a nested close's collection adds to what this close unloads."""
         self.remarked.update(libraries)
 
@@ -165,7 +165,7 @@ class Closing(Operation):
         """Return the event; what was unloaded is unknown until the close has ended."""
         prediction = self.prediction
         return Close(
-            moment=self.moment,
+            header=self.header,
             library=self.library,
             open_count_before=self.link_map.l_direct_opencount if self.link_map else 0,
             predicted_outcome=prediction.outcome,
@@ -180,6 +180,6 @@ class Closing(Operation):
         )
 
 
-def _by_name(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+def _by_name(instances: Iterable[LibraryInstance]) -> tuple[LibraryInstance, ...]:
     # What is sorted by is never None.
     return tuple(sorted(instances, key=lambda each: (each.name, each.path, each.namespace, each.link_map, each.base)))

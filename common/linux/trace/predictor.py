@@ -8,36 +8,36 @@ from typing import Optional
 from ...model import Outcome
 from ..elf.bindings import Bindings
 from ..loader.collector import mark
-from ..loader.maps import Graph, LinkMap, is_same
+from ..loader.maps import Graph, LinkMap, is_same_library
 from ..loader.roots import LT_LOADED
 from ..model import HoldKind, Library
 from ..plan import Planner
-from ..state.kept import PERMANENT
+from ..state.mark_phase import PERMANENT
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
-from .events import Instance
-from .operation import Closing, Prediction
-from .operations import instance_of
+from .call import CloseCall, ClosePrediction
+from .events import LibraryInstance
+from .in_flight import instance_of
 
 #: Holds that follow from the maps and bindings alone; others are found in memory besides.
 _OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION})
 
 
-class Forecast:
+class ClosePredictor:
     """Predicts the closes of one process; unchanged facts about a library are cached."""
 
     def __init__(self) -> None:
         self._closers: dict[str, bool] = {}
         self._lasting: dict[int, tuple[LinkMap, Library]] = {}
-        self._staying = _Staying()
+        self._staying = _KeptVerdicts()
 
-    def predict(self, examined: GlibcExamination, link_map: LinkMap, outer: Optional[Closing]) -> Prediction:
+    def predict(self, examined: GlibcExamination, link_map: LinkMap, outer: Optional[CloseCall]) -> ClosePrediction:
         """Predict a close; what it adds to the close that it is within, ``outer``, goes when that one ends."""
         planner = Planner(examined)
         outcome, left, unloads = planner.predict(link_map)
         by_address = examined.process.graph.by_address
         goes = {address: instance_of(examined.process, by_address[address]) for address in unloads}
-        adds: dict[int, Instance] = {}
+        adds: dict[int, LibraryInstance] = {}
         at_least: tuple[str, ...] = ()
         if outcome is Outcome.DEFERRED and outer is not None:
             adds = {a: i for a, i in goes.items() if a not in outer.prediction.goes}
@@ -46,22 +46,22 @@ class Forecast:
             at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
         is_last = left == 0 or outcome is Outcome.NO_EFFECT
         keeps = self._keeps(planner, link_map, left, unloads) if is_last else ()
-        return Prediction(outcome, goes, adds, at_least, keeps)
+        return ClosePrediction(outcome, goes, adds, at_least, keeps)
 
-    def explain(self, before: Graph, process: GlibcProcess, closing: Closing) -> Mapping[int, Instance]:
+    def explain(self, before: Graph, process: GlibcProcess, close_call: CloseCall) -> Mapping[int, LibraryInstance]:
         """Mark again under the current counts, which unseen nested closes have lowered; return what that unloads.
 
         What libc of another namespace is asked to close is not seen by every debugger.  Returns what has gone by that.
         """
-        number = closing.library.namespace if closing.library else None
+        number = close_call.library.namespace if close_call.library else None
         after = process.graph.by_address
         namespace = next((n for n in before.namespaces if n.number == number), None)
         if namespace is None:
             return {}
         counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
         kept = mark(namespace, before, process.rules, counts)
-        found = {a: i for a, i in closing.went.items() if a in counts and a not in kept}
-        return {a: i for a, i in found.items() if a not in closing.prediction.goes}
+        found = {a: i for a, i in close_call.went.items() if a in counts and a not in kept}
+        return {a: i for a, i in found.items() if a not in close_call.prediction.goes}
 
     def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
         for link_map in maps:
@@ -73,27 +73,27 @@ class Forecast:
     def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
         """Return verdicts on what stays of a library and its dependencies after its last close."""
         if link_map.l_type != LT_LOADED or link_map.nodelete:
-            return (self.judge_lasting(planner.examined, link_map),)
+            return (self.verdict_on_permanent(planner.examined, link_map),)
         stays = [m for m in planner.closure(link_map) if m.address not in unloads]
         if not stays:
             return ()
         after = planner.examined.after({link_map.address: left})
         return tuple(
-            self.judge_lasting(planner.examined, m)
+            self.verdict_on_permanent(planner.examined, m)
             if m.nodelete and m is not link_map
-            else self._staying.judge(after, m)
+            else self._staying.verdict(after, m)
             for m in stays
         )
 
-    def judge_lasting(self, examined: GlibcExamination, link_map: LinkMap) -> Library:
+    def verdict_on_permanent(self, examined: GlibcExamination, link_map: LinkMap) -> Library:
         """Return the verdict on a library that stays for good; computed once."""
         known = self._lasting.get(link_map.address)
         if known is not None and _is_equal(known[0], link_map):
             return known[1]
-        if known is not None and is_same(known[0], link_map):
-            library = examined.renew(known[1], link_map)
+        if known is not None and is_same_library(known[0], link_map):
+            library = examined.refresh_verdict(known[1], link_map)
         else:
-            library = examined.judge(link_map, identify=False)
+            library = examined.verdict(link_map, identify=False)
             # What else needs it changes, and does not matter.
             holds = tuple(hold for hold in library.holds if hold.kind in PERMANENT)
             library = library._replace(holds=holds, holds_omitted=0)
@@ -101,7 +101,7 @@ class Forecast:
         return library
 
 
-class _Staying:
+class _KeptVerdicts:
     """A cache of verdicts on what stays after a close, valid while the holders are unchanged."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class _Staying:
         self._maps: list[LinkMap] = []
         self._known: dict[int, tuple[LinkMap, Sequence[Optional[Bindings]], Library]] = {}
 
-    def judge(self, after: GlibcExamination, link_map: LinkMap) -> Library:
+    def verdict(self, after: GlibcExamination, link_map: LinkMap) -> Library:
         """Return the verdict on a library in the state after a close."""
         if after is not self._after:
             self._take(after)
@@ -123,7 +123,7 @@ class _Staying:
         ]
         if known is not None and _is_equal(known[0], link_map) and known[1] == bindings:
             return known[2]
-        library = after.judge(link_map, identify=False)
+        library = after.verdict(link_map, identify=False)
         if library.held and _OF_MAPS.issuperset(hold.kind for hold in library.holds):
             self._known[link_map.address] = link_map, bindings, library
         return library
@@ -137,7 +137,7 @@ class _Staying:
 
 
 def _count_of(link_map: LinkMap, now: Optional[LinkMap]) -> int:
-    return now.l_direct_opencount if now is not None and is_same(link_map, now) else 0
+    return now.l_direct_opencount if now is not None and is_same_library(link_map, now) else 0
 
 
 def _is_equal(link_map: LinkMap, other: LinkMap) -> bool:

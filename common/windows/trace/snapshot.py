@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from ...trace.ledger import AccountKey
-from ..loader.lists import Entry, Loader, by_base
-from ..loader.unload import World, effective_count
+from ...trace.ledger import LibraryKey
+from ..loader.lists import LdrEntry, Loader, find_entry_at
+from ..loader.unload import ImportGraph, effective_count
 from ..state import CORE_DLLS, WindowsExamination
 from ..target import LiveWindowsTarget
 from .events import DllInstance
 
 
-class Reading:
+class DllSnapshot:
     """The latest snapshot of a process's DLLs.
 
     ``left`` are LoadLibrary's shares of the counts as they were noted last, ``pinned`` the paths of what was pinned.
@@ -21,33 +21,33 @@ class Reading:
 
     def __init__(self, target: LiveWindowsTarget) -> None:
         self.is_exiting = False
-        self.left: Mapping[AccountKey, int] = {}
+        self.left: Mapping[LibraryKey, int] = {}
         self.pinned: frozenset[str] = frozenset()
         self._target = target
-        self._by_base: Mapping[int, Entry] = {}
+        self._by_base: Mapping[int, LdrEntry] = {}
 
-    def look(self) -> WindowsExamination:
+    def refresh(self) -> WindowsExamination:
         """Read the lists again."""
         examined = WindowsExamination(self._target)
         self._by_base = {each.base: each for loader in examined.loaders for each in loader.in_load_order()}
         return examined
 
-    def find(self, base: int) -> Optional[Entry]:
+    def find(self, base: int) -> Optional[LdrEntry]:
         """Return the DLL at a base, None if the loader lists none there."""
         return self._by_base.get(base)
 
-    def find_holding(self, address: int) -> Optional[Entry]:
+    def find_holding(self, address: int) -> Optional[LdrEntry]:
         """Return the DLL whose image holds an address, None if the loader lists none."""
-        return by_base(tuple(self._by_base.values()), address)
+        return find_entry_at(tuple(self._by_base.values()), address)
 
     def note_left(self) -> None:
         """Record the current load counts, unless the process is exiting and they mean nothing."""
         if self.is_exiting:
             return
-        examined = self.look()
+        examined = self.refresh()
         found = list(for_each_entry(examined))
-        self.left = {AccountKey(entry.path, 0): own_count(world, entry) for _, world, entry in found}
-        self.pinned = frozenset(entry.path for _, world, entry in found if world.unit_of(entry).pinned)
+        self.left = {LibraryKey(entry.path, 0): own_count(graph, entry) for _, graph, entry in found}
+        self.pinned = frozenset(entry.path for _, graph, entry in found if graph.unit_of(entry).pinned)
 
     def begin_exit(self) -> None:
         """Record that the process is exiting."""
@@ -55,33 +55,33 @@ class Reading:
         self.is_exiting = True
 
 
-def for_each_entry(examined: WindowsExamination) -> Sequence[tuple[Loader, World, Entry]]:
+def for_each_entry(examined: WindowsExamination) -> Sequence[tuple[Loader, ImportGraph, LdrEntry]]:
     """List the DLLs of all loaders in load order, each with its loader and the counts there."""
-    loaders = zip(examined.loaders, examined.worlds)
-    return [(loader, world, entry) for loader, world in loaders for entry in loader.in_load_order()]
+    loaders = zip(examined.loaders, examined.import_graphs)
+    return [(loader, graph, entry) for loader, graph in loaders for entry in loader.in_load_order()]
 
 
 def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
     """Return the load counts by base, None where one is not known, or stands for a pin."""
-    loaders = zip(examined.loaders, examined.worlds)
+    loaders = zip(examined.loaders, examined.import_graphs)
     return {
-        entry.base: effective_count(world.unit_of(entry), world.rule)
-        for loader, world in loaders
+        entry.base: effective_count(graph.unit_of(entry), graph.rule)
+        for loader, graph in loaders
         for entry in loader.entries.values()
     }
 
 
-def own_count(world: World, entry: Entry) -> int:
+def own_count(graph: ImportGraph, entry: LdrEntry) -> int:
     """Return LoadLibrary's share of a count where it can be told, else all of it."""
-    unit = world.unit_of(entry)
+    unit = graph.unit_of(entry)
     return max(0, unit.own if unit.own is not None and not unit.pinned else unit.count or 0)
 
 
-def instance_of(entry: Entry) -> DllInstance:
+def instance_of(entry: LdrEntry) -> DllInstance:
     """Describe a DLL as it is loaded now."""
     return DllInstance(entry.name, entry.path, entry.address, entry.base, entry.size, entry.timestamp)
 
 
-def is_core(entry: Optional[Entry]) -> bool:
+def is_core(entry: Optional[LdrEntry]) -> bool:
     """Return True if a DLL is one of those through which all loads and frees pass."""
     return entry is not None and entry.name.lower() in CORE_DLLS

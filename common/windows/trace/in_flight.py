@@ -6,38 +6,38 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Optional
 
 from ...target import Subscription
-from .operation import WORD, Operation
-from .reading import Reading, is_core
+from .call import WORD, DllCall
+from .snapshot import DllSnapshot, is_core
 
 #: Calls that are followed within one another, or never seen to end.
 MAX_PENDING = 1000
 
 
-class Operations:
+class InFlightDllCalls:
     """The in-flight calls of each thread, outermost first."""
 
-    def __init__(self, reading: Reading, watch: Callable[[int], Subscription]) -> None:
+    def __init__(self, snapshot: DllSnapshot, watch: Callable[[int], Subscription]) -> None:
         """Create an empty set; ``watch``: sets a breakpoint at a return address."""
-        self._reading = reading
+        self._snapshot = snapshot
         self._watch = watch
-        self._running: dict[int, list[Operation]] = {}
+        self._running: dict[int, list[DllCall]] = {}
         self._threads: set[int] = set()
         self._returns: dict[int, Subscription] = {}
 
-    def add(self, operation: Operation) -> None:
+    def add(self, call: DllCall) -> None:
         """Add a call that has begun."""
-        lwp = operation.moment.tid
+        lwp = call.header.tid
         self._threads.add(lwp)
         others = [each for thread, calls in self._running.items() if thread != lwp for each in calls]
-        for each in (*others, operation) if others else ():
+        for each in (*others, call) if others else ():
             each.note_race()
         own = self._running.setdefault(lwp, [])
         if len(own) < MAX_PENDING:
-            own.append(operation)
-            if operation.returns_to not in self._returns:
-                self._returns[operation.returns_to] = self._watch(operation.returns_to)
+            own.append(call)
+            if call.returns_to not in self._returns:
+                self._returns[call.returns_to] = self._watch(call.returns_to)
 
-    def take_repeated(self, lwp: int, function: str, stack: int, returns_to: int) -> Optional[Operation]:
+    def take_repeated(self, lwp: int, function: str, stack: int, returns_to: int) -> Optional[DllCall]:
         """Remove the latest one of a thread if it is about to begin once more, else return None.
 
         Where several threads come to a breakpoint at once, the engine lets them come there again.
@@ -48,7 +48,7 @@ class Operations:
         self.remove(last)
         return last
 
-    def take_returned(self, lwp: int, place: int, stack: int) -> Sequence[Operation]:
+    def take_returned(self, lwp: int, place: int, stack: int) -> Sequence[DllCall]:
         """Remove the one that returns to a place, and those within it; empty if none does."""
         own = self.of_thread(lwp)
         index = next((n for n, op in enumerate(own) if (op.stack + WORD, op.returns_to) == (stack, place)), len(own))
@@ -56,20 +56,20 @@ class Operations:
         if returned:
             self._threads.add(lwp)
             del self._running[lwp][index:]
-        for operation in returned:
-            self._release(operation)
+        for call in returned:
+            self._release(call)
         return returned
 
-    def remove(self, operation: Operation) -> None:
+    def remove(self, call: DllCall) -> None:
         """Remove a call that has ended."""
-        self._running[operation.moment.tid].remove(operation)
-        self._release(operation)
+        self._running[call.header.tid].remove(call)
+        self._release(call)
 
-    def _release(self, operation: Operation) -> None:
+    def _release(self, call: DllCall) -> None:
         """Remove a call's breakpoints, except at return addresses that are shared."""
-        operation.release()
-        place = operation.returns_to
-        if is_core(self._reading.find_holding(place)) or any(each.returns_to == place for each in self._all()):
+        call.release()
+        place = call.returns_to
+        if is_core(self._snapshot.find_holding(place)) or any(each.returns_to == place for each in self._all()):
             return
         subscription = self._returns.pop(place, None)
         if subscription is not None:
@@ -77,20 +77,20 @@ class Operations:
 
     def release_all(self) -> None:
         """Remove all breakpoints at the end of the trace."""
-        for operation in self._all():
-            operation.release()
+        for call in self._all():
+            call.release()
         for subscription in self._returns.values():
             subscription.remove()
         self._returns.clear()
 
-    def of_thread(self, lwp: int) -> Sequence[Operation]:
+    def of_thread(self, lwp: int) -> Sequence[DllCall]:
         """Return a thread's in-flight calls, outermost first."""
         return tuple(self._running.get(lwp, ()))
 
-    def doubt(self) -> None:
+    def mark_uncertain(self) -> None:
         """Mark all in-flight calls uncertain."""
-        for operation in self._all():
-            operation.doubt()
+        for call in self._all():
+            call.mark_uncertain()
 
     def unended(self) -> int:
         """Return the number of in-flight calls."""
@@ -100,6 +100,6 @@ class Operations:
         """Return True if more than one thread has ever loaded or freed."""
         return len(self._threads) > 1
 
-    def _all(self) -> Iterator[Operation]:
+    def _all(self) -> Iterator[DllCall]:
         for calls in self._running.values():
             yield from calls

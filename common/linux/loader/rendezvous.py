@@ -16,7 +16,7 @@ from ...memory import Memory
 from ...model import Problem
 from ...paths import base_name
 from ..auxv import AT_BASE, AT_PHDR, AT_PHENT, AT_PHNUM
-from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, Image
+from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, ElfImage
 
 #: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
 #: no more with four mappings each.
@@ -61,10 +61,10 @@ def _follow_public(memory: Memory, head: int) -> Walk[PublicMap]:
     return Walk(head, read, limit=MAX_LIBRARIES, subject="the list", noun="libraries")
 
 
-class Start(NamedTuple):
+class Rendezvous(NamedTuple):
     """The loader's rendezvous: ``struct r_debug`` and the base namespace's list."""
 
-    main: Image
+    main: ElfImage
     r_debug: int
     r_state: int
     list: Walk[PublicMap]
@@ -83,10 +83,10 @@ class Start(NamedTuple):
     @property
     def complete(self) -> bool:
         """Return True if the list could be followed to its end."""
-        return self.list.is_whole
+        return self.list.is_complete
 
 
-def find_start(memory: Memory) -> Start:
+def find_rendezvous(memory: Memory) -> Rendezvous:
     """Find the loader's rendezvous.
 
     :raises UnsupportedError: if the process has no dynamic loader, or it has not run yet.
@@ -102,10 +102,10 @@ def find_start(memory: Memory) -> Start:
         raise CorruptError(f"struct r_debug cannot be read ({error})") from error
     if r_map == 0:
         raise UnsupportedError(NOT_YET)
-    return Start(main, r_debug, r_state, _follow_public(memory, r_map))
+    return Rendezvous(main, r_debug, r_state, _follow_public(memory, r_map))
 
 
-def _find_main_image(memory: Memory) -> Image:
+def _find_main_image(memory: Memory) -> ElfImage:
     failures: list[str] = []
     for image in _main_image_candidates(memory, failures):
         if image.find_header(PT_DYNAMIC) is not None:
@@ -115,21 +115,21 @@ def _find_main_image(memory: Memory) -> Image:
     raise CorruptError("the main program's ELF headers cannot be read" + "".join(f"; {f}" for f in failures))
 
 
-def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[Image]:
+def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[ElfImage]:
     auxv = memory.target.auxv()
     if AT_PHDR in auxv:
         try:
-            yield Image.from_program_headers(memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0))
+            yield ElfImage.from_program_headers(memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0))
         except DlwhyError as error:
             failures.append(f"by AT_PHDR: {error}")
     for module in memory.target.modules()[:1]:
         try:
-            yield Image.at(memory, module.base)
+            yield ElfImage.at(memory, module.base)
         except DlwhyError as error:
             failures.append(f"by the debugger's module list: {error}")
 
 
-def _find_r_debug(main: Image) -> int:
+def _find_r_debug(main: ElfImage) -> int:
     value = main.dynamic.get(DT_DEBUG)
     if value:
         return value
@@ -157,7 +157,7 @@ def read_name(memory: Memory, address: int) -> str:
         return ""
 
 
-def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, Image]]:
+def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, ElfImage]]:
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
     It lies at AT_BASE; where ld.so was started as the program it is known by its name.
@@ -166,7 +166,7 @@ def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[Publi
     for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):
         for entry in filter(is_rtld, maps):
             try:
-                return entry, Image.at(memory, entry.l_addr)
+                return entry, ElfImage.at(memory, entry.l_addr)
             except DlwhyError:
                 continue
     return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dlwhy.common.linux.loader.find import find_private
+from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
-from dlwhy.common.linux.loader.start import find_start
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.common.memory import Memory
 from dlwhy.common.target import Capability
@@ -19,8 +19,8 @@ class Changing:
 
     def __init__(self, target: CoreTarget) -> None:
         memory = Memory(target)
-        start = find_start(memory)
-        private = find_private(memory, start)
+        start = find_rendezvous(memory)
+        private = find_loader_globals(memory, start)
         assert private is not None
         chosen = choose_layouts(memory, start, private)
         outer = chosen.layouts.require("rtld_global").fields

@@ -26,7 +26,7 @@ PERMANENT = frozenset(
 )
 
 
-class Kept:
+class MarkPhase:
     """The result of the collector's mark phase under given open counts.
 
     For other open counts there is another one of these: what is computed here is never of other counts.

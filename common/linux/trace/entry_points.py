@@ -18,9 +18,9 @@ from typing import NamedTuple, Optional
 from ...errors import DlwhyError, UnsupportedError
 from ...memory import Memory
 from ...paths import base_name
-from ..elf.image import PT_LOAD, Image
+from ..elf.image import PT_LOAD, ElfImage
 from ..layouts.resolve import LayoutSet
-from ..loader.find import Private, is_libc
+from ..loader.find import LoaderGlobals, is_libc
 from ..loader.maps import Graph
 
 PF_X = 1
@@ -42,7 +42,7 @@ _JUMP = rb"\xff[\xa0-\xa3\xa5-\xa7]"
 _LOAD = re.compile(rb"[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](....)", re.DOTALL)
 
 
-class Convention(NamedTuple):
+class CallingConvention(NamedTuple):
     """A calling convention: argument registers, or none if arguments are on the stack above the return address.
 
     ``link`` is the register with the return address, None where it is on the stack.
@@ -53,18 +53,18 @@ class Convention(NamedTuple):
     link: Optional[str] = None
 
 
-CONVENTIONS: Mapping[str, Convention] = {
-    "x86_64": Convention(("rdi", "rsi", "rdx", "rcx"), "rsp"),
-    "i386": Convention((), "esp"),
-    "aarch64": Convention(("x0", "x1", "x2", "x3"), "sp", "x30"),
-    "arm": Convention(("r0", "r1", "r2", "r3"), "sp", "lr"),
-    "ppc64le": Convention(("r3", "r4", "r5", "r6"), "r1", "lr"),
-    "riscv64": Convention(("a0", "a1", "a2", "a3"), "sp", "ra"),
-    "s390x": Convention(("r2", "r3", "r4", "r5"), "r15", "r14"),
+CONVENTIONS: Mapping[str, CallingConvention] = {
+    "x86_64": CallingConvention(("rdi", "rsi", "rdx", "rcx"), "rsp"),
+    "i386": CallingConvention((), "esp"),
+    "aarch64": CallingConvention(("x0", "x1", "x2", "x3"), "sp", "x30"),
+    "arm": CallingConvention(("r0", "r1", "r2", "r3"), "sp", "lr"),
+    "ppc64le": CallingConvention(("r3", "r4", "r5", "r6"), "r1", "lr"),
+    "riscv64": CallingConvention(("a0", "a1", "a2", "a3"), "sp", "ra"),
+    "s390x": CallingConvention(("r2", "r3", "r4", "r5"), "r15", "r14"),
 }
 
 
-class Entry(Enum):
+class EntryPoint(Enum):
     """A function of the loader or libc through which opens and closes pass."""
 
     DL_OPEN = "_dl_open"
@@ -74,35 +74,37 @@ class Entry(Enum):
     DLCLOSE = "dlclose"
 
 
-class Places(NamedTuple):
+class EntryPoints(NamedTuple):
     """The addresses to break at, with the function at each, and both in words."""
 
-    entries: Mapping[int, Entry]
+    entries: Mapping[int, EntryPoint]
     opens_by: str
     closes_by: str
 
 
-def find_places(memory: Memory, layouts: LayoutSet, private: Private, graph: Graph, *, in_rtld: bool) -> Places:
+def find_entry_points(
+    memory: Memory, layouts: LayoutSet, private: LoaderGlobals, graph: Graph, *, in_rtld: bool
+) -> EntryPoints:
     """Find the instructions that all opens and closes pass; ``in_rtld`` prefers ld.so's own functions.
 
     :raises UnsupportedError: if nothing of the kind can be found.
     """
     pointers = _read_pointers(memory, layouts, private)
     if in_rtld and pointers:
-        entries = {pointers["_dl_open"][1]: Entry.DL_OPEN, pointers["_dl_close"][1]: Entry.DL_CLOSE}
-        return Places(entries, "_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
+        entries = {pointers["_dl_open"][1]: EntryPoint.DL_OPEN, pointers["_dl_close"][1]: EntryPoint.DL_CLOSE}
+        return EntryPoints(entries, "_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
     found = dict(_find_exported(memory, graph))
-    if not {Entry.DLCLOSE, Entry.DLOPEN} & set(found.values()) and not pointers:
+    if not {EntryPoint.DLCLOSE, EntryPoint.DLOPEN} & set(found.values()) and not pointers:
         raise UnsupportedError("neither _dl_close nor dlclose can be found in this process")
     opens, closes = "dlopen and dlmopen", "dlclose"
     inner = dict(_find_inner_calls(memory, private, pointers)) if pointers else {}
-    if set(inner.values()) == {Entry.DL_OPEN, Entry.DL_CLOSE}:
+    if set(inner.values()) == {EntryPoint.DL_OPEN, EntryPoint.DL_CLOSE}:
         opens, closes = f"{opens}, and libc's own call of _dl_open", f"{closes}, and libc's own call of _dl_close"
     found.update(inner)
-    return Places(found, opens, closes)
+    return EntryPoints(found, opens, closes)
 
 
-def _read_pointers(memory: Memory, layouts: LayoutSet, private: Private) -> dict[str, tuple[int, int]]:
+def _read_pointers(memory: Memory, layouts: LayoutSet, private: LoaderGlobals) -> dict[str, tuple[int, int]]:
     """Read GLRO(dl_open) and GLRO(dl_close); gives offset and value, nothing unless both lie in ld.so's code."""
     layout = layouts.find("rtld_global_ro")
     try:
@@ -121,20 +123,20 @@ def _read_pointers(memory: Memory, layouts: LayoutSet, private: Private) -> dict
     return found
 
 
-def _is_code(image: Image, address: int) -> bool:
+def _is_code(image: ElfImage, address: int) -> bool:
     offset = (address - image.bias) & image.memory.platform.address_mask
     return any(h.type == PT_LOAD and h.flags & PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers)
 
 
-def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
+def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, EntryPoint]]:
     """Find the exported functions in the base namespace: since 2.34 in libc, before in libdl."""
     for link_map in graph.namespaces[0].maps:
         name = base_name(link_map.name)
         if not (is_libc(name) or name.startswith(("libdl.so", "libdl-2."))):
             continue
         try:
-            image = Image.at(memory, link_map.field("l_map_start") or 0)
-            for entry in (Entry.DLOPEN, Entry.DLMOPEN, Entry.DLCLOSE):
+            image = ElfImage.at(memory, link_map.field("l_map_start") or 0)
+            for entry in (EntryPoint.DLOPEN, EntryPoint.DLMOPEN, EntryPoint.DLCLOSE):
                 address = image.find_function(entry.value)
                 if address:
                     yield address, entry
@@ -143,16 +145,16 @@ def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, Entry]]:
 
 
 def _find_inner_calls(
-    memory: Memory, private: Private, pointers: Mapping[str, tuple[int, int]]
-) -> Iterator[tuple[int, Entry]]:
+    memory: Memory, private: LoaderGlobals, pointers: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[int, EntryPoint]]:
     """Find libc's calls through the pointers in _rtld_global_ro, of which it has the address in its GOT."""
     libc = private.libc
     symbol = private.rtld.find_symbol("_rtld_global_ro")
     if libc is None or symbol is None or memory.platform.arch != "x86_64":
         return
     wanted = {
-        Entry.DL_OPEN: re.compile(_CALL + re.escape(struct.pack("<i", pointers["_dl_open"][0]))),
-        Entry.DL_CLOSE: re.compile(_JUMP + re.escape(struct.pack("<i", pointers["_dl_close"][0]))),
+        EntryPoint.DL_OPEN: re.compile(_CALL + re.escape(struct.pack("<i", pointers["_dl_open"][0]))),
+        EntryPoint.DL_CLOSE: re.compile(_JUMP + re.escape(struct.pack("<i", pointers["_dl_close"][0]))),
     }
     for header in libc.headers:
         if header.type != PT_LOAD or not header.flags & PF_X or header.memsz > _MAX_TEXT:
@@ -177,7 +179,7 @@ def _loads(memory: Memory, start: int, code: bytes, position: int, wanted: int) 
     return False
 
 
-def find_function(images: Sequence[Optional[Image]], name: str) -> Optional[int]:
+def find_function(images: Sequence[Optional[ElfImage]], name: str) -> Optional[int]:
     """Find an exported function in the first of several images that has it."""
     for image in images:
         try:

@@ -1,0 +1,130 @@
+"""Which in-flight opens and closes have returned, and what did they do?"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ...trace.events import EventHeader
+from ...trace.session import TraceSession
+from ..loader.maps import Graph, LinkMap, is_same_library
+from .call import CloseCall, LoaderCall, OpenCall
+from .descriptors import Descriptors
+from .events import Pin
+from .failures import StoredErrors
+from .in_flight import InFlightCalls, instance_of
+from .pins import find_new_nodelete, find_nodelete_cause
+from .predictor import ClosePredictor
+from .snapshot import LoaderSnapshot
+from .stops import StopRules
+from .summary import TraceSummary
+
+
+class CallTracker:
+    """Follows in-flight calls from event to event, and reports those that have returned."""
+
+    def __init__(
+        self,
+        snapshot: LoaderSnapshot,
+        watching: TraceSession,
+        operations: InFlightCalls,
+        stops: StopRules,
+        summary: TraceSummary,
+        descriptors: Optional[Descriptors],
+        stored_errors: Optional[StoredErrors],
+    ) -> None:
+        """Create a tracker from the parts of a trace; ``stored_errors`` is used if no breakpoint sees errors."""
+        self._snapshot = snapshot
+        self._session = watching
+        self._in_flight = operations
+        self._stops = stops
+        self._summary = summary
+        self._descriptors = descriptors
+        self._stored_errors = stored_errors
+        self._predictor = ClosePredictor()
+
+    def predict(self, close_call: CloseCall, link_map: LinkMap) -> None:
+        """Predict a close from the current snapshot."""
+        own = self._in_flight.of_thread(close_call.header.tid)
+        outer = next((op for op in own if isinstance(op, CloseCall)), None)
+        prediction = self._predictor.predict(self._snapshot.examined, link_map, outer)
+        close_call.predict(link_map, prediction)
+        if outer is not None:
+            outer.note_nested(prediction.adds)
+
+    def advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
+        """Attribute what changed since the previous event, and finish the calls that have returned."""
+        before = self._snapshot.take_previous()
+        if before is not None:
+            self._compare(before)
+        ended = self._in_flight.ended(lwp, stack, self._snapshot.depth)
+        for close_call in self._in_flight.close_calls():
+            if not close_call.has_effect and close_call.header.tid != lwp:
+                self._predict_again(close_call)
+        for call in ended:
+            self.finish(call)
+        if lwp is not None:
+            self._in_flight.note_resumed()
+
+    def _compare(self, before: Graph) -> None:
+        """Attribute the changes since the previous snapshot."""
+        process = self._snapshot.process
+        exiting = self._snapshot.is_exiting
+        changes = self._in_flight.attribute_changes(before, process, exiting=exiting)
+        for open_call, link_map in changes.added:
+            if self._descriptors is not None:
+                self._descriptors.note_load(link_map, open_call.open_before)
+            self._stops.note_added(open_call, instance_of(process, link_map))
+        is_unseen = bool(changes.opens or changes.closes)
+        if is_unseen and not exiting and not self._in_flight.is_raced(self._session.number):
+            self._summary.count_unseen(changes.opens, changes.closes)
+            for close_call in self._in_flight.close_calls() if changes.closes else ():
+                close_call.note_nested(self._predictor.explain(before, process, close_call))
+        for link_map in find_new_nodelete(before, process.graph):
+            self._summary.tell(self._pin(link_map))
+        process.forget_build_ids(changes.gone)
+
+    def _predict_again(self, close_call: CloseCall) -> None:
+        """Predict a close that has not begun while another thread's operation changed something."""
+        link_map = close_call.link_map
+        current = self._snapshot.process.graph.by_address.get(link_map.address) if link_map else None
+        if link_map is None or current is None or not is_same_library(link_map, current) or close_call.does_nothing:
+            return
+        close_call.predict(current, close_call.prediction._replace(goes={}, adds={}))
+        self.predict(close_call, current)
+
+    def finish(self, call: LoaderCall) -> None:
+        """Finish a call: report its event, and the descriptors that it leaked."""
+        process = self._snapshot.process
+        if isinstance(call, OpenCall) and call.library is None and call.header.raced:
+            # A close by another thread can have taken the count back before it was looked at.
+            maps = process.graph.by_address.values()
+            found = next((m for m in maps if call.is_for(m) and not m.is_proxy), None)
+            if found is not None:
+                call.note_library(instance_of(process, found))
+        if isinstance(call, OpenCall) and call.library is None:
+            self._find_failure(call)
+        self._in_flight.remove(call)
+        self._summary.tell(call.event(ended=not call.is_uncertain))
+        if self._descriptors is not None and isinstance(call, CloseCall) and call.went:
+            header = call.header._replace(within_event=call.header.number)
+            for leak in self._descriptors.find_leaks(call.went, call.library, call.open_before, header):
+                self._summary.tell(leak._replace(header=header._replace(number=self._session.count())))
+
+    def _find_failure(self, open_call: OpenCall) -> None:
+        """Find what libc keeps of a failed open; what it opens for itself is not kept."""
+        if self._stored_errors is not None and open_call.header.initiated_by == "user" and not open_call.is_uncertain:
+            failure = self._stored_errors.find(self._snapshot.process, self._snapshot.tid(open_call.header.tid))
+            if failure is not None:
+                open_call.note_failure(failure)
+
+    def _pin(self, link_map: LinkMap) -> Pin:
+        library = self._predictor.verdict_on_permanent(self._snapshot.examined, link_map)
+        open_calls = self._in_flight.open_calls()
+        cause = find_nodelete_cause(self._snapshot.process, link_map, library, open_calls)
+        header = EventHeader(self._session.count(), self._session.now(), 0)
+        if open_calls:
+            inside = open_calls[-1].header
+            header = header._replace(
+                tid=inside.tid, caller=inside.caller, initiated_by=inside.initiated_by, within_event=inside.number
+            )
+        return Pin(header, instance_of(self._snapshot.process, link_map), *cause)

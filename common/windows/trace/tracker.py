@@ -1,0 +1,114 @@
+"""What did a call of ntdll do that has returned, or whose return was missed?"""
+
+from __future__ import annotations
+
+from ...memory import Memory
+from ...model import Outcome
+from ...trace.events import OpenResult
+from .call import DllCall, FreeCall, LoadCall
+from .events import DllClose, DllInstance, DllOpen, DllPin
+from .functions import LOAD
+from .in_flight import InFlightDllCalls
+from .snapshot import DllSnapshot, instance_of, load_counts
+from .summary import DllTraceSummary
+
+#: The highest bit of an NTSTATUS says that it is an error.
+_FAILED = 1 << 31
+
+
+class DllCallTracker:
+    """Reports calls that have ended."""
+
+    def __init__(self, snapshot: DllSnapshot, operations: InFlightDllCalls, summary: DllTraceSummary) -> None:
+        self._snapshot = snapshot
+        self._in_flight = operations
+        self._summary = summary
+
+    def abandon(self, call: DllCall) -> None:
+        """Report a call whose return was not seen: an exception left it, or the engine missed a breakpoint."""
+        if isinstance(call, FreeCall):
+            prediction = call.prediction
+            event = DllClose(
+                header=call.header,
+                library=call.library,
+                predicted_outcome=prediction.outcome,
+                predicted_unloads=prediction.goes,
+                load_count_before=call.count_before,
+                refusal=prediction.refusal,
+            )
+            self._summary.tell(event, [call.library])
+        elif isinstance(call, LoadCall) and call.function == LOAD:
+            added, went = tuple(call.added), tuple(call.went)
+            opened = DllOpen(call.header, call.function, call.requested, call.flags, loaded=added, unloaded=went)
+            self._summary.tell(opened, added, call.requested)
+
+    def finish(self, call: DllCall, status: int, memory: Memory) -> None:
+        """Report a call that has returned an NTSTATUS; ``memory`` is uncached."""
+        if isinstance(call, FreeCall):
+            self._finish_unloading(call, status)
+        elif isinstance(call, LoadCall) and call.counts:
+            self._finish_loading(call, status, memory)
+
+    def _finish_loading(self, load_call: LoadCall, status: int, memory: Memory) -> None:
+        examined = self._snapshot.refresh()
+        has_failed = bool(status & _FAILED)
+        base = load_call.base
+        if load_call.output and not has_failed:
+            base = memory.unsigned(load_call.output, 8)
+        entry = None if has_failed else self._snapshot.find(base)
+        library = instance_of(entry) if entry else None
+        if load_call.pins:
+            if library is not None:
+                self._summary.tell(DllPin(load_call.header, library, load_call.function), [library])
+            return
+        result = OpenResult.ALREADY_LOADED if base in load_call.counts_before else OpenResult.LOADED
+        opened = DllOpen(
+            header=load_call.header,
+            ntdll_function=load_call.function,
+            requested=load_call.requested,
+            flags=load_call.flags,
+            result=OpenResult.FAILED if has_failed else result,
+            library=library,
+            loaded=tuple(self._renamed(each) for each in load_call.added),
+            unloaded=tuple(load_call.went),
+            ntstatus=status,
+            load_count_before=load_call.counts_before.get(base),
+            load_count_after=load_counts(examined).get(base) if entry else None,
+        )
+        self._summary.tell(opened, [*opened.loaded, library], load_call.requested)
+
+    def _renamed(self, module: DllInstance) -> DllInstance:
+        """Return a module with the loader's own name, which its list has only after it was mapped."""
+        entry = self._snapshot.find(module.base)
+        return instance_of(entry) if entry else module
+
+    def _finish_unloading(self, free_call: FreeCall, status: int) -> None:
+        examined = self._snapshot.refresh()
+        prediction = free_call.prediction
+        went = tuple(free_call.went)
+        # What the DllMains of those that go free meanwhile goes too.
+        remarked: tuple[DllInstance, ...] = ()
+        if prediction.at_least and prediction.outcome is Outcome.UNLOADS:
+            remarked = tuple(each for each in went if each not in prediction.goes)
+        if self._in_flight.several_threads() and set(went) != {*prediction.goes, *remarked}:
+            # Of several threads that come at once the engine can miss one: what it did is not known.
+            free_call.note_race()
+        is_there = self._snapshot.find(free_call.base) is not None
+        event = DllClose(
+            header=free_call.header,
+            library=free_call.library,
+            predicted_outcome=prediction.outcome,
+            predicted_unloads=prediction.goes,
+            unloaded_by_nested_closes=remarked,
+            may_unload_more=prediction.at_least,
+            unloaded=went,
+            ended=True,
+            ntstatus=status,
+            load_count_before=free_call.count_before,
+            load_count_after=load_counts(examined).get(free_call.base) if is_there else None,
+            refusal=prediction.refusal,
+            # What is pinned, or the program's, would not have gone anyway: only what could have is kept.
+            kept=() if self._snapshot.is_exiting else prediction.keeps,
+            got_process_detach=tuple(free_call.detached),
+        )
+        self._summary.tell(event, [*went, *prediction.goes, free_call.library])
