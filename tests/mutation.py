@@ -30,12 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent
 UNIT = "tests/unit"
 
 _GLIBC = ("test_analysis_plan.py", "test_analysis_state.py", "test_loaders_glibc.py", "test_tracer.py")
-_DLLS = ("test_dll_plan.py", "test_dll_tracer.py", "test_dll_state.py")
+_DLLS = ("test_dll_unload_rules.py", "test_dll_plan.py", "test_dll_tracer.py", "test_dll_state.py")
 
 #: What is changed, files or folders, and the tests that should notice, those first that are quick.
 SUBJECTS: Mapping[str, Sequence[str]] = {
-    "common/linux/plan.py": (*_GLIBC, "test_musl.py", "test_examine.py"),
+    "common/linux/plan.py": ("test_plan_in_motion.py", *_GLIBC, "test_musl.py", "test_examine.py"),
     "common/linux/state": (
+        "test_state_chains.py",
+        "test_examine_problems.py",
+        "test_plan_in_motion.py",
         *_GLIBC,
         "test_analysis_matching.py",
         "test_trace_pins.py",
@@ -46,7 +49,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
     "common/linux/loader/collector.py": _GLIBC,
     "common/linux/loader/order.py": ("test_loaders_glibc_order.py", "test_analysis_plan.py"),
     "common/windows/loader/unload.py": _DLLS,
-    "common/windows/plan.py": _DLLS,
+    "common/windows/plan.py": ("test_dll_plan_rules.py", *_DLLS),
 }
 
 #: These take most of the time, and are about that.

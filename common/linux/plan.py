@@ -20,7 +20,7 @@ from ..target import Target
 from .auxv import AT_PAGESZ
 from .elf.image import DT_STRSZ, DT_STRTAB, ElfImage
 from .loader.collector import mark
-from .loader.maps import LinkMap
+from .loader.maps import LinkMap, Namespace
 from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.rendezvous import Rendezvous
 from .loader.roots import LT_LOADED, RootKind
@@ -170,8 +170,6 @@ class Planner:
     @cached_property
     def _condemned(self) -> frozenset[int]:
         """Return the link maps that a running close has condemned."""
-        if not self._process.lock.is_held:
-            return frozenset()
         maps = self._process.graph.by_address.values()
         return frozenset(m.address for m in maps if self.examined.kept.is_closing(m))
 
@@ -199,27 +197,29 @@ class Planner:
             return Outcome.NOT_OPEN, count, ()
         if left > 0 or link_map.l_type != LT_LOADED:
             return Outcome.KEEPS, left, ()
-        if not self._process.graph.complete:
-            # What was not seen can keep anything.
-            return Outcome.UNKNOWN, left, ()
         unloads = self._find_unloaded(link_map)
+        if unloads is None:
+            return Outcome.UNKNOWN, left, ()
         if self._condemned:
             return Outcome.DEFERRED, left, unloads
         return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
-    def _find_unloaded(self, link_map: LinkMap) -> tuple[int, ...]:
+    def _collecting(self, link_map: LinkMap) -> Optional[Namespace]:
+        """Give the namespace in which the last close of a map collects, None if there is no such one."""
+        # The close that is running collects again, in its own namespace, when its destructors have run.
+        closing = self._process.graph.by_address[min(self._condemned)] if self._condemned else link_map
+        return self._process.namespaces.get(closing.l_ns)
+
+    def _find_unloaded(self, link_map: LinkMap) -> Optional[tuple[int, ...]]:
         """Return what the collector unloads after the last close of a link map, in list order.
 
-        The entry that stands for ld.so in another namespace goes with that, but ld.so itself does not.
+        None where libraries were not seen: they can keep anything.  The entry that stands for ld.so in another
+        namespace goes with that, but ld.so itself does not.
         """
         process = self._process
-        number = link_map.l_ns
-        if self._condemned:
-            # The close that is running collects again, in its own namespace, when its destructors have run.
-            number = process.graph.by_address[min(self._condemned)].l_ns
-        if number not in process.namespaces:
-            return ()
-        namespace = process.namespaces[number]
+        namespace = None if not process.graph.complete else self._collecting(link_map)
+        if namespace is None:
+            return None
         self._spend(self._units)
         kept = mark(namespace, process.graph, process.rules, {link_map.address: 0})
         going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
@@ -231,8 +231,8 @@ class Planner:
         by_address = self._process.graph.by_address
         order: Optional[str] = None
         rule = self._order_rule
-        if unloads:
-            namespace = self._process.namespaces[by_address[unloads[0]].l_ns]
+        namespace = self._collecting(link_map)
+        if unloads and namespace is not None:
             maps = [m for m in namespace.maps if m.address not in self._condemned]
             closed = None if outcome is Outcome.DEFERRED else link_map
             graph = self._process.graph

@@ -399,7 +399,7 @@ def test_one_library_alone_has_an_order_that_is_certain_as_far_as_the_rule_is() 
     assert (nothing.order_algorithm, nothing.order_certain) == (None, True)
 
 
-def test_where_sorting_takes_too_long_the_libraries_are_in_list_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_sorting_gives_up_the_libraries_are_in_list_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "finaliser_order", lambda *_: None)
     found = plan(CHAIN, "libtop.so")
     assert (names(found), found.order_algorithm, found.order_certain) == (

@@ -18,6 +18,7 @@ from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import DllExplainer, WindowsExamination
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN7, WIN10, WINE, XP, Form, Loader, Module, Process
+from dlwhy.tests.synth.ntfree import free_before_windows_8, free_on_windows_10
 from dlwhy.tests.synth.windows import FORMS, form_id, process, story, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -224,63 +225,6 @@ def test_two_of_a_name_are_to_be_told_apart_by_address(tmp_path: Path) -> None:
 
 
 # -- compared with a loader that really frees ---------------------------------------------------------------------
-
-
-def free_on_windows_10(loader: Loader, name: str) -> list[str]:
-    """Free by the recursive description of the loader of Windows 10, on the modules themselves."""
-    dead: list[str] = []
-
-    def owner(module: Module) -> Module:
-        return module.merged[0] if module.merged else module
-
-    def lower(module: Module) -> bool:
-        if module.count == 0xFFFFFFFF or module.static or module.count < (2 if module.incoming else 1):
-            return False
-        module.count -= 1
-        return module.count == 0
-
-    def unload(module: Module) -> None:
-        members = module.merged or [module]
-        dead.extend(each.name for each in members)
-        children: list[Module] = []
-        for each in sorted(members, key=loader.loaded.index):
-            children += [c for c in map(owner, each.children) if c is not module and c not in children]
-        for child in children:
-            known = [m for m in child.incoming if owner(m) is module]
-            if not known:
-                continue
-            child.incoming = [m for m in child.incoming if owner(m) is not module]
-            if lower(child):
-                unload(child)
-
-    top = owner(loader.known[name])
-    if lower(top):
-        unload(top)
-    return dead
-
-
-def free_before_windows_8(loader: Loader, name: str) -> list[str]:
-    """Free by the recursive description of the loaders up to Windows 7."""
-    top = loader.known[name]
-    if top.count == 0xFFFF:
-        return []
-    top.count -= 1
-    seen: set[int] = set()
-
-    def walk(module: Module) -> None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        for child in module.children:
-            if child.count != 0xFFFF:
-                child.count -= 1
-            walk(child)
-
-    walk(top)
-    dead = [module for module in reversed(loader.initialized) if module.count == 0]
-    loader.loaded = [module for module in loader.loaded if module not in dead]
-    loader.initialized = [module for module in loader.initialized if module not in dead]
-    return [module.name for module in dead]
 
 
 GRAPHS = st.lists(st.lists(st.integers(0, 11), max_size=4, unique=True), min_size=3, max_size=12)

@@ -70,7 +70,8 @@ class NodeleteOrigins:
         Until glibc 2.30 any NODELETE object marks what it binds to, since 2.31 only start-up objects do.
         """
         symbols: set[str] = set()
-        for other in self._process.namespaces[link_map.l_ns].maps:
+        namespace = self._process.namespaces.get(link_map.l_ns)
+        for other in namespace.maps if namespace is not None else ():
             permanent = other.l_type != LT_LOADED or (other.nodelete and other.l_nodelete_active is None)
             if not self._process.memory.spend(_STEP_UNITS, "what NODELETE libraries are bound by"):
                 break

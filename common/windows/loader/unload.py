@@ -251,29 +251,41 @@ def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
 
 def _find_own_counts(graph: ImportGraph) -> None:
     """Find LoadLibrary's share of each count."""
-    if graph.rule in (LoaderRule.WIN8, LoaderRule.WINE):
-        for unit in graph.units.values():
-            if not unit.pinned and unit.count is not None:
-                unit.own = unit.count - len(unit.parents)
-        if graph.rule is LoaderRule.WINE:
-            _restore_wine_counts(graph)
+    if graph.rule not in (LoaderRule.WIN8, LoaderRule.WINE):
+        _solve_closures(graph)
         return
-    _solve_closures(graph)
+    lost = _lost_in_wine(graph) if graph.rule is LoaderRule.WINE else {}
+    for unit in graph.units.values():
+        if not unit.pinned and unit.count is not None:
+            unit.own = unit.count - len(unit.parents) + lost.get(unit.key, 0)
 
 
-def _restore_wine_counts(graph: ImportGraph) -> None:
-    """Restore the count that Wine loses for the edge that closes an import cycle, where the cycle was entered."""
-    place = {key: number for number, key in enumerate(graph.units)}
-    for component in components(graph, graph.units):
-        if len(component) < 2:
+def _lost_in_wine(graph: ImportGraph) -> dict[int, int]:
+    """Count for each unit the edges that Wine forgot to count: those that were found while it was being linked itself.
+
+    They lead back to what is on the way from the DLL that was loaded; DLLs are linked depth first, in load order.
+    """
+    lost = dict.fromkeys(graph.units, 0)
+    seen: set[int] = set()
+    for start in graph.units:
+        if start in seen:
             continue
-        inside = set(component)
-        members = [graph.units[key] for key in component]
-        entered = any(parent not in inside for unit in members for parent in unit.parents)
-        if not entered and sum(unit.own or 0 for unit in members) <= 0:
-            first = min(members, key=lambda unit: place[unit.key])
-            if first.own is not None:
-                first.own += 1
+        seen.add(start)
+        on_way = {start}
+        stack = [(start, iter(graph.children(start)))]
+        while stack:
+            key, children = stack[-1]
+            child = next(children, None)
+            if child is None:
+                stack.pop()
+                on_way.discard(key)
+            elif child in on_way:
+                lost[child] += 1
+            elif child not in seen:
+                seen.add(child)
+                on_way.add(child)
+                stack.append((child, iter(graph.children(child))))
+    return lost
 
 
 def _solve_closures(graph: ImportGraph) -> None:
