@@ -75,7 +75,7 @@ def test_an_error_has_all_that_the_target_told() -> None:
 
 
 def test_a_program_without_an_interpreter_is_said_to_be_static(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "find_private", lambda memory, start: None)
+    monkeypatch.setattr(examine, "find_loader_globals", lambda memory, start: None)
     process = locked()
     with pytest.raises(UnsupportedError, match="neither glibc's nor musl's"):
         explain(process.target())
@@ -90,7 +90,7 @@ def test_what_never_stood_still_is_said_of_a_choice(monkeypatch: pytest.MonkeyPa
     process = locked()
     made = telling(process)
     made.capabilities = Capability.RUNNING
-    monkeypatch.setattr(examine, "find_motion", lambda process: LoaderActivity.MOVING)
+    monkeypatch.setattr(examine, "find_activity", lambda process: LoaderActivity.MOVING)
     monkeypatch.setattr(examine, "MAX_SETTLING_SECONDS", 0.0)
     if is_found:
         state = explain_chosen(made, open_library(process))
