@@ -1,6 +1,6 @@
 """How is text exchanged with gdb?
 
-gdb decodes names by its host charset and what commands print as UTF-8, and raises where bytes are not of that.  It
+gdb decodes names by its host charset and the output of commands as UTF-8, and raises an exception for other bytes.  It
 writes UTF-8 whatever the charset is.  gdb 10 to 18.
 """
 
@@ -18,13 +18,13 @@ from ..common.charset import decode, from_native, written_as_utf8
 def host_charset() -> str:
     """Return the name of gdb's host charset."""
     if hasattr(gdb, "host_charset"):
-        return str(gdb.host_charset())  # since gdb 12
+        return str(gdb.host_charset())  # new in gdb 12
     match = re.search(r'"(?:auto; currently )?([^"]*)"', gdb.execute("show host-charset", to_string=True))
     return match[1] if match else "ASCII"
 
 
 def text_of(get: Callable[[], Optional[str]]) -> Optional[str]:
-    """Return a string that gdb decodes by its host charset as text of ours, whatever its bytes; None for None."""
+    """Return a string that gdb decodes by its host charset as our text, whatever its bytes are; None for None."""
     try:
         text = get()
     except UnicodeDecodeError as error:
@@ -44,5 +44,5 @@ def output_of(command: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return text as gdb can take it: with escape sequences where its host charset is not the UTF-8 that it writes."""
+    """Return text that gdb can write: with escape sequences if its host charset is not the UTF-8 that it writes."""
     return written_as_utf8(text, host_charset())

@@ -45,7 +45,7 @@ class GdbHost:
         return GdbLiveTarget(gdb.selected_inferior())
 
     def evaluate(self, expression: str) -> int:
-        """Evaluate an expression; a function or array stands for its address."""
+        """Evaluate an expression to a number; a function or array to its address."""
         try:
             value = gdb.parse_and_eval(expression)
             if value.type.strip_typedefs().code in (
@@ -77,7 +77,7 @@ def _to_address(value: Any) -> int:
 def _is_terminal() -> bool:
     """Return True if escape codes can be shown, by gdb's own criteria, which no API exposes."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
-        return False  # gdb heeds NO_COLOR since 16
+        return False  # gdb itself obeys NO_COLOR since 16
     return os.isatty(1) and not _is_mi()
 
 
@@ -119,12 +119,12 @@ class _CliCommand(gdb.Command):
 
 
 def _ours(words: Sequence[str]) -> list[str]:
-    """Return words of a command line, which gdb has decoded, as text of ours."""
+    """Return words of a command line, which gdb has decoded, as our text."""
     return [from_native(word, host_charset()) for word in words]
 
 
 def _loaded_names() -> set[str]:
-    """Collect base names of the base namespace, as far as they can be typed: enough for completion, and quick."""
+    """Collect the base namespace's base names that can be typed: enough for completion, and fast."""
     try:
         with OwnImports():
             maps = find_rendezvous(Memory(selected_target())).maps
@@ -135,7 +135,7 @@ def _loaded_names() -> set[str]:
 
 
 class _MiHost(GdbHost):
-    """gdb under MI: nothing is written, the document goes into the record."""
+    """gdb under MI: nothing is written, the record has the document."""
 
     def write(self, text: str) -> None:
         """Discard the text: the MI record carries the document."""
@@ -152,8 +152,8 @@ def _register_mi(command: Command, kept: dict[str, object]) -> None:
             super().__init__(f"-{command.name}")
 
         def invoke(self, argv: Sequence[str]) -> dict[str, Any]:
-            """Run the command and give its JSON document as a result record."""
-            # Where it stands first gdb takes --all for its own.
+            """Run the command; return its JSON document as a result record."""
+            # gdb takes a first argument --all for its own option.
             words = argv or [flag for each in command.arguments for flag in each.flags if flag == "--all"]
             outcome = attempt(command.name, lambda: _document(_MiHost(kept, False), command, words))
             if isinstance(outcome, Failure):
@@ -164,7 +164,7 @@ def _register_mi(command: Command, kept: dict[str, object]) -> None:
 
 
 def _document(host: _MiHost, command: Command, words: Sequence[str]) -> dict[str, Any]:
-    """Run a command for its document, of strings that gdb can write."""
+    """Run a command; return its document, with strings that gdb can write."""
     result = run(host, command, _ours([*words, "--color=never"]))
     converted: dict[str, Any] = _mi_value(to_strict({"help": command.help()} if result is None else result.document()))
     return converted

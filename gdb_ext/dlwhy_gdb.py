@@ -1,7 +1,7 @@
 """Load dlwhy into gdb: ``source …/gdb_ext/dlwhy_gdb.py``.
 
-Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse on
-any Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse in
+any Python 3, so that an old one is refused with one line.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ def _load_package(root):  # type: (str) -> None
 if sys.version_info < (3, 9):
     sys.stderr.write("dlwhy needs a gdb with Python 3.9 or newer; this one has {}.{}\n".format(*sys.version_info))
 else:
-    # Not __file__: when one sourced script sources another, gdb leaves it at the outer one.
+    # Not __file__: in a script that another one sources, gdb leaves it at the outer script.
     _load_package(os.path.dirname(os.path.dirname(os.path.realpath(_load_package.__code__.co_filename))))
     from dlwhy.common.imports import OwnImports as _OwnImports
 

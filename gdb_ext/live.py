@@ -16,9 +16,9 @@ from ..common.target import Hit, Reaction, Subscription
 from .charset import shown, text_of
 from .target import GdbTarget, SelectionKept
 
-#: From 13 on gdb lists the libraries of all namespaces, ld.so's entry in them too.  When that entry goes, gdb up to at
-#: least 16.3 takes it for the end of ld.so: it forgets its breakpoints there and leaves their instructions in memory,
-#: of which the process dies; 18.1 does not.
+#: Since 13 gdb lists the libraries of all namespaces, including ld.so's entries there.  When such an entry is unloaded,
+#: gdb up to at least 16.3 takes ld.so for unloaded: it forgets its breakpoints there but leaves their instructions in
+#: memory, which kill the process; 18.1 does not.
 _FORGETS_FROM = 13
 _FORGETS_BELOW = 18
 
@@ -29,7 +29,7 @@ class GdbLiveTarget(GdbTarget):
     def __init__(self, inferior: gdb.Inferior) -> None:
         """Create the target of an inferior.
 
-        :raises NoTargetError: if it is no process.
+        :raises NoTargetError: if it is not a process.
         """
         super().__init__(inferior)
         if self.kind == "core":
@@ -48,9 +48,9 @@ class GdbLiveTarget(GdbTarget):
         return not _FORGETS_FROM <= _major_version() < _FORGETS_BELOW
 
     def read(self, address: int, size: int) -> bytes:
-        """Read memory: gdb up to at least 13 reads that of the selected inferior, whichever is asked.
+        """Read memory: gdb up to at least 13 reads the selected inferior's, whichever is asked.
 
-        :raises NoTargetError: if another one is selected.
+        :raises NoTargetError: if another inferior is selected.
         """
         if gdb.selected_inferior().num != self._inferior.num:
             raise NoTargetError(
@@ -76,7 +76,7 @@ class GdbLiveTarget(GdbTarget):
     def react(self, breakpoint_: _Breakpoint) -> bool:
         """Run the handler; return True to stop the process.
 
-        The user's interrupt waits until it has, so that what the handler knows is never left half changed.
+        The user's interrupt is blocked until it returns, so that the handler's state is never half changed.
         """
         is_interrupted = _set_mask(self._mask | {signal.SIGINT})
         is_stop = False
@@ -84,7 +84,7 @@ class GdbLiveTarget(GdbTarget):
         try:
             selected = gdb.selected_inferior()
             thread = gdb.selected_thread()
-            # Else it is a child that gdb follows.
+            # Otherwise it is a child process that gdb follows.
             if selected.num == self._inferior.num and selected.pid == self._pid and thread is not None:
                 is_stop = breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
         finally:
@@ -118,7 +118,7 @@ class GdbLiveTarget(GdbTarget):
             (gdb.events.stop.connect if self._listens else gdb.events.stop.disconnect)(self._on_stop)
 
     def _on_stop(self, event: Any) -> None:
-        """Ask the handlers that the user's interrupt has come before, and delete what could not be deleted then."""
+        """Run the handlers that the user's interrupt preempted, and delete the breakpoints that are due."""
         for breakpoint_ in getattr(event, "breakpoints", ()):
             if breakpoint_ in self._breakpoints and breakpoint_.hit_count != breakpoint_.stops:
                 breakpoint_.stops = breakpoint_.hit_count
@@ -170,8 +170,8 @@ class _Breakpoint(gdb.Breakpoint):
         self.silent = True
         self.place = place
         self.on_hit = on_hit
-        #: How often it was meant to stop the process. gdb counts those hits alone, and those at which the user's
-        #: interrupt has ended stop() where that begins.
+        #: How often it was to stop the process.  gdb's hit_count counts only these hits, and hits at which the user's
+        #: interrupt ended stop() at its very beginning.
         self.stops = 0
         self._target = target
 
@@ -193,7 +193,7 @@ class _GdbHit:
         return int(self._thread.ptid[1] or self._thread.ptid[2])
 
     def registers(self, names: Sequence[str]) -> tuple[int, ...]:
-        # As variables they are those of the same frame; but a gdb.Frame has an identity, which takes unwinding.
+        # $NAME is the register of the same frame; a gdb.Frame has an identity, which takes unwinding.
         try:
             for name in names:
                 if name not in self._registers:
@@ -235,7 +235,7 @@ class _EndSubscription:
         if event.progspace == self._target._inferior.progspace:
             self._callback("the process executed another program")
         elif gdb.selected_inferior().num != self._target._inferior.num:
-            # gdb would set our breakpoints in that one, at addresses where it has nothing.
+            # gdb would set our breakpoints in the other program, at addresses where nothing is mapped.
             self._callback("gdb was given another program beside it")
 
     def remove(self) -> None:

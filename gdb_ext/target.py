@@ -18,8 +18,8 @@ from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability
 from .charset import output_of, text_of
 
-# gdb's name of the architecture: GNU name, pointer size, and the registers with the thread pointer, first those of a
-# native gdb, then those of a gdb on qemu 7.2 (its gdb-xml); of two, each has 32 bits, the first one the upper ones.
+# gdb's name of the architecture: GNU name, pointer size, and the registers with the thread pointer, as a native gdb
+# names them, then as qemu 7.2 does (its gdb-xml); a pair has 32 bits each, the upper ones first.
 _ARCHITECTURES: Mapping[str, tuple[str, int, Sequence[tuple[str, ...]]]] = {
     "i386:x86-64": ("x86_64", 8, [("fs_base",)]),
     "i386": ("i386", 4, []),
@@ -90,7 +90,7 @@ class GdbTarget:
         return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
-        """Read memory, of a core from the core file itself: gdb up to 13 gives zeros for what is not in it."""
+        """Read memory, of a core from its file: gdb up to 13 reads zeros for memory that it lacks."""
         if self._core is not None:
             return self._core.read(address, size)
         try:
@@ -118,7 +118,7 @@ class GdbTarget:
                 return (Module(mapped.path, mapped.start),)
         entry = self.auxv().get(AT_PHDR)
         program = _program()
-        # What gdb 16 opens where the program is in another mount namespace, or was deleted.
+        # gdb 16 opens this if the program is in another mount namespace, or was deleted.
         if program == f"/proc/{self.pid}/exe" and self.kind == "live":
             program = program_of(int(self._inferior.pid)) or program
         return (Module(program, entry & ~0xFFF),) if program and entry else ()
@@ -138,8 +138,8 @@ class GdbTarget:
     def threads(self) -> Sequence[Thread]:
         """List the threads in gdb's order.
 
-        Where a core is of another PID namespace gdb 16 adds those that libthread_db finds by their ids there: they are
-        the same threads again, without registers.
+        For a core from another PID namespace gdb 16 adds the threads that libthread_db finds, by their ids there: they
+        are the same threads again, without registers.
         """
         self._threads = {t.num: t for t in self._inferior.threads() if t.is_valid()}
         lwps = self._core.lwps() if self._core is not None else ()
@@ -241,7 +241,7 @@ class SelectionKept:
 
 
 def _ask(command: str) -> str:
-    """Run a command for its text; through MI, gdb 18 gives it as MI stream records, ``~"text"``."""
+    """Run a command; return its text.  Through MI, gdb 18 returns MI stream records, ``~"text"``."""
     text = output_of(command)
     if not text.startswith('~"'):
         return text

@@ -1,4 +1,4 @@
-"""Which text can LLDB write?  It writes UTF-8 in every locale, and its Python drops what the locale lacks."""
+"""Which text can LLDB write?  It writes UTF-8 in every locale, and its Python drops characters not in the locale."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ..common.charset import written_as_utf8
 
 
 def shown(text: str) -> str:
-    """Return text as LLDB can show it: with escape sequences where the locale's encoding is not UTF-8."""
+    """Return text that LLDB can show: with escape sequences if the locale's encoding is not UTF-8."""
     return written_as_utf8(text, locale.getpreferredencoding(False))

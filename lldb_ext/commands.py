@@ -35,7 +35,7 @@ class LldbHost:
     def target(self) -> Target:
         """Return the target of the command's context."""
         target = self._context.GetTarget()
-        # A command that a script runs inside `command script import` has the context of before.
+        # A command that a script runs inside `command script import` has the earlier context.
         return open_target(target) if target.IsValid() else selected_target(self._debugger)
 
     def live_target(self) -> LldbLiveTarget:
@@ -44,7 +44,7 @@ class LldbHost:
         return LldbLiveTarget(target if target.IsValid() else self._debugger.GetSelectedTarget(), self._calls)
 
     def evaluate(self, expression: str) -> int:
-        """Evaluate an expression; of 32-bit minidumps LLDB 14 can evaluate nothing, but a number needs no LLDB."""
+        """Evaluate an expression; LLDB 14 cannot in 32-bit minidumps, but a number needs no LLDB."""
         try:
             return int(expression, 0)
         except ValueError:
@@ -118,7 +118,7 @@ class _LldbCommand:
 
 
 class ScriptHost(LldbHost):
-    """LLDB for a script that it runs, which asks about what is selected then."""
+    """LLDB for a script that it runs, which asks about the current selection."""
 
     def __init__(self, debugger: Any, calls: Dispatcher) -> None:
         super().__init__(debugger, None, None, {}, calls)
@@ -147,7 +147,7 @@ def script_host() -> ScriptHost:
     debugger = lldb.debugger
     if debugger is None or not debugger.IsValid():
         raise NoTargetError("no LLDB runs this script: use script or command script import in LLDB")
-    # LLDB finds the callback of breakpoints by its name in this dictionary, where a script's own names are, too.
+    # LLDB finds the callback of breakpoints by its name in this dictionary, which also has a script's own names.
     session = vars(sys.modules["__main__"]).get(f"{debugger.GetInstanceName()}_dict")
     return ScriptHost(debugger, dispatcher_of(session if isinstance(session, dict) else {}))
 
@@ -161,7 +161,7 @@ def register(debugger: Any, session: dict[str, Any]) -> None:
         # LLDB finds the class by its name in the session's dictionary.
         session[title] = type(title, (_LldbCommand,), {"command": command, "__doc__": command.summary, **shared})
         completion = "-C module " if "--completion-type" in options and command.completes_libraries else ""
-        # Before there was such an option, a command was always replaced.
+        # Versions without this option always replace a command.
         overwrite = "-o " if "--overwrite" in options else ""
         debugger.HandleCommand(f"command script add {overwrite}{completion}-c {title} {name}")
 

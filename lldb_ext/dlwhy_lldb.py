@@ -1,7 +1,7 @@
 """Load dlwhy into LLDB: ``command script import …/lldb_ext/dlwhy_lldb.py``.
 
-Registers the package ``dlwhy`` from the folder above, leaving the module search path as it was before LLDB put this
-folder on it.  This file must parse on any Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from the folder above, restoring the module search path, on which LLDB puts this folder.
+This file must parse in any Python 3, so that an old one is refused with one line.
 """
 
 import importlib.util

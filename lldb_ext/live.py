@@ -14,11 +14,10 @@ from ..common.target import Hit, Reaction, Subscription
 from .charset import shown
 from .target import LldbTarget
 
-#: What our breakpoints are called; breakpoints of this name are not listed, and the user's commands for all
-#: breakpoints leave them alone.
+#: The name of our breakpoints; it hides them from lists, and from the user's commands for all breakpoints.
 NAME = "dlwhy"
 
-#: By this name LLDB finds the callback in the session's dictionary.
+#: The name by which LLDB finds the callback in the session's dictionary.
 CALLBACK = "dlwhy_on_hit"
 
 
@@ -44,7 +43,7 @@ class Dispatcher:
 
 
 def dispatcher_of(session: dict[str, Any]) -> Dispatcher:
-    """Return the dispatcher of a session; its breakpoints need the one that LLDB finds there."""
+    """Return the dispatcher of a session: the one that its breakpoints use already, else a new one."""
     known = getattr(session.get(CALLBACK), "__self__", None)
     return known if isinstance(known, Dispatcher) else Dispatcher(session)
 
@@ -101,7 +100,7 @@ class LldbLiveTarget(LldbTarget):
         return _BreakpointSubscription(self, made)
 
     def remove(self, breakpoints: Sequence[Any]) -> None:
-        """Delete breakpoints; within a handler they are only disabled, and deleted when a command next asks."""
+        """Delete breakpoints; within a handler only disable them, to be deleted at the next `is_alive`."""
         self._doomed += breakpoints
         for each in breakpoints:
             self._dispatcher.drop(each)
@@ -117,7 +116,7 @@ class LldbLiveTarget(LldbTarget):
             self._target.DeleteBreakpointName(NAME)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
-        """Call back when `is_alive` is asked after a detach: LLDB tells nobody when a process ends."""
+        """Call back when `is_alive` is asked after a detach: LLDB does not announce the end of a process."""
         self._callbacks.append(callback)
         return _EndSubscription(self._callbacks, callback)
 

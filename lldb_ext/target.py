@@ -21,7 +21,7 @@ from ..common.linux.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import Capability, Target
 
-# First part of LLDB's triple: GNU name, register with the thread pointer.
+# First part of LLDB's triple: GNU name, register with the thread pointer (None: none).
 _ARCHITECTURES = {
     "x86_64": ("x86_64", "fs_base"),
     "i386": ("i386", None),
@@ -41,7 +41,7 @@ _MAX_NESTED_STRUCTS = 3
 #: Plug-ins of LLDB whose process is a file.
 _POST_MORTEM = ("elf-core", "mach-o-core", "minidump", "trace")
 
-# How much is compared between a process that LLDB made of a core and a file that could be that core.
+# How much of a core in LLDB is compared with a file that could be that core.
 _STACK_BYTES = 1024
 _PAGE_BYTES = 4096
 _SAMPLE_BYTES = 4096
@@ -71,7 +71,7 @@ class LldbTarget:
         self._memory = _open_memory(self.pid) if self._is_local else None
         path = _find_file(self._process, _open_core, _is_core) if self._process.GetPluginName() == "elf-core" else None
         self._core = _Core(path, self._files_with) if path else None
-        # Since LLDB 16: ^C sets a flag that is to be asked for.
+        # Since LLDB 16 ^C sets a flag that must be polled.
         self._is_interrupted = getattr(target.GetDebugger(), "InterruptRequested", bool)
 
     @property
@@ -101,9 +101,9 @@ class LldbTarget:
         return self._core.problems() if self._core else ()
 
     def read(self, address: int, size: int) -> bytes:
-        """Read memory; of a core from its file, which also knows the files that it maps.
+        """Read memory; of a core from its file and the files that it maps.
 
-        From the kernel where that lets us: 16 KiB take 5 us, and 180 us by way of LLDB's server.
+        Of a process from the kernel, if it permits: 16 KiB take 5 us, and 180 us through LLDB's server.
 
         :raises KeyboardInterrupt: after ^C.
         """
@@ -141,8 +141,8 @@ class LldbTarget:
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
         """Find a structure in the debug information of the module with that build-id.
 
-        Of a build that the table of layouts has, LLDB is not asked: since 17 or so it writes an error for each array in
-        a union that it meets.
+        LLDB is not asked about a build in the table of layouts: since 17 or so it writes an error for each array in a
+        union.
         """
         if _is_in_table(self.platform.arch, module.build_id):
             return None
@@ -164,12 +164,12 @@ class LldbTarget:
                 yield module
 
     def threads(self) -> Sequence[Thread]:
-        """List the threads in LLDB's order; LLDB names those of a core after the program."""
+        """List the threads in LLDB's order; LLDB names a core's threads after the program."""
         if self._core is not None:
             return self._core.threads()
         if not self._is_local:
             return [Thread(t.GetIndexID(), t.GetThreadID(), t.GetName() or None) for t in _threads(self._process)]
-        # The kernel's names, which are bytes: LLDB's server replaces those that are not UTF-8.
+        # The kernel's names, which are bytes: LLDB's server replaces bytes that are not UTF-8.
         pid, found = self.pid, [(t.GetIndexID(), t.GetThreadID()) for t in _threads(self._process)]
         return [Thread(number, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for number, lwp in found]
 
@@ -219,7 +219,7 @@ def open_target(target: Any) -> Target:
     """Open an ``SBTarget``; a Windows minidump by its file: LLDB's API has neither TEBs nor unloaded modules.
 
     :raises NoTargetError: if it has neither a stopped process nor a core.
-    :raises UnsupportedError: if its architecture is not known, or LLDB does not tell which minidump it has open.
+    :raises UnsupportedError: if its architecture is not supported, or LLDB does not say which minidump it has open.
     """
     process = target.GetProcess()
     if process.IsValid() and process.GetPluginName() == "minidump" and "windows" in target.GetTriple():
@@ -263,7 +263,7 @@ def _open_memory(pid: int) -> Optional[io.FileIO]:
 def _is_traced_here(pid: int) -> bool:
     """Return True if this LLDB's lldb-server traces the process on this machine.
 
-    LLDB's platform says "host" of a gdbserver's or an emulator's processes too.
+    LLDB's platform is "host" for a gdbserver's or an emulator's processes too.
     """
     tracer = _status_number(pid, "TracerPid")
     return tracer not in (None, 0) and os.getpid() in (tracer, _status_number(tracer or 0, "PPid"))
@@ -292,7 +292,7 @@ def _open_core(path: str) -> _Dump:
 
 
 def _find_file(process: Any, open_dump: Callable[[str], _Dump], is_one: Callable[[bytes], bool]) -> Optional[str]:
-    """Find the path of a core; LLDB 14 does not tell it, but has the file mapped, and those of former targets too."""
+    """Find the path of a core; LLDB 14 does not say, but maps the file, and files of former targets."""
     if hasattr(process, "GetCoreFile"):
         paths = [str(process.GetCoreFile())]
     else:
@@ -307,12 +307,12 @@ def _stacks(process: Any) -> Iterator[tuple[int, int]]:
     for thread in _threads(process):
         pointer = thread.GetFrameAtIndex(0).GetSP()
         if pointer:
-            # LLDB reads no further than one range of a minidump, and ranges end with pages.
+            # LLDB reads no further than one range of a minidump, and ranges end at page boundaries.
             yield pointer, min(_STACK_BYTES, _PAGE_BYTES - pointer % _PAGE_BYTES)
 
 
 def _regions(process: Any) -> Iterator[tuple[int, int]]:
-    """Yield two samples (address, size) of each region: two cores of one process differ there."""
+    """Yield two samples (address, size) of each region, in which two cores of one process differ."""
     regions = process.GetMemoryRegions()
     info = lldb.SBMemoryRegionInfo()
     for index in range(min(regions.GetSize(), _MAX_SAMPLED_REGIONS)):
@@ -384,7 +384,7 @@ def _fields(kind: Any, byteorder: str, prefix: str = "", base: int = 0, depth: i
         if member.IsBitfield():
             count = int(member.GetBitfieldSizeInBits())
             shift = position % 8 if byteorder == "little" else 8 - position % 8 - count
-            if member.GetName():  # what has none only fills up, and DWARF does not name it: LLDB makes it up
+            if member.GetName():  # unnamed ones are padding, which LLDB makes up: DWARF does not list it
                 yield name, Field(base + position // 8, 1, shift, count)
             continue
         offset = base + position // 8

@@ -1,6 +1,6 @@
 """How do our commands appear in WinDbg: aliases, DML, and without WinDbg on a dump or process?
 
-An extension's command has to be an exported function, which Python cannot have: an alias makes ``!dllshare`` of the
+An extension's command must be an exported function, which Python cannot provide: ``!dllshare`` is an alias for the
 ``!py`` of pykd's bootstrapper.
 """
 
@@ -24,11 +24,11 @@ from ..common.target import LiveTarget
 from .live import EngineLiveTarget
 from .target import MachineTarget, ProcessTarget, current_target
 
-# The engine cuts longer pieces of output off, at 16 KiB.
+# The engine truncates pieces of output at 16 KiB.
 _PIECE = 4000
-# What commands keep: each is a run of its own of our script, in one interpreter.
+# State that commands keep: each command is a separate run of our script, in one interpreter.
 _KEPT: dict[str, object] = {}
-# What extensions of WinDbg take for --help.
+# The --help of other extensions of WinDbg.
 _HELP = ("-?", "/?")
 
 
@@ -38,7 +38,10 @@ class WinDbgHost:
     name = "windbg"
 
     def __init__(self, link: Optional[str] = None) -> None:
-        """Create the host; ``command``, such as ``!dllshare``, is what DLL names in the output link to."""
+        """Create the host.
+
+        :param link: the command, such as ``!dllshare``, that DLL names in the output link to.
+        """
         self._is_windbg = bool(pykd.isWindbgExt())
         self._link = link
         self.kept = _KEPT
@@ -59,7 +62,7 @@ class WinDbgHost:
             raise NotFoundError(f"the engine cannot evaluate '{expression}'") from error
 
     def write(self, text: str) -> None:
-        """Write to the debugger's window, with links where it shows DML; without WinDbg to standard output."""
+        """Write to the debugger's window, with links if it shows DML; without WinDbg to standard output."""
         if not self._is_windbg:
             write_to(sys.stdout, text)
             return
@@ -80,7 +83,7 @@ class WinDbgHost:
             write_to(sys.stderr, text)
 
     def screen(self) -> Screen:
-        """Return no escape codes and no width: WinDbg shows none, and wraps itself."""
+        """Return no escape codes and no width: WinDbg shows none, and wraps lines itself."""
         return Screen(None, False)
 
 
@@ -174,5 +177,5 @@ def _open(arguments: argparse.Namespace) -> None:
 
 def _define_aliases(script: str) -> None:
     for name in commands_of("windows"):
-        # The option has to be there: the engine itself fails on a quoted word right after !py.
+        # The option -g is needed: the engine itself fails on a quoted word right after !py.
         pykd.dbgCommand(f'aS !{name} !py -g "{script}" {name}')

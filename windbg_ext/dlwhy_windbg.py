@@ -3,8 +3,8 @@ r"""Load dlwhy into WinDbg: ``!py -g "…\windbg_ext\dlwhy_windbg.py" --install`
 That defines aliases such as ``!dllshare``, which run this file again.  Without WinDbg it opens a dump itself:
 ``python dlwhy_windbg.py -z MEMORY.DMP dllshare python35.dll``, in a Python that has pykd.
 
-Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse on
-any Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from the folder above, leaving the module search path as it is.  This file must parse in
+any Python 3, so that an old one is refused with one line.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ import sys
 
 def _load_package(root):  # type: (str) -> None
     if getattr(sys.modules.get("dlwhy"), "__path__", None) == [root]:
-        return  # by the command before, in the same interpreter
+        return  # an earlier command loaded it, in the same interpreter
     for name in [n for n in sys.modules if n == "dlwhy" or n.startswith("dlwhy.")]:
         del sys.modules[name]
     spec = importlib.util.spec_from_file_location(

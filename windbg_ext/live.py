@@ -1,7 +1,7 @@
 """How does the engine report breakpoint hits, loaded and unloaded modules?  Through pykd.
 
-Breakpoints of pykd belong to it: the engine's ``bl`` does not list them.  Within a handler they can be set and removed,
-that one itself too.  All of this needs the interpreter to stay, so ``!py -g``, which our aliases use.
+Breakpoints of pykd are its own: the engine's ``bl`` does not list them.  A handler can set and remove breakpoints, even
+its own.  All of this needs an interpreter that stays loaded, so ``!py -g``, which our aliases use.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class EngineLiveTarget(ProcessTarget):
         self._traced_pid = self.pid
 
     def is_alive(self) -> bool:
-        """Return True if the process exists; the engine still lists an exited one, without its memory."""
+        """Return True if the process exists; the engine still lists an exited one, but without memory."""
         try:
             if self.is_current():
                 return bool(pykd.isValid(self.peb() or 0))
@@ -69,7 +69,7 @@ class EngineLiveTarget(ProcessTarget):
             raise UnsupportedError(f"the engine sets no breakpoint at {place:#x}") from error
 
     def on_module_change(self, callback: Callable[[int, str, bool], None]) -> _Removal:
-        """Listen to modules that come and go."""
+        """Listen to modules that are loaded and unloaded."""
         return _Removal([_ModuleEvents(self, callback)])
 
     def on_end(self, callback: Callable[[str], None]) -> _Removal:
@@ -86,7 +86,7 @@ class EngineLiveTarget(ProcessTarget):
     def find_symbol(self, address: int) -> Optional[str]:
         """Return the function by the module's PDB, else by its exports."""
         try:
-            # The engine loads symbols now, and what it says about them stays in this command's output.
+            # Loads symbols now, so that the engine's messages about them stay in this command's output.
             pykd.dbgCommand(f"ln {address:#x}")
             _, name, offset = pykd.findSymbolAndDisp(address)
         except (pykd.DbgException, ValueError, TypeError):
@@ -109,7 +109,7 @@ class EngineLiveTarget(ProcessTarget):
         pykd.dprintln(text)
 
     def run(self) -> None:
-        """Resume the process: in WinDbg until it stops, elsewhere, where nobody could resume it, until it ends."""
+        """Resume the process: in WinDbg until it stops, elsewhere, as nobody could resume it, until it ends."""
         try:
             pykd.go()
             while not pykd.isWindbgExt():
@@ -180,7 +180,7 @@ class _Removal:
         self._made = list(made)
 
     def remove(self) -> None:
-        """Cancel the subscriptions; those of an ended process no longer exist."""
+        """Cancel the subscriptions; after the end of the process they no longer exist."""
         for each in self._made:
             try:
                 each.remove()

@@ -1,7 +1,7 @@
 """How are a target's bytes, threads and layouts obtained from the debugger engine?  Through pykd 0.3.4.
 
-Two traps: pykd takes and gives addresses of 32-bit targets with their sign extended, and in a WoW64 process, where the
-engine begins in 32-bit mode, it cuts 64-bit addresses off: each request is made in the mode of the native loader.
+Two traps: pykd sign-extends addresses of 32-bit targets both ways, and in a WoW64 process, where the engine starts in
+32-bit mode, it truncates 64-bit addresses: each request runs in the native loader's mode.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
     "I386": Platform("i386", 4, "little", "windows"),
 }
-# A type that the source gave no name; compilers differ in what they write for it.
+# An unnamed type; each compiler has its own word for it.
 _UNNAMED = re.compile(r"<unnamed-|<anonymous-|__unnamed")
 _MAX_NESTED_STRUCTS = 4
 _UNLOADED = re.compile(r"^Unloaded modules:$", re.MULTILINE)
@@ -48,8 +48,8 @@ class EngineTarget:
     def __init__(self) -> None:
         """Create the target that the engine examines.
 
-        :raises NoTargetError: if it is nothing.
-        :raises UnsupportedError: if it is of a processor whose structures are not known.
+        :raises NoTargetError: if there is none.
+        :raises UnsupportedError: if the structures of its processor are not known.
         """
         try:
             name = str(pykd.getCPUType())
@@ -96,16 +96,16 @@ class EngineTarget:
             return self._load(address, size, False)
 
     def _load(self, address: int, size: int, is_physical: bool) -> bytes:
-        """Read by the engine's words of 8 bytes: a list of single bytes takes pykd six times as long."""
+        """Read memory as words of 8 bytes: a list of single bytes takes pykd six times as long."""
         if size == 0:
             return b""
-        whole, rest = divmod(size, 8)
+        count, rest = divmod(size, 8)
         try:
-            words = pykd.loadQWords(address, whole, is_physical) if whole else ()
-            tail = pykd.loadBytes(address + 8 * whole, rest, is_physical) if rest else ()
+            words = pykd.loadQWords(address, count, is_physical) if count else ()
+            tail = pykd.loadBytes(address + 8 * count, rest, is_physical) if rest else ()
         except (pykd.DbgException, OverflowError) as error:
             raise FaultError(address, size, "not in the dump" if self._is_dump else "") from error
-        return struct.pack(f"<{whole}Q", *words) + bytes(tail)
+        return struct.pack(f"<{count}Q", *words) + bytes(tail)
 
     def auxv(self) -> Mapping[int, int]:
         """Return an empty mapping: Windows has no auxiliary vector."""
@@ -121,7 +121,7 @@ class EngineTarget:
             return list(pykd.getModulesList())
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find a structure in the module's PDB; of one without a PDB, or with a wrong one, the engine has no types."""
+        """Find a structure in the module's PDB; without a PDB, or with a wrong one, the engine has no types."""
         try:
             info = pykd.module(module.base).type(type_name)
             if not info.isUserDefined():
@@ -132,12 +132,12 @@ class EngineTarget:
             return None
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open the module's file, which is here when the process runs here."""
+        """Open the module's file, which is on this machine if the process is."""
         return open_first([module.path], "/")
 
 
 def _fields(info: Any, prefix: str = "", base: int = 0, depth: int = 0) -> Iterator[tuple[str, Field]]:
-    """Yield the members; those of a member whose type has no name by their path, and that member itself too."""
+    """Yield the members; members of a member of unnamed type by their path, in addition to it."""
     for index, (name, member) in enumerate(info.fields()):
         offset = base + int(info.fieldOffset(index))
         if member.isBitField():
@@ -158,7 +158,7 @@ class ProcessTarget(EngineTarget):
 
     @property
     def pid(self) -> Optional[int]:
-        """Return the process id, None if a dump does not tell it."""
+        """Return the process id, None if a dump does not have it."""
         try:
             return int(pykd.targetProcess.getCurrent().systemID)
         except pykd.DbgException:
@@ -193,7 +193,7 @@ class ProcessTarget(EngineTarget):
         return [Module(image.path, image.base) for image in self.images()]
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List the modules that the engine knows to be unloaded, which it tells in text only."""
+        """List the modules that the engine knows to be unloaded, which it reports only as text."""
         if not _UNLOADED.search(pykd.dbgCommand("lm") or ""):
             return ()
         found = _UNLOADED.split(pykd.dbgCommand("lmv") or "", 1)
@@ -259,7 +259,7 @@ class MachineTarget(EngineTarget):
         return f"kernel dump {self._where}".rstrip() if self._is_dump else "kernel"
 
     def threads(self) -> Sequence[Thread]:
-        """Return no threads: the engine's numbers are those of processors."""
+        """Return no threads: the engine's numbers are processors'."""
         return ()
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
@@ -301,7 +301,7 @@ class MachineTarget(EngineTarget):
             return None
 
     def find_symbol(self, name: str) -> Optional[int]:
-        """Find a global of the kernel by its PDB, without one by its exports and the header of the dump."""
+        """Find a global of the kernel in its PDB, without one in its exports and the dump's header."""
         try:
             return int(pykd.module("nt").offset(name)) & self.platform.address_mask
         except pykd.DbgException:
@@ -340,15 +340,15 @@ class _ProcessSpace:
 
 
 def _extended(platform: Platform, address: int) -> int:
-    """Extend the sign of a 32-bit address, as the engine writes them."""
+    """Extend the sign of a 32-bit address, as the engine does."""
     return address | ~platform.address_mask & (1 << 64) - 1 if platform.pointer_size == 4 and address >> 31 else address
 
 
 def current_target() -> Union[ProcessTarget, MachineTarget]:
     """Return the target that the engine examines now.
 
-    :raises NoTargetError: if it is nothing.
-    :raises UnsupportedError: if its processor is not known.
+    :raises NoTargetError: if there is none.
+    :raises UnsupportedError: if its processor is not supported.
     """
     try:
         is_machine = pykd.isKernelDebugging()

@@ -1,6 +1,6 @@
 """What does the kernel's auxiliary vector contain?
 
-Numbers of entries: Linux' include/uapi/linux/auxvec.h, the same on every architecture.
+Entry numbers: Linux's include/uapi/linux/auxvec.h, the same on every architecture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AT_SYSINFO_EHDR = 33
 
 
 def parse_auxv(raw: bytes, pointer_size: int, byteorder: str) -> dict[int, int]:
-    """Decode an auxiliary vector: values by ``AT_*`` number."""
+    """Decode an auxiliary vector into values by ``AT_*`` number, without AT_NULL."""
     count = len(raw) // pointer_size
     form = f"{'<' if byteorder == 'little' else '>'}{count}{'Q' if pointer_size == 8 else 'I'}"
     words = struct.unpack(form, raw[: count * pointer_size])

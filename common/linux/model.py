@@ -13,7 +13,7 @@ from ..model import Evidence, LoaderInfo, Problem, TargetInfo, ThreadRef
 
 
 class CodeSymbol(NamedTuple):
-    """The symbol at an address: its demangled name and its library, each None if unknown."""
+    """The symbol at an ``address`` in the target: its demangled name, and its library's name; each None if unknown."""
 
     address: int
     name: Optional[str]
@@ -21,7 +21,10 @@ class CodeSymbol(NamedTuple):
 
 
 class TlsDestructor(NamedTuple):
-    """A pending ``__cxa_thread_atexit_impl`` registration."""
+    """A pending ``__cxa_thread_atexit_impl`` registration.
+
+    ``object`` is the address that is passed to the function.
+    """
 
     thread: ThreadRef
     function: CodeSymbol
@@ -45,7 +48,7 @@ class HoldKind(Enum):
 
 
 class Root(NamedTuple):
-    """The root of a chain of holds: its library, its own holds, and who opened it (user or libc)."""
+    """The root of a chain of holds: its library's name, its own holds, and who opened it (user or libc)."""
 
     library: str
     kinds: tuple[HoldKind, ...]
@@ -55,9 +58,9 @@ class Root(NamedTuple):
 class Hold(NamedTuple):
     """One reason why a library stays loaded.
 
-    Which of the optional members are set depends on ``kind``: ``origin`` for start-up and NODELETE,
-    ``total`` for open counts and destructors, ``chain`` (library names from the root to this one) and
-    ``root`` for dependencies, ``symbols`` for unique symbols and relocations.
+    Which of the optional members are set depends on ``kind``: ``origin`` for start-up, NODELETE and open
+    counts, ``total`` (a number of opens or destructors) for open counts and destructors, ``chain`` (library names from
+    the root to this one) and ``root`` for dependencies, ``symbols`` (demangled) for unique symbols and relocations.
     """
 
     kind: HoldKind
@@ -75,8 +78,10 @@ class Hold(NamedTuple):
 class Library(NamedTuple):
     """A loaded library and the verdict on it.
 
-    ``held`` is None when it cannot be known.  ``fields`` are the loader's own, None where this version of
-    the loader lacks one.
+    ``base`` is ``l_addr``, ``[start, end)`` the address range of the mappings, ``link_map`` the address of the
+    ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are the loader's own
+    members, each None if this version of the loader lacks it.  ``held`` is None if unknown.  ``proxy`` is True
+    for the link map that another namespace has for ld.so.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """What would closing a library unload, in which order, what would stay, and what would unload that?
 
-The collector's rules are those of `loader.collector` (its mark phase, with other open counts than those in memory) and
-of `loader.order`.  What a destructor does meanwhile cannot be known: where a library that goes imports dlclose,
-the answer is a lower bound.
+The collector's rules are in `loader.collector` (its mark phase, here run with open counts as the closes leave them) and
+`loader.order`.  Destructors are not predicted: if an unloaded library imports dlclose, the plan is a lower bound.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from .state.naming import missing_names, opened_by, target_info
 from .state.process import GlibcProcess
 from .state.verdict import GlibcExamination
 
-#: What a library imports by which its destructors can close others.
+#: Imports through which a library's destructors can close others.
 CLOSERS = ("dlclose", "__libc_dlclose")
-#: Each open library is a mark phase of its own.
+#: Each open library takes a mark phase of its own.
 MAX_RANKED = 4000
 
-# What is spent, in Memory's units: on a library that is marked, on its edges, on one that goes, and on each
+# Costs in Memory's units: of a library that is marked, of each of its edges, of an unloaded library, and of each
 # character of its name.
 _MARK_UNITS = 24
 _EDGE_UNITS = 2
@@ -53,9 +52,12 @@ DEFAULT_PAGE_SIZE = 4096
 
 
 def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes: Optional[int] = 1) -> Plans:
-    """Predict the effect of ``closes`` closes (None: all possible) of the library that ``text`` names.
+    """Predict the effect of closing a library.
 
-    :raises NotFoundError: if no library fits, or more than one.
+    :param text: the library's name or an expression, as for `select`.
+    :param evaluate: evaluates an expression to a number; raises NotFoundError if it cannot.
+    :param closes: how many calls of dlclose; None: as many as the library's open count.
+    :raises NotFoundError: if no library matches, or more than one.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     """
 
@@ -76,8 +78,9 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
 
 
 def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
-    """Predict for each open library what closing it would do, the largest first.
+    """Predict for each open library what closing it would do, the largest unload first.
 
+    :param closes: how many calls of dlclose for each library; None: as many as its open count.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     """
 
@@ -107,7 +110,7 @@ def _examine(
 def choose(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> Library:
     """Find the one library that is meant.
 
-    :raises NotFoundError: if none fits, or more than one.
+    :raises NotFoundError: if none matches, or more than one.
     """
     found = select(libraries, text, evaluate)
     if len(found) > 1:
@@ -128,7 +131,7 @@ class Planner:
         self._closers: dict[int, bool] = {}
 
     def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
-        """Predict in brief what closing each of several libraries would do, as many as the command may."""
+        """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
         for link_map in maps:
             plan = self.plan(link_map, closes, brief=True)
             names = sum(len(library.name) + len(library.path) for library in plan.unloads)
@@ -179,16 +182,17 @@ class Planner:
         return find_order_rule(process.memory, process.graph, process.private, process.layouts.version)
 
     def plan(self, link_map: LinkMap, closes: Optional[int] = 1, *, brief: bool = False) -> Plan:
-        """Predict a close of a library; ``closes`` None: as often as it is open.
+        """Predict a close of a library.
 
-        With ``brief`` without the holds of what stays, and without what would make it go.
+        :param closes: how many calls of dlclose; None: as many as the open count.
+        :param brief: omit the libraries that stay, and the remedy.
         """
         times = max(link_map.l_direct_opencount, 1) if closes is None else closes
         outcome, left, unloads = self.predict(link_map, times)
         return self._finish(link_map, times, outcome, left, unloads, brief)
 
     def predict(self, link_map: LinkMap, times: int = 1) -> tuple[Outcome, int, tuple[int, ...]]:
-        """Predict how a close ends: the outcome, the remaining open count, and the unloaded maps in list order."""
+        """Predict how a close ends: the outcome, the remaining open count, and the unloaded link maps in list order."""
         count = link_map.l_direct_opencount
         left = max(0, count - times)
         if link_map.nodelete:
@@ -205,16 +209,16 @@ class Planner:
         return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
 
     def _collecting(self, link_map: LinkMap) -> Optional[Namespace]:
-        """Give the namespace in which the last close of a map collects, None if there is no such one."""
-        # The close that is running collects again, in its own namespace, when its destructors have run.
+        """Return the namespace in which the last close of a link map collects, None if it is not known."""
+        # The running close collects again, in its own namespace, after its destructors have run.
         closing = self._process.graph.by_address[min(self._condemned)] if self._condemned else link_map
         return self._process.namespaces.get(closing.l_ns)
 
     def _find_unloaded(self, link_map: LinkMap) -> Optional[tuple[int, ...]]:
         """Return what the collector unloads after the last close of a link map, in list order.
 
-        None where libraries were not seen: they can keep anything.  The entry that stands for ld.so in another
-        namespace goes with that, but ld.so itself does not.
+        None if not all libraries were read: those that were not can keep any other.  Another namespace's link map for
+        ld.so is unloaded with the namespace, but ld.so itself is not.
         """
         process = self._process
         namespace = None if not process.graph.complete else self._collecting(link_map)
@@ -222,8 +226,8 @@ class Planner:
             return None
         self._spend(self._units)
         kept = mark(namespace, process.graph, process.rules, {link_map.address: 0})
-        going = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
-        return tuple(m.address for m in going if not m.is_proxy)
+        unloads = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
+        return tuple(m.address for m in unloads if not m.is_proxy)
 
     def _finish(
         self, link_map: LinkMap, times: int, outcome: Outcome, left: int, unloads: tuple[int, ...], brief: bool
@@ -258,10 +262,10 @@ class Planner:
         after = self.examined.after({link_map.address: left})
         stays = [m for m in self.closure(link_map) if m.address not in unloads]
         keeps = tuple(after.verdict(m, identify=False) for m in stays)
-        goes = link_map.address in unloads or link_map.address in self._condemned
-        known = self._process.graph.complete and not goes
-        change = find_remedy(after, link_map) if known else None
-        return plan._replace(kept=keeps, remedy=change)
+        is_unloaded = link_map.address in unloads or link_map.address in self._condemned
+        known = self._process.graph.complete and not is_unloaded
+        remedy = find_remedy(after, link_map) if known else None
+        return plan._replace(kept=keeps, remedy=remedy)
 
     def _size(self, link_map: LinkMap) -> int:
         """Return the size of a library's mappings in bytes, in whole pages."""
@@ -273,7 +277,7 @@ class Planner:
         return self.examined.describe(link_map, identify=False)
 
     def closure(self, link_map: LinkMap) -> list[LinkMap]:
-        """List a library and all that it keeps; what was loaded at start is left out."""
+        """Return a library and all that it keeps, without the libraries loaded at start."""
         by_address = self._process.graph.by_address
 
         def kept_by(address: int) -> Sequence[int]:
@@ -313,9 +317,11 @@ def imports_any(image: ElfImage, names: Sequence[str]) -> bool:
 
 
 def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
-    """Find the least that makes a library go; ``after`` is the process as the planned closes leave it.
+    """Find the least that must happen for a library to be unloaded.
 
-    A library stays exactly if a root of the marking leads to it, so all those roots, and only they, have to cease.
+    A library stays if and only if a root of the mark phase leads to it, so all these roots, and only they, must cease.
+
+    :param after: the process as the planned closes leave it.
     """
     roots = list(_roots(after, link_map))
     for root in roots:

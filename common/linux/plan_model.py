@@ -1,4 +1,4 @@
-"""Which facts about closes that are planned are passed between the layers?"""
+"""Which facts about planned closes are passed between the layers?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .model import Library
 
 
 class Action(Enum):
-    """What can unload a library: a close, a close that only libc can make, threads that exit, any other close."""
+    """An event that can unload a library: a close, a close that only libc can make, threads' exits, any other close."""
 
     CLOSE = "close"
     LIBC_CLOSE = "libc-close"
@@ -21,8 +21,9 @@ class Action(Enum):
 class Step(NamedTuple):
     """One condition for a library to be unloaded.
 
-    ``library`` is the base name of the one that is concerned, ``total`` how many closes it takes or how many
-    destructors are pending, ``threads`` those that must exit, as far as they were found.
+    ``library`` is the base name of the library to close or with the destructors, ``link_map`` the address of its
+    ``struct link_map``, ``namespace`` an ``Lmid_t``; ``total`` is the number of closes, or of pending destructors;
+    ``threads`` are the threads that must exit, as far as they were found.
     """
 
     action: Action
@@ -34,10 +35,10 @@ class Step(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """The least that must happen, besides the planned closes, for a library to be unloaded.
+    """The least that must happen, in addition to the planned closes, for a library to be unloaded.
 
-    ``steps`` are in an order that works.  Where ``blocker`` is set, nothing helps: this library stays for good, by
-    the holds that it has itself.
+    ``steps`` are in an order that works.  If ``blocker`` is set, nothing helps: this library stays for good, because of
+    its own holds.
     """
 
     steps: tuple[Step, ...] = ()
@@ -45,13 +46,13 @@ class Remedy(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would be unloaded if ``library`` were closed ``close_count`` times.
+    """The libraries that would be unloaded if ``library`` were closed ``close_count`` times.
 
-    ``open_count`` is that of now, ``unloads`` are in the order of their finalisers unless ``order_algorithm`` (the name
-    of the algorithm that sorts them) is None, ``kept`` are those of its dependencies that stay, itself among them, with
-    the holds that they have then.  ``may_unload_more`` names those that could close more while they are unloaded.
-    ``unload_bytes`` is what the mappings of the unloaded take, in bytes.  ``remedy`` is None for a library that goes,
-    or where it is not known.
+    ``open_count`` is the current one, None if unknown.  ``unloads`` are in the order of their finalisers, unless
+    ``order_algorithm`` (the name of the algorithm that sorts them) is None; ``order_certain`` is False if the process
+    may sort otherwise.  ``kept`` are the library and its dependencies as far as they stay, with their holds then.
+    ``may_unload_more`` names unloaded libraries whose destructors could close others.  ``unload_bytes`` is the size of
+    the unloaded mappings, in bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
     """
 
     library: Library
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
 
 
 class Plans(NamedTuple):
-    """The answer of ``dlplan``: one plan, or one for each open handle; ``garbage`` goes with any of them."""
+    """The answer of ``dlplan``: one plan, or one for each open library; any close also unloads ``garbage``."""
 
     target: TargetInfo
     loader: LoaderInfo

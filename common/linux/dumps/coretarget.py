@@ -14,7 +14,7 @@ from ..auxv import AT_PHDR
 from ..elf.machine import platform_of
 from .elfcore import NT_ARM_TLS, NT_PRSTATUS, ElfCore
 
-# Where struct elf_prstatus holds the thread pointer: pr_reg begins at 112, then fs_base, r13, tp, or the access
+# The thread pointer's offset in struct elf_prstatus: pr_reg begins at 112, then fs_base, r13, tp, or the access
 # registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
 _THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
 
@@ -26,10 +26,13 @@ class CoreTarget:
     capabilities = Capability.NONE
 
     def __init__(self, path: str, sysroot: str = "", content: Optional[BinaryIO] = None, executable: str = "") -> None:
-        """Open a core; files that it maps are looked for below ``sysroot``, its program is ``executable``.
+        """Open a core.
 
-        :raises DumpFormatError: if the file is no ELF core.
-        :raises UnsupportedError: if its architecture is not known, or it needs a file that is not here.
+        :param sysroot: the folder below which the files that the core maps are looked for.
+        :param content: the core's bytes if the file at ``path`` is compressed.
+        :param executable: the path of the core's program here.
+        :raises DumpFormatError: if the file is not an ELF core.
+        :raises UnsupportedError: if its architecture is not supported, or it needs a file that is missing.
         """
         self._sysroot = sysroot.rstrip("/")
         self._executable = os.path.abspath(executable) if executable else ""
@@ -50,7 +53,7 @@ class CoreTarget:
 
     @property
     def pid(self) -> Optional[int]:
-        """Return the process id; in a core of the kernel's that of the first thread."""
+        """Return the process id, which in a core of the kernel's is the first thread's."""
         return next(iter(self._thread_pointers), None)
 
     @property
@@ -59,11 +62,11 @@ class CoreTarget:
         return f"core file {self._core.path}"
 
     def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the core: truncation, and files that were taken on trust."""
+        """Return the core's problems: truncation, and files that were taken on trust."""
         return self._core.problems()
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add problems to those of the core."""
+        """Add problems to the core."""
         self._core.add_problems(problems)
 
     def read(self, address: int, size: int) -> bytes:

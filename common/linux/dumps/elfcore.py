@@ -1,8 +1,8 @@
 """Which memory does an ELF core hold, and which did it omit?
 
-gdb up to 13 reads zeros where a core recorded nothing, so its cores are read here: bytes come from the core, else
-from the mapped file if that file's build-id is the one in the core, else they are missing.
-Sources: Linux fs/binfmt_elf.c (NT_FILE, what coredump_filter leaves out), gabi chapter 5.
+gdb up to 13 reads zeros for memory that a core omits, so its cores are read here: bytes come from the core, else from
+the mapped file if its build-id is the one in the core; else they are missing.
+Sources: Linux's fs/binfmt_elf.c (NT_FILE, omissions by coredump_filter), gabi chapter 5.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NT_ARM_TLS = 0x401
 NT_FILE = 0x46494C45
 
 
-#: ``e_phnum`` of a file with more program headers than 16 bits count; the number is in section header 0 then.
+#: ``e_phnum`` of a file whose number of program headers exceeds 16 bits; section header 0 has the number.
 PN_XNUM = 0xFFFF
 
-# Caps, each on all that the file has of a kind; what is beyond is told.
+# Caps, each on all items of a kind in the file; a problem reports what exceeds one.
 #: The kernel maps no more than vm.max_map_count, 65,530 unless it was raised.
 MAX_SEGMENTS = 1 << 20
 #: The kernel and gdb write one segment of notes.
@@ -41,11 +41,11 @@ MAX_THREADS = 1 << 17
 MAX_FILE_NOTE = 16 << 20
 MAX_FILES = 1 << 18
 MAX_AUXV = 1 << 14
-#: No real note that is looked at is longer.
+#: More than any real note of the other types that are read has, in bytes.
 _MAX_NOTE = 1 << 12
-#: Mappings begin and end at pages, so a read of Memory's has no more pieces.
+#: Mappings begin and end at page boundaries, so one read by Memory has no more pieces.
 MAX_PIECES = 16
-#: Mapped files that are open at once, and that are opened in all.
+#: Mapped files that are open at the same time, and opened altogether.
 MAX_OPEN = 512
 MAX_OPENED = 1 << 14
 
@@ -84,7 +84,7 @@ class _Segments:
     """The segments of a core with bytes in the file, by rising address: address, size and file offset."""
 
     def __init__(self, headers: Iterable[ProgramHeader]) -> None:
-        # Of a million segments, numbers in lists would take 120 MB; the module array imports much.
+        # Lists of numbers would take 120 MB for a million segments; the module array imports a lot.
         columns = bytearray(), bytearray(), bytearray()
         pack = struct.Struct("Q").pack
         for header in headers:
@@ -107,11 +107,11 @@ class ElfCore:
         open_image: Callable[[Module], Optional[BinaryIO]],
         content: Optional[BinaryIO] = None,
     ) -> None:
-        """Open a core; ``open_image`` opens the file that a module was loaded from.
+        """Open a core.
 
-        ``content`` has the core's bytes where the file at ``path`` is compressed.
-
-        :raises DumpFormatError: if the file is no ELF core.
+        :param open_image: opens the file that a module was loaded from; returns None if it cannot.
+        :param content: the core's bytes if the file at ``path`` is compressed.
+        :raises DumpFormatError: if the file is not an ELF core.
         """
         self.path = path
         self.open_image = open_image
@@ -136,14 +136,14 @@ class ElfCore:
         self._beginnings: Optional[Mapping[str, CoreFileMapping]] = None
 
     def add_files(self, stream: BinaryIO, mapped: Sequence[CoreFileMapping]) -> None:
-        """Show a file, which the caller has found to be the right one, where the core has nothing; keeps the stream."""
+        """Fill the core's gaps from a file, which the caller has verified; keep the stream open."""
         for each in mapped:
             self._overlays[each.path] = stream
         self.files = tuple(sorted((*self.files, *mapped)))
         self._file_starts = [f.start for f in self.files]
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add problems to those of the core."""
+        """Add problems to the core."""
         self._problems.extend(problems)
 
     def _note_cut(self, message: str) -> None:
@@ -209,7 +209,7 @@ class ElfCore:
             yield from parse_program_headers(data, entry_size, self.is_64, self.prefix)
 
     def _for_each_note(self) -> Iterator[Note]:
-        """Yield the notes that matter, in their order; those of a thread follow its NT_PRSTATUS."""
+        """Yield the notes that matter, in their order; a thread's notes follow its NT_PRSTATUS."""
         read = threads = 0
         limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
         seen: set[int] = set()
@@ -275,13 +275,13 @@ class ElfCore:
         return None
 
     def lwp_of(self, note: Note) -> Optional[int]:
-        """Return the kernel's id of the thread that an NT_PRSTATUS is of, None if the note is cut off."""
+        """Return the kernel's id of the thread of an NT_PRSTATUS, None if the note is truncated."""
         first = 32 if self.pointer_size == 8 else 24
         raw = note.data[first : first + 4]
         return int.from_bytes(raw, "little" if self.prefix == "<" else "big") if len(raw) == 4 else None
 
     def lwps(self) -> frozenset[int]:
-        """Return the kernel's ids of the threads that were there when the core was written."""
+        """Return the kernel's ids of the threads that existed when the core was written."""
         found = (self.lwp_of(note) for note in self.notes if note.type == NT_PRSTATUS)
         return frozenset(lwp for lwp in found if lwp is not None)
 
@@ -291,7 +291,7 @@ class ElfCore:
         return mapped.path if mapped else module.path
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the core's problems: truncation, also since it was opened, and those that were added."""
+        """Return the core's problems: truncation, even after it was opened, and added ones."""
         end, size = self._end, os.fstat(self._file.fileno()).st_size
         if end <= size:
             return tuple(self._problems)
@@ -342,7 +342,7 @@ class ElfCore:
         return read_at(stream, offset, stop - address) if offset < 1 << 63 else b""
 
     def _verified_file(self, path: str) -> Optional[BinaryIO]:
-        """Open a mapped file if it is the one that was mapped: the build-ids in core and file must agree."""
+        """Open a mapped file if it is the one that was mapped: its build-id is the one in the core."""
         if path not in self._overlays:
             self._overlays[path] = self._open_verified(path)
             if self._overlays[path] is not None:
@@ -376,7 +376,7 @@ class ElfCore:
 
 
 def build_id_in_first_page(page: bytes) -> Optional[str]:
-    """Find the build-id of an ELF file by its first page, None if that does not hold it."""
+    """Find the build-id of an ELF file in its first page, None if it is not there."""
     if len(page) < 64 or page[:4] != b"\x7fELF":
         return None
     is_64, prefix = page[4] == 2, "<" if page[5] == 1 else ">"

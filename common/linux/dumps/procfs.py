@@ -24,7 +24,7 @@ _MAX_THREADS = 1 << 17
 
 
 def find_inner_id(pid: int, lwp: int) -> Optional[int]:
-    """Find a thread's id in the process's own pid namespace; None where that is ours."""
+    """Find a thread's id in the process's own PID namespace; None if that is ours."""
     try:
         if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
             return None
@@ -36,7 +36,7 @@ def find_inner_id(pid: int, lwp: int) -> Optional[int]:
 
 
 def thread_name(pid: int, lwp: int) -> Optional[str]:
-    """Read a thread's name, of which the kernel keeps 15 bytes, so that it can end amid a character."""
+    """Read a thread's name; the kernel keeps 15 bytes of it, so it can end within a character."""
     try:
         with open(f"/proc/{pid}/task/{lwp}/comm", "rb") as stream:
             return decode(stream.read()).removesuffix("\n")
@@ -45,7 +45,7 @@ def thread_name(pid: int, lwp: int) -> Optional[str]:
 
 
 def read_exactly(descriptor: int, address: int, size: int) -> bytes:
-    """Read memory by way of an open ``/proc/PID/mem``.
+    """Read memory through an open ``/proc/PID/mem``.
 
     :raises FaultError: if any of it cannot be read.
     """
@@ -59,11 +59,11 @@ def read_exactly(descriptor: int, address: int, size: int) -> bytes:
 
 
 def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
-    """Open a file as a process names it: by its root, mounts and current folder; None if it cannot be opened."""
+    """Open a file by a process's name for it: in its root, mounts and current folder; None if it cannot be opened."""
     root = f"/proc/{pid}/root"
     if not path.startswith("/"):
         try:
-            # Both as we see them, so that the process's root is cut off from the front.
+            # Both are paths as we see them, so the process's root is removed from the front.
             folder, outer = _link(f"/proc/{pid}/cwd"), _link(root).rstrip("/")
         except OSError:
             return None
@@ -74,7 +74,7 @@ def open_file_of(pid: int, path: str) -> Optional[BinaryIO]:
 
 
 def program_of(pid: int) -> Optional[str]:
-    """Return the path of a process's program as the process sees it, None where it may not be seen."""
+    """Return the path of a process's program as the process sees it, None if access is denied."""
     try:
         path = decode(os.readlink(f"/proc/{pid}/exe".encode()))
     except OSError:
@@ -157,7 +157,7 @@ class ProcTarget:
         return f"process {self.pid}"
 
     def problems(self) -> Sequence[Problem]:
-        """Return a problem if the process has too many threads; its memory is complete."""
+        """Return a problem if the process has too many threads."""
         return self._problems
 
     def read(self, address: int, size: int) -> bytes:

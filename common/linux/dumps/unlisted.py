@@ -1,11 +1,11 @@
 """Which files did a process map, if its core lists none?
 
-qemu-user writes no NT_FILE, and leaves out every segment that begins with an ELF header (``vma_dump_size`` of its
-linux-user/elfload.c): program headers, symbols and build-ids are in the files alone.  The executable is given by the
-user and told by AT_PHDR and AT_ENTRY; from it the way leads to the ``link_map`` chain, which names the libraries.
+qemu-user writes no NT_FILE, and omits every segment that begins with an ELF header (``vma_dump_size`` of its
+linux-user/elfload.c): only the files have program headers, symbols and build-ids.  The user names the executable, which
+is checked by AT_PHDR and AT_ENTRY; through it the ``link_map`` chain is found, which names the libraries.
 
-A file is used if its build-id is the one in the core, or, where the core has none, if the loader's copy of its dynamic
-section says the same as the file, with addresses moved by l_addr; the latter is reported as taken on trust.
+A file is used if its build-id is the one in the core; if the core has none, if the loader's copy of its dynamic section
+matches, allowing for l_addr.  The latter is reported as taken on trust.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_NAMES = 8
 #: Files are kept open, and qemu-user runs no large programs.
 MAX_LIBRARIES = 512
 
-# What is said of files.
+# Messages about files.
 _TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
 _MISSING = "not here: what the core lacks of them is not known; is the sysroot right?"
 _OTHER = "other builds than those in the core, and so not used; is the sysroot right?"
@@ -42,9 +42,10 @@ _UNVERIFIED = "cannot be verified, because the core lacks their dynamic sections
 
 
 def map_unlisted_files(target: Target, core: ElfCore, executable: str = "") -> None:
-    """Add the files of a core that lists none, and what is to be said of them, to the core.
+    """Add the files of a core that lists none, and problems with them, to the core.
 
-    :raises UnsupportedError: if the core needs a file that is not here, or is another one.
+    :param executable: the path of the core's program here.
+    :raises UnsupportedError: if the core needs a file that is missing, or is another build here.
     """
     if core.files:
         return
@@ -101,7 +102,7 @@ class _Finder:
         try:
             start = find_rendezvous(Memory(self._target))
         except DlwhyError:
-            return  # what fails here fails again when the question is answered, and is told there
+            return  # fails again when the question is answered, and is reported there
         # The program itself has no name, the vDSO no folder; ld.so is listed once more in each further namespace.
         named = {entry.l_name: entry for entry in reversed(start.maps) if "/" in entry.l_name}
         for number, entry in enumerate(named.values()):
@@ -140,7 +141,7 @@ class _Finder:
         return build_id_in_first_page(self._core.recorded(base, 4096))
 
     def _add(self, path: str, stream: BinaryIO, file: ElfFile, bias: int) -> str:
-        """Map a file into the core's gaps if it is the right one; return what is wrong with it, else ""."""
+        """Map a file into the core's gaps if it is the right one, and return ""; else return the objection."""
         loads = [h for h in file.headers if h.type == PT_LOAD]
         size = os.fstat(stream.fileno()).st_size
         if any(h.offset + h.filesz > size for h in file.headers if h.type in (PT_LOAD, PT_DYNAMIC)):
@@ -156,7 +157,7 @@ class _Finder:
             self._said.setdefault(_TRUSTED, []).append(path)
         elif recorded != build_id_in_first_page(read_at(stream, 0, 4096)):
             return _OTHER
-        # What can be written was recorded, or is not what the file says any more.
+        # Writable segments were recorded, or differ from the file by now.
         shown = [h for h in loads if not h.flags & PF_W and h.filesz]
         self._core.add_files(stream, [self._mapped(path, h, bias) for h in shown])
         return ""
@@ -166,7 +167,7 @@ class _Finder:
         return CoreFileMapping(start, start + header.filesz, header.offset, path)
 
     def _same_dynamic_section(self, stream: BinaryIO, file: ElfFile, bias: int) -> bool:
-        """Compare the loader's dynamic section, in which it moves addresses and fills in DT_DEBUG, with the file's.
+        """Compare the loader's copy of the dynamic section, with its moved addresses and DT_DEBUG, with the file's.
 
         :raises FaultError: if the core lacks it.
         """
@@ -183,7 +184,7 @@ class _Finder:
                 return False
             if tag == 0:
                 return True
-            # What processors' own tags hold is the loader's: ppc64's ld.so moves its DT_PPC64_GLINK twice.
+            # The loader may change values of processor-specific tags: ppc64's ld.so moves its DT_PPC64_GLINK twice.
             is_free = tag == DT_DEBUG or DT_LOPROC <= tag <= DT_HIPROC
             if not is_free and loaded_value not in (value, value + bias & self._mask):
                 return False

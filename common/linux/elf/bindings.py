@@ -1,7 +1,7 @@
 """Through which symbols does one library point into another?
 
-The loader keeps no record of the symbol behind a relocation dependency, but the relocated words are still there:
-every place that a symbolic relocation filled is compared with the other library's address range.
+The loader does not record the symbol behind a relocation dependency, but the relocated words are still there: each word
+that a symbolic relocation filled is compared with the other library's address range.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ...errors import DlwhyError, FaultError
 from ...memory import Memory
 from .image import ElfImage
 
-#: Places no further apart than this are read together: nearly all lie in .got, .got.plt and .data.rel.ro.
+#: Words at most this many bytes apart are read together: nearly all are in .got, .got.plt and .data.rel.ro.
 _GAP = 256
-#: A place or a word, and the index of its symbol, in one number.
+#: One number has a word's address or value above these bits, and the index of its symbol in them.
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 
@@ -26,11 +26,11 @@ class Bindings:
 
     def __init__(self, memory: Memory, image: ElfImage) -> None:
         self._image = image
-        #: What was read: addresses and bytes.
+        #: The addresses and bytes that were read.
         self._pieces: list[tuple[int, bytes]] = []
         self._names: dict[int, str] = {}
         try:
-            # In order, or else there are none: where relocations are not in memory, nothing can be named.
+            # Without relocations in memory no symbol can be named.
             places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
         except DlwhyError:
             places = []
@@ -42,7 +42,7 @@ class Bindings:
         self._symbols = _packed("I", [word & _INDEX_MASK for word in words])
 
     def _read(self, memory: Memory, run: Sequence[int]) -> list[int]:
-        """Read the words of places that lie close together; none unless all of them are in memory."""
+        """Read words that are close together; return none unless all of them are in memory."""
         start, last = run[0] >> _INDEX_BITS, run[-1] >> _INDEX_BITS
         raw = memory.try_read(start, last + memory.pointer_size - start)
         if raw is None:
@@ -62,7 +62,7 @@ class Bindings:
         return tuple(sorted({self._name(index) for index in set(self._symbols[first:last])}))
 
     def count_into(self, start: int, end: int) -> int:
-        """Return how many places point into ``[start, end)``."""
+        """Return how many words point into ``[start, end)``."""
         first, last = self._places(start, end)
         return max(0, last - first)
 
@@ -81,7 +81,7 @@ class Bindings:
 
 
 def _packed(code: str, values: Sequence[int]) -> Sequence[int]:
-    """Pack numbers into the fewest bytes; importing the module array would be expensive."""
+    """Pack numbers into few bytes; importing the module array would be expensive."""
     return memoryview(struct.pack(f"{len(values)}{code}", *values)).cast(code)  # type: ignore[call-overload,no-any-return]
 
 

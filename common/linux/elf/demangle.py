@@ -1,9 +1,9 @@
 """What is the source name of a mangled symbol?
 
-C++ names go through ``__cxa_demangle`` of libstdc++, the function that the C++ run-time itself uses; Rust names
-through the package rust_demangler.  A name that neither knows, or for which neither is installed, stays as it is.
+C++ names are demangled by ``__cxa_demangle`` of libstdc++, which the C++ run-time itself uses, Rust names by the
+package rust_demangler.  A name that cannot be demangled, or whose demangler is not installed, stays as it is.
 
-Both run in the helper process: ``_ZcvDOsrdtDO`` makes libstdc++ 12 loop for ever, 230 bytes can stand for 142 MB, and
+Both run in the helper process: ``_ZcvDOsrdtDO`` makes libstdc++ 12 loop forever, 230 bytes can expand to 142 MB, and
 rust_demangler prints.
 """
 
@@ -18,7 +18,7 @@ from ...helper import shared_helper
 # A longer name is shown as it is: the C++ demangler's time grows faster than the name.
 MAX_MANGLED_LENGTH = 4096
 
-#: Seconds of processor time for a name, or for a few hundred that take no longer than names do: 5 to 500 us.
+#: Seconds of processor time for one hostile name, or for a few hundred normal ones, which take 5 to 500 us each.
 NAME_SECONDS = 0.25
 
 
@@ -28,15 +28,15 @@ def demangle(name: str) -> str:
 
 
 def demangle_all(names: Iterable[str]) -> dict[str, str]:
-    """Demangle C++ and Rust names, and give the result for each.
+    """Demangle C++ and Rust names; return the results by name.
 
-    What is no such name, would become too long or take too long stays as it is, but for its version.
+    Other names, and names whose result is too long or takes too long, lose only their version.
     """
     plain = {name: name.split("@", 1)[0] for name in names}
     mangled = sorted({name for name in plain.values() if _is_mangled(name)})
     if not mangled:
         return plain
-    _cxa_demangle()  # what is loaded here, the child need not load
+    _cxa_demangle()  # loads libstdc++ here, so that the child need not
     replies = shared_helper().ask(demangle_in_child, [_encoded(name) for name in mangled], NAME_SECONDS)
     known = {name: reply.decode("utf-8", "surrogateescape") for name, reply in zip(mangled, replies) if reply}
     return {name: known.get(short, short) for name, short in plain.items()}
@@ -57,7 +57,7 @@ def _encoded(name: str) -> bytes:
 
 
 def demangle_in_child(name: bytes, _: int) -> bytes:
-    """Demangle a name; empty if it is none that can be."""
+    """Demangle a name; return nothing if it cannot be demangled."""
     if name.startswith(b"_R") or _is_legacy_rust(name):
         return _demangle_rust(name)
     function = _cxa_demangle()

@@ -1,7 +1,7 @@
 """Which local symbols does the file on disk have that memory lacks?
 
 A file is used only if its build-id is the one in memory.  pyelftools reads it, in the helper process: a file of 24 KiB
-can have a symbol table of gigabytes.  Without pyelftools there are no local names, which costs words but no verdict.
+can have a symbol table of gigabytes.  Without pyelftools answers lack local names, but no verdict changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILE_SECONDS = 1.5
 
 _MAX_DIGITS = 20
 
-# What the helper process has found in files, as far as it is not long.
+# The shorter answers of the helper process about files.
 _answers: dict[tuple[object, ...], bytes] = {}
 _MAX_ANSWERS = 1000
 _MAX_ANSWER_LENGTH = 4096
@@ -45,7 +45,7 @@ class ElfFile(NamedTuple):
 
 
 def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
-    """Read the header of a file, None if it is no ELF file of a known processor."""
+    """Read the header of a file, None if it is not an ELF file for a known processor."""
     start = read_at(stream, 0, 64)
     platform = platform_of(start)
     if platform is None or len(start) < 64:
@@ -62,7 +62,10 @@ def read_elf_file(stream: BinaryIO) -> Optional[ElfFile]:
 def name_function(memory: Memory, image: ElfImage, path: str, base: int, address: int) -> Optional[str]:
     """Return the name of the function that covers an address: from the file, its debug file, or memory.
 
-    Gives the linker's name, None if no symbol covers the address.
+    :param path: the file's path.
+    :param base: the address of the image's ELF header.
+    :param address: an address in the target, not an offset in the file.
+    :return: the mangled name; None if no symbol covers the address.
     """
     from .symbols import covering_function
 
@@ -77,7 +80,7 @@ def name_function(memory: Memory, image: ElfImage, path: str, base: int, address
 
 
 def find_local_symbol(memory: Memory, image: ElfImage, path: str, name: str) -> Optional[int]:
-    """Find a symbol that only the file's own symbol table has; gives its address in memory, None if it has none."""
+    """Return the address in memory of a symbol that only the file's symbol table has, None if it is not there."""
     from .symbols import value_of
 
     build_id = image.read_build_id()
@@ -88,7 +91,7 @@ def find_local_symbol(memory: Memory, image: ElfImage, path: str, name: str) -> 
 
 
 def _search(memory: Memory, module: Module, task: Task, wanted: str) -> str:
-    """Search the symbol tables of a module's files in the helper process; empty if none has what is wanted."""
+    """Search the symbol tables of a module's files in the helper process; empty if nothing is found."""
     item = f"{module.build_id} {wanted}".encode("utf-8", "surrogateescape")
     for stream in _symbol_files(memory, module):
         with stream:
@@ -99,7 +102,7 @@ def _search(memory: Memory, module: Module, task: Task, wanted: str) -> str:
 
 
 def _ask(task: Task, item: bytes, stream: BinaryIO) -> Optional[bytes]:
-    """Ask the helper process, unless it has answered this of the same file: a trace asks at each event."""
+    """Ask the helper process, unless it has answered this about the same file: a trace asks at each event."""
     state = os.fstat(stream.fileno())
     key = (task.__name__, item, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     found = _answers.get(key)

@@ -50,20 +50,20 @@ _STT_TLS = 6
 MAX_PROGRAM_HEADERS = 1024
 MAX_DYNAMIC_ENTRIES = 1024
 MAX_SYMBOLS = 4_000_000
-#: The longest name of a symbol that is read, in bytes; C++ makes some of more than 4096.
+#: The longest symbol name that is read, in bytes; in C++ some have more than 4096.
 MAX_NAME = 1 << 16
 MAX_RELOCATION_BYTES = 256 << 20
 _STRUCTS_AT_ONCE = 1 << 14
 MAX_NOTE_BYTES = 1 << 16
 MAX_HASH_STEPS = 100_000
 
-# What is kept of each, in Memory's units, besides the bytes that are read.
+# The charge for each, in Memory's units, in addition to the bytes that are read.
 _HEADER_UNITS = 150
 _ENTRY_UNITS = 64
 _SYMBOL_UNITS = 40
 _RELOCATION_UNITS = 64
 
-# Elf_Symndx of glibc's bits/elfclass.h, binutils' s390_elf64_size_info: only here (and on Alpha) is it not 32 bits.
+# Elf_Symndx of glibc's bits/elfclass.h, binutils' s390_elf64_size_info: 32 bits everywhere but here and on Alpha.
 _SYSV_HASH_WORD = {"s390x": 8}
 
 
@@ -96,7 +96,7 @@ class ElfSymbol(NamedTuple):
 
 
 class Relocation(NamedTuple):
-    """An ``Elf_Rel`` or ``Elf_Rela``: the place's address, and the index of the symbol."""
+    """An ``Elf_Rel`` or ``Elf_Rela``: the address of the relocated word, and the index of the symbol."""
 
     place: int
     symbol: int
@@ -190,7 +190,7 @@ class ElfImage:
 
     @classmethod
     def from_program_headers(cls, memory: Memory, address: int, count: int, entry_size: int) -> ElfImage:
-        """Read the image whose program headers are at ``address``, as ``AT_PHDR`` gives it.
+        """Read the image whose program headers are at ``address``, as in ``AT_PHDR``.
 
         :raises CorruptError: if the headers contradict themselves.
         :raises FaultError: if they cannot be read.
@@ -223,7 +223,7 @@ class ElfImage:
         return (self.bias + vaddr) & self.memory.platform.address_mask
 
     def contains(self, address: int) -> bool:
-        """Return True if an address lies in a loaded segment."""
+        """Return True if an address is in a loaded segment."""
         offset = (address - self.bias) & self.memory.platform.address_mask
         return any(h.type == PT_LOAD and h.vaddr <= offset < h.vaddr + h.memsz for h in self.headers)
 
@@ -269,8 +269,8 @@ class ElfImage:
     def dynamic_address(self, tag: int) -> Optional[int]:
         """Return a pointer-valued dynamic entry as an address.
 
-        The loader rewrites these entries to addresses in place, except where the section is read-only (the
-        vDSO, RISC-V) and before it has run: a value below the image's own range is still an offset.
+        The loader replaces these entries by addresses, unless the section is read-only (the vDSO, RISC-V) or the
+        loader has not run yet: a value below the image's own range is still an offset.
         """
         value = self.dynamic.get(tag)
         if value is None or self.contains(value):
@@ -333,7 +333,7 @@ class ElfImage:
         arch = self.memory.platform.arch
         if arch == "arm":  # bit 0 says that it is Thumb code (ELF for the Arm architecture)
             return self.address(symbol.value & ~1)
-        # Calls from within a library begin behind the code that finds the TOC (64-bit ELFv2 ABI, 3.4.1).
+        # Calls from within a library enter behind the code that finds the TOC (64-bit ELFv2 ABI, 3.4.1).
         local = (1 << (symbol.other >> 5)) >> 2 << 2 if arch == "ppc64le" else 0
         return self.address(symbol.value + local)
 
@@ -402,7 +402,7 @@ class ElfImage:
         if not 0 < bucket_count <= MAX_SYMBOLS:
             return 0
         buckets = gnu + 16 + bloom_words * self.memory.pointer_size
-        from array import array  # its own imports would take longer than most answers
+        from array import array  # its imports would take longer than most answers
 
         firsts = array("I", self.memory.read(buckets, 4 * bucket_count))
         if self.memory.platform.byteorder != sys.byteorder:
@@ -414,7 +414,7 @@ class ElfImage:
         return last + 1 if last >= first else first
 
     def covering_symbol(self, address: int) -> Optional[tuple[str, int]]:
-        """Find the dynamic symbol whose range covers an address, of several the first; gives (name, start)."""
+        """Find the dynamic symbol that covers an address, the first if there are several; return (name, start)."""
         if self._functions is None:
             self._functions = _SymbolRanges(self)
         offset = (address - self.bias) & self.memory.platform.address_mask
@@ -425,9 +425,9 @@ class ElfImage:
         return self.string(symbol.name), self.address(symbol.value)
 
     def for_each_symbolic_relocation(self) -> Iterator[Relocation]:
-        """Yield the relocations that name a symbol, those of the PLT included.
+        """Yield the relocations that name a symbol, including the PLT's.
 
-        :raises CorruptError: on absurd sizes.
+        :raises CorruptError: if a table has an implausible size.
         :raises FaultError: if a table is not in memory.
         """
         is_rela = self.dynamic.get(DT_PLTREL, DT_RELA) == DT_RELA
@@ -483,7 +483,7 @@ class _SymbolRanges:
         self._starts = array("Q", map(starts.__getitem__, order))
         self._ends = array("Q", map(ends.__getitem__, order))
         self._indexes = array("I", map(indexes.__getitem__, order))
-        #: The highest end up to each.
+        #: The highest end of each symbol and all before it.
         self._reach = array("Q", accumulate(self._ends, max))
 
     def find(self, offset: int) -> Optional[int]:
@@ -498,7 +498,7 @@ class _SymbolRanges:
 
 
 def for_each_struct(memory: Memory, form: struct.Struct, start: int, size: int) -> Iterator[tuple[int, ...]]:
-    """Decode an array of structures, which is read piece by piece.
+    """Decode an array of structures, reading it piece by piece.
 
     :raises FaultError: if a piece is not in memory.
     """
@@ -546,7 +546,7 @@ class ElfImages:
         self._known: dict[int, Optional[ElfImage]] = {}
 
     def at(self, base: int) -> Optional[ElfImage]:
-        """Return the image whose ELF header is at ``base``, None if there is none that can be read."""
+        """Return the image whose ELF header is at ``base``, None if it cannot be read."""
         if base not in self._known:
             try:
                 self._known[base] = ElfImage.at(self._memory, base)

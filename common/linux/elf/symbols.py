@@ -24,7 +24,7 @@ def covering_function(item: bytes, descriptor: int) -> bytes:
 
 
 def value_of(item: bytes, descriptor: int) -> bytes:
-    """Find the value of a symbol: ``BUILD-ID NAME``; empty if it is not defined there, or it is another build."""
+    """Find the value of a symbol: ``BUILD-ID NAME``; empty if it is not defined, or for another build."""
     build_id, _, name = item.decode().partition(" ")
     for table in _symbol_tables(descriptor, build_id):
         for symbol in table.get_symbol_by_name(name) or ():
@@ -34,7 +34,7 @@ def value_of(item: bytes, descriptor: int) -> bytes:
 
 
 def _symbol_tables(descriptor: int, build_id: str) -> Iterator[Any]:
-    """Yield the .symtab sections (pyelftools' objects) of a file; none if it is of another build."""
+    """Yield the .symtab sections (pyelftools' objects) of a file; none if it is another build."""
     from elftools.elf.elffile import ELFFile
 
     elf = ELFFile(open(descriptor, "rb", closefd=False))  # noqa: SIM115 - the descriptor is the caller's
@@ -56,8 +56,8 @@ def _read_string(table: Any, place: int) -> bytes:
 def _covering_name(table: bytes, is_64: bool, prefix: str, offset: int) -> Optional[int]:
     """Return the string-table offset of the name of the function that covers an offset."""
     form = struct.Struct(prefix + ("IBBHQQ" if is_64 else "IIIBBH"))
-    whole = memoryview(table)[: len(table) - len(table) % form.size]
-    for values in form.iter_unpack(whole):
+    entries = memoryview(table)[: len(table) - len(table) % form.size]
+    for values in form.iter_unpack(entries):
         if is_64:
             name, info, _, shndx, value, size = values
         else:

@@ -1,8 +1,8 @@
 """Who called a function, according to the call frame information in its image?
 
-A debugger's own unwinder needs to know the file, and guesses where it does not: LLDB 14 finds no ld.so in a process
-that it has launched, and gives words of the stack that are no return addresses.  ``.eh_frame`` and its search table are
-part of the loaded image, so what is read here is the same under every debugger.
+A debugger's own unwinder needs the file, and guesses without it: LLDB 14 finds no ld.so in a process that it has
+launched, and returns words of the stack that are not return addresses.  ``.eh_frame`` and its search table are part of
+the loaded image, so the result here is the same under every debugger.
 
 Sources: DWARF 4 §6.4 and §7.23 (call frame instructions); the Linux Standard Base, Core, §10.6 (``.eh_frame`` and
 ``.eh_frame_hdr``); DWARF for the Arm 64-bit Architecture, §4.4 (signed return addresses).
@@ -28,24 +28,24 @@ REGISTERS: Mapping[str, Mapping[int, str]] = {
 }
 _STACK = {"x86_64": 7, "i386": 4, "aarch64": 31}
 
-#: Pointers are encoded as 4-byte offsets from the table, as all linkers write it (DW_EH_PE_datarel | DW_EH_PE_sdata4).
+#: Pointers are 4-byte offsets from the table, as all linkers write them (DW_EH_PE_datarel | DW_EH_PE_sdata4).
 _TABLE_ENCODING = 0x3B
 _OMITTED = 0xFF
 _MAX_ENTRIES = 1 << 22
 _MAX_RECORD = 1 << 16
 _MAX_STATES = 64
-#: No processor has so many registers.
+#: More registers than any processor has.
 _MAX_RULES = 512
 _MAX_SHIFT = 63
-#: Bits of an address that a signature can take on AArch64.
+#: Low bits of an AArch64 return address, which a signature leaves unchanged.
 _UNSIGNED_BITS = 48
 
 
 class CallFrame(NamedTuple):
     """A caller: its program counter and stack pointer after the call returns.
 
-    ``place`` is where the return address lies, None while it is in a register.  ``is_fixed`` tells whether the distance
-    between both stack pointers is that of every call from there.
+    ``place`` is the return address's own address on the stack, None while it is in a register.  ``is_fixed`` means that
+    the distance between the two stack pointers is the same for every call from there.
     """
 
     pc: int
@@ -57,8 +57,8 @@ class CallFrame(NamedTuple):
 class Row(NamedTuple):
     """A row of the call frame table: how to find a function's caller at one instruction.
 
-    The CFA is a register and an offset, None where it takes an expression.  ``rules`` say for registers at which offset
-    from the CFA they are saved, or None that they are lost.
+    The CFA is a register and an offset, None if it is an expression.  ``rules`` have for each register the offset from
+    the CFA at which it is saved, None if it is lost.
     """
 
     cfa: Optional[tuple[int, int]]
@@ -72,7 +72,7 @@ def walk(
 ) -> Iterator[CallFrame]:
     """Yield the callers of the instruction at ``pc``, as far as images are known.
 
-    The last one is the first for which there is no image, unless what is read says nothing.
+    The last one is the first without an image, unless the tables end the walk earlier.
     """
     known = dict(registers)
     is_call = False
@@ -97,7 +97,7 @@ def _step(
 ) -> Optional[tuple[CallFrame, dict[int, int]]]:
     """Unwind one frame; None if the caller is unknown or not above this frame.
 
-    Only what has not called anything has its return address in a register.
+    Only a function that has called nothing has its return address in a register.
     """
     stack = _STACK[memory.platform.arch]
     if row.cfa is None or row.cfa[0] not in registers:
@@ -123,7 +123,7 @@ def _step(
 
 
 def find_row(image: ElfImage, address: int) -> Optional[Row]:
-    """Find the row for an instruction; None where there is none.
+    """Find the row for an instruction; None if there is none.
 
     :raises CorruptError: if the tables contradict themselves.
     :raises FaultError: if they are not in memory.
@@ -211,7 +211,7 @@ class _Reader:
         return self.take(end + 1 - self.position)[:-1]
 
     def encoded(self, encoding: int) -> int:
-        """Read a pointer as DW_EH_PE_* says."""
+        """Read a pointer in a DW_EH_PE_* encoding."""
         place = self._address + self.position
         kind = encoding & 0x0F
         if kind == 1:
@@ -264,7 +264,7 @@ class _Description:
         self._common, self._own = cie, fde
 
     def _record(self, address: int) -> tuple[_Reader, int]:
-        """Read a record up to behind its second word, which it gives."""
+        """Read a record's first two words; return a reader behind them, and the second word."""
         size = self._memory.unsigned(address, 4)
         if not 4 <= size <= _MAX_RECORD:
             raise CorruptError(f"call frame information of {size} bytes", address)
@@ -296,7 +296,7 @@ class _CallFrameMachine:
         self._states: list[tuple[Optional[tuple[int, int]], dict[int, Optional[int]], bool]] = []
 
     def execute(self, code: _Reader, place: int, until: int) -> None:
-        """Execute instructions as long as they hold for ``until``."""
+        """Execute instructions as long as they apply to ``until``."""
         while not code.is_at_end:
             opcode = code.unsigned(1)
             high, low = opcode & 0xC0, opcode & 0x3F

@@ -1,7 +1,7 @@
 """Which structure layouts could this glibc have, most trustworthy first?
 
-Nothing here decides: every candidate is validated against the live target before it is used, because neither a
-version string nor a single offset identifies a layout (stable branches and distributions insert members).
+No candidate is trusted: each is validated against the live target before it is used, because neither a version string
+nor a single offset identifies a layout (stable branches and distributions insert members).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import NamedTuple, Optional
 from ...model import Layout, Source, SourceKind
 from .tables import Build, LayoutTable
 
-#: The structures of which the loader's state consists.
+#: The structures that make up the loader's state.
 LOADER_STRUCTS = ("link_map", "link_namespaces", "rtld_global")
-#: Structures that add evidence where they are known.
+#: Structures that add evidence if they are known.
 DETAIL_STRUCTS = ("rtld_global_ro", "unique_sym", "pthread")
 
 
 class LayoutSet(NamedTuple):
     """Layouts by structure name, their source, and the glibc version that they belong to (None: unknown).
 
-    ``exact`` says that they are those of the very build, known by its build-id.
+    ``exact`` means that they belong to the exact build, known by its build-id.
     """
 
     layouts: Mapping[str, Layout]
@@ -34,15 +34,15 @@ class LayoutSet(NamedTuple):
         return self.layouts[type_name]
 
     def find(self, type_name: str) -> Optional[Layout]:
-        """Find the layout of a structure, None where this source lacks it."""
+        """Find the layout of a structure, None if this source lacks it."""
         return self.layouts.get(type_name)
 
 
 class Fingerprint(NamedTuple):
-    """What a stripped glibc reveals of its layouts without debug information; None if unreadable.
+    """Facts about the layouts that a stripped glibc reveals without debug information, each None if unreadable.
 
-    ``tls_modid_offset`` is ``_thread_db_link_map_l_tls_modid``'s, the sizes are ``st_size`` of the symbols
-    in ld.so's dynamic symbol table, ``version`` is glibc's own.
+    ``tls_modid_offset`` is the offset in ``_thread_db_link_map_l_tls_modid``, the sizes are ``st_size`` of the symbols
+    in ld.so's dynamic symbol table, in bytes; ``version`` is glibc's own.
     """
 
     ld_build_id: Optional[str]
@@ -53,9 +53,9 @@ class Fingerprint(NamedTuple):
 
 
 def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator[LayoutSet]:
-    """Yield layouts from the table: those of the exact build, of builds that match the fingerprint, then the rest.
+    """Yield layouts from the table: of the exact build alone, else of builds that match the fingerprint, then the rest.
 
-    The rest is offered as ``inferred``: a distribution's backport can give one release the layout of another.
+    The rest is offered as ``inferred``: with a distribution's backport, a release can have the layout of another.
     """
     for build in table.builds:
         if build.ld_build_id and build.ld_build_id == fingerprint.ld_build_id:
@@ -77,8 +77,8 @@ def for_each_candidate(table: LayoutTable, fingerprint: Fingerprint) -> Iterator
         yield LayoutSet(_layouts(table, build), source, version, exact=False)
 
 
-# The descriptor alone, or without it version and both sizes together, which are all that a stripped glibc before 2.34
-# tells.
+# The descriptor alone, or without it version and both sizes together: a stripped glibc before 2.34 (fef400a2f976)
+# reveals no more.
 _FITS = 80
 
 

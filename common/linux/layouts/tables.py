@@ -1,8 +1,8 @@
 """Which layouts of glibc and musl are known?
 
-One file per architecture, ``common/data/layouts/glibc-ARCH.json``, written by `generate`.  The structures of
-the loader change independently of each other, and distributions patch them one at a time, so a file holds the
-variants of each structure, and every build points at its variants by number.
+One file per architecture, ``common/data/layouts/glibc-ARCH.json``, is written by tests/generate/glibc.py.  The loader's
+structures change independently of each other, and distributions patch them one at a time, so a file has the variants
+of each structure, and each build refers to its variants by number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Build(NamedTuple):
     """A build of glibc whose layouts are known.
 
     ``release`` is ``package``, ``tag``, ``branch-tip`` or ``development``; the package, its distribution and
-    the build-ids are None for all but the first.  ``anchors`` are what can be read without debug
+    the build-ids are None for all but the first.  ``anchors`` are the numbers that can be read without debug
     information: the offset ``link_map.l_tls_modid`` (libthread_db's descriptor) and the sizes of the symbols
-    ``_rtld_global`` and ``_rtld_global_ro``.  ``variant`` has a key for every structure that is known.
+    ``_rtld_global`` and ``_rtld_global_ro``.  ``variant`` has a key for each known structure.
     """
 
     version: tuple[int, int]
@@ -55,7 +55,7 @@ class LayoutTable(NamedTuple):
     def layout(self, build: Build, type_name: str) -> Layout:
         """Return the layout of a structure in a build.
 
-        :raises LayoutError: the structure is not known for this build.
+        :raises LayoutError: if the structure is not known for this build.
         """
         variant = build.variant.get(type_name)
         if variant is None:
@@ -75,7 +75,7 @@ class LayoutTable(NamedTuple):
 def load_table(arch: str) -> LayoutTable:
     """Load the layouts for an architecture, given by its GNU name such as ``x86_64``.
 
-    :raises LayoutError: there is no table for it.
+    :raises LayoutError: if there is no table for it.
     """
     document = read_table("glibc", arch)
     return LayoutTable(
@@ -90,7 +90,7 @@ def load_table(arch: str) -> LayoutTable:
 def load_musl_dso(arch: str) -> Layout:
     """Load the layout of musl's ``struct dso`` for an architecture.
 
-    :raises LayoutError: it is not known.
+    :raises LayoutError: if it is not known.
     """
     document = read_table("musl", arch)
     fields = {name: Field(*numbers) for name, numbers in document["fields"].items()}

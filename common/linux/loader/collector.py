@@ -1,6 +1,7 @@
 """What would glibc's collector keep?
 
-Source: glibc's elf/dl-close.c (``_dl_close_worker``), releases 2.17 to 2.43.
+The collector is the part of dlclose that unloads what no open library needs: it marks what is kept, then finalises and
+unmaps the rest.  Source: glibc's elf/dl-close.c (``_dl_close_worker``), releases 2.17 to 2.43.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from .roots import LT_EXECUTABLE, LT_LOADED, RootKind
 class CollectorRules(NamedTuple):
     """The rules of the collector that differ between releases."""
 
-    #: Since glibc 2.22 a pending TLS destructor is a root of its own.  2.18 to 2.21 set DF_1_NODELETE in
-    #: l_flags_1 while the count is above 0 and clear it at 0.
+    #: Since glibc 2.22 (90b37cac8b5a, bug 18657) a pending TLS destructor makes its library a root.  2.18 to 2.21 set
+    #: DF_1_NODELETE in l_flags_1 while the count is above 0 and clear it at 0.
     tls_count_is_root: bool
-    #: Since glibc 2.23 the destructor's address is mangled with the pointer guard.
+    #: Since glibc 2.23 (f586e1328681, bug 19018) the destructor's address is mangled with the pointer guard.
     destructors_are_mangled: bool
 
     @classmethod
     def of(cls, version: Optional[tuple[int, int]]) -> CollectorRules:
-        """Return the rules of a glibc version; those of the newest version if unknown."""
+        """Return the rules of a glibc version, of the newest one if ``version`` is None."""
         return cls(version is None or version >= (2, 22), version is None or version >= (2, 23))
 
 
@@ -57,7 +58,7 @@ def mark(
 ) -> Mapping[int, tuple[RootKind, ...]]:
     """Run the mark phase: return the link maps that it keeps, each with its own root kinds (empty: kept by others).
 
-    ``counts`` are open counts by the map's address, where others are asked about than those that are there.
+    :param counts: open counts by address of the link map, to replace those in memory.
     """
     kept: dict[int, tuple[RootKind, ...]] = {}
     work = []

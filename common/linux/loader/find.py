@@ -30,9 +30,9 @@ class LoaderGlobals(NamedTuple):
 
 
 def find_loader_globals(memory: Memory, start: Rendezvous) -> Optional[LoaderGlobals]:
-    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None where there is none: no glibc.
+    """Find ``_rtld_global`` by ld.so's own dynamic symbols; None without it, because the loader is not glibc's.
 
-    :raises FaultError: if ld.so's symbol table is not in memory and its file is not here either.
+    :raises FaultError: if ld.so's symbol table is neither in memory nor in a file on this machine.
     """
     found = find_rtld(memory, start.list)
     if found is None:
@@ -64,13 +64,17 @@ def _find_libc(memory: Memory, start: Rendezvous) -> Optional[ElfImage]:
 
 
 def is_libc(path: str) -> bool:
-    """Return True if a library's name is the C library's; before 2.34 the file was called libc-2.NN.so."""
+    """Return True if a library's name is the C library's.
+
+    Before glibc 2.34 (8208be389bce) the file was called libc-2.NN.so.
+    """
     name = base_name(path)
     return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 
 
 def _read_descriptor_offset(memory: Memory, libc: Optional[ElfImage], name: str) -> Optional[int]:
-    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34.
+    # libthread_db's descriptors are {size in bits, number of elements, offset}, 32 bits each; exported since 2.34
+    # (fef400a2f976).
     try:
         symbol = libc.find_symbol(name) if libc else None
         raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
@@ -93,8 +97,11 @@ def _read_version(memory: Memory, libc: Optional[ElfImage]) -> Optional[tuple[in
 
 
 def _scan_for_banner(memory: Memory, libc: ElfImage) -> Optional[tuple[int, int]]:
-    """Find "GNU C Library … release version 2.NN" among libc's constants: before 2.34 nothing exports it."""
-    import re  # 3 ms, and few need it
+    """Find "GNU C Library … release version 2.NN" among libc's constants.
+
+    Before glibc 2.34 (fef400a2f976) no symbol exports the version.
+    """
+    import re  # takes 3 ms and is rarely needed
 
     constants = [h for h in libc.headers if h.type == 1 and not h.flags & 2 and h.memsz <= BANNER_SCAN_BYTES]
     for header in sorted(constants, key=lambda h: h.flags & 1):

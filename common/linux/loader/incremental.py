@@ -1,7 +1,7 @@
 """What has changed in the loader's lists since they were last read?
 
-Between two events hardly anything does: of the memory that the lists lie in, whole chunks are compared, and only the
-maps in those that differ are looked at.  Whatever is not as it should be is left to a reading of everything.
+Between two events hardly anything changes.  The memory of the lists is compared chunk by chunk, and only link maps in
+changed chunks are read again; on any inconsistency everything is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..layouts.resolve import LayoutSet
 from .maps import Graph, GraphReader, LinkMap, Namespace, find_link_error
 from .rendezvous import MAX_LIBRARIES, read_name
 
-#: Memory of maps that never change lies among memory that does: malloc's own, and other blocks of the heap.
+#: Link maps share chunks with heap memory that changes often, so changes are located by cells of this size, in bytes.
 _CELL_SIZE = 1024
 
 _address = attrgetter("address")
@@ -30,27 +30,27 @@ class _InconsistentListsError(Exception):
 class IncrementalGraphReader:
     """Reads the link maps of all namespaces repeatedly, while the process runs.
 
-    What has not changed is the same object in the next graph; where nothing has, the graph is.
+    An unchanged link map is the same object in the next graph; if nothing changed, so is the graph.
     """
 
     def __init__(self, memory: Memory, layouts: LayoutSet, rtld_global: int) -> None:
         self._reader = GraphReader(memory, layouts, rtld_global)
-        # Where symbols are looked up is no matter, and changes for all that an open finds loaded already.  In
-        # include/link.h l_scope_mem[4] and l_scope_max come before l_scope.
+        # Where symbols are looked up (l_scope) changes with each open and does not matter here; in include/link.h
+        # l_scope_mem[4] and l_scope_max precede it.
         scope = layouts.require("link_map").fields.get("l_scope")
         self._scope_start = scope.offset - 5 * scope.size if scope else 0
         self._scope_end = scope.offset + scope.size if scope else 0
         self._last: Optional[Graph] = None
-        #: What the chunks were in which maps have bytes, by address and size; of one that is only partly there, pages.
+        #: The last known bytes of each chunk that holds link maps, by address and size; pages, if a part is unreadable.
         self._known: dict[tuple[int, int], Optional[bytes]] = {}
-        #: Which maps have bytes in a cell.
+        #: The link maps that have bytes in a cell, by the cell's address.
         self._users: dict[int, set[LinkMap]] = {}
 
     def read(self, memory: Memory) -> Graph:
         """Read what changed since the last read; read everything if that fails.
 
         :raises FaultError: if _rtld_global itself cannot be read.
-        :raises CorruptError: if the number of namespaces is absurd.
+        :raises CorruptError: if the number of namespaces is implausible.
         """
         last, self._last = self._last, None
         graph: Optional[Graph] = None
@@ -73,8 +73,7 @@ class IncrementalGraphReader:
         for link_map in maps:
             for cell in _cells(link_map):
                 self._users.setdefault(cell, set()).add(link_map)
-                whole = memory.chunk(cell) is not None
-                size = CHUNK_SIZE if whole else PAGE_SIZE
+                size = CHUNK_SIZE if memory.chunk(cell) is not None else PAGE_SIZE
                 key = (cell - cell % size, size)
                 if key not in self._known:
                     self._known[key] = memory.try_read(*key)
@@ -88,7 +87,7 @@ class IncrementalGraphReader:
                         del self._users[cell]
 
     def _find_suspects(self, memory: Memory) -> set[LinkMap]:
-        """Return the link maps near changed memory, and record the chunks as they are now."""
+        """Return the link maps near changed memory, and record the current bytes of the chunks."""
         suspects: set[LinkMap] = set()
         idle = []
         for key, known in self._known.items():
@@ -137,12 +136,12 @@ class IncrementalGraphReader:
         self, head: int, before: Sequence[LinkMap], suspects: set[LinkMap], fresh: list[LinkMap]
     ) -> Sequence[LinkMap]:
         """Follow a list, copying the unchanged runs between suspects; append re-read link maps to ``fresh``."""
-        places = dict(zip(map(_address, before), range(len(before))))
-        stops = sorted(places[m.address] for m in suspects if m.address in places)
+        indexes = dict(zip(map(_address, before), range(len(before))))
+        stops = sorted(indexes[m.address] for m in suspects if m.address in indexes)
         found: list[LinkMap] = []
         address, previous = head, 0
         while address:
-            index = places.get(address)
+            index = indexes.get(address)
             link_map = before[index] if index is not None else None
             run: Sequence[LinkMap]
             if index is not None and link_map is not None and link_map not in suspects:

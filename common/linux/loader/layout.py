@@ -1,7 +1,7 @@
 """Which of the candidate layouts fits this process?
 
-Every candidate is held against the live lists and against each library's own ELF header.  The header checks
-matter most: they alone tell the 2.36 release from Debian's 2.36, whose members lie 8 bytes further on.
+Each candidate is compared with the live lists and with each library's ELF header.  The header checks decide: only they
+distinguish the 2.36 release from Debian's 2.36, whose members are 8 bytes further on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .maps import Graph, LinkMap, read_graph
 from .rendezvous import Rendezvous
 from .roots import LT_EXECUTABLE, LT_LOADED
 
-# Larger values are taken for a wrong offset.
+# A larger value means that the offset is wrong.
 _MAX_COUNT = 1 << 20
 _MAX_TLS_MODULES = 1 << 16
 
@@ -28,7 +28,7 @@ _SHOWN_CONTRADICTIONS = 2
 
 # A wrong layout is wrong throughout, so the first libraries' ELF headers show it.
 _SAMPLE = 16
-# So many ELF headers must agree with a layout that is taken although not all lists can be read.
+# If not all lists can be read, at least this many ELF headers must agree with a layout.
 _ENOUGH_IMAGES = 2
 
 
@@ -59,7 +59,7 @@ def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) ->
         contradictions = list(for_each_contradiction(memory, start, graph, images, exact=candidate.exact))
         chosen = LayoutChoice(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
         unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
-        # Unreadable lists speak against a layout too, unless the build itself is known and so only data are missing.
+        # Unreadable lists count against a layout too, unless it is the exact build's, so that only data are missing.
         if not contradictions and (candidate.exact or not unread):
             return chosen
         if not contradictions and incomplete is None and _is_well_founded(candidate, graph, images):
@@ -124,7 +124,7 @@ def _disagreements(memory: Memory, private: LoaderGlobals, used: LayoutSet) -> I
 
 
 def _is_well_founded(candidate: LayoutSet, graph: Graph, images: ElfImages) -> bool:
-    """Return True if a layout fits by the loader's fingerprint and was held against enough ELF headers."""
+    """Return True if a layout fits by the loader's fingerprint and was compared with enough ELF headers."""
     maps = [each for each in graph.namespaces[0].maps[:_SAMPLE] if not _is_vdso(each)]
     compared = sum(images.at(each.field("l_map_start") or 0) is not None for each in maps)
     return candidate.source.kind is SourceKind.TABLE and compared >= _ENOUGH_IMAGES
@@ -133,7 +133,7 @@ def _is_well_founded(candidate: LayoutSet, graph: Graph, images: ElfImages) -> b
 def for_each_contradiction(
     memory: Memory, start: Rendezvous, graph: Graph, images: ElfImages, *, exact: bool = False
 ) -> Iterator[str]:
-    """Yield what contradicts the layouts; those of the exact build are checked against the first libraries only."""
+    """Yield what contradicts the layouts; an exact build is checked against the first libraries only."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
         yield "the base namespace is empty"
         return
@@ -157,12 +157,12 @@ def for_each_contradiction(
 
 
 def _is_telling(link_map: LinkMap) -> bool:
-    """Return True for libraries with thread-local storage, such as libc: other ELF headers say nothing of it."""
+    """Return True for libraries with thread-local storage, such as libc: other ELF headers reveal nothing."""
     return bool(link_map.field("l_tls_modid")) or link_map.name.endswith("/libc.so.6")
 
 
 def _is_vdso(link_map: LinkMap) -> bool:
-    """Return True for the vDSO: set up by another path of the loader, which leaves some members 0."""
+    """Return True for the vDSO: other code of the loader sets it up, and leaves some members 0."""
     return link_map.name.startswith("linux-")
 
 

@@ -35,7 +35,7 @@ MAX_UNIQUE_ENTRIES = 1 << 20
 _UNIQUE_AT_ONCE = 1 << 12
 MAX_DEPTH = 1 << 16
 
-# What is kept of each, in Memory's units, besides the bytes that are read.
+# The charge for each, in Memory's units, in addition to the bytes that are read.
 _MAP_UNITS = 1000
 _EDGE_UNITS = 64
 _UNIQUE_UNITS = 100
@@ -44,10 +44,10 @@ _UNIQUE_UNITS = 100
 class LinkMap:
     """A ``struct link_map`` as read, with glibc's own member names.
 
-    The members that are declared here are decoded for every library on every run; all else when it is asked for.
+    The members declared here are decoded for every library on every run; all others on demand.
     """
 
-    # Only an Optional one may be absent in some versions of glibc; it is None there.
+    # Only the Optional ones can be absent, depending on glibc's version; they are None then.
     l_addr: int
     l_name: int
     l_ld: int
@@ -71,15 +71,17 @@ class LinkMap:
     address: int
     raw: bytes
     name: str
-    #: Where the bytes of l_initfini and l_reldeps lie, and what they are.
+    #: Addresses and bytes of the lists l_initfini and l_reldeps.
     edges: Sequence[tuple[int, bytes]]
-    #: The maps of l_initfini, and those behind its first entry, which is the map itself.
+    #: Addresses of the link maps in l_initfini; the first one is this link map.
     listed: tuple[int, ...]
+    #: The same without the first.
     needed: tuple[int, ...]
-    #: The maps of l_reldeps; these and the needed ones are the collector's edges.
+    #: Addresses of the link maps in l_reldeps; with ``needed`` they are the collector's edges.
     relocated_to: tuple[int, ...]
-    #: What `mark` found of it, at its own open count, and what was found to be its own dependencies.
+    #: Its root kinds at its own open count, once `mark` has found them.
     kinds: Optional[tuple[RootKind, ...]]
+    #: Its own dependencies, once they are known.
     direct: Optional[tuple[int, ...]]
     _structure: Structure
     _values: Optional[tuple[int, ...]]
@@ -106,7 +108,7 @@ class LinkMap:
         return self._structure.get(self._values, name)
 
     def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
-        """Return several members, None for those that this version lacks."""
+        """Return several members, each None if this version lacks it."""
         if self._values is None:
             self._values = self._structure.decode(self.raw)
         return self._structure.get_all(self._values, names)
@@ -115,7 +117,8 @@ class LinkMap:
     def nodelete(self) -> bool:
         """Return True if the link map is marked NODELETE.
 
-        Since glibc 2.31 in l_nodelete_active, before that in l_flags_1.
+        Since glibc 2.31 in l_nodelete_active, before that in l_flags_1: f63b73814f74 (bug 20839) separated the state
+        from the flags, f8ed116aa574 made the two members l_nodelete_*.
         """
         if self.l_nodelete_active is not None:
             return self.l_nodelete_active != 0
@@ -123,7 +126,7 @@ class LinkMap:
 
     @property
     def is_proxy(self) -> bool:
-        """Return True if the link map stands for an object of the base namespace: ld.so in other namespaces."""
+        """Return True if the link map stands for one of the base namespace, as ld.so's does in other namespaces."""
         return self.l_real != self.address
 
     @property
@@ -132,27 +135,27 @@ class LinkMap:
         return self.l_map_start, self.l_map_end
 
 
-#: Members that the loader's own code takes for signed: -1 in l_idx says that the collector kept the map.
+#: Members that are signed in the loader's own code: l_idx is -1 if the collector kept the link map.
 SIGNED = frozenset({"l_idx"})
 _HOT = tuple(name for name in LinkMap.__annotations__ if name.startswith("l_"))
 _REQUIRED = tuple(name for name in _HOT if LinkMap.__annotations__[name] == "int")
 
 
 @cache
-def _setter_of(whole: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., None]:
+def _setter_of(integers: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..., None]:
     """Build a function that sets a link map's members: plain integers first, then bit-fields.
 
-    It is made of source text, as namedtuple makes its constructors: a loop of setattr takes five times as long.
+    It is built from source text, as namedtuple builds its constructors: a loop of setattr takes five times as long.
     """
-    targets = ["".join(f"link_map.{name}, " for name in names) for names in (whole, parts)]
-    lines = ["def set_members(link_map, whole, parts):", f"({targets[0]}) = whole", f"({targets[1]}) = parts"]
+    targets = ["".join(f"link_map.{name}, " for name in names) for names in (integers, parts)]
+    lines = ["def set_members(link_map, integers, parts):", f"({targets[0]}) = integers", f"({targets[1]}) = parts"]
     scope: dict[str, Callable[..., None]] = {}
     exec("\n    ".join(lines), scope)
     return scope["set_members"]
 
 
 def is_same_library(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
-    """Return True if two reads of one address found the same library, not one that was loaded there later."""
+    """Return True if two reads of one address found the same library, not another one that was loaded there."""
     return link_map is other or (
         other is not None
         and link_map.l_addr == other.l_addr
@@ -171,10 +174,10 @@ class MapReader:
         self._structure = Structure(layout, memory.struct_prefix, signed=SIGNED)
         self._hot = Structure(layout, memory.struct_prefix, _HOT).require(_REQUIRED)
         places = self._hot.places
-        whole = tuple(name for name in _HOT if self._hot.is_plain_integer(name))
-        parts = tuple(name for name in _HOT if name not in whole)
-        self._set_members = _setter_of(whole, parts)
-        self._pick_whole = itemgetter(*(places[name][0] for name in whole))
+        integers = tuple(name for name in _HOT if self._hot.is_plain_integer(name))
+        parts = tuple(name for name in _HOT if name not in integers)
+        self._set_members = _setter_of(integers, parts)
+        self._pick_integers = itemgetter(*(places[name][0] for name in integers))
         self._part_places = [places.get(name) for name in parts]
         units = [place[0] for place in self._part_places if place]
         self._pick_units: Callable[[tuple[int, ...]], Any] = itemgetter(*units) if units else lambda _: ()
@@ -196,11 +199,11 @@ class MapReader:
         if parts is None:
             parts = tuple(each and values[each[0]] >> each[1] & each[2] for each in self._part_places)
             self._parts[units] = parts
-        self._set_members(result, self._pick_whole(values), parts)
+        self._set_members(result, self._pick_integers(values), parts)
         return result
 
     def read_edges(self, link_map: LinkMap) -> None:
-        """Read the lists of maps that one map keeps; ``edges`` has what was read also where an error follows.
+        """Read the lists of link maps that one keeps; ``edges`` has what was read even if an error follows.
 
         :raises FaultError: if they cannot be read.
         :raises CorruptError: if a list has no end.
@@ -248,7 +251,7 @@ class MapReader:
 
 
 class Namespace(NamedTuple):
-    """A link-map namespace: its number, its ``struct link_namespaces``, and its maps in list order."""
+    """A namespace: its number, the address of its ``struct link_namespaces``, and its link maps in list order."""
 
     number: int
     address: int
@@ -258,9 +261,9 @@ class Namespace(NamedTuple):
 class Graph:
     """All libraries of all namespaces.
 
-    ``heads`` are the addresses and bytes with the beginnings of their lists, ``strays`` maps that were read and cannot
-    be where they were found.  ``complete`` is False where a list could not be followed: then a library that nothing
-    seems to keep may still be kept by one that was not seen.
+    ``heads`` are the addresses and bytes of the list heads, ``strays`` are link maps that were read but cannot be
+    where they were found.  ``complete`` is False if a list could not be followed: then a library that nothing seems to
+    keep may be kept by one that was not read.
     """
 
     def __init__(self, heads: Sequence[tuple[int, bytes]] = ()) -> None:
@@ -282,7 +285,7 @@ class Graph:
         return [link_map.l_map_start for link_map in maps], maps
 
     def find_map(self, address: int) -> Optional[LinkMap]:
-        """Find the library in whose mappings an address lies."""
+        """Find the library whose mappings contain an address."""
         starts, maps = self._by_start
         index = bisect_right(starts, address) - 1
         return maps[index] if index >= 0 and address < maps[index].l_map_end else None
@@ -303,7 +306,7 @@ class Graph:
 class Head(NamedTuple):
     """The head of a namespace's list: number, ``struct link_namespaces``, first link map, number of link maps.
 
-    ``first`` is 0 where there is no map, ``loaded`` None where this version does not count them.
+    ``first`` is 0 in an empty list, ``loaded`` is None if this version does not count the link maps.
     """
 
     number: int
@@ -320,10 +323,10 @@ class Heads(NamedTuple):
 
 
 def read_graph(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Graph:
-    """Read the maps of all namespaces.
+    """Read the link maps of all namespaces.
 
     :raises FaultError: if _rtld_global itself cannot be read.
-    :raises CorruptError: if the number of namespaces is absurd.
+    :raises CorruptError: if the number of namespaces is implausible.
     """
     return GraphReader(memory, layouts, rtld_global).read(memory)
 
@@ -343,7 +346,7 @@ class GraphReader:
         """Read all link maps.
 
         :raises FaultError: if _rtld_global itself cannot be read.
-        :raises CorruptError: if the number of namespaces is absurd.
+        :raises CorruptError: if the number of namespaces is implausible.
         """
         self.maps.memory = memory
         heads = self.read_heads()
@@ -366,8 +369,8 @@ class GraphReader:
     def read_heads(self) -> Heads:
         """Read the list heads of all namespaces.
 
-        :raises FaultError: if that cannot be read.
-        :raises CorruptError: if the number of namespaces is absurd.
+        :raises FaultError: if they cannot be read.
+        :raises CorruptError: if the number of namespaces is implausible.
         """
         memory = self.maps.memory
         count = memory.unsigned(*self._count)
@@ -386,7 +389,7 @@ class GraphReader:
 
 
 def _check_edges(graph: Graph) -> None:
-    """Record a problem for each link map that depends on an address that is no link map."""
+    """Record a problem for each link map that depends on an address without one."""
     there = set(graph.by_address)
     for address, link_map in graph.by_address.items():
         if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
@@ -427,12 +430,12 @@ def find_link_error(link_map: LinkMap, previous: int) -> Optional[str]:
     """Return why a link map cannot follow the previous one, None if it can."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
-    absurdity = _find_implausible(link_map)
-    return f"{absurdity}: this library and those after it are not known" if absurdity else None
+    implausible = _find_implausible(link_map)
+    return f"{implausible}: this library and those after it are not known" if implausible else None
 
 
 def _find_implausible(link_map: LinkMap) -> Optional[str]:
-    """Return an implausible value in a link map, None without one; proxies are not maintained by the loader."""
+    """Return an implausible value in a link map, None if there is none; the loader does not maintain proxies."""
     if link_map.is_proxy:
         return None
     if link_map.l_type > LT_LOADED:
@@ -449,8 +452,9 @@ def _find_implausible(link_map: LinkMap) -> Optional[str]:
 class LoadLock(NamedTuple):
     """The state of the loader's lock ``_dl_load_lock``.
 
-    ``owner`` is the kernel's id of the thread that holds it, None if it is free or not known; ``depth`` how many opens
-    and closes that thread is in, one within the other.  Until glibc 2.33 a process without libpthread has no owner.
+    ``owner`` is the kernel's id of the thread that holds it, None if it is free or unknown; ``depth`` is how many
+    nested opens and closes that thread is in.  Until glibc 2.33 (d6163dfd3831) a process without libpthread has no
+    owner.
     """
 
     owner: Optional[int]
@@ -476,14 +480,14 @@ def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> Load
 
 
 class UniqueSymbol(NamedTuple):
-    """An entry of a namespace's STB_GNU_UNIQUE table: the linker's name, or why it is not read; the owner's address."""
+    """An entry of a namespace's STB_GNU_UNIQUE table: mangled name, or why it was not read; the owner's link map."""
 
     name: str
     owner: int
 
 
 def _read_symbol_name(memory: Memory, address: int) -> str:
-    """Read a symbol's name, or say why it cannot be read."""
+    """Read a symbol's name; if that fails, return the reason."""
     try:
         return memory.c_string(address, MAX_NAME)
     except CorruptError:
@@ -496,7 +500,7 @@ def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namesp
     """Yield the STB_GNU_UNIQUE symbols that a lookup has bound in a namespace.
 
     :raises FaultError: if the table cannot be read.
-    :raises CorruptError: if its size is absurd.
+    :raises CorruptError: if its size is implausible.
     """
     names = layouts.require("link_namespaces").fields
     entries_at = names.get("_ns_unique_sym_table.entries")

@@ -1,7 +1,7 @@
 """Is this process's loader musl's, and what does it record about each library?
 
 musl never unloads: its dlclose checks the handle and returns (ldso/dynlink.c, 1.2).  Its ``struct dso`` begins with
-the public part of ``struct link_map``, and says which libraries dlopen brought.
+the public part of ``struct link_map``, and records which libraries dlopen loaded.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def is_musl(memory: Memory, start: Rendezvous) -> bool:
 
 
 def read_dso(memory: Memory, entry: PublicMap) -> Optional[Mapping[str, int]]:
-    """Read the members of a library's ``struct dso``; None if this musl lays it out in another way.
+    """Read the members of a library's ``struct dso``; None if this musl has another layout.
 
-    Since musl 1.1.24; before, the flags lay elsewhere and libraries had a ``refcnt`` that nothing used.
+    The layout is that of musl since 1.1.22 (403555690775), which moved the flags.
     """
     try:
         structure = Structure(load_musl_dso(memory.platform.arch), memory.struct_prefix)

@@ -1,9 +1,9 @@
 """In which order does glibc's collector run the finalisers of the libraries that it unloads?
 
 Sources, read and described here, not copied: elf/dl-close.c (``_dl_close_worker``), elf/dl-fini.c (``_dl_sort_fini``,
-until 2.26), elf/dl-sort-maps.c (since 2.27), releases 2.17 to 2.42 and the branches behind them.
+until 2.26), elf/dl-sort-maps.c (since 2.27, c2c299fd24e8), releases 2.17 to 2.43 and their stable branches.
 
-All libraries of the namespace are sorted, also those that stay, and of these only the condemned are finalised.
+All libraries of the namespace are sorted, also the ones that stay; only the condemned are finalised.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from .roots import LT_EXECUTABLE
 _TUNABLES = b"GLIBC_TUNABLES="
 _SORT_TUNABLE = b"glibc.rtld.dynamic_sort"
 
-# Caps on what comes from the target, or costs too much.
+# Caps on what is read from the target, and on the cost of sorting.
 _MAX_STRINGS = 100_000
 _MAX_STRING = 1 << 20
 _MAX_STEPS = 2_000_000
-#: What a step costs, in Memory's units.
+#: Cost of a step, in Memory's units.
 _STEP_UNITS = 6
 
 
 class Sorting(Enum):
     """The algorithm that sorts the libraries.
 
-    Since glibc 2.35 DEPTH_FIRST is the default, and the tunable ``glibc.rtld.dynamic_sort=1`` selects ORIGINAL;
-    before, ORIGINAL is all there is (until 2.26 under the name ``_dl_sort_fini``).  CONSTRUCTORS, the reverse order
-    of the constructors, was on the stable branches of 2.35 to 2.38 for some weeks of 2023 (bug 30785).
+    Since glibc 2.35 (15a0c5730d1d, bug 17645) DEPTH_FIRST is the default, and the tunable
+    ``glibc.rtld.dynamic_sort=1`` selects ORIGINAL; before, there is only ORIGINAL (until 2.26 under the name
+    ``_dl_sort_fini``).  CONSTRUCTORS, the reverse order of the constructors (bug 30785, 6985865bc3ad, reverted by
+    dd32e1db386c), was on the stable branches of 2.35 to 2.38 from 2023-09-08 to 2023-10-18.
     """
 
     ORIGINAL = "original"
@@ -45,10 +46,10 @@ class Sorting(Enum):
 
 
 class OrderRule(NamedTuple):
-    """How this process sorts; ``certain`` is False where its environment could not be read."""
+    """How this process sorts; ``certain`` is False if its environment could not be read or its version is unknown."""
 
     sorting: Sorting
-    #: Since glibc 2.39 the closed library is finalised first (bug 30981).
+    #: Since glibc 2.39 the closed library is finalised first (849274d48fc5, bug 30981).
     closed_first: bool
     certain: bool
 
@@ -56,7 +57,7 @@ class OrderRule(NamedTuple):
 def find_order_rule(
     memory: Memory, graph: Graph, private: LoaderGlobals, version: Optional[tuple[int, int]]
 ) -> OrderRule:
-    """Find out how this process sorts; where the version is unknown, as the newest does."""
+    """Find out how this process sorts; if its version is unknown, assume the newest."""
     if any(link_map.field("l_init_called_next") for link_map in graph.by_address.values()):
         return OrderRule(Sorting.CONSTRUCTORS, False, True)
     if version is not None and version < (2, 35):
@@ -107,10 +108,13 @@ def finaliser_order(
     rule: OrderRule,
     spend: Callable[[int], bool] = lambda _: True,
 ) -> Optional[list[int]]:
-    """Sort the condemned maps of a namespace, given in list order, as the collector finalises them.
+    """Sort the condemned link maps of a namespace in the order in which the collector finalises them.
 
-    ``closed`` is the map that is being closed, None in a collection that is repeated.  ``spend`` takes Memory's units,
-    and returns False if not so many are left.  Gives addresses; None where sorting takes too long.
+    :param maps: all link maps of the namespace, in list order.
+    :param condemned: addresses of the link maps that are unloaded.
+    :param closed: the link map that is being closed, None in a repeated collection.
+    :param spend: charges Memory's units; returns False if too few are left.
+    :return: addresses of link maps; None if sorting takes too long.
     """
     if rule.sorting is Sorting.CONSTRUCTORS:
         return _in_reverse_construction(graph, condemned)
@@ -136,7 +140,7 @@ def finaliser_order(
 
 
 def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Optional[list[int]]:
-    """Follow the list of l_init_called_next, which begins with the last one constructed; None where it is damaged."""
+    """Follow the list of l_init_called_next, which begins with the last one constructed; None if it is damaged."""
     following = {m.address: m.field("l_init_called_next") or 0 for m in graph.by_address.values()}
     constructed = [address for address in following if graph.by_address[address].field("l_init_called")]
     pointed_to = set(following.values())
@@ -145,7 +149,7 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Option
     def read(address: int, _: int) -> tuple[int, int]:
         if address not in following:
             raise CorruptError("l_init_called_next is no library", address)
-        # Where two lists meet, the second one ends.
+        # If two lists meet, the second one ends there.
         return address, 0 if following[address] in order else following[address]
 
     for head in (address for address in constructed if address not in pointed_to):
@@ -159,9 +163,9 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Option
 def _sort_original(
     maps: Sequence[LinkMap], skip: int, condemned: Collection[int], spend: Callable[[int], bool]
 ) -> Optional[list[LinkMap]]:
-    """Sort as glibc does until 2.34: move each link map behind the last one that needs it, until none moves.
+    """Sort as glibc before 2.35 (15a0c5730d1d): move each link map behind the last one that needs it, until none moves.
 
-    A map that keeps coming back to the front is in a cycle, and is left where it is.
+    A link map that keeps coming back to the front is in a cycle, and stays where it is.
     """
     head, rest = list(maps[:skip]), list(maps[skip:])
     count = len(rest)
@@ -201,17 +205,17 @@ def _must_precede(
 
 
 def _sort_depth_first(maps: Sequence[LinkMap], by_address: Mapping[int, LinkMap]) -> list[LinkMap]:
-    """Sort as since 2.35: topologically, once with and, if there were any, once more without relocations."""
+    """Sort as since 2.35 (15a0c5730d1d): topologically, with relocations and, if there are any, again without."""
     order = _traverse(list(reversed(maps)), by_address, relocations=True)
-    # An empty list counts too: dlopen leaves one where all have become dependencies (_dl_map_object_deps).
+    # An empty list counts too: dlopen leaves one if all have become dependencies (_dl_map_object_deps).
     if any(link_map.l_reldeps for link_map in order):
-        # The second pass begins with what the first one put last, which is what it finished first.
+        # The second pass begins with the last link map of the first, which is the one that it finished first.
         order = _traverse(order, by_address, relocations=False)
     return order[::-1]
 
 
 def _traverse(heads: Sequence[LinkMap], by_address: Mapping[int, LinkMap], *, relocations: bool) -> list[LinkMap]:
-    """Return link maps in postorder: each behind those that it needs, cycles aside."""
+    """Return link maps in postorder: each after all that it needs, cycles aside."""
     finished: list[LinkMap] = []
     visited: set[int] = set()
     for head in heads:
@@ -223,7 +227,7 @@ def _traverse(heads: Sequence[LinkMap], by_address: Mapping[int, LinkMap], *, re
             link_map, following = stack[-1]
             for address in following:
                 other = by_address.get(address)
-                # The main program is visited in its own turn only, l_main_map tells which one it is.
+                # The main program, which glibc knows by l_main_map, is visited in its own turn only.
                 if other is None or address in visited or other.l_type == LT_EXECUTABLE or other.field("l_faked"):
                     continue
                 visited.add(address)

@@ -1,8 +1,8 @@
 """Where does the dynamic loader of this process keep its list of libraries?
 
-The way goes through memory alone: program headers → DT_DEBUG → ``struct r_debug`` → ``struct link_map`` chain
-(glibc's <link.h>; musl has the same public part).  ``&_r_debug`` by the debugger's symbols is not used: in an
-executable with a copy relocation it is a truncated copy, and seen from outside a container it is another file's.
+Found through memory only: program headers → DT_DEBUG → ``struct r_debug`` → ``struct link_map`` chain (glibc's
+<link.h>; musl has the same public part).  ``&_r_debug`` from the debugger's symbols is not used: with a copy relocation
+it is a truncated copy in the executable, and from outside a container it belongs to another file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from ...paths import base_name
 from ..auxv import AT_BASE, AT_PHDR, AT_PHENT, AT_PHNUM
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, ElfImage
 
-#: A process with more libraries than this is taken for a corrupt list: the kernel's vm.max_map_count, 65,530, allows
-#: no more with four mappings each.
+#: A longer list is corrupt: the kernel's vm.max_map_count, 65,530, allows no more libraries of four mappings each.
 MAX_LIBRARIES = 1 << 14
 
 STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
@@ -50,7 +49,7 @@ class PublicMap:
 
 
 def _follow_public(memory: Memory, head: int) -> Walk[PublicMap]:
-    """Follow the base namespace's list, as far as it is asked for: ld.so and libc stand near its head."""
+    """Follow the base namespace's list only as far as needed: ld.so and libc are near its head."""
 
     def read(address: int, before: int) -> tuple[PublicMap, int]:
         l_addr, l_name, l_ld, l_next, l_prev = memory.words(address, 5)
@@ -148,7 +147,7 @@ def _find_r_debug(main: ElfImage) -> int:
 
 
 def read_name(memory: Memory, address: int) -> str:
-    """Read a library's name; empty when it is absent or cannot be read."""
+    """Read a library's name; empty if it is absent or cannot be read."""
     if not address:
         return ""
     try:
@@ -160,7 +159,7 @@ def read_name(memory: Memory, address: int) -> str:
 def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, ElfImage]]:
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
-    It lies at AT_BASE; where ld.so was started as the program it is known by its name.
+    Its base is AT_BASE, unless ld.so was started as the program; then it is recognised by its name.
     """
     base = memory.target.auxv().get(AT_BASE, 0)
     for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):

@@ -1,7 +1,7 @@
 """Where are the thread control blocks, if no debugger provides registers?
 
-glibc links every ``struct pthread`` into one of two lists: threads on stacks of its own making, and threads on
-stacks of the user's, which the main thread counts among.  Since glibc 2.34 (2.33 in part) the heads are members of
+glibc links every ``struct pthread`` into one of two lists: threads on stacks that glibc allocated, and threads on
+stacks of the user's, the main thread among them.  Since glibc 2.33 (1daccf403b1b) the heads are members of
 ``_rtld_global``; before, they are the local variables ``stack_used`` and ``__stack_user`` of libpthread, whose symbol
 table distributions keep for libthread_db.
 """
@@ -21,7 +21,7 @@ from .maps import MAX_NAMESPACES, Graph
 
 MAX_THREADS = 1_000_000
 
-# TLS variant I puts the control block behind struct pthread; ppc64's pointer is 0x7000 bytes behind the end of its
+# TLS variant I has the control block behind struct pthread; ppc64's pointer is 0x7000 bytes behind the end of its
 # tcbhead_t (sysdeps/powerpc/nptl/tls.h), which takes 128 bytes with its alignment, measured in 2.36 and 2.41.
 _VARIANT_I_BIAS = {"aarch64": 0, "arm": 0, "riscv64": 0, "loongarch64": 0, "ppc64le": 0x7080, "ppc64": 0x7080}
 
@@ -32,9 +32,9 @@ _IN_LIBPTHREAD = ("stack_used", "__stack_user")
 def find_thread_pointers(
     memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int, problems: list[Problem]
 ) -> Mapping[int, int]:
-    """Find the thread pointers by the kernel's thread ids; empty where the lists cannot be found.
+    """Find the thread pointers by the kernel's thread ids; empty if the lists cannot be found.
 
-    Where a list cannot be followed to its end, that is added to ``problems``.
+    :param problems: receives a problem for each list that cannot be followed to its end.
     """
     pthread = layouts.find("pthread")
     if pthread is None or "list.next" not in pthread.fields or "tid" not in pthread.fields:
@@ -74,5 +74,8 @@ def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -
 
 
 def is_libpthread(path: str) -> bool:
-    """Return True if a library is libpthread, which was a library of its own until glibc 2.33."""
+    """Return True if a library is libpthread.
+
+    It was a library of its own until glibc 2.33: libc has its functions since f47f1d91af98 and 49e182c7376b.
+    """
     return base_name(path).startswith("libpthread")

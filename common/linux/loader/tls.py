@@ -2,8 +2,8 @@
 
 Each thread has ``tls_dtor_list`` in libc's static TLS block: a chain of
 ``struct dtor_list { dtor_func func; void *obj; struct link_map *map; struct dtor_list *next; }``
-(stdlib/cxa_thread_atexit_impl.c, since glibc 2.18).  The list's offset in the block is in no symbol table, so the
-block is searched for the one word that begins such a chain in every thread; the block has some 150 bytes.
+(stdlib/cxa_thread_atexit_impl.c, since glibc 2.18, ba384f6ed927).  No symbol table has the list's offset in the block,
+so the block, some 150 bytes, is searched for the one word that begins such a chain in every thread.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .maps import Graph, LinkMap
 
 THREAD_POINTER = "thread_pointer"
 
-#: That are followed and told, of all libraries in all threads.
+#: The most destructors that are read and reported, of all libraries in all threads.
 MAX_DESTRUCTORS = 1 << 16
 MAX_TLS_BLOCK = 1 << 12
 _SPARE_NODES = 1 << 10
-# What looking at one word costs, and telling of a destructor, in Memory's units.
+# Costs in Memory's units: of examining one word, and of reporting a destructor.
 _WORD_UNITS = 16
 _NODE_UNITS = 3000
 
-# TLS variant II: the block ends at the thread pointer and l_tls_offset counts downwards; elsewhere it counts upwards
-# from the control block, which the thread pointer is ahead of on ppc64 (its ABI).
+# TLS variant II: l_tls_offset counts downwards from the thread pointer to the block; elsewhere it counts upwards from
+# the control block, which on ppc64 is below the thread pointer (its ABI).
 _VARIANT_II = frozenset({"x86_64", "i386", "s390x"})
 _THREAD_POINTER_BIAS = {"ppc64le": 0x7000, "ppc64": 0x7000}
 
-# PTR_MANGLE of sysdeps/*/pointer_guard.h: xor with a guard, then on x86 a rotation to the left by so many bits.
+# PTR_MANGLE of sysdeps/*/pointer_guard.h: xor with a guard, then on x86 a rotation to the left by this many bits.
 _MANGLE_ROTATION = {"x86_64": 17, "i386": 9}
-# Where the guard lies from the thread pointer: tcbhead_t of sysdeps/*/nptl/tls.h, fixed by the compilers' ABIs.
-# s390x takes the stack guard for it; on ppc64 tcbhead_t ends below the biased pointer.
+# The guard's offset from the thread pointer: tcbhead_t of sysdeps/*/nptl/tls.h, fixed by the compilers' ABIs.
+# s390x uses the stack guard; on ppc64 tcbhead_t ends below the biased pointer.
 _GUARD_OFFSET = {"x86_64": 0x30, "i386": 0x18, "s390x": 0x28, "ppc64le": -0x7018, "ppc64": -0x7018}
 # These have one guard for all threads, in ld.so.
 _GUARD_SYMBOL = "__pointer_chk_guard"
@@ -71,10 +71,13 @@ def read_destructors(
     rtld: ElfImage,
     listed: Callable[[], Mapping[int, int]],
 ) -> Destructors:
-    """Read the destructor lists of all threads; ``libcs`` are the C libraries of all namespaces.
+    """Read the destructor lists of all threads.
 
-    ``rtld`` is ld.so; ``listed`` gives the thread pointers that glibc's own lists know, by LWP, for targets without
-    registers.  The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
+    The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
+
+    :param libcs: the C libraries of all namespaces.
+    :param rtld: ld.so.
+    :param listed: returns the thread pointers in glibc's own lists, by LWP, for targets without registers.
     """
     wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
     if not wanted:
@@ -106,7 +109,7 @@ def _thread_pointers(
 ) -> Iterator[tuple[Thread, int]]:
     target = memory.target
     by_lwp: Optional[Mapping[int, int]] = None
-    # Debuggers and cores have orders of their own: gdb 16 counts those of a process that it attaches to backwards.
+    # Debuggers and cores number threads differently: gdb 16 counts backwards in a process that it attaches to.
     for thread in sorted(target.threads(), key=lambda each: (each.lwp != target.pid, each.lwp)):
         pointer = target.registers(thread).get(THREAD_POINTER)
         if not pointer or not _is_thread_block(memory, pointer):
@@ -126,7 +129,7 @@ def _is_thread_block(memory: Memory, pointer: int) -> bool:
 
 
 def find_static_block(platform: Platform, pointer: int, link_map: LinkMap) -> int:
-    """Find where a library of the program's start has its variables of a thread, by the thread pointer."""
+    """Return the address of a start-up library's thread-local block, given the thread pointer."""
     shift = link_map.field("l_tls_offset") or 0
     block = pointer - _THREAD_POINTER_BIAS.get(platform.arch, 0)
     return block - shift if platform.arch in _VARIANT_II else block + shift
@@ -136,22 +139,22 @@ _Node = tuple[int, int, int]
 
 
 class _Finder:
-    """Find the lists of destructors of the maps that are wanted, by their l_tls_dtor_count."""
+    """Finds the destructor lists of the wanted link maps, by their l_tls_dtor_count."""
 
     def __init__(self, memory: Memory, graph: Graph, wanted: Mapping[int, Optional[int]]) -> None:
         self._memory = memory
         self._graph = graph
         self._wanted = wanted
         self._total = sum(count or 0 for count in wanted.values())
-        # There are not many more nodes than all counts together (a thread may be registering just now); hostile words
-        # may all begin a list.
+        # There are hardly more nodes than the counts add up to (a thread may be registering one); in a hostile target
+        # every word may begin a list.
         self._budget = min(4 * (self._total + _SPARE_NODES), MAX_DESTRUCTORS)
-        #: Why the longest of the chains that are not whole is not; None without such.
+        #: Why the longest incomplete chain is incomplete; None if there is none.
         self.cut: Optional[str] = None
         self._longest = 0
 
     def find(self, libc: LinkMap, threads: Sequence[tuple[Thread, int]]) -> list[tuple[Thread, int, Sequence[_Node]]]:
-        """Find the offset whose word begins a destructor chain, and give every thread's chain there."""
+        """Find the offset whose word begins a destructor chain, and return every thread's chain there."""
         memory = self._memory
         size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
         word = memory.pointer_size
@@ -167,7 +170,7 @@ class _Finder:
         return candidates[best] if best is not None else []
 
     def _mismatch(self, lists: Sequence[tuple[Thread, int, Sequence[_Node]]]) -> int:
-        """Count by how many destructors lists differ from what the libraries count."""
+        """Count by how many destructors the lists differ from the libraries' counts."""
         seen: dict[int, int] = {}
         for _, _, nodes in lists:
             for _, _, link_map in nodes:
@@ -177,7 +180,7 @@ class _Finder:
         return self._total + sum(abs(count - number) - count for count, number in counts)
 
     def _follow(self, head: int) -> Sequence[_Node]:
-        """Follow a chain; empty if any of it is no ``struct dtor_list``."""
+        """Follow a chain; return no nodes if any of it is not a ``struct dtor_list``."""
         if not head:
             return ()
         walk = Walk(head, self._read_node, limit=self._budget, subject="a list", noun="destructors")
@@ -200,7 +203,7 @@ class _Finder:
 
 
 def _read_guard(memory: Memory, rtld: ElfImage, pointer: int) -> Optional[int]:
-    """Read the guard that a thread's addresses are mangled with, None if it cannot be found."""
+    """Read the guard that mangles a thread's addresses, None if it cannot be found."""
     arch = memory.platform.arch
     if arch in _NOT_MANGLED:
         return 0
