@@ -16,18 +16,21 @@ from .loader.wow64 import find_wow64_thread
 from .model import GoneDll, GoneDlls, Pointer, UnloadedImage
 from .state import WindowsExamination
 
-#: How much is looked at of each thread's stack, and of all of them.
+#: Bytes read of each thread's stack, and of all stacks.
 MAX_STACK = 1 << 20
 MAX_STACKS = 32 << 20
 MAX_POINTERS = 64
-#: What a pointer that is found takes, and telling of it, in Memory's units.
+#: Costs of a pointer that is found, and of one that is reported, in Memory's units.
 _POINTER_UNITS, _TOLD_UNITS = 50, 300
 
 
 def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None) -> GoneDlls:
-    """Find the modules that were unloaded, those at an address if one is given, and what still points into them.
+    """Find the unloaded modules (all, or the ones at an address), and the pointers into them.
 
-    :raises UnsupportedError: if it is no process of Windows.
+    :param address: of the process; with it, stacks and registers are not searched for pointers.
+    :param pid: a process of a machine, None for the current one.
+    :raises UnsupportedError: if the target is not a Windows process.
+    :raises NotFoundError: if the machine has no such process.
     """
     examined = WindowsExamination(target, pid)
     problems = [*examined.target.problems()]
@@ -62,7 +65,7 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
 
 
 def _collect(examined: WindowsExamination, problems: list[Problem]) -> tuple[list[GoneDll], Optional[int]]:
-    """Join the loader's own events with those that the dump or debugger recorded: the same is the same module."""
+    """Join the loader's own events with the ones that the dump or debugger recorded; equal ones become one."""
     recorded: dict[tuple[str, int, int, int], GoneDll] = {}
     lost: Optional[int] = None
     for loader in examined.loaders:
@@ -72,7 +75,7 @@ def _collect(examined: WindowsExamination, problems: list[Problem]) -> tuple[lis
         if record:
             lost = (lost or 0) + (record.lost or 0)
             for event in record.events:
-                # The same module at the same place twice: the newer event stands for both.
+                # The same module at the same address twice: only the newer event is kept.
                 recorded.pop(_identity(event), None)
                 recorded[_identity(event)] = GoneDll(event, ("loader",))
     streamed: dict[tuple[str, int, int, int], GoneDll] = {}
@@ -103,10 +106,10 @@ def _with_pointers(
     loaded: Sequence[tuple[int, int, str]],
     problems: list[Problem],
 ) -> list[GoneDll]:
-    """Add to each range that is now unused the registers and stack words that point into it."""
+    """Add to each module whose range is now unused the registers and stack words that point into it."""
     taken = _joined(loaded)
     free = [gone for gone in found if not _overlaps(taken, gone.image.base, gone.image.base + gone.image.size)]
-    # The newest owner of a range is whom a stale pointer is about.
+    # A stale pointer is attributed to the newest owner of the range.
     owners = sorted({(gone.image.base, gone.image.base + gone.image.size): gone for gone in free}.items())
     if not owners:
         return found
@@ -149,7 +152,7 @@ def _overlaps(ranges: Sequence[tuple[int, int]], start: int, end: int) -> bool:
 def _words(
     examined: WindowsExamination, low: int, high: int, problems: list[Problem]
 ) -> Iterator[tuple[ThreadRef, Optional[str], Optional[int], int]]:
-    """Yield each register and stack word from ``low`` to ``high``: thread, register or address, value."""
+    """Yield each register and stack word from ``low`` up to ``high``: thread, register or address, value."""
     target, memory = examined.target, examined.memory
     size = memory.pointer_size
     budget = MAX_STACKS

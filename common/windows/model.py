@@ -26,7 +26,7 @@ class SystemVersion(NamedTuple):
 
 
 class ListedImage(NamedTuple):
-    """A module as the debugger or dump lists it; ``size``, ``timestamp`` and ``checksum`` as in its PE header."""
+    """A module as the debugger or dump lists it; ``size`` in bytes, ``timestamp``, ``checksum`` as in its PE header."""
 
     path: str
     base: int
@@ -36,7 +36,7 @@ class ListedImage(NamedTuple):
 
 
 class UnloadedImage(NamedTuple):
-    """A module that was unloaded; ``sequence`` counts the loader's unload events, None where it is not told."""
+    """A module that was unloaded; ``sequence`` counts the loader's unload events, None if unknown."""
 
     name: str
     base: int
@@ -75,7 +75,7 @@ class DllHold(NamedTuple):
 
     Which of the optional members are set depends on ``kind``: ``origin`` for pins (``loader``, ``explicit``,
     ``inherited``, ``shim``, ``verifier``, ``clr`` or ``unknown``), ``total`` for load counts, ``chain`` (names from the
-    root to this DLL) for dependencies and static imports, ``root_kinds`` says why the first of the chain stays.
+    root to this DLL) for dependencies and static imports; ``root_kinds`` says why the first DLL of the chain stays.
     """
 
     kind: DllHoldKind
@@ -97,11 +97,17 @@ class ListPositions(NamedTuple):
 class Dll(NamedTuple):
     """A loaded DLL and the verdict on it.
 
-    ``loader`` is ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).  ``ldr_entry`` is its
-    LDR_DATA_TABLE_ENTRY, ``ddag_node`` its LDR_DDAG_NODE, 0 where there is none.  ``fields`` are the loader's own, None
-    where they could not be read.  ``import_cycle`` names the others of an import cycle that stay and go as one.
-    ``load_count`` is the count by which FreeLibrary decides, ``loadlibrary_count`` the part of it that LoadLibrary
-    gave; None for what is pinned, or where it is not known.
+    :param start: the image's range is from ``start`` up to ``end``, exclusive.
+    :param loader: ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).
+    :param ldr_entry: address of its LDR_DATA_TABLE_ENTRY.
+    :param ddag_node: address of its LDR_DDAG_NODE, 0 if there is none.
+    :param fields: members of these structures as numbers, None for an unreadable one.
+    :param load_reason: an LDR_DLL_LOAD_REASON, from Windows 8 on.
+    :param ddag_state: an LDR_DDAG_STATE, from Windows 8 on.
+    :param import_cycle: the other DLLs of an import cycle, which are loaded and unloaded as one.
+    :param held: whether it stays, None if unknown.
+    :param load_count: the count by which FreeLibrary decides; None if it is pinned, or the count is unknown.
+    :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
     """
 
     name: str
@@ -148,7 +154,7 @@ class DllState(NamedTuple):
 
 
 class DllStep(NamedTuple):
-    """A DLL that must be freed ``total`` times before another one can go."""
+    """A DLL that must be freed ``total`` times before another one can be unloaded."""
 
     dll: str
     total: int
@@ -157,7 +163,8 @@ class DllStep(NamedTuple):
 class ImportCycleAlternative(NamedTuple):
     """What the same number of frees would do through another DLL of an import cycle.
 
-    ``would_unload`` names what would go, ``would_pin`` what would be pinned for good, because its count falls below 0.
+    ``would_unload`` names the DLLs that would be unloaded, ``would_pin`` the ones that would be pinned for good because
+    their count would fall below 0.
     """
 
     dll: str
@@ -168,13 +175,21 @@ class ImportCycleAlternative(NamedTuple):
 class DllPlan(NamedTuple):
     """What FreeLibrary would do when called ``close_count`` times on ``dll``.
 
-    ``load_count`` is that of now, ``loadlibrary_count`` the part of it that LoadLibrary gave, ``load_count_after`` what
-    is left afterwards, None for what is pinned, or where it is not known; ``excess_closes`` calls take from the
-    importers' part.  ``unloads`` are in the order of DLL_PROCESS_DETACH, ``detached`` the bases of those that get the
-    call.  ``kept`` are those of its imports that stay, itself among them, with the holds that they have then.
-    ``may_unload_more`` names those that go and import FreeLibrary.  ``import_cycles`` are the import cycles met,
-    entered by their first; ``import_cycle_alternatives`` what entering them elsewhere would do, before Windows 8, where
-    a cycle has no count of its own; ``steps`` what else must be freed for it to go, ``blocker`` what stays for good.
+    :param load_count: the current count; None if it is pinned, or the count is unknown.
+    :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
+    :param load_count_after: the count after the calls; None likewise.
+    :param excess_closes: the number of calls that lower the importers' part of the count.
+    :param refusal: why the last call would do nothing, None if it has an effect.
+    :param unloads: the unloaded DLLs in order of DLL_PROCESS_DETACH.
+    :param detached: base addresses of the DLLs that get DLL_PROCESS_DETACH.
+    :param kept: the DLL and its imports that stay, with their holds after the calls.
+    :param may_unload_more: names of the unloaded DLLs that import FreeLibrary.
+    :param import_cycles: the import cycles in its closure, each from the DLL through which it is entered.
+    :param import_cycle_alternatives: the effect of entering a cycle elsewhere, if its DLLs have counts of their own
+        (before Windows 8, and in Wine).
+    :param unload_bytes: the total SizeOfImage of ``unloads``, in bytes.
+    :param steps: what else must be freed to unload it.
+    :param blocker: the permanent DLL that keeps it, None if there is none.
     """
 
     dll: Dll
@@ -225,11 +240,11 @@ class Pointer(NamedTuple):
 
 
 class GoneDll(NamedTuple):
-    """An unloaded module, and where an address lies in it.
+    """An unloaded module, and the offset of an address in it.
 
-    ``sources`` are ``loader`` (its own record of unloads) and ``module-list`` (that of the dump or the debugger).
-    ``confidence`` is None without an address; ``certain``, or ``candidate`` where others share the range, or ``likely``
-    where it is loaded again.
+    :param sources: ``loader`` (its own record of unloads), ``module-list`` (the dump's or the debugger's).
+    :param confidence: None without an address; ``certain``; ``candidate`` if several unloaded modules were there;
+        ``likely`` if a module is loaded there now.
     """
 
     image: UnloadedImage
@@ -243,8 +258,8 @@ class GoneDll(NamedTuple):
 class GoneDlls(NamedTuple):
     """The answer of ``dllgone``.
 
-    ``loaded_at_address`` is the module that holds the address now, ``overwritten_events`` how many unload events the
-    loader has overwritten (None: not known).
+    :param loaded_at_address: the module that is at the address now.
+    :param overwritten_events: how many unload events the loader has overwritten, None if unknown.
     """
 
     target: TargetInfo
@@ -258,9 +273,13 @@ class GoneDlls(NamedTuple):
 
 
 class FileView(NamedTuple):
-    """A view of a file in a process: ``base`` to ``end``, the last byte; ``image`` as code, else as data.
+    """A view of a file in a process.
 
-    ``commit_pages`` counts pages, None where none are charged; ``wow64`` says that the process runs 32-bit code on x64.
+    :param end: address of the last byte.
+    :param vad: address of its _MMVAD.
+    :param image: whether it is mapped as an image, else as data.
+    :param commit_pages: the commit charge in pages, None if there is none.
+    :param wow64: whether the process runs 32-bit code on x64.
     """
 
     pid: int
@@ -275,11 +294,14 @@ class FileView(NamedTuple):
 
 
 class OpenFile(NamedTuple):
-    """A file object of the file: how it was opened, and whether that still binds others.
+    """A file object of the file: how it was opened, and whether its sharing mode still restricts others.
 
-    ``access`` and ``sharing`` are in the notation ``RWD`` and ``rwd``.  ``open`` says that a handle is open, so that
-    the sharing is enforced.  ``fast_ref`` is the count that was masked off the section's pointer to it, None where the
-    file object was found another way, or where this Windows keeps a plain pointer.
+    :param address: of the _FILE_OBJECT.
+    :param access: as ``RWD``, ``-`` for an absent right.
+    :param sharing: as ``rwd``, likewise.
+    :param open: whether a handle is open, so that the sharing mode is enforced.
+    :param fast_ref: the count that was masked off the section's pointer to it; None if it was not found through a
+        section, or this Windows keeps a plain pointer.
     """
 
     address: int
@@ -291,7 +313,7 @@ class OpenFile(NamedTuple):
 
 
 class Opener(NamedTuple):
-    """An open handle of the file."""
+    """An open handle of the file; ``granted_access`` is an ACCESS_MASK."""
 
     pid: int
     process_name: str
@@ -303,8 +325,9 @@ class Opener(NamedTuple):
 class SectionUse(NamedTuple):
     """A section of the file, image or data, and what still needs it.
 
-    ``in_use`` says that it stands in the way; an image section without views and section references, and a data section
-    without user references, are only cached.
+    ``in_use`` says that it can prevent operations; an image section without views and section references, and a data
+    section without user references, are only cached.  The other numbers are members of the _CONTROL_AREA at
+    ``control_area``.
     """
 
     control_area: int
@@ -317,7 +340,7 @@ class SectionUse(NamedTuple):
 
 
 class Allowed(enum.Enum):
-    """Whether an operation is possible.  PROBABLY: nothing seen prevents it, but not everything is known."""
+    """Whether an operation is possible.  PROBABLY: nothing known prevents it, but not everything is known."""
 
     YES = "yes"
     NO = "no"
@@ -335,7 +358,7 @@ class Status(NamedTuple):
 
 
 class FileOperation(NamedTuple):
-    """What would happen to an operation on the file; ``status`` where it fails, ``reason`` in one sentence."""
+    """Whether an operation on the file is possible; ``status`` if it fails, ``reason`` in one sentence."""
 
     name: str
     allowed: Allowed
@@ -346,10 +369,12 @@ class FileOperation(NamedTuple):
 class MappedFile(NamedTuple):
     """A file that processes map, and the operations that are possible on it.
 
-    ``file_name`` is that of the file object, relative to its volume, None where it cannot be read (then
-    ``name_address`` says where it would be); ``device_object`` is the address of the volume's _DEVICE_OBJECT.  ``file``
-    is the file object of the section, ``sections`` one or both of image and data.  ``evidence`` are the members that
-    the verdicts rest on.
+    :param file_name: the file object's name, relative to its volume; None if unreadable.
+    :param name_address: the address of the name's characters, even if unreadable.
+    :param device_object: the address of the volume's _DEVICE_OBJECT.
+    :param file: the section's file object.
+    :param sections: image or data or both.
+    :param evidence: the members behind the verdicts.
     """
 
     file_name: Optional[str]

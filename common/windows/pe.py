@@ -1,7 +1,7 @@
 """What does a PE image that is mapped in memory import and export?
 
 Format: https://learn.microsoft.com/windows/win32/debug/pe-format.  Read from the target's memory, where addresses are
-RVAs; every count is bounded, because a target can say anything.
+RVAs; every count is bounded, because a target can contain anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PeImage:
     def __init__(self, memory: Memory, base: int) -> None:
         """Read the headers.
 
-        :raises CorruptError: if there is no PE image.
+        :raises CorruptError: if this is not a PE image.
         :raises FaultError: if they are not in memory.
         """
         self.memory = memory
@@ -70,7 +70,7 @@ class PeImage:
     def imports(self) -> Iterator[ImportedDll]:
         """Yield the imports in the order in which loaders before Windows 8 walk them.
 
-        That is the bound-import directory with its forwarder references where there is one, else the import directory.
+        That is the bound-import directory, with its forwarder references, if there is one, else the import directory.
 
         :raises CorruptError: if the table has no end.
         :raises FaultError: if it is not in memory.
@@ -175,7 +175,7 @@ def find_image(memory: Memory, base: int) -> Optional[PeImage]:
 
 
 def find_export(memory: Memory, base: int, name: str) -> Optional[int]:
-    """Find an exported name of the image at an address, None if it is not there or cannot be read."""
+    """Find an exported name of the image at an address, None if it is missing or unreadable."""
     image = find_image(memory, base)
     if image is None:
         return None

@@ -1,7 +1,7 @@
 """What would FreeLibrary unload, in which order, what would stay, and what else must be freed?
 
-The rules are those of `loaders.windows_unload`.  What a DllMain does meanwhile cannot be known: where a DLL that goes
-imports FreeLibrary, the answer is a lower bound.
+The rules are in `loader.unload`.  DllMain functions are not predicted: if an unloaded DLL imports FreeLibrary, the plan
+is a lower bound.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlte
 from .pe import find_image
 from .state import DllExplainer, WindowsExamination, select_dlls
 
-#: What a DLL imports by which its DllMain can free others.
+#: A DLL that imports one of these can free others in its DllMain.
 FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
-#: More calls than this are not played through.
+#: Maximum number of simulated calls.
 MAX_FREES = 1 << 20
-#: Other entries of import cycles that are played through, each on a copy of all counts.
+#: Maximum number of simulated other entries into import cycles, each on a copy of all counts.
 MAX_CYCLE_ENTRIES = 16
 
 _STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED})
@@ -34,8 +34,11 @@ def plan_free(
 ) -> DllPlans:
     """Predict the effect of ``frees`` calls of FreeLibrary (None: all effective ones) on the DLL ``text``.
 
-    :raises NotFoundError: if no DLL fits, or more than one.
-    :raises UnsupportedError: if it is no process of Windows, or the loader's lists are not in memory.
+    :param text: a base name with or without .dll, the end of a path, a pattern or an expression.
+    :param evaluate: returns the value of an expression.
+    :param pid: a process of a machine, None for the current one.
+    :raises NotFoundError: if no DLL fits, or more than one, or the machine has no such process.
+    :raises UnsupportedError: if the target is not a Windows process, or the loader's lists are not in memory.
     """
     examined = WindowsExamination(target, pid)
     try:
@@ -138,7 +141,7 @@ def _keeps(
     entry: LdrEntry,
     dead: set[int],
 ) -> Iterator[Dll]:
-    """Yield the DLL and its imports as far as they stay; permanent ones are omitted."""
+    """Yield the DLL and its imports that stay; permanent ones are omitted."""
     explainer = DllExplainer(loader, after)
     for key in Search([graph.by_entry[entry.address]], graph.children):
         unit = graph.units[key]
@@ -150,7 +153,7 @@ def _keeps(
 def _remedy(
     examined: WindowsExamination, loader: Loader, after: ImportGraph, entry: LdrEntry
 ) -> tuple[tuple[DllStep, ...], Optional[Dll]]:
-    """Return what else must be freed to unload a DLL, or what keeps it for good."""
+    """Return what else must be freed to unload a DLL, or the DLL that keeps it permanently."""
     explainer = DllExplainer(loader, after)
     steps: list[DllStep] = []
     for key in Search([after.by_entry[entry.address]], after.parents):
@@ -179,7 +182,7 @@ def _frees_others(loader: Loader, entry: LdrEntry) -> Optional[bool]:
 def _cycles(explainer: DllExplainer, graph: ImportGraph, entry: LdrEntry) -> Iterator[tuple[str, ...]]:
     """Yield the import cycles in a DLL's closure as names, each from its entry.
 
-    On Windows 8 and later the modules of a cycle share a node; elsewhere they are found in the graph.
+    On Windows 8 and later the modules of a cycle share a node; otherwise cycles are found in the graph.
     """
     if graph.rule is LoaderRule.WIN8:
         for key in Search([graph.by_entry[entry.address]], graph.children):
@@ -196,7 +199,7 @@ def _cycles(explainer: DllExplainer, graph: ImportGraph, entry: LdrEntry) -> Ite
 def _cycle_entries(
     explainer: DllExplainer, loader: Loader, graph: ImportGraph, entry: LdrEntry, frees: int
 ) -> Iterator[ImportCycleAlternative]:
-    """Simulate the same number of frees through each other member of a cycle, where entries have their own counts."""
+    """Simulate the same number of frees through each other member of a cycle, if members have their own counts."""
     if graph.rule is LoaderRule.WIN8:
         return
     others = [

@@ -1,7 +1,7 @@
 """Can this mapped file be renamed, deleted or overwritten, and who maps it?
 
-All processes are asked: their VAD trees for views, their handle tables for opens, because an opener that maps nothing
-shows in no VAD.
+All processes are examined: VAD trees for views, handle tables for opens, because an opener without a view appears in no
+VAD.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SECTION_EVIDENCE = (
 )
 _FILE_EVIDENCE = ("SectionObjectPointer", "DeletePending", "SharedWrite", "SharedDelete", "Flags")
 
-# The first build of each version of NT, from XP on.
+# The first build of each version of NT since XP.
 _FIRST_BUILDS = (
     (2600, "5.1"),
     (3790, "5.2"),
@@ -42,12 +42,12 @@ _FIRST_BUILDS = (
     (10240, "10.0"),
 )
 
-#: One damaged structure can spoil the reading of many others: these many are told.
+#: Maximum number of reported problems: one damaged structure can make many others unreadable.
 MAX_PROBLEMS = 32
-#: Of so many names those that are near are looked for.
+#: Maximum number of names that are compared to find similar ones.
 MAX_COMPARED = 4096
 
-# What telling of a mapping or an open takes, in Memory's units.
+# Costs of a reported view and a reported open, in Memory's units.
 _MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
@@ -60,9 +60,9 @@ class _Found(NamedTuple):
 
 
 def require_kernel(target: Target) -> KernelTarget:
-    """Return the target as a whole machine's.
+    """Return the target as a machine's kernel.
 
-    :raises UnsupportedError: if it is a process, or a dump of one.
+    :raises UnsupportedError: if the target is a process, or a dump of one.
     """
     if Capability.KERNEL not in target.capabilities:
         raise UnsupportedError(
@@ -73,11 +73,13 @@ def require_kernel(target: Target) -> KernelTarget:
 
 
 def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: Optional[int] = None) -> Share:
-    """Return the verdicts on the mapped files that match a name, path, pattern or address (in process ``pid``).
+    """Return the verdicts on the mapped files that match a name, path, pattern or address.
 
+    :param evaluate: returns the value of an expression.
+    :param pid: only files that this process maps, its views first; None for all processes, for an address the current.
     :raises NotFoundError: if none fits, or there is no such process.
-    :raises UnsupportedError: if the target is no kernel's.
-    :raises LayoutError: if the structures of this kernel are not known.
+    :raises UnsupportedError: if the target is not a kernel.
+    :raises LayoutError: if no layouts of this kernel's structures are known.
     """
     machine = _Machine(require_kernel(target))
     matching = machine.by_name(text, pid) or machine.by_address(text, evaluate, pid)
@@ -92,8 +94,8 @@ def share_all(target: Target, pid: Optional[int] = None) -> Share:
     """Return the verdicts on every file that is mapped as an image, by all processes or by one.
 
     :raises NotFoundError: if there is no such process.
-    :raises UnsupportedError: if the target is no kernel's.
-    :raises LayoutError: if the structures of this kernel are not known.
+    :raises UnsupportedError: if the target is not a kernel.
+    :raises LayoutError: if no layouts of this kernel's structures are known.
     """
     machine = _Machine(require_kernel(target))
     keys = [
@@ -154,7 +156,7 @@ class _Machine:
         )
 
     def _take_from_ring(self, key: int) -> None:
-        """Add the views that only the sections' own lists show: their process is in no list, or its tree is damaged."""
+        """Add the views that only the sections' lists show: their process is in no list, or its tree is damaged."""
         known = {process.eprocess: process for process in self.processes}
         found = self.found[key]
         seen = {mapping.vad for mapping in found.mappings}
@@ -178,7 +180,7 @@ class _Machine:
                 self._take(process, vad)
 
     def _find_section(self, process: Process, vad: Vad) -> Optional[tuple[int, ControlArea]]:
-        """Find the file that a view belongs to, by its section object pointers; None where it is backed by none."""
+        """Find the file that a view belongs to, by its section object pointers; None if it is backed by none."""
         try:
             area = self.files.control_area(self.files.control_area_of(vad.section))
         except (FaultError, CorruptError) as error:
@@ -193,14 +195,14 @@ class _Machine:
             return None
         return file.section_object_pointer or file.address, area
 
-    # -- which files are meant --------------------------------------------------------------------------------
+    # -- requested files -------------------------------------------------------------------------------------
 
     def name(self, key: int) -> Optional[str]:
         """Return a file's name, None if it cannot be read."""
         return next((file.name.text for file in self.found[key].files.values() if file.name.text), None)
 
     def by_name(self, text: str, pid: Optional[int]) -> list[int]:
-        """List the files that a name, the end of a path or a pattern fits, and that a process maps."""
+        """List the files that match a name, the end of a path or a pattern, and that a process maps."""
         if pid is not None:
             self.require_process(pid)
         wanted = text.replace("/", "\\").lower()
@@ -242,7 +244,7 @@ class _Machine:
     def require_process(self, pid: int) -> Process:
         """Find a process.
 
-        :raises NotFoundError: if there is none.
+        :raises NotFoundError: if there is no such process.
         """
         for process in self.processes:
             if process.pid == pid:
@@ -250,7 +252,7 @@ class _Machine:
         raise NotFoundError(f"there is no process {pid}")
 
     def near(self, text: str) -> list[str]:
-        """List names that look like one that was not found."""
+        """List names similar to one that was not found."""
         import difflib
 
         names = sorted({windows_base_name(self.name(key) or "") for key in self.found} - {""})
@@ -362,14 +364,14 @@ class _Machine:
         )
 
     def _affordable(self, mappings: Sequence[FileView]) -> Iterator[FileView]:
-        """Yield the mappings that the budget allows to report."""
+        """Yield the views that the budget allows to report."""
         for mapping in mappings:
             if not self.nt.memory.spend(_MAPPING_UNITS, "mappings"):
                 return
             yield mapping
 
     def _evidence(self, areas: Iterable[ControlArea], opens: Iterable[OpenFile]) -> Iterator[Evidence]:
-        """Read once more what the verdicts rest on, each member with its address and the source of its offset."""
+        """Read the members behind the verdicts again, each with its address and the source of its offset."""
         nt = self.nt
         places = [("_CONTROL_AREA", area.address, _SECTION_EVIDENCE) for area in areas]
         places += [("_FILE_OBJECT", each.address, _FILE_EVIDENCE) for each in opens]
@@ -400,7 +402,7 @@ def _names(name: str, wanted: str) -> bool:
 
 
 def _mapping_order(mapping: FileView, pid: Optional[int]) -> tuple[bool, bool, int, int]:
-    """Return the sort key of a mapping: the requested process first, images before data."""
+    """Return the sort key of a view: the requested process first, images before data."""
     return mapping.pid != pid, not mapping.image, mapping.pid, mapping.base
 
 

@@ -3,7 +3,7 @@
 Sources: Microsoft's fastfat sample (microsoft/Windows-driver-samples, filesys/fastfat: create.c, fileinfo.c,
 cleanup.c); the driver documentation of MmFlushImageSection, MmCanFileBeTruncated, IoRemoveShareAccess and
 FILE_DISPOSITION_INFORMATION_EX; the test suite of maharmstone/btrfs (mmap.cpp, delete.cpp, rename.cpp), which states
-the statuses that NTFS gives; bpo-14597.  What they do not settle is "probably", never "yes".
+the statuses that NTFS returns; bpo-14597.  Anything that they leave open is "probably", never "yes".
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FileUsage(NamedTuple):
         return next((section for section in self.sections if section.image == image and section.in_use), None)
 
     def opens_refusing(self, letter: str) -> list[OpenFile]:
-        """List the opens that keep others from ``r``, ``w`` or ``d``: a handle is open, and it does not share that."""
+        """List the opens that deny others ``r``, ``w`` or ``d``: a handle is open that does not share it."""
         return [each for each in self.opens if each.open and each.access != "---" and letter not in each.sharing]
 
     @property
@@ -53,9 +53,9 @@ class FileUsage(NamedTuple):
 
 
 def check_operations(usage: FileUsage) -> tuple[FileOperation, ...]:
-    """Return for each operation whether it can be done now.
+    """Return for each operation whether it is possible now.
 
-    Judged is what sections and sharing allow: permissions, the read-only attribute and filter drivers are not seen.
+    Only sections and sharing are checked, not permissions, the read-only attribute or filter drivers.
     """
     if usage.delete_pending:
         names = ("rename", "delete", "posix-delete", "overwrite", "truncate")

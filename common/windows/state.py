@@ -35,23 +35,23 @@ from .loader.unload import ImportGraph, LoadUnit, build_import_graph, effective_
 from .model import Dll, DllHold, DllHoldKind, DllState, ListedImage, ListPositions, LoaderRule, LoaderRules
 from .target import WindowsTarget
 
-#: These the loader itself pins.
+#: DLLs that the loader itself pins.
 CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
 MAX_DEPENDENCY_HOLDS = 16
-#: Longer chains are not named in full.
+#: Chains of more names are shortened.
 MAX_CHAIN = 62
-#: Of so many names those that are near are looked for.
+#: Maximum number of names that are compared to find similar ones.
 MAX_COMPARED = 4096
 
-# What is spent, in Memory's units: for a DLL that is told, for a name in its lists and chains, and for each character.
+# Costs of a reported DLL, of a name in its lists and chains, and of each character, in Memory's units.
 _DLL_UNITS = 6000
 _NAME_UNITS = 25
 _TEXT_UNITS = 8
-#: The first build whose Flags tell a verifier's provider.
+#: The first build whose Flags mark a verifier's provider.
 _VERIFIER_BUILD = 26100
-#: Windows 8 and 8.1 free by an older function, which was not looked at.
+#: Windows 8 and 8.1 free with an older function, which was not examined.
 _FIRST_KNOWN_GRAPH_BUILD = 10240
-#: LoadReasons of what was loaded while the process ran.
+#: LoadReasons of DLLs that were loaded at run time.
 _DYNAMIC_REASONS = frozenset({2, 3, 4})
 # Windows 7 maps its table of API sets into every process as an image; it is in no list of the loader's.
 _API_SETS = "apisetschema.dll"
@@ -63,9 +63,10 @@ class WindowsExamination:
     """The verdicts on one process's DLLs, from one read of its loaders."""
 
     def __init__(self, target: Target, pid: Optional[int] = None) -> None:
-        """Read the loaders; of a machine those of the process with that id, else of the current one.
+        """Read the loaders of a process.
 
-        :raises UnsupportedError: if it is no process of Windows.
+        :param pid: a process of a machine, None for the current one.
+        :raises UnsupportedError: if the target is not a Windows process.
         :raises NotFoundError: if the machine has no such process.
         """
         if target.platform.os != "windows":
@@ -88,7 +89,7 @@ class WindowsExamination:
         self.problems += self._compare_with_images()
 
     def dlls(self) -> list[Dll]:
-        """Describe every DLL, those of the native loader first, each in load order."""
+        """Describe every DLL, the native loader's first, in load order."""
         found = []
         for explainer in self._explainers:
             found += [
@@ -105,7 +106,7 @@ class WindowsExamination:
     def find(self, dll: Dll) -> tuple[Loader, ImportGraph, LdrEntry]:
         """Find the loader and entry that a description came from.
 
-        :raises UnsupportedError: if the loader's lists were not there.
+        :raises UnsupportedError: if the loader's lists could not be read.
         """
         for loader, graph in zip(self.loaders, self.import_graphs):
             if loader.kind == dll.loader and dll.ldr_entry in loader.entries:
@@ -175,9 +176,10 @@ class WindowsExamination:
 
 
 def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
-    """Examine all DLLs of a Windows process; of a machine those of process ``pid``, else of the current one.
+    """Examine all DLLs of a Windows process.
 
-    :raises UnsupportedError: if it is no process of Windows.
+    :param pid: a process of a machine, None for the current one.
+    :raises UnsupportedError: if the target is not a Windows process.
     :raises NotFoundError: if the machine has no such process.
     """
     return WindowsExamination(target, pid).state()
@@ -186,9 +188,11 @@ def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
 def explain_chosen_dlls(
     target: Target, text: str, evaluate: Callable[[str], int], pid: Optional[int] = None
 ) -> DllState:
-    """Examine the DLLs of a process of Windows that a name, pattern or expression fits.
+    """Examine the DLLs of a Windows process that match a name, pattern or expression.
 
-    :raises UnsupportedError: if it is no process of Windows.
+    :param evaluate: returns the value of an expression.
+    :param pid: a process of a machine, None for the current one.
+    :raises UnsupportedError: if the target is not a Windows process.
     :raises NotFoundError: if the machine has no such process, or no DLL fits.
     """
     state = explain_dlls(target, pid)
@@ -202,7 +206,7 @@ def explain_chosen_dlls(
 def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
     """Find the DLLs that a base name with or without .dll, end of a path, pattern or expression names, in any case.
 
-    :raises NotFoundError: if none fits; carries near names.
+    :raises NotFoundError: if none fits; has similar names.
     """
     wanted = text.lower().replace("/", "\\")
     found = tuple(dll for dll in dlls if dll.name.lower() in (wanted, f"{wanted}.dll"))
@@ -234,7 +238,7 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
 
 
 def _from_image(image: ListedImage, is_first: bool) -> Dll:
-    """Describe a module of which only the module list tells."""
+    """Describe a module that is only in the module list."""
     holds = (DllHold(DllHoldKind.MAIN_PROGRAM),) if is_first else ()
     return Dll(
         name=windows_base_name(image.path) or f"{image.base:#x}",
@@ -293,7 +297,7 @@ class DllExplainer:
         self.loader = loader
         self.graph = graph
         main = graph.by_entry.get(loader.main.address) if loader.main else None
-        # In a damaged dump a free can make even the program go.
+        # In a damaged dump a simulated free can unload even the program.
         self._main = main if main in graph.units else None
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
@@ -304,7 +308,7 @@ class DllExplainer:
     # -- names ------------------------------------------------------------------------------------------------
 
     def name(self, key: int) -> str:
-        """Return a unit's name: that of its first module."""
+        """Return a unit's name, which is its first module's."""
         unit = self.graph.units.get(key)
         return _entry_name(unit.entries[0]) if unit else f"{key:#x}"
 
@@ -417,7 +421,7 @@ class DllExplainer:
         return DllHold(DllHoldKind.PINNED, evidence, origin=origin, chain=chain)
 
     def _pinned_importers(self, unit: LoadUnit) -> tuple[str, ...]:
-        """Follow importers that are pinned upwards; gives the names from the topmost, or "…" for those, to this one."""
+        """Follow pinned importers upwards; return the names from the topmost to this one, "…" at a limit."""
         names = [self.name(unit.key)]
         seen = {unit.key}
         key: Optional[int] = unit.key
@@ -445,13 +449,13 @@ class DllExplainer:
         return unit.count == (PINNED if self.graph.rule is LoaderRule.WIN8 else PINNED_16)
 
     def _find_held(self) -> Search[int]:
-        """Find the shortest chain from what stays by itself to each unit."""
+        """Find the shortest chain to each unit from a unit that stays by itself."""
         if self._held is None:
             for key, unit in self.graph.units.items():
                 own = tuple(hold.kind for hold in self.own_holds(unit) if hold.kind in _OWN)
                 if own:
                     self._kinds[key] = own
-            # What stays for good roots a chain rather than what is only loaded.
+            # A permanent unit is preferred as a chain's root to one that is only loaded.
             roots = sorted(self._kinds, key=lambda key: _OWN.index(self._kinds[key][0]))
             self._held = Search(roots, self.graph.children).run()
         return self._held
@@ -468,7 +472,7 @@ class DllExplainer:
             chain: tuple[str, ...] = (self.name(key), self.name(unit.key))
             kinds: tuple[DllHoldKind, ...] = ()
             above = self._chain(held, key)
-            # In a cycle the chain of an importer can lead through this very unit: then it is no reason.
+            # In a cycle the importer's chain can lead through this unit: then it explains nothing.
             if above and self.name(unit.key) not in above:
                 chain, kinds = (*above, self.name(unit.key)), self._kinds[held.starts[key]]
             if not self._spend(chain):

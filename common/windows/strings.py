@@ -11,9 +11,9 @@ MAX_BYTES = 0xFFFE
 
 
 class UnicodeString(NamedTuple):
-    """A ``UNICODE_STRING``: its lengths in bytes, where its characters are, and the text.
+    """A ``UNICODE_STRING``: its lengths in bytes, the address of its characters, and the text.
 
-    ``text`` is None where it cannot be read or makes no sense; that there is room for it is not looked at.
+    ``text`` is None if unreadable or implausible; ``Length`` is not compared with ``MaximumLength``.
     """
 
     length: int
@@ -27,9 +27,9 @@ def read_unicode_string(
 ) -> UnicodeString:
     """Read a ``UNICODE_STRING``, {Length, MaximumLength, Buffer}; its characters can be paged out.
 
-    :param pointer_size: in bytes, of the code whose structure it is.
-    :param limit: a string of more bytes makes no sense.
-    :param errors: what becomes of half a surrogate pair, by the names of Python's codecs.
+    :param pointer_size: in bytes, of the code that owns the structure.
+    :param limit: a string of more bytes is implausible.
+    :param errors: how half a surrogate pair is decoded: an error handler of Python's codecs.
     :raises FaultError: if the structure itself cannot be read.
     """
     raw = memory.read(address, 2 * pointer_size)

@@ -10,9 +10,9 @@ from .model import ListedImage, SystemVersion, UnloadedImage
 
 
 class WindowsTarget(Target, Protocol):
-    """A process of Windows, or a dump of one.
+    """A Windows process, or a dump of one.
 
-    ``platform.os`` is ``windows``, and ``platform.arch`` that of the native loader: x86_64 also for a process of 32-bit
+    ``platform.os`` is ``windows``, and ``platform.arch`` the native loader's: x86_64 also for a process of 32-bit
     code on 64-bit Windows.  ``registers(thread)`` has the thread's TEB as ``thread_pointer``, and the registers by
     their own names.
     """
@@ -39,9 +39,9 @@ class StackFrame(NamedTuple):
 
 
 class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
-    """A process of Windows that a debugger runs.
+    """A Windows process that a debugger runs.
 
-    A handler may also set and remove breakpoints; one that stands in a module has to be removed before that goes.
+    A handler may also set and remove breakpoints; one in a module has to be removed before the module is unloaded.
     """
 
     def on_module_change(self, callback: Callable[[int, str, bool], None]) -> Subscription:
@@ -51,7 +51,7 @@ class LiveWindowsTarget(WindowsTarget, LiveTarget, Protocol):
         """Return the id of the thread that the last event came from."""
 
     def frames(self, most: int) -> Sequence[StackFrame]:
-        """Unwind the thread that the last event came from: its own frame first, then its callers, as far as it goes."""
+        """Unwind the thread that the last event came from: its own frame, then its callers, as far as possible."""
 
     def find_symbol(self, address: int) -> Optional[str]:
         """Return the function that covers an address, such as ``main+0x12``; the nearest export without a PDB."""

@@ -1,15 +1,15 @@
-"""How is a dump of a whole Windows machine read without WinDbg?
+"""How is a dump of a Windows machine read without WinDbg?
 
-The header names the page tables, the list of modules and the list of processes; the pages follow in one of four forms:
+The header locates the page tables and the lists of modules and processes; the pages follow in one of four forms:
 
 - complete dumps (type 1): runs of physical pages in the header
-- kernel dumps as Windows XP to 7 write them (type 2): a bitmap of the pages that are there, ``SUMMARY_DUMP``
+- kernel dumps as Windows XP to 7 write them (type 2): a bitmap of the pages present, ``SUMMARY_DUMP``
 - bitmap dumps since Windows 8 (types 5 and 6): the same with a larger header
 - memory dumps since Windows 10 20H1 (types 8 to 10): ranges of pages, ``RDMP``
 
 Sources: DUMP_HEADER64 of Microsoft's windows-docs-rs, mindumpdef.h of the WDK, kdmp-parser (MIT), rekall.  Both
-``PAGEDU64`` and the 32-bit ``PAGEDUMP`` are read here, because kdmp-parser has no 32-bit and no kernel dumps, and
-packages for x86-64 only; it is a witness in the tests.
+``PAGEDU64`` and the 32-bit ``PAGEDUMP`` are read here, because kdmp-parser reads no 32-bit and no kernel dumps, and
+has packages for x86-64 only; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ _TYPES = {
     10: "complete memory",
 }
 
-#: What a header that nobody filled in consists of.
+#: The fill pattern of a header without content.
 _FILLER_32 = int.from_bytes(b"PAGE", "little")
 _FILLER_64 = int.from_bytes(b"PAGEPAGE", "little")
 
-#: A machine has tens of runs; what a kernel memory dump leaves out cuts them into thousands.
+#: A machine has tens of runs; the gaps in a kernel memory dump split them into thousands.
 MAX_RUNS = 1 << 18
 #: Physical addresses have at most 52 bits.
 MAX_FRAMES = 1 << 40
@@ -172,9 +172,10 @@ class KernelDump:
     capabilities = Capability.KERNEL
 
     def __init__(self, path: str, content: Optional[BinaryIO] = None) -> None:
-        """Open a dump; ``content`` is what is read where that is not the file itself, as for compressed ones.
+        """Open a dump.
 
-        :raises DumpFormatError: if it is none, or damaged.
+        :param content: the bytes of the dump if the file itself does not have them, as when it is compressed.
+        :raises DumpFormatError: if it is not a kernel dump, or damaged.
         :raises UnsupportedError: if it is a dump of another kind.
         """
         self._path = path
@@ -363,13 +364,13 @@ class KernelDump:
         return None if build in (0, _FILLER_32) else build & 0xFFFF
 
     def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the dump, including changes since it was opened."""
+        """Return the problems of the dump, including changes since it was opened."""
         if os.fstat(self._file.fileno()).st_size < self._length:
             return [*self._problems, Problem("dump", "the file has been cut off while it was read")]
         return self._problems
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add problems to those of the dump."""
+        """Add problems to the dump's own."""
         self._problems.extend(problems)
 
     def read_physical(self, address: int, size: int) -> bytes:
@@ -443,7 +444,7 @@ class KernelDump:
             return None
 
     def find_symbol(self, name: str) -> Optional[int]:
-        """Find one of the two globals that the header gives."""
+        """Find one of the two globals whose addresses are in the header."""
         if name == "PsActiveProcessHead":
             return self._filled(self._header.active_processes) or self._debugger_pointer(_KDBG_ACTIVE_PROCESSES)
         if name == "PsLoadedModuleList":
@@ -454,7 +455,7 @@ class KernelDump:
         return None if value in (0, _FILLER_32, _FILLER_64) else value
 
     def _read_debugger_data(self) -> Optional[bytes]:
-        """Read KdDebuggerDataBlock, None where it is not there, or still encoded as in a running Windows 8 or later."""
+        """Read KdDebuggerDataBlock, None if it is missing, or still encoded as in a running Windows 8 or later."""
         offset, tag = _KDBG_TAG
         try:
             data = self.read(self._header.debugger_data, _KDBG_SIZE)
@@ -493,7 +494,7 @@ class KernelDump:
 
         return follow_ring(memory, head, read, limit=_MAX_MODULES, subject="the list of modules", noun="modules")
 
-    # -- what a dump of a machine has not ---------------------------------------------------------------------
+    # -- missing in a dump of a machine ------------------------------------------------------------------------
 
     def auxv(self) -> Mapping[int, int]:
         """Return an empty mapping: Windows has no auxiliary vector."""

@@ -1,9 +1,9 @@
 """What does a minidump of a user-mode process hold?
 
-Format: https://learn.microsoft.com/windows/win32/api/minidumpapiset/.  Only what is asked for is read and decoded, and
-the file is not mapped: one that is cut off meanwhile would end the process by SIGBUS.  Nothing in it is trusted: sizes
-and offsets are checked against the file, and what is cut off, or has more entries than any process, is read as far as
-it goes, with a problem.
+Format: https://learn.microsoft.com/windows/win32/api/minidumpapiset/.  Only requested parts are read and
+decoded, and the file is not mapped: truncating it while it is read would end the process with SIGBUS.  Nothing in it is
+trusted: sizes and offsets are checked against the file, and a list that is truncated, or has more entries than any
+process, is read up to that point, with a problem.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE = 48, 108, 24
 MAX_STREAMS = 4096
 MAX_STRING = 65536
 
-# Caps on all that the file has of a kind.
+# Maximum numbers of the items of each kind.
 MAX_RANGES = 1 << 18
 MAX_THREADS = 1 << 17
 MAX_MODULES = 1 << 14
 MAX_UNLOADED = 1 << 14
 #: Bytes of all names.
 MAX_NAMES = 16 << 20
-#: Memory is listed by regions of whole pages, so a read of `Memory`'s has no more pieces.
+#: Maximum number of pieces of one read: listed regions are complete pages, so a read by `Memory` has fewer.
 MAX_PIECES = 16
 _MAX_CONTEXT = 0x1000
 _MAX_INFO = 0x1000
-#: So much of the file is read at once for streams and names, and so many pieces of it are kept.
+#: For streams and names the file is read in blocks of this size; this many are cached.
 _BLOCK = 1 << 16
 _BLOCKS = 64
 
@@ -61,7 +61,7 @@ _AMD64_FIRST = 0x78
 _X86_REGISTERS = ["edi", "esi", "ebx", "edx", "ecx", "eax", "ebp", "eip"]
 _X86_FIRST, _X86_ESP = 0x9C, 0xC4
 
-#: _NT_TIB.Self in a 64-bit TEB, which tells a 64-bit process whose dump was written by 32-bit code.
+#: _NT_TIB.Self in a 64-bit TEB, which identifies a 64-bit process whose dump was written by 32-bit code.
 _TEB64_SELF = 0x30
 _TEB64_PEB, _TEB32_PEB = 0x60, 0x30
 
@@ -98,11 +98,11 @@ class _File:
         return os.fstat(self._stream.fileno()).st_size < self.size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read as many bytes as are there."""
+        """Read up to ``size`` bytes, as many as there are."""
         return read_at(self._stream, offset, size) if 0 <= offset < self.size else b""
 
     def peek(self, offset: int, size: int) -> bytes:
-        """Read bytes near others that are read, through a block cache."""
+        """Read bytes near earlier ones, through a block cache."""
         start = offset - offset % _BLOCK
         if offset + size > start + _BLOCK:
             return self.read(offset, size)
@@ -120,10 +120,11 @@ class MinidumpTarget:
     capabilities = Capability.NONE
 
     def __init__(self, path: str, content: Optional[BinaryIO] = None) -> None:
-        """Open a minidump; ``content`` has its bytes where the file at ``path`` is compressed.
+        """Open a minidump.
 
-        :raises DumpFormatError: if it is none.
-        :raises UnsupportedError: if it is of a processor whose loader is not known.
+        :param content: the bytes of the dump if the file at ``path`` is compressed.
+        :raises DumpFormatError: if it is not a minidump.
+        :raises UnsupportedError: if it is of a processor whose loader is unknown.
         """
         self.path = path
         self._problems: dict[str, str] = {}
@@ -293,11 +294,11 @@ class MinidumpTarget:
         except FaultError:
             return None
 
-    # -- what is in it ----------------------------------------------------------------------------------------
+    # -- contents ---------------------------------------------------------------------------------------------
 
     @property
     def pid(self) -> Optional[int]:
-        """Return the process id, where the dump tells it."""
+        """Return the process id, None if the dump does not have it."""
         data = self._stream(_MISC_INFO)
         if len(data) < 12:
             return None
@@ -316,7 +317,7 @@ class MinidumpTarget:
         return [Problem(where, message) for where, message in self._problems.items()]
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add problems to those of the dump."""
+        """Add problems to the dump's own."""
         self._problems.update(problems)
 
     def auxv(self) -> Mapping[int, int]:
@@ -339,7 +340,7 @@ class MinidumpTarget:
         return [Module(image.path, image.base) for image in self.images()]
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List the UnloadedModuleList stream, in its order; its header tells the sizes."""
+        """List the UnloadedModuleList stream, in its order; its header has the sizes."""
         offset, length = self._streams.get(_UNLOADED_MODULE_LIST, (0, 0))
         data = self._file.peek(offset, 12) if length >= 12 else b""
         if len(data) < 12:
@@ -416,7 +417,7 @@ class MinidumpTarget:
 
 
 def _without_overlaps(ranges: Iterable[_Range]) -> Iterator[_Range]:
-    """Yield sorted ranges so that none begins before the end of the one before."""
+    """Yield sorted ranges, trimmed so that none begins before the end of the previous one."""
     last = 0
     for each in ranges:
         start = max(each.start, last)

@@ -2,7 +2,7 @@
 
 A mapped range leads through ``_SUBSECTION`` to the ``_CONTROL_AREA`` of the section, that through ``FilePointer`` to a
 ``_FILE_OBJECT``.  All file objects of one file share ``_SECTION_OBJECT_POINTERS``, which hold its image section and its
-data section, so that structure stands for the file itself.
+data section, so that structure identifies the file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _OWNER_FLAGS = 7
 class ControlArea(NamedTuple):
     """A section's control area.
 
-    ``file_object`` is 0 where the section is backed by the page file; ``fast_ref`` is the count that was masked off the
-    pointer, None where this version keeps a plain pointer.  ``writable_references`` is None where it is not recorded:
-    of an image, or in this version.
+    ``file_object`` is 0 if the section is backed by the page file; ``fast_ref`` is the count that was masked off the
+    pointer, None if this version keeps a plain pointer.  ``writable_references`` is None if not recorded: for an image,
+    or in this version.
     """
 
     address: int
@@ -45,8 +45,8 @@ class ControlArea(NamedTuple):
 class FileObject(NamedTuple):
     """A file object: one open of a file.
 
-    ``device`` is the address of its ``_DEVICE_OBJECT``, which tells volumes apart.  ``cleaned_up`` says that no handle
-    of it is open any more.
+    ``device`` is the address of its ``_DEVICE_OBJECT``, which identifies the volume.  ``cleaned_up`` says that no
+    handle of it is open any more.
     """
 
     address: int
@@ -147,7 +147,7 @@ class FileReader:
         """Read a control area.
 
         :raises FaultError: if it cannot be read.
-        :raises CorruptError: if there is none.
+        :raises CorruptError: if there is no control area at the address.
         """
         if address not in self._areas:
             self._areas[address] = self._read_control_area(address)
@@ -175,7 +175,7 @@ class FileReader:
         )
 
     def views(self, area: ControlArea) -> Optional[Walk[ControlAreaView]]:
-        """Return a walk along the views of a section by its own ring, None where this version keeps none."""
+        """Return a walk along the views of a section by its own ring, None if this version keeps no ring."""
         nt = self._nt
         if self._ring is None or area.mapped_views == 0:
             return None  # without views its links serve another list
@@ -189,7 +189,7 @@ class FileReader:
         return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="views")
 
     def find_file(self, address: int) -> Optional[FileObject]:
-        """Read a file object, None if there is none at this address."""
+        """Read the file object at an address, None if there is none."""
         if address not in self._files:
             found = self._read_file(address)
             if found is None:
@@ -222,11 +222,11 @@ class FileReader:
 
     def _read_name(self, address: int) -> UnicodeString:
         found = read_unicode_string(self._nt.memory, address, self._nt.pointer_size, errors="surrogatepass")
-        # Characters that are there, but do not count, are those of a name that is not known.
+        # A length of 0 with a buffer: the name is not empty but unknown.
         return found if found.length or not found.buffer else found._replace(text=None)
 
     def section_pointers(self, address: int) -> Optional[SectionPointers]:
-        """Read the section object pointers of a file, None where they cannot be read."""
+        """Read the section object pointers of a file, None if unreadable."""
         try:
             values = self._pointers.read(self._nt.memory, address)
         except FaultError:

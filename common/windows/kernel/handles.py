@@ -17,7 +17,7 @@ from .paging import PAGE_SIZE
 
 #: In one process.
 MAX_HANDLES = 1 << 20
-#: What an entry takes, in Memory's units.
+#: Cost of an entry, in Memory's units.
 _ENTRY_UNITS = 80
 _HANDLE_STEP = 4
 # Lock, inherit and audit bits in _HANDLE_TABLE_ENTRY.Object.
@@ -25,7 +25,7 @@ _OBJECT_FLAGS = 7
 
 
 class Handle(NamedTuple):
-    """An open handle: its value, the object's body, and the access that was granted."""
+    """An open handle: its value, the object's body, and the granted access."""
 
     value: int
     object: int
@@ -78,7 +78,7 @@ class HandleReader:
     def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
         """Yield the addresses of the pages of entries, each once; a null pointer ends a level.
 
-        ``again`` gets those that are led to once more.
+        :param again: receives pages that are reached a second time.
         """
         if address in seen:
             again.append(address)
@@ -113,7 +113,7 @@ class HandleReader:
                 yield Handle((first + index) * _HANDLE_STEP, header + self._body, access)
 
     def _header(self, pointer: int) -> int:
-        """Return the address of the object's header by what the entry has of it, 0 for a free entry."""
+        """Return the address of the object's header from the bits of it in the entry, 0 for a free entry."""
         if not self._is_packed:
             return pointer & ~_OBJECT_FLAGS
         if pointer == 0:

@@ -1,7 +1,7 @@
 """Where are the members of NT's structures in this kernel, and how are they read?
 
-From the kernel's PDB where the target has it, else from our tables; either way the answer is checked against the list
-of processes before it is used.
+From the kernel's PDB if the target has it, else from our tables; either way the answer is checked against the list of
+processes before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...structs import Structure
 from ...target import KernelTarget
 from ..layouts.nt_tables import for_each_nt_candidate, load_nt_table
 
-#: Without these nothing can be answered.
+#: Required for every answer.
 REQUIRED_TYPES = (
     "_EPROCESS",
     "_KPROCESS",
@@ -32,7 +32,7 @@ REQUIRED_TYPES = (
     "_HANDLE_TABLE_ENTRY",
     "_OBJECT_HEADER",
 )
-#: Some versions have these, others do without.
+#: Only in some versions.
 OPTIONAL_TYPES = (
     "_EWOW64PROCESS",
     "_EX_FAST_REF",
@@ -45,7 +45,7 @@ OPTIONAL_TYPES = (
     "_SUBSECTION",
 )
 
-# What may be spent on a machine whose size is not known, and how many bytes of a dump stand for one unit.
+# The budget for a machine of unknown memory size, and the bytes of a dump for each unit of the budget.
 _LIVE_ALLOWANCE = 16 * ALLOWANCE
 _BYTES_FOR_UNIT = 8
 _SYSTEM_PID = 4
@@ -63,7 +63,7 @@ class Nt:
         symbols: Optional[Mapping[str, int]] = None,
     ) -> None:
         self.target = target
-        # A large machine has more processes, and each of its structures takes room in its memory.
+        # A larger machine has more structures to read; as they are in its memory, its size limits their number.
         size = target.size
         self.memory = Memory(target, _LIVE_ALLOWANCE if size is None else max(ALLOWANCE, size // _BYTES_FOR_UNIT))
         self.layouts = layouts
@@ -79,7 +79,7 @@ class Nt:
     def field(self, type_name: str, member: str) -> Field:
         """Return a member of a structure.
 
-        :raises LayoutError: if this version has none such.
+        :raises LayoutError: if this version lacks it.
         """
         layout = self.layouts.get(type_name)
         field = layout.fields.get(member) if layout else None
@@ -90,41 +90,42 @@ class Nt:
     def offset(self, type_name: str, member: str) -> int:
         """Return the offset of a member.
 
-        :raises LayoutError: if this version has none such.
+        :raises LayoutError: if this version lacks it.
         """
         return self.field(type_name, member).offset
 
     def members(self, type_name: str, *names: str, optional: Sequence[str] = ()) -> Structure:
-        """Prepare to read members of a structure; of the optional ones, those that this version lacks are left out.
+        """Prepare to read members of a structure.
 
-        :raises LayoutError: if this version has not all the others.
+        :param optional: members that are omitted if this version lacks them.
+        :raises LayoutError: if this version lacks any of the others.
         """
         wanted = (*names, *(name for name in optional if self.has(type_name, name)))
         return self.structure(type_name, {name: self.field(type_name, name) for name in wanted})
 
     def structure(self, type_name: str, fields: Mapping[str, Field]) -> Structure:
-        """Prepare to read members that are given by where they lie in a structure.
+        """Prepare to read members of a structure, given by their fields.
 
-        :raises LayoutError: if any is no integer.
+        :raises LayoutError: if any is not an integer.
         """
         return Structure(Layout(type_name, 0, fields), self.memory.struct_prefix).require(fields)
 
     def find_symbol(self, name: str) -> Optional[int]:
-        """Find the address of a global of the kernel, None when unknown."""
+        """Find the address of a global of the kernel, None if unknown."""
         address = self.target.find_symbol(name)
         if address is None and name in self._symbols:
             return self.target.kernel.base + self._symbols[name]
         return address
 
     def is_kernel_address(self, address: int) -> bool:
-        """Return True if an address lies in kernel space, assuming the default split."""
+        """Return True if an address is in kernel space, assuming the default split."""
         return address >= 1 << 63 if self.pointer_size == 8 else address >= 1 << 31
 
 
 def find_nt(target: KernelTarget) -> Nt:
     """Find the kernel's layouts: from its PDB, else from our tables; whatever the source, they must fit the target.
 
-    :raises LayoutError: if none does.
+    :raises LayoutError: if no layouts fit.
     """
     tried = []
     for nt in _for_each_candidate(target):
@@ -168,8 +169,8 @@ def _layouts_of_pdb(target: KernelTarget) -> dict[str, Layout]:
 def _misfit(nt: Nt) -> Optional[str]:
     """Return why the layouts do not fit the kernel, None if the first processes make sense.
 
-    Checked: the first process is System with id 4; of those that follow, ids are multiples of 4, names are text, and
-    page tables are where page tables can be.  Where the list is cut off behind System, that is no fault of the layout.
+    Checked: the first process is System with id 4; in the next ones ids are multiples of 4, names are text, and page
+    tables are at possible addresses.  If the list is truncated after System, the layout is not to blame.
     """
     try:
         head = nt.find_symbol("PsActiveProcessHead")
@@ -220,7 +221,7 @@ class _ProcessChecker:
 
 
 def rsds(read: Memory, base: int) -> Optional[str]:
-    """Read the GUID and age of the PDB out of an image in memory, as symbol servers file them; None if it has none.
+    """Read the GUID and age of the PDB from an image in memory, as symbol servers file them; None if it has none.
 
     Source: Microsoft's PE/COFF specification, "Debug Directory"; the record is ``RSDS``, GUID, age, path.
     """

@@ -1,10 +1,10 @@
 """Which physical page holds this virtual address?
 
-x64 with four levels, x86 with and without PAE, large pages.  An entry that the processor refuses can still say where
-the page is: in transition (on the standby or modified list), or described by a prototype PTE.  What is in the page
-file is not in a dump.
+x64 with four levels, x86 with and without PAE, large pages.  An entry that is invalid for the processor can
+still locate the page: in transition (on the standby or modified list), or described by a prototype PTE.  Pages in the
+page file are not in a dump.
 
-The bits of valid entries are the processor's (Intel SDM, volume 3, chapter 4), those of invalid ones NT's
+The bits of valid entries are the processor's (Intel SDM, volume 3, chapter 4), the bits of invalid ones NT's
 (``_MMPTE_TRANSITION``, ``_MMPTE_PROTOTYPE`` in ntkrnlmp.pdb; they have not moved from Windows 7 to 11).
 """
 
@@ -25,7 +25,7 @@ _LARGE = 1 << 7
 _PROTOTYPE = 1 << 10
 _TRANSITION = 1 << 11
 
-# What stands in a prototype PTE's address where the VAD has to be asked: MI_PTE_LOOKUP_NEEDED.
+# A prototype PTE with this address is found through the VAD: MI_PTE_LOOKUP_NEEDED.
 _LOOKUP_NEEDED = 0xFFFFFFFF0000
 
 # A page of prototype PTEs is itself in paged pool, whose own page tables are not paged out.
@@ -74,9 +74,9 @@ _MODES = {
 class Pager:
     """Translate the virtual addresses of one address space.
 
-    ``read_physical(address, size)`` raises FaultError for what is not there.  ``frame_limit`` is the number of page
-    frames that the machine has: an entry in transition can carry bits above it (the mask against L1TF, CVE-2018-3620),
-    which are dropped.
+    :param read_physical: reads ``size`` bytes at a physical address; raises FaultError if any of them is missing.
+    :param frame_limit: the number of the machine's page frames: an entry in transition can have bits above it (the
+        mask against L1TF, CVE-2018-3620), which are dropped.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Pager:
         return None if content is None else int.from_bytes(content[index * size : (index + 1) * size], "little")
 
     def _invalid(self, entry: int) -> Optional[int]:
-        """Find the page of an entry that the processor refuses."""
+        """Find the page of an entry that is invalid for the processor."""
         if entry & _PROTOTYPE:
             address = self._prototype_address(entry)
             return None if address is None else self._prototype(address)
@@ -169,7 +169,7 @@ class Pager:
         return address | 0xFFFF << 48 if address >> 47 else address
 
     def _prototype(self, address: int) -> Optional[int]:
-        """Follow a prototype PTE, which lies in paged pool: that page can be described by one in turn."""
+        """Follow a prototype PTE; it is in paged pool, whose page can be described by a prototype PTE in turn."""
         if address in self._resolving or len(self._resolving) >= _MAX_PROTOTYPE_DEPTH:
             return None
         self._resolving.add(address)

@@ -17,7 +17,7 @@ class Process(NamedTuple):
 
     ``name`` is ``ImageFileName``, at most 14 characters of it.  ``wow64`` is the WoW64 process pointer (the 32-bit PEB
     up to Windows 10 1511, ``_EWOW64PROCESS`` later), 0 for a native process.  ``exited`` says that its last thread has
-    gone.
+    ended.
     """
 
     eprocess: int
@@ -31,14 +31,14 @@ class Process(NamedTuple):
 
     @property
     def is_plausible(self) -> bool:
-        """Return True if this can be a process at all; for addresses that no list confirms."""
+        """Return True if this can be a process; for addresses that no list confirms."""
         return self.pid > 0 and self.pid % 4 == 0 and self.name.isprintable() and self.directory_table_base > 0
 
 
 def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     """List the processes in the order of ``PsActiveProcessHead``.
 
-    Where the list is damaged, what lies behind the damage is reached from its other end.
+    If the list is damaged, the processes after the damage are reached from its other end.
     """
     head = nt.find_symbol("PsActiveProcessHead")
     if head is None:

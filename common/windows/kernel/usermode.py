@@ -45,7 +45,7 @@ class MachineProcess:
         return SystemVersion(0, 0, self._machine.build_number or 0)
 
     def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the machine's memory."""
+        """Return the problems of the machine's memory."""
         return (*self._machine.problems(), *self._problems)
 
     def read(self, address: int, size: int) -> bytes:
@@ -53,7 +53,7 @@ class MachineProcess:
         return self._space.read(address, size)
 
     def peb(self) -> Optional[int]:
-        """Return the native PEB; the System process and its kind have none."""
+        """Return the native PEB; system processes have none."""
         return self._process.peb or None
 
     def wow64_peb(self) -> Optional[int]:
@@ -70,7 +70,7 @@ class MachineProcess:
             return None
 
     def images(self) -> Sequence[ListedImage]:
-        """List the files that the process maps as images, by its VADs; nothing if its program is not among them."""
+        """List the files that the process maps as images, from its VADs; empty without the program among them."""
         if self._images is None:
             program = self._program_base()
             found = sorted(self._mapped_images(), key=lambda image: (image.base != program, image.base))
@@ -135,8 +135,8 @@ class MachineProcess:
 def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachineProcess:
     """Open a process of a machine: the one with the given id, else the current one.
 
-    :raises NotFoundError: if there is none.
-    :raises LayoutError: if the kernel's structures are not known.
+    :raises NotFoundError: if there is no such process.
+    :raises LayoutError: if no layouts of the kernel's structures fit.
     """
     nt = find_nt(machine)
     processes = [process for process in list_processes(nt, []) if not process.exited]

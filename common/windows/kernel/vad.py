@@ -1,7 +1,7 @@
 """Which ranges of a process are mapped, and to what?
 
 The virtual address descriptors of a process form a balanced tree: ``_MM_AVL_TABLE`` whose sentinel is the table itself
-in Windows Vista and 7, a bare pointer to the root ``_MMVAD`` in XP, ``_RTL_AVL_TREE`` since 8.1.  Only long ones
+in Windows Vista and 7, a plain pointer to the root ``_MMVAD`` in XP, ``_RTL_AVL_TREE`` since 8.1.  Only long ones
 (``_MMVAD``) map sections; reading ``Subsection`` out of a short one (``_MMVAD_SHORT``) reads the next pool block.
 """
 
@@ -14,21 +14,21 @@ from ...errors import FaultError
 from ...model import Field, Problem
 from .kernel import Nt
 
-#: In one process; Windows itself does not come near.
+#: In one process; real ones have far fewer.
 MAX_VADS = 1 << 19
-#: What a VAD takes, in Memory's units, besides the bytes that are read.
+#: Cost of a VAD, in Memory's units, in addition to the bytes read.
 _VAD_UNITS = 300
-#: So many problems of one tree are told.
+#: Maximum number of reported problems of one tree.
 _TOLD_PROBLEMS = 8
 PAGE_SHIFT = 12
 
-# MI_VAD_TYPE: what of these is mapped from a section.
+# The values of MI_VAD_TYPE that are mapped from a section.
 VAD_NONE = 0
 VAD_IMAGE_MAP = 2
 VAD_LARGE_PAGE_SECTION = 7
 _SECTION_TYPES = frozenset({VAD_NONE, VAD_IMAGE_MAP, VAD_LARGE_PAGE_SECTION})
 
-# Pool tags of _MMVAD_SHORT; those of _MMVAD are "Vad ", "Vadl" and "Vadm".
+# Pool tags of _MMVAD_SHORT; _MMVAD has "Vad ", "Vadl" and "Vadm".
 _SHORT_TAGS = frozenset({b"VadS", b"VadF"})
 
 # As !vad prints MMVAD_FLAGS.Protection: three bits, and two more for caching and guard pages.
@@ -48,7 +48,7 @@ class Vad(NamedTuple):
     """A range of addresses: ``start`` to ``end``, the last byte, inclusive.
 
     ``section`` is the address in ``Subsection`` (in XP: of the ``_CONTROL_AREA`` itself), 0 for private memory.
-    ``commit`` counts pages, None where none are charged.
+    ``commit`` counts pages, None if none are charged.
     """
 
     address: int
@@ -67,7 +67,7 @@ class VadReader:
         self._nt = nt
         self._root = nt.offset("_EPROCESS", "VadRoot")
         self._node = 0
-        # One request for each VAD: members of the structures that are nested in _MMVAD_SHORT, by their place in it.
+        # One read per VAD: members of the structures nested in _MMVAD_SHORT, by their offset in it.
         members: dict[str, Field] = {}
         if nt.has("_MMVAD_SHORT", "VadNode"):
             self._node = nt.offset("_MMVAD_SHORT", "VadNode")
@@ -175,7 +175,7 @@ class VadReader:
         )
 
     def _is_short(self, address: int) -> bool:
-        """Return True if the pool tag is that of a ``_MMVAD_SHORT``, whatever the flags say."""
+        """Return True if the pool tag is one of ``_MMVAD_SHORT``, regardless of the flags."""
         return self._nt.memory.try_read(address - self._tag_before, 4) in _SHORT_TAGS
 
 

@@ -1,7 +1,7 @@
-"""Which layouts of NT's structures are known, and which of them could be those of this kernel?
+"""Which layouts of NT's structures are known, and which of them could fit this kernel?
 
-One file per architecture, ``common/data/layouts/nt-ARCH.json``, in the form of glibc's: variants of each structure, at
-which every build points by number.  Nothing here decides: every candidate is validated against the live target, because
+One file per architecture, ``common/data/layouts/nt-ARCH.json``, in the form of glibc's: variants of each structure, to
+which every build refers by number.  Nothing here decides: every candidate is validated against the live target, because
 an update can change a structure within a build (7601 did in 2018).
 """
 
@@ -19,7 +19,7 @@ class NtBuild(NamedTuple):
     """A build of the kernel whose layouts are known.
 
     ``version`` is the file's own, such as ``6.1.7601.17514``; ``also`` are builds that run the same kernel with another
-    number; ``guid`` is that of the PDB, None where it is not known; ``symbols`` are addresses from the image's base.
+    number; ``guid`` is the PDB's, None if unknown; ``symbols`` are addresses relative to the image's base.
     """
 
     version: str
@@ -51,7 +51,7 @@ class NtTable(NamedTuple):
 
 
 class NtCandidate(NamedTuple):
-    """Layouts that could be those of a kernel; ``symbols`` only where they are those of the very build."""
+    """Layouts that could fit a kernel; ``symbols`` only if they are of the exact build."""
 
     layouts: Mapping[str, Layout]
     source: Source
@@ -62,7 +62,7 @@ class NtCandidate(NamedTuple):
 def load_nt_table(arch: str) -> NtTable:
     """Load the layouts for an architecture, given by its GNU name.
 
-    :raises LayoutError: there is no table for it.
+    :raises LayoutError: if there is no table for it.
     """
     document = read_table("nt", arch)
     builds = tuple(
@@ -79,7 +79,7 @@ def load_nt_table(arch: str) -> NtTable:
 
 
 def for_each_nt_candidate(table: NtTable, guid: Optional[str], number: Optional[int]) -> Iterator[NtCandidate]:
-    """Yield layouts from the table: that of the exact build, by its PDB's GUID, else all of the same build number."""
+    """Yield layouts from the table: of the exact build, by its PDB's GUID, else all of the same build number."""
     for build in table.builds:
         if guid is not None and build.guid == guid:
             source = Source(SourceKind.TABLE, f"Windows {build.version}, by the GUID of its PDB")

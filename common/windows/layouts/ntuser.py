@@ -1,7 +1,7 @@
 """Which layouts can the structures of Windows' loader have, most trustworthy first?
 
-``common/data/layouts/ntuser-ARCH.json`` has those of some builds; builds between them are like their neighbours, which
-is why nothing here decides: `loaders.windows` validates every candidate against the target.
+``common/data/layouts/ntuser-ARCH.json`` has the layouts of some builds; builds between them resemble their neighbours.
+So nothing here decides: `loader.lists` validates every candidate against the target.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...errors import LayoutError
 from ...layouts import read_table
 from ...model import Field, Layout, Source, SourceKind
 
-#: The structures of which the loader's state consists; _LDR_DDAG_NODE is absent before Windows 8.
+#: The structures that make up the loader's state; _LDR_DDAG_NODE is absent before Windows 8.
 LOADER_TYPES = ("_PEB", "_PEB_LDR_DATA", "_LDR_DATA_TABLE_ENTRY", "_LDR_DDAG_NODE")
 #: The first build that keeps the loader's graph: Windows 8.
 FIRST_GRAPH_BUILD = 9200
@@ -50,9 +50,9 @@ def _load(arch: str) -> Any:
 def for_each_candidate(arch: str, build: int) -> Iterator[NtLayouts]:
     """Yield the layouts known for an architecture, best matches for build number ``build`` first.
 
-    Those of the same era come first, then the nearest older build, then the others by distance.
+    Builds with the same kind of loader come first, among these older before newer ones, then by distance.
 
-    :raises LayoutError: there are none for the architecture.
+    :raises LayoutError: if there are none for the architecture.
     """
     document = _load(arch)
     seen: set[tuple[int, ...]] = set()

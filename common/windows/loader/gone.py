@@ -1,8 +1,8 @@
 """Which unloads does Windows' loader itself record?
 
-ntdll keeps a ring of RTL_UNLOAD_EVENT_TRACE.  RtlGetUnloadEventTraceEx gives the addresses of three of its variables,
-element size, count and pointer; without symbols and without calling it they are read out of its code, whose bytes are
-the same from Windows 10 to Wine.
+ntdll keeps a ring of RTL_UNLOAD_EVENT_TRACE.  RtlGetUnloadEventTraceEx returns the addresses of three variables:
+element size, count and pointer.  Without symbols and without a call, they are read from its code, whose bytes are the
+same from Windows 10 to Wine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .lists import Loader
 EXPORT = "RtlGetUnloadEventTraceEx"
 #: RTL_UNLOAD_EVENT_TRACE_NUMBER is 64, or 16 in older versions.
 MAX_EVENTS = 1 << 12
-#: What an event takes, in Memory's units.
+#: Cost of an event, in Memory's units.
 _EVENT_UNITS = 2000
 _NAME_BYTES = 64
 _SIZES = {8: (0x60, 0x68), 4: (0x54, 0x5C)}
@@ -46,7 +46,7 @@ class UnloadRecord(NamedTuple):
 
 
 def find_unloads(loader: Loader) -> tuple[Optional[UnloadRecord], Optional[Problem]]:
-    """Find the loader's record of unloads; None with the reason where it is not known."""
+    """Find the loader's record of unloads; None and the reason if it cannot be found."""
     memory, size = loader.memory, loader.pointer_size
     where = "unload events" + (" of the 32-bit loader" if loader.kind == "wow64" else "")
     ntdll = loader.find_entry("ntdll.dll")

@@ -1,8 +1,8 @@
 """What does Windows' loader know about the DLLs of a process?
 
-The way goes through memory: TEB -> PEB -> PEB_LDR_DATA -> three lists of LDR_DATA_TABLE_ENTRY, and since Windows 8 the
-graph of LDR_DDAG_NODE.  Which rules count is decided by structure, not by version: the version that a process is told
-can be wrong (Wine claims any).  A process of 32-bit code on 64-bit Windows has two loaders, each with its own lists.
+Path: TEB -> PEB -> PEB_LDR_DATA -> three lists of LDR_DATA_TABLE_ENTRY, and since Windows 8 the graph of LDR_DDAG_NODE.
+Which rules apply is decided by structure, not by version: the version that a process sees can be wrong (Wine reports
+any).  A process of 32-bit code on 64-bit Windows has two loaders, each with its own lists.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..pe import find_export
 from ..strings import MAX_BYTES, read_unicode_string
 from ..target import WindowsTarget
 
-#: More than this is taken for a corrupt list.
+#: A longer list is considered corrupt.
 MAX_ENTRIES = 1 << 14
 #: Bytes of a base name: NAME_MAX of NTFS is 255 characters.
 _MAX_NAME = 512
-#: What an entry, a node and an edge take, in Memory's units, besides the bytes that are read.
+#: Costs of an entry, a node and an edge, in Memory's units, in addition to the bytes read.
 _ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
-#: Records of the graph that are read in all: a damaged graph can be endless.
+#: Maximum number of records read from the graph: a damaged graph can be endless.
 MAX_RECORDS = 500_000
-#: What stands behind the last record of a node's edges, where no address can be.
+#: Ends the list of a node's edges; never an address.
 _NO_RECORD = -1
 #: How many entries decide whether a layout fits.
 _SAMPLE = 8
@@ -42,7 +42,7 @@ FIRST_VISTA_BUILD = 6000
 PINNED = 0xFFFFFFFF
 PINNED_16 = 0xFFFF
 
-# Flags of Windows 8 and later; those of before that matter are named so.
+# Flags of Windows 8 and later, unless the name says otherwise.
 FLAG_MARKED_FOR_REMOVAL = 0x2
 FLAG_STATIC_LINK_WIN7 = 0x2
 FLAG_IMAGE_DLL = 0x4
@@ -94,7 +94,7 @@ _LISTS = (
     ("memory", "InMemoryOrderModuleList", "InMemoryOrderLinks"),
     ("initialization", "InInitializationOrderModuleList", "InInitializationOrderLinks"),
 )
-#: What is read of entries and nodes, as far as the version has it.
+#: Members of entries and nodes that are read if the version has them.
 ENTRY_FIELDS = (
     "Flags",
     "LoadCount",
@@ -108,7 +108,7 @@ _SIGNED = frozenset({"State", "LoadReason"})
 
 
 class Fit(enum.IntEnum):
-    """How well a layout's nodes, or the links there before Windows 8, fit: whether they point back at entries."""
+    """Whether the nodes under a layout, or before Windows 8 the links in their place, point back at entries."""
 
     WRONG = 0
     UNREADABLE = 1
@@ -123,7 +123,7 @@ class DdagNode:
     def __init__(self, record: StructView) -> None:
         self.record = record
         self.address = record.address
-        #: In the order of its ring, and why that was not seen as a whole.
+        #: In the order of its ring, and why the ring could not be read completely.
         self.modules: Mapping[int, None] = {}
         self.cut: Optional[str] = None
         self.children: Optional[tuple[int, ...]] = None
@@ -196,7 +196,7 @@ class LdrEntry:
 
 
 class Loader:
-    """One loader of the process: its DLLs by entry address, in load order as far as that list could be followed."""
+    """One loader of the process: its DLLs by entry address, in load order up to the end or a break of that list."""
 
     def __init__(self, kind: str, memory: Memory, peb: int, layouts: NtLayouts) -> None:
         self.kind = kind
@@ -236,7 +236,7 @@ class Loader:
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """Return what could not be read or is inconsistent."""
+        """Return problems: unreadable or inconsistent data."""
         return tuple(self._problems)
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -249,7 +249,7 @@ class Loader:
         """Read the loader's state.
 
         :raises FaultError: if PEB_LDR_DATA is not in memory.
-        :raises CorruptError: if there is none.
+        :raises CorruptError: if there is no PEB_LDR_DATA.
         """
         ldr = self._ldr()
         heads = self.layouts.require("_PEB_LDR_DATA")
@@ -315,7 +315,7 @@ class Loader:
         return entry
 
     def _name(self, address: int, limit: int) -> str:
-        """Read a name of at most so many bytes; empty if it cannot be read or makes no sense."""
+        """Read a name of at most ``limit`` bytes; empty if it is unreadable or implausible."""
         try:
             found = read_unicode_string(self.memory, address, self.pointer_size, limit)
         except FaultError:
@@ -338,7 +338,7 @@ class Loader:
     # -- the graph --------------------------------------------------------------------------------------------
 
     def read_graph(self) -> None:
-        """Read the nodes and the edges between them, where this version has any."""
+        """Read the nodes and the edges between them, if this version has any."""
         if not self.layouts.has_graph or "_LDR_DDAG_NODE" not in self.layouts.layouts:
             return
         missing = []
@@ -470,11 +470,11 @@ class Loader:
         return next((each for each in self.entries.values() if each.name.lower() == wanted), None)
 
     def in_load_order(self) -> list[LdrEntry]:
-        """List the entries in load order, those that are not in that list last."""
+        """List the entries in load order, with entries missing from that list last."""
         return sorted(self.entries.values(), key=lambda e: (e.orders.get("load", MAX_ENTRIES), e.address))
 
     def in_initialization_order(self) -> list[LdrEntry]:
-        """List the entries that are in that order."""
+        """List the entries of the initialisation order, in that order."""
         listed = [each for each in self.entries.values() if "initialization" in each.orders]
         return sorted(listed, key=lambda each: each.orders["initialization"])
 
@@ -488,10 +488,10 @@ def find_loaders(
 ) -> tuple[list[Loader], list[Problem]]:
     """Find and read the loaders of a process, the native one first.
 
-    ``wow64_peb`` is the PEB of 32-bit code where it is known, else it is looked for by the threads.
     Problems say why a loader, or all of them, could not be read.
 
-    :raises UnsupportedError: if it is no process of Windows.
+    :param wow64_peb: the PEB of 32-bit code; if None, it is searched for through the threads.
+    :raises UnsupportedError: if the target is not a Windows process.
     """
     if target.platform.os != "windows":
         raise UnsupportedError("it is no process of Windows: ask with dlstate, dlplan or dlgone")
@@ -585,7 +585,7 @@ def choose_layout(kind: str, memory: Memory, peb: int, arch: str, target: Window
         fit = loader.fit = _graph_fit(loader)
         if fit is Fit.RIGHT:
             return loader
-        # Where nothing tells, the order of the candidates decides, which is that of the version.
+        # Among equal fits the order of the candidates decides: best match for the version first.
         if best is None or (-int(fit), rank) < best[0]:
             best = ((-int(fit), rank), loader)
     if best is None:
@@ -619,7 +619,7 @@ def _debug_layouts(target: WindowsTarget, arch: str, build: int) -> Optional[NtL
 
 
 def validate(loader: Loader) -> str:
-    """Return what is wrong with the entries under this layout; empty if they make sense."""
+    """Return what is wrong with the entries under this layout; empty if they are plausible."""
     sample = loader.in_load_order()[:_SAMPLE]
     if not sample:
         return "the lists are empty, or cannot be read"
@@ -646,7 +646,7 @@ def _graph_fit(loader: Loader) -> Fit:
 
 
 def _links_fit(loader: Loader) -> Fit:
-    """Return how well the entries show a list at Windows 8's DdagNode, as Vista and 7 have one there."""
+    """Return how well entries fit Vista and 7, which have list links at the offset of Windows 8's DdagNode."""
     place = 0x98 if loader.pointer_size == 8 else 0x50
     fits = []
     for entry in loader.in_load_order()[:_SAMPLE]:

@@ -1,8 +1,7 @@
 """What does FreeLibrary do, under the rules of each of Windows' loaders?
 
-XP and Windows 7 count every import edge of a closure, at each load and each free; Windows 8 keeps a graph in which
-each edge counts once; Wine has 16-bit counts along such a graph.  `ImportGraph` is what they count on: it is copied,
-and the copy is freed.
+XP to Windows 7 count every import edge of the closure at each load and each free; Windows 8 keeps a graph in which each
+edge counts once; Wine has 16-bit counts along such a graph.  A plan copies the `ImportGraph` and frees the copy.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from .lists import (
     Loader,
 )
 
-#: What a step along an edge takes, in Memory's units.
+#: Cost of a step along an edge, in Memory's units.
 _STEP_UNITS = 6
-#: Imports that are looked at in all: a real process has some ten of each module.
+#: Maximum number of imports in total: a real process has about ten per module.
 MAX_IMPORTS = 500_000
 
 
@@ -38,10 +37,10 @@ class _TooLongError(Exception):
 
 
 class LoadUnit:
-    """DLLs that are loaded and unloaded together: those of an LDR_DDAG_NODE, or a single entry.
+    """DLLs that are loaded and unloaded together: the modules of an LDR_DDAG_NODE, or a single entry.
 
-    ``count`` is None when it is not known.  ``children`` are in the order of the imports; ``parents`` are those whose
-    edges are known.
+    ``count`` is None if unknown; ``own`` is the part of it that LoadLibrary contributed.  ``children`` are in import
+    order, ``parents`` the ones whose edges are known.
     """
 
     __slots__ = ("children", "count", "entries", "key", "own", "parents", "pinned")
@@ -65,7 +64,7 @@ class LoadUnit:
 
 
 def effective_count(unit: LoadUnit, rule: LoaderRule) -> Optional[int]:
-    """Return the load count by which FreeLibrary decides; None if it is not known, or stands for a pin."""
+    """Return the load count by which FreeLibrary decides; None if it is unknown, or marks a pinned DLL."""
     if unit.count == PINNED or (unit.count == PINNED_16 and rule is not LoaderRule.WIN8):
         return None
     return unit.count
@@ -74,7 +73,7 @@ def effective_count(unit: LoadUnit, rule: LoaderRule) -> Optional[int]:
 class FreeResult(NamedTuple):
     """The effect of calls of FreeLibrary.
 
-    ``dead`` in the order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
+    ``dead`` in order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
     lowered the count.
     """
 
@@ -88,7 +87,7 @@ class FreeResult(NamedTuple):
 class ImportGraph:
     """The import edges and load counts of one loader's DLLs; `free` simulates FreeLibrary on them.
 
-    ``spend`` takes units of Memory's budget, and returns False if not enough are left.
+    :param spend: charges units to Memory's budget; returns False if not enough are left.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class ImportGraph:
         self._spend = spend
         self.units = units
         self.by_entry = by_entry
-        #: Entries whose imports could not be read, and those that import through API sets, before Windows 8.
+        #: Before Windows 8: entries whose imports could not be read, and entries that import through API sets.
         self.unread: set[int] = set()
         self.api_sets: set[int] = set()
 
@@ -124,15 +123,15 @@ class ImportGraph:
     def step(self, count: int) -> None:
         """Charge steps along edges to the budget.
 
-        :raises _TooLongError: if the command may not take so many.
+        :raises _TooLongError: if the command's budget is exhausted.
         """
         if not self._spend(_STEP_UNITS * count):
             raise _TooLongError
 
     def free(self, entry: LdrEntry, frees: int, shutdown: bool, initialization: Sequence[LdrEntry]) -> FreeResult:
-        """Simulate calls of FreeLibrary, until one changes nothing; the graph is left in the resulting state.
+        """Simulate calls of FreeLibrary until one changes nothing; the graph is left in the resulting state.
 
-        Where that takes too long, nothing is known.
+        If the budget is exhausted, the result is unknown.
         """
         if shutdown:
             return FreeResult((), None, True, "process-exiting", 0)
@@ -250,7 +249,7 @@ def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
 
 
 def _find_own_counts(graph: ImportGraph) -> None:
-    """Find LoadLibrary's share of each count."""
+    """Compute the part of each count that LoadLibrary contributed."""
     if graph.rule not in (LoaderRule.WIN8, LoaderRule.WINE):
         _solve_closures(graph)
         return
@@ -261,9 +260,9 @@ def _find_own_counts(graph: ImportGraph) -> None:
 
 
 def _lost_in_wine(graph: ImportGraph) -> dict[int, int]:
-    """Count for each unit the edges that Wine forgot to count: those that were found while it was being linked itself.
+    """Count for each unit the import edges that Wine did not count: those met while the unit itself was being linked.
 
-    They lead back to what is on the way from the DLL that was loaded; DLLs are linked depth first, in load order.
+    They lead back to a unit on the path from the loaded DLL; Wine links DLLs depth first, in load order.
     """
     lost = dict.fromkeys(graph.units, 0)
     seen: set[int] = set()
@@ -289,11 +288,11 @@ def _lost_in_wine(graph: ImportGraph) -> dict[int, int]:
 
 
 def _solve_closures(graph: ImportGraph) -> None:
-    """Compute how often each DLL was loaded, before Windows 8: counts follow from loads, importers first.
+    """Compute how often each DLL was loaded, before Windows 8: counts result from loads, importers first.
 
     A load of R adds 1 to R, and 1 to T for each importer of T in R's closure.  The members of an import cycle share
-    their closure, so with L loads of them in all, member i has its own loads and L for each importer in the cycle.
-    What does not come out even, and all that it imports, stays unknown.
+    their closure, so with L loads of them in total, member i has its own loads and L for each importer in the cycle.
+    Members whose counts do not add up, and everything that they import, remain unknown.
     """
     if graph.unread:
         return
@@ -304,7 +303,7 @@ def _solve_closures(graph: ImportGraph) -> None:
 def _compute_shares(graph: ImportGraph) -> None:
     """Compute the shares from the importers down.
 
-    :raises _TooLongError: if there are too many; the shares of those that were not come to stay unknown.
+    :raises _TooLongError: if the command's budget is exhausted; shares not computed by then remain unknown.
     """
     share: dict[int, int] = dict.fromkeys(graph.units, 0)
     tainted: set[int] = set()
@@ -330,9 +329,9 @@ def _compute_shares(graph: ImportGraph) -> None:
 
 
 def _closure(graph: ImportGraph, start: int) -> Collection[int]:
-    """Return a unit and all that it imports.
+    """Return a unit and everything that it imports.
 
-    :raises _TooLongError: if the command may not take so many steps.
+    :raises _TooLongError: if the command's budget is exhausted.
     """
 
     def children(key: int) -> Sequence[int]:
@@ -344,7 +343,7 @@ def _closure(graph: ImportGraph, start: int) -> Collection[int]:
 
 
 def components(graph: ImportGraph, starts: Iterable[int]) -> Iterator[list[int]]:
-    """Yield the strongly connected components below some units, what is imported first (Tarjan's algorithm).
+    """Yield the strongly connected components below some units, imported ones first (Tarjan's algorithm).
 
     Each begins with the unit through which it was entered.
     """
@@ -464,7 +463,7 @@ class _GraphRule(_Rule):
 
 
 class _CountingRule(_Rule):
-    """Wine, and XP to Windows 7: 16-bit counts; what is at 0 is detached in reverse order of initialisation."""
+    """Wine, and XP to Windows 7: 16-bit counts; DLLs at 0 are detached in reverse order of initialisation."""
 
     order = "reverse-initialization"
 
@@ -508,7 +507,7 @@ class _CountingRule(_Rule):
 
 
 class _WineRule(_CountingRule):
-    """Wine: a count that becomes 0 lowers those of its imports."""
+    """Wine: a unit whose count becomes 0 lowers the counts of its imports."""
 
     def _lower(self, unit: LoadUnit) -> None:
         in_progress: set[int] = set()
@@ -539,7 +538,7 @@ class _WineRule(_CountingRule):
 
 
 class _ClosureRule(_CountingRule):
-    """XP to Windows 7: every import edge of the closure is lowered; all at 0 go."""
+    """XP to Windows 7: every import edge of the closure lowers a count; all DLLs at 0 are unloaded."""
 
     def _lower(self, unit: LoadUnit) -> None:
         assert unit.count is not None

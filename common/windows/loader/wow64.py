@@ -1,7 +1,7 @@
 """What are the 32-bit registers and the 32-bit stack of a thread in a WoW64 process?
 
 Slot 1 of its 64-bit TLS points at a structure with a WOW64_CONTEXT at offset 4, by Microsoft's documentation up to
-Windows 8.1 (learn.microsoft.com/windows/win32/api/winnt/ns-winnt-wow64_context); so what is there is believed only when
+Windows 8.1 (learn.microsoft.com/windows/win32/api/winnt/ns-winnt-wow64_context); so the structure is accepted only if
 it has the segments of 32-bit user code and a stack pointer within the 32-bit stack.  Offsets of WOW64_CONTEXT: winnt.h.
 """
 
@@ -33,7 +33,7 @@ _SIZE = 0xCC
 
 
 class Wow64Thread(NamedTuple):
-    """A thread in its 32-bit code: its registers, empty where they are not known, and the bounds of its stack."""
+    """A thread in its 32-bit code: its registers, empty if unknown, and the bounds of its stack."""
 
     registers: Mapping[str, int]
     stack_base: int

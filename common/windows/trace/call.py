@@ -20,7 +20,7 @@ WORD = 8
 class DllCallStart(NamedTuple):
     """The start of a call: its event header, its function, and the stack pointer at its return address.
 
-    ``examined`` is the process as it was then, ``counts`` the load counts by base.
+    ``examined`` is the process at that time, ``counts`` the load counts by base.
     """
 
     header: EventHeader
@@ -32,14 +32,14 @@ class DllCallStart(NamedTuple):
 
 
 class DllCall:
-    """An in-flight call; ``added`` and ``went`` were mapped and unmapped during it."""
+    """An in-flight call; ``loaded`` and ``unloaded`` were mapped and unmapped during it."""
 
     def __init__(self, call_start: DllCallStart) -> None:
         self.header, self.function, self.stack, self.returns_to, self.examined, self.counts_before = call_start
-        #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
+        #: An event during the call was not understood: the call may have ended, and its effects may be lost.
         self.is_uncertain = False
-        self.added: list[DllInstance] = []
-        self.went: list[DllInstance] = []
+        self.loaded: list[DllInstance] = []
+        self.unloaded: list[DllInstance] = []
 
     def note_race(self) -> None:
         """Record that another thread loaded or freed during the call."""
@@ -51,7 +51,7 @@ class DllCall:
 
     def note_module(self, module: DllInstance, is_loaded: bool) -> None:
         """Record a module that the call's thread mapped or unmapped."""
-        (self.added if is_loaded else self.went).append(module)
+        (self.loaded if is_loaded else self.unloaded).append(module)
 
     def release(self) -> None:
         """Remove the breakpoints that serve this call only."""
@@ -60,8 +60,8 @@ class DllCall:
 class LoadCall(DllCall):
     """A load, or another call that increments a DLL's count or pins it.
 
-    ``output`` is where it writes the handle, 0 where it writes none: then ``base`` is known before.  ``counts`` is
-    False where it asks another call to count.
+    ``output`` is the address to which it writes the handle; if 0, it writes none, and ``base`` is known at the start.
+    ``counts`` is False if a nested call does the counting.
     """
 
     def __init__(self, call_start: DllCallStart, base: int = 0, *, pins: bool = False) -> None:
@@ -85,9 +85,10 @@ class LoadCall(DllCall):
 
 
 class FreePrediction(NamedTuple):
-    """What a free will do: its outcome, why it does nothing, what is unloaded and what stays.
+    """The prediction of a free: outcome, why it does nothing, which DLLs it unloads and which stay.
 
-    ``detaches`` are those that go and get DLL_PROCESS_DETACH, ``at_least`` names those that can free more meanwhile.
+    ``detaches`` are the unloaded DLLs that get DLL_PROCESS_DETACH, ``at_least`` the names of the ones whose DllMain can
+    free more.
     """
 
     outcome: Outcome
@@ -111,7 +112,7 @@ class FreeCall(DllCall):
 
     @property
     def count_before(self) -> Optional[int]:
-        """Return the DLL's load count when it began, None where it is not known."""
+        """Return the DLL's load count at the start of the call, None if unknown."""
         return self.counts_before.get(self.base)
 
     def note_library(self, library: DllInstance) -> None:

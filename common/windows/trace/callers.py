@@ -11,7 +11,7 @@ from ..target import LiveWindowsTarget, StackFrame
 from .call import WORD, DllCall
 from .snapshot import DllSnapshot, is_core
 
-#: How many frames lie between a caller and ntdll at most.
+#: Maximum number of frames between a caller and ntdll.
 MAX_FRAMES = 40
 MAX_SITES = 4096
 
@@ -47,7 +47,7 @@ class DllCallers:
 
 
 def is_going_on(call: DllCall, frames: Sequence[StackFrame]) -> bool:
-    """Return True if a call's frame is still on its thread's stack, as far as that was unwound."""
+    """Return True if a call's frame is still on its thread's stack, or was not unwound that far."""
     if not frames or frames[-1].sp <= call.stack + WORD:
         return True
     return any((frame.pc, frame.sp) == (call.returns_to, call.stack + WORD) for frame in frames)

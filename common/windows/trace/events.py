@@ -10,9 +10,11 @@ from ..model import Dll, LoaderRules
 
 
 class DllInstance(NamedTuple):
-    """A DLL as it is loaded from one load to one free; ``timestamp`` is that of its PE header, None where not known.
+    """A DLL from one load to its unload.
 
-    ``ldr_entry`` and ``size`` are 0 where the loader does not list it yet.
+    :param ldr_entry: address of its LDR_DATA_TABLE_ENTRY, 0 if the loader does not list it yet.
+    :param size: its SizeOfImage in bytes, 0 if the loader does not list it yet.
+    :param timestamp: TimeDateStamp of its PE header, None if unknown.
     """
 
     name: str
@@ -26,9 +28,11 @@ class DllInstance(NamedTuple):
 class DllOpen(NamedTuple):
     """A load: the request, the function of ntdll, its NTSTATUS, and its effects.
 
-    ``flags`` are None where that function has none.  ``loaded`` are all DLLs that were mapped during it, ``unloaded``
-    those that were unmapped.  The load counts before and after it are None where the DLL is not loaded, or they are not
-    known.
+    :param flags: the function's flags as a number, None if it has none.
+    :param loaded: all DLLs that were mapped during the call.
+    :param unloaded: all DLLs that were unmapped during the call.
+    :param load_count_before: the load count of ``library``, as ``load_count_after``; None if the DLL is not loaded, is
+        pinned, or the count is unknown.
     """
 
     header: EventHeader
@@ -47,11 +51,13 @@ class DllOpen(NamedTuple):
 class DllClose(NamedTuple):
     """A call of LdrUnloadDll: the prediction at its start, its effects, its NTSTATUS, and the load counts.
 
-    ``predicted_unloads`` are the DLLs that it would unload by itself, ``unloaded_by_nested_closes`` what the DllMains
-    of those in ``may_unload_more`` have freed besides.  ``refusal`` says why it does nothing (``pinned``,
-    ``importers-only``, ``process-exiting`` and the like), ``kept`` what stays of the DLL and its imports.
-    ``got_process_detach`` are the names of those whose DllMain got DLL_PROCESS_DETACH, in that order.  ``ended`` is
-    False where the end was not seen: then ``unloaded`` is not known.
+    :param predicted_unloads: the DLLs that it would unload by itself.
+    :param unloaded_by_nested_closes: the DLLs unloaded in addition, freed by the DllMains of ``may_unload_more``.
+    :param may_unload_more: names of predicted DLLs whose DllMain can free others.
+    :param ended: False if the end was not seen: then ``unloaded`` is unknown.
+    :param refusal: why it does nothing: ``pinned``, ``importers-only``, ``process-exiting`` and the like.
+    :param kept: the DLL and its imports that stay.
+    :param got_process_detach: names of the DLLs whose DllMain got DLL_PROCESS_DETACH, in that order.
     """
 
     header: EventHeader
@@ -86,7 +92,7 @@ class DllClose(NamedTuple):
 
 
 class DllPin(NamedTuple):
-    """A DLL that was pinned for good, by this function of ntdll."""
+    """The permanent pin of a DLL, by this function of ntdll."""
 
     header: EventHeader
     library: DllInstance
@@ -97,7 +103,7 @@ DllEvent = Union[DllOpen, DllClose, DllPin]
 
 
 class KeptDll(NamedTuple):
-    """A DLL that stayed although it was freed: how often, the latest such free, and the holds then."""
+    """A DLL that stayed although it was freed: how often, the latest such free, and the holds at that time."""
 
     dll: Dll
     times_kept: int
@@ -105,10 +111,12 @@ class KeptDll(NamedTuple):
 
 
 class DllTrace(NamedTuple):
-    """The answer of ``dlltrace report``: ``end_reason`` says why nothing is watched any more.
+    """The answer of ``dlltrace report``.
 
-    ``pinned`` are the paths of those DLLs in ``library_totals`` that are pinned now, ``filter`` the names that it is
-    about, as they were given.
+    :param end_reason: why the trace has ended, None if it has not.
+    :param duration_seconds: from the start of the trace to its end, or to now.
+    :param pinned: paths of the DLLs that are pinned now.
+    :param filter: the names of the DLLs to report, as given by the user.
     """
 
     target: TargetInfo

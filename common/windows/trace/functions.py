@@ -16,15 +16,15 @@ SHUTDOWN, TERMINATE = "LdrShutdownProcess", "NtTerminateProcess"
 
 #: LDR_ADDREF_DLL_PIN, and LDR_GET_DLL_HANDLE_EX_UNCHANGED_REFCOUNT and _PIN.
 ADD_REF_PIN, HANDLE_UNCHANGED, HANDLE_PIN = 1, 1, 2
-#: A handle of a DLL that is mapped as data has one of these bits set: the loader does not know it.
+#: The handle of a DLL that is mapped as data has one of these bits set; the loader does not list the DLL.
 DATA_FILE_BITS = 3
 DLL_PROCESS_DETACH = 0
-#: The handle of a process that stands for itself.
+#: The pseudo-handle of the current process.
 CURRENT_PROCESS = (1 << 64) - 1
 MASK_32 = (1 << 32) - 1
-#: A pointer, not a value: nothing is mapped below.
+#: A pointer, not a value: nothing is mapped at lower addresses.
 FIRST_ADDRESS = 0x10000
-#: The fifth argument lies behind the return address and the home of the first four.
+#: The fifth argument is after the return address and the home space of the first four.
 FIFTH_ARGUMENT = 0x28
 
 

@@ -9,7 +9,7 @@ from ...target import Subscription
 from .call import WORD, DllCall
 from .snapshot import DllSnapshot, is_core
 
-#: Calls that are followed within one another, or never seen to end.
+#: Maximum number of a thread's nested calls, including calls whose end was missed.
 MAX_PENDING = 1000
 
 
@@ -17,7 +17,10 @@ class InFlightDllCalls:
     """The in-flight calls of each thread, outermost first."""
 
     def __init__(self, snapshot: DllSnapshot, watch: Callable[[int], Subscription]) -> None:
-        """Create an empty set; ``watch``: sets a breakpoint at a return address."""
+        """Create an empty set.
+
+        :param watch: sets a breakpoint at a return address.
+        """
         self._snapshot = snapshot
         self._watch = watch
         self._running: dict[int, list[DllCall]] = {}
@@ -38,9 +41,9 @@ class InFlightDllCalls:
                 self._returns[call.returns_to] = self._watch(call.returns_to)
 
     def take_repeated(self, lwp: int, function: str, stack: int, returns_to: int) -> Optional[DllCall]:
-        """Remove the latest one of a thread if it is about to begin once more, else return None.
+        """Remove the latest call of a thread if it is about to begin again, else return None.
 
-        Where several threads come to a breakpoint at once, the engine lets them come there again.
+        If several threads reach a breakpoint at once, the engine lets them reach it again.
         """
         last = next(reversed(self.of_thread(lwp)), None)
         if last is None or (last.stack, last.function, last.returns_to) != (stack, function, returns_to):
@@ -49,9 +52,11 @@ class InFlightDllCalls:
         return last
 
     def take_returned(self, lwp: int, place: int, stack: int) -> Sequence[DllCall]:
-        """Remove the one that returns to a place, and those within it; empty if none does."""
+        """Remove the call that returns to ``place``, and the calls nested in it; empty if there is none."""
         own = self.of_thread(lwp)
-        index = next((n for n, op in enumerate(own) if (op.stack + WORD, op.returns_to) == (stack, place)), len(own))
+        index = next(
+            (n for n, call in enumerate(own) if (call.stack + WORD, call.returns_to) == (stack, place)), len(own)
+        )
         returned = own[index:]
         if returned:
             self._threads.add(lwp)

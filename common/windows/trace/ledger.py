@@ -57,7 +57,7 @@ class DllLedger(Ledger):
         return super().totals()._replace(closes_that_kept=sum(kept.times_kept for kept in self._kept.values()))
 
     def kept(self) -> tuple[KeptDll, ...]:
-        """Return the DLLs that stayed although they were freed, those that stayed most often first."""
+        """Return the DLLs that stayed although they were freed, the most often kept first."""
         return tuple(sorted(self._kept.values(), key=lambda kept: (-kept.times_kept, kept.dll.name)))
 
 

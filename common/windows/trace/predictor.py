@@ -33,7 +33,7 @@ class FreePredictor:
             return FreePrediction(Outcome.NO_EFFECT, "process-exiting")
         plan = plan_once(examined, loader, graph, entry)
         if within and self._rule is not LoaderRule.WIN8 and plan.refusal is None:
-            # The count goes down at once; what has died of it goes when the outer call unloads.
+            # The count is lowered at once; DLLs whose count becomes 0 are unloaded by the outer call.
             return FreePrediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
         going = [loader.entries[each.ldr_entry] for each in plan.unloads]
         goes = tuple(map(instance_of, going))

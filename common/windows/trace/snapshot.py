@@ -16,7 +16,7 @@ from .events import DllInstance
 class DllSnapshot:
     """The latest snapshot of a process's DLLs.
 
-    ``left`` are LoadLibrary's shares of the counts as they were noted last, ``pinned`` the paths of what was pinned.
+    ``left`` are LoadLibrary's parts of the counts when last recorded, ``pinned`` the paths of pinned DLLs.
     """
 
     def __init__(self, target: LiveWindowsTarget) -> None:
@@ -62,7 +62,7 @@ def for_each_entry(examined: WindowsExamination) -> Sequence[tuple[Loader, Impor
 
 
 def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
-    """Return the load counts by base, None where one is not known, or stands for a pin."""
+    """Return the load counts by base, None for an unknown one or a pinned DLL."""
     loaders = zip(examined.loaders, examined.import_graphs)
     return {
         entry.base: effective_count(graph.unit_of(entry), graph.rule)
@@ -72,7 +72,7 @@ def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
 
 
 def own_count(graph: ImportGraph, entry: LdrEntry) -> int:
-    """Return LoadLibrary's share of a count where it can be told, else all of it."""
+    """Return LoadLibrary's part of a count, all of it if the part is unknown."""
     unit = graph.unit_of(entry)
     return max(0, unit.own if unit.own is not None and not unit.pinned else unit.count or 0)
 
@@ -83,5 +83,5 @@ def instance_of(entry: LdrEntry) -> DllInstance:
 
 
 def is_core(entry: Optional[LdrEntry]) -> bool:
-    """Return True if a DLL is one of those through which all loads and frees pass."""
+    """Return True if a DLL is one of the core DLLs, through which all loads and frees pass."""
     return entry is not None and entry.name.lower() in CORE_DLLS

@@ -51,7 +51,7 @@ class DllTraceSummary:
         return any(fnmatch.fnmatchcase(name, each) or name == f"{each}.dll" for each in self._asked)
 
     def count_unseen(self, is_loaded: bool) -> None:
-        """Count a module that came, else went, outside of all calls."""
+        """Count a module that was loaded (else unloaded) outside of all calls."""
         self._ledger.count_unseen(opens=is_loaded, closes=not is_loaded)
 
     def add_problem(self, where: str, message: str) -> None:

@@ -1,9 +1,9 @@
 """Which loads and frees of DLLs happen, who makes them, and does each free unload what was predicted?
 
-Breakpoints stand at the exports of ntdll by which all loads and frees go, LdrLoadDll, LdrUnloadDll, LdrAddRefDll and
-LdrGetDllHandleEx, and for each call that is going on at its return address.  What is really mapped and unmapped is told
-by the debugger's module events.  While a free is expected to unload, breakpoints at the entry points of those DLLs show
-the order of DLL_PROCESS_DETACH.
+Breakpoints: the exports of ntdll through which all loads and frees pass, LdrLoadDll, LdrUnloadDll, LdrAddRefDll and
+LdrGetDllHandleEx, and the return address of each in-flight call.  Mapped and unmapped modules come from the debugger's
+module events.  During a free that should unload, breakpoints at the entry points of the doomed DLLs show the order of
+DLL_PROCESS_DETACH.
 """
 
 from __future__ import annotations
@@ -50,14 +50,13 @@ from .tracker import DllCallTracker
 
 
 class DllTracer:
-    """A trace of one process, until `stop` or the end of the process; handles the hits of its breakpoints.
-
-    Here is what is seen at its breakpoints.
-    """
+    """A trace of one process, until `stop` or the end of the process; handles the hits of its breakpoints."""
 
     def __init__(self, target: LiveWindowsTarget, names: Sequence[str], on_event: Callable[[DllEvent], None]) -> None:
-        """Begin to watch.
+        """Begin the trace.
 
+        :param names: names or patterns of the DLLs whose events are reported; all if empty.
+        :param on_event: is called with each reported event.
         :raises UnsupportedError: if the process cannot be traced.
         """
         self._target = target
@@ -78,11 +77,11 @@ class DllTracer:
     # -- the beginning and the end ----------------------------------------------------------------------------
 
     def is_watching(self) -> bool:
-        """Return True while events are seen."""
+        """Return True until the trace or the process ends."""
         return self._session.ending is None and self._target.is_alive()
 
     def stop(self) -> None:
-        """End the trace: nothing of it stays in the process."""
+        """End the trace; its breakpoints are removed from the process."""
         if self.is_watching():
             self._snapshot.note_left()
         self._end("stopped")
@@ -160,7 +159,7 @@ class DllTracer:
         self._snapshot.begin_exit()
 
     def _terminate(self, hit: Hit) -> None:
-        """Stop watching before the process exits: its memory may be gone when the debugger reports the exit."""
+        """Stop watching before the process exits: its memory may be unmapped when the debugger reports the exit."""
         if hit.registers(("rcx",))[0] == CURRENT_PROCESS:
             self._snapshot.note_left()
             self._end("the process has ended")
@@ -205,7 +204,7 @@ class DllTracer:
         self._in_flight.add(load_call)
         flags, name, output = hit.registers(("rdx", "r8", "r9"))
         memory = Memory(self._target)
-        # Windows passes a pointer to the flags, Wine themselves.
+        # Windows passes a pointer to the flags, Wine the flags themselves.
         if flags >= FIRST_ADDRESS:
             flags = int.from_bytes(memory.try_read(flags, 4) or b"", "little")
         load_call.note_request(find_name(memory, name), flags, output)
@@ -277,7 +276,7 @@ class DllTracer:
 def _require_traceable(examined: WindowsExamination) -> None:
     """Raise UnsupportedError if the process cannot be traced.
 
-    :raises UnsupportedError: if the process is of 32-bit code, or its lists cannot be found.
+    :raises UnsupportedError: if the process runs 32-bit code, or its lists cannot be found.
     """
     if any(loader.kind == "wow64" for loader in examined.loaders) or examined.memory.platform.pointer_size != 8:
         raise UnsupportedError("a process of 32-bit code cannot be traced yet: ask with dllstate and dllplan")

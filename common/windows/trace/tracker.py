@@ -19,9 +19,9 @@ _FAILED = 1 << 31
 class DllCallTracker:
     """Reports calls that have ended."""
 
-    def __init__(self, snapshot: DllSnapshot, operations: InFlightDllCalls, summary: DllTraceSummary) -> None:
+    def __init__(self, snapshot: DllSnapshot, in_flight: InFlightDllCalls, summary: DllTraceSummary) -> None:
         self._snapshot = snapshot
-        self._in_flight = operations
+        self._in_flight = in_flight
         self._summary = summary
 
     def abandon(self, call: DllCall) -> None:
@@ -38,9 +38,9 @@ class DllCallTracker:
             )
             self._summary.tell(event, [call.library])
         elif isinstance(call, LoadCall) and call.function == LOAD:
-            added, went = tuple(call.added), tuple(call.went)
-            opened = DllOpen(call.header, call.function, call.requested, call.flags, loaded=added, unloaded=went)
-            self._summary.tell(opened, added, call.requested)
+            loaded, unloaded = tuple(call.loaded), tuple(call.unloaded)
+            opened = DllOpen(call.header, call.function, call.requested, call.flags, loaded=loaded, unloaded=unloaded)
+            self._summary.tell(opened, loaded, call.requested)
 
     def finish(self, call: DllCall, status: int, memory: Memory) -> None:
         """Report a call that has returned an NTSTATUS; ``memory`` is uncached."""
@@ -69,8 +69,8 @@ class DllCallTracker:
             flags=load_call.flags,
             result=OpenResult.FAILED if has_failed else result,
             library=library,
-            loaded=tuple(self._renamed(each) for each in load_call.added),
-            unloaded=tuple(load_call.went),
+            loaded=tuple(self._renamed(each) for each in load_call.loaded),
+            unloaded=tuple(load_call.unloaded),
             ntstatus=status,
             load_count_before=load_call.counts_before.get(base),
             load_count_after=load_counts(examined).get(base) if entry else None,
@@ -78,20 +78,20 @@ class DllCallTracker:
         self._summary.tell(opened, [*opened.loaded, library], load_call.requested)
 
     def _renamed(self, module: DllInstance) -> DllInstance:
-        """Return a module with the loader's own name, which its list has only after it was mapped."""
+        """Return a module with the loader's own name, which is in the loader's list only after the mapping."""
         entry = self._snapshot.find(module.base)
         return instance_of(entry) if entry else module
 
     def _finish_unloading(self, free_call: FreeCall, status: int) -> None:
         examined = self._snapshot.refresh()
         prediction = free_call.prediction
-        went = tuple(free_call.went)
-        # What the DllMains of those that go free meanwhile goes too.
-        remarked: tuple[DllInstance, ...] = ()
+        unloaded = tuple(free_call.unloaded)
+        # DLLs freed by the DllMains of unloaded DLLs are unloaded too.
+        by_nested: tuple[DllInstance, ...] = ()
         if prediction.at_least and prediction.outcome is Outcome.UNLOADS:
-            remarked = tuple(each for each in went if each not in prediction.goes)
-        if self._in_flight.several_threads() and set(went) != {*prediction.goes, *remarked}:
-            # Of several threads that come at once the engine can miss one: what it did is not known.
+            by_nested = tuple(each for each in unloaded if each not in prediction.goes)
+        if self._in_flight.several_threads() and set(unloaded) != {*prediction.goes, *by_nested}:
+            # If several threads reach breakpoints at once, the engine can miss one: its effects are unknown.
             free_call.note_race()
         is_there = self._snapshot.find(free_call.base) is not None
         event = DllClose(
@@ -99,16 +99,16 @@ class DllCallTracker:
             library=free_call.library,
             predicted_outcome=prediction.outcome,
             predicted_unloads=prediction.goes,
-            unloaded_by_nested_closes=remarked,
+            unloaded_by_nested_closes=by_nested,
             may_unload_more=prediction.at_least,
-            unloaded=went,
+            unloaded=unloaded,
             ended=True,
             ntstatus=status,
             load_count_before=free_call.count_before,
             load_count_after=load_counts(examined).get(free_call.base) if is_there else None,
             refusal=prediction.refusal,
-            # What is pinned, or the program's, would not have gone anyway: only what could have is kept.
+            # Without permanent DLLs: only the ones that could have been unloaded.
             kept=() if self._snapshot.is_exiting else prediction.keeps,
             got_process_detach=tuple(free_call.detached),
         )
-        self._summary.tell(event, [*went, *prediction.goes, free_call.library])
+        self._summary.tell(event, [*unloaded, *prediction.goes, free_call.library])
