@@ -67,10 +67,10 @@ class HoldChains:
             if not is_paid:
                 break
         if not any(_is_permanent(hold) for hold in holds):
-            way = self._permanent_way(link_map)
-            if len(way) > 1:
-                listed.append(way[0])
-                holds.append(self._hold(way))
+            path = self._permanent_path(link_map)
+            if len(path) > 1:
+                listed.append(path[0])
+                holds.append(self._hold(path))
         holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
         return holds, max(0, len({*roots, *listed}) - len(holds))
 
@@ -92,16 +92,16 @@ class HoldChains:
     def _spend(self, units: int) -> bool:
         return self._process.memory.spend(units, _REASONS)
 
-    def _permanent_way(self, link_map: LinkMap) -> Sequence[int]:
+    def _permanent_path(self, link_map: LinkMap) -> Sequence[int]:
         """Return the path to a link map from the nearest permanent root; empty if there is none."""
         search = self._kept.from_permanent
         return search.path(link_map.address) if link_map.address in search.before else ()
 
-    def _hold(self, way: Sequence[int]) -> Hold:
+    def _hold(self, path: Sequence[int]) -> Hold:
         """Describe how the first link map of a path, a root, holds the last one."""
-        chain = [way[0]]
+        chain = [path[0]]
         edge = Edge.DEPENDENCY
-        for following in way[1:]:
+        for following in path[1:]:
             edge = self._kept.edge(chain[-1], following)
             between = _dependency_path(self._process, chain[-1], following) if edge is Edge.DEPENDENCY else [following]
             chain += between

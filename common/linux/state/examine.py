@@ -114,14 +114,14 @@ def examine(
     while True:
         started = time.monotonic()
         failure: Optional[DlwhyError] = None
-        motion = LoaderActivity.MOVING
+        activity = LoaderActivity.MOVING
         try:
-            latest, motion, problems = _examine_once(target, of_glibc, of_musl)
+            latest, activity, problems = _examine_once(target, of_glibc, of_musl)
         except (FaultError, CorruptError, LayoutError) as error:
             failure = error
         now = time.monotonic()
         # A thread that stays inside dlopen, say in a constructor, changes nothing while it does.
-        if motion is LoaderActivity.STILL or (motion is LoaderActivity.HELD and now - begin > HELD_SECONDS):
+        if activity is LoaderActivity.STILL or (activity is LoaderActivity.HELD and now - begin > HELD_SECONDS):
             assert latest is not None
             return latest, problems
         if now - begin > MAX_SETTLING_SECONDS:
@@ -141,12 +141,12 @@ def _examine_once(
     memory = Memory(target)
     before = tuple(target.problems())
     try:
-        answer, motion = _examine(memory, of_glibc, of_musl)
+        answer, activity = _examine(memory, of_glibc, of_musl)
     except DlwhyError as error:
         error.add((*memory.problems(), *target.problems()))
         raise
     late = [problem for problem in target.problems() if problem not in before]
-    return answer, motion, (*late, *memory.problems())
+    return answer, activity, (*late, *memory.problems())
 
 
 def _examine(

@@ -30,22 +30,22 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
 
     :raises LayoutError: if no known layout of glibc fits.
     """
-    chosen = choose_layouts(memory, start, private)
+    choice = choose_layouts(memory, start, private)
     # If glibc's own lists are complete, the public part of the first one is complete too.
-    of_lists = (*start.problems, *chosen.graph.problems) if chosen.graph.problems else ()
-    nameless = _nameless(memory, chosen.graph)
+    of_lists = (*start.problems, *choice.graph.problems) if choice.graph.problems else ()
+    nameless = _nameless(memory, choice.graph)
     return GlibcProcess(
         memory=memory,
         start=start,
         private=private,
-        layouts=chosen.layouts,
-        graph=chosen.graph,
-        images=chosen.images,
-        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems, *nameless))),
+        layouts=choice.layouts,
+        graph=choice.graph,
+        images=choice.images,
+        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *choice.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=FunctionNames(),
         build_ids=BuildIds(),
-        bindings=BindingCache(memory, chosen.images),
+        bindings=BindingCache(memory, choice.images),
     )
 
 
