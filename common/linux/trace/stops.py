@@ -73,10 +73,10 @@ class StopRules:
                 chosen = [library for library in kept if library.link_map == own or _is_unexpected(library)]
             return tuple(library.name for library in chosen) or None
         if when == "unloaded":
-            going = {**close_call.prediction.goes, **close_call.by_nested_closes}.values()
+            expected = {**close_call.prediction.goes, **close_call.by_nested_closes}.values()
             if close_call.prediction.outcome is Outcome.DEFERRED:
-                going = {a: i for each in close_calls for a, i in each.by_nested_closes.items()}.values()
-            return tuple(each.name for each in going if self.is_wanted(each.path)) or None
+                expected = {a: i for each in close_calls for a, i in each.by_nested_closes.items()}.values()
+            return tuple(each.name for each in expected if self.is_wanted(each.path)) or None
         return self._find_late()
 
     def find_at_open(self, open_call: OpenCall) -> Optional[tuple[str, ...]]:

@@ -72,7 +72,7 @@ class TraceSummary:
             self._problems[Problem(where, message)] = None
 
     def report(
-        self, process: GlibcProcess, watching: TraceSession, places: EntryPoints, running: tuple[Event, ...]
+        self, process: GlibcProcess, session: TraceSession, entry_points: EntryPoints, running: tuple[Event, ...]
     ) -> Trace:
         """Return the report.
 
@@ -83,11 +83,11 @@ class TraceSummary:
         return Trace(
             target=self._info,
             loader=process.loader_info(),
-            watching=watching.ending is None,
-            end_reason=watching.ending,
-            duration_seconds=watching.seconds(),
-            opens_by=places.opens_by,
-            closes_by=places.closes_by,
+            watching=session.ending is None,
+            end_reason=session.ending,
+            duration_seconds=session.seconds(),
+            opens_by=entry_points.opens_by,
+            closes_by=entry_points.closes_by,
             totals=ledger.totals(),
             library_totals=ledger.library_totals(_open_counts(process, process.graph.by_address.values())),
             kept=ledger.kept(),

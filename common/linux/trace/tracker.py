@@ -25,8 +25,8 @@ class CallTracker:
     def __init__(
         self,
         snapshot: LoaderSnapshot,
-        watching: TraceSession,
-        operations: InFlightCalls,
+        session: TraceSession,
+        in_flight: InFlightCalls,
         stops: StopRules,
         summary: TraceSummary,
         descriptors: Optional[Descriptors],
@@ -37,8 +37,8 @@ class CallTracker:
         :param stored_errors: used if no breakpoint sees errors.
         """
         self._snapshot = snapshot
-        self._session = watching
-        self._in_flight = operations
+        self._session = session
+        self._in_flight = in_flight
         self._stops = stops
         self._summary = summary
         self._descriptors = descriptors
