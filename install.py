@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout: ``python3 install.py -h``.
 
-Registers the package ``dlwhy`` from this folder, in which no module is looked for.  This file must parse on any
-Python 3, to refuse an old one in one line.
+Registers the package ``dlwhy`` from this folder, which is not searched for modules.  This file must parse on any
+Python 3, to reject an old one in one line.
 """
 
 import os
@@ -36,8 +36,8 @@ def _run_tests(changes, arguments, by_lock):  # type: ignore[no-untyped-def]
 
 if __name__ == "__main__":
     ROOT = os.path.dirname(os.path.realpath(__file__))
-    # Python has made this folder the first one; in it nothing is looked for, nor written.  From the current one nothing
-    # is imported either.
+    # Python has put this folder first on sys.path: nothing is imported from it or written to it, and nothing is
+    # imported from the current folder.
     sys.dont_write_bytecode = True
     sys.path[:] = [folder for folder in sys.path if os.path.isabs(folder) and os.path.realpath(folder) != ROOT]
     _load_package(ROOT)

@@ -22,7 +22,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def is_installed(package: str, command: Optional[str]) -> bool:
-    """Return True if a system package is there, by its command or by dpkg; assume it where neither can tell."""
+    """Return True if a system package is installed, by its command or dpkg; if neither knows, assume that it is."""
     if command is not None and any(map(find_program, alternatives(command))):
         return True
     if find_program("dpkg-query") is None:
@@ -32,12 +32,12 @@ def is_installed(package: str, command: Optional[str]) -> bool:
 
 
 def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) -> None:
-    """Install the missing ones of Debian's packages.
+    """Install the Debian packages that are missing.
 
-    ``packages`` has for each the command that shows that it is there, None where only dpkg can tell.  Releases differ:
-    of ``a | b`` the first that apt has is installed, and either command shows it.
+    Releases differ: of ``a | b`` the first one that apt has is installed.
 
-    :raises SetupError: if that cannot be; it says the command for it, and what cannot be had.
+    :param packages: for each package a command (or ``a | b``) that shows that it is installed, None if only dpkg knows.
+    :raises SetupError: if that is impossible; says the command for it, and which packages are not available.
     """
     missing = [package for package, command in packages.items() if not is_installed(package, command)]
     if not missing:
@@ -59,7 +59,7 @@ def require_packages(changes: Changes, packages: Mapping[str, Optional[str]]) ->
 
 
 def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
-    """Choose the packages that apt can install together, one of each ``a | b``; list those that it cannot, too."""
+    """Return the packages that apt can install together, one of each ``a | b``, and the ones that it cannot."""
     known = candidates([name for package in wanted for name in alternatives(package)])
     if not known:  # there are no lists yet
         return [alternatives(package)[0] for package in wanted], []
@@ -75,15 +75,15 @@ def choose_packages(wanted: list[str]) -> tuple[list[str], list[str]]:
 
 
 def candidates(names: list[str]) -> set[str]:
-    """Return which of these packages apt can install, as far as its lists say."""
-    # A name that apt does not know is a pattern to it: g++ then also brings git.
+    """Return which packages apt can install, by its lists."""
+    # apt takes an unknown name as a pattern: g++ then also finds git.
     policy = output_of(["apt-cache", "policy", *names], LC_ALL="C")
     found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)", policy, re.MULTILINE)
     return {name for name, version in found if version != "(none)" and name in names}
 
 
 def can_install(names: list[str]) -> bool:
-    """Try without doing it whether apt can install these packages together, and without removing others."""
+    """Try in a simulation whether apt can install packages together, without removing others."""
     return apt(*APT_INSTALL[1:], "--simulate", *names, quiet=True) == 0
 
 
@@ -100,7 +100,7 @@ def apt(*words: str, quiet: bool = False) -> int:
 
 
 def apt_install(names: list[str]) -> None:
-    """Install packages; the lists may be good enough when their update has failed."""
+    """Install packages, even if the update of apt's lists fails: the old ones may do."""
     # Packages of different versions of LLDB exclude one another: the user's own stays.
     if apt(*APT_INSTALL[1:], *names):
         raise SetupError(f"this command failed: {' '.join([*APT_INSTALL, *names])}")

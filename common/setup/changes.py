@@ -20,7 +20,8 @@ class Changes:
     def make(self, what: str, action: Callable[..., object], *arguments: object) -> None:
         """Print the change ``what``, an imperative, and apply it by calling ``action``.
 
-        :raises SetupError: if it cannot be made, as OSError; the same again if it could not be made before.
+        :raises SetupError: if it cannot be made, or could not be made before.
+        :raises OSError: likewise, as the system reported it.
         """
         if what in self._failed:
             raise self._failed[what]
@@ -60,7 +61,7 @@ class Attempts:
 
     @property
     def notes(self) -> list[str]:
-        """List why one debugger, or the shell, goes without dlwhy while others have it."""
+        """List why a debugger or the shell does not get dlwhy while others do."""
         return [text for text, is_failure in self._reasons.items() if not is_failure]
 
     @property

@@ -26,7 +26,7 @@ class Check(NamedTuple):
 
 
 def print_checks(checks: list[Check]) -> int:
-    """Print the outcome of each check; 1 when something is broken."""
+    """Print the outcome of each check; return 1 if something is broken."""
     for check in checks:
         say(f"{check.kind:<4}  {check.what}" + (f": {check.remedy}" if check.remedy else ""))
     return int(any(check.kind == "FAIL" for check in checks))
@@ -40,7 +40,7 @@ def packages_script(python: tuple[int, ...]) -> str:
 
 
 def check_packages(debugger: str, output: str) -> Check:
-    """Return the check that the script's output amounts to."""
+    """Return the outcome of the check, from the script's output."""
     lacking = re.search("^lacks(.*)", output, re.MULTILINE)
     if lacking is None or lacking[1].split():
         what = f"packages missing in {debugger}'s Python ({lacking[1].strip() if lacking else output.strip()})"

@@ -16,7 +16,7 @@ from .installation import install, paths, uninstall
 from .ownership import refuse_folders_of_others
 from .report import describe_os_error, print_error, redirect_to_null
 
-#: Runs the tests: what it may change, pytest's arguments, and whether the locked packages are used.
+#: Runs the tests, given what may be changed, pytest's arguments, and whether to use the locked packages.
 RunTests = Callable[[Changes, list[str], bool], int]
 
 DESCRIPTION = """Install, remove, examine, demonstrate or test dlwhy, straight from its checkout.
@@ -30,7 +30,7 @@ Pythons start isolated.  As root it works only where no other user can change wh
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help is written as dlwhy's is: argparse's own is silent about an output that takes nothing."""
+    """A parser that writes its help as dlwhy does: argparse ignores an output that cannot be written."""
 
     def print_help(self, file: object = None) -> None:
         """Write the help."""
@@ -58,10 +58,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str], run_tests: RunTests) -> int:
-    """Run one sub-command and return the exit status; ``run_tests`` is the sub-command test.
+    """Run one sub-command and return the exit status.
 
-    0 done; 1 not all could be done, or doctor or the tests found something; 2 wrong usage; 3 the output cannot be
-    written.
+    0: done; 1: not everything could be done, or doctor or the tests found something; 2: wrong usage; 3: the output
+    cannot be written.
+
+    :param run_tests: the sub-command test.
     """
     open_closed_streams()
     try:

@@ -45,7 +45,7 @@ def demo(changes: Changes) -> int:
 
 
 def story_build(folder: Path, rustc: Optional[str]) -> list[list[str]]:
-    """List the commands that build the story; the last argument of each is the file that it makes."""
+    """List the commands that build the story; the last argument of each is the file that it creates."""
     shared = ["g++", "-g", "-shared", "-fPIC", "-Wl,-rpath,$ORIGIN", f"-L{folder}"]
     liba = [*shared, str(STORY_FOLDER / "liba.cpp"), "-lB"]
     if rustc is not None:
@@ -60,7 +60,7 @@ def story_build(folder: Path, rustc: Optional[str]) -> list[list[str]]:
 
 
 def show_story(gdb: Gdb, folder: Path, questions: list[str], setting: str = "") -> int:
-    """Stop progA after dlclose(libA), ask the questions in gdb, print the answers and give gdb's status."""
+    """Stop progA after dlclose(libA), ask the questions in gdb, print the answers and return gdb's status."""
     command = [gdb.path, "-nx", "-batch", "-ex", f"source {ENTRY_SCRIPT}"]
     if setting:
         command += ["-ex", f"set environment {setting}"]

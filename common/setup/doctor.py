@@ -15,7 +15,7 @@ from .windbg import check_windbg
 
 
 def doctor() -> int:
-    """Examine the installation, one line a check; 1 when something is broken."""
+    """Check the installation, printing a line for each check; return 1 if something is broken."""
     if sys.platform == "win32":
         return print_checks(check_windbg())
     gdb, lldbs = find_gdb(), find_lldbs()

@@ -1,4 +1,4 @@
-"""How are files read, written and removed whose place may hold anything, or nothing?"""
+"""How are files read, written and removed if anything, or nothing, can be at their paths?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import UnusableError
 def open_regular(path: Path, flags: int) -> int:
     """Open a file without waiting for anything and return the descriptor.
 
-    :raises UnusableError: if it is no regular file.
+    :raises UnusableError: if it is not a regular file.
     """
     irregular = UnusableError(f"{path}: not a regular file: left alone")
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -33,7 +33,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def read_file(path: Path) -> Optional[bytes]:
-    """Read a regular file; None when there is nothing at its place."""
+    """Read a regular file; return None if it does not exist."""
     try:
         descriptor = open_regular(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -43,7 +43,7 @@ def read_file(path: Path) -> Optional[bytes]:
 
 
 def is_readable(path: Path) -> bool:
-    """Return True if a file can be read, or there is none."""
+    """Return True if a file can be read or does not exist."""
     try:
         read_file(path)
     except (OSError, UnusableError):
@@ -52,7 +52,7 @@ def is_readable(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with what it holds, or whatever else is there; nothing behind a symbolic link."""
+    """Remove a folder and its contents, or whatever else is there, without following symbolic links."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):
@@ -70,13 +70,13 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file and the folder it is in."""
+    """Write a file, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8"))
 
 
 def write_command(path: Path, text: str) -> None:
-    """Write the command so that it is never there in part."""
+    """Write the command so that it is never there incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dlwhy-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name

@@ -1,4 +1,4 @@
-"""Where do our files and the user's lie?"""
+"""Where are our files and the user's?"""
 
 from __future__ import annotations
 

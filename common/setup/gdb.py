@@ -1,4 +1,4 @@
-"""Which gdb is there, does it load dlwhy, and how is that arranged?"""
+"""Which gdb is installed, does it load dlwhy, and how is it made to?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Gdb(NamedTuple):
 
 
 def find_gdb() -> Optional[Gdb]:
-    """Ask the gdb on PATH for its version and that of its Python."""
+    """Ask the gdb on PATH for its version and its Python's."""
     path = find_program("gdb")
     if path is None:
         return None
@@ -49,7 +49,7 @@ def find_gdb() -> Optional[Gdb]:
 
 
 def require_gdb(changes: Changes, packages: Mapping[str, Optional[str]]) -> Optional[Gdb]:
-    """Find a gdb that can load dlwhy, installing it if need be; None only in a dry run."""
+    """Find a gdb that can load dlwhy, installing it if necessary; return None only in a dry run."""
     require_packages(changes, packages)
     gdb = find_gdb()
     if gdb is None and not changes.dry_run:
@@ -74,12 +74,12 @@ def python_of(gdb: Gdb) -> tuple[int, ...]:
 
 
 def init_files() -> list[Path]:
-    """List the places of the user's gdb init file, the one that gdb prefers first."""
+    """List the paths of the user's gdb init file, gdb's preferred one first."""
     return [base_folder("XDG_CONFIG_HOME", ".config") / "gdb" / "gdbinit", home_folder() / ".gdbinit"]
 
 
 def init_file(gdb: Optional[Gdb]) -> Path:
-    """Return the init file that this gdb reads: since gdb 11 the one below .config, if it exists."""
+    """Return the init file that this gdb reads: since gdb 11 (see its NEWS) the one below .config, if it exists."""
     preferred, classic = init_files()
     return preferred if os.path.exists(preferred) and (gdb is None or gdb.version >= (11,)) else classic
 
@@ -93,7 +93,7 @@ def gdb_line() -> bytes:
 
 
 def install_into_gdb(changes: Changes, gdb: Optional[Gdb]) -> None:
-    """Write gdb's init file and fill the folder for its Python, after gdb itself where there is none."""
+    """Write gdb's init file and fill the folder for its Python; install gdb first if it is missing."""
     gdb = gdb or require_gdb(changes, INSTALL_PACKAGES)
     if gdb is not None:
         prepare_dependencies(changes, python_of(gdb))
@@ -132,7 +132,7 @@ def check_gdb_start(gdb: Gdb) -> list[Check]:
 
 
 def check_command(gdb: Gdb) -> Check:
-    """Check in a real gdb, with the user's init file, that the commands are there."""
+    """Check in a real gdb, with the user's init file, that the commands exist."""
     output = output_of([gdb.path, "-batch", "-ex", "help dlstate"])
     if "Usage: dlstate" not in output:
         return Check("FAIL", "gdb has no command dlstate", f"gdb says {output.strip()[-300:]!r}")
@@ -140,7 +140,7 @@ def check_command(gdb: Gdb) -> Check:
 
 
 def check_attach(gdb: Gdb) -> Check:
-    """Check by doing it that gdb can attach to a process of the user's."""
+    """Check that gdb can attach to a process of the user, by attaching to one."""
     ask = ["-ex", "python print('attached', gdb.selected_inferior().pid)"]
     with subprocess.Popen(isolated("-c", "import time; time.sleep(60)"), cwd=ROOT) as process:
         try:

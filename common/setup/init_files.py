@@ -27,14 +27,14 @@ BLOCK = re.compile(
 
 
 def read_init(path: Path) -> bytes:
-    """Read an init file, or nothing when there is none."""
+    """Read an init file; return b"" if it does not exist."""
     return read_file(path) or b""
 
 
 def find_block(path: Path, content: bytes) -> Optional[re.Match[bytes]]:
     """Find our block.
 
-    :raises SetupError: if it is damaged or there twice.
+    :raises SetupError: if it is damaged or occurs twice.
     """
     marks = [line for line in content.splitlines() if line.startswith((BLOCK_BEGIN, BLOCK_END))]
     found = BLOCK.search(content)
@@ -44,7 +44,7 @@ def find_block(path: Path, content: bytes) -> Optional[re.Match[bytes]]:
 
 
 def block(note: bytes, line: bytes) -> bytes:
-    """Build our block; ``note`` tells uninstall what else to remove."""
+    """Build our block; by ``note`` uninstall knows what else to remove."""
     return BLOCK_BEGIN + note + b"\n" + line + b"\n" + BLOCK_END + b"\n"
 
 
@@ -59,7 +59,7 @@ def with_block(path: Path, content: bytes, line: bytes) -> bytes:
 
 
 def without_block(path: Path, content: bytes) -> Optional[bytes]:
-    """Return the content as it was before our block; None when the file is to go."""
+    """Return the content as it was before our block; None if the file is to be removed."""
     found = find_block(path, content)
     if found is None:
         return content
@@ -70,7 +70,7 @@ def without_block(path: Path, content: bytes) -> Optional[bytes]:
 
 
 def write_block(changes: Changes, path: Path, line: bytes) -> None:
-    """Write our block with that command into an init file, unless it is there."""
+    """Write our block with a command into an init file, unless it is there."""
     old = read_init(path)
     new = with_block(path, old, line)
     if new != old:

@@ -19,9 +19,9 @@ from .windbg import install_into_windbg, windbg_script
 
 
 def install(changes: Changes) -> int:
-    """Make gdb and LLDB, those of them that are here, load dlwhy at their start; on Windows WinDbg.
+    """Make the gdb and LLDBs that are installed, or on Windows WinDbg, load dlwhy when they start.
 
-    Each part is tried, whatever becomes of the others.
+    Each part is tried even if others fail.
     """
     if sys.platform == "win32":
         return install_into_windbg(changes)

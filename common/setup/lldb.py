@@ -1,4 +1,4 @@
-"""Which LLDBs are there, do they load dlwhy, and how is that arranged?"""
+"""Which LLDBs are installed, do they load dlwhy, and how are they made to?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lldb(NamedTuple):
 
 
 def find_lldbs() -> list[Lldb]:
-    """Ask every LLDB on PATH for its version and that of its Python."""
+    """Ask every LLDB on PATH for its version and its Python's."""
     return [ask_lldb(path) for path in lldb_paths()]
 
 
@@ -44,16 +44,16 @@ def lldb_paths() -> list[str]:
         try:
             names.update(name for name in os.listdir(folder) if re.fullmatch(r"lldb(-\d+)?", name))
         except OSError:
-            continue  # unreadable_folders names it
-    # lldb is a link to one of the others: one of them speaks for both.
+            continue  # unreadable_folders reports it
+    # lldb is a link to one of the others: one of the two is enough.
     paths = filter(None, map(find_program, sorted(names, reverse=True)))
     return sorted({os.path.realpath(path): path for path in paths}.values())
 
 
 def ask_lldb(path: str) -> Lldb:
-    """Ask an LLDB for its version and that of its Python, and find out what it needs for its Python to work.
+    """Ask an LLDB for its version and its Python's, and find the environment in which its Python works.
 
-    Debian's LLDB 14 looks for its modules where they are not, and for others where the first python3 on PATH has them.
+    Debian's LLDB 14 looks for its own modules in a wrong folder, and for others in that of the first python3 on PATH.
     """
     version = re.search(r"version (\d+(?:\.\d+)+)", output_of([path, "--version"]))
     found = Lldb(path, tuple(map(int, version[1].split("."))) if version else (), None)
@@ -66,7 +66,7 @@ def ask_lldb(path: str) -> Lldb:
             python = re.search(r"^embeds (\d+)\.(\d+) True", output, re.MULTILINE)
             if python:
                 return found._replace(python=(int(python[1]), int(python[2])), variables=variables, failure="")
-            # The last error says more than the first: it came with the right folder.
+            # The last error says more than the first: it occurred with the right folder.
             errors = re.findall(r"^\w*Error: .*", output, re.MULTILINE)
             found = found._replace(failure=errors[0] if errors else "")
     return found
@@ -103,7 +103,7 @@ def advice(lldb: Lldb) -> str:
 
 
 def lldb_init_files() -> list[Path]:
-    """List the places of the user's LLDB init file, the one that the command line's LLDB prefers first."""
+    """List the paths of the user's LLDB init file, the lldb program's preferred one first."""
     return [home_folder() / ".lldbinit-lldb", home_folder() / ".lldbinit"]
 
 
@@ -122,7 +122,7 @@ def lldb_line() -> bytes:
 
 
 def install_into_lldb(changes: Changes, lldbs: list[Lldb]) -> None:
-    """Write LLDB's init file and fill the folders for the Pythons of all that there are."""
+    """Write LLDB's init file and fill the folders for the Pythons of all LLDBs."""
     pythons = {lldb.python for lldb in lldbs if lldb.python is not None and lldb.python >= OLDEST_PYTHON}
     if not pythons:
         lldb_python(lldbs[-1])
@@ -132,7 +132,7 @@ def install_into_lldb(changes: Changes, lldbs: list[Lldb]) -> None:
 
 
 def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
-    """Check an LLDB: its Python, our packages, our commands; what is wrong with one of several is a note."""
+    """Check an LLDB: its Python, our packages, our commands; a failure of one of several is a note."""
     name = Path(lldb.path).name
     bad = "FAIL" if is_only else "note"
     checks = [Check("ok", f"LLDB {dotted(lldb.version)} is {lldb.path}")]
@@ -148,7 +148,7 @@ def check_lldb(lldb: Lldb, is_only: bool) -> list[Check]:
     output = output_of([lldb.path, "--no-lldbinit", "--batch", "-o", f"script {script}"], **lldb.variables)
     checks.append(check_packages(name, output))
     if not all(map(is_readable, lldb_init_files())):
-        return checks  # LLDB could wait for ever; check_init_file says why
+        return checks  # LLDB could block forever; check_init_file says why
     output = output_of([lldb.path, "--batch", "-o", "help dlstate"], **lldb.variables)
     if "Usage: dlstate" in output:
         checks.append(Check("ok", f"{name} knows the command dlstate"))

@@ -14,7 +14,8 @@ from ..errors import SetupError
 def refuse_folders_of_others(paths: Iterable[Path]) -> None:
     """Raise SetupError as root if another user can change what is read, run or written at these paths.
 
-    Who may write to a folder can put links and programs in it at any moment, so no look at a file itself would do.
+    A user who may write to a folder can put links and programs into it at any moment, so checking the files themselves
+    is not enough.
 
     :raises SetupError: if so.
     """
@@ -48,7 +49,7 @@ def find_foreign_writer(path: Path) -> str:
             rest[:0] = [part for part in target.parts if part != "/"]
             continue
         at = at.parent if step.name == ".." else step
-        # In a folder like /tmp what is there and root's stays; what a device is does not change.
+        # In a sticky folder like /tmp others cannot replace root's files; a device stays what it is.
         if is_writable_by_others(found) and not found.st_mode & stat.S_ISVTX:
             return f"others may write to {step}"
     return ""

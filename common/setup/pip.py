@@ -21,7 +21,7 @@ OLDEST_PYTHON = (3, 9)
 
 
 def listed(key: str) -> list[str]:
-    """Read a list of strings from pyproject.toml, one to a line there; 3.9 and 3.10 have no tomllib."""
+    """Read a list of strings, one on each line, from pyproject.toml; Python 3.9 and 3.10 have no tomllib."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(rf"^{key} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     if found is None:
@@ -35,7 +35,7 @@ def package_name(requirement: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip installs: its arguments, and the stamp of a folder filled with it; no stamp for the newest."""
+    """What pip installs: its arguments, and the stamp of a folder filled by them; no stamp for newest versions."""
 
     words: list[str]
     stamp: str
@@ -62,7 +62,7 @@ def is_filled(folder: Path, stamp: str) -> bool:
 
 
 def prepare_dependencies(changes: Changes, python: tuple[int, ...], wanted: Optional[Requirements] = None) -> None:
-    """Fill the private folder of a debugger's Python, unless it holds what is wanted: without a word, the lock's."""
+    """Fill the private folder of a debugger's Python, unless it has the ``wanted`` packages (default: the lock's)."""
     wanted = wanted or read_lock("runtime")
     folder = private_folder(python)
     if wanted.stamp and is_filled(folder, wanted.stamp):
@@ -88,8 +88,10 @@ def has_pip() -> bool:
 
 
 def run_pip(pip: list[str], *words: str) -> None:
-    """Run pip, which ``pip`` starts; it leaves nothing but what these words say.
+    """Run pip so that it leaves behind only what it is asked to install.
 
+    :param pip: the command that starts pip.
+    :param words: its arguments.
     :raises SetupError: if it fails.
     """
     with without_rustup_folder() as variables:
@@ -97,7 +99,7 @@ def run_pip(pip: list[str], *words: str) -> None:
 
 
 def pure_wheels(python: tuple[int, ...]) -> list[str]:
-    """List the options that make pip choose wheels without compiled code, for that version of Python."""
+    """List the options that make pip choose wheels without compiled code for a version of Python."""
     options = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--python-version", dotted(python)]
     return [*options, "--implementation", "py", "--abi", "none", "--platform", "any"]
 
@@ -107,7 +109,7 @@ def fill_folder(folder: Path, python: tuple[int, ...], wanted: Requirements) -> 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="new-", dir=folder.parent) as name:
         fresh = Path(name) / folder.name
-        # Byte code would be that of the Python that runs pip.
+        # Byte code would be for the Python that runs pip.
         words = ["install", *pure_wheels(python), "--no-compile", "--target", str(fresh), *wanted.words]
         run_pip(isolated("-m", "pip"), *words)
         (fresh / "dlwhy-requirements.txt").write_bytes(wanted.stamp.encode())

@@ -14,7 +14,7 @@ from .report import describe_os_error
 
 
 def folders_on_path() -> list[str]:
-    """List the folders in which programs are looked for: those of PATH that do not depend on the current folder."""
+    """List the folders on PATH that do not depend on the current folder: only they are searched for programs."""
     return [folder for folder in os.get_exec_path() if os.path.isabs(folder)]
 
 
@@ -30,7 +30,7 @@ def find_program(name: str) -> Optional[str]:
 
 
 def unreadable_folders() -> list[str]:
-    """Return the folders on PATH that cannot be listed, each once, by its first name on PATH."""
+    """Return the folders on PATH that cannot be listed, each once, under its first name there."""
     folders: dict[str, str] = {}
     for folder in folders_on_path():
         folders.setdefault(os.path.realpath(folder), folder)
@@ -41,12 +41,12 @@ def unreadable_folders() -> list[str]:
         except PermissionError as error:
             found.append(describe_os_error(error))
         except OSError:
-            continue  # PATH names it, and there is no such folder
+            continue  # on PATH, but does not exist
     return found
 
 
 def output_of(command: list[str], **variables: str) -> str:
-    """Run a command without input and return what it prints, errors included; nothing if there is no such."""
+    """Run a command without input and return its output, errors included; empty if it does not exist."""
     program = find_program(command[0])
     if program is None:
         return ""
@@ -68,9 +68,10 @@ def output_of(command: list[str], **variables: str) -> str:
 
 
 def run_or_fail(command: list[str], what: str, variables: Optional[Mapping[str, str]] = None) -> None:
-    """Run a command quietly, with these variables besides those of the environment.
+    """Run a command quietly.
 
-    :raises SetupError: if it fails; it ends with the end of the command's output.
+    :param variables: environment variables to set in addition to the current ones.
+    :raises SetupError: if it fails; the message ends with the end of the command's output.
     """
     program = find_program(command[0])
     if program is None:
@@ -88,7 +89,7 @@ def run_or_fail(command: list[str], what: str, variables: Optional[Mapping[str, 
 
 
 def this_python() -> str:
-    """Return the path of the Python that runs this; it can be started in ways that hide it."""
+    """Return the path of the running Python, which does not know it if it was started in certain ways."""
     if not os.path.isabs(sys.executable or ""):
         raise SetupError("this Python does not know its own path: start it by that, as in /usr/bin/python3 install.py")
     return sys.executable

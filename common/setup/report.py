@@ -1,4 +1,4 @@
-"""What does install.py tell its user, and how?"""
+"""How does install.py report to its user?"""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..host import write_to
 
 
 def say(text: str) -> None:
-    """Write a line at once, so that it stands in order with the output of child processes.
+    """Write a line at once, so that it is in order with the output of child processes.
 
-    A reader that has gone stops no work.
+    A closed pipe is ignored: the work continues without a reader.
 
-    :raises OutputError: if it cannot be written, as to a full disk.
+    :raises OutputError: if it cannot be written for another reason, such as a full disk.
     """
     try:
         _write(sys.stdout, text)
     except ClosedOutputError:
-        return  # nothing is lost: nobody reads it any more, and what is to be installed goes on
+        return  # nobody reads it any more; the installation continues
 
 
 def print_error(text: str) -> None:
-    """Write a line about what could not be done to the standard error, if that takes it."""
+    """Write a line about a failure to the standard error, if that is possible."""
     try:
         _write(sys.stderr, f"install.py: {text}")
     except OutputError:
-        return  # there is nowhere left to say so
+        return  # there is nowhere left to report it
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -40,7 +40,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def redirect_to_null(stream: TextIO) -> None:
-    """Redirect a broken stream to nowhere: Python flushes it at exit."""
+    """Redirect a broken stream to the null device: Python flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -52,5 +52,5 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return what the system refused, and for which file."""
+    """Return the system's error message with the file concerned."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

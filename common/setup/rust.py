@@ -1,7 +1,7 @@
 """Is there a working Rust compiler, and how is that found out without leaving files behind?
 
-rustup's stand-in for rustc makes rustup's folder where there is none.  pip starts rustc too: it tells servers of what
-version that is.
+rustup's proxy for rustc creates rustup's folder if there is none.  pip starts rustc too, whose version it sends to
+servers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .programs import find_program, folders_on_path, output_of
 
 
 def find_rustc() -> Optional[str]:
-    """Find the first rustc on PATH that works; rustup's stand-in without a toolchain does not."""
+    """Find the first rustc on PATH that works; rustup's proxy does not without a toolchain."""
     with without_rustup_folder() as variables:
         for folder in folders_on_path():
             path = find_program(os.path.join(folder, "rustc"))
@@ -30,9 +30,9 @@ def find_rustc() -> Optional[str]:
 
 @contextmanager
 def without_rustup_folder() -> Iterator[Mapping[str, str]]:
-    """Yield what programs need in the environment so that rustup, which they may start, makes no folder of its own.
+    """Yield environment variables with which rustup, if a program starts it, creates no folder of its own.
 
-    Where it has one already, that one counts: the toolchains are in it.
+    If its folder exists, that is used: the toolchains are in it.
     """
     if (Path(os.environ.get("RUSTUP_HOME") or home_folder() / ".rustup")).exists():
         yield {}

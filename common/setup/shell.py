@@ -20,18 +20,18 @@ COMMAND_MARK = "# written by dlwhy's install.py, which also removes it: python3 
 
 
 def command_path() -> Path:
-    """Return the place of the command dlwhy, in the folder of a user's own programs that Debian puts on PATH."""
+    """Return the path of the command dlwhy, in the folder of the user's own programs that Debian puts on PATH."""
     return home_folder() / ".local" / "bin" / "dlwhy"
 
 
 def command_text() -> str:
-    """Build the command; Python starts a third faster without site (-S), which dlwhy does not need."""
+    """Build the command; without site (-S), which dlwhy does not need, Python starts a third faster."""
     words = [this_python(), "-IS", str(ROOT / "__main__.py")]
     return f'#!/bin/sh\n{COMMAND_MARK}exec {shlex.join(words)} "$@"\n'
 
 
 def read_command(path: Path) -> Optional[str]:
-    """Read the command dlwhy; None where there is none, or something that is not ours."""
+    """Read the command dlwhy; return None if it does not exist or is not ours."""
     try:
         text = (read_file(path) or b"").decode(errors="surrogateescape")
     except (OSError, UnusableError):
@@ -40,7 +40,7 @@ def read_command(path: Path) -> Optional[str]:
 
 
 def install_into_shell(changes: Changes) -> None:
-    """Write the command and fill the folder for its Python; one that is not ours stays."""
+    """Write the command and fill the folder for its Python; a command that is not ours stays."""
     path = command_path()
     old = read_command(path)
     if old is None and os.path.lexists(path):

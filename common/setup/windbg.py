@@ -1,4 +1,4 @@
-"""Which parts of WinDbg and its Python are there, does it load dlwhy, and how is that arranged?"""
+"""Which parts of WinDbg and its Python are installed, does it load dlwhy, and how is it made to?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .programs import output_of, this_python
 from .report import dotted, say
 
 WINDBG_ENTRY_SCRIPT = ROOT / "windbg_ext" / "dlwhy_windbg.py"
-# pykd's wheels end here, and our code begins here.
+# The last version with a pykd wheel, and the first one that dlwhy supports.
 WINDBG_PYTHON = (3, 9)
 PYKD = "print('pykd is there')"
 
@@ -33,7 +33,7 @@ class WinDbg(NamedTuple):
 
 
 def find_windbg() -> WinDbg:
-    """Find WinDbg, CPython with pykd, and pykd's bootstrapper, where their installers put them."""
+    """Find WinDbg, CPython with pykd, and pykd's bootstrapper in the folders of their installers."""
     program_files = [Path(os.environ[name]) for name in ("ProgramFiles(x86)", "ProgramFiles") if os.environ.get(name)]
     kits = registry_values("SOFTWARE\\Microsoft\\Windows Kits\\Installed Roots", "WindowsDebuggersRoot10")
     kits += [folder / "Windows Kits" / "10" / "Debuggers" for folder in program_files]
@@ -53,14 +53,14 @@ def find_windbg() -> WinDbg:
 
 
 def windows_pythons() -> list[Path]:
-    """List the CPythons of the version that pykd needs: this one, and those that the registry knows."""
+    """List the CPythons of the version that pykd needs: the running one, and all in the registry."""
     found = [Path(this_python())] if sys.version_info[:2] == WINDBG_PYTHON else []
     folders = registry_values(f"SOFTWARE\\Python\\PythonCore\\{dotted(WINDBG_PYTHON)}\\InstallPath", "")
     return found + [folder / "python.exe" for folder in folders]
 
 
 def registry_values(key: str, name: str) -> list[Path]:
-    """Read a path out of the registry, the machine's and the user's; none where there is no such value."""
+    """Read a value that is a path from the registry, the machine's and the user's; empty without one."""
     found: list[Path] = []
     if sys.platform == "win32":
         import winreg
@@ -75,7 +75,7 @@ def registry_values(key: str, name: str) -> list[Path]:
 
 
 def windbg_script() -> Path:
-    """Return the script that WinDbg runs at its start."""
+    """Return the path of the script that WinDbg runs when it starts."""
     return data_folder() / "dlwhy.wds"
 
 
@@ -86,7 +86,7 @@ def windbg_lines(bootstrapper: Path) -> str:
 
 
 def install_into_windbg(changes: Changes) -> int:
-    """Write WinDbg's script and fill the folder for its Python; say how to get what is missing."""
+    """Write WinDbg's script and fill the folder for its Python; print how to get missing parts."""
     found = find_windbg()
     if found.python is None or not found.has_pykd or found.bootstrapper is None:
         missing = [check for check in check_windbg_parts(found) if check.kind == "FAIL"]

@@ -9,7 +9,7 @@ _T = TypeVar("_T")
 
 
 class Site(NamedTuple):
-    """A location in code: library, function and source line, each None if unknown."""
+    """A location in code: address, library, function and source line (``main.c:12``), each None if unknown."""
 
     address: int
     library: Optional[str] = None
@@ -20,10 +20,14 @@ class Site(NamedTuple):
 class EventHeader(NamedTuple):
     """The keys common to all events: number, time, thread and caller.
 
-    ``caller`` is the nearest function that belongs neither to libc nor to the loader, ``initiated_by`` says whether it
-    called itself ("user") or libc did for it ("libc").  ``within_event`` is the number of the event during which this
-    one happened.  ``raced`` says that another thread opened or closed meanwhile: which of them came first cannot be
-    told.
+    :param number: the position in the order in which events began, from 1.
+    :param time_seconds: when the event began, in seconds since the trace did.
+    :param tid: the thread that called, on Linux its LWP; 0 if unknown.
+    :param caller: the nearest function that belongs neither to libc nor to the loader, None if not found.
+    :param initiated_by: "user" if that function called, "libc" if libc did on its behalf.
+    :param within_event: the number of the event during which this one happened, None if during none.
+    :param at_exit: the program was exiting, and finalisers ran.
+    :param raced: another thread opened or closed at the same time, so effects cannot be attributed reliably.
     """
 
     number: int
@@ -37,7 +41,7 @@ class EventHeader(NamedTuple):
 
 
 class OpenResult(Enum):
-    """How a dlopen ended: LOADED is new, ALREADY_LOADED was there before, UNKNOWN was not seen to end."""
+    """The result of a dlopen; UNKNOWN: its return was not seen."""
 
     LOADED = "loaded"
     ALREADY_LOADED = "already-loaded"
@@ -56,9 +60,12 @@ class Calls(NamedTuple):
 class LibraryTotals(NamedTuple):
     """The opens and closes of one library in one namespace.
 
-    ``open_count_at_start`` is its open count when the trace began, ``open_count_now`` the one now, None where it is not
-    loaded.  ``closes_without_effect`` are closes that did nothing, because it is NODELETE.  What was loaded
-    ``at_start`` of the program never goes.
+    :param open_count_at_start: its open count when the trace began, 0 if it was not open.
+    :param opens_by_caller: its opens, the most frequent caller first.
+    :param closes_by_caller: its closes that had an effect, the most frequent caller first.
+    :param closes_without_effect: closes that did nothing, because it is NODELETE.
+    :param open_count_now: its current open count, None if it is not loaded.
+    :param at_start: it was loaded at program start, so it is never unloaded.
     """
 
     name: str
@@ -73,9 +80,9 @@ class LibraryTotals(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What was counted.
+    """The totals of a trace.
 
-    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were seen to end, and did not race.
+    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were seen to return, and did not race.
     """
 
     opens: int = 0

@@ -1,6 +1,6 @@
 """Who opened and closed what, how often, and with which result?  Totals only: a long trace takes little memory.
 
-What the events of all systems share is counted here; the ledgers of each keep the events themselves.
+Counts what the events of all systems share; the ledger of each system stores the events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
 
 _T = TypeVar("_T")
 
-#: How many events of each kind are kept for the report; all are in the log.
+#: At most this many events of each kind are listed in the report; the log has all.
 MAX_LISTED = 1000
 
 
@@ -28,7 +28,7 @@ class LibraryKey(NamedTuple):
 class CloseResult(NamedTuple):
     """The effect of a close: how many libraries it unloaded, and whether a dependency stayed.
 
-    ``is_exact`` says whether what went was predicted when it began, ``is_wrong`` that no prediction explains it.
+    ``is_exact``: exactly the libraries predicted at its start were unloaded; ``is_wrong``: no prediction explains it.
     """
 
     outcome: Outcome
@@ -53,7 +53,10 @@ class Ledger:
     """The totals over a trace's events."""
 
     def __init__(self, at_start: Optional[Mapping[LibraryKey, int]] = None) -> None:
-        """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
+        """Create a ledger.
+
+        :param at_start: the open counts of the libraries loaded at program start.
+        """
         self._at_start = at_start or {}
         self._accounts: dict[LibraryKey, _LibraryCounts] = {}
         self._counts: Counter[str] = Counter()
@@ -65,7 +68,7 @@ class Ledger:
         sums.is_shown = True
 
     def _account(self, key: LibraryKey, name: str, shown: bool) -> _LibraryCounts:
-        """Find the account of a library; one that no event shows is not in the report."""
+        """Find the account of a library; the report omits an account that no event shows."""
         sums = self._accounts.get(key)
         if sums is None:
             sums = self._accounts[key] = _LibraryCounts(name, self._at_start.get(key, 0))
@@ -77,7 +80,7 @@ class Ledger:
         self._account(key, name, shown).opens[header.caller, header.initiated_by] += 1
 
     def record_close(self, key: LibraryKey, name: str, header: EventHeader, outcome: Outcome, *, shown: bool) -> None:
-        """Count a close in the account of its library, unless that was not open."""
+        """Count a close in the account of its library, unless the library was not open."""
         if outcome is Outcome.NOT_OPEN:
             return
         sums = self._account(key, name, shown)
@@ -93,7 +96,7 @@ class Ledger:
         self._counts["end_not_seen"] += result is OpenResult.UNKNOWN
 
     def count_close(self, header: EventHeader, ending: CloseResult) -> bool:
-        """Count a close in the totals; returns True if it was mispredicted: not where threads raced."""
+        """Count a close in the totals; return True if it was mispredicted, False if threads raced."""
         counts = self._counts
         counts["closes"] += 1
         counts["closes_that_unloaded"] += bool(ending.unloaded)
@@ -121,7 +124,7 @@ class Ledger:
             self._unlisted[name] += 1
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return for which kinds of event more occurred than are listed."""
+        """Return a problem for each kind of event of which more occurred than are listed."""
         text = "there were {} more than the {} that are listed here; --log has all"
         return tuple(Problem(name, text.format(count, MAX_LISTED)) for name, count in self._unlisted.items())
 

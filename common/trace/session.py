@@ -11,7 +11,7 @@ from ..target import Subscription
 class TraceSession:
     """The breakpoints and callbacks of a trace, and the count of its events.
 
-    ``ending`` says why nothing is watched any more, None while it goes on; ``number`` is that of the latest event.
+    ``ending`` says why the trace has ended, None while it runs; ``number`` is the latest event's.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class TraceSession:
         self._subscriptions += subscriptions
 
     def end(self, why: str) -> bool:
-        """Cancel all subscriptions; return False if that was done before."""
+        """Cancel all subscriptions; return False if they were cancelled before."""
         if self.ending is not None:
             return False
         self.ending = why
@@ -37,14 +37,14 @@ class TraceSession:
         return True
 
     def count(self) -> int:
-        """Count an event; returns its number."""
+        """Count an event and return its number."""
         self.number += 1
         return self.number
 
     def now(self) -> float:
-        """Return the time since the beginning, in seconds."""
+        """Return the time since the trace began, in seconds."""
         return round(time.monotonic() - self._begun, 6)
 
     def seconds(self) -> float:
-        """Return the duration of the trace, so far or in all."""
+        """Return how long the trace has run, or ran, in seconds."""
         return time.monotonic() - self._begun if self._seconds is None else self._seconds

@@ -1,6 +1,6 @@
-"""Which file was a library loaded from, even after it has gone?
+"""Which file was a library loaded from, even after it was unloaded?
 
-A build-id can be read only while its library is mapped, and is asked for when the library has gone: so it is kept.
+A build-id can be read only while its library is mapped but is needed after the unload, so it is cached.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ..elf.image import ElfImages
 from ..loader.maps import Graph, LinkMap
 from ..loader.rendezvous import MAX_LIBRARIES
 
-#: What two readings of one library have in common, as `is_same_library` of loader/maps.py has it.
+#: What identifies a library across snapshots, as in `is_same_library` of loader/maps.py.
 _Identity = tuple[int, int, int, int, int]
 
 
 class BuildIds:
-    """The build-ids of the libraries that are loaded, or have just gone, each read once."""
+    """The build-ids of loaded and just unloaded libraries, each read once."""
 
     def __init__(self) -> None:
         self._known: dict[_Identity, Optional[str]] = {}
@@ -25,8 +25,10 @@ class BuildIds:
     def of(self, link_map: LinkMap, graph: Graph, images: ElfImages) -> Optional[str]:
         """Return a library's build-id in hex; None if it has none, or if it was not read while it was loaded.
 
-        ``graph`` and ``images`` are of the latest reading.  What is in no graph any more is not read: another library
-        can lie there.
+        An unloaded library is not read: another one can be mapped at its addresses.
+
+        :param graph: the link maps of the latest snapshot.
+        :param images: the images of the same snapshot.
         """
         identity = _identity_of(link_map)
         if identity not in self._known:
@@ -37,10 +39,10 @@ class BuildIds:
         return self._known[identity]
 
     def forget(self, gone: Iterable[LinkMap], graph: Graph) -> None:
-        """Forget libraries that are in the graph no more, for the next one at the same place can be of another file."""
+        """Forget unloaded libraries: the next one at the same address can be from another file."""
         for link_map in gone:
             self._known.pop(_identity_of(link_map), None)
-        # Where the lists were damaged for a while, some are in no graph that was compared.
+        # While the lists are damaged no graphs are compared, so some unloads are missed.
         if len(self._known) > 2 * MAX_LIBRARIES:
             kept = set(map(_identity_of, graph.by_address.values()))
             self._known = {identity: value for identity, value in self._known.items() if identity in kept}

@@ -17,37 +17,40 @@ from .naming import opened_by
 from .process import GlibcProcess
 from .symbols import TEXT_UNITS, demangled
 
-#: How many libraries that keep another one are listed; more are counted.
+#: At most this many libraries that keep another one are listed; the rest are counted.
 MAX_DEPENDENCY_HOLDS = 16
 MAX_SYMBOLS = 16
-#: So many symbols by which one library points into another are demangled, to list the first of them.
+#: At most this many symbols by which one library points into another are demangled, to list the first ones.
 MAX_DEMANGLED = 1024
 
-#: Where every library needs every other, the search for all holders of all libraries would be cubic.
+#: If every library needs every other, the search for all holders of all libraries would be cubic.
 MAX_SEARCH_STEPS = 20_000
 
-# What is spent, in Memory's units: on a step of that search, and on a reason that is told, besides its characters.
+# Costs in Memory's units: a step of that search, and a reported hold in addition to its characters.
 _STEP_UNITS = 4
 _HOLD_UNITS = 500
 
-# Of what the search for reasons is told as a problem, and that it was cut.
+# Subject and text of the problem that reports a truncated search for holds.
 _REASONS = "reasons why libraries stay"
 _CUT = "not all of the many libraries that keep one another are looked at: reasons can be missing, and are not counted"
 
 
 class HoldChains:
-    """The holds that libraries have through others, under one mark result."""
+    """The holds that libraries have through others, after one mark phase."""
 
     def __init__(self, process: GlibcProcess, kept: MarkPhase, *, brief: bool) -> None:
-        """Create the chains of one process under one mark result; ``brief``: without evidence and symbols."""
+        """Create the chains of one process after one mark phase.
+
+        :param brief: leave out evidence and symbols.
+        """
         self._process = process
         self._kept = kept
         self._brief = brief
 
     def holds(self, link_map: LinkMap) -> tuple[list[Hold], int]:
-        """Find the roots that lead to a map, each by its shortest chain; one that never goes is not left out.
+        """Find the roots that keep a link map, each by its shortest chain; a permanent one is always listed.
 
-        Returns the holds, the permanent first, and how many more there are.
+        Returns the holds, permanent ones first, and the number of holds left out.
         """
         if link_map.address not in self._kept.holders:
             return [], 0
@@ -64,10 +67,10 @@ class HoldChains:
             if not is_paid:
                 break
         if not any(_is_permanent(hold) for hold in holds):
-            way = self._permanent_way(link_map)
-            if len(way) > 1:
-                listed.append(way[0])
-                holds.append(self._hold(way))
+            path = self._permanent_path(link_map)
+            if len(path) > 1:
+                listed.append(path[0])
+                holds.append(self._hold(path))
         holds.sort(key=lambda h: (not _is_permanent(h), len(h.chain), h.kind.value, h.chain))
         return holds, max(0, len({*roots, *listed}) - len(holds))
 
@@ -89,16 +92,16 @@ class HoldChains:
     def _spend(self, units: int) -> bool:
         return self._process.memory.spend(units, _REASONS)
 
-    def _permanent_way(self, link_map: LinkMap) -> Sequence[int]:
-        """Return the way to a map from the nearest root that never goes; empty if there is none."""
+    def _permanent_path(self, link_map: LinkMap) -> Sequence[int]:
+        """Return the path to a link map from the nearest permanent root; empty if there is none."""
         search = self._kept.from_permanent
         return search.path(link_map.address) if link_map.address in search.before else ()
 
-    def _hold(self, way: Sequence[int]) -> Hold:
+    def _hold(self, path: Sequence[int]) -> Hold:
         """Describe how the first link map of a path, a root, holds the last one."""
-        chain = [way[0]]
+        chain = [path[0]]
         edge = Edge.DEPENDENCY
-        for following in way[1:]:
+        for following in path[1:]:
             edge = self._kept.edge(chain[-1], following)
             between = _dependency_path(self._process, chain[-1], following) if edge is Edge.DEPENDENCY else [following]
             chain += between
@@ -137,7 +140,7 @@ class HoldChains:
 
 
 def _dependency_path(process: GlibcProcess, holder: int, held: int) -> list[int]:
-    """Return the libraries between: l_initfini of a dlopened library lists its indirect dependencies too."""
+    """Return the path below ``holder``: l_initfini of a dlopened library lists its indirect dependencies too."""
     search = Search(
         [holder],
         lambda address: _direct_dependencies(process, process.graph.by_address[address]),

@@ -27,7 +27,7 @@ REPORTED_FIELDS = (
 
 
 def read_evidence(layouts: LayoutSet, link_map: LinkMap, *members: str) -> tuple[Evidence, ...]:
-    """Return members of a map as they were read; one that this version lacks is left out."""
+    """Return members of a link map as they were read, without those that this version lacks."""
     result: list[Evidence] = []
     for name in members:
         member = layouts.require("link_map").fields.get(name)
@@ -40,5 +40,5 @@ def read_evidence(layouts: LayoutSet, link_map: LinkMap, *members: str) -> tuple
 
 
 def reported_fields(link_map: LinkMap) -> Mapping[str, Optional[int]]:
-    """Return the members that a verdict rests on, None for those that this version lacks."""
+    """Return the members that a verdict rests on, each None if this version lacks it."""
     return link_map.field_values(REPORTED_FIELDS)

@@ -1,4 +1,4 @@
-"""Why is this library still loaded, and what would make it go?"""
+"""Why is this library still loaded, and what would unload it?"""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _Answer = TypeVar("_Answer")
 Choice = Callable[[Sequence[Library]], Sequence[Library]]
 
 
-#: How long a running process is read again and again, and how long until a thread that holds the loader's lock without
-#: changing anything is taken to stay there.
+#: How long a running process is re-read until its loader is inactive, and after what time a thread that holds the
+#: loader's lock without changing anything is assumed to stay there.
 MAX_SETTLING_SECONDS = 1.0
 HELD_SECONDS = 0.1
-#: The pause between two readings, at least, and for each second that a reading took: a reading holds the process up at
-#: its own system calls on memory, which halved the rate of one that did nothing but open and close libraries.
+#: The pause between two reads: its minimum, and its length for each second that the last read took.  Reading delays the
+#: process's own memory system calls: it halved the rate of a process that only opened and closed libraries.
 RETRY_SECONDS = 0.001
 PAUSE_PER_READING = 10
 
@@ -38,8 +38,8 @@ PAUSE_PER_READING = 10
 def explain(target: Target, brief: bool = False) -> State:
     """Examine all libraries of the target.
 
-    A brief state lacks what a table does not show: sonames, build-ids, fields, symbols and evidence.
-
+    :param target: a Linux process, core or machine at one point in time.
+    :param brief: leave out what a table does not show: sonames, build-ids, fields, symbols and evidence.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
@@ -54,6 +54,7 @@ def explain(target: Target, brief: bool = False) -> State:
 def explain_chosen(target: Target, choose: Choice) -> State:
     """Examine the libraries that ``choose`` selects; the others cost nothing.
 
+    :param choose: returns the libraries to examine, given all of them without verdicts.
     :raises NotFoundError: if ``choose`` raises it.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
@@ -94,10 +95,12 @@ def examine(
     of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Rendezvous], _Answer],
 ) -> tuple[_Answer, tuple[Problem, ...]]:
-    """Examine the target and answer a question about it; also return the problems met on the way.
+    """Examine the target and answer a question about it; also return the problems found on the way.
 
-    A process that runs meanwhile is read again until its loader has stood still; a problem says so if it never has.
+    A running process is re-read until its loader did not change during a read; a problem says so if it always did.
 
+    :param of_glibc: answers the question for a glibc process.
+    :param of_musl: answers it for a musl process.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
     """
@@ -111,14 +114,14 @@ def examine(
     while True:
         started = time.monotonic()
         failure: Optional[DlwhyError] = None
-        motion = LoaderActivity.MOVING
+        activity = LoaderActivity.MOVING
         try:
-            latest, motion, problems = _examine_once(target, of_glibc, of_musl)
+            latest, activity, problems = _examine_once(target, of_glibc, of_musl)
         except (FaultError, CorruptError, LayoutError) as error:
             failure = error
         now = time.monotonic()
-        # A thread that stays inside dlopen, in a constructor say, changes nothing meanwhile.
-        if motion is LoaderActivity.STILL or (motion is LoaderActivity.HELD and now - begin > HELD_SECONDS):
+        # A thread that stays inside dlopen, say in a constructor, changes nothing while it does.
+        if activity is LoaderActivity.STILL or (activity is LoaderActivity.HELD and now - begin > HELD_SECONDS):
             assert latest is not None
             return latest, problems
         if now - begin > MAX_SETTLING_SECONDS:
@@ -138,12 +141,12 @@ def _examine_once(
     memory = Memory(target)
     before = tuple(target.problems())
     try:
-        answer, motion = _examine(memory, of_glibc, of_musl)
+        answer, activity = _examine(memory, of_glibc, of_musl)
     except DlwhyError as error:
         error.add((*memory.problems(), *target.problems()))
         raise
     late = [problem for problem in target.problems() if problem not in before]
-    return answer, motion, (*late, *memory.problems())
+    return answer, activity, (*late, *memory.problems())
 
 
 def _examine(

@@ -29,32 +29,34 @@ PERMANENT = frozenset(
 class MarkPhase:
     """The result of the collector's mark phase under given open counts.
 
-    For other open counts there is another one of these: what is computed here is never of other counts.
-
-    Its open counts are given by link map address, those that differ from memory.
+    For other open counts there is another instance, so everything cached here belongs to these counts.
     """
 
     def __init__(self, process: GlibcProcess, counts: Mapping[int, int]) -> None:
+        """Create the mark phase of a process.
+
+        :param counts: the open counts that differ from memory, by link map address.
+        """
         self.counts = counts
         self._process = process
 
     @cached_property
     def marks(self) -> Mapping[int, tuple[RootKind, ...]]:
-        """Mark as the collector would: the maps that it keeps, each with its own root kinds (empty: by others)."""
+        """Mark as the collector would: the link maps that it keeps, each with its root kinds (empty: no root)."""
         kept: dict[int, tuple[RootKind, ...]] = {}
         for namespace in self._process.graph.namespaces:
             kept.update(mark(namespace, self._process.graph, self._process.rules, self.counts))
         return kept
 
     def open_count(self, link_map: LinkMap) -> int:
-        """Return the open count of a map."""
+        """Return the open count of a link map."""
         return self.counts.get(link_map.address, link_map.l_direct_opencount)
 
     def is_closing(self, link_map: LinkMap) -> bool:
-        """Return True if the collector has just condemned a map: its destructors run, then it goes.
+        """Return True if the collector has condemned a link map: its destructors run, then it is unloaded.
 
-        The collector numbers the maps in l_idx and sets -1 in those that it keeps; garbage that it left behind
-        earlier was kept then, so it has -1.
+        The collector numbers the link maps in l_idx and sets it to -1 in each that it keeps.  Garbage that an earlier
+        collection left behind was kept then, so it has -1.
         """
         if link_map.address in self.marks or not self._process.lock.is_held:
             return False
@@ -63,13 +65,13 @@ class MarkPhase:
         )
 
     def is_permanent(self, root: int) -> bool:
-        """Return True if a root of the marking, by its map's address, stays for good."""
+        """Return True if a root, by its link map's address, stays for good."""
         kinds = (ROOT_HOLDS[kind] for kind in self.marks[root])
         return not PERMANENT.isdisjoint(kinds) or bool(self._process.graph.by_address[root].l_auditing)
 
     @cached_property
     def holders(self) -> Mapping[int, list[int]]:
-        """Collect for each map those kept maps that keep it directly; dependencies come before relocations."""
+        """Collect for each link map the kept ones that keep it directly; dependencies come before relocations."""
         holders: dict[int, list[int]] = {}
         by_relocation: dict[int, list[int]] = {}
         for address in self.marks:
@@ -88,7 +90,7 @@ class MarkPhase:
 
     @cached_property
     def from_permanent(self) -> Search[int]:
-        """Search from the roots that stay for good; ``before`` has the next map on the shortest way to one."""
+        """Search from the roots that stay for good; ``before`` has the next link map on the shortest path to one."""
         by_address = self._process.graph.by_address
 
         def kept_by(address: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ from ...errors import NotFoundError
 from ...paths import base_name
 from ..model import Library, runs_wine
 
-#: Of so many names those that are near are looked for.
+#: Similar names are looked for among at most this many.
 MAX_COMPARED = 4096
 
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -20,7 +20,7 @@ def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], in
 
     ``&`` before an expression says that it is a ``struct link_map`` pointer, such as a handle of dlopen.
 
-    :raises NotFoundError: if none fits; carries near names.
+    :raises NotFoundError: if none matches; carries similar names.
     """
     by_name = _by_name(libraries, text) if text else ()
     if by_name:
@@ -47,7 +47,7 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
             return found
     if _GLOB_CHARACTERS.isdisjoint(text):
         return ()
-    import fnmatch  # imported when needed, as difflib below: a command's start costs the user 30 ms as it is
+    import fnmatch  # imported when needed, like difflib below: a command takes 30 ms to start as it is
 
     return tuple(
         library
@@ -69,7 +69,7 @@ def _by_expression(libraries: Sequence[Library], text: str, evaluate: Callable[[
 
 
 def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...]:
-    """Find the library whose link_map an address is, else the one whose mapping holds it."""
+    """Find the library whose link map is at an address, else the one whose mappings contain it."""
     handles = tuple(library for library in libraries if library.link_map == address)
     return handles or tuple(
         library for library in libraries if library.start <= address < library.end and not library.proxy

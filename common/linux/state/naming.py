@@ -22,8 +22,8 @@ def target_info(memory: Memory) -> TargetInfo:
 def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
     """Return the main program's path; the loader itself leaves its l_name empty.
 
-    Where ld.so was started as the program, the kernel and the debugger name ld.so; argv[0] as ld.so keeps it in
-    ``_dl_argv`` is the program then.
+    If ld.so was started as the program, the kernel and the debugger name ld.so; then argv[0], as ld.so keeps it in
+    ``_dl_argv``, is the program.
     """
     modules = memory.target.modules()
     path = modules[0].path if modules else ""

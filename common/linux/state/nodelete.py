@@ -12,7 +12,7 @@ from ..loader.roots import LT_LOADED
 from .process import GlibcProcess
 
 _GUARD = "guard variable for "
-# What looking at a library takes, in Memory's units.
+# The cost of examining a library, in Memory's units.
 _STEP_UNITS = 4
 
 
@@ -23,10 +23,10 @@ class NodeleteOrigins:
         self._process = process
 
     def origin(self, link_map: LinkMap) -> tuple[str, Sequence[str]]:
-        """Return what has made a library NODELETE, and by which symbols, in the linker's names.
+        """Return what made a library NODELETE, and through which symbols, as the linker names them.
 
-        It is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or ``dlopen-flag-or-dlsym`` where
-        RTLD_NODELETE and a look-up by dlsym, which leaves no trace, cannot be told apart.
+        The origin is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or
+        ``dlopen-flag-or-dlsym`` if it can be RTLD_NODELETE or a lookup by dlsym, which leaves no trace.
         """
         if self._has_flag(link_map):
             return "elf-flag", ()
@@ -36,11 +36,14 @@ class NodeleteOrigins:
         bound = self._bound_by_startup(link_map)
         if bound:
             return "bound-by-startup", bound
-        # A start-up object finds symbols only in the global scope, so a library outside it was not bound by one.
+        # A start-up library finds symbols only in the global scope, so it did not bind to a library outside it.
         return ("dlopen-flag-or-dlsym" if link_map.field("l_global") else "dlopen-flag"), ()
 
     def _has_flag(self, link_map: LinkMap) -> bool:
-        """Return True if the file asks for NODELETE: until glibc 2.30 l_flags_1 holds the other causes too."""
+        """Return True if the file requests NODELETE.
+
+        Until glibc 2.30 l_flags_1 holds the other causes too (split by f63b73814f74, bug 20839), so the file is read.
+        """
         if link_map.l_nodelete_active is not None:
             return link_map.l_flags_1 & DF_1_NODELETE != 0
         image = self._process.image(link_map)
@@ -53,7 +56,7 @@ class NodeleteOrigins:
 
     @cached_property
     def _unique(self) -> Mapping[int, list[str]]:
-        """Collect the unique symbols by the address of the map that owns them."""
+        """Collect the unique symbols by the address of the link map that owns them."""
         process = self._process
         owners: dict[int, list[str]] = {}
         for namespace in process.graph.namespaces:
@@ -65,9 +68,11 @@ class NodeleteOrigins:
         return owners
 
     def _bound_by_startup(self, link_map: LinkMap) -> list[str]:
-        """Find the symbols by which objects that never go point into a library.
+        """Find the symbols by which libraries that stay for good point into a library.
 
-        Until glibc 2.30 any NODELETE object marks what it binds to, since 2.31 only start-up objects do.
+        Until glibc 2.30 every NODELETE library makes NODELETE what it binds to; since 2.31 (f8ed116aa574) only start-up
+        libraries do: ``add_dependency`` tests the flag of the target instead of ``undef_map``.  That is a slip in
+        glibc, so a later release may undo it.
         """
         symbols: set[str] = set()
         namespace = self._process.namespaces.get(link_map.l_ns)
@@ -81,5 +86,5 @@ class NodeleteOrigins:
 
 
 def without_guards(names: set[str]) -> list[str]:
-    """Sort names, leaving out the guard variables of those that are there themselves."""
+    """Sort names without the guard variables of variables that are listed too."""
     return sorted(name for name in names if name[len(_GUARD) :] not in names or not name.startswith(_GUARD))

@@ -1,4 +1,4 @@
-"""What is read of a glibc process once, for all questions about it?"""
+"""Which facts about a glibc process are read once, for all questions about it?"""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> GlibcProcess:
-    """Read a process: its libraries by the layouts that it validates.
+    """Read a process: choose the layouts that fit it, and read its libraries by them.
 
     :raises LayoutError: if no known layout of glibc fits.
     """
-    chosen = choose_layouts(memory, start, private)
-    # Where glibc's own lists are whole, the public part of the first is whole too.
-    of_lists = (*start.problems, *chosen.graph.problems) if chosen.graph.problems else ()
-    nameless = _nameless(memory, chosen.graph)
+    choice = choose_layouts(memory, start, private)
+    # If glibc's own lists are complete, the public part of the first one is complete too.
+    of_lists = (*start.problems, *choice.graph.problems) if choice.graph.problems else ()
+    nameless = _nameless(memory, choice.graph)
     return GlibcProcess(
         memory=memory,
         start=start,
         private=private,
-        layouts=chosen.layouts,
-        graph=chosen.graph,
-        images=chosen.images,
-        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *chosen.problems, *nameless))),
+        layouts=choice.layouts,
+        graph=choice.graph,
+        images=choice.images,
+        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *choice.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=FunctionNames(),
         build_ids=BuildIds(),
-        bindings=BindingCache(memory, chosen.images),
+        bindings=BindingCache(memory, choice.images),
     )
 
 
@@ -60,7 +60,7 @@ def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
 class GlibcProcess:
     """The facts of one snapshot of a process; independent of open counts.
 
-    ``problems`` are added to when more of the process is looked at; all else stays as it was read.
+    ``problems`` grow when more of the process is read; nothing else changes.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class GlibcProcess:
         self._build_ids = build_ids
 
     def later(self, follower: IncrementalGraphReader) -> GlibcProcess:
-        """Read the same process again, after it has gone on: its layouts are what they were.
+        """Read the same process again after it has run; its layouts are still valid.
 
         :raises FaultError: if the loader's lists cannot be read.
-        :raises CorruptError: if they are absurd.
+        :raises CorruptError: if they are implausible.
         """
         memory = self.memory.renewed()
         graph = follower.read(memory)
@@ -139,7 +139,7 @@ class GlibcProcess:
         return base_name(self.path(link_map))
 
     def path(self, link_map: LinkMap) -> str:
-        """Return a library's path, or what stands for it where it has none."""
+        """Return a library's path, or a substitute if it has none."""
         if link_map.name:
             return link_map.name
         if link_map.l_type == LT_EXECUTABLE:
@@ -151,15 +151,15 @@ class GlibcProcess:
         return self._images.at(link_map.l_map_start)
 
     def build_id(self, link_map: LinkMap) -> Optional[str]:
-        """Return a library's build-id in hex, also of one that has just gone, if this was asked before it went."""
+        """Return a library's build-id in hex; also after the unload, if it was read before that."""
         return self._build_ids.of(link_map, self.graph, self._images)
 
     def forget_build_ids(self, gone: Iterable[LinkMap]) -> None:
-        """Forget the build-ids of libraries that have gone."""
+        """Forget the build-ids of unloaded libraries."""
         self._build_ids.forget(gone, self.graph)
 
     def find_map(self, address: int) -> Optional[LinkMap]:
-        """Find the library in whose mappings an address lies."""
+        """Find the library whose mappings contain an address."""
         return self.graph.find_map(address)
 
     def code_symbol(self, address: int) -> CodeSymbol:

@@ -32,7 +32,7 @@ class Startup:
 
     @cached_property
     def _needed_at_start(self) -> frozenset[str]:
-        """Collect the DT_NEEDED base names of all start-up objects."""
+        """Collect the DT_NEEDED base names of all start-up libraries."""
         names: set[str] = set()
         for link_map in self._process.graph.by_address.values():
             image = self._process.image(link_map) if link_map.l_type != LT_LOADED else None

@@ -1,6 +1,6 @@
 """Which function covers an address, and through which symbols is one library bound to another?
 
-Both take long to find, so what has not changed since an earlier reading of the process is not found again.
+Both are slow, so results for unchanged libraries are carried over from an earlier snapshot.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..loader.maps import LinkMap, is_same_library
 if TYPE_CHECKING:
     from ..elf.bindings import Bindings
 
-#: How many names of functions are remembered.
+#: How many function names are cached.
 MAX_FUNCTIONS = 4096
 
-# What is spent, in Memory's units: on a function that is looked up in a file, on a look at what a library is bound to,
-# on a symbol's name, on each character.
+# Costs in Memory's units: a function that is looked up in a file, a search in a library's bindings, a symbol's name,
+# each of its characters.
 _FUNCTION_UNITS = 250_000
 _SEARCH_UNITS = 120
 _NAME_UNITS = 500
@@ -36,9 +36,10 @@ class FunctionNames:
     def name(
         self, memory: Memory, image: Optional[ElfImage], link_map: LinkMap, path: str, address: int
     ) -> Optional[str]:
-        """Return the demangled name of the function that covers an address in a library, None where it has none.
+        """Return the demangled name of the function that covers an address in a library, None if there is none.
 
-        ``image`` is the library's, None if it cannot be read, and ``path`` its file's.
+        :param image: the library's image, None if it cannot be read.
+        :param path: its file.
         """
         known = self._known.get(address)
         if known is None or not is_same_library(known[0], link_map):
@@ -52,7 +53,7 @@ class FunctionNames:
 def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: int) -> Optional[str]:
     if not memory.spend(_FUNCTION_UNITS, "names of functions"):
         return None
-    from ..elf.demangle import demangle  # needed for few answers, as what follows
+    from ..elf.demangle import demangle  # few answers need these
     from ..elf.files import name_function
 
     try:
@@ -63,7 +64,7 @@ def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: 
 
 
 def demangled(memory: Memory, symbols: Iterable[str]) -> set[str]:
-    """Return the demangled names of some symbols, of at least one, and of as many as the command may."""
+    """Return the demangled names of some symbols: at least one, and as many as the budget allows."""
     from ..elf.demangle import demangle_all
 
     affordable: list[str] = []
@@ -97,7 +98,7 @@ class BindingCache:
         return BindingCache(memory, images, {address: each for address, each in known.items() if address in there})
 
     def of(self, holder: LinkMap) -> Optional[Bindings]:
-        """Return a library's bindings, None if its image cannot be read; where nothing has changed, the same again."""
+        """Return a library's bindings, None if its image cannot be read; the same object again if nothing changed."""
         if holder.address not in self._found:
             before = self._earlier.get(holder.address)
             if before is not None and is_same_library(before[0], holder):

@@ -1,4 +1,4 @@
-"""Which threads still have TLS destructors of a library to run, and which functions are these?"""
+"""Which TLS destructors of a library are pending, and in which threads?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PendingDestructors:
         return self._by_map.get(link_map.address, ())
 
     def threads(self, link_map: LinkMap) -> tuple[ThreadRef, ...]:
-        """Return the threads that owe a library any, by their LWPs."""
+        """Return the threads with pending destructors of a library, sorted by LWP."""
         found = {pending.thread.lwp: _thread(pending) for pending in self.of(link_map)}
         return tuple(found[lwp] for lwp in sorted(found))
 

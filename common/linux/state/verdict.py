@@ -24,7 +24,7 @@ from .tls import PendingDestructors
 if TYPE_CHECKING:
     from ..loader.incremental import IncrementalGraphReader
 
-# What a library that is told with its fields takes, in Memory's units.
+# The cost of a library that is reported with its fields, in Memory's units.
 _LIBRARY_UNITS = 6000
 
 
@@ -43,9 +43,8 @@ class GlibcExamination:
     def __init__(self, facts: ProcessFacts, counts: Mapping[int, int] = {}, *, brief: bool = False) -> None:
         """Create an examination of a process under the given open counts.
 
-        In ``brief`` verdicts have neither fields, symbols, destructors nor evidence.
-
-        :param counts: the open counts that differ from those in memory, by link map address.
+        :param counts: the open counts that differ from memory, by link map address.
+        :param brief: verdicts have neither fields, symbols, destructors nor evidence.
         """
         self.process = facts.process
         self.destructors = facts.destructors
@@ -56,19 +55,19 @@ class GlibcExamination:
 
     @classmethod
     def of(cls, process: GlibcProcess, *, brief: bool = False) -> GlibcExamination:
-        """Examine a process by the open counts that it has."""
+        """Examine a process under its actual open counts."""
         facts = ProcessFacts(process, Startup(process), NodeleteOrigins(process), PendingDestructors(process))
         return cls(facts, brief=brief)
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
-        """Examine the same process as if some libraries had other open counts, by the map's address."""
+        """Examine the same process as if some libraries had other open counts, by link map address."""
         return GlibcExamination(self._facts, {**self.kept.counts, **counts}, brief=self._brief)
 
     def later(self, follower: IncrementalGraphReader) -> GlibcExamination:
-        """Examine the process again, after it has gone on, by the open counts that it has then.
+        """Examine the process again after it has run, under its actual open counts.
 
         :raises FaultError: if the loader's lists cannot be read.
-        :raises CorruptError: if they are absurd.
+        :raises CorruptError: if they are implausible.
         """
         return GlibcExamination.of(self.process.later(follower), brief=self._brief)
 
@@ -77,7 +76,7 @@ class GlibcExamination:
         return [self.describe(m, identify=True) for m in self.process.graph.by_address.values()]
 
     def state(self, chosen: Optional[Iterable[Library]] = None) -> State:
-        """Return the verdict on every library, or on those that are ``chosen``, in brief without their identities."""
+        """Return the verdict on every library, or on ``chosen`` ones; a brief one lacks sonames and build-ids."""
         process = self.process
         note_activity(process)
         by_address = process.graph.by_address
@@ -109,7 +108,7 @@ class GlibcExamination:
         image = self.process.image(link_map) if identify and not link_map.is_proxy else None
         path = self.process.path(link_map)
         first, last = link_map.extent
-        # By position: by name takes five times as long, which shows with hundreds of libraries.
+        # By position: keywords take five times as long, which is noticeable with hundreds of libraries.
         return Library(
             base_name(path),
             path,
@@ -128,7 +127,7 @@ class GlibcExamination:
         )
 
     def refresh_verdict(self, library: Library, link_map: LinkMap) -> Library:
-        """Return a verdict whose reasons are the library's own, and have not changed, with the values of now."""
+        """Return a verdict, whose holds are unchanged and not through other libraries, with current values."""
         holds = []
         for hold in library.holds:
             members = [evidence.member for evidence in hold.evidence]
@@ -198,7 +197,7 @@ class GlibcExamination:
         )
 
     def _returns_early(self, link_map: LinkMap) -> bool:
-        """Return True if a close of a NODELETE library would do nothing, where it is open at all."""
+        """Return True if a dlclose of a NODELETE library would return early: it does if the library is open."""
         return self.kept.open_count(link_map) > 0
 
     def _evidence(self, link_map: LinkMap, *members: str) -> tuple[Evidence, ...]:

@@ -1,4 +1,4 @@
-"""What is known of an in-flight open or close?"""
+"""What is known about an in-flight open or close?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .request import OpenRequest
 class CallStart(NamedTuple):
     """The start of an open or close: its event header, stack pointer, and the descriptors open then.
 
-    ``returns_to`` is the word at ``stack`` where this is its return address, else None.
+    ``returns_to`` is the word at ``stack`` if that is its return address, else None.
     """
 
     header: EventHeader
@@ -34,9 +34,9 @@ class LoaderCall:
     def __init__(self, call_start: CallStart) -> None:
         self.header, self.stack, self.returns_to, self.open_before = call_start
         self.has_effect = False
-        #: An event was not understood meanwhile: it can have ended, and what it did can be lost.
+        #: An event during the call was not understood: the call may have returned, and its effects may be lost.
         self.is_uncertain = False
-        self.went: dict[int, LibraryInstance] = {}
+        self.unloaded: dict[int, LibraryInstance] = {}
 
     def note_race(self) -> None:
         """Record that another thread opened or closed during the call."""
@@ -48,7 +48,7 @@ class LoaderCall:
 
     def note_gone(self, library: LibraryInstance) -> None:
         """Record a library that the call has unloaded."""
-        self.went[library.link_map] = library
+        self.unloaded[library.link_map] = library
         self.has_effect = True
 
     def event(self, ended: bool) -> Event:
@@ -64,11 +64,11 @@ class OpenCall(LoaderCall):
         self.request = request
         self.library: Optional[LibraryInstance] = None
         self.added: dict[int, LibraryInstance] = {}
-        #: What was raised first within it: what catches that on the way raises it again.
+        #: The first error raised during the open: code that catches it on the way raises it again.
         self.failure: Optional[OpenFailure] = None
 
     def is_for(self, link_map: LinkMap) -> bool:
-        """Return True if it asks for a library by its name."""
+        """Return True if the open requests a library of this base name."""
         return base_name(self.request.name or "") == base_name(link_map.name)
 
     def note_library(self, library: LibraryInstance) -> None:
@@ -81,12 +81,12 @@ class OpenCall(LoaderCall):
         self.added[library.link_map] = library
 
     def note_failure(self, failure: OpenFailure) -> None:
-        """Record an error that was raised during the open: the open fails with it, unless a constructor caused it."""
+        """Record an error that was raised during the open, which fails with it unless a constructor caused it."""
         if self.failure is None:
             self.failure = failure
 
     def event(self, ended: bool) -> Open:
-        """Return the event; an ended open without a library has failed."""
+        """Return the event; an open that returned without a library has failed."""
         result = OpenResult.UNKNOWN
         if self.library is not None:
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
@@ -101,32 +101,32 @@ class OpenCall(LoaderCall):
             result=result,
             library=self.library,
             loaded=_by_name(self.added.values()),
-            unloaded=_by_name(self.went.values()),
+            unloaded=_by_name(self.unloaded.values()),
             error=failure.text if failure else None,
             errno=failure.errno if failure else None,
         )
 
 
 class ClosePrediction(NamedTuple):
-    """What a close will do: its outcome, what is unloaded, by link map, and which dependencies stay.
+    """The predicted effects of a close: its outcome, the libraries unloaded, by link map, and dependencies that stay.
 
-    ``adds`` are those that go by the marking of the close that it is within, ``at_least`` names libraries that can
-    close more while they are unloaded.
+    ``for_outer_close`` are libraries that the outer close's collection unloads because of this close, ``at_least``
+    names libraries that can close more while they are unloaded.
     """
 
     outcome: Outcome
     goes: Mapping[int, LibraryInstance]
-    adds: Mapping[int, LibraryInstance]
+    for_outer_close: Mapping[int, LibraryInstance]
     at_least: tuple[str, ...]
     keeps: tuple[Library, ...]
 
 
-#: That of a close of what is no library.
+#: The prediction for a close of a handle that is not a library's.
 _NOTHING = ClosePrediction(Outcome.NOT_OPEN, {}, {}, (), ())
 
 
 class CloseCall(LoaderCall):
-    """An in-flight dlclose, with its prediction; ``remarked``: what nested closes' collections add to it."""
+    """An in-flight dlclose with its prediction, and the libraries that nested closes add to it."""
 
     def __init__(
         self, call_start: CallStart, handle: int, link_map: Optional[LinkMap], library: Optional[LibraryInstance]
@@ -136,7 +136,7 @@ class CloseCall(LoaderCall):
         self.link_map = link_map
         self.library = library
         self.prediction = _NOTHING
-        self.remarked: dict[int, LibraryInstance] = {}
+        self.by_nested_closes: dict[int, LibraryInstance] = {}
         self.is_counted = False
 
     @property
@@ -145,8 +145,8 @@ class CloseCall(LoaderCall):
         return self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
 
     def is_expected_to_unload(self, address: int) -> bool:
-        """Return True if one of its markings condemns the library with a map at an address."""
-        return address in self.prediction.goes or address in self.remarked
+        """Return True if one of the close's mark phases condemns the library whose link map is at an address."""
+        return address in self.prediction.goes or address in self.by_nested_closes
 
     def predict(self, link_map: LinkMap, prediction: ClosePrediction) -> None:
         """Set the prediction, and the current link map that it was made for."""
@@ -155,14 +155,14 @@ class CloseCall(LoaderCall):
 
     def note_nested(self, libraries: Mapping[int, LibraryInstance]) -> None:
         """Record what a nested close's collection adds to what this close unloads."""
-        self.remarked.update(libraries)
+        self.by_nested_closes.update(libraries)
 
     def note_count(self) -> None:
         """Record that the close has lowered an open count."""
         self.has_effect = self.is_counted = True
 
     def event(self, ended: bool) -> Close:
-        """Return the event; what was unloaded is unknown until the close has ended."""
+        """Return the event; its unloaded libraries are unknown until the close has returned."""
         prediction = self.prediction
         return Close(
             header=self.header,
@@ -170,16 +170,16 @@ class CloseCall(LoaderCall):
             open_count_before=self.link_map.l_direct_opencount if self.link_map else 0,
             predicted_outcome=prediction.outcome,
             predicted_unloads=_by_name(prediction.goes.values()),
-            predicted_by_nested_closes=_by_name(self.remarked.values()),
+            predicted_by_nested_closes=_by_name(self.by_nested_closes.values()),
             may_unload_more=prediction.at_least,
             kept=prediction.keeps,
-            unloaded=_by_name(self.went.values()) if ended else (),
+            unloaded=_by_name(self.unloaded.values()) if ended else (),
             ended=ended,
-            predicted_for_outer_close=_by_name(prediction.adds.values()),
+            predicted_for_outer_close=_by_name(prediction.for_outer_close.values()),
             handle=self.handle,
         )
 
 
 def _by_name(instances: Iterable[LibraryInstance]) -> tuple[LibraryInstance, ...]:
-    # What is sorted by is never None.
+    # No part of the key is ever None.
     return tuple(sorted(instances, key=lambda each: (each.name, each.path, each.namespace, each.link_map, each.base)))

@@ -1,8 +1,7 @@
 """Who called the loader: which function outside libc and ld.so, and on whose behalf?
 
-A close arrives at ``_dl_close`` through several functions of libc and ld.so.  They are unwound once for each way there
-is; where their frames have fixed sizes, the way is known again by its return addresses on the stack, which takes one
-read.
+A close reaches ``_dl_close`` through several functions of libc and ld.so.  Each call path is unwound once; if its
+frames have fixed sizes, later calls are recognised by their return addresses on the stack, with one read.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
 from .entry_points import CallingConvention, EntryPoint
 
-#: How many frames lie between a caller and the loader at most: NSS and gconv take about ten.
+#: At most this many frames are between a caller and the loader: NSS and gconv take about ten.
 MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
@@ -75,7 +74,7 @@ class Callers:
         return memory.pointer(self.stack(hit))
 
     def saved_return(self, memory: Memory, stack: int) -> Optional[int]:
-        """Read the return address that lies at a stack pointer; None where a register has it, or nothing is there."""
+        """Read the return address at a stack pointer; None if it is in a register, or unreadable."""
         return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
     def find(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
@@ -130,7 +129,7 @@ class Callers:
     def _frames(
         self, hit: Hit, process: GlibcProcess, is_passed: Callable[[GlibcProcess, int], bool]
     ) -> Iterator[CallFrame]:
-        """Unwind through what is passed, up to the first caller that is not."""
+        """Unwind through the functions that ``is_passed`` accepts, up to the first caller that it does not."""
         memory = process.memory
         names = REGISTERS[memory.platform.arch]
         registers = dict(zip(names, hit.registers(tuple(names.values()))))
@@ -142,7 +141,7 @@ class Callers:
         return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
 
     def _is_known_outside(self, process: GlibcProcess, pc: int) -> bool:
-        """Return True if a return address has been named as a caller's before."""
+        """Return True if a return address is already known as a caller's."""
         known = self._sites.get(pc)
         return known is not None and known[0] is not None and _is_there(process.graph, known[0])
 

@@ -1,8 +1,8 @@
 """Which file descriptors did an unloaded library leave open?
 
-Two phases, so that a program pays nothing for calls that nobody asks about.  First the kernel's list of descriptors is
-compared, before the dlopen, at the dlclose, and after it: that names the library and what is open.  A second trace, of
-that library alone, breaks on libc's functions that make descriptors and notes which of its calls did.
+In two phases, so that unwatched calls cost nothing: first the kernel's list of descriptors is compared before the
+dlopen, at the dlclose and after it, which names the library and the descriptors.  A second trace, of that library only,
+breaks on libc's functions that create descriptors and records the call sites.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..state.process import GlibcProcess
 from .callers import Callers
 from .events import DescriptorLeak, LibraryInstance
 
-#: libc's functions that give descriptors, with the place of a path among their arguments.
+#: libc's functions that create descriptors, with the index of the argument that is a path.
 DESCRIPTOR_FUNCTIONS: Mapping[str, Optional[int]] = {
     "accept": None,
     "accept4": None,
@@ -73,7 +73,7 @@ def read_descriptors(pid: int) -> OpenDescriptors:
         try:
             found[int(number)] = decode(os.readlink(f"{folder}/{number}".encode()))
         except OSError:
-            continue  # closed meanwhile
+            continue  # closed since it was listed
     return found
 
 
@@ -86,7 +86,7 @@ class _DescriptorCall(NamedTuple):
 
 
 class Descriptors:
-    """The open descriptors of a process, and those that were open when each library was loaded."""
+    """The open descriptors of a process, now and when each library was loaded."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -115,9 +115,13 @@ class Descriptors:
         before: OpenDescriptors,
         header: EventHeader,
     ) -> Iterator[DescriptorLeak]:
-        """Yield the descriptors that unloaded libraries left open; ``before``: those open when their close began.
+        """Yield the descriptors that unloaded libraries left open.
 
-        What was loaded together is one: its first library is named, or the one that was closed.
+        Libraries loaded together count as one: the closed library is named, or else the first one.
+
+        :param gone: the unloaded libraries by link map address.
+        :param closed: the library that was closed.
+        :param before: the descriptors open when the close began.
         """
         now = self.read()
         groups: dict[int, tuple[OpenDescriptors, list[LibraryInstance]]] = {}
@@ -134,7 +138,7 @@ class Descriptors:
                     yield DescriptorLeak(header, library, number, path, self._sites(instances, path))
         for each in [call for call in self._calls if call.library in gone]:
             del self._calls[each]
-        # A number that has been closed can be left open once more.
+        # A number that has been closed can be leaked again.
         self._reported = {(number, path) for number, path in self._reported if now.get(number) == path}
 
     def _sites(self, instances: list[LibraryInstance], path: str) -> tuple[Site, ...]:
@@ -145,7 +149,7 @@ class Descriptors:
 
 
 def read_path(memory: Memory, address: int) -> Optional[str]:
-    """Read a path argument, None where there is none."""
+    """Read a path argument; None if it is NULL or unreadable."""
     try:
         return memory.c_string(address) if address else None
     except DlwhyError:
@@ -153,7 +157,7 @@ def read_path(memory: Memory, address: int) -> Optional[str]:
 
 
 def name_call(callers: Callers, process: GlibcProcess, pc: int) -> Optional[tuple[LinkMap, Site]]:
-    """Find the library that called, and name the place."""
+    """Find the library that called, and its call site."""
     holder = process.find_map(pc)
     site = callers.name(process, pc)
     return (holder, site) if holder is not None and site is not None else None

@@ -1,10 +1,11 @@
 """Through which instructions does a glibc process open and close libraries, and where are the arguments?
 
 ld.so keeps the addresses of its ``_dl_open`` and ``_dl_close`` in ``_rtld_global_ro`` for libc, so they can be found
-without debug information, and all opens and closes of all namespaces pass through them.  Where a debugger cannot have
-breakpoints in ld.so, the way there is watched instead: ``dlopen``, ``dlmopen`` and ``dlclose`` as they are exported
-(until 2.33 by libdl), and on x86-64 libc's own two calls through ``_rtld_global_ro``, by which it opens and closes
-modules of its own (elf/dl-libc.c: do_dlopen, do_dlclose).
+without debug information, and all opens and closes of all namespaces pass through them.  If a debugger cannot keep
+breakpoints in ld.so, the functions that lead there are watched instead: the exported ``dlopen``, ``dlmopen`` and
+``dlclose`` (until 2.33 in libdl, then moved to libc by 0c1c3a771ece, 6a1ed32789ea and d8cce17d2a8f), and on x86-64
+libc's own two calls through ``_rtld_global_ro``, by which it opens and closes modules of its own (elf/dl-libc.c:
+do_dlopen, do_dlclose).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from ..loader.maps import Graph
 
 PF_X = 1
 
-#: LM_ID_NEWLM of <dlfcn.h>; the loader's own callers say __LM_ID_CALLER, -2, for the caller's namespace.
+#: LM_ID_NEWLM of <dlfcn.h>; the loader's own callers pass __LM_ID_CALLER, -2, for the caller's namespace.
 NEW_NAMESPACE = -1
 CALLERS_NAMESPACE = -2
 
-#: How far before a call through _rtld_global_ro its address is loaded, in bytes of code.
+#: At most this many bytes of code before a call through _rtld_global_ro its address is loaded.
 _LOAD_DISTANCE = 192
 _MAX_TEXT = 64 << 20
-#: What looking at a call takes, in Memory's units.
+#: The cost of examining a call, in Memory's units.
 _MATCH_UNITS = 150
 
 # call *disp32(%reg) and jmp *disp32(%reg), with or without a REX prefix; rsp and r12 would need another byte.
@@ -45,7 +46,7 @@ _LOAD = re.compile(rb"[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](....)", r
 class CallingConvention(NamedTuple):
     """A calling convention: argument registers, or none if arguments are on the stack above the return address.
 
-    ``link`` is the register with the return address, None where it is on the stack.
+    ``link`` is the register with the return address, None if that is on the stack.
     """
 
     arguments: tuple[str, ...]
@@ -75,7 +76,7 @@ class EntryPoint(Enum):
 
 
 class EntryPoints(NamedTuple):
-    """The addresses to break at, with the function at each, and both in words."""
+    """The addresses to break at, with the function at each, and how opens and closes are seen, as text."""
 
     entries: Mapping[int, EntryPoint]
     opens_by: str
@@ -85,9 +86,10 @@ class EntryPoints(NamedTuple):
 def find_entry_points(
     memory: Memory, layouts: LayoutSet, private: LoaderGlobals, graph: Graph, *, in_rtld: bool
 ) -> EntryPoints:
-    """Find the instructions that all opens and closes pass; ``in_rtld`` prefers ld.so's own functions.
+    """Find the instructions that all opens and closes pass.
 
-    :raises UnsupportedError: if nothing of the kind can be found.
+    :param in_rtld: prefer ld.so's own functions.
+    :raises UnsupportedError: if no such instruction is found.
     """
     pointers = _read_pointers(memory, layouts, private)
     if in_rtld and pointers:
@@ -105,7 +107,7 @@ def find_entry_points(
 
 
 def _read_pointers(memory: Memory, layouts: LayoutSet, private: LoaderGlobals) -> dict[str, tuple[int, int]]:
-    """Read GLRO(dl_open) and GLRO(dl_close); gives offset and value, nothing unless both lie in ld.so's code."""
+    """Read the offsets and values of GLRO(dl_open) and GLRO(dl_close); empty unless both point into ld.so's code."""
     layout = layouts.find("rtld_global_ro")
     try:
         symbol = private.rtld.find_symbol("_rtld_global_ro")
@@ -129,7 +131,7 @@ def _is_code(image: ElfImage, address: int) -> bool:
 
 
 def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, EntryPoint]]:
-    """Find the exported functions in the base namespace: since 2.34 in libc, before in libdl."""
+    """Find the exported functions in the base namespace: since 2.34 in libc (d8cce17d2a8f), before in libdl."""
     for link_map in graph.namespaces[0].maps:
         name = base_name(link_map.name)
         if not (is_libc(name) or name.startswith(("libdl.so", "libdl-2."))):
@@ -147,7 +149,7 @@ def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, EntryPoi
 def _find_inner_calls(
     memory: Memory, private: LoaderGlobals, pointers: Mapping[str, tuple[int, int]]
 ) -> Iterator[tuple[int, EntryPoint]]:
-    """Find libc's calls through the pointers in _rtld_global_ro, of which it has the address in its GOT."""
+    """Find libc's calls through the pointers in _rtld_global_ro, whose address is in its GOT."""
     libc = private.libc
     symbol = private.rtld.find_symbol("_rtld_global_ro")
     if libc is None or symbol is None or memory.platform.arch != "x86_64":

@@ -12,8 +12,10 @@ from ..model import Library
 class LibraryInstance(NamedTuple):
     """One loading of a library, from the open that loads it to the close that unloads it.
 
-    ``base`` is its l_addr, its mappings lie within [``start``, ``end``).  ``build_id`` is that of its GNU note in hex,
-    as it was read while it was loaded; None where there is none, or where it was not in memory.
+    ``name`` is the base name of ``path``, which is l_name, or the program's own path if that is empty; ``namespace`` is
+    l_ns (Lmid_t), ``link_map`` the address of its ``struct link_map``, ``base`` l_addr.  Its mappings are within
+    [``start``, ``end``), l_map_start and l_map_end.  ``build_id`` is from its GNU note, in hex, read while it was
+    loaded; None if it has none or it was not in memory.
     """
 
     name: str
@@ -27,12 +29,16 @@ class LibraryInstance(NamedTuple):
 
 
 class Open(NamedTuple):
-    """A dlopen or dlmopen: the request (None: the program itself) and its result.
+    """A dlopen or dlmopen: the request and its result.
 
-    ``requested_namespace`` is the namespace that was asked for, negative for a new one or the caller's.  ``loaded`` are
-    all libraries that came, ``unloaded`` those that a failed one made the collector find.  ``error`` is what dlerror
-    says of a failed one, ``errno`` the number behind it; None where it did not fail, has no number, or where that is
-    not known.
+    :param requested: the file argument, None for the program itself.
+    :param flags: the RTLD flags.
+    :param requested_namespace: the Lmid_t requested, -1 for a new one (LM_ID_NEWLM), -2 for the caller's.
+    :param library: the library whose handle is returned, None if unknown or if the open failed.
+    :param loaded: all libraries that it loaded.
+    :param unloaded: the libraries that the collector unloaded because the open failed.
+    :param error: dlerror's text, None if the open did not fail or the text is unknown.
+    :param errno: the number from which strerror's part of the text comes, None if there is none or it is unknown.
     """
 
     header: EventHeader
@@ -50,10 +56,16 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A dlclose: the prediction at its start, and what it did; libraries sorted by name.
 
-    ``predicted_unloads`` is what the first marking finds, ``predicted_by_nested_closes`` what further markings add, one
-    for each close within, ``predicted_for_outer_close`` what this one adds to the close that it is within; ``kept`` are
-    those of its dependencies that stay at its last close, itself among them, with their holds.  ``open_count_before``
-    is that of before.  ``ended`` is False where the end was not seen: then ``unloaded`` is not known either.
+    :param library: the library whose handle is closed, None if the handle is not a library's.
+    :param open_count_before: its l_direct_opencount before the close.
+    :param predicted_unloads: the libraries that the first mark phase condemns.
+    :param predicted_by_nested_closes: the libraries that later mark phases add, one for each nested close.
+    :param may_unload_more: names of libraries that can close others while they are unloaded.
+    :param kept: if it is the last close, the library and its dependencies that stay, with their holds.
+    :param unloaded: the libraries that it unloaded; empty unless ``ended``.
+    :param ended: False if the return was not seen.
+    :param predicted_for_outer_close: the libraries that this nested close adds to the outer one.
+    :param handle: the argument.
     """
 
     header: EventHeader
@@ -71,12 +83,12 @@ class Close(NamedTuple):
 
     @property
     def predicted_but_kept(self) -> tuple[LibraryInstance, ...]:
-        """Return what was predicted to be unloaded and was not: a wrong prediction, unless threads raced."""
+        """Return the libraries that were predicted to be unloaded but stayed: an error, unless threads raced."""
         return without((*self.predicted_unloads, *self.predicted_by_nested_closes), self.unloaded) if self.ended else ()
 
     @property
     def unloaded_but_not_predicted(self) -> tuple[LibraryInstance, ...]:
-        """Return what was unloaded without having been predicted."""
+        """Return the libraries that were unloaded without having been predicted."""
         return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
 
     @property
@@ -88,7 +100,10 @@ class Close(NamedTuple):
 class Pin(NamedTuple):
     """A library that became NODELETE: why, through which symbols and lookups, during or after which open.
 
-    ``symbols_omitted`` more symbols are left out.
+    :param origin: what made it NODELETE, as in `Hold`; None if unknown.
+    :param symbols: demangled names of the symbols that caused it.
+    :param looked_up_by: names of the libraries that looked these up.
+    :param symbols_omitted: how many more symbols are left out.
     """
 
     header: EventHeader
@@ -102,8 +117,10 @@ class Pin(NamedTuple):
 class TlsRegistration(NamedTuple):
     """A call of ``__cxa_thread_atexit_impl``: the library that it keeps, by its dso_symbol, and the destructor.
 
-    ``destructor_library`` is the destructor's own library where that is another one: it can go before the destructor
-    runs.
+    :param destructor: the destructor function.
+    :param object: the address of the object that it destroys.
+    :param destructor_library: the destructor's own library if that is another one: it can be unloaded before the
+        destructor runs.
     """
 
     header: EventHeader
@@ -116,7 +133,9 @@ class TlsRegistration(NamedTuple):
 class DescriptorLeak(NamedTuple):
     """A file descriptor that was opened while a library was loaded and outlived the library.
 
-    ``opened_at`` are the calls in that library that made descriptors, as far as they were watched.
+    :param descriptor: its number.
+    :param descriptor_target: the target of /proc/PID/fd/NUMBER.
+    :param opened_at: the call sites in that library that created descriptors, as far as these were watched.
     """
 
     header: EventHeader
@@ -130,7 +149,7 @@ Event = Union[Open, Close, Pin, TlsRegistration, DescriptorLeak]
 
 
 class KeptLibrary(NamedTuple):
-    """A library that stayed at its last close: how often, the latest such close, and the holds then."""
+    """A library that stayed at a last close: how often, the latest such close, and its holds at that time."""
 
     library: Library
     times_kept: int
@@ -138,10 +157,16 @@ class KeptLibrary(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The answer of ``dltrace report``: ``watching`` is False once the trace has ended, ``end_reason`` says why.
+    """The answer of ``dltrace report``.
 
-    ``end_not_seen`` has begun and not been seen to end, ``closes_not_open`` are the closes of what was not open,
-    ``filter`` names the libraries that it is about.
+    :param watching: False once the trace has ended.
+    :param end_reason: why it has ended, None before that.
+    :param duration_seconds: how long it has run, or ran.
+    :param opens_by: through which functions opens are seen.
+    :param closes_by: through which functions closes are seen.
+    :param end_not_seen: the calls that began and were not seen to return.
+    :param closes_not_open: the closes of libraries that were not open.
+    :param filter: the libraries that the trace is about; empty: all.
     """
 
     target: TargetInfo
@@ -166,7 +191,7 @@ class Trace(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Why the process stops: the value of ``stop_when``, the open or close, and the libraries concerned."""
+    """A stop of the process: the value of ``stop_when``, the open or close, and the libraries concerned."""
 
     when: str
     event: Event

@@ -1,22 +1,22 @@
-"""Why has a dlopen failed?  In the words that dlerror has for it.
+"""Why did a dlopen fail, in dlerror's words?
 
-Nothing tells when an open ends, but all errors of ld.so pass through two functions, which leave by longjmp:
+No breakpoint marks the end of an open, but all errors of ld.so pass through two functions, which leave by longjmp:
 
     _dl_signal_error (int errcode, const char *objname, const char *occasion, const char *errstring)
     _dl_signal_exception (int errcode, struct dl_exception *exception, const char *occasion)
 
 ``struct dl_exception`` begins with ``const char *objname; const char *errstring`` (include/dlfcn.h).  Since glibc 2.25
-(commit 9e78f6f6e7) libc has them, and ld.so calls libc's through its PLT; since 2.37 (ee1ada1bdb) they are in ld.so
-alone; before 2.25 no dynamic symbol table has them.  dlerror puts the text together (dlfcn/dlerror.c), and would
-translate it.
+(9e78f6f6e713, bug 16628) libc has them, and ld.so calls libc's through its PLT; since 2.37 (ee1ada1bdb80, bug 25486)
+they are only in ld.so; before 2.25 no dynamic symbol table has them.  dlerror assembles the text (dlfcn/dlerror.c) and
+would translate it.
 
-Where no breakpoint can be set there, the text is still where libc keeps it for dlerror, up to the thread's next dlopen,
-dlclose or dlsym: since 2.34 (a23c28ec0d) in the thread-local and exported ``__libc_dlerror_result``, which points to
+If no breakpoint can be set there, the text is still where libc stores it for dlerror, until the thread's next dlopen,
+dlclose or dlsym: since 2.34 (a23c28ec0d1c) in the thread-local and exported ``__libc_dlerror_result``, which points to
 
     struct dl_action_result { int errcode; char errstring_source; bool returned; const char *objname; char *errstring; }
 
-(dlfcn/libc_dlerror_result.h).  dlerror replaces errstring by the whole text, frees what objname points to, and then has
-``returned`` set.  What libc opens for itself (elf/dl-libc.c) is not kept.
+(dlfcn/libc_dlerror_result.h).  dlerror replaces errstring by the complete text, frees objname, and then sets
+``returned``.  Errors of libc's own opens (elf/dl-libc.c) are not stored.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from .entry_points import find_function
 
 SIGNAL_ERROR, SIGNAL_EXCEPTION = "_dl_signal_error", "_dl_signal_exception"
 
-#: As long as the longest name of a symbol that is read, which the text can end with.
+#: The text can end with the name of a symbol: as long as the longest one that is read.
 _MAX_TEXT = MAX_NAME
-#: Until glibc 2.26 (3012cfb0d2) internal functions of i386 take their arguments in registers.
+#: Until glibc 2.26 (removed by 3012cfb0d266) internal functions of i386 take their arguments in registers.
 _I386_FLOOR = (2, 27)
 
-#: strerror's texts of what opening and mapping a file can say (sysdeps/gnu/errlist.h, sysdeps/unix/sysv/linux).
+#: strerror's texts for the errors of opening and mapping a file (sysdeps/gnu/errlist.h, sysdeps/unix/sysv/linux).
 ERRNO_TEXTS = {
     1: "Operation not permitted",
     2: "No such file or directory",
@@ -75,12 +75,12 @@ ERRNO_TEXTS = {
 }
 
 
-#: How dlsym's errors name the program where it has no argv[0] (DSO_FILENAME of include/link.h).
+#: How dlsym's errors name the program if it has no argv[0] (DSO_FILENAME of include/link.h).
 _NAMELESS_PROGRAM = "<main program>"
 
 
 class OpenFailure(NamedTuple):
-    """What dlerror says of a failed open, and the errno behind it, None without one."""
+    """dlerror's text for a failed open, and the errno that it includes, None without one."""
 
     text: str
     errno: Optional[int]
@@ -89,20 +89,20 @@ class OpenFailure(NamedTuple):
 def find_raisers(
     libc: Optional[ElfImage], rtld: ElfImage, version: Optional[tuple[int, ...]], *, in_rtld: bool
 ) -> Mapping[int, str]:
-    """Find the functions that raise the errors of ld.so, by their addresses; empty where there is no place for them.
+    """Find the functions that raise the errors of ld.so, by their addresses; empty if none is usable.
 
-    ``in_rtld`` says that the debugger keeps breakpoints in ld.so.
+    :param in_rtld: whether the debugger keeps breakpoints in ld.so.
     """
     if rtld.memory.platform.arch == "i386" and (version is None or version < _I386_FLOOR):
         return {}
-    # Where libc has them, ld.so's own ones are only for the time before libc is there.
+    # If libc has them, ld.so's own are used only until libc is loaded.
     images = (libc, rtld) if in_rtld else (libc,)
     found = {find_function(images, name): name for name in (SIGNAL_ERROR, SIGNAL_EXCEPTION)}
     return {address: name for address, name in found.items() if address is not None}
 
 
 def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> Optional[OpenFailure]:
-    """Read what a thread at one of these functions raises, None if that cannot be read."""
+    """Read the error that a thread at one of these functions raises; None if unreadable."""
     try:
         code = callers.argument(hit, memory, 0)
         if function == SIGNAL_ERROR:
@@ -115,8 +115,11 @@ def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> O
 
 
 def make_failure(memory: Memory, code: int, name: int, text: int) -> OpenFailure:
-    """Assemble an error as dlerror does; ``name`` and ``text`` are addresses, each 0 if there is none.
+    """Assemble an error as dlerror does.
 
+    :param code: the errno, 0 without one.
+    :param name: the address of the object's name, 0 without one.
+    :param text: the address of the message, 0 without one.
     :raises DlwhyError: if one of them cannot be read.
     """
     words = [memory.c_string(address, _MAX_TEXT) for address in (name, text) if address]
@@ -126,15 +129,18 @@ def make_failure(memory: Memory, code: int, name: int, text: int) -> OpenFailure
 
 
 class StoredErrors:
-    """The errors that libc keeps for dlerror, one of each thread."""
+    """The errors that libc stores for dlerror, one for each thread."""
 
     def __init__(self, offset: int) -> None:
-        """Create a reader from the offset of the pointer to it among libc's thread variables."""
+        """Create a reader.
+
+        :param offset: of the pointer to the stored error, in libc's TLS block.
+        """
         self._offset = offset
 
     @classmethod
     def of(cls, libc: Optional[ElfImage]) -> Optional[StoredErrors]:
-        """Find where they are, None where this libc does not tell."""
+        """Find where libc stores them, None if it does not export that."""
         try:
             symbol = libc.find_symbol("__libc_dlerror_result") if libc else None
         except DlwhyError:
@@ -142,9 +148,9 @@ class StoredErrors:
         return cls(symbol[0] - libc.bias) if symbol and libc else None
 
     def find(self, process: GlibcProcess, tid: int) -> Optional[OpenFailure]:
-        """Find what the last open of a thread failed with, None if that is not known.
+        """Find the error with which a thread's last open failed, None if unknown.
 
-        What names a library that is loaded, or the program, is of a dlsym that has failed since.
+        An error that names a loaded library or the program is from a dlsym that failed since then.
         """
         try:
             found = self._read(process, tid)
@@ -167,7 +173,7 @@ class StoredErrors:
         return None if is_of_program or name in known else failure
 
     def _read(self, process: GlibcProcess, tid: int) -> Optional[tuple[Optional[str], OpenFailure]]:
-        """Read the object that the last error of a thread names, None if only its text does, and the error."""
+        """Read the object that a thread's last error names, None if only its text names one, and the error."""
         from ..loader.threads import find_thread_pointers
         from ..loader.tls import find_static_block
 
@@ -177,7 +183,7 @@ class StoredErrors:
         if tid not in pointers or link_map is None:
             return None
         result = memory.pointer(find_static_block(memory.platform, pointers[tid], link_map) + self._offset)
-        # All bits are set where there was no memory for it.
+        # All bits are set if there was no memory for it.
         if result in (0, memory.platform.address_mask):
             return None
         code, was_returned = memory.unsigned(result, 4), memory.unsigned(result + 5, 1)
@@ -191,7 +197,7 @@ class StoredErrors:
 
 
 def _argv0(process: GlibcProcess) -> str:
-    """Read how the program was called, as ld.so has it; empty if that is not known."""
+    """Read the program's argv[0] from ld.so; empty if unreadable."""
     try:
         symbol = process.private.rtld.find_symbol("_dl_argv")
         memory = process.memory

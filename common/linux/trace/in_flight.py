@@ -11,14 +11,14 @@ from ..state.process import GlibcProcess
 from .call import CloseCall, LoaderCall, OpenCall
 from .events import Event, LibraryInstance
 
-#: For so many events after threads have opened and closed at once, differences cannot be assigned for sure.
+#: For this many events after threads raced, attribution is unreliable.
 _RACE_EVENTS = 16
 
 
 class Attribution(NamedTuple):
-    """What was different between two events: the libraries that opens have added, and all that have gone.
+    """The differences between two events: the libraries that opens loaded, and all that were unloaded.
 
-    ``opens`` and ``closes`` are how far open counts went up and down without an open or close that was seen.
+    ``opens`` and ``closes`` are by how much open counts rose and fell without an open or close that was seen.
     """
 
     added: Sequence[tuple[OpenCall, LinkMap]]
@@ -28,22 +28,26 @@ class Attribution(NamedTuple):
 
 
 class InFlightCalls:
-    """The in-flight opens and closes, in the order in which they began."""
+    """The in-flight opens and closes, in the order in which they began.
+
+    A call is added when its thread hits the breakpoint and removed when it has returned.  After a race, attribution is
+    unreliable for `_RACE_EVENTS` events.
+    """
 
     def __init__(self) -> None:
         self._running: list[LoaderCall] = []
-        #: The one whose thread has not gone on since it began.
+        #: The call whose thread has not resumed since it began.
         self._waiting: Optional[LoaderCall] = None
-        #: Up to which event differences cannot be assigned for sure.
+        #: The last event at which attribution is unreliable.
         self._raced_until = 0
-        #: Threads whose part in a race seems to be over, by an effect that may be another's; and until which event.
+        #: Threads whose calls in a race seem to have returned, by effects that may be another's; until which event.
         self._doubtful: dict[int, int] = {}
 
     def add(self, call: LoaderCall) -> None:
         """Add a call that has begun."""
         number = call.header.number
         self._doubtful.pop(call.header.tid, None)
-        others = [op for op in self._running if op.header.tid != call.header.tid]
+        others = [each for each in self._running if each.header.tid != call.header.tid]
         if others or any(number <= until for until in self._doubtful.values()):
             for each in (*others, call):
                 each.note_race()
@@ -61,7 +65,7 @@ class InFlightCalls:
             self._waiting = None
 
     def forget(self, call: LoaderCall) -> None:
-        """Remove a call that had not begun and is about to begin again."""
+        """Remove a call whose first instruction was not executed and is about to be reached again."""
         self._running.remove(call)
 
     def end_all(self) -> tuple[Event, ...]:
@@ -75,7 +79,7 @@ class InFlightCalls:
         self._waiting = None
 
     def is_raced(self, number: int) -> bool:
-        """Return True if differences cannot be assigned for sure at an event, because threads raced shortly before."""
+        """Return True if attribution is unreliable at an event, because threads raced shortly before."""
         return number <= self._raced_until
 
     def running(self) -> tuple[LoaderCall, ...]:
@@ -95,7 +99,7 @@ class InFlightCalls:
 
     def enclosing_call(self, lwp: int, stack: int) -> Optional[int]:
         """Return the number of the innermost call of a thread that encloses a stack address, None without one."""
-        found = [op.header.number for op in self.of_thread(lwp) if op.stack > stack]
+        found = [each.header.number for each in self.of_thread(lwp) if each.stack > stack]
         return found[-1] if found else None
 
     def mark_uncertain(self) -> None:
@@ -105,23 +109,24 @@ class InFlightCalls:
 
     def of_thread(self, lwp: int) -> list[LoaderCall]:
         """Return a thread's in-flight calls, outermost first."""
-        return [op for op in self._running if op.header.tid == lwp]
+        return [each for each in self._running if each.header.tid == lwp]
 
     def open_calls(self) -> list[OpenCall]:
         """Return the in-flight opens."""
-        return [op for op in self._running if isinstance(op, OpenCall)]
+        return [each for each in self._running if isinstance(each, OpenCall)]
 
     def close_calls(self) -> list[CloseCall]:
         """Return the in-flight closes."""
-        return [op for op in self._running if isinstance(op, CloseCall)]
+        return [each for each in self._running if isinstance(each, CloseCall)]
 
     def ended(self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int]) -> list[LoaderCall]:
-        """Return the calls that have returned, given that a thread hit a breakpoint at ``stack`` (None: a stop).
+        """Return the calls that have returned; one that cannot be shown to have returned is still in flight.
 
-        ``depth`` tells how many of a thread's go on, by the loader's lock: the first ones.  What cannot be told to have
-        ended has not.
+        :param lwp: the thread that hit a breakpoint, None at a stop.
+        :param stack: its stack pointer.
+        :param depth: returns how many calls of a thread are in flight, by the loader's lock: the outermost ones.
         """
-        return [op for op in self._running if self._has_ended(op, lwp, stack, depth(op.header.tid))]
+        return [each for each in self._running if self._has_ended(each, lwp, stack, depth(each.header.tid))]
 
     def _has_ended(self, call: LoaderCall, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:
         own = self.of_thread(call.header.tid)
@@ -148,7 +153,7 @@ class InFlightCalls:
                 closes += max(0, count - self._attribute_closes(link_map, count))
                 continue
             change = other.l_direct_opencount - count
-            # Opens and closes of one library between two events cancel out; all are events themselves.
+            # Opens and closes of one library between two events cancel out, but each is an event itself.
             if change < 0:
                 closes += -change - self._attribute_closes(link_map, -change)
             elif change > 0:
@@ -157,7 +162,7 @@ class InFlightCalls:
             if not is_same_library(link_map, before.by_address.get(link_map.address)) and not link_map.is_proxy:
                 count = link_map.l_direct_opencount
                 open_calls = self.open_calls()
-                library = instance_of(process, link_map)  # in any case, for its build-id is asked for when it has gone
+                library = instance_of(process, link_map)  # in any case: its build-id is needed after the unload
                 if open_calls:
                     open_calls[-1].note_added(library)
                     added.append((open_calls[-1], link_map))
@@ -167,8 +172,8 @@ class InFlightCalls:
     def _attribute_unload(self, link_map: LinkMap, process: GlibcProcess) -> None:
         """Attribute an unloaded library to the likeliest in-flight call."""
         close_calls = self.close_calls()
-        by_prediction = [op for op in close_calls if op.is_expected_to_unload(link_map.address)]
-        in_namespace = [op for op in close_calls if op.library and op.library.namespace == link_map.l_ns]
+        by_prediction = [each for each in close_calls if each.is_expected_to_unload(link_map.address)]
+        in_namespace = [each for each in close_calls if each.library and each.library.namespace == link_map.l_ns]
         likely = next(iter((*by_prediction, *in_namespace, *self.open_calls())), None)
         if likely is not None:
             likely.note_gone(instance_of(process, link_map))
@@ -186,13 +191,13 @@ class InFlightCalls:
     def _attribute_opens(self, link_map: LinkMap, total: int, process: GlibcProcess, exiting: bool) -> int:
         """Attribute a rise in open count to in-flight opens; return how much was attributed.
 
-        At exit _dl_fini raises all counts, so that no close takes a library away from under it.
+        At exit _dl_fini raises all open counts, so that no close unloads a library during its finaliser.
         """
         found = 0
-        waiting = [op for op in reversed(self.open_calls()) if op.library is None]
+        waiting = [each for each in reversed(self.open_calls()) if each.library is None]
         if exiting:
-            waiting = [op for op in waiting if op.is_for(link_map)]
-        for call in sorted(waiting, key=lambda op: not op.is_for(link_map)):
+            waiting = [each for each in waiting if each.is_for(link_map)]
+        for call in sorted(waiting, key=lambda each: not each.is_for(link_map)):
             if found < total:
                 call.note_library(instance_of(process, link_map))
                 found += 1
@@ -200,7 +205,7 @@ class InFlightCalls:
 
 
 def instance_of(process: GlibcProcess, link_map: LinkMap) -> LibraryInstance:
-    """Describe a library as it is loaded now, or was at the event before."""
+    """Describe a library that is loaded, or was at the previous event."""
     path = process.path(link_map)
     start, end = link_map.extent
     build_id = process.build_id(link_map)
@@ -210,7 +215,7 @@ def instance_of(process: GlibcProcess, link_map: LinkMap) -> LibraryInstance:
 
 
 def changed_maps(graph: Graph, other: Graph) -> Sequence[LinkMap]:
-    """Return the link maps of one graph that another lacks or has read anew."""
+    """Return the link maps of one graph that another lacks or has read again."""
     maps = graph.by_address.values()
     found = set(maps).difference(other.by_address.values())
     return [link_map for link_map in maps if link_map in found] if found else ()

@@ -14,11 +14,14 @@ from .events import Close, DescriptorLeak, Event, KeptLibrary, LibraryInstance, 
 class EventLedger(Ledger):
     """The sums of a trace of glibc's loader, with the events that its report lists.
 
-    ``closes_not_open`` are the closes of what was not open.
+    ``closes_not_open`` are the closes of libraries that were not open.
     """
 
     def __init__(self, at_start: Optional[Mapping[LibraryKey, int]] = None) -> None:
-        """Create a ledger; ``at_start``: open counts of the libraries loaded at program start."""
+        """Create a ledger.
+
+        :param at_start: the open counts of the libraries loaded at program start.
+        """
         super().__init__(at_start)
         self.closes_mispredicted: list[Close] = []
         self.pins: list[Pin] = []

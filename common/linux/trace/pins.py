@@ -52,7 +52,7 @@ def find_nodelete_cause(
     if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
         origin = "dlopen-flag"
     elif origin == "dlopen-flag-or-dlsym" and not flagged:
-        origin = "bound-by-startup"  # by dlsym, which leaves no trace
+        origin = "bound-by-startup"  # by a lookup with dlsym, which leaves no trace
     if open_calls and origin in ("unique-symbol", "bound-by-startup"):
         lookups = _find_lookups(process, link_map, open_calls[-1], origin)
     return NodeleteCause(origin, hold.symbols, tuple(lookups), hold.symbols_omitted)

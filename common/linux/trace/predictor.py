@@ -19,7 +19,7 @@ from .call import CloseCall, ClosePrediction
 from .events import LibraryInstance
 from .in_flight import instance_of
 
-#: Holds that follow from the maps and bindings alone; others are found in memory besides.
+#: Holds that follow from link maps and bindings alone; the others also need other memory.
 _OF_MAPS = frozenset({HoldKind.OPEN_COUNT, HoldKind.DEPENDENCY, HoldKind.RELOCATION})
 
 
@@ -32,26 +32,26 @@ class ClosePredictor:
         self._staying = _KeptVerdicts()
 
     def predict(self, examined: GlibcExamination, link_map: LinkMap, outer: Optional[CloseCall]) -> ClosePrediction:
-        """Predict a close; what it adds to the close that it is within, ``outer``, goes when that one ends."""
+        """Predict a close; what it adds to the ``outer`` close, in which it is nested, is unloaded by that one."""
         planner = Planner(examined)
         outcome, left, unloads = planner.predict(link_map)
         by_address = examined.process.graph.by_address
         goes = {address: instance_of(examined.process, by_address[address]) for address in unloads}
-        adds: dict[int, LibraryInstance] = {}
+        for_outer: dict[int, LibraryInstance] = {}
         at_least: tuple[str, ...] = ()
         if outcome is Outcome.DEFERRED and outer is not None:
-            adds = {a: i for a, i in goes.items() if a not in outer.prediction.goes}
+            for_outer = {a: i for a, i in goes.items() if a not in outer.prediction.goes}
             goes = {}
         else:
             at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
         is_last = left == 0 or outcome is Outcome.NO_EFFECT
         keeps = self._keeps(planner, link_map, left, unloads) if is_last else ()
-        return ClosePrediction(outcome, goes, adds, at_least, keeps)
+        return ClosePrediction(outcome, goes, for_outer, at_least, keeps)
 
     def explain(self, before: Graph, process: GlibcProcess, close_call: CloseCall) -> Mapping[int, LibraryInstance]:
-        """Mark again under the current counts, which unseen nested closes have lowered; return what that unloads.
+        """Mark again under the current counts, which unseen nested closes have lowered; return what that unloaded.
 
-        What libc of another namespace is asked to close is not seen by every debugger.  Returns what has gone by that.
+        Not every debugger sees the closes by the libc of another namespace.
         """
         number = close_call.library.namespace if close_call.library else None
         after = process.graph.by_address
@@ -60,7 +60,7 @@ class ClosePredictor:
             return {}
         counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
         kept = mark(namespace, before, process.rules, counts)
-        found = {a: i for a, i in close_call.went.items() if a in counts and a not in kept}
+        found = {a: i for a, i in close_call.unloaded.items() if a in counts and a not in kept}
         return {a: i for a, i in found.items() if a not in close_call.prediction.goes}
 
     def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
@@ -71,7 +71,7 @@ class ClosePredictor:
                 yield planner.examined.process.name(link_map)
 
     def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
-        """Return verdicts on what stays of a library and its dependencies after its last close."""
+        """Return verdicts on a library and its dependencies as far as they stay after its last close."""
         if link_map.l_type != LT_LOADED or link_map.nodelete:
             return (self.verdict_on_permanent(planner.examined, link_map),)
         stays = [m for m in planner.closure(link_map) if m.address not in unloads]
@@ -94,7 +94,7 @@ class ClosePredictor:
             library = examined.refresh_verdict(known[1], link_map)
         else:
             library = examined.verdict(link_map, identify=False)
-            # What else needs it changes, and does not matter.
+            # Its other holds change, and do not matter.
             holds = tuple(hold for hold in library.holds if hold.kind in PERMANENT)
             library = library._replace(holds=holds, holds_omitted=0)
         self._lasting[link_map.address] = link_map, library
@@ -102,7 +102,7 @@ class ClosePredictor:
 
 
 class _KeptVerdicts:
-    """A cache of verdicts on what stays after a close, valid while the holders are unchanged."""
+    """A cache of verdicts on libraries that stay after a close, valid while their holders are unchanged."""
 
     def __init__(self) -> None:
         self._after: Optional[GlibcExamination] = None

@@ -12,14 +12,14 @@ from .events import LibraryInstance
 from .in_flight import instance_of
 from .snapshot import LoaderSnapshot
 
-#: By ``int __cxa_thread_atexit_impl (dtor_func func, void *obj, void *dso_symbol)`` TLS destructors are registered.
+#: ``int __cxa_thread_atexit_impl (dtor_func func, void *obj, void *dso_symbol)`` registers a TLS destructor.
 REGISTER = "__cxa_thread_atexit_impl"
 
 
 class RegistrationCall(NamedTuple):
     """A call that registers a destructor: caller, library kept, destructor and object, destructor's library.
 
-    ``owner`` is None where the destructor is of the library that it keeps.
+    ``owner`` is None if the destructor is in the library that it keeps.
     """
 
     caller: Optional[Site]
@@ -30,16 +30,17 @@ class RegistrationCall(NamedTuple):
 
 
 def read_registration(hit: Hit, memory: Memory, snapshot: LoaderSnapshot, callers: Callers) -> RegistrationCall:
-    """Read the TLS destructor that a thread is about to register; ``memory`` is uncached.
+    """Read the TLS destructor that a thread is about to register.
 
     :param hit: the thread, at the start of ``__cxa_thread_atexit_impl``.
+    :param memory: the current memory, with nothing cached.
     :raises FaultError: if its arguments cannot be read.
     :raises UnsupportedError: if the process executes another program.
     """
     function, subject, symbol = (callers.argument(hit, memory, i) for i in range(3))
     pc = callers.return_address(hit, memory)
     if any(snapshot.process.find_map(address) is None for address in (function, symbol, pc)):
-        snapshot.refresh()  # for names only: what has changed is found at the next event
+        snapshot.refresh()  # for names only: changes are found at the next event
     process = snapshot.process
     caller = callers.name(process, callers.skip_libstdcxx(hit, process, pc))
     kept = process.find_map(symbol) or process.graph.namespaces[0].maps[0]

@@ -1,4 +1,4 @@
-"""What does a caller ask the loader to open?"""
+"""Which open does a caller request?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .entry_points import CALLERS_NAMESPACE, EntryPoint
 RTLD_NOLOAD = 4
 
 _MAX_NAME = 4096
-#: The bits above are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and such), not the caller's.
+#: Higher bits are the loader's own (__RTLD_DLOPEN, __RTLD_SPROF and others), not the caller's.
 _FLAGS = 0xFFFF
 
 
@@ -36,7 +36,7 @@ def read_request(callers: Callers, hit: Hit, memory: Memory, entry: EntryPoint) 
     elif entry is EntryPoint.DLMOPEN:
         name, flags, space = arguments[1], arguments[2], arguments[0]
     else:
-        # dlopen itself asks for the caller's namespace, or for the program in the base namespace.
+        # dlopen itself requests the caller's namespace, or the program in the base namespace.
         name, flags, space = arguments[0], arguments[1], CALLERS_NAMESPACE if arguments[0] else 0
     bits = 8 * memory.pointer_size
     signed = space - (1 << bits) if space > 0 and space >> (bits - 1) else space

@@ -20,7 +20,7 @@ ANOTHER_PROGRAM = "the process executed another program"
 class LoaderSnapshot:
     """The latest snapshot of a process's loader.
 
-    ``is_exiting`` tells whether the program's finalisers run.
+    ``is_exiting`` is True once the program's finalisers run.
     """
 
     def __init__(self, target: LiveLinuxTarget, examined: GlibcExamination) -> None:
@@ -50,11 +50,11 @@ class LoaderSnapshot:
         self.examined = self.examined.later(self._follower)
 
     def is_same_program(self) -> bool:
-        """Return True if the process still executes the program that it did at the beginning."""
+        """Return True if the process still executes the program that it did when the trace began."""
         return self._read_identity() == self._identity
 
     def _read_identity(self) -> Optional[bytes]:
-        """Read the random bytes that the kernel gives to each program that it starts."""
+        """Read the 16 random bytes that the kernel provides to each program that it starts (AT_RANDOM)."""
         try:
             return self._target.read(self._random, 16) if self._random else None
         except FaultError:
@@ -63,7 +63,7 @@ class LoaderSnapshot:
     def take_previous(self) -> Optional[Graph]:
         """Return the previous snapshot's graph if this one differs; later events are compared with this one.
 
-        Where another thread has been stopped while it changed the lists, the next event is compared with the same.
+        If another thread was stopped while it changed the lists, the next event is compared with the same graph again.
         """
         graph = self.process.graph
         if not graph.complete:
@@ -86,7 +86,7 @@ class LoaderSnapshot:
         return max(1, lock.depth) if is_owner else 0
 
     def tid(self, lwp: int) -> int:
-        """Return a thread's id as the process itself knows it, which in a container is another one."""
+        """Return a thread's id as the process itself sees it; in a container it differs."""
         if lwp not in self._tids:
             pid = self._target.pid
             inner = find_inner_id(pid, lwp) if pid is not None and self._target.kind == "live" else None

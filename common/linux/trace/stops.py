@@ -15,14 +15,15 @@ from ..state.mark_phase import PERMANENT
 from .call import CloseCall, LoaderCall, OpenCall
 from .events import Close, Event, LibraryInstance, Open, Stop
 
-#: What a dependency stays by as one expects: it is open elsewhere, or stays for good.
+#: Holds by which a dependency is expected to stay: it is open itself, or stays for good.
 _EXPECTED = PERMANENT | {HoldKind.OPEN_COUNT}
 
 
 class TraceOptions(NamedTuple):
     """What to trace: only ``libraries`` (names or patterns; empty: all), and when to stop the process.
 
-    ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also who opens them.
+    ``tls`` watches registrations of TLS destructors, ``fds`` descriptors, with ``libraries`` also the calls that create
+    them.
     """
 
     libraries: tuple[str, ...] = ()
@@ -36,7 +37,7 @@ class StopRules:
 
     def __init__(self, options: TraceOptions, announce: Callable[[Stop], None]) -> None:
         self._options = options
-        # A name also as answers show it.
+        # A name matches also as answers show it.
         self._wanted = tuple(dict.fromkeys((*options.libraries, *map(unescaped, options.libraries))))
         self._announce = announce
         self._late: list[LibraryInstance] = []
@@ -61,7 +62,7 @@ class StopRules:
         return bool(open_call.request.name) and self.is_wanted(open_call.request.name or "")
 
     def find_at_close(self, close_call: CloseCall, close_calls: Iterable[CloseCall]) -> Optional[tuple[str, ...]]:
-        """Return the names of the libraries for which to stop at a close, None to go on."""
+        """Return the names of the libraries for which to stop at a close, None to resume."""
         when = self._options.stop_when
         if when == "kept":
             kept = [library for library in close_call.prediction.keeps if library.held is not False]
@@ -69,17 +70,17 @@ class StopRules:
                 chosen = [library for library in kept if self.is_wanted(library.path)]
             else:
                 own = close_call.library.link_map if close_call.library else 0
-                chosen = [library for library in kept if library.link_map == own or _is_surprising(library)]
+                chosen = [library for library in kept if library.link_map == own or _is_unexpected(library)]
             return tuple(library.name for library in chosen) or None
         if when == "unloaded":
-            going = {**close_call.prediction.goes, **close_call.remarked}.values()
+            expected = {**close_call.prediction.goes, **close_call.by_nested_closes}.values()
             if close_call.prediction.outcome is Outcome.DEFERRED:
-                going = {a: i for op in close_calls for a, i in op.remarked.items()}.values()
-            return tuple(each.name for each in going if self.is_wanted(each.path)) or None
+                expected = {a: i for each in close_calls for a, i in each.by_nested_closes.items()}.values()
+            return tuple(each.name for each in expected if self.is_wanted(each.path)) or None
         return self._find_late()
 
     def find_at_open(self, open_call: OpenCall) -> Optional[tuple[str, ...]]:
-        """Return the names of the libraries for which to stop at an open, None to go on."""
+        """Return the names of the libraries for which to stop at an open, None to resume."""
         if self._options.stop_when != "opened":
             return None
         if self._is_asked_for(open_call):
@@ -123,7 +124,7 @@ def names_of(event: Event) -> Iterator[str]:
     yield from (instance.path for instance in instances if instance is not None)
 
 
-def _is_surprising(library: Library) -> bool:
+def _is_unexpected(library: Library) -> bool:
     """Return True if no library that is open or permanent needs this one."""
     for hold in library.holds:
         if hold.kind in _EXPECTED:

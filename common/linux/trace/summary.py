@@ -17,7 +17,7 @@ from .in_flight import instance_of
 from .ledger import EventLedger, key_of
 from .stops import StopRules
 
-#: A trace that meets more problems than this is of no use.
+#: A trace with more problems than this is useless.
 MAX_PROBLEMS = 50
 
 
@@ -27,7 +27,11 @@ class TraceSummary:
     def __init__(
         self, process: GlibcProcess, asked: tuple[str, ...], stops: StopRules, sink: Callable[[Event], None]
     ) -> None:
-        """Create the summary of a trace; events about ``asked`` go to ``sink``."""
+        """Create the summary of a trace.
+
+        :param asked: the requested libraries, as the user wrote them; empty: all.
+        :param sink: receives each event that concerns them.
+        """
         self._info = target_info(process.memory)
         self._asked = asked
         self._stops = stops
@@ -37,7 +41,7 @@ class TraceSummary:
         maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
         self._ledger = EventLedger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
         for link_map in maps:
-            # Those of the program's start stay, and are read when something asks for them.
+            # Start-up libraries stay, so their build-ids are read on demand.
             if link_map.l_type == LT_LOADED:
                 process.build_id(link_map)
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
@@ -68,21 +72,22 @@ class TraceSummary:
             self._problems[Problem(where, message)] = None
 
     def report(
-        self, process: GlibcProcess, watching: TraceSession, places: EntryPoints, running: tuple[Event, ...]
+        self, process: GlibcProcess, session: TraceSession, entry_points: EntryPoints, running: tuple[Event, ...]
     ) -> Trace:
-        """Return the report; ``running``: the in-flight calls.
+        """Return the report.
 
-        :param process: the process as it is at this time.
+        :param process: the latest snapshot of the process.
+        :param running: the events of the in-flight calls.
         """
         ledger = self._ledger
         return Trace(
             target=self._info,
             loader=process.loader_info(),
-            watching=watching.ending is None,
-            end_reason=watching.ending,
-            duration_seconds=watching.seconds(),
-            opens_by=places.opens_by,
-            closes_by=places.closes_by,
+            watching=session.ending is None,
+            end_reason=session.ending,
+            duration_seconds=session.seconds(),
+            opens_by=entry_points.opens_by,
+            closes_by=entry_points.closes_by,
             totals=ledger.totals(),
             library_totals=ledger.library_totals(_open_counts(process, process.graph.by_address.values())),
             kept=ledger.kept(),

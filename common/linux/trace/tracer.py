@@ -1,12 +1,11 @@
 """Which close did not unload, who opened, and who never closed?  Observed at breakpoints.
 
-A state machine that knows no debugger: it is told when a thread is about to enter the loader's open or close, and reads
-the loader's lists then.  Nothing tells when an operation ends, since a breakpoint for that would double the cost, and
-most closes unload nothing; so the next event tells: an operation has ended if its thread comes again from a place no
-deeper in the stack, and lies around the next one if from a deeper place.  What an operation did is the difference
-between the lists of two events.
+A state machine without a debugger: it runs when a thread is about to enter the loader's open or close, and reads the
+loader's lists.  No breakpoint marks the return, which would double the cost of calls that mostly unload nothing.  A
+call has returned if its thread hits a breakpoint at the same or a higher stack address; at a lower one the new call is
+nested in it.  What a call did is the difference between the snapshots of two events.
 
-Sources: glibc's elf/dl-close.c (a close within a close is put off, and marks again), elf/dl-open.c.
+Sources: glibc's elf/dl-close.c (a nested close is deferred, and makes the outer one mark again), elf/dl-open.c.
 """
 
 from __future__ import annotations
@@ -46,9 +45,13 @@ EXITED = "the process ended"
 def begin(
     target: LiveLinuxTarget, options: TraceOptions, sink: Callable[[Event], None], announce: Callable[[Stop], None]
 ) -> Tracer:
-    """Begin a trace; each event goes to ``sink`` when it has ended, each wanted stop is announced.
+    """Begin a trace.
 
+    :param target: a live process that runs glibc's loader.
+    :param sink: receives each event, an open or close once it has returned.
+    :param announce: called before the process stops for a reason of ``options``.
     :raises UnsupportedError: if the process cannot be traced.
+    :raises LayoutError: if no known layout of glibc fits.
     """
 
     def of_glibc(process: GlibcProcess) -> Tracer:
@@ -101,18 +104,18 @@ class Tracer:
             stored_errors,
         )
         self._makers: Mapping[int, str] = {}
-        # What ld.so calls itself by is found by unwinding.
+        # The callers of ld.so's own functions are found by unwinding, for which not every architecture has a table.
         in_rtld = target.keeps_breakpoints and arch in REGISTERS
         self._entry_points = find_entry_points(
             process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld
         )
 
-    # -- beginning and end -------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Set the breakpoints.
 
-        :raises UnsupportedError: if there is no place for them.
+        :raises UnsupportedError: if a breakpoint is not possible, or a function to break at is missing.
         """
         libc = [self._snapshot.process.private.libc]
         entries = {address: entry.value for address, entry in self._entry_points.entries.items()}
@@ -136,7 +139,10 @@ class Tracer:
         self._session.keep(self.target.on_end(self._on_end))
 
     def _guarded(self, names: Mapping[int, str], handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
-        """Wrap a handler so that no failure in it stops the process; ``names``: of the breakpoints."""
+        """Wrap a handler so that no failure in it stops the process.
+
+        :param names: the function at each breakpoint.
+        """
 
         def handle(hit: Hit) -> Reaction:
             where = "a breakpoint"
@@ -154,7 +160,7 @@ class Tracer:
     def _fail(self, where: str, error: Exception) -> None:
         """Record that an event could not be read; end the trace if there can be no more events.
 
-        A bug of ours can have left the event half understood: the end of nothing that goes on is known any more.
+        A bug in dlwhy can leave an event half processed, so all in-flight calls become uncertain.
         """
         if str(error) == ANOTHER_PROGRAM:
             self.end(ANOTHER_PROGRAM)
@@ -174,7 +180,7 @@ class Tracer:
         return Descriptors(pid)
 
     def stop(self) -> None:
-        """Remove the breakpoints, and finish what has returned as far as can be seen."""
+        """Remove the breakpoints, and finish the calls that can be seen to have returned."""
         if self.is_watching():
             self.settle()
             self.end("it was stopped")
@@ -188,7 +194,7 @@ class Tracer:
         call_handler(lambda: self._handle_end(why), None, lambda error: self._fail("the end of the process", error))
 
     def _handle_end(self, why: str) -> None:
-        """Handle the debugger's report that the process has ended; gdb reports newly loaded symbols alike."""
+        """Handle the debugger's report that the process has ended; gdb reports newly loaded symbols the same way."""
         if why != ANOTHER_PROGRAM or not self._snapshot.is_same_program():
             self.end(why)
 
@@ -199,7 +205,7 @@ class Tracer:
         return self._session.ending is None
 
     def settle(self) -> None:
-        """Read the lists while the process stands, and end what has ended.
+        """Read the lists while the process is stopped, and finish the calls that have returned.
 
         :raises NoTargetError: if the debugger has another process selected.
         """
@@ -221,7 +227,7 @@ class Tracer:
     def _has_returned(self, call: LoaderCall) -> bool:
         """Return True if a stopped thread's stack shows that a call has returned."""
         stack = self.target.stack_pointer(call.header.tid)
-        # At its own place it has not begun.
+        # At the same stack pointer it has not begun.
         if stack is not None and stack > call.stack:
             return True
         saved = self._callers.saved_return(self._snapshot.process.memory, call.stack)
@@ -251,7 +257,7 @@ class Tracer:
     def _forget_repeated(self, hit: Hit, stack: int) -> None:
         """Discard a close whose first instruction is about to be executed again.
 
-        A signal that comes at a breakpoint is handled first; then the thread is at the breakpoint again.
+        A signal that arrives at a breakpoint is handled first; then the thread hits the breakpoint again.
         """
         last = self._in_flight.find_unstarted_close(hit.lwp, stack)
         link_map = last.link_map if last else None
@@ -299,16 +305,16 @@ class Tracer:
         return EventHeader(self._session.count(), now, hit.lwp, caller, by, inside, self._snapshot.is_exiting)
 
     def _on_exit(self, hit: Hit) -> Reaction:
-        """Handle the process about to exit: every call that can have returned has."""
+        """Handle the process about to exit: assume that every call that can have returned has."""
         self._snapshot.refresh()
         self._in_flight.note_resumed()
         self._tracker.advance(None, None)
         return Reaction.RESUME
 
-    # -- what an open fails with -------------------------------------------------------------------------------
+    # -- errors of opens ---------------------------------------------------------------------------------------
 
     def _on_error(self, hit: Hit) -> Reaction:
-        """Handle an error that ld.so raises, in an open or in another call of the thread; no list has changed."""
+        """Handle an error that ld.so raises, in an open or another call of the thread; no list has changed."""
         own = self._in_flight.of_thread(hit.lwp)
         open_call = own[-1] if own else None
         if isinstance(open_call, OpenCall) and open_call.failure is None:
@@ -322,7 +328,8 @@ class Tracer:
     def _is_within(self, open_call: OpenCall, hit: Hit, memory: Memory) -> bool:
         """Return True if a thread is within an open, as far as its stack shows.
 
-        After one by RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail from the same place.
+        After an open with RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail at the same stack
+        address.
         """
         if self._callers.stack(hit) >= open_call.stack:
             return False
@@ -330,7 +337,7 @@ class Tracer:
             return not open_call.request.flags & RTLD_NOLOAD
         return self._callers.saved_return(memory, open_call.stack) == open_call.returns_to
 
-    # -- what else makes a library stay, or leave something behind ---------------------------------------------
+    # -- TLS destructors and file descriptors ------------------------------------------------------------------
 
     def _on_registration(self, hit: Hit) -> Reaction:
         """Handle a thread about to register a TLS destructor."""

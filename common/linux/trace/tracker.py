@@ -20,22 +20,25 @@ from .summary import TraceSummary
 
 
 class CallTracker:
-    """Follows in-flight calls from event to event, and reports those that have returned."""
+    """Follows in-flight calls from event to event, and reports each that has returned."""
 
     def __init__(
         self,
         snapshot: LoaderSnapshot,
-        watching: TraceSession,
-        operations: InFlightCalls,
+        session: TraceSession,
+        in_flight: InFlightCalls,
         stops: StopRules,
         summary: TraceSummary,
         descriptors: Optional[Descriptors],
         stored_errors: Optional[StoredErrors],
     ) -> None:
-        """Create a tracker from the parts of a trace; ``stored_errors`` is used if no breakpoint sees errors."""
+        """Create a tracker from the parts of a trace.
+
+        :param stored_errors: used if no breakpoint sees errors.
+        """
         self._snapshot = snapshot
-        self._session = watching
-        self._in_flight = operations
+        self._session = session
+        self._in_flight = in_flight
         self._stops = stops
         self._summary = summary
         self._descriptors = descriptors
@@ -45,11 +48,11 @@ class CallTracker:
     def predict(self, close_call: CloseCall, link_map: LinkMap) -> None:
         """Predict a close from the current snapshot."""
         own = self._in_flight.of_thread(close_call.header.tid)
-        outer = next((op for op in own if isinstance(op, CloseCall)), None)
+        outer = next((each for each in own if isinstance(each, CloseCall)), None)
         prediction = self._predictor.predict(self._snapshot.examined, link_map, outer)
         close_call.predict(link_map, prediction)
         if outer is not None:
-            outer.note_nested(prediction.adds)
+            outer.note_nested(prediction.for_outer_close)
 
     def advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
         """Attribute what changed since the previous event, and finish the calls that have returned."""
@@ -84,19 +87,19 @@ class CallTracker:
         process.forget_build_ids(changes.gone)
 
     def _predict_again(self, close_call: CloseCall) -> None:
-        """Predict a close that has not begun while another thread's operation changed something."""
+        """Predict a close again that had no effect yet when another thread's call changed something."""
         link_map = close_call.link_map
         current = self._snapshot.process.graph.by_address.get(link_map.address) if link_map else None
         if link_map is None or current is None or not is_same_library(link_map, current) or close_call.does_nothing:
             return
-        close_call.predict(current, close_call.prediction._replace(goes={}, adds={}))
+        close_call.predict(current, close_call.prediction._replace(goes={}, for_outer_close={}))
         self.predict(close_call, current)
 
     def finish(self, call: LoaderCall) -> None:
         """Finish a call: report its event, and the descriptors that it leaked."""
         process = self._snapshot.process
         if isinstance(call, OpenCall) and call.library is None and call.header.raced:
-            # A close by another thread can have taken the count back before it was looked at.
+            # A close by another thread can have lowered the open count before it was read.
             maps = process.graph.by_address.values()
             found = next((m for m in maps if call.is_for(m) and not m.is_proxy), None)
             if found is not None:
@@ -105,13 +108,13 @@ class CallTracker:
             self._find_failure(call)
         self._in_flight.remove(call)
         self._summary.tell(call.event(ended=not call.is_uncertain))
-        if self._descriptors is not None and isinstance(call, CloseCall) and call.went:
+        if self._descriptors is not None and isinstance(call, CloseCall) and call.unloaded:
             header = call.header._replace(within_event=call.header.number)
-            for leak in self._descriptors.find_leaks(call.went, call.library, call.open_before, header):
+            for leak in self._descriptors.find_leaks(call.unloaded, call.library, call.open_before, header):
                 self._summary.tell(leak._replace(header=header._replace(number=self._session.count())))
 
     def _find_failure(self, open_call: OpenCall) -> None:
-        """Find what libc keeps of a failed open; what it opens for itself is not kept."""
+        """Find the error that libc stored for a failed open; errors of its own opens are not stored."""
         if self._stored_errors is not None and open_call.header.initiated_by == "user" and not open_call.is_uncertain:
             failure = self._stored_errors.find(self._snapshot.process, self._snapshot.tid(open_call.header.tid))
             if failure is not None:
