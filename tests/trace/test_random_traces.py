@@ -145,7 +145,10 @@ def seeds_with_closers(count: int) -> list[int]:
 
 def describe(close: Mapping[str, Any]) -> dict[str, Any]:
     """Return what matters of a close."""
-    keys = ("number", "outcome", "predicted", "remarked", "went", "stayed", "surprises", "at_least", "inside")
+    keys = (
+        *("number", "predicted_outcome", "predicted_unloads", "predicted_by_nested_closes", "unloaded"),
+        *("predicted_but_kept", "unloaded_but_not_predicted", "may_unload_more", "within_event"),
+    )
     return {"library": close["library"]["name"], **{key: close[key] for key in keys}}
 
 
