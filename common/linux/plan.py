@@ -211,8 +211,8 @@ class Planner:
     def _collecting(self, link_map: LinkMap) -> Optional[Namespace]:
         """Return the namespace in which the last close of a link map collects, None if it is not known."""
         # The running close collects again, in its own namespace, after its destructors have run.
-        closing = self._process.graph.by_address[min(self._condemned)] if self._condemned else link_map
-        return self._process.namespaces.get(closing.l_ns)
+        closed = self._process.graph.by_address[min(self._condemned)] if self._condemned else link_map
+        return self._process.namespaces.get(closed.l_ns)
 
     def _find_unloaded(self, link_map: LinkMap) -> Optional[tuple[int, ...]]:
         """Return what the collector unloads after the last close of a link map, in list order.

@@ -70,7 +70,7 @@ class WindowsExamination:
         :raises NotFoundError: if the machine has no such process.
         """
         if target.platform.os != "windows":
-            raise UnsupportedError("it is no process of Windows: ask with dlstate or dlplan")
+            raise UnsupportedError("it is not a process of Windows: ask with dlstate or dlplan")
         wow64_peb: Optional[int] = None
         if Capability.KERNEL in target.capabilities:
             from .kernel.usermode import open_process

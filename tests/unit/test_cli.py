@@ -60,7 +60,7 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
                 ("dllshare", ["--all"]),
             )
         ),
-        (["--core", "CORE", "dllstate"], 3, "it is no process of Windows"),
+        (["--core", "CORE", "dllstate"], 3, "it is not a process of Windows"),
         (["--core", "CORE", "dltrace", "start"], 3, "a trace needs a debugger that runs the process"),
         (["--core", "CORE", "dlplan"], 2, "name one library, or give --all"),
         (["--core", "CORE", "dlplan", "libplain.so", "--closes", "0"], 2, "--closes takes a number from 1 on"),

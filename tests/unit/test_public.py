@@ -260,7 +260,7 @@ def test_where_no_debugger_is() -> None:
 # -- what is asked -----------------------------------------------------------------------------------------------------
 
 ELF = "prog.dmp is of Windows, whose commands begin with dll"
-WINDOWS = "it is no process of Windows"
+WINDOWS = "it is not a process of Windows"
 MACHINE = "what maps a file is known to the kernel alone"
 RUN = "a trace needs a debugger that runs the process"
 

@@ -85,7 +85,7 @@ class _Finder:
         file = read_elf_file(stream)
         bias = _bias_of_program(file, table) if file else None
         if file is None or bias is None:
-            return "it is no executable"
+            return "it is not an executable"
         if file.platform != self._target.platform:
             return f"it is for {file.platform.arch}"
         entry, count = self._core.auxv.get(AT_ENTRY), self._core.auxv.get(AT_PHNUM)

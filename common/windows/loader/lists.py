@@ -494,7 +494,7 @@ def find_loaders(
     :raises UnsupportedError: if the target is not a Windows process.
     """
     if target.platform.os != "windows":
-        raise UnsupportedError("it is no process of Windows: ask with dlstate, dlplan or dlgone")
+        raise UnsupportedError("it is not a process of Windows: ask with dlstate, dlplan or dlgone")
     problems: list[Problem] = []
     loaders: list[Loader] = []
     peb = target.peb()
