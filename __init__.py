@@ -1,12 +1,12 @@
 """Explain dynamic libraries: why one is still loaded, what a close would unload, and whether that is safe.
 
-What ``__all__`` names is public, and so are the members of these without an underscore; docs/scripts.md describes them.
-All else, each module below this package among it, can change with any version.
+The names in ``__all__`` are public, and so are their members without an underscore; docs/scripts.md describes them.
+Everything else, including the modules below this package, can change with any version.
 """
 
 from __future__ import annotations
 
-# python -m dlwhy imports this while modules of the current folder come first: nothing is imported here, typing neither.
+# python -m dlwhy imports this while modules of the current folder come first: nothing is imported, not even typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
@@ -151,7 +151,7 @@ __all__ = [
     "open",
 ]
 
-#: Which module has what is imported when a script asks for it.
+#: The module that has each public name; it is imported when a script asks for the name.
 _HOMES = {
     "common.api": "Examination Tracing",
     "common.errors": (
@@ -171,7 +171,7 @@ _HOMES = {
     "common.windows.trace.events": "DllClose DllInstance DllOpen DllPin DllTrace KeptDll",
 }
 
-#: The module that only a debugger's own Python has, and the adapter of that debugger.
+#: A module that only that debugger's own Python has, and the debugger's adapter.
 _ADAPTERS = (("gdb", "gdb_ext"), ("lldb", "lldb_ext"), ("pykd", "windbg_ext"))
 
 
@@ -182,18 +182,19 @@ def open(  # noqa: A001 - as gzip.open
     executable: Union[str, os.PathLike[str]] = "",
     max_size: Optional[int] = None,
 ) -> Examination:
-    """Return what can be asked about a process, core or dump.
+    """Return an `Examination` of a process, core or dump.
 
-    :param target: an int is the id of a running process, which is neither attached to nor stopped; a str or Path the
-        file of a core, minidump or kernel dump, compressed or not, as its content tells; None, in a script of gdb,
-        LLDB, WinDbg or pykd: what the debugger examines whenever a question is asked.
-    :param sysroot: the folder below which the files are looked for that a core maps.
-    :param executable: the program that a core is of; cores of qemu-user need it.
-    :param max_size: how much room on disk the content of a compressed file may take, in bytes (None: 4 GiB).
+    :param target: an int: the id of a running process, which is neither attached to nor stopped; a str or Path: a core,
+        minidump or kernel dump, recognised by its content, compressed or not; None, in a script run by gdb, LLDB,
+        WinDbg or pykd: the debugger's current target at each question.
+    :param sysroot: the folder below which the files that a core maps are looked for.
+    :param executable: the program that dumped the core; cores of qemu-user need it.
+    :param max_size: the disk space that the content of a compressed file may take, in bytes (None: 4 GiB).
     :raises TypeError: if ``target`` is of another type.
-    :raises NoTargetError: if there is no such process, or it may not be read; of None, if no debugger runs the script.
+    :raises NoTargetError: if there is no such process, or it may not be read; for None, if no debugger runs the script.
     :raises DumpFormatError: if the file is neither a core nor a dump, damaged, or too large.
-    :raises UnsupportedError: if its kind or architecture is not known, or what decompresses it is not installed.
+    :raises UnsupportedError: if its kind or architecture is unknown, or the program that decompresses it is not
+        installed.
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
     :raises UsageError: if an option does not fit the target.
 
@@ -216,7 +217,7 @@ def open(  # noqa: A001 - as gzip.open
 def _find_host() -> Host:
     """Return the debugger that runs the script.
 
-    :raises NoTargetError: if none does.
+    :raises NoTargetError: if no debugger does.
     """
     import sys
     from importlib import import_module
@@ -230,10 +231,10 @@ def _find_host() -> Host:
     raise NoTargetError("no debugger runs this script: name a process by its id, or a core or dump by its path")
 
 
-if not TYPE_CHECKING:  # else a name that does not exist would pass
+if not TYPE_CHECKING:  # otherwise a name that does not exist would pass
 
     def __getattr__(name: str) -> object:
-        """Import what is public when it is first asked for (PEP 562)."""
+        """Import a public name when it is first asked for (PEP 562)."""
         for module, names in _HOMES.items():
             if name in names.split():
                 from .common.imports import OwnImports
@@ -248,5 +249,5 @@ if not TYPE_CHECKING:  # else a name that does not exist would pass
 
 
 def __dir__() -> list[str]:
-    """List what is public, and what is there already."""
+    """List the public names, and those imported already."""
     return sorted({*globals(), *__all__})

@@ -21,18 +21,18 @@ def _register_package(root):  # type: (str) -> None
     package.__loader__.exec_module(package)
 
 
-# Nothing lives long here.
+# A short-lived process needs no garbage collection.
 gc.disable()
 if sys.version_info < (3, 9):
     sys.stderr.write("dlwhy needs Python 3.9 or newer; this one is {}.{}\n".format(*sys.version_info))
     sys.exit(2)
 if not __package__:
-    # Started by the path of a checkout, which makes it the first folder.
+    # Started by the path of a checkout, which Python puts first on sys.path.
     ROOT = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder or "/") != ROOT]
     _register_package(ROOT)
 elif not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-    # By -m, which makes the current folder the first one.
+    # Started by -m, which puts the current folder first.
     del sys.path[0]
 
 # Import nothing from the current folder.

@@ -20,7 +20,7 @@ from .errors import NotFoundError, UnsupportedError, UsageError
 from .imports import OwnImports
 
 if TYPE_CHECKING:
-    # What only one family of targets needs is imported when it is asked about.
+    # Modules that only one family of targets needs are imported when it is asked about.
     from .host import Host
     from .linux.model import Library, State
     from .linux.plan_model import Plans
@@ -46,7 +46,7 @@ def _ours(function: _Function) -> _Function:
 
 
 class FileHost:
-    """Stands for a debugger where there is none: what is examined was opened by its number or path."""
+    """The host if there is no debugger: the target was opened by its number or path."""
 
     name = "script"
 
@@ -55,7 +55,7 @@ class FileHost:
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Return what was opened."""
+        """Return the target that was opened."""
         return self._target
 
     def live_target(self) -> LiveTarget:
@@ -102,7 +102,7 @@ def open_named(
 
 
 def _path_of(wanted: str, path: object) -> str:
-    """Return a path as text of ours.
+    """Return a path as text decoded as `charset` does.
 
     :raises TypeError: if it is neither a str nor a Path.
     """
@@ -113,9 +113,9 @@ def _path_of(wanted: str, path: object) -> str:
 
 
 class Examination:
-    """What can be asked about a target; use it in a ``with`` statement, or call `close`.
+    """The questions that can be asked about a target; use it in a ``with`` statement, or call `close`.
 
-    Each method asks about the target as it is then, and returns the answer of one command: a frozen value that has
+    Each method examines the current state of the target and returns the answer of one command: a frozen value with
     ``target`` and ``loader`` (what was examined), and ``problems`` (what could not be established).
     """
 
@@ -133,7 +133,7 @@ class Examination:
         self.close()
 
     def close(self) -> None:
-        """Close the files that were opened; what a debugger examines is left as it is."""
+        """Close the files that were opened; a debugger's target is left as it is."""
         if isinstance(self._host, FileHost):
             self._host.close()
 
@@ -146,7 +146,7 @@ class Examination:
         :param library: a name, soname, end of a path, pattern (``libB*``) or address inside; in a debugger also an
             expression for an address; None: all libraries.
         :raises NotFoundError: if no library fits.
-        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+        :raises DlwhyError: if the target cannot be examined, or is not one of an ELF system.
 
         Source: the loader's lists in the target's memory.
         """
@@ -160,20 +160,20 @@ class Examination:
         return state._replace(asked=text)
 
     def libraries(self, library: Union[str, int, None] = None) -> tuple[Library, ...]:
-        """Return the libraries of `state`, without the problems that it tells.
+        """Return the libraries of `state`, without its problems.
 
-        :param library: as of `state`.
+        :param library: as for `state`.
         :raises NotFoundError: if no library fits.
-        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+        :raises DlwhyError: if the target cannot be examined, or is not one of an ELF system.
         """
         return self.state(library).libraries
 
     def library(self, library: Union[str, int]) -> Library:
         """Return the one library that fits.
 
-        :param library: as of `state`.
+        :param library: as for `state`.
         :raises NotFoundError: if there is none, or more than one.
-        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+        :raises DlwhyError: if the target cannot be examined, or is not one of an ELF system.
         """
         found = self.libraries(library)
         if len(found) > 1:
@@ -184,12 +184,12 @@ class Examination:
     def plan(self, library: Union[str, int, None] = None, closes: Union[int, str, None] = None) -> Plans:
         """Return what closing a library would unload, as ``dlplan`` does.
 
-        :param library: as of `state`, but one; None: each that is open, the one that would free most first.
-        :param closes: how often it is closed, from 1 on, or ``"all"``: as often as it is open; None: once, with
-            ``library`` None as often as it is open.
+        :param library: as for `state`, but a single one; None: each open library, the one whose close frees most first.
+        :param closes: how often it is closed, at least 1, or ``"all"``: as often as it is open; None: once, or if
+            ``library`` is None, as often as it is open.
         :raises NotFoundError: if no library fits, or more than one.
-        :raises UsageError: if ``closes`` is no such number.
-        :raises DlwhyError: if the target cannot be examined, or is none of an ELF system.
+        :raises UsageError: if ``closes`` is not such a number.
+        :raises DlwhyError: if the target cannot be examined, or is not one of an ELF system.
 
         Source: the loader's lists in the target's memory, and the rules of glibc's elf/dl-close.c.
         """
@@ -206,10 +206,10 @@ class Examination:
     ) -> Tracing[Trace]:
         """Return a trace of opens and closes, begun as ``dltrace start`` does, in gdb or LLDB.
 
-        :param libraries: names or patterns of the libraries that it is about; none: all.
-        :param stop_when: ``"kept"``, ``"unloaded"`` or ``"opened"``: stop the process then; None: never.
-        :param tls: watch which TLS destructors are registered, and by whom.
-        :param fds: watch which descriptors a library leaves open.
+        :param libraries: names or patterns of the libraries to report; none: all.
+        :param stop_when: ``"kept"``, ``"unloaded"`` or ``"opened"``: when to stop the process; None: never.
+        :param tls: report which TLS destructors are registered, and by whom.
+        :param fds: report which file descriptors a library leaves open.
         :raises UsageError: if ``stop_when`` is none of these.
         :raises NoTargetError: if there is no process, or a core.
         :raises UnsupportedError: if no debugger runs the process, or it cannot be traced.
@@ -241,9 +241,9 @@ class Examination:
 
         :param dll: a name with or without .dll, end of a path, pattern (``api*``) or address inside; in a debugger
             also an expression for an address; None: all DLLs.
-        :param pid: which process of a machine; None: the current one.
+        :param pid: the id of a process, if the target is a machine; None: the current process.
         :raises NotFoundError: if no DLL fits, or the machine has no such process.
-        :raises UnsupportedError: if the target is none of Windows.
+        :raises UnsupportedError: if the target is not one of Windows.
         :raises DlwhyError: if it cannot be examined.
 
         Source: the lists of ntdll's loader in the target's memory.
@@ -258,15 +258,15 @@ class Examination:
     def dll_plan(self, dll: Union[str, int], frees: Union[int, str] = 1, pid: Optional[int] = None) -> DllPlans:
         """Return what FreeLibrary would unload, as ``dllplan`` does.
 
-        :param dll: as of `dlls`, but one.
-        :param frees: how often it is freed, from 1 on, or ``"all"``: as often as it was loaded.
-        :param pid: which process of a machine; None: the current one.
+        :param dll: as for `dlls`, but a single one.
+        :param frees: how often it is freed, at least 1, or ``"all"``: as often as it was loaded.
+        :param pid: the id of a process, if the target is a machine; None: the current process.
         :raises NotFoundError: if no DLL fits, or more than one, or the machine has no such process.
-        :raises UsageError: if ``frees`` is no such number.
-        :raises UnsupportedError: if the target is none of Windows.
+        :raises UsageError: if ``frees`` is not such a number.
+        :raises UnsupportedError: if the target is not one of Windows.
         :raises DlwhyError: if it cannot be examined.
 
-        Source: the lists of ntdll's loader in the target's memory, and the rules of that version of it.
+        Source: the lists of ntdll's loader in the target's memory, and the rules of its version.
         """
         from .windows.plan import plan_free
 
@@ -277,9 +277,9 @@ class Examination:
         """Return which unloaded DLL was at an address, as ``dllgone`` does.
 
         :param address: a number, or in a debugger an expression for one; None: list all unloaded DLLs.
-        :param pid: which process of a machine; None: the current one.
+        :param pid: the id of a process, if the target is a machine; None: the current process.
         :raises NotFoundError: if the expression cannot be evaluated, or the machine has no such process.
-        :raises UnsupportedError: if the target is none of Windows.
+        :raises UnsupportedError: if the target is not one of Windows.
         :raises DlwhyError: if it cannot be examined.
 
         Source: the loader's own record (RtlGetUnloadEventTraceEx), and that of the dump or debugger.
@@ -291,11 +291,11 @@ class Examination:
 
     @_ours
     def shares(self, file: Union[str, int, None] = None, pid: Optional[int] = None) -> Share:
-        """Return what can be done to mapped files of a Windows machine, as ``dllshare`` does.
+        """Return what can be done to the mapped files of a Windows machine, as ``dllshare`` does.
 
         :param file: a name, end of a path, pattern or address inside; in a debugger also an expression for an address;
             None: all files that are mapped as images.
-        :param pid: only what this process maps; None: all processes.
+        :param pid: the id of the only process whose files are examined; None: all processes.
         :raises NotFoundError: if no file fits, or there is no such process.
         :raises UnsupportedError: if the target is a process, not a machine.
         :raises DlwhyError: if it cannot be examined.
@@ -312,7 +312,7 @@ class Examination:
     def dll_trace(self, *dlls: str) -> Tracing[DllTrace]:
         """Return a trace of loads and frees, begun as ``dlltrace start`` does, in WinDbg or a Python with pykd.
 
-        :param dlls: names or patterns of the DLLs that it is about; none: all.
+        :param dlls: names or patterns of the DLLs to report; none: all.
         :raises NoTargetError: if there is no process, or a dump.
         :raises UnsupportedError: if the engine does not run the process, or it cannot be traced.
 
@@ -326,7 +326,7 @@ class Examination:
 
 
 class _Tracer(Protocol[_Report]):
-    """What both families' traces can do."""
+    """The members that the traces of both families have."""
 
     def is_watching(self) -> bool: ...
 
@@ -336,7 +336,7 @@ class _Tracer(Protocol[_Report]):
 
 
 class Tracing(Generic[_Answer]):
-    """A trace, which goes on while the debugger runs the process, until `stop` or the end of a ``with`` statement."""
+    """A trace; it lasts while the debugger runs the process, until `stop` or the end of a ``with`` statement."""
 
     def __init__(self, tracer: _Tracer[_Answer]) -> None:
         self._tracer = tracer
@@ -358,12 +358,12 @@ class Tracing(Generic[_Answer]):
 
     @_ours
     def report(self) -> _Answer:
-        """Return what was seen so far, as ``dltrace report`` and ``dlltrace report`` do."""
+        """Return the report up to this moment, as ``dltrace report`` and ``dlltrace report`` do."""
         return self._tracer.report()
 
     @_ours
     def stop(self) -> None:
-        """End the trace: nothing of it stays in the process; `report` can still be asked."""
+        """End the trace: nothing of it stays in the process; `report` still works."""
         self._tracer.stop()
 
 
@@ -376,9 +376,9 @@ def _text_of(wanted: Union[str, int]) -> str:
 
 
 def _count(option: str, value: Union[int, str]) -> Optional[int]:
-    """Return how often something is done; None stands for 'all'.
+    """Return a number of times; None stands for 'all'.
 
-    :raises UsageError: if it is neither a number from 1 on nor 'all'.
+    :raises UsageError: if it is neither a number of at least 1 nor 'all'.
     """
     from .commands.arguments import number_or_all
 

@@ -17,25 +17,25 @@ def decode(raw: bytes) -> str:
 
 
 def from_native(text: str, encoding: str) -> str:
-    """Return text that was decoded by a locale's encoding, such as words of a command line, as `decode` gives it."""
+    """Convert text decoded in the locale's encoding, such as words of a command line, to what `decode` returns."""
     return text if is_utf8(encoding) else decode(text.encode(encoding, "surrogateescape"))
 
 
 def own_path(path: str) -> str:
-    """Return a path that Python has decoded, such as a word of the command line, as text of ours."""
+    """Convert a path that Python has decoded, such as a word of the command line, to what `decode` returns."""
     return from_native(path, sys.getfilesystemencoding())
 
 
 def file_name(path: str) -> Union[str, bytes]:
-    """Return a path as the system's calls take it, whatever the locale: as bytes, but as text on Windows.
+    """Return a path as system calls take it in any locale: as bytes, on Windows as text.
 
-    :raises ValueError: if no file can have it.
+    :raises ValueError: if no file can have this path.
     """
     return path if sys.platform == "win32" else path.encode("utf-8", "surrogateescape")
 
 
 def escape_unencodable(text: str, encoding: str) -> str:
-    r"""Return text with each character that an encoding lacks as ``\uNNNN``, of UTF-16 as JSON has it."""
+    r"""Return text with each character that an encoding lacks as ``\uNNNN``, in UTF-16 units as in JSON."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -57,7 +57,7 @@ def _escaped(character: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    r"""Return text with each ``\xff`` and ``\u00e4``, as answers show what cannot be written, as what it stands for."""
+    r"""Return text with the escapes by which answers show unwritable characters (``\xff``, ``\u00e4``) undone."""
     import re
 
     def character(match: re.Match[str]) -> str:
@@ -73,5 +73,5 @@ def is_utf8(encoding: str) -> bool:
 
 
 def written_as_utf8(text: str, encoding: str) -> str:
-    """Return text for a debugger that writes UTF-8 to a terminal of any encoding: unless that is UTF-8, as ASCII."""
+    """Return text for a debugger that always writes UTF-8: as ASCII, unless the terminal's encoding is UTF-8."""
     return text if text.isascii() else escape_unencodable(text, "utf-8" if is_utf8(encoding) else "ascii")

@@ -2,7 +2,7 @@
 
 ``dlwhy --pid 4711 dlstate libB.so``, ``dlwhy --core core.4711 dlstate --json``.
 
-Exit status: see docs/scripts.md.  A reader that has gone, and a standard output that is closed, are no failure.
+Exit status: see docs/scripts.md.  A reader that has left and a closed standard output are not failures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .host import Screen, open_closed_streams, write_to
 from .render.text import escape
 from .target import LiveTarget, Target
 
-#: What shells give for a program that SIGINT ended.
+#: The exit status by which shells report a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
 ARGUMENTS = (
@@ -92,12 +92,12 @@ class CliHost:
 
 
 def entry() -> NoReturn:
-    """Run as the shell's command, without tearing the interpreter down, which took a tenth of the time of an answer."""
+    """Run as the shell's command, without tearing the interpreter down, which would take a tenth of the time."""
     status: object = EXIT_BUG
     try:
         open_closed_streams()
         status = main()
-    except SystemExit as end:  # argparse's, after help
+    except SystemExit as end:  # raised by argparse after help
         status = end.code
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
@@ -130,7 +130,7 @@ def _complain(text: str) -> None:
     try:
         write_to(sys.stderr, text + "\n")
     except OutputError:
-        return  # there is nowhere left to say so
+        return  # standard error cannot be written either
 
 
 def _run(arguments: Namespace) -> int:
@@ -147,7 +147,7 @@ def _run(arguments: Namespace) -> int:
 
 
 def _refuse_misplaced(words: Sequence[str]) -> None:
-    """Raise UsageError if options of dlwhy itself stand among those of a command.
+    """Raise UsageError if options of dlwhy itself are among those of a command.
 
     :raises UsageError: if there are any.
     """

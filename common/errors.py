@@ -10,10 +10,10 @@ DlwhyError
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
 ├── DumpFormatError            a file is not what it claims to be
-├── SetupError                 install.py cannot do what it is to do
+├── SetupError                 install.py cannot do what it was asked to do
 │   └── UnusableError          a debugger cannot load dlwhy, or a file stays as it is; another may do
 └── OutputError                the answer cannot be written
-    └── ClosedOutputError      whoever read it has gone
+    └── ClosedOutputError      its reader has closed it
 
 Messages: lower case, no full stop, what happened, then the remedy, on one line.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-#: So many problems are told with a failure.
+#: The most problems that are reported with a failure.
 _MAX_REASONS = 3
 
 
@@ -31,13 +31,13 @@ class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Append possible causes to the message, each with its place: unread is not absent."""
+        """Append possible causes to the message, each with what it concerns: unread is not absent."""
         told = [f"{where}: {message}" for where, message in problems[:_MAX_REASONS]]
         self.args = ("; ".join((str(self), *told)),)
 
 
 class UsageError(DlwhyError):
-    """The command line is wrong."""
+    """The command line or an argument is wrong; ``usage`` is the command's usage text, empty for none."""
 
     def __init__(self, message: str, usage: str = "") -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class UnsupportedError(DlwhyError):
 
 
 class NotFoundError(DlwhyError):
-    """A library, symbol or type does not exist in the target."""
+    """A library, symbol or type does not exist in the target; ``near`` has similar names."""
 
     def __init__(self, message: str, near: Sequence[str] = ()) -> None:
         super().__init__(f"{message}; near: {', '.join(near)}" if near else message)
@@ -61,7 +61,7 @@ class NotFoundError(DlwhyError):
 
 
 class FaultError(DlwhyError):
-    """Memory of the target cannot be read."""
+    """Memory of the target cannot be read: ``size`` bytes at ``address``."""
 
     def __init__(self, address: int, size: int, reason: str = "") -> None:
         super().__init__(f"cannot read {size} bytes at {address:#x}" + (f": {reason}" if reason else ""))
@@ -77,7 +77,7 @@ class LimitError(FaultError):
 
 
 class LayoutError(DlwhyError):
-    """No known structure layout fits the target."""
+    """No known structure layout fits the target; ``tried`` has the candidates."""
 
     def __init__(self, message: str, tried: Sequence[str] = ()) -> None:
         super().__init__(f"{message}; tried: {'; '.join(tried)}" if tried else message)
@@ -85,7 +85,7 @@ class LayoutError(DlwhyError):
 
 
 class CorruptError(DlwhyError):
-    """The target's data contradict themselves."""
+    """The target's data contradict themselves; ``address`` is where, None if that is not one place."""
 
     def __init__(self, what: str, address: Optional[int] = None) -> None:
         super().__init__(what if address is None else f"{what} at {address:#x}")
@@ -94,7 +94,7 @@ class CorruptError(DlwhyError):
 
 
 class DumpFormatError(DlwhyError):
-    """A file is not what it claims to be."""
+    """A file is not what it claims to be; ``offset`` in it, in bytes, is None if the whole file is meant."""
 
     def __init__(self, path: str, message: str, offset: Optional[int] = None) -> None:
         where = path if offset is None else f"{path} at offset {offset:#x}"
@@ -116,4 +116,4 @@ class OutputError(DlwhyError):
 
 
 class ClosedOutputError(OutputError):
-    """The reader of the output has closed it, as ``head`` does; no failure."""
+    """The reader of the output has closed it, as ``head`` does; not a failure."""

@@ -1,8 +1,8 @@
 """How is a named file opened without risk?
 
-To open a FIFO can last for ever, to open a device starts a watchdog, to read /proc/kmsg takes away what it tells.
-So a file is first opened as a place, which touches nothing, and looked at; then that very file is opened to be read.
-A file system of FUSE or of the network decides itself how long it takes for that.
+Opening a FIFO can block forever, opening a device can start a watchdog, reading /proc/kmsg consumes messages.  So a
+file is first opened with O_PATH, which touches nothing, and examined; then the same file is opened for reading.  FUSE
+and network file systems can still block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_THE_KERNEL = frozenset(
 
 
 def open_first(paths: Iterable[str], root: Optional[str] = None) -> Optional[BinaryIO]:
-    """Open the first of several files that can be, as `open_regular` does; None if none can."""
+    """Open the first of several files that can be opened, as `open_regular` does; None if none can."""
     for path in paths:
         try:
             return open_regular(path, root)
@@ -39,18 +39,18 @@ def open_first(paths: Iterable[str], root: Optional[str] = None) -> Optional[Bin
 
 
 def open_regular(path: str, root: Optional[str] = None) -> BinaryIO:
-    """Open a regular file to be read, without waiting for anything.
+    """Open a regular file for reading, without waiting for anything.
 
-    Without ``root`` a user has named it.  With ``root`` a target has: the path begins with a slash, which stands for
-    that folder, and neither ".." nor a symbolic link leads out of it.
+    Without ``root`` the user has named it.  With ``root`` the target has: the path begins with a slash, which stands
+    for that folder, and neither ".." nor a symbolic link leads out of it.
 
-    :raises OSError: if it cannot be opened, is no regular file, or one of the kernel's.
+    :raises OSError: if it cannot be opened, is not a regular file, or is an interface of the kernel.
     """
     if root is not None and not path.startswith("/") and sys.platform != "win32":
         raise FileNotFoundError(errno.ENOENT, "its name is relative to a folder that is not known", path)
     try:
         return os.fdopen(_open(path, root), "rb")
-    except ValueError as error:  # a zero byte, or what stands for none
+    except ValueError as error:  # a zero byte, or a character that stands for no byte
         raise OSError(errno.EINVAL, str(error), path) from error
 
 
@@ -101,10 +101,10 @@ if sys.platform == "linux":
             os.close(places.pop())
 
     def _open_place(place: int, name: bytes, folder: Optional[int] = None) -> int:
-        """Open the file at a place, whose name in a folder serves where /proc is not there."""
+        """Open the file of an O_PATH descriptor for reading; by its name in a folder if /proc is not there."""
         status = os.fstat(place)
         _require_regular(status)
-        # What takes up blocks is in storage; else the file system's kind tells, for which ctypes is imported.
+        # A file that takes up blocks is in storage; else the file system's kind decides, for which ctypes is imported.
         if not status.st_blocks and _is_of_the_kernel(place):
             raise OSError(errno.EINVAL, "it is a file of the kernel's, not of a disk")
         try:
@@ -159,7 +159,7 @@ def _require_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 if sys.platform == "win32":

@@ -1,8 +1,8 @@
 """Which nodes of a graph can be reached, and through which shortest path?
 
-The one search over libraries that need one another, breadth first.  What is left out, because it is another algorithm:
-the marking and sorting of glibc's collector (``linux.loader``), the counting of Windows' loaders and their strongly
-connected components (``windows.loader.unload``).
+The only search over libraries that need one another, breadth first.  Other algorithms are elsewhere: the mark phase and
+the sort of glibc's collector (``linux.loader``), the counting of Windows' loaders and their strongly connected
+components (``windows.loader.unload``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Node = TypeVar("Node")
 class Search(Generic[Node]):
     """A breadth-first search, run on demand; a node is yielded once its neighbours are known.
 
-    ``before`` has what was reached, in that order: for each node the one that it was reached from, for a start itself.
-    ``is_cut`` says that ``spend`` has ended the search: what was not reached then may be reachable.
+    ``before`` has the reached nodes in that order: for each the node that it was reached from, for a start itself.
+    ``is_cut`` says that ``spend`` has ended the search: a node that was not reached may then be reachable.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Search(Generic[Node]):
     ) -> None:
         """Start a search.
 
-        :param spend: takes the number of a node's neighbours, when they have been looked at; False ends the search.
+        :param spend: takes the number of a node's neighbours once they are known; returning False ends the search.
         """
         self.before: dict[Node, Node] = {start: start for start in starts}
         self.is_cut = False

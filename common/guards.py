@@ -1,6 +1,6 @@
 """How are failures of optional packages, and of breakpoint handlers, contained?
 
-``except Exception`` stands here and in the command runner, ``common/commands/run.py``, and nowhere else.
+``except Exception`` is used here and in the command runner, ``common/commands/run.py``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def try_optional(use: Callable[[], _T], otherwise: _T) -> _T:
     """Return ``use()``, or ``otherwise`` if the optional package that it uses is absent or fails in any way.
 
     An import can fail by more than ImportError: elftools imports pdb, whose imports fail inside LLDB 19 by
-    AttributeError; some packages exit where they do not like the version of Python.
+    AttributeError; some packages exit if they do not support the version of Python.
     """
     try:
         return use()
@@ -29,7 +29,7 @@ def try_optional(use: Callable[[], _T], otherwise: _T) -> _T:
 def call_handler(handle: Callable[[], _T], otherwise: _T, on_failure: Callable[[Exception], None]) -> _T:
     """Return the result of an event handler, or ``otherwise`` if it fails in any way.
 
-    A debugger stops the process at a breakpoint whose handler raises.  ``on_failure`` takes down what was raised.
+    A debugger stops the process at a breakpoint whose handler raises.  ``on_failure`` records the exception.
     """
     try:
         with OwnImports():
@@ -61,7 +61,7 @@ def event_bug(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return an exception's traceback where the environment asks for it by DLWHY_DEBUG=1, else an empty text."""
+    """Return an exception's traceback if DLWHY_DEBUG=1 is in the environment, else an empty text."""
     if os.environ.get("DLWHY_DEBUG") != "1":
         return ""
     import traceback

@@ -1,11 +1,10 @@
 """How is foreign code run on a target's bytes, which can make it loop, print, exhaust memory or crash?
 
-In a child process that is kept from call to call.  The kernel ends it when a call takes too much processor time, and
-refuses it memory beyond a cap; what it prints goes nowhere; another one takes its place.
+In a child process that is kept between calls.  The kernel kills it when a call exceeds its processor time and refuses
+it memory beyond a limit; its output is discarded; a dead child is replaced.
 
-It is a fork, not a program that is started: a debugger's Python need not have one, and to start one takes 15 ms.  It is
-no child of the process that uses it, which may be one that waits for all its children, as gdb does: the process between
-the two ends at once.
+It is a fork, not a started program: a debugger's Python may have no executable, and starting one takes 15 ms.  An
+intermediate process exits at once, so the child is not one of the debugger's children, which gdb waits for.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ if TYPE_CHECKING:
 Task = Callable[[bytes, int], bytes]
 
 
-#: Processor time in seconds that the calls of one answer may take together, and how much of the time that passes is
-#: given back: a trace is one answer, and can take hours.
+#: Processor time in seconds that the calls of one answer may take together, and the share of elapsed time that is
+#: credited back: a trace is one answer, and can take hours.
 ANSWER_SECONDS = 5.0
 REFILL = 0.5
-#: Address space that the child may take beyond that of the process that it is a copy of.
+#: Address space that the child may use beyond that of the process that it is a copy of, in bytes.
 MEMORY_BYTES = 256 << 20
 #: The longest answer to one item, in bytes.
 MAX_REPLY = 1 << 16
 
-# How many items are asked for at once; where that fails, each is asked for alone.
+# How many items are asked for at once; if that fails, each is asked for alone.
 _BATCH = 256
-# By the clock a call may take longer than by the processor, which can be busy with others.
+# By the clock a call may take longer than in processor time: the processor can be busy with others.
 _CLOCK_FACTOR = 4
 _CLOCK_SLACK = 2.0
 
@@ -67,19 +66,19 @@ class Helper:
         self._between = 0
         self._left = ANSWER_SECONDS
         self._at = time.monotonic()
-        #: How many items of this answer have none.
+        #: How many items of this answer have no result.
         self.missing = 0
 
     def renew(self) -> None:
-        """Begin another answer, which may take the whole time again."""
+        """Begin another answer, which has the full processor time again."""
         self._left = ANSWER_SECONDS
         self.missing = 0
 
     def ask(self, task: Task, items: Sequence[bytes], seconds: float, descriptor: int = -1) -> list[Optional[bytes]]:
         """Return the results of ``task``, run in the child on each item.
 
-        Empty where it raises an exception; None where it was not had within ``seconds`` of processor time, the time of
-        the answer, or the memory.  Where there is no fork, as on Windows, all are empty.
+        A result is empty if the task raises an exception, None if it exceeds ``seconds`` of processor time, the time
+        left for the answer, or the memory limit.  Without fork, as on Windows, all results are empty.
         """
         if not hasattr(os, "fork"):
             return [b""] * len(items)
@@ -101,7 +100,7 @@ class Helper:
     def _exchange(
         self, task: Task, items: Sequence[bytes], seconds: float, descriptor: int
     ) -> Optional[list[Optional[bytes]]]:
-        """Ask once; None if there is no answer, and then no child."""
+        """Ask once; return None if there is no answer, and then no child either."""
         began = time.monotonic()
         self._left = min(ANSWER_SECONDS, self._left + REFILL * (began - self._at))
         self._at = began
@@ -118,7 +117,7 @@ class Helper:
             if len(replies) != len(items):
                 raise ValueError(f"{len(replies)} answers to {len(items)} items")
             if None in replies:
-                self.close()  # what took its memory may have kept it
+                self.close()  # the item that exhausted its memory may still hold some
             return replies
         except (OSError, RuntimeError, ValueError, struct.error):
             self.close()
@@ -130,18 +129,18 @@ class Helper:
             raise
         finally:
             self._reap()
-            # What the child says of its time is believed as far as the clock bears it out.
+            # The child's own account of its time is believed within the limits of the clock.
             self._at = time.monotonic()
             self._left -= min(used, self._at - began)
 
     def _send(self, body: bytes, seconds: float, descriptor: int) -> None:
-        """Send a request, to another child if the one that is there has ended meanwhile.
+        """Send a request, to a new child if the previous one has ended since.
 
         :raises OSError: if it cannot be sent.
         """
         import _socket
 
-        if self._owner != os.getpid():  # the child is that of the process of which this one is a fork
+        if self._owner != os.getpid():  # the child belongs to the process that this one was forked from
             self.close()
             self._owner = os.getpid()
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))] if descriptor >= 0 else []
@@ -162,7 +161,7 @@ class Helper:
     def _receive(self, size: int, deadline: float) -> bytes:
         """Receive exactly ``size`` bytes.
 
-        :raises OSError: if they do not come in time.
+        :raises OSError: if they do not arrive in time.
         """
         assert self._channel is not None
         parts = []
@@ -207,9 +206,9 @@ def _packed(items: Sequence[Optional[bytes]]) -> bytes:
 
 
 def _unpacked(data: bytes) -> Iterator[Optional[bytes]]:
-    """Yield the items of which the data consist.
+    """Yield the items that packed data consist of.
 
-    :raises ValueError: if they do not.
+    :raises ValueError: if the data are malformed.
     """
     at = 0
     while at < len(data):
@@ -224,11 +223,11 @@ def _unpacked(data: bytes) -> Iterator[Optional[bytes]]:
 
 
 def _start() -> tuple[Socket, int]:
-    """Start a child; returns this end of its channel, and the id of the process between, which is to be waited for.
+    """Start a child; return our end of its channel and the id of the intermediate process, which must be waited for.
 
-    :raises OSError: if there can be none.
+    :raises OSError: if none can be started.
     """
-    # Imported before the fork: a lock of the loader that another thread holds then stays locked in the child.
+    # Imported before the fork: a lock of the loader that another thread holds at the fork stays locked in the child.
     import _socket  # socket itself imports what takes 3 ms
     import ctypes  # noqa: F401
     import resource  # noqa: F401
@@ -258,7 +257,7 @@ if sys.version_info >= (3, 12):
         import warnings
 
         with warnings.catch_warnings():
-            # That other threads may hold locks: what this can cost is bounded by the deadline.
+            # Other threads may hold locks: the deadline bounds what that can cost.
             warnings.simplefilter("ignore", DeprecationWarning)
             return os.fork()
 
@@ -272,7 +271,7 @@ def _serve(channel: Socket) -> NoReturn:
     """Answer requests until the channel is closed."""
     import gc
 
-    gc.freeze()  # objects of the other process would close, when they go, what now is the child's
+    gc.freeze()  # on deletion, inherited objects would close descriptors that are the child's now
     channel = _isolate(channel)
     tasks: dict[tuple[bytes, bytes], Task] = {}
     while True:
@@ -293,7 +292,7 @@ def _isolate(channel: Socket) -> Socket:
             os.closerange(number, number + 1)  # the folder's own is closed already
     os.setsid()
     os.chdir("/")
-    # A debugger's own would ask its user to go on.
+    # A debugger's own streams would ask its user whether to continue.
     sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
     sys.dont_write_bytecode = True
     # LLDB's stand-in for readline fails the import of pdb since Python 3.13, and elftools imports that: there is none.
@@ -338,7 +337,7 @@ def _reset_signals() -> None:
 
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, and no more
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails but does not kill
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -384,7 +383,7 @@ def _read(channel: Socket, size: int) -> bytes:
 
 
 def _limit_time(seconds: float) -> None:
-    """Limit this process to some processor time, and to a multiple of it by the clock; 0: no limit."""
+    """Limit this process's processor time, and its time by the clock to a multiple of that; 0: no limit."""
     import signal
 
     signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -12,7 +12,7 @@ from .target import LiveTarget, Target
 
 
 class Screen(NamedTuple):
-    """How text can be shown: columns (None: no limit), and whether to use ANSI escape codes."""
+    """The properties of a screen: its columns (None: no limit), and whether to use ANSI escape codes."""
 
     width: Optional[int]
     colour: bool
@@ -28,14 +28,14 @@ class Host(Protocol):
     def target(self) -> Target:
         """Return the current target.
 
-        :raises NoTargetError: if there is nothing.
+        :raises NoTargetError: if none is selected.
         """
 
     def live_target(self) -> LiveTarget:
         """Return the process that this program runs, for a trace that outlives the command.
 
-        :raises UnsupportedError: if this program runs none.
-        :raises NoTargetError: if there is none.
+        :raises UnsupportedError: if this program cannot run processes.
+        :raises NoTargetError: if it runs none.
         """
 
     @property
@@ -56,10 +56,10 @@ class Host(Protocol):
 
 
 def write_to(stream: TextIO, text: str) -> None:
-    """Write text to a stream at once, by escape sequences where its encoding lacks a character.
+    """Write text to a stream at once, with an escape sequence for each character that its encoding lacks.
 
     :raises ClosedOutputError: if its reader has gone.
-    :raises OutputError: if it cannot be written, as to a full disk.
+    :raises OutputError: if it cannot be written, as on a full disk.
     """
     try:
         stream.write(escape_unencodable(text, stream.encoding or "utf-8"))

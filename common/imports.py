@@ -1,9 +1,9 @@
 """Which folders is code imported from?
 
-Never from the current folder: LLDB 14 has ``.`` on ``sys.path``, and PYTHONPATH can have an empty entry.  What our code
-imports can be missing there, and what it imports tries other names in turn: tabulate wcwidth, the standard library's
-copy org.python.core.  The packages that install.py has installed are found by the path of their folder alone, which is
-not on ``sys.path``.
+Never from the current folder: LLDB 14 has ``.`` on ``sys.path``, and PYTHONPATH can have an empty entry.  A module that
+our dependencies try to import may be missing elsewhere and present there: tabulate tries wcwidth, the standard
+library's copy org.python.core.  Packages installed by install.py are found by the path of their folder, which is not on
+``sys.path``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = frozenset({"elftools", "pygments", "rust_demangler", "tabulate"})
 
 
 def private_folder() -> str:
-    """Return the folder that install.py fills for this version of Python, empty where no place for it is known."""
+    """Return the folder that install.py fills for this version of Python, empty if none is known."""
     if sys.platform == "win32":
         data = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~")
     else:
@@ -78,7 +78,7 @@ class OwnImports:
 if os.sep == "/":
 
     def _is_relative(entry: object) -> bool:
-        # At each breakpoint of a trace: isabs takes six times as long.
+        # This runs at each breakpoint of a trace; isabs takes six times as long.
         return isinstance(entry, str) and entry[:1] != "/"
 
 else:

@@ -21,11 +21,11 @@ _LIBRARIES = {"glibc": "glibc", "musl": "musl", "nt": "the Windows kernel", "ntu
 def read_table(library: str, arch: str) -> Any:
     """Return the table of a library (``glibc``, ``musl``, ``nt``, ``ntuser``) for an architecture, by its GNU name.
 
-    :raises LayoutError: if there is none; carries the architectures that are known.
+    :raises LayoutError: if there is none; carries the known architectures.
     """
     name = f"{library}-{arch}.json"
     try:
-        # As importlib.resources, it reads out of a zip archive too, but takes 7 ms less to import.
+        # Like importlib.resources it reads from zip archives too, but takes 7 ms less to import.
         data = _loader.get_data(os.path.join(DIRECTORY, name))
     except OSError as error:
         raise LayoutError(

@@ -1,10 +1,10 @@
 """How is a linked list in the target followed, and was it followed to its end?
 
-A walk has what it read, and how it ended: at the list's end, or at what cuts it short.  What rests on a walk that is
-not whole says so: an entry that was not seen is not absent.
+A `Walk` has the items it read and how it ended: at the list's end, or why not.  A caller that relies on an incomplete
+walk says so: an entry that was not read is not absent.
 
-Not followed by it are trees (``windows.kernel.vad``, ``windows.kernel.handles``), and lists whose unchanged stretches
-are taken from an earlier reading (``linux.loader.incremental``, which falls back on a walk at the first contradiction).
+Trees (``windows.kernel.vad``, ``windows.kernel.handles``) are not walked by it, nor lists whose unchanged parts come
+from an earlier snapshot (``linux.loader.incremental``, which falls back to a walk on any inconsistency).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class WalkEnd(Enum):
 class Walk(Generic[Item]):
     """A linked list of the target, read on demand: node by node when iterated, else to its end.
 
-    ``items`` are what was read until now.  ``end`` says how the walk has ended, None while it can go on; where it is
-    not WHOLE, ``address`` is the node that it ended at, and ``reason`` says why in words, None where it is.
+    ``items`` are those read so far.  ``end`` says how the walk ended, None while it can continue.  If it did not end
+    at the list's end, ``address`` is the node where it stopped, and ``reason`` says why.
     """
 
     def __init__(
@@ -50,12 +50,15 @@ class Walk(Generic[Item]):
     ) -> None:
         """Create a walk; nothing is read yet.
 
-        :param first: the first node's address; ``last`` if there is none.
-        :param read: returns what a node is and the address of the next one, by the node's address and that of the one
-            before, which is ``last`` for the first; raises FaultError, or CorruptError if this cannot be the next node.
-        :param limit: so many nodes are read at most, less the ``taken`` ones of other lists that it is for, too.
-        :param last: what stands at the end instead of an address: 0, or the address of a ring's head.
-        :param subject: the list, and ``noun`` its nodes, for ``reason``.
+        :param first: address of the first node; ``last`` for an empty list.
+        :param read: returns the item at a node and the address of the next node, given the node's address and the
+            previous node's (``last`` for the first); raises FaultError, or CorruptError if this cannot be the next
+            node.
+        :param limit: maximum number of nodes, less ``taken``.
+        :param taken: nodes of other lists under the same limit.
+        :param last: the address that ends the list: 0, or a ring's head.
+        :param subject: what the list is called in ``reason``.
+        :param noun: what its nodes are called there.
         """
         self.items: list[Item] = []
         self.end: Optional[WalkEnd] = None
@@ -143,12 +146,12 @@ def follow_ring(
 ) -> Walk[Item]:
     """Follow a ring of {next, previous}, such as glibc's ``list_t`` and NT's ``LIST_ENTRY``, whose head is no node.
 
-    Each node has to point back at the one before it.
+    Each node must point back to the previous one.
 
     :param head: the head's address.
-    :param item: reads what a node is by the address of its links.
-    :param backwards: follow the pointers to the previous ones instead.
-    :param pointer_size: in bytes, where it is not that of the target.
+    :param item: returns the item of a node, given the address of its links.
+    :param backwards: follow the pointers to the previous nodes instead.
+    :param pointer_size: in bytes, if it is not the target's.
     """
     size = pointer_size or memory.pointer_size
     form = struct.Struct(f"{memory.struct_prefix}2{'Q' if size == 8 else 'I'}")

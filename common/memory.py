@@ -1,7 +1,7 @@
 """How is a target's memory read with few requests, and how much of it is read at all?
 
-``Memory`` is the only caller of ``Target.read``.  It lives for one command, so nothing it holds goes stale, and what a
-command may spend is counted here: every read, and what is done with many entries at once, takes from one total.
+``Memory`` is the only caller of ``Target.read``.  It lives for one command, so nothing it caches becomes stale, and it
+enforces the command's budget: reads, and work on many entries, draw from one total.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .errors import CorruptError, FaultError, LimitError
 from .model import Problem
 from .target import Target
 
-# A read through gdb costs 1.8 us for 8 bytes and 3.5 us for 16 KiB (gdb 13, local process): reading more than
-# was asked for pays as soon as two requests fall into one chunk, and a loader's heap blocks lie close together.
+# A read through gdb costs 1.8 us for 8 bytes and 3.5 us for 16 KiB (gdb 13, local process): reading more than was asked
+# for pays as soon as two requests fall into one chunk, and a loader's heap blocks are close together.
 CHUNK_SIZE = 16384
 PAGE_SIZE = 4096
 STRING_LIMIT = 4096
 MAX_PARTIAL_CHUNKS = 64
 MAX_CHUNKS = 4096
-#: More is not read at once: relocations of the largest libraries take 30 MB.
+#: The largest single read, in bytes: relocations of the largest libraries take 30 MB.
 MAX_READ = 64 << 20
 
-# What one command may spend.  A unit stands for some 20 ns of a processor, and for 2 bytes that are kept.
+# The budget of one command.  A unit is about 20 ns of processor time, or 2 bytes that are kept.
 ALLOWANCE = 200_000_000
 _READ_UNITS = 64
 _FETCH_UNITS = 1024
@@ -50,10 +50,10 @@ class Memory:
         self._cut = ""
 
     def renewed(self) -> Memory:
-        """Return a new reader of the same target, which has run on since.
+        """Return a new reader of the same target, which has run since.
 
-        What could not be read as a whole chunk is asked for by pages at once: a request that fails costs like ten.
-        What may be spent is counted anew, for the images that keep the first memory, too.
+        Chunks that could not be read in full are read page by page from the start: a failed request costs as much as
+        ten.  The budget starts anew, also for images that keep the first reader.
         """
         other = Memory(self.target)
         other._first = self._first
@@ -79,13 +79,13 @@ class Memory:
         return self._read_slowly(address, size)
 
     def renew_allowance(self) -> None:
-        """Count anew what may be spent: an event of a trace may take as much as a command."""
+        """Restore the full budget: an event of a trace has the same as a command."""
         self._left = self._first._left = ALLOWANCE
 
     def spend(self, units: int, what: str, address: Optional[int] = None) -> bool:
         """Charge work to the command's budget; return False if it is exhausted.
 
-        ``what``, and its ``address`` if it has one, name for the problem what is cut then.
+        ``what`` and ``address``, if it has one, name in the problem what is cut short.
         """
         self._left -= units
         if self._left < 0 and not self._cut:
@@ -100,7 +100,7 @@ class Memory:
         return (Problem(self._cut, message),)
 
     def chunk(self, address: int) -> Optional[bytes]:
-        """Read the whole chunk that an address lies in; None where a part of it cannot be read."""
+        """Read the chunk that contains an address; None if a part of it cannot be read."""
         key = address - address % CHUNK_SIZE
         return self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
 
@@ -122,7 +122,7 @@ class Memory:
             return None
 
     def _read_slowly(self, address: int, size: int) -> bytes:
-        """Assemble a range that crosses chunks or lies in one that is only partly there."""
+        """Read a range that crosses chunks or is in a chunk that is only partly readable."""
         if address < 0 or size < 0 or address + size - 1 > self._mask:
             raise FaultError(address, size)
         if size > MAX_READ:
@@ -151,19 +151,19 @@ class Memory:
         page = self._pages[key]
         if page is not None:
             return step, page, key
-        # A dump can record part of a page: ask for just the bytes wanted.
+        # A dump can record part of a page: ask for exactly these bytes.
         self._left -= _FETCH_UNITS
         return step, self.target.read(address, step - address), address
 
     def try_read(self, address: int, size: int) -> Optional[bytes]:
-        """Read ``size`` bytes, or give None if any of them cannot be read."""
+        """Read ``size`` bytes; None if any of them cannot be read."""
         try:
             return self.read(address, size)
         except FaultError:
             return None
 
     def try_read_text(self, address: int, size: int) -> Optional[bytes]:
-        """Read the bytes of a text, which is written and kept in several forms, or give None if it cannot be read."""
+        """Read the bytes of a text, charged for the several forms it is kept in; None if it cannot be read."""
         try:
             data = self.read(address, size)
             self._take_string(address, size)
@@ -180,14 +180,14 @@ class Memory:
         return self.unsigned(address, self.pointer_size)
 
     def try_unsigned(self, address: int, size: int) -> Optional[int]:
-        """Read an unsigned integer, or give None if it cannot be read."""
+        """Read an unsigned integer; None if it cannot be read."""
         try:
             return self.unsigned(address, size)
         except FaultError:
             return None
 
     def try_words(self, address: int, count: int) -> Optional[tuple[int, ...]]:
-        """Read consecutive pointer-sized words, or give None if any of them cannot be read."""
+        """Read consecutive pointer-sized words; None if any of them cannot be read."""
         try:
             return self.words(address, count)
         except FaultError:

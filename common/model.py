@@ -28,7 +28,7 @@ class Platform(NamedTuple):
 class Module(NamedTuple):
     """An image loaded into the target.
 
-    ``base`` is where its ELF header lies in memory, ``build_id`` the one read there, None when unknown.
+    ``base`` is the address of its ELF header in memory, ``build_id`` the one read there, None if unknown.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Module(NamedTuple):
 
 
 class Symbol(NamedTuple):
-    """A named address; ``size`` is 0 when unknown."""
+    """A named address; ``size`` in bytes, 0 if unknown."""
 
     name: str
     address: int
@@ -47,8 +47,8 @@ class Symbol(NamedTuple):
 class Thread(NamedTuple):
     """A thread of the target.
 
-    ``number`` counts as the debugger does, ``lwp`` is the kernel's id, ``tid`` the id in the process's own pid
-    namespace where that is another one.
+    ``number`` is the debugger's, ``lwp`` the kernel's id, ``tid`` the id in the process's own pid namespace if that is
+    another one.
     """
 
     number: int
@@ -58,7 +58,11 @@ class Thread(NamedTuple):
 
 
 class SourceKind(Enum):
-    """The kind of source of an offset."""
+    """The kind of source of an offset.
+
+    DEBUG_INFO: debug information of this very build.  TABLE: our own table, for this build or version.  INFERRED: the
+    only known layout that fits this process.
+    """
 
     DEBUG_INFO = "debug-info"
     TABLE = "table"
@@ -95,14 +99,21 @@ class Layout(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A soft error: a part of an answer could not be established."""
+    """A soft error: a part of an answer could not be established.
+
+    ``where`` says what it concerns: a library, thread, structure, or JSON key; ``message`` is free text.
+    """
 
     where: str
     message: str
 
 
 class Evidence(NamedTuple):
-    """A member as read: address, C expression, value, offset, source of the offset, name."""
+    """A member of a structure of the target, as read.
+
+    ``address`` is where the member is, ``expression`` the C expression that shows it in a debugger, ``offset`` the
+    member's in the structure, in bytes, ``source`` where that offset comes from, ``member`` the name in C.
+    """
 
     address: int
     expression: str
@@ -113,7 +124,11 @@ class Evidence(NamedTuple):
 
 
 class ThreadRef(NamedTuple):
-    """A thread as the user knows it."""
+    """A thread as the user knows it.
+
+    ``number`` is the debugger's, ``tid`` the kernel's id (LWP in gdb and ps, TID on Windows); ``name`` is None if it
+    has none, or the target does not record it.
+    """
 
     number: int
     tid: int
@@ -121,7 +136,11 @@ class ThreadRef(NamedTuple):
 
 
 class TargetInfo(NamedTuple):
-    """The description of a target."""
+    """The description of a target.
+
+    ``kind`` is ``live``, ``remote``, ``core`` or ``dump``, ``os`` ``linux`` or ``windows``, ``arch`` the GNU name.
+    ``pid`` is None if it is not recorded, or the target is a whole machine.
+    """
 
     kind: str
     os: str
@@ -131,7 +150,12 @@ class TargetInfo(NamedTuple):
 
 
 class LoaderInfo(NamedTuple):
-    """The loader, and the source of its structure offsets."""
+    """The loader, and the source of its structure offsets.
+
+    ``kind`` is ``glibc``, ``musl`` or ``nt`` (Windows' loader and Wine's), ``version`` that of the C library, or of
+    Windows as major.minor.build, None if unknown; ``layout`` is None if no offsets are needed, or the loader could not
+    be read.
+    """
 
     kind: str
     version: Optional[str]
@@ -141,8 +165,8 @@ class LoaderInfo(NamedTuple):
 class Outcome(Enum):
     """What a close does to a library.
 
-    NO_EFFECT: dlclose does not even lower the count.  DEFERRED: a close is running in which this one would be
-    nested; that one collects again.  NOT_OPEN: the count is 0, dlclose fails.  UNKNOWN: not all could be read.
+    NO_EFFECT: dlclose does not even lower the count.  DEFERRED: this close would be nested in a running one, which then
+    collects again.  NOT_OPEN: the count is 0, dlclose fails.  UNKNOWN: not everything could be read.
     """
 
     UNLOADS = "unloads"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .windows.dumps.minidump import MinidumpTarget
 
 
-# First bytes of a compressed file: the command that decompresses its standard input to its standard output.
+# By the first bytes of a compressed file: the command that decompresses standard input to standard output.
 _COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"),
     b"\x04\x22\x4d\x18": ("lz4", "-dcq"),
@@ -39,14 +39,14 @@ _USER_DUMPS = (b"USERDU64", b"USERDUMP")
 def open_file(
     path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None
 ) -> Union[CoreTarget, MinidumpTarget, KernelDump]:
-    """Open a core or a dump of Windows, which its content tells, decompressed first where it is compressed.
+    """Open a core or a Windows dump, recognised by its content; a compressed one is decompressed first.
 
-    ``sysroot`` and ``executable`` are for a core; ``max_size`` is how much room the temporary file may take, in bytes
-    (None: 4 GiB).
+    ``sysroot`` and ``executable`` are for a core; ``max_size`` is the disk space that the temporary file may take, in
+    bytes (None: 4 GiB).
 
     :raises DumpFormatError: if it is neither, damaged, or too large.
-    :raises UnsupportedError: if its kind or processor is not known, the program that decompresses it is not installed,
-        or a file is needed that is not here.
+    :raises UnsupportedError: if its kind or processor is unknown, the program that decompresses it is not installed, or
+        a file that it needs is missing.
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
     :raises UsageError: if one of these is given for a dump of Windows.
     """
@@ -62,7 +62,7 @@ def open_file(
 
 
 def _require_known(path: str, start: bytes) -> None:
-    """Require that a file begins as a core or a dump of Windows does.
+    """Require that a file begins like a core or a Windows dump.
 
     :raises DumpFormatError: if it begins as neither.
     :raises UnsupportedError: if it is a dump of a kind that cannot be read.
@@ -76,13 +76,13 @@ def _require_known(path: str, start: bytes) -> None:
 
 
 def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
-    """Open a core file, decompressed into a temporary file first where it is compressed.
+    """Open a core file; a compressed one is first decompressed into a temporary file.
 
-    ``max_size`` is how much room the temporary file may take, in bytes (None: 4 GiB).
+    ``max_size`` is the disk space that the temporary file may take, in bytes (None: 4 GiB).
 
-    :raises DumpFormatError: if it is no ELF core, damaged, or too large.
-    :raises UnsupportedError: if the program that decompresses it is not installed, the architecture is not known, or a
-        file is needed that is not here.
+    :raises DumpFormatError: if it is not an ELF core, damaged, or too large.
+    :raises UnsupportedError: if the program that decompresses it is not installed, the architecture is unknown, or a
+        file that it needs is missing.
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
     """
     _require_given(sysroot, executable)
@@ -91,9 +91,9 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
 
 
 def _require_given(sysroot: str, executable: str) -> None:
-    """Require that the paths a user names exist: otherwise nothing would be found there, silently.
+    """Require that the paths that the user names exist: otherwise nothing would be found there, silently.
 
-    :raises NotFoundError: if it is not.
+    :raises NotFoundError: if one does not exist.
     """
     if sysroot and not os.path.isdir(sysroot):
         raise NotFoundError(f"there is no folder {sysroot}, which is given as the root of the core's files")
@@ -113,12 +113,12 @@ def _core_of(path: str, content: Optional[Unpacked], sysroot: str, executable: s
 
 
 def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget, KernelDump]:
-    """Open a dump of Windows by its signature, decompressed into a temporary file first where it is compressed.
+    """Open a Windows dump by its signature; a compressed one is first decompressed into a temporary file.
 
-    ``max_size`` is how much room the temporary file may take, in bytes (None: 4 GiB).
+    ``max_size`` is the disk space that the temporary file may take, in bytes (None: 4 GiB).
 
-    :raises DumpFormatError: if it is none, damaged, or too large.
-    :raises UnsupportedError: if its kind or processor is not known, or the program that decompresses it is not here.
+    :raises DumpFormatError: if it is not a dump, damaged, or too large.
+    :raises UnsupportedError: if its kind or processor is unknown, or the program that decompresses it is not installed.
     """
     content = _decompress(path, lambda start: _require_dump(path, start), max_size)
     start = _first_bytes(path, content)
@@ -144,11 +144,11 @@ def _dump_of(path: str, content: Optional[Unpacked], start: bytes) -> Union[Mini
 def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
     """Open the newest core that systemd-coredump keeps for a process id or executable.
 
-    ``max_size`` is how much room the temporary file may take into which it is copied, in bytes (None: 4 GiB).
+    ``max_size`` is the disk space that its temporary copy may take, in bytes (None: 4 GiB).
 
     :raises UnsupportedError: if coredumpctl is not installed.
     :raises NotFoundError: if it has no such core, or there is no such ``sysroot`` or ``executable``.
-    :raises DumpFormatError: if that is damaged or too large.
+    :raises DumpFormatError: if the core is damaged or too large.
     """
     from .unpack import find_program, unpack
 
@@ -165,10 +165,10 @@ def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size:
 
 
 def _require_dump(path: str, start: bytes) -> None:
-    """Require that a file begins as a dump that can be read.
+    """Require that a file begins like a dump that can be read.
 
-    :raises DumpFormatError: if it is none.
-    :raises UnsupportedError: if it is one of another kind.
+    :raises DumpFormatError: if it is not a dump.
+    :raises UnsupportedError: if it is a dump of another kind.
     """
     if start.startswith((_MINIDUMP, *_KERNEL_DUMPS)):
         return

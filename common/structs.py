@@ -1,7 +1,7 @@
 """How are the members of a structure decoded, once a layout says where they are?
 
-The one way for structures that have a layout, glibc's, musl's and NT's.  What has one form in all versions, such as ELF
-and PE headers, records of dumps and the ABI's own structures, is decoded by ``struct`` where it is read.
+All structures with a layout are decoded here: glibc's, musl's and NT's.  Structures with one form in all versions, such
+as ELF and PE headers, records of dumps and those of the ABI, are decoded by ``struct`` where they are read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class Structure:
-    """The integer and bit-field members of one structure, decoded at once and taken by name.
+    """The integer and bit-field members of one structure, decoded at once and returned by name.
 
     ``places`` has for each member its index among the decoded integers, its shift, its mask, and its highest bit if it
-    is signed, else 0.  ``size`` is how many bytes have to be there.
+    is signed, else 0.  ``size`` is the number of bytes that must be readable.
     """
 
     def __init__(
         self, layout: Layout, struct_prefix: str, only: Optional[Collection[str]] = None, signed: Collection[str] = ()
     ) -> None:
-        """Compile a layout; ``only``: the members to decode (None: all), ``signed``: those that are signed."""
+        """Compile a layout; ``only``: the members to decode (None: all), ``signed``: the signed ones."""
         self.layout = layout
         self.places: dict[str, tuple[int, int, int, int]] = {}
         members = sorted(
@@ -37,7 +37,7 @@ class Structure:
             if field.size in _INTEGER_CODES and (only is None or name in only)
         )
         self.size = max((offset + size for offset, size, _ in members), default=0)
-        # Those that lie within one another, as in a union, are not decoded with the others.
+        # Members that overlap, as in a union, are not decoded with the others.
         apart: list[tuple[int, int]] = []
         indexes: dict[tuple[int, int], int] = {}
         form, position = struct_prefix, 0
@@ -62,7 +62,7 @@ class Structure:
     def require(self, names: Collection[str]) -> Structure:
         """Return the structure itself if it has some members.
 
-        :raises LayoutError: if it lacks any, or they are no integers.
+        :raises LayoutError: if it lacks any of them, or one is not an integer.
         """
         missing = [name for name in names if name not in self.places]
         if missing:
@@ -70,7 +70,7 @@ class Structure:
         return self
 
     def is_plain_integer(self, name: str) -> bool:
-        """Return True if a member is an unsigned integer of its own, False if it is another one or not there."""
+        """Return True if a member exists and is an unsigned integer, not a bit-field."""
         return self.places.get(name, ())[1:] == (0, ALL_BITS, 0)
 
     def decode(self, raw: bytes) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ class Structure:
         return (*values, *(form.unpack_from(raw)[0] for form in self._apart)) if self._apart else values
 
     def get(self, values: Sequence[int], name: str) -> Optional[int]:
-        """Return a member out of what `decode` gave, None where this version lacks the member."""
+        """Return a member from the result of `decode`, None if this version lacks it."""
         place = self.places.get(name)
         if place is None:
             return None
@@ -87,7 +87,7 @@ class Structure:
         return (values[index] >> shift & mask ^ sign) - sign
 
     def get_all(self, values: Sequence[int], names: Collection[str]) -> dict[str, Optional[int]]:
-        """Return several members, None for those that this version lacks."""
+        """Return several members, None for each that this version lacks."""
         places = self.places
         found: dict[str, Optional[int]] = dict.fromkeys(names)
         for name in names:
@@ -134,7 +134,7 @@ class StructView:
         return self.structure.layout
 
     def get(self, name: str) -> Optional[int]:
-        """Return a member, None where this version lacks it, or it cannot be read."""
+        """Return a member, None if this version lacks it or it cannot be read."""
         if self._raw is None:
             return self.structure.read_member(self._memory, self.address, name)
         if self._values is None:
@@ -142,7 +142,7 @@ class StructView:
         return self.structure.get(self._values, name)
 
     def evidence(self, name: str) -> tuple[Evidence, ...]:
-        """Return a member with its address and the expression that shows it in a debugger; empty if it is not there."""
+        """Return a member with its address and the expression that shows it in a debugger; empty if there is none."""
         value, field = self.get(name), self.layout.fields.get(name)
         if value is None or field is None:
             return ()

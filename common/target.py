@@ -1,7 +1,7 @@
 """What must a debugger, core file or process provide, so that everything else can be computed?
 
-An adapter hands over bytes, names and offsets, never values: all decoding is done above it, in the same
-way for every debugger.
+An adapter provides bytes, names and offsets, never values: all decoding is done above it, in the same way for every
+debugger.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .model import Layout, Module, Platform, Problem, Thread
 
 
 class Capability(Flag):
-    """What a target is or can do, beyond reading memory.
+    """A property or ability of a target, beyond reading memory.
 
-    RUNNING means that nothing stops it meanwhile, KERNEL that it is a whole machine: a `KernelTarget`.
+    RUNNING: nothing stops it while it is read.  KERNEL: it is a whole machine, a `KernelTarget`.
     """
 
     NONE = 0
@@ -64,7 +64,7 @@ class Target(Protocol):
         """List the images that the debugger itself knows, the main program first."""
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
-        """Find a C structure's layout in the debug information of ``module``, None without it."""
+        """Find a C structure's layout in the debug information of ``module``; None without that."""
 
     def threads(self) -> Sequence[Thread]:
         """List the threads."""
@@ -76,7 +76,7 @@ class Target(Protocol):
         """
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open the file that a module was loaded from, sysroot applied; None when it is not here."""
+        """Open the file that a module was loaded from, sysroot applied; None if it is missing."""
 
 
 class AddressSpace(Protocol):
@@ -96,23 +96,24 @@ class KernelTarget(Target, Protocol):
     ``modules`` lists kernel modules as far as the adapter knows them.  ``read`` reads kernel space, whichever process
     is current; user space is read through `address_space`.
 
-    ``find_layout`` gives a type of the module's PDB, its own members only.  What lies in a union or structure without a
-    name of its own is a member by its path, such as ``u.VadFlags`` of ``_MMVAD_SHORT`` (named as in C: a member of an
-    anonymous union by its own name); what has a named type is one member, here ``VadFlags`` of ``_MMVAD_FLAGS``.  Of a
-    bit-field, ``offset`` and ``size`` are those of its storage unit, ``bit_shift`` counts from that unit's lowest bit.
+    ``find_layout`` returns a type of the module's PDB with its own members only.  A member within a union or structure
+    of unnamed type has its path as its name, such as ``u.VadFlags`` of ``_MMVAD_SHORT`` (as in C: a member of an
+    anonymous union has its own name); a member of named type is one member, here ``VadFlags`` of ``_MMVAD_FLAGS``.  For
+    a bit-field, ``offset`` and ``size`` are those of its storage unit, ``bit_shift`` counts from that unit's lowest
+    bit.
     """
 
     @property
     def kernel(self) -> Module:
         """Return the kernel's own image.
 
-        ``build_id`` is the RSDS GUID as 32 upper-case hex digits, followed by the age in hex, as symbol servers file
-        it; None where the adapter does not know it.
+        ``build_id`` is the RSDS GUID as 32 upper-case hex digits, followed by the age in hex, as on symbol servers;
+        None if the adapter does not know it.
         """
 
     @property
     def size(self) -> Optional[int]:
-        """Return the number of bytes of the machine's memory in the target, None if unknown."""
+        """Return how much of the machine's memory the target has, in bytes; None if unknown."""
 
     @property
     def build_number(self) -> Optional[int]:
@@ -123,7 +124,7 @@ class KernelTarget(Target, Protocol):
         """Return the address of the current process's ``_EPROCESS``, None if unknown."""
 
     def find_symbol(self, name: str) -> Optional[int]:
-        """Find the address of a global of the kernel, such as ``PsActiveProcessHead``; None when unknown."""
+        """Find the address of a global of the kernel, such as ``PsActiveProcessHead``; None if unknown."""
 
     def read_physical(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes of physical memory.
@@ -156,12 +157,12 @@ class Hit(Protocol):
     def registers(self, names: Sequence[str]) -> tuple[int, ...]:
         """Read registers by their names in the debugger, all of them unsigned.
 
-        :raises UnsupportedError: if there is none of that name.
+        :raises UnsupportedError: if a name is unknown.
         """
 
 
 class Subscription(Protocol):
-    """A breakpoint or a callback that can be taken back."""
+    """A breakpoint or a callback that can be removed."""
 
     def remove(self) -> None:
         """Cancel the subscription; from within a handler this takes effect at the next stop."""
@@ -170,18 +171,18 @@ class Subscription(Protocol):
 class LiveTarget(Target, Protocol):
     """A process that a debugger runs.
 
-    A handler answers with a reaction and does nothing else to the debugger.
+    A handler returns a reaction and does nothing else to the debugger.
     """
 
     @property
     def keeps_breakpoints(self) -> bool:
-        """Return True if a breakpoint in ld.so survives the end of a namespace, which has its own entry of ld.so."""
+        """Return True if a breakpoint in ld.so survives the end of a namespace, which has its own link map of ld.so."""
 
     def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
         """Set breakpoints that the user's own lists do not show."""
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
-        """Call back, with what happened, when the process has ended, executes another program, or is let go."""
+        """Call back, with what happened, when the process has ended, executes another program, or is detached."""
 
     def is_alive(self) -> bool:
         """Return True if the process that was selected still exists."""
@@ -197,4 +198,4 @@ class LiveLinuxTarget(LiveTarget, Protocol):
     """A process of Linux that a debugger runs."""
 
     def stack_pointer(self, lwp: int) -> Optional[int]:
-        """Read the stack pointer of a thread that stands, None if it cannot be read."""
+        """Read the stack pointer of a stopped thread; None if it cannot be read."""

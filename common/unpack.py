@@ -1,7 +1,7 @@
 """How is a core or dump decompressed, within limits of time, memory and disk space?
 
-Two KiB can stand for gigabytes.  So the first bytes are looked at before more is taken, zeros become holes of a sparse
-file, and what takes up room is counted.
+Two KiB can decompress to gigabytes.  So the first bytes are checked before the rest is read, zeros become holes in a
+sparse file, and the space used is counted.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import BinaryIO, NamedTuple, Optional, Union
 
 from .errors import DumpFormatError
 
-#: How much room on disk the content may take, in bytes, if the user says nothing.
+#: The disk space that the content may take, in bytes, if the user does not set it.
 MAX_SIZE = 4 << 30
-#: How many times that it may be long, holes included: zstd goes over 8 GiB of zeros in 5 s.
+#: The content's greatest length with holes, as a multiple of that: zstd writes 8 GiB of zeros in 5 s.
 MAX_SPARSENESS = 2
-#: How much processor time a program may take, in seconds, to decompress up to 64 MiB; more for more in proportion, and
-#: for more room.  gzip takes 40 s for 8 GiB of zeros.
+#: The processor time, in seconds, in which a program decompresses up to 64 MiB; in proportion for larger files, and for
+#: more disk space. gzip takes 40 s for 8 GiB of zeros.
 MAX_SECONDS = 6
 _USUAL_INPUT = 64 << 20
 
-#: How long a program may write nothing, and take to end, in seconds.
+#: How long a program may write nothing, and how long it may take to end, in seconds.
 SILENCE_SECONDS = 120
 ENDING_SECONDS = 10
 
@@ -37,7 +37,7 @@ _ZERO_BLOCK = bytes(_BLOCK)
 _MAX_MEMORY = 1 << 30
 _MAX_MESSAGES = 1 << 16
 _MAX_LINE = 200
-# Of these the beginning: ``/usr/bin/xz: (stdin): no end``, ``gzip: stdin: no end``, ``/*stdin*\ : no end``.
+# Matches the beginning of ``/usr/bin/xz: (stdin): no end``, ``gzip: stdin: no end``, ``/*stdin*\ : no end``.
 _SPEAKER = r"^(?:\S*(?:zstd|xz|bzip2|gzip|lz4)\S*: )?(?:\(?stdin\)?: |/\*stdin\*\\ *: )?"
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in Python since 3.10
 
@@ -51,7 +51,7 @@ class Unpacked(NamedTuple):
 
 
 def find_program(name: str) -> Optional[str]:
-    """Find a program in the folders of PATH, but for those that depend on the current folder."""
+    """Find a program in the folders of PATH, except those relative to the current folder."""
     suffix = ".exe" if sys.platform == "win32" else ""
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = os.path.join(folder, name + suffix)
@@ -67,12 +67,12 @@ def unpack(
     check: Callable[[bytes], object],
     max_size: Optional[int] = None,
 ) -> Unpacked:
-    """Run a program and keep what it writes; where there is a ``source``, it reads that, and is not trusted.
+    """Run a program and store its output; with a ``source``, which it reads, it is not trusted.
 
-    ``check`` gets the first bytes, if there are any, and may raise; ``max_size`` is how much room the content may take,
-    in bytes (None: 4 GiB).
+    ``check`` is called with the first bytes, if any, and may raise; ``max_size`` is the disk space that the content may
+    take, in bytes (None: 4 GiB).
 
-    :raises DumpFormatError: if the content is too large, or there is no room for it.
+    :raises DumpFormatError: if the content is too large, or the disk is full.
     """
     try:
         return _unpack(command, source, name, check, max_size)
@@ -133,10 +133,10 @@ class _SparseWriter:
         self._max_size = MAX_SIZE if max_size is None else max_size
 
     def keep(self, process: Popen[bytes], check: Callable[[bytes], object]) -> None:
-        """Write into the file what a program writes, once its begin has been checked.
+        """Write a program's output into the file, once its beginning has been checked.
 
         :raises DumpFormatError: if it is too large, or the program is silent for too long.
-        :raises OSError: if there is no room for it.
+        :raises OSError: if the disk is full.
         """
         assert process.stdout is not None
         _widen(process.stdout.fileno())
@@ -216,18 +216,18 @@ def _folder() -> Optional[str]:
 
 
 def _environment() -> Mapping[str, str]:
-    # xz since 5.6 takes memory for each processor.
+    # Since 5.6 xz takes memory for each processor.
     return {**os.environ, "XZ_OPT": f"{os.environ.get('XZ_OPT', '')} -T1"}
 
 
 def _allowed_seconds(size: int, max_size: Optional[int]) -> int:
-    """Return the processor time that a program may take for a file of that size and that much room."""
+    """Return the processor time, in seconds, that a program may take for a file of this size and this disk space."""
     parts = max(1.0, size / _USUAL_INPUT) * max(1.0, (max_size or 0) / MAX_SIZE)
     return math.ceil(MAX_SECONDS * parts)
 
 
 def _limit(pid: int, seconds: int) -> None:
-    """Limit a program's memory, its time, and what it writes into the file of its messages."""
+    """Limit a program's memory, its time, and the size of its error messages."""
     if sys.platform == "linux":
         import resource
 
@@ -236,7 +236,7 @@ def _limit(pid: int, seconds: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (_MAX_MESSAGES, _MAX_MESSAGES))
             resource.prlimit(pid, resource.RLIMIT_CPU, (seconds, seconds + 1))
         except (OSError, ValueError):
-            return  # it has ended, or its limits are lower
+            return  # the program has ended, or its limits are lower
 
 
 def _widen(pipe: int) -> None:
@@ -247,11 +247,11 @@ def _widen(pipe: int) -> None:
         try:
             fcntl.fcntl(pipe, _F_SETPIPE_SZ, _CHUNK)
         except OSError:
-            return  # the user has many pipes
+            return  # the user's limit for pipes is reached
 
 
 def _is_ready(descriptor: int) -> bool:
-    """Wait until a program writes or ends; False if it does neither for too long."""
+    """Wait until a program writes or ends; return False if it does neither for too long."""
     import select
 
     if not hasattr(select, "poll"):
@@ -262,7 +262,7 @@ def _is_ready(descriptor: int) -> bool:
 
 
 def _end(process: Popen[bytes]) -> int:
-    """Wait for a program that has written all, and return its exit status."""
+    """Wait for a program that has written everything, and return its exit status."""
     import subprocess
 
     try:
@@ -275,7 +275,7 @@ def _end(process: Popen[bytes]) -> int:
 def _told(messages: BinaryIO, is_filter: bool) -> str:
     """Return a program's error message: its last line, or for decompressors its first.
 
-    bzip2 goes on about what else one can do; the name of the program, and of its standard input, say nothing.
+    bzip2 continues with general advice; the names of the program and of its standard input are omitted.
     """
     import re
 

@@ -367,9 +367,9 @@ def test_no_room(rich_core: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("open_file", OPENERS)
 def test_a_pipe_is_not_waited_for(tmp_path: Path, open_file: Callable[[str], object]) -> None:
     os.mkfifo(tmp_path / "core")
-    with pytest.raises(DumpFormatError, match="it is no regular file"):
+    with pytest.raises(DumpFormatError, match="it is not a regular file"):
         open_file(str(tmp_path / "core"))
-    with pytest.raises(DumpFormatError, match="it is no regular file"):
+    with pytest.raises(DumpFormatError, match="it is not a regular file"):
         open_file("/dev/null")
     with pytest.raises(DumpFormatError, match="Is a directory"):
         open_file(str(tmp_path))
