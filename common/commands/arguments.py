@@ -11,8 +11,8 @@ from ..errors import UsageError
 class Argument(NamedTuple):
     """An argument, in the terms of ``argparse.ArgumentParser.add_argument``.
 
-    ``completes_libraries`` asks hosts to complete the names of what is loaded; of the options with one ``choice`` only
-    one can be given.
+    ``completes_libraries`` asks hosts to complete the names of loaded libraries; only one of the options with the same
+    ``choice`` can be given.
     """
 
     flags: tuple[str, ...]
@@ -33,7 +33,7 @@ PROCESS_ARGUMENT = argument(
     help="in a kernel's memory: this process (0n decimal, 0x hex), not the current",
 )
 
-#: What every command takes besides its own arguments.
+#: The arguments that every command takes in addition to its own.
 OUTPUT_ARGUMENTS = (
     argument("-v", "--verbose", action="store_true", help="add addresses, expressions and where offsets came from"),
     argument("--json", action="store_true", help="print one JSON document (schema dlwhy/1)"),
@@ -44,7 +44,7 @@ OUTPUT_ARGUMENTS = (
 def byte_count(text: str) -> int:
     """Parse a number of bytes such as ``500M``; K, M, G and T are powers of 1024.
 
-    :raises ArgumentTypeError: if it is none, or 0.
+    :raises ArgumentTypeError: if it is not such a number, or 0.
     """
     power = "KMGT".find(text[-1:].upper()) + 1 if text else 0
     digits = text[:-1] if power else text
@@ -59,7 +59,7 @@ def byte_count(text: str) -> int:
 def number_or_all(option: str, text: str) -> Optional[int]:
     """Return the value of an option that counts; None stands for 'all'.
 
-    :raises UsageError: if it is neither a number from 1 on nor 'all'.
+    :raises UsageError: if it is neither a number of at least 1 nor 'all'.
     """
     if text == "all":
         return None
@@ -73,9 +73,9 @@ def number_or_all(option: str, text: str) -> Optional[int]:
 
 
 def process_id(text: Optional[str]) -> Optional[int]:
-    """Return the number of PROCESS_ARGUMENT, None where it is not given.
+    """Return the number of PROCESS_ARGUMENT, None if it was not passed.
 
-    :raises UsageError: if it is none.
+    :raises UsageError: if it is not a number.
     """
     if text is None:
         return None

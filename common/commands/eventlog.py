@@ -16,7 +16,7 @@ class EventLog:
     """A log file with one line per event; without a path nothing is written."""
 
     def __init__(self, path: Optional[str]) -> None:
-        """Begin the file anew.
+        """Create the file, or empty it.
 
         :raises UsageError: if it cannot be written, or writing to it could block the debugger.
         """
@@ -25,7 +25,7 @@ class EventLog:
         self.failure: Optional[str] = None
         if path:
             try:
-                # Lines are written as they come: what ends the debugger must not take the last ones along.
+                # Lines are written at once: if the debugger dies, the last ones must not be lost.
                 self._file = open(_open_file(path), "w", encoding="utf-8", buffering=1)  # noqa: SIM115
             except (OSError, ValueError) as error:
                 raise UsageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -36,7 +36,7 @@ class EventLog:
         return self._file is not None
 
     def write(self, text: str) -> None:
-        """Write a line with its end; where that fails, such as on a full disk, the log ends, and `failure` says why."""
+        """Write a line with its end; if that fails, as on a full disk, the log ends, and `failure` says why."""
         if self._file is not None:
             try:
                 self._file.write(text)
@@ -66,13 +66,13 @@ if sys.platform == "win32":
         return os.path.expanduser(path)
 
 else:
-    #: /dev/null and /dev/full, which take or refuse what is written at once.
+    #: /dev/null and /dev/full, which accept or refuse a write at once.
     _NEVER_BLOCK = (os.makedev(1, 3), os.makedev(1, 7))
 
     def _open_file(path: str) -> Union[str, int]:
         """Return what `open` takes.
 
-        :raises UsageError: if it is such a one.
+        :raises UsageError: if it could block.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:

@@ -15,7 +15,7 @@ HELP_WIDTH = 100
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Formats help independently of the terminal's width."""
+    """Formatter of help, independent of the terminal's width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=HELP_WIDTH)
@@ -31,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, name: str, summary: str, description: str) -> None:
         super().__init__(prog=name, description=description, formatter_class=HelpFormatter)
         self._summary = summary
-        self._optionals.title = "options"  # until Python 3.9 "optional arguments"
+        self._optionals.title = "options"  # "optional arguments" until Python 3.9
 
     def format_help(self) -> str:
         """Return the help as debuggers show it: summary, usage, description, arguments."""
@@ -72,7 +72,7 @@ class ShellParser(argparse.ArgumentParser):
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:
-    """Add arguments to a parser, those of one choice to a group that allows one of them."""
+    """Add arguments to a parser; arguments with the same choice exclude one another."""
     choices: dict[str, argparse._MutuallyExclusiveGroup] = {}
     for item in arguments:
         if item.choice and item.choice not in choices:

@@ -1,7 +1,7 @@
 """Which commands exist, and how are their arguments parsed?
 
-A command is a folder beside this file.  Its ``__init__`` declares it as data, ``COMMAND``; the function that answers is
-named there and imported when the command is used, so that listing the commands imports no analysis.
+A command is a folder beside this file.  Its ``__init__`` declares it as data, ``COMMAND``, and names the function that
+answers, which is imported when the command is used, so that listing the commands imports no analysis.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ class Example(NamedTuple):
 class Command(NamedTuple):
     """The declaration of a command.
 
-    ``os`` names the system whose programs it examines: ``linux``, which stands for every ELF system, or ``windows``.
-    ``answer`` names the function that answers, ``module:function`` with the module in the command's folder: it takes a
-    `Session` and the parsed arguments, and returns a `Result`.  ``method`` is the member of
-    `dlwhy.Examination` by which a script asks the same.  In WinDbg a name in the first column of the answer is
-    a link that runs ``links_to``.
+    ``os`` names the system whose programs it examines: ``linux`` (every ELF system) or ``windows``.  ``answer`` names
+    the function that answers, ``module:function`` with the module in the command's folder: it takes a `Session` and the
+    parsed arguments, and returns a `Result`.  ``method`` is the member of `dlwhy.Examination` by which a script asks
+    the same question.  In WinDbg a name in the first column of the answer is a link that runs ``links_to``.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Command(NamedTuple):
 
     @property
     def completes_libraries(self) -> bool:
-        """Return True if names of what is loaded complete an argument."""
+        """Return True if an argument is completed with the names of loaded libraries."""
         return any(argument.completes_libraries for argument in self.arguments)
 
 
@@ -94,7 +93,7 @@ def names() -> tuple[str, ...]:
 
 
 def find_command(name: str) -> Optional[Command]:
-    """Return a command by its name, None if there is none; imports the declaration of no other."""
+    """Return a command by its name, None if there is none; only its declaration is imported."""
     if not name.isidentifier():
         return None
     full_name = f"{__package__}.{name}"
@@ -108,6 +107,6 @@ def find_command(name: str) -> Optional[Command]:
 
 
 def commands_of(*systems: str) -> Mapping[str, Command]:
-    """Return the commands about programs of some systems by name, of all without any."""
+    """Return the commands for programs of some systems, by name; without systems, all commands."""
     found = {name: command for name in names() if (command := find_command(name)) is not None}
     return {name: command for name, command in found.items() if not systems or command.os in systems}

@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 def attempt(name: str, act: Callable[[], _T]) -> Union[_T, Failure]:
     """Return the result of ``act``, the run of a command, or its failure; KeyboardInterrupt propagates to the host.
 
-    An exception that nobody foresaw is a bug of ours, and said so in one line; its traceback is for DLWHY_DEBUG=1.
+    An unexpected exception is a bug of ours and reported as one in one line; DLWHY_DEBUG=1 shows its traceback.
     """
     try:
         with OwnImports():
@@ -64,7 +64,7 @@ def _bug_message(error: Exception) -> str:
 
 
 def run(host: Host, command: Command, words: Sequence[str]) -> Optional[Result]:
-    """Run a command and write its answer to the host; return None where only help was asked for.
+    """Run a command and write its answer to the host; return None if only help was asked for.
 
     :raises DlwhyError: if it cannot be answered.
     """

@@ -19,7 +19,7 @@ class Session(NamedTuple):
     def target(self) -> Target:
         """Return the target to examine.
 
-        :raises NoTargetError: if there is nothing.
+        :raises NoTargetError: if none is selected.
         """
         return self.host.target()
 

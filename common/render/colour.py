@@ -1,6 +1,6 @@
 """Which words of an answer are coloured?
 
-The plain text is the truth; colour is lexed from it afterwards and carries no meaning of its own.
+Colour is lexed from the finished plain text and has no meaning of its own.
 """
 
 from __future__ import annotations

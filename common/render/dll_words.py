@@ -39,8 +39,8 @@ def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part
     """Yield the rule that the verdicts follow, unless it is the one of all current Windows versions."""
     for each in rules:
         if verbose or each.rule is not LoaderRule.WIN8:
-            which = "The 32-bit loader is judged" if each.loader == "wow64" else "Judged"
-            yield Sentence(f"{which} by the rules of {_RULES[each.rule]}; {each.reason}.")
+            which = "The 32-bit loader: by" if each.loader == "wow64" else "By"
+            yield Sentence(f"{which} the rules of {_RULES[each.rule]}; {each.reason}.")
 
 
 def dll_because(dll: Dll) -> str:
@@ -110,7 +110,7 @@ PIN_REMEDIES = {
 
 
 def count_words(dll: Dll) -> str:
-    """Return the load count of a DLL as it is now; "?" where it is not known."""
+    """Return the current load count of a DLL; "?" if unknown."""
     if dll.load_count is not None:
         return str(dll.load_count)
     return "pinned" if any(_is_pin(hold) for hold in dll.holds) else "?"

@@ -1,7 +1,7 @@
 """How is text marked up for WinDbg, where words can be links (the debugger's markup language, DML)?
 
-Links are found in the finished text, so the text is the same everywhere: WinDbg itself makes plain text of DML where it
-cannot show it.
+Links are found in the finished text, so the text is the same everywhere: WinDbg itself turns DML into plain text where
+it cannot show it.
 Source: "Customizing Debugger Output Using DML" in Microsoft's documentation of the debuggers.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-#: What the words before an address say of what lies there.
+#: The words before an address say what is there.
 _TYPES = {"VAD": "nt!_MMVAD", "control area": "nt!_CONTROL_AREA", "file object": "nt!_FILE_OBJECT"}
 _LINK = re.compile(
     rf"\b(?P<what>{'|'.join(_TYPES)})\s+(?P<address>(?:0x)?[0-9a-f`]{{8,18}})\b"
@@ -19,14 +19,14 @@ _LINK = re.compile(
 )
 
 
-# DML has no other entities: at one that it does not know, the engine drops the rest.
+# DML has no other entities: at an unknown one the engine drops the rest.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 
 
 def to_dml(text: str, command: Optional[str] = None) -> str:
-    """Mark text up: characters that mean something in DML are escaped, and what can be looked at becomes a link.
+    """Mark text up: characters that mean something in DML are escaped, and addresses and names become links.
 
-    An address of a kernel's object is a link that shows it; a DLL's name is one to ``command``, such as ``!dllstate``.
+    The address of a kernel object links to a command that shows it, a DLL's name to ``command``, such as ``!dllstate``.
     """
     parts = []
     position = 0

@@ -11,7 +11,7 @@ _CUT = "..."
 _TABLE_GAP = 2
 _FACTS_GAP = 3
 _CELL_ROOM = 20
-#: Names of functions that are longer are shown without arguments.
+#: Longer names of functions are shown without arguments.
 _LONG_NAME = 40
 _ANONYMOUS = "(anonymous namespace)"
 
@@ -39,7 +39,7 @@ def compact(name: str) -> str:
             at += len(_ANONYMOUS)
             continue
         if name.startswith("operator", at) and not closers:
-            # operator<, operator->, operator() and their like: their signs are no brackets.
+            # operator<, operator->, operator() and the like: their signs are not brackets.
             end = name.find("(", at + len("operator") + 1)
             end = len(name) if end < 0 else end
             kept.append(name[at:end])
@@ -61,7 +61,7 @@ def compact(name: str) -> str:
 
 
 def fit_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    """Make a table in which the longest cells are cut, so that its lines keep to the width."""
+    """Make a table in which the longest cells are cut, so that its lines fit the width."""
     cells = [titles, *(tuple(escape(cell) for cell in row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
     room = MAX_WIDTH - _TABLE_GAP * (len(titles) - 1)
@@ -74,7 +74,7 @@ def _total(widths: Sequence[int], most: int) -> int:
 
 
 def wrap(text: str, width: int, *, whole_words: bool = False) -> list[str]:
-    """Break a text into lines; with ``whole_words`` a word that is longer stays one."""
+    """Break a text into lines; with ``whole_words`` a longer word is not broken."""
     text = escape(text)
     if len(text) <= width:
         return [text]
@@ -84,7 +84,7 @@ def wrap(text: str, width: int, *, whole_words: bool = False) -> list[str]:
 
 
 def wrap_facts(rows: Sequence[tuple[str, str]], *, whole_words: bool = False) -> Facts:
-    """Make facts whose second cells go on below where they are too long."""
+    """Make facts whose second cells continue on the next lines if they are too long."""
     first = max((len(escape(row[0])) for row in rows), default=0)
     room = max(_CELL_ROOM, MAX_WIDTH - len(INDENT) - first - _FACTS_GAP)
     return Facts(

@@ -132,7 +132,7 @@ class _HoldDocument(TypedDict):
 
 
 class HoldDocument(_HoldDocument, total=False):
-    # those that its kind has
+    # the keys that its kind has
     origin: str
     count: int
     opened_by: str
@@ -233,7 +233,7 @@ class _DllHoldDocument(TypedDict):
 
 
 class DllHoldDocument(_DllHoldDocument, total=False):
-    # those that its kind has
+    # the keys that its kind has
     origin: Optional[str]
     chain: list[str]
     count: Optional[int]

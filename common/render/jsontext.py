@@ -1,8 +1,8 @@
 r"""How are strings written that JSON cannot represent?
 
-A name in a target can be any bytes, JSON's strings are Unicode.  So a byte that is not UTF-8 is written ``\xff``, a
-lone half of a surrogate pair ``\ud800``, and a backslash that stands before what could be such a sequence ``\x5c``, all
-before JSON's own escaping.  One regular expression undoes it: see docs/json.md.
+A name in a target can be any bytes, JSON's strings are Unicode.  So a byte that is not UTF-8 is written ``\xff``, half
+a surrogate pair ``\ud800``, and a backslash before text that looks like such a sequence ``\x5c``, all before JSON's own
+escaping.  One regular expression undoes it: see docs/json.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FIRST_OF_BYTES, _LAST_OF_BYTES = 0xDC80, 0xDCFF
 def dumps(document: Any, indent: Optional[int] = None) -> str:
     """Write a document as JSON, in ASCII, keys in the order in which they were built."""
     text = json.dumps(document, indent=indent)
-    # Hardly any document has such strings: those of Windows have backslashes.
+    # Hardly any document has such strings; Windows paths have backslashes.
     return json.dumps(to_strict(document), indent=indent) if "\\\\" in text or "\\ud" in text else text
 
 

@@ -40,7 +40,7 @@ def thread_document(thread: ThreadRef) -> ThreadDocument:
 
 
 def hold_document(hold: Hold) -> HoldDocument:
-    """Build the document of a hold; what its kind needs is never None."""
+    """Build the document of a hold; members that its kind needs are never None."""
     document: HoldDocument = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
     if hold.kind is HoldKind.STARTUP:
         document["origin"] = cast("str", hold.origin)

@@ -129,7 +129,7 @@ def root_words(root: Root) -> str:
 
 
 def libc_purpose(library: Library) -> tuple[str, str]:
-    """Return what libc opened a library for, and that libc never closes it; empty for other libraries."""
+    """Return what libc opened a library for, noting that it never closes it; empty for other libraries."""
     for prefix, purpose, ending in _LIBC_PURPOSES:
         if library.name.startswith(prefix):
             return purpose, ending

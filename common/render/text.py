@@ -13,7 +13,7 @@ from .document import Document, Facts, Sentence, Table
 MAX_WIDTH = 100
 INDENT = "  "
 
-#: Wider cells do not widen the others: a table of a thousand rows would grow by a thousand times as much.
+#: Wider cells do not widen the others: a table of a thousand rows would grow a thousand times as much.
 MAX_PADDING = 256
 
 
@@ -25,7 +25,7 @@ def escape(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    r"""Write a character; below 0x100 those beyond ASCII by their code, for ``\xff`` is a byte that is not UTF-8."""
+    r"""Write a character; non-ASCII below 0x100 by its code point, for ``\xff`` is a byte that is not UTF-8."""
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) & 0xFF:02x}"
     if "\x80" <= character <= "\xff":
@@ -68,7 +68,7 @@ def _table(table: Table) -> list[str]:
     widths = [max(len(row[i]) for row in (table.titles, *rows)) for i in range(len(table.titles))]
     is_bounded = max(widths, default=0) <= MAX_PADDING
     widths = [min(width, MAX_PADDING) for width in widths]
-    # The rule first: tabulate strips a cell of many lines, and a title can be empty.
+    # The rule comes first: tabulate strips a cell of many lines, and a title can be empty.
     ruled = [["-" * width for width in widths], table.titles, *rows]
     rule, titles, *lines = (is_bounded and _tabulated(ruled)) or [
         "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in ruled
@@ -77,15 +77,15 @@ def _table(table: Table) -> list[str]:
 
 
 def _tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay a table out by tabulate; empty where it is not installed, or would drop rows."""
+    """Format a table with tabulate; return an empty text if it is not installed or would drop rows."""
 
     def use() -> list[str]:
         from tabulate import tabulate
 
-        # One row of cells of many lines: of each cell it finds out the type, which takes four times as long by rows.
+        # One row of many-line cells: tabulate infers the type of each cell, which takes four times as long by rows.
         columns = ["\n".join(column) for column in zip(*rows)]
         text = tabulate([columns], tablefmt="plain", disable_numparse=True)
         lines = [line.rstrip() for line in str(text).splitlines()]
-        return lines if len(lines) == len(rows) else []  # it drops empty ones at the end
+        return lines if len(lines) == len(rows) else []  # tabulate drops empty lines at the end
 
     return try_optional(use, [])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def header_document(header: EventHeader) -> MomentDocument:
-    """Build what the document of every event says of when and where it was."""
+    """Build the keys that all events share: when and where the event was."""
     return {
         "number": header.number,
         "time_seconds": header.time_seconds,
@@ -25,7 +25,7 @@ def header_document(header: EventHeader) -> MomentDocument:
 
 
 def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
-    """Build the document of a place in code; unknown is null."""
+    """Build the document of a call site; unknown is null."""
     if site is None:
         return None
     return {
@@ -37,5 +37,5 @@ def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
 
 
 def totals_document(totals: Totals) -> TotalsDocument:
-    """Build the document of what was counted."""
+    """Build the document of the totals."""
     return cast("TotalsDocument", totals._asdict())

@@ -10,7 +10,7 @@ from .document import Facts, Part, Sentence, Table
 from .fit import compact, cut, fit_table
 from .words import times
 
-#: How many rows a table has unless all is asked for.
+#: How many rows a table has without -v.
 SHOWN = 16
 NAMED = 4
 _NAME_WIDTH = 40
@@ -18,7 +18,7 @@ _FUNCTION_WIDTH = 60
 
 
 def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
-    """Build a table of the first rows, or of all; column ``place`` says how to see the rest."""
+    """Build a table of the first rows, or of all; the cell in column ``place`` says how to see the rest."""
     if verbose:
         return Table(titles, tuple(rows))
     shown = list(rows[:SHOWN])

@@ -17,7 +17,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     answer = find_gone(session.target, session.host.evaluate(wanted) if wanted else None, process_id(arguments.process))
 
     def document() -> Mapping[str, object]:
-        from .document import dll_gone_document  # most want the text
+        from .document import dll_gone_document  # most users want the text
 
         return dll_gone_document("dllgone", answer)
 

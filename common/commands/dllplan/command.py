@@ -22,7 +22,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     )
 
     def document() -> Mapping[str, object]:
-        from .document import dll_plan_document  # most want the text
+        from .document import dll_plan_document  # most users want the text
 
         return dll_plan_document("dllplan", plans)
 

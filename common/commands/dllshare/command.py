@@ -25,7 +25,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         share = share_file(session.target, wanted, session.host.evaluate, pid)
 
     def document() -> Mapping[str, object]:
-        from .document import share_document  # most want the text
+        from .document import share_document  # most users want the text
 
         return share_document("dllshare", share)
 

@@ -1,4 +1,4 @@
-"""How does the answer about mapped files look as JSON?  The contract is docs/json.md."""
+"""What does the JSON of dllshare contain?"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         state = explain_dlls(session.target, pid)
 
     def document() -> Mapping[str, object]:
-        from .document import dll_state_document  # most want the text
+        from .document import dll_state_document  # most users want the text
 
         return dll_state_document("dllstate", state)
 

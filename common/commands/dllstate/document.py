@@ -1,4 +1,4 @@
-"""How do answers about DLLs look as JSON?  The contract is docs/json.md."""
+"""What does the JSON of dllstate contain?"""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _answer(dll: Dll) -> str:
 
 def _remedy(dll: Dll) -> str:
     if dll.held is False:
-        return "It goes when that FreeLibrary returns; what loads it meanwhile gets a handle that dangles."
+        return "It goes when that FreeLibrary returns; whoever loads it before that gets a dangling handle."
     if dll.held is None:
         return "Dump with all memory (.dump /ma), or ask in the live process."
     for hold in dll.holds:

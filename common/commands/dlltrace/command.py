@@ -40,7 +40,7 @@ def _start(session: Session, arguments: Namespace) -> Result:
         try:
             tracing.target.run()
         except UnsupportedError as error:
-            # Between the process's own end and that of its last thread the engine has nothing to run any more.
+            # Between the end of the process and that of its last thread the engine has nothing left to run.
             tracing.tracer.note_stop(str(error))
         return _result(tracing.tracer.report())
     trace = tracing.tracer.report()

@@ -53,10 +53,10 @@ def _answer(trace: DllTrace) -> str:
 def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     yield ("trace", f"{'going on' if trace.watching else f'over: {trace.end_reason}'}, {trace.duration_seconds:.1f} s")
-    judged = totals.closes - totals.closes_raced
+    compared = totals.closes - totals.closes_raced
     yield (
         "predictions",
-        f"{totals.closes_predicted_exactly} of {judged} exact when the free began; "
+        f"{totals.closes_predicted_exactly} of {compared} exact when the free began; "
         f"{quantity(totals.closes_nested, 'free')} within other calls; "
         f"{quantity(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
@@ -143,9 +143,9 @@ def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
 
 def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
     for close in mismatches[:SHOWN]:
-        stayed, surprises = (
+        kept, unpredicted = (
             [one.name for one in some] for some in (close.predicted_but_kept, close.unloaded_but_not_predicted)
         )
-        words = [f"{join(stayed)} stayed"] if stayed else []
-        words += [f"{join(surprises)} went too"] if surprises else []
+        words = [f"{join(kept)} stayed"] if kept else []
+        words += [f"{join(unpredicted)} went too"] if unpredicted else []
         yield Sentence(f"Not as predicted: #{close.header.number} {_close_words(close, verbose)}: {'; '.join(words)}.")

@@ -25,7 +25,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
 
     def document() -> Mapping[str, object]:
-        from .document import plan_document  # most want the text
+        from .document import plan_document  # most users want the text
 
         return plan_document("dlplan", plans)
 

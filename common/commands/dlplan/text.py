@@ -169,7 +169,7 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     yield Table(("stays", "because"), tuple(rows))
 
 
-# -- what would make it go ------------------------------------------------------------------------------------
+# -- what would unload it -------------------------------------------------------------------------------------
 
 
 def _advice(plan: Plan) -> str:

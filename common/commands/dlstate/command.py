@@ -23,7 +23,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         state = explain(session.target, brief=not arguments.json)
 
     def document() -> Mapping[str, object]:
-        from .document import state_document  # most want the text
+        from .document import state_document  # most users want the text
 
         return state_document("dlstate", state)
 

@@ -1,7 +1,7 @@
 """What does the JSON of dlstate contain?
 
-The contract is ``common/data/schema/dlwhy-1.schema.json``: addresses are hex strings, unknown is null, keys are
-added and never renamed.  Only facts of the target go in, so that every debugger gives the same document.
+The contract is ``common/data/schema/dlwhy-1.schema.json``: addresses are hex strings, unknown is null, keys are added
+and never renamed.  It contains only facts of the target, so that the document is the same in every debugger.
 """
 
 from __future__ import annotations

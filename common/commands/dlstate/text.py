@@ -110,7 +110,11 @@ def _identity_rows(library: Library) -> Iterator[tuple[str, ...]]:
 
 
 def _field_cells(library: Library) -> list[str]:
-    """Return the decisive members in the loader's own names; until glibc 2.30 l_flags_1 holds the NODELETE flag."""
+    """Return the decisive members in the loader's own names.
+
+    Since glibc 2.31 (f63b73814f74 and f8ed116aa574, bug 20839) the NODELETE flag is in l_nodelete_active, before
+    that in l_flags_1.
+    """
     fields = library.fields
     flag = "l_nodelete_active" if fields.get("l_nodelete_active") is not None else "l_flags_1"
     names = ("l_direct_opencount", flag, "l_tls_dtor_count", "l_map_used", "runtime_loaded")
@@ -203,7 +207,7 @@ def _remedy(library: Library) -> str:
 
 
 class _Condition(NamedTuple):
-    """A condition for a library to be unloaded, and whether it runs the collector by itself."""
+    """A condition for unloading a library, and whether it runs the collector by itself."""
 
     text: str
     collects: bool = False

@@ -22,7 +22,7 @@ from ..session import Result, Session
 from .document import dump_event, trace_document
 from .text import started_view, stop_view, trace_view
 
-#: How often a trace shows that it goes on, where there is a terminal to show it.
+#: Seconds between two progress lines, if there is a terminal to show them.
 PROGRESS_SECONDS = 10.0
 
 
@@ -65,7 +65,7 @@ def _result(trace: Trace) -> Result:
 
 
 class ProgressLine:
-    """A line on a terminal's standard error that shows from time to time how much was seen."""
+    """A line on the terminal's standard error that shows now and then how much was seen."""
 
     def __init__(self, write: Optional[Callable[[str], object]], now: Callable[[], float] = time.monotonic) -> None:
         self._write = write
@@ -85,7 +85,7 @@ class ProgressLine:
 
 
 def _write_progress(text: str) -> None:
-    # Not through the debugger's pager, which would hold the program up until somebody presses a key.
+    # Not through the debugger's pager, which would stop the program until someone presses a key.
     sys.stderr.write(text)
     sys.stderr.flush()
 

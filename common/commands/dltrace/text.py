@@ -53,7 +53,7 @@ def trace_view(trace: Trace, verbose: bool) -> Document:
     parts += _registration_parts(trace.tls_registrations, verbose)
     parts += _leak_parts(trace.descriptor_leaks, verbose)
     parts += _mismatch_parts(trace.closes_mispredicted, verbose)
-    parts += _vain_parts(trace.closes_not_open, verbose)
+    parts += _not_open_parts(trace.closes_not_open, verbose)
     if verbose:
         parts += layout_parts(trace.target, trace.loader)
     parts += problem_parts(trace.problems)
@@ -186,7 +186,7 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
 
 
 def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
-    """List what could not be opened, and why, in the words of dlerror."""
+    """List the opens that failed, and why, in the words of dlerror."""
     grouped = Counter(_event_words(each, verbose) + _error_words(each, verbose) for each in failures)
     for words, number in list(grouped.items())[: None if verbose else SHOWN]:
         yield Sentence(f"Failed{f' {times(number)}' if number > 1 else ''}: {words}.")
@@ -195,7 +195,7 @@ def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
 
 
 def _error_words(failed: Open, verbose: bool) -> str:
-    """Return what dlerror says behind a colon; unless all is asked for, not once more what was to be opened."""
+    """Return what dlerror says after a colon; unless ``verbose``, without repeating the name that was to be opened."""
     if failed.error is None or verbose:
         return "" if failed.error is None else f": {failed.error}"
     name, colon, reason = failed.error.partition(": ")
@@ -255,18 +255,18 @@ def _sites(leak: DescriptorLeak, verbose: bool) -> str:
 def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
     shown = mismatches if verbose else mismatches[:SHOWN]
     for close in shown:
-        stayed = [each.name for each in close.predicted_but_kept]
-        surprises = [each.name for each in close.unloaded_but_not_predicted]
-        words = [f"{_names(stayed, verbose)} stayed"] if stayed else []
-        words += [f"{_names(surprises, verbose)} went too"] if surprises else []
+        kept = [each.name for each in close.predicted_but_kept]
+        unpredicted = [each.name for each in close.unloaded_but_not_predicted]
+        words = [f"{_names(kept, verbose)} stayed"] if kept else []
+        words += [f"{_names(unpredicted, verbose)} went too"] if unpredicted else []
         number = close.header.number
         yield Sentence(f"Not as predicted: #{number} {_close_words(close, verbose)}: {'; '.join(words)}.")
     if len(shown) < len(mismatches):
         yield Sentence(f"Not as predicted: {len(mismatches) - len(shown)} more; -v shows them.")
 
 
-def _vain_parts(vain: Sequence[Close], verbose: bool) -> Iterator[Part]:
-    grouped = Counter(_close_words(close, verbose) for close in vain)
+def _not_open_parts(closes: Sequence[Close], verbose: bool) -> Iterator[Part]:
+    grouped = Counter(_close_words(close, verbose) for close in closes)
     words = [f"{text}, {times(number)}" if number > 1 else text for text, number in grouped.items()]
     if words:
         yield Sentence(f"Closed without being open: {'; '.join(some_of(words, verbose))}.")
