@@ -31,7 +31,7 @@ class DlwhyError(Exception):
     """Base of every failure that is reported to the user without a traceback."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Append possible causes to the message, each with its address: unread is not absent."""
+        """Append possible causes to the message, each with what it concerns: unread is not absent."""
         told = [f"{where}: {message}" for where, message in problems[:_MAX_REASONS]]
         self.args = ("; ".join((str(self), *told)),)
 
