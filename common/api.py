@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Optional, Protocol, TypeVar, Union, cast
 
 from .charset import own_path
-from .errors import NotFoundError, UnsupportedError, UsageError
+from .errors import NoTargetError, NotFoundError, UnsupportedError, UsageError
 from .imports import OwnImports
 
 if TYPE_CHECKING:
@@ -51,11 +51,17 @@ class FileHost:
     name = "script"
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self._target: Optional[Target] = target
+        self._description = target.description
         self.kept: dict[str, object] = {}
 
     def target(self) -> Target:
-        """Return the target that was opened."""
+        """Return the target that was opened.
+
+        :raises NoTargetError: if it has been closed.
+        """
+        if self._target is None:
+            raise NoTargetError(f"{self._description} has been closed: open it again by dlwhy.open")
         return self._target
 
     def live_target(self) -> LiveTarget:
@@ -70,8 +76,9 @@ class FileHost:
             raise NotFoundError(f"'{expression}' is no number") from error
 
     def close(self) -> None:
-        """Close the files that were opened."""
-        close = getattr(self._target, "close", None)
+        """Close the files that were opened; a second close does nothing."""
+        target, self._target = self._target, None
+        close = getattr(target, "close", None)
         if close is not None:
             close()
 
@@ -133,7 +140,10 @@ class Examination:
         self.close()
 
     def close(self) -> None:
-        """Close the files that were opened; a debugger's target is left as it is."""
+        """Close the files that were opened; a debugger's target is left as it is.
+
+        A second close does nothing; what is asked after it raises NoTargetError.
+        """
         if isinstance(self._host, FileHost):
             self._host.close()
 
