@@ -177,7 +177,7 @@ with dlwhy.open() as process:
     before = trace.is_watching
     go()
     closes = process.plan("libB.so").plans[0].outcome.value
-    registered = [each.library.name for each in trace.report().registrations]
+    registered = [each.library.name for each in trace.report().tls_registrations]
     failures = []
     for ask in (process.dlls, process.dll_trace, lambda: process.library("nothing(")):
         try:
