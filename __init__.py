@@ -190,13 +190,14 @@ def open(  # noqa: A001 - as gzip.open
     :param sysroot: the folder below which the files that a core maps are looked for.
     :param executable: the program that dumped the core; cores of qemu-user need it.
     :param max_size: the disk space that the content of a compressed file may take, in bytes (None: 4 GiB).
-    :raises TypeError: if ``target`` is of another type.
+    :raises TypeError: if ``target`` or an option is of another type.
     :raises NoTargetError: if there is no such process, or it may not be read; for None, if no debugger runs the script.
-    :raises DumpFormatError: if the file is neither a core nor a dump, damaged, or too large.
+    :raises DumpFormatError: if the file is not there or cannot be opened, is neither a core nor a dump, damaged, or
+        too large.
     :raises UnsupportedError: if its kind or architecture is unknown, or the program that decompresses it is not
         installed.
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
-    :raises UsageError: if an option does not fit the target.
+    :raises UsageError: if an option does not fit the target, or ``max_size`` is less than 1.
 
     Source: /proc/PID (proc(5)); the ELF core format; MINIDUMP_HEADER and DUMP_HEADER of Windows; or the debugger.
     """

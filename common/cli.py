@@ -44,8 +44,12 @@ ARGUMENTS = (
         type=byte_count,
         help="how much room the content of a compressed file may take on disk, such as 500M or 16G (default: 4G)",
     ),
-    argument("--strict", action="store_true", help="exit with 1 if the library that was asked for stays"),
-    argument("command", metavar="COMMAND", help="what to do, or help"),
+    argument(
+        "--strict",
+        action="store_true",
+        help="exit with 1 if there are findings: what was asked about stays, or something is wrong",
+    ),
+    argument("command", metavar="COMMAND", help="what to do, or help; the options below stand before it"),
     argument("words", metavar="ARGUMENT", nargs=REMAINDER, help="the command's own arguments"),
 )
 

@@ -2,14 +2,14 @@
 
 DlwhyError
 ├── UsageError                 the command line is wrong; carries the usage text
-├── NoTargetError              nothing to examine; the message says how to select it
+├── NoTargetError              nothing to examine, or no such process; the message says how to select it
 ├── UnsupportedError           the target cannot answer this question
 ├── NotFoundError              library, symbol or type; carries near matches
 ├── FaultError                 memory cannot be read
 │   └── LimitError             one command may read no more of it
 ├── LayoutError                no structure layout fits; carries what was tried
 ├── CorruptError               the target's data contradict themselves
-├── DumpFormatError            a file is not what it claims to be
+├── DumpFormatError            a core or dump is not there, or not what it claims to be
 ├── SetupError                 install.py cannot do what it was asked to do
 │   └── UnusableError          a debugger cannot load dlwhy, or a file stays as it is; another may do
 └── OutputError                the answer cannot be written
@@ -45,7 +45,7 @@ class UsageError(DlwhyError):
 
 
 class NoTargetError(DlwhyError):
-    """No process, core or dump is selected."""
+    """No process, core or dump is selected, or the process is not there or may not be read, or it has been closed."""
 
 
 class UnsupportedError(DlwhyError):
@@ -53,7 +53,7 @@ class UnsupportedError(DlwhyError):
 
 
 class NotFoundError(DlwhyError):
-    """A library, symbol or type does not exist in the target; ``near`` has similar names."""
+    """The target has no such library, DLL, process or symbol, or a path leads nowhere; ``near`` has similar names."""
 
     def __init__(self, message: str, near: Sequence[str] = ()) -> None:
         super().__init__(f"{message}; near: {', '.join(near)}" if near else message)
@@ -94,7 +94,7 @@ class CorruptError(DlwhyError):
 
 
 class DumpFormatError(DlwhyError):
-    """A file is not what it claims to be; ``offset`` in it, in bytes, is None if the whole file is meant."""
+    """A core or dump is not there or damaged; ``offset`` in it, in bytes, is None if the whole file is meant."""
 
     def __init__(self, path: str, message: str, offset: Optional[int] = None) -> None:
         where = path if offset is None else f"{path} at offset {offset:#x}"

@@ -44,7 +44,7 @@ def open_file(
     ``sysroot`` and ``executable`` are for a core; ``max_size`` is the disk space that the temporary file may take, in
     bytes (None: 4 GiB).
 
-    :raises DumpFormatError: if it is neither, damaged, or too large.
+    :raises DumpFormatError: if it cannot be opened, is neither, damaged, or too large.
     :raises UnsupportedError: if its kind or processor is unknown, the program that decompresses it is not installed, or
         a file that it needs is missing.
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.

@@ -30,7 +30,7 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
     :param address: of the process; with it, stacks and registers are not searched for pointers.
     :param pid: a process of a machine, None for the current one.
     :raises UnsupportedError: if the target is not a Windows process.
-    :raises NotFoundError: if the machine has no such process.
+    :raises NotFoundError: if the target has no such process.
     """
     examined = WindowsExamination(target, pid)
     problems = [*examined.target.problems()]

@@ -37,7 +37,7 @@ def plan_free(
     :param text: a base name with or without .dll, the end of a path, a pattern or an expression.
     :param evaluate: returns the value of an expression.
     :param pid: a process of a machine, None for the current one.
-    :raises NotFoundError: if no DLL fits, or more than one, or the machine has no such process.
+    :raises NotFoundError: if no DLL fits, or more than one, or the target has no such process.
     :raises UnsupportedError: if the target is not a Windows process, or the loader's lists are not in memory.
     """
     examined = WindowsExamination(target, pid)

@@ -65,9 +65,9 @@ class WindowsExamination:
     def __init__(self, target: Target, pid: Optional[int] = None) -> None:
         """Read the loaders of a process.
 
-        :param pid: a process of a machine, None for the current one.
+        :param pid: a process of a machine, or the target's own id; None for the current one.
         :raises UnsupportedError: if the target is not a Windows process.
-        :raises NotFoundError: if the machine has no such process.
+        :raises NotFoundError: if the machine has no such process, or the target is another one.
         """
         if target.platform.os != "windows":
             raise UnsupportedError("it is not a process of Windows: ask with dlstate or dlplan")
@@ -77,6 +77,9 @@ class WindowsExamination:
 
             process = open_process(cast(KernelTarget, target), pid)
             target, wow64_peb = process, process.wow64_peb()
+        elif pid is not None and pid != target.pid:
+            own = "one process, whose id it does not have" if target.pid is None else f"process {target.pid} alone"
+            raise NotFoundError(f"there is no process {pid}: {target.description} is of {own}")
         self.target = cast(WindowsTarget, target)
         self.memory = Memory(target)
         self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
@@ -180,7 +183,7 @@ def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
 
     :param pid: a process of a machine, None for the current one.
     :raises UnsupportedError: if the target is not a Windows process.
-    :raises NotFoundError: if the machine has no such process.
+    :raises NotFoundError: if the target has no such process.
     """
     return WindowsExamination(target, pid).state()
 
@@ -193,7 +196,7 @@ def explain_chosen_dlls(
     :param evaluate: returns the value of an expression.
     :param pid: a process of a machine, None for the current one.
     :raises UnsupportedError: if the target is not a Windows process.
-    :raises NotFoundError: if the machine has no such process, or no DLL fits.
+    :raises NotFoundError: if the target has no such process, or no DLL fits.
     """
     state = explain_dlls(target, pid)
     try:

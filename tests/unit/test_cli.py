@@ -44,6 +44,14 @@ def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
     assert run("--core", str(rich_core), "--strict", "dlstate").returncode == 0
 
 
+def test_where_strict_stands_is_said() -> None:
+    told = " ".join(run("--help").stdout.split())
+    assert "the options below stand before it" in told
+    assert "exit with 1 if there are findings: what was asked about stays, or something is wrong" in told
+    for page in ("README.md", "docs/scripts.md"):
+        assert "with `--strict` before the command" in (ROOT / page).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [

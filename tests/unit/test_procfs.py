@@ -113,3 +113,28 @@ def test_refusal_says_what_to_do(sleeper: int) -> None:
     assert f"process {sleeper} may not be read" in done.stderr
     assert "CAP_SYS_PTRACE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_close_closes_nothing() -> None:
+    """The number of the closed descriptor is soon another file's."""
+    target = ProcTarget(os.getpid())
+    target.close()
+    other = os.open(os.devnull, os.O_RDONLY)
+    try:
+        target.close()
+        os.fstat(other)
+    finally:
+        os.close(other)
+    with pytest.raises(FaultError):
+        target.read(0x1000, 1)
+
+
+def test_a_script_closes_a_process_twice() -> None:
+    with dlwhy.open(os.getpid()) as process:
+        process.close()
+        for ask in (process.state, process.plan, process.libraries):
+            with pytest.raises(NoTargetError, match=rf"^process {os.getpid()} has been closed: open it again"):
+                ask()
+    process.close()
+    with pytest.raises(NoTargetError, match="there is no process"):
+        dlwhy.open(2**22 + 1)

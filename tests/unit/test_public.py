@@ -16,7 +16,9 @@ from typing import Any, Optional
 
 import dlwhy
 import pytest
+from dlwhy.common.cli import main
 from dlwhy.common.commands.registry import Command, commands_of
+from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.tests.support import documented
 from dlwhy.tests.synth import ntmachines
 from dlwhy.tests.synth.ntlayout import windows
@@ -25,7 +27,7 @@ from dlwhy.tests.synth.windows import process, write
 ROOT = Path(dlwhy.__file__).parent
 EXPORTED = {name: getattr(dlwhy, name) for name in dlwhy.__all__}
 CLASSES = {name: found for name, found in EXPORTED.items() if isinstance(found, type)}
-SCOPE = {**vars(typing), **EXPORTED}
+SCOPE = {**vars(typing), **EXPORTED, "os": os}
 
 
 def answer_of(method: Any) -> type:
@@ -211,6 +213,22 @@ def test_an_option_of_a_wrong_type(files: Path) -> None:
         dlwhy.open(files / "core.4711", sysroot=5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        ("x", TypeError, r"takes a number of bytes \(int\) as max_size; not str"),
+        (1.5, TypeError, "not float"),
+        (True, TypeError, "not bool"),
+        (0, dlwhy.UsageError, "max_size takes a number of bytes from 1 on, not 0"),
+        (-1, dlwhy.UsageError, "not -1"),
+    ],
+)
+def test_a_size_that_is_none(files: Path, size: Any, error: type[Exception], message: str) -> None:
+    for name in ("core.4711", "prog.dmp"):  # neither is compressed
+        with pytest.raises(error, match=message):
+            dlwhy.open(files / name, max_size=size)
+
+
 def test_a_str_is_a_path_and_an_int_a_process(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     with dlwhy.open("core.4711") as one, dlwhy.open(files / "core.4711") as other:
@@ -317,3 +335,108 @@ def test_how_often(files: Path) -> None:
                 core.plan("libplain.so", wrong)
         with pytest.raises(dlwhy.UsageError, match="stop_when is 'kept', 'unloaded' or 'opened', not 'gone'"):
             core.trace(stop_when="gone")
+
+
+# -- what is passed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "words", "given"),
+    [
+        ("core.4711", "state", [b"x"], "bytes"),
+        ("core.4711", "state", [[]], "list"),
+        ("core.4711", "state", [1.5], "float"),
+        ("core.4711", "state", [True], "bool"),
+        ("core.4711", "libraries", [b"x"], "bytes"),
+        ("core.4711", "library", [None], "NoneType"),
+        ("core.4711", "plan", [b"x"], "bytes"),
+        ("core.4711", "trace", [5], "int"),
+        ("core.4711", "dll_trace", [None], "NoneType"),
+        ("prog.dmp", "dlls", [1.5], "float"),
+        ("prog.dmp", "dlls", [None, "1"], "str"),
+        ("prog.dmp", "dll_plan", [None], "NoneType"),
+        ("prog.dmp", "dll_plan", ["libA", 1, 1.5], "float"),
+        ("prog.dmp", "gone", [b"1"], "bytes"),
+        ("prog.dmp", "gone", [1.5], "float"),
+        ("prog.dmp", "gone", [None, True], "bool"),
+        ("MEMORY.DMP", "shares", [b"x"], "bytes"),
+        ("MEMORY.DMP", "shares", [None, "x"], "str"),
+    ],
+)
+def test_a_parameter_of_a_wrong_type(files: Path, name: str, method: str, words: list[Any], given: str) -> None:
+    with dlwhy.open(files / name) as examined, pytest.raises(TypeError, match=rf"^[^\n]+ is .*; not {given}$"):
+        getattr(examined, method)(*words)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 64])
+def test_a_number_that_is_no_address(files: Path, number: int) -> None:
+    with dlwhy.open(files / "core.4711") as core, pytest.raises(dlwhy.UsageError, match=f"no address: {number:#x}"):
+        core.state(number)
+    with dlwhy.open(files / "prog.dmp") as dump, pytest.raises(dlwhy.UsageError, match=f"no address: {number:#x}"):
+        dump.gone(number)
+
+
+def test_a_path_stands_for_a_name(files: Path) -> None:
+    with dlwhy.open(files / "core.4711") as core:
+        assert core.state(Path("libplain.so")) == core.state("libplain.so")
+        assert core.plan(Path("libplain.so")) == core.plan("libplain.so")
+        with pytest.raises(dlwhy.UnsupportedError, match=RUN):
+            core.trace(Path("libplain.so"))
+    with dlwhy.open(files / "prog.dmp") as dump:
+        assert dump.dlls(Path("libA.dll")) == dump.dlls("libA.dll")
+    with dlwhy.open(files / "MEMORY.DMP") as machine:
+        assert machine.shares(Path("python35.dll")) == machine.shares("python35.dll")
+
+
+def test_a_process_that_the_dump_is_not_of(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with dlwhy.open(files / "prog.dmp") as dump:
+        own = dump.dlls().target.pid
+        assert own is not None
+        assert dump.dlls(pid=own) == dump.dlls()
+        for ask in (dump.dlls, lambda pid: dump.dll_plan("libA", pid=pid), lambda pid: dump.gone(pid=pid)):
+            with pytest.raises(
+                dlwhy.NotFoundError, match=f"there is no process 1: .*prog.dmp is of process {own} alone"
+            ):
+                ask(pid=1)
+    for words in (["dllstate"], ["dllplan", "libA"], ["dllgone"]):
+        assert main(["--dump", str(files / "prog.dmp"), *words, "-p", "1"]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        assert "there is no process 1" in output.err
+
+
+def test_a_dump_that_does_not_have_its_process_id(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MinidumpTarget, "pid", None)
+    with dlwhy.open(files / "prog.dmp") as dump, pytest.raises(dlwhy.NotFoundError, match="whose id it does not have"):
+        dump.dlls(pid=1)
+
+
+# -- what is closed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "questions"),
+    [
+        ("core.4711", [("state", []), ("libraries", []), ("library", ["libplain.so"]), ("plan", [])]),
+        ("prog.dmp", [("dlls", []), ("dll_plan", ["libA"]), ("gone", [])]),
+        ("MEMORY.DMP", [("shares", []), ("shares", ["python35.dll"]), ("dlls", [])]),
+    ],
+)
+def test_a_file_is_closed_once(files: Path, name: str, questions: list[tuple[str, list[str]]]) -> None:
+    with dlwhy.open(files / name) as examined:
+        examined.close()
+        for method, words in questions:
+            with pytest.raises(dlwhy.NoTargetError, match=rf"{name} has been closed: open it again by dlwhy\.open$"):
+                getattr(examined, method)(*words)
+    examined.close()
+
+
+def test_the_errors_of_the_docs(files: Path) -> None:
+    """What is not there is told by the error that the page names."""
+    page = re.sub(r"\s+", " ", documented.text())
+    assert "`open` raises `NoTargetError` for a process that is not there" in page
+    assert "`DumpFormatError` for a core or dump that is not there" in page
+    with pytest.raises(dlwhy.DumpFormatError):
+        dlwhy.open(files / "nope")
+    with pytest.raises(dlwhy.NotFoundError):
+        dlwhy.open(files / "core.4711", sysroot=files / "nope")

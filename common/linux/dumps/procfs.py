@@ -114,8 +114,10 @@ class ProcTarget:
             raise NoTargetError(f"process {pid} has exited") from error
 
     def close(self) -> None:
-        """Close the process's files."""
-        os.close(self._memory)
+        """Close the process's files; a second close does nothing, since the descriptor may be another's by then."""
+        memory, self._memory = self._memory, -1
+        if memory >= 0:
+            os.close(memory)
 
     def _check_state(self) -> None:
         try:
