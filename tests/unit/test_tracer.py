@@ -80,7 +80,7 @@ def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
     made.begin()
     made.main.dlopen(None)
     made.report()
-    assert told(made.events) == ["open None: already-loaded main"]
+    assert told(made.events) == ["open the program: already-loaded main"]
     assert isinstance(made.events[0], Open)
     assert made.events[0].requested_namespace == (-2 if in_rtld else 0)
 
@@ -130,10 +130,12 @@ def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) ->
 def test_a_name_that_cannot_be_read(in_rtld: bool) -> None:
     made = script(in_rtld)
     made.begin()
+    made.main.dlopen("?")
     made.target.forget(made.target.string(b"libx.so"), 0x100)
     made.main.dlopen("libx.so")
     made.report()
-    assert told(made.events) == ["open ?: loaded libx.so + libx.so"]
+    assert told(made.events) == ["open ?: failed", "open ?: loaded libx.so + libx.so"]
+    assert [event.requested for event in made.events if isinstance(event, Open)] == ["?", None]
 
 
 def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:

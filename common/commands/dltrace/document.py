@@ -76,8 +76,7 @@ def _open_document(event: Open) -> OpenDocument:
         "event": "open",
         **header_document(event.header),
         "initiated_by": event.header.initiated_by,
-        # "?" is a name that could not be read.
-        "requested": "" if event.requested is None else None if event.requested == "?" else event.requested,
+        "requested": event.requested,
         "flags": event.flags,
         "requested_namespace": event.requested_namespace,
         "result": event.result.value,

@@ -69,7 +69,8 @@ class OpenCall(LoaderCall):
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if the open requests a library of this base name."""
-        return base_name(self.request.name or "") == base_name(link_map.name)
+        name = self.request.name
+        return name is not None and base_name(name) == base_name(link_map.name)
 
     def note_library(self, library: LibraryInstance) -> None:
         """Record the library whose handle the open returns."""
