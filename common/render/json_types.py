@@ -93,8 +93,8 @@ class OpenDocument(AnyEventDocument):
     result: Optional[str]
     error: Optional[str]
     errno: Optional[int]
-    loaded: list[InstanceDocument]
-    unloaded: list[InstanceDocument]
+    loaded: Optional[list[InstanceDocument]]
+    unloaded: Optional[list[InstanceDocument]]
 
 
 class EvidenceDocument(TypedDict):
@@ -207,8 +207,8 @@ class DllOpenDocument(AnyDllEventDocument):
     flags: Optional[int]
     result: Optional[str]
     ntstatus: Optional[str]
-    loaded: list[DllInstanceDocument]
-    unloaded: list[DllInstanceDocument]
+    loaded: Optional[list[DllInstanceDocument]]
+    unloaded: Optional[list[DllInstanceDocument]]
     load_count_before: Optional[int]
     load_count_after: Optional[int]
 

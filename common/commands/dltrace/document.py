@@ -10,7 +10,7 @@ from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadec
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
 from ...render.trace_json import header_document, site_document, totals_document
-from ...trace.events import Calls, LibraryTotals
+from ...trace.events import Calls, LibraryTotals, OpenResult
 
 if TYPE_CHECKING:
     from ...render.json_types import (
@@ -72,6 +72,7 @@ def event_document(event: Event) -> EventDocument:
 
 
 def _open_document(event: Open) -> OpenDocument:
+    has_ended = event.result is not OpenResult.UNKNOWN
     return {
         "event": "open",
         **header_document(event.header),
@@ -83,8 +84,8 @@ def _open_document(event: Open) -> OpenDocument:
         "error": event.error,
         "errno": event.errno,
         "library": _instance(event.library),
-        "loaded": _instances(event.loaded),
-        "unloaded": _instances(event.unloaded),
+        "loaded": _instances(event.loaded) if has_ended else None,
+        "unloaded": _instances(event.unloaded) if has_ended else None,
     }
 
 
