@@ -93,8 +93,8 @@ class OpenDocument(AnyEventDocument):
     result: Optional[str]
     error: Optional[str]
     errno: Optional[int]
-    loaded: list[InstanceDocument]
-    unloaded: list[InstanceDocument]
+    loaded: Optional[list[InstanceDocument]]
+    unloaded: Optional[list[InstanceDocument]]
 
 
 class EvidenceDocument(TypedDict):
@@ -207,8 +207,8 @@ class DllOpenDocument(AnyDllEventDocument):
     flags: Optional[int]
     result: Optional[str]
     ntstatus: Optional[str]
-    loaded: list[DllInstanceDocument]
-    unloaded: list[DllInstanceDocument]
+    loaded: Optional[list[DllInstanceDocument]]
+    unloaded: Optional[list[DllInstanceDocument]]
     load_count_before: Optional[int]
     load_count_after: Optional[int]
 
@@ -299,11 +299,11 @@ class PlanDocument(TypedDict):
     open_count: Optional[int]
     close_count: int
     outcome: Optional[str]
-    unloads: list[ReferenceDocument]
+    unloads: Optional[list[ReferenceDocument]]
     order_algorithm: Optional[str]
     order_certain: bool
-    may_unload_more: list[str]
-    unload_bytes: int
+    may_unload_more: Optional[list[str]]
+    unload_bytes: Optional[int]
     statics_after_reopen: Optional[str]
 
 
@@ -457,16 +457,16 @@ class DllplanDocument(Envelope):
     loadlibrary_count: Optional[int]
     load_count_after: Optional[int]
     close_count: int
-    excess_closes: int
+    excess_closes: Optional[int]
     outcome: Optional[str]
     refusal: Optional[str]
-    unloads: list[DyingDllDocument]
+    unloads: Optional[list[DyingDllDocument]]
     order_algorithm: Optional[str]
     order_certain: bool
-    may_unload_more: list[str]
+    may_unload_more: Optional[list[str]]
     import_cycles: list[list[str]]
     import_cycle_alternatives: list[ImportCycleAlternativeDocument]
-    unload_bytes: int
+    unload_bytes: Optional[int]
     kept: list[KeptDllDocument]
     remedy: Optional[DllRemedyDocument]
 

@@ -178,7 +178,7 @@ class DllPlan(NamedTuple):
     :param load_count: the current count; None if it is pinned, or the count is unknown.
     :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
     :param load_count_after: the count after the calls; None likewise.
-    :param excess_closes: the number of calls that lower the importers' part of the count.
+    :param excess_closes: the number of calls that lower the importers' part of the count, None if unknown.
     :param refusal: why the last call would do nothing, None if it has an effect.
     :param unloads: the unloaded DLLs in order of DLL_PROCESS_DETACH.
     :param detached: base addresses of the DLLs that get DLL_PROCESS_DETACH.
@@ -199,7 +199,7 @@ class DllPlan(NamedTuple):
     close_count: int
     outcome: Outcome
     load_count_after: Optional[int] = None
-    excess_closes: int = 0
+    excess_closes: Optional[int] = 0
     refusal: Optional[str] = None
     unloads: tuple[Dll, ...] = ()
     detached: tuple[int, ...] = ()

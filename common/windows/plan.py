@@ -14,7 +14,7 @@ from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import LdrEntry, Loader
-from .loader.unload import ImportGraph, components, effective_count, gets_detached
+from .loader.unload import FreeResult, ImportGraph, LoadUnit, components, effective_count, gets_detached
 from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
 from .state import DllExplainer, WindowsExamination, select_dlls
@@ -112,7 +112,7 @@ def _plan(
         close_count=wanted,
         outcome=outcome,
         load_count_after=_count_left(after, entry),
-        excess_closes=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
+        excess_closes=_count_excess(unit, result),
         refusal=result.refusal,
         unloads=unloads,
         detached=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
@@ -126,6 +126,14 @@ def _plan(
         steps=steps,
         blocker=blocker,
     )
+
+
+def _count_excess(unit: LoadUnit, result: FreeResult) -> Optional[int]:
+    if unit.pinned:
+        return 0
+    if result.refusal == "unknown" or (unit.own is None and result.effective):
+        return None
+    return max(0, result.effective - max(0, unit.own or 0))
 
 
 def _count_left(after: ImportGraph, entry: LdrEntry) -> Optional[int]:

@@ -44,7 +44,8 @@ def _tell(event: Event) -> str:
 
 def _tell_open(event: Open) -> str:
     library = f" {event.library.name}" if event.library and event.library.name != event.requested else ""
-    return f"open {event.requested}: {event.result.value}{library}{_list(' +', _names(event.loaded))}" + _list(
+    requested = "?" if event.requested is None else event.requested or "the program"
+    return f"open {requested}: {event.result.value}{library}{_list(' +', _names(event.loaded))}" + _list(
         " -", _names(event.unloaded)
     )
 

@@ -114,9 +114,11 @@ def test_what_is_not_known_is_null() -> None:
     header = MOMENT._replace(tid=0)
     opened = json.loads(dump_dll_event(OPEN._replace(header=header, ntdll_function="LdrAddRefDll", flags=None)))
     closed = json.loads(dump_dll_event(CLOSE._replace(predicted_outcome=Outcome.UNKNOWN, refusal="unknown")))
-    for each in (opened, closed):
+    endless = json.loads(dump_dll_event(OPEN._replace(result=OpenResult.UNKNOWN, library=None)))
+    for each in (opened, closed, endless):
         validator_of("dll_event").validate(each)
     assert (opened["thread"], opened["flags"]) == (None, None)
+    assert (endless["result"], endless["loaded"], endless["unloaded"]) == (None, None, None)
     assert (closed["predicted_outcome"], closed["refusal"]) == (None, None)
 
 

@@ -23,10 +23,10 @@ EVENTS = {"Events of dltrace": "event", "Events of dlltrace": "dll_event"}
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_an_example_is_what_the_schema_promises(title: str) -> None:
     document = EXAMPLES[title]
+    VALIDATOR.validate(document)
     if title in EVENTS:
         validator_of(EVENTS[title]).validate(document)
     else:
-        VALIDATOR.validate(document)
         assert document["command"] == title.partition(" ")[0]
 
 
@@ -34,3 +34,14 @@ def test_every_command_has_an_example() -> None:
     assert {title.partition(" ")[0] for title in EXAMPLES if title not in EVENTS} == set(names())
     assert set(EVENTS) <= set(EXAMPLES)
     assert len(EXAMPLES) == PAGE.count("```json")
+
+
+@pytest.mark.parametrize("title", EVENTS)
+def test_the_schema_itself_judges_lines_of_logs(title: str) -> None:
+    line = EXAMPLES[title]
+    for key in line:
+        damaged = {name: value for name, value in line.items() if name != key}
+        assert not VALIDATOR.is_valid(damaged), key
+    assert not VALIDATOR.is_valid({**line, "event": "deed"})
+    assert not VALIDATOR.is_valid({**line, "schema": "dlwhy/2"})
+    assert VALIDATOR.is_valid({**line, "more": 1}), "keys are added"

@@ -142,7 +142,7 @@ def test_types_and_schema_say_the_same(name: str) -> None:
 
 
 def test_every_document_has_a_type() -> None:
-    assert [each["$ref"].rpartition("/")[2] for each in SCHEMA["oneOf"]] == list(DOCUMENTS)
+    assert [each["$ref"].rpartition("/")[2] for each in DEFINITIONS["document"]["oneOf"]] == list(DOCUMENTS)
     assert set(get_type_hints(Envelope)) == set(DEFINITIONS["envelope"]["properties"])
 
 

@@ -5,7 +5,10 @@ The process is synthetic, and does what the test says; real programs are traced 
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from dlwhy.common.commands.dltrace.document import dump_event
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import Close, Open
 from dlwhy.common.linux.trace.snapshot import ANOTHER_PROGRAM
@@ -17,7 +20,7 @@ from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import NOTE, Library
 
 CODE = {"code": 0x18}
-#: No library has its map there: closing it does nothing.
+#: No library has its map there.
 NO_HANDLE = 0x1000
 
 
@@ -80,7 +83,7 @@ def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
     made.begin()
     made.main.dlopen(None)
     made.report()
-    assert told(made.events) == ["open None: already-loaded main"]
+    assert told(made.events) == ["open the program: already-loaded main"]
     assert isinstance(made.events[0], Open)
     assert made.events[0].requested_namespace == (-2 if in_rtld else 0)
 
@@ -130,10 +133,12 @@ def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) ->
 def test_a_name_that_cannot_be_read(in_rtld: bool) -> None:
     made = script(in_rtld)
     made.begin()
+    made.main.dlopen("?")
     made.target.forget(made.target.string(b"libx.so"), 0x100)
     made.main.dlopen("libx.so")
     made.report()
-    assert told(made.events) == ["open ?: loaded libx.so + libx.so"]
+    assert told(made.events) == ["open ?: failed", "open ?: loaded libx.so + libx.so"]
+    assert [event.requested for event in made.events if isinstance(event, Open)] == ["?", None]
 
 
 def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
@@ -222,6 +227,27 @@ def test_a_close_of_what_is_nodelete_returns_early(in_rtld: bool) -> None:
     ]
     (account,) = made.report().library_totals
     assert (account.closes_without_effect, account.open_count_now) == (2, 1)
+
+
+def test_a_close_of_no_link_map_has_ended_where_that_is_seen() -> None:
+    made = Script(Library("libx.so"))
+    made.begin()
+    made.main.dlclose(NO_HANDLE)
+    made.main.dlopen("libx.so")
+    assert told(made.events) == ["close ? 0: not-open"]
+    made.main.begin_close(0)
+    # SIGSEGV in _dl_close: the debugger stops there, and then the process is gone.
+    report = made.report()
+    assert told(report.end_not_seen) == ["close ? 0: not-open; not seen to end"]
+    made.end("the process ended")
+    close = made.events[-1]
+    assert isinstance(close, Close)
+    assert (close.handle, close.ended) == (0, False)
+    document = json.loads(dump_event(close))
+    assert (document["handle"], document["unloaded"], document["predicted_exactly"]) == ("0x0", None, None)
+    report = made.report()
+    assert [each.handle for each in report.closes_not_open] == [NO_HANDLE, 0]
+    assert (report.totals.closes, report.totals.end_not_seen) == (2, 1)
 
 
 def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) -> None:

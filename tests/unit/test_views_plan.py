@@ -137,6 +137,11 @@ def texts() -> dict[str, str]:
     found["all: none frees anything"] = render(
         plan_view(answer(SAMPLES["keeps: needed"], asked=False)._replace(garbage=(OTHER,)), verbose=False)
     )
+    unknown = SAMPLES["not known"]
+    found["all: not known"] = render(plan_view(answer(unknown, asked=False), verbose=False))
+    found["all: none is known"] = render(plan_view(answer(unknown, unknown, asked=False), verbose=False))
+    some = answer(unknown, SAMPLES["keeps: needed"], asked=False)
+    found["all: one is not known"] = render(plan_view(some, verbose=False))
     found["all: none is open"] = render(plan_view(answer(asked=False), verbose=False))
     never = library(HOLDS["never-unloads"])
     musl = Plan(never, None, 1, Outcome.KEEPS, kept=(never,), remedy=Remedy(blocker=never))
@@ -167,10 +172,11 @@ def test_json_follows_the_schema(name: str) -> None:
     document = json.loads(dump(plan_document("dlplan", answer(SAMPLES[name]))))
     VALIDATOR.validate(document)
     assert document["outcome"] == SAMPLES[name].outcome.value
-    assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
-        assert document["statics_after_reopen"] is None
+        unknown = ("unloads", "may_unload_more", "unload_bytes", "statics_after_reopen")
+        assert [document[key] for key in unknown] == [None] * 4
     else:
+        assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
         assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")
 
 

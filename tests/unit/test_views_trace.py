@@ -245,11 +245,16 @@ def json_of(event: Event) -> Any:
 
 
 def test_what_is_not_known_is_null() -> None:
-    assert json_of(OPEN._replace(requested=None))["requested"] == "", "the program itself"
-    assert json_of(OPEN._replace(requested="?"))["requested"] is None
+    assert json_of(OPEN._replace(requested=""))["requested"] == "", "the program itself"
+    assert json_of(OPEN._replace(requested="?"))["requested"] == "?", "a name like any other"
+    assert json_of(OPEN._replace(requested=None))["requested"] is None
+    named = render(trace_view(trace(opens_failed=(FAILED._replace(requested=None),)), verbose=False))
+    assert "Failed: dlopen(?) by " in named
     assert json_of(VAIN)["open_count_before"] == 0
     assert json_of(VAIN._replace(library=None))["open_count_before"] is None
     assert json_of(PINS[0]._replace(header=EventHeader(3, 0.5, 0)))["thread"] is None
+    opening = json_of(OPEN._replace(result=OpenResult.UNKNOWN, library=None, loaded=()))
+    assert (opening["result"], opening["loaded"], opening["unloaded"]) == (None, None, None)
     running = json_of(CLOSE._replace(ended=False, unloaded=()))
     assert (running["unloaded"], running["predicted_exactly"]) == (None, None)
 

@@ -10,12 +10,16 @@ from ...render.json_parts import envelope, problem_documents
 from ...windows.model import DllPlan, DllPlans
 
 if TYPE_CHECKING:
-    from ...render.json_types import DllplanDocument, DllRemedyDocument
+    from ...render.json_types import DllplanDocument, DllRemedyDocument, DyingDllDocument
 
 
 def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     """Build the document of a prediction."""
     plan = plans.plan
+    is_known = plan.outcome is not Outcome.UNKNOWN
+    unloads: list[DyingDllDocument] = [
+        {**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads
+    ]
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
@@ -28,16 +32,16 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "excess_closes": plan.excess_closes,
         "outcome": plan.outcome.value,
         "refusal": None if plan.refusal == "unknown" else plan.refusal,
-        "unloads": [{**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads],
+        "unloads": unloads if is_known else None,
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
-        "may_unload_more": list(plan.may_unload_more),
+        "may_unload_more": list(plan.may_unload_more) if is_known else None,
         "import_cycles": [list(cycle) for cycle in plan.import_cycles],
         "import_cycle_alternatives": [
             {"library": each.dll, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
             for each in plan.import_cycle_alternatives
         ],
-        "unload_bytes": plan.unload_bytes,
+        "unload_bytes": plan.unload_bytes if is_known else None,
         "kept": [kept_dll_document(dll) for dll in plan.kept],
         "remedy": _remedy(plan),
         "problems": problem_documents(plans.problems),

@@ -9,7 +9,7 @@ from ...render.dll_json import dll_rules, kept_dll_document
 from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
 from ...render.jsontext import dumps
 from ...render.trace_json import header_document, site_document, totals_document
-from ...trace.events import Calls, LibraryTotals
+from ...trace.events import Calls, LibraryTotals, OpenResult
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def dll_event_document(event: DllEvent) -> DllEventDocument:
 
 
 def _open_document(event: DllOpen) -> DllOpenDocument:
+    has_ended = event.result is not OpenResult.UNKNOWN
     return {
         "event": "open",
         **header_document(event.header),
@@ -71,8 +72,8 @@ def _open_document(event: DllOpen) -> DllOpenDocument:
         "flags": event.flags,
         "result": event.result.value,
         "ntstatus": _ntstatus(event.ntstatus),
-        "loaded": _instances(event.loaded),
-        "unloaded": _instances(event.unloaded),
+        "loaded": _instances(event.loaded) if has_ended else None,
+        "unloaded": _instances(event.unloaded) if has_ended else None,
         "load_count_before": event.load_count_before,
         "load_count_after": event.load_count_after,
     }

@@ -32,17 +32,18 @@ def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAll
 
 
 def _plan(plan: Plan) -> PlanDocument:
+    is_known = plan.outcome is not Outcome.UNKNOWN
     return {
         "library": library_reference(plan.library),
         "open_count": plan.open_count,
         "close_count": plan.close_count,
         "outcome": plan.outcome.value,
-        "unloads": [library_reference(library) for library in plan.unloads],
+        "unloads": [library_reference(library) for library in plan.unloads] if is_known else None,
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
-        "may_unload_more": list(plan.may_unload_more),
-        "unload_bytes": plan.unload_bytes,
-        "statics_after_reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
+        "may_unload_more": list(plan.may_unload_more) if is_known else None,
+        "unload_bytes": plan.unload_bytes if is_known else None,
+        "statics_after_reopen": ("fresh" if plan.goes else "same") if is_known else None,
     }
 
 

@@ -48,9 +48,15 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
     verb = "is" if len(handles) == 1 else "are"
     best = handles[0]
     answer = f"{quantity(len(handles), 'library', 'libraries')} {verb} open"
+    unknown = sum(plan.outcome is Outcome.UNKNOWN for plan in handles)
+    known = " of what is known" if unknown else ""
     if best.unloads:
         freed = f"{quantity(len(best.unloads), 'library', 'libraries')}, {size_words(best.unload_bytes)}"
-        yield Sentence(f"{answer}; closing {best.library.name} frees the most: {freed}.")
+        yield Sentence(f"{answer}; closing {best.library.name} frees the most{known}: {freed}.")
+    elif unknown:
+        what = "it" if len(handles) == 1 else f"{'any' if unknown == len(handles) else unknown} of them"
+        others = "" if unknown == len(handles) else "; closing any of the others frees nothing"
+        yield Sentence(f"{answer}; what closing {what} frees is not known{others}.")
     else:
         yield Sentence(f"{answer}; closing any of them frees nothing.")
     rows = tuple(
@@ -60,8 +66,7 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
             str(plan.open_count),
             str(plan.close_count),
             _OUTCOMES[plan.outcome],
-            f"{'≥ ' if plan.may_unload_more else ''}{len(plan.unloads)}",
-            size_words(plan.unload_bytes) if plan.unloads else "-",
+            *_freed_cells(plan),
             _others(plan),
         )
         for plan in handles
@@ -70,6 +75,13 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
     if plans.garbage:
         names = _names(plans.garbage)
         yield Sentence(f"Garbage that goes with the first close that collects in its namespace: {names}.")
+
+
+def _freed_cells(plan: Plan) -> tuple[str, str]:
+    if plan.outcome is Outcome.UNKNOWN:
+        return "?", "?"
+    more = "≥ " if plan.may_unload_more else ""
+    return f"{more}{len(plan.unloads)}", size_words(plan.unload_bytes) if plan.unloads else "-"
 
 
 def _others(plan: Plan) -> str:

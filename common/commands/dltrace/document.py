@@ -10,7 +10,7 @@ from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadec
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
 from ...render.trace_json import header_document, site_document, totals_document
-from ...trace.events import Calls, LibraryTotals
+from ...trace.events import Calls, LibraryTotals, OpenResult
 
 if TYPE_CHECKING:
     from ...render.json_types import (
@@ -72,20 +72,20 @@ def event_document(event: Event) -> EventDocument:
 
 
 def _open_document(event: Open) -> OpenDocument:
+    has_ended = event.result is not OpenResult.UNKNOWN
     return {
         "event": "open",
         **header_document(event.header),
         "initiated_by": event.header.initiated_by,
-        # "?" is a name that could not be read.
-        "requested": "" if event.requested is None else None if event.requested == "?" else event.requested,
+        "requested": event.requested,
         "flags": event.flags,
         "requested_namespace": event.requested_namespace,
         "result": event.result.value,
         "error": event.error,
         "errno": event.errno,
         "library": _instance(event.library),
-        "loaded": _instances(event.loaded),
-        "unloaded": _instances(event.unloaded),
+        "loaded": _instances(event.loaded) if has_ended else None,
+        "unloaded": _instances(event.unloaded) if has_ended else None,
     }
 
 

@@ -85,7 +85,8 @@ def stop_view(stop: Stop) -> Document:
 def _event_words(event: Event, verbose: bool = False) -> str:
     """Return the words for an open or close and its caller."""
     if isinstance(event, Open):
-        call = f"dlopen({short_name(event.requested, verbose) if event.requested else 'the program'})"
+        requested = "?" if event.requested is None else short_name(event.requested, verbose) or "the program"
+        call = f"dlopen({requested})"
     else:
         assert isinstance(event, Close)
         unknown = "what is no library" if event.handle is None else f"{event.handle:#x}"

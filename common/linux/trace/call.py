@@ -69,7 +69,8 @@ class OpenCall(LoaderCall):
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if the open requests a library of this base name."""
-        return base_name(self.request.name or "") == base_name(link_map.name)
+        name = self.request.name
+        return name is not None and base_name(name) == base_name(link_map.name)
 
     def note_library(self, library: LibraryInstance) -> None:
         """Record the library whose handle the open returns."""
@@ -141,8 +142,11 @@ class CloseCall(LoaderCall):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if the close is certain to change nothing."""
-        return self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
+        """Return True if the close is certain to change nothing, and to return.
+
+        A handle that is no link map can be anything: _dl_close reads through it, and may not survive that.
+        """
+        return self.link_map is not None and self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
 
     def is_expected_to_unload(self, address: int) -> bool:
         """Return True if one of the close's mark phases condemns the library whose link map is at an address."""

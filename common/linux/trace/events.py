@@ -31,7 +31,7 @@ class LibraryInstance(NamedTuple):
 class Open(NamedTuple):
     """A dlopen or dlmopen: the request and its result.
 
-    :param requested: the file argument, None for the program itself.
+    :param requested: the file argument, empty for the program itself, None if it could not be read.
     :param flags: the RTLD flags.
     :param requested_namespace: the Lmid_t requested, -1 for a new one (LM_ID_NEWLM), -2 for the caller's.
     :param library: the library whose handle is returned, None if unknown or if the open failed.

@@ -18,7 +18,10 @@ _FLAGS = 0xFFFF
 
 
 class OpenRequest(NamedTuple):
-    """An open request: name (None: the program itself), RTLD flags, namespace (negative: LM_ID_NEWLM, -2)."""
+    """An open request: name, RTLD flags, namespace (negative: LM_ID_NEWLM, -2).
+
+    ``name`` is empty for the program itself, None if it could not be read.
+    """
 
     name: Optional[str]
     flags: int
@@ -45,6 +48,6 @@ def read_request(callers: Callers, hit: Hit, memory: Memory, entry: EntryPoint) 
 
 def _read_name(memory: Memory, address: int) -> Optional[str]:
     try:
-        return memory.c_string(address, _MAX_NAME) or None if address else None
+        return memory.c_string(address, _MAX_NAME) if address else ""
     except DlwhyError:
-        return "?"
+        return None
