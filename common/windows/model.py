@@ -264,7 +264,7 @@ class GoneDlls(NamedTuple):
 
     target: TargetInfo
     loader: LoaderInfo
-    gone: tuple[GoneDll, ...]
+    unloaded: tuple[GoneDll, ...]
     address: Optional[int] = None
     loaded_at_address: Optional[str] = None
     overwritten_events: Optional[int] = None
