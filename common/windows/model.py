@@ -156,7 +156,7 @@ class DllState(NamedTuple):
 class DllStep(NamedTuple):
     """A DLL that must be freed ``total`` times before another one can be unloaded."""
 
-    dll: str
+    library: str
     total: int
 
 
@@ -167,13 +167,13 @@ class ImportCycleAlternative(NamedTuple):
     their count would fall below 0.
     """
 
-    dll: str
+    library: str
     would_unload: tuple[str, ...]
     would_pin: tuple[str, ...]
 
 
 class DllPlan(NamedTuple):
-    """What FreeLibrary would do when called ``close_count`` times on ``dll``.
+    """What FreeLibrary would do when called ``close_count`` times on ``library``.
 
     :param load_count: the current count; None if it is pinned, or the count is unknown.
     :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
@@ -192,7 +192,7 @@ class DllPlan(NamedTuple):
     :param blocker: the permanent DLL that keeps it, None if there is none.
     """
 
-    dll: Dll
+    library: Dll
     rule: LoaderRule
     load_count: Optional[int]
     loadlibrary_count: Optional[int]
@@ -216,7 +216,7 @@ class DllPlan(NamedTuple):
     @property
     def goes(self) -> bool:
         """Return True if the freed DLL itself is unloaded."""
-        return any(each.ldr_entry == self.dll.ldr_entry for each in self.unloads)
+        return any(each.ldr_entry == self.library.ldr_entry for each in self.unloads)
 
 
 class DllPlans(NamedTuple):

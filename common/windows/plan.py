@@ -105,7 +105,7 @@ def _plan(
         elif frees_others:
             at_least.append(each.name)
     return DllPlan(
-        dll=described,
+        library=described,
         rule=graph.rule,
         load_count=effective_count(unit, graph.rule),
         loadlibrary_count=unit.own if not unit.pinned else None,

@@ -19,7 +19,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
-        "library": dll_reference(plan.dll),
+        "library": dll_reference(plan.library),
         "rule": plan.rule.value,
         "load_count": plan.load_count,
         "loadlibrary_count": plan.loadlibrary_count,
@@ -34,7 +34,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "may_unload_more": list(plan.may_unload_more),
         "import_cycles": [list(cycle) for cycle in plan.import_cycles],
         "import_cycle_alternatives": [
-            {"library": each.dll, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
+            {"library": each.library, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
             for each in plan.import_cycle_alternatives
         ],
         "unload_bytes": plan.unload_bytes,
@@ -50,5 +50,5 @@ def _remedy(plan: DllPlan) -> Optional[DllRemedyDocument]:
     return {
         "possible": plan.blocker is None,
         "blocker": kept_dll_document(plan.blocker) if plan.blocker else None,
-        "steps": [{"action": "close", "library": step.dll, "count": step.total} for step in plan.steps],
+        "steps": [{"action": "close", "library": step.library, "count": step.total} for step in plan.steps],
     }
