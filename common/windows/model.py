@@ -181,7 +181,7 @@ class DllPlan(NamedTuple):
     :param excess_closes: the number of calls that lower the importers' part of the count.
     :param refusal: why the last call would do nothing, None if it has an effect.
     :param unloads: the unloaded DLLs in order of DLL_PROCESS_DETACH.
-    :param detached: base addresses of the DLLs that get DLL_PROCESS_DETACH.
+    :param gets_process_detach: base addresses of the DLLs that get DLL_PROCESS_DETACH.
     :param kept: the DLL and its imports that stay, with their holds after the calls.
     :param may_unload_more: names of the unloaded DLLs that import FreeLibrary.
     :param import_cycles: the import cycles in its closure, each from the DLL through which it is entered.
@@ -202,7 +202,7 @@ class DllPlan(NamedTuple):
     excess_closes: int = 0
     refusal: Optional[str] = None
     unloads: tuple[Dll, ...] = ()
-    detached: tuple[int, ...] = ()
+    gets_process_detach: tuple[int, ...] = ()
     order_algorithm: Optional[str] = None
     order_certain: bool = True
     kept: tuple[Dll, ...] = ()

@@ -115,7 +115,7 @@ def _plan(
         excess_closes=max(0, result.effective - max(0, unit.own)) if unit.own is not None and not unit.pinned else 0,
         refusal=result.refusal,
         unloads=unloads,
-        detached=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
+        gets_process_detach=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
         order_algorithm=result.order,
         order_certain=result.order_certain,
         kept=keeps,

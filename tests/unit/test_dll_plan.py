@@ -69,7 +69,7 @@ def test_siblings_are_detached_by_the_rule_of_the_form(tmp_path: Path, form: For
             "reverse-initialization",
             True,
         )
-    assert len(found.detached) == 3
+    assert len(found.gets_process_detach) == 3
     assert found.unload_bytes == 3 * 0x4000
 
 

@@ -152,7 +152,7 @@ def test_who_hears_of_it(tmp_path: Path, form: Form) -> None:
     at = NARROW if form is XP else WIDE
     made.memory.number(loader.known["a.dll"].entry + at.entry_point, 4 if form is XP else 8, 0)
     found = plans(tmp_path, made, "a").plan
-    assert (unloads(found), found.detached) == ("ab", (loader.known["b.dll"].base,))
+    assert (unloads(found), found.gets_process_detach) == ("ab", (loader.known["b.dll"].base,))
     assert found.unload_bytes == 2 * 0x4000
 
 

@@ -28,7 +28,9 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "excess_closes": plan.excess_closes,
         "outcome": plan.outcome.value,
         "refusal": None if plan.refusal == "unknown" else plan.refusal,
-        "unloads": [{**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads],
+        "unloads": [
+            {**dll_reference(dll), "gets_process_detach": dll.base in plan.gets_process_detach} for dll in plan.unloads
+        ],
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more),

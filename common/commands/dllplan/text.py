@@ -76,7 +76,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
                 str(number),
                 each.name,
                 f"{each.start:#x}-{each.end:#x}",
-                "DllMain" if each.base in plan.detached else "no DllMain call",
+                "DllMain" if each.base in plan.gets_process_detach else "no DllMain call",
             )
             for number, each in enumerate(shown, 1)
         ]
