@@ -95,7 +95,7 @@ def _close_document(event: DllClose) -> DllCloseDocument:
         "unloaded_by_nested_closes": _names(event.unloaded_by_nested_closes),
         "predicted_but_kept": _names(event.predicted_but_kept),
         "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.is_exact if event.ended else None,
+        "predicted_exactly": event.predicted_exactly if event.ended else None,
         "got_process_detach": list(event.got_process_detach),
     }
 

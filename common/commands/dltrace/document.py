@@ -106,7 +106,7 @@ def _close_document(event: Close) -> CloseDocument:
         "unloaded": _instances(event.unloaded) if event.ended else None,
         "predicted_but_kept": _names(event.predicted_but_kept),
         "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.is_exact if event.ended else None,
+        "predicted_exactly": event.predicted_exactly if event.ended else None,
     }
 
 
