@@ -37,7 +37,7 @@ def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
         "kept": [
-            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
+            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.last_event.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [dll_event_document(close) for close in trace.closes_mispredicted],

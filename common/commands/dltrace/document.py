@@ -39,7 +39,7 @@ def trace_document(command: str, trace: Trace) -> DltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
-            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
+            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.last_event.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [event_document(close) for close in trace.closes_mispredicted],

@@ -153,7 +153,7 @@ class KeptLibrary(NamedTuple):
 
     library: Library
     times_kept: int
-    close: Close
+    last_event: Close
 
 
 class Trace(NamedTuple):

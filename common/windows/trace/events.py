@@ -107,7 +107,7 @@ class KeptDll(NamedTuple):
 
     dll: Dll
     times_kept: int
-    close: DllClose
+    last_event: DllClose
 
 
 class DllTrace(NamedTuple):
