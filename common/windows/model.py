@@ -370,7 +370,7 @@ class MappedFile(NamedTuple):
     """A file that processes map, and the operations that are possible on it.
 
     :param file_name: the file object's name, relative to its volume; None if unreadable.
-    :param name_address: the address of the name's characters, even if unreadable.
+    :param file_name_address: the address of the name's characters, even if unreadable.
     :param device_object: the address of the volume's _DEVICE_OBJECT.
     :param file: the section's file object.
     :param sections: image or data or both.
@@ -378,7 +378,7 @@ class MappedFile(NamedTuple):
     """
 
     file_name: Optional[str]
-    name_address: int
+    file_name_address: int
     device_object: int
     file: OpenFile
     sections: tuple[SectionUse, ...]
