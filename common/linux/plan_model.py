@@ -68,7 +68,7 @@ class Plan(NamedTuple):
     remedy: Optional[Remedy] = None
 
     @property
-    def goes(self) -> bool:
+    def is_unloaded(self) -> bool:
         """Return True if the closed library itself is unloaded, so that a later dlopen maps it anew."""
         return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
 

@@ -214,7 +214,7 @@ class DllPlan(NamedTuple):
     blocker: Optional[Dll] = None
 
     @property
-    def goes(self) -> bool:
+    def is_unloaded(self) -> bool:
         """Return True if the freed DLL itself is unloaded."""
         return any(each.ldr_entry == self.library.ldr_entry for each in self.unloads)
 

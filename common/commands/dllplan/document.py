@@ -47,7 +47,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
 
 
 def _remedy(plan: DllPlan) -> Optional[DllRemedyDocument]:
-    if plan.goes or plan.outcome is Outcome.UNKNOWN or not (plan.steps or plan.blocker):
+    if plan.is_unloaded or plan.outcome is Outcome.UNKNOWN or not (plan.steps or plan.blocker):
         return None
     return {
         "possible": plan.blocker is None,

@@ -130,7 +130,7 @@ def _entry_words(
 
 def _plan_remedy(plan: DllPlan) -> str:
     name = plan.library.name
-    if plan.goes:
+    if plan.is_unloaded:
         return f"A later LoadLibrary maps {name} anew, with fresh data."
     if plan.blocker is not None:
         if plan.blocker.ldr_entry == plan.library.ldr_entry:

@@ -42,7 +42,7 @@ def _plan(plan: Plan) -> PlanDocument:
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more),
         "unload_bytes": plan.unload_bytes,
-        "statics_after_reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.goes else "same",
+        "statics_after_reopen": None if plan.outcome is Outcome.UNKNOWN else "fresh" if plan.is_unloaded else "same",
     }
 
 
