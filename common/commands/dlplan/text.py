@@ -159,7 +159,7 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
-    keeps = [library for library in plan.kept if not library.is_going]
+    keeps = [library for library in plan.kept if not library.is_being_unloaded]
     if not keeps:
         return
     shown = keeps if verbose else keeps[:_SHOWN_LIBRARIES]
@@ -174,7 +174,7 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 def _advice(plan: Plan) -> str:
     change = plan.remedy
-    if plan.is_dying:
+    if plan.is_being_unloaded:
         return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
     if change is None:
         return ""
@@ -231,7 +231,7 @@ def _reopening(plan: Plan) -> str:
     name = plan.library.name
     if plan.outcome is Outcome.UNKNOWN:
         return ""
-    if plan.is_dying:
+    if plan.is_being_unloaded:
         return f"Opening {name} after that maps it anew, with fresh statics."
     if not plan.is_unloaded:
         return f"Opening {name} again finds it as it is, with its old statics."
