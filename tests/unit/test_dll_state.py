@@ -279,7 +279,7 @@ def test_names_in_any_case_and_by_address(tmp_path: Path) -> None:
 
 
 def test_another_system_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="no process of Windows"):
+    with pytest.raises(UnsupportedError, match="not a process of Windows"):
         explain_dlls(FakeTarget({}))
 
 
