@@ -31,8 +31,9 @@ class WalkEnd(Enum):
 
 
 class Walk(Generic[Item]):
-    """A linked list of the target, read on demand: node by node when iterated, else to its end.
+    """A linked list of the target, read on demand.
 
+    An iteration reads one node at a time; `all`, `is_complete` and `reason` read all that are left.
     ``items`` are those read so far.  ``end`` says how the walk ended, None while it can continue.  If it did not end
     at the list's end, ``address`` is the node where it stopped, and ``reason`` says why.
     """
@@ -54,8 +55,8 @@ class Walk(Generic[Item]):
         :param read: returns the item at a node and the address of the next node, given the node's address and the
             previous node's (``last`` for the first); raises FaultError, or CorruptError if this cannot be the next
             node.
-        :param limit: maximum number of nodes, less ``taken``.
-        :param taken: nodes of other lists under the same limit.
+        :param limit: maximum number of nodes, including ``taken``.
+        :param taken: number of nodes of other lists under the same limit.
         :param last: the address that ends the list: 0, or a ring's head.
         :param subject: what the list is called in ``reason``.
         :param noun: what its nodes are called there.
@@ -103,7 +104,8 @@ class Walk(Generic[Item]):
         if self.end is WalkEnd.FAULT:
             return f"{subject} cannot be read at {place}"
         if self.end is WalkEnd.LIMIT:
-            return f"{subject} has more than {self._limit} {noun}"
+            have = "and the lists before it have" if self._taken else "has"
+            return f"{subject} {have} more than {self._limit} {noun}"
         return self._detail if self.end is WalkEnd.CONTRADICTION else None
 
     def _step(self) -> bool:
@@ -144,9 +146,9 @@ def follow_ring(
     subject: str = "it",
     noun: str = "entries",
 ) -> Walk[Item]:
-    """Follow a ring of {next, previous}, such as glibc's ``list_t`` and NT's ``LIST_ENTRY``, whose head is no node.
+    """Follow a ring of {next, previous} pointers, such as glibc's ``list_t`` and NT's ``LIST_ENTRY``.
 
-    Each node must point back to the previous one.
+    Each node must point back to the previous one.  The head is not a node.
 
     :param head: the head's address.
     :param item: returns the item of a node, given the address of its links.

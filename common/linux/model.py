@@ -100,7 +100,7 @@ class Library(NamedTuple):
     proxy: bool = False
 
     @property
-    def is_going(self) -> bool:
+    def is_being_unloaded(self) -> bool:
         """Return True if a running close has condemned the library."""
         return any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in self.holds)
 

@@ -68,14 +68,14 @@ class Plan(NamedTuple):
     remedy: Optional[Remedy] = None
 
     @property
-    def goes(self) -> bool:
+    def is_unloaded(self) -> bool:
         """Return True if the closed library itself is unloaded, so that a later dlopen maps it anew."""
-        return self.is_dying or any(library.link_map == self.library.link_map for library in self.unloads)
+        return self.is_being_unloaded or any(library.link_map == self.library.link_map for library in self.unloads)
 
     @property
-    def is_dying(self) -> bool:
+    def is_being_unloaded(self) -> bool:
         """Return True if a running close unloads the library already."""
-        return any(library.link_map == self.library.link_map and library.is_going for library in self.kept)
+        return any(library.link_map == self.library.link_map and library.is_being_unloaded for library in self.kept)
 
 
 class Plans(NamedTuple):

@@ -156,7 +156,7 @@ class DllState(NamedTuple):
 class DllStep(NamedTuple):
     """A DLL that must be freed ``total`` times before another one can be unloaded."""
 
-    dll: str
+    library: str
     total: int
 
 
@@ -167,13 +167,13 @@ class ImportCycleAlternative(NamedTuple):
     their count would fall below 0.
     """
 
-    dll: str
+    library: str
     would_unload: tuple[str, ...]
     would_pin: tuple[str, ...]
 
 
 class DllPlan(NamedTuple):
-    """What FreeLibrary would do when called ``close_count`` times on ``dll``.
+    """What FreeLibrary would do when called ``close_count`` times on ``library``.
 
     :param load_count: the current count; None if it is pinned, or the count is unknown.
     :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
@@ -181,7 +181,7 @@ class DllPlan(NamedTuple):
     :param excess_closes: the number of calls that lower the importers' part of the count, None if unknown.
     :param refusal: why the last call would do nothing, None if it has an effect.
     :param unloads: the unloaded DLLs in order of DLL_PROCESS_DETACH.
-    :param detached: base addresses of the DLLs that get DLL_PROCESS_DETACH.
+    :param gets_process_detach: base addresses of the DLLs that get DLL_PROCESS_DETACH.
     :param kept: the DLL and its imports that stay, with their holds after the calls.
     :param may_unload_more: names of the unloaded DLLs that import FreeLibrary.
     :param import_cycles: the import cycles in its closure, each from the DLL through which it is entered.
@@ -192,7 +192,7 @@ class DllPlan(NamedTuple):
     :param blocker: the permanent DLL that keeps it, None if there is none.
     """
 
-    dll: Dll
+    library: Dll
     rule: LoaderRule
     load_count: Optional[int]
     loadlibrary_count: Optional[int]
@@ -202,7 +202,7 @@ class DllPlan(NamedTuple):
     excess_closes: Optional[int] = 0
     refusal: Optional[str] = None
     unloads: tuple[Dll, ...] = ()
-    detached: tuple[int, ...] = ()
+    gets_process_detach: tuple[int, ...] = ()
     order_algorithm: Optional[str] = None
     order_certain: bool = True
     kept: tuple[Dll, ...] = ()
@@ -214,9 +214,9 @@ class DllPlan(NamedTuple):
     blocker: Optional[Dll] = None
 
     @property
-    def goes(self) -> bool:
+    def is_unloaded(self) -> bool:
         """Return True if the freed DLL itself is unloaded."""
-        return any(each.ldr_entry == self.dll.ldr_entry for each in self.unloads)
+        return any(each.ldr_entry == self.library.ldr_entry for each in self.unloads)
 
 
 class DllPlans(NamedTuple):
@@ -264,7 +264,7 @@ class GoneDlls(NamedTuple):
 
     target: TargetInfo
     loader: LoaderInfo
-    gone: tuple[GoneDll, ...]
+    unloaded: tuple[GoneDll, ...]
     address: Optional[int] = None
     loaded_at_address: Optional[str] = None
     overwritten_events: Optional[int] = None
@@ -370,7 +370,7 @@ class MappedFile(NamedTuple):
     """A file that processes map, and the operations that are possible on it.
 
     :param file_name: the file object's name, relative to its volume; None if unreadable.
-    :param name_address: the address of the name's characters, even if unreadable.
+    :param file_name_address: the address of the name's characters, even if unreadable.
     :param device_object: the address of the volume's _DEVICE_OBJECT.
     :param file: the section's file object.
     :param sections: image or data or both.
@@ -378,7 +378,7 @@ class MappedFile(NamedTuple):
     """
 
     file_name: Optional[str]
-    name_address: int
+    file_name_address: int
     device_object: int
     file: OpenFile
     sections: tuple[SectionUse, ...]

@@ -105,7 +105,7 @@ def _plan(
         elif frees_others:
             at_least.append(each.name)
     return DllPlan(
-        dll=described,
+        library=described,
         rule=graph.rule,
         load_count=effective_count(unit, graph.rule),
         loadlibrary_count=unit.own if not unit.pinned else None,
@@ -115,7 +115,7 @@ def _plan(
         excess_closes=_count_excess(unit, result),
         refusal=result.refusal,
         unloads=unloads,
-        detached=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
+        gets_process_detach=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
         order_algorithm=result.order,
         order_certain=result.order_certain,
         kept=keeps,

@@ -348,7 +348,7 @@ class _Machine:
         file = files.get(main) or next(iter(files.values()))
         return MappedFile(
             file_name=file.name.text,
-            name_address=file.name.buffer,
+            file_name_address=file.name.buffer,
             device_object=file.device,
             file=opens[file.address],
             sections=sections,

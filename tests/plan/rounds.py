@@ -206,7 +206,7 @@ class Round:
             self.wrong(f"marking again does not explain {[names[address] for address in went - predicted]} of {plan}")
         if not nested:
             self.compare_order(view, plan, lines)
-        elif plan.goes != (plan.outcome is Outcome.UNLOADS):
+        elif plan.is_unloaded != (plan.outcome is Outcome.UNLOADS):
             self.wrong(f"outcome and unloads disagree in {plan}")
 
     @staticmethod
@@ -244,7 +244,7 @@ class Round:
             # It may not open again: a symbol that it must find can have been in a library that is closed since.
             if states and plan.library.name in own and plan.library.namespace == 0:
                 fresh = states == [1]
-                if fresh != plan.goes and not plan.may_unload_more:
+                if fresh != plan.is_unloaded and not plan.may_unload_more:
                     self.wrong(f"opened again, {plan.library.name} has state {states}, predicted {plan.outcome}")
 
     def carry_out_changes(self) -> None:

@@ -62,7 +62,7 @@ CHAIN = [
 def test_all_that_only_it_keeps_goes_with_it_in_order() -> None:
     found = plan(CHAIN, "libtop.so")
     assert found.outcome is Outcome.UNLOADS
-    assert found.goes
+    assert found.is_unloaded
     assert names(found) == ["libtop.so", "libmiddle.so", "liblow.so"]
     assert found.order_algorithm == "depth-first"
     assert found.unload_bytes == 3 * 0x5000
@@ -105,7 +105,7 @@ def test_garbage_needs_a_collection() -> None:
 
 def test_tls_destructors_keep_it_until_their_threads_exit() -> None:
     found = plan([Library("liba.so", opencount=1, owed=2)], "liba.so")
-    assert (found.outcome, found.goes) == (Outcome.KEEPS, False)
+    assert (found.outcome, found.is_unloaded) == (Outcome.KEEPS, False)
     assert steps(found) == [(Action.THREAD_EXIT, "liba.so", 2), (Action.COLLECT, "liba.so", 0)]
     assert found.remedy is not None
     assert len(found.remedy.steps[0].threads) == 1
@@ -352,7 +352,7 @@ def test_a_close_within_another_one_is_put_off_and_its_libraries_go_with_that() 
     plans = plan_close(closing("libone.so", "libtwo.so"), "libx.so", number)
     (found,) = plans.plans
     assert (found.outcome, names(found)) == (Outcome.DEFERRED, ["libx.so", "liby.so"])
-    assert found.goes
+    assert found.is_unloaded
     # None of the others is garbage: they are going.
     assert plans.garbage == ()
     assert [each.message for each in plans.problems] == [

@@ -28,44 +28,44 @@ def ask(folder: Path, made: Process, address: Optional[int] = None, unloaded: tu
 def test_the_loaders_own_ring_is_read(tmp_path: Path, form: Form, wide: bool) -> None:
     answer = ask(tmp_path, process(form, wide))
     assert answer.problems == ()
-    assert [gone.image.name for gone in answer.gone] == [f"old{number}.dll" for number in range(4, 20)]
-    assert [gone.image.sequence for gone in answer.gone] == list(range(4, 20))
+    assert [gone.image.name for gone in answer.unloaded] == [f"old{number}.dll" for number in range(4, 20)]
+    assert [gone.image.sequence for gone in answer.unloaded] == list(range(4, 20))
     assert answer.overwritten_events == 4
-    assert {gone.sources for gone in answer.gone} == {("loader",)}
+    assert {gone.sources for gone in answer.unloaded} == {("loader",)}
 
 
 def test_a_ring_that_was_never_used(tmp_path: Path) -> None:
     loader = story()
     loader.ring = []
-    assert ask(tmp_path, Process(loader)).gone == ()
+    assert ask(tmp_path, Process(loader)).unloaded == ()
 
 
 def test_both_rings_of_a_process_of_32_bit_code(tmp_path: Path) -> None:
     answer = ask(tmp_path, Process(story(WIN10, True), story(WIN10, False)))
-    assert len(answer.gone) == 16, "both loaders unloaded the same modules here"
+    assert len(answer.unloaded) == 16, "both loaders unloaded the same modules here"
 
 
 def test_the_stream_and_the_ring_tell_of_the_same_module_once(tmp_path: Path) -> None:
     same = Unloaded("old19.dll", 0x5000_0000 + 0x10000 * 19)
     other = Unloaded("only.dll", 0x6100_0000)
     answer = ask(tmp_path, process(), unloaded=(other, same))
-    assert (answer.gone[0].image.name, answer.gone[0].sources) == ("only.dll", ("module-list",))
-    assert [gone.sources for gone in answer.gone if gone.image.name == "old19.dll"] == [("loader", "module-list")]
+    assert (answer.unloaded[0].image.name, answer.unloaded[0].sources) == ("only.dll", ("module-list",))
+    assert [gone.sources for gone in answer.unloaded if gone.image.name == "old19.dll"] == [("loader", "module-list")]
 
 
 def test_an_address_is_named_with_its_offset(tmp_path: Path) -> None:
     answer = ask(tmp_path, process(), 0x5000_0000 + 0x10000 * 19 + 0x123)
-    assert [(gone.image.name, gone.offset, gone.confidence) for gone in answer.gone] == [
+    assert [(gone.image.name, gone.offset, gone.confidence) for gone in answer.unloaded] == [
         ("old19.dll", 0x123, "certain")
     ]
-    assert ask(tmp_path, process(), 0x1).gone == ()
+    assert ask(tmp_path, process(), 0x1).unloaded == ()
 
 
 def test_a_range_that_was_used_twice_is_ambiguous(tmp_path: Path) -> None:
     loader = story()
     loader.ring = [Unloaded("one.dll", 0x5000_0000), Unloaded("two.dll", 0x5000_2000)]
     answer = ask(tmp_path, Process(loader), 0x5000_3000)
-    assert [(gone.image.name, gone.confidence) for gone in answer.gone] == [
+    assert [(gone.image.name, gone.confidence) for gone in answer.unloaded] == [
         ("one.dll", "candidate"),
         ("two.dll", "candidate"),
     ]
@@ -77,8 +77,8 @@ def test_a_range_that_is_in_use_again_is_told(tmp_path: Path) -> None:
     loader.ring = [Unloaded("before.dll", lib.base)]
     answer = ask(tmp_path, Process(loader), lib.base + 8)
     assert answer.loaded_at_address == "libA.dll"
-    assert [gone.confidence for gone in answer.gone] == ["likely"]
-    assert all(not gone.pointers for gone in ask(tmp_path, Process(loader)).gone)
+    assert [gone.confidence for gone in answer.unloaded] == ["likely"]
+    assert all(not gone.pointers for gone in ask(tmp_path, Process(loader)).unloaded)
 
 
 def test_who_still_points_there(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_who_still_points_there(tmp_path: Path) -> None:
     place = made.stack_base - 0x800
     made.memory.number(place, 8, 0x5000_0000 + 0x10000 * 18 + 4)
     made.memory.number(made.stack_base - 0x1800, 8, 0x5000_0000 + 0x10000 * 17)  # below rsp
-    found = {gone.image.name: gone.pointers for gone in ask(tmp_path, made).gone if gone.pointers}
+    found = {gone.image.name: gone.pointers for gone in ask(tmp_path, made).unloaded if gone.pointers}
     assert set(found) == {"old19.dll", "old18.dll"}
     assert [(p.register, p.value) for p in found["old19.dll"]] == [("rip", 0x5000_0000 + 0x10000 * 19 + 0x42)]
     assert [(p.address, p.thread.tid) for p in found["old18.dll"]] == [(place, 0x5BC)]
@@ -110,7 +110,7 @@ def test_who_still_points_there_in_32_bit_code(tmp_path: Path, damage: Optional[
     made.memory.number(context + 4 + 0xC4, 4, 0x1000 if damage == "stack pointer" else stack - 0x100)
     made.memory.number(stack - 0xFC, 4, gone + 3)
     made.memory.number(stack - 0x104, 4, gone + 4)  # below esp
-    (pointers,) = (each.pointers for each in ask(tmp_path, made).gone if each.pointers)
+    (pointers,) = (each.pointers for each in ask(tmp_path, made).unloaded if each.pointers)
     found = [(each.register, each.address, each.value - gone) for each in pointers]
     on_stack = [(None, stack - 0xFC, 3)]
     if damage is not None:
@@ -122,7 +122,7 @@ def test_who_still_points_there_in_32_bit_code(tmp_path: Path, damage: Optional[
 def test_many_unloaded_modules(tmp_path: Path) -> None:
     many = tuple(Unloaded(f"u{number}.dll", 0x6200_0000 + 0x10000 * number) for number in range(3000))
     answer = ask(tmp_path, process(), unloaded=many)
-    assert len(answer.gone) == 3016
+    assert len(answer.unloaded) == 3016
 
 
 def test_code_of_an_unknown_form_is_not_guessed_at(tmp_path: Path) -> None:
@@ -145,7 +145,9 @@ def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 def test_real_dump_with_an_unloaded_module() -> None:
     for path in real_dumps("tiny-exe-with-cet-xsave.dmp"):
         answer = find_gone(MinidumpTarget(str(path)), None)
-        assert [(gone.image.name.lower(), gone.sources) for gone in answer.gone] == [("shcore.dll", ("module-list",))]
-        base = answer.gone[0].image.base
+        assert [(gone.image.name.lower(), gone.sources) for gone in answer.unloaded] == [
+            ("shcore.dll", ("module-list",))
+        ]
+        base = answer.unloaded[0].image.base
         named = find_gone(MinidumpTarget(str(path)), base + 0x10)
-        assert [(gone.offset, gone.confidence) for gone in named.gone] == [(0x10, "certain")]
+        assert [(gone.offset, gone.confidence) for gone in named.unloaded] == [(0x10, "certain")]

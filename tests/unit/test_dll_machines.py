@@ -40,7 +40,7 @@ def test_a_process_of_a_kernel_dump(tmp_path: Path, form: Form, wide: bool) -> N
     assert state.target.pid == PID
     assert "process prog.exe (4712) of complete dump" in state.target.description
     assert plan_free(whole, "libA.dll", number, None, PID).plan == plan_free(small, "libA.dll", number, None).plan
-    assert find_gone(whole, None, PID).gone == find_gone(small, None).gone
+    assert find_gone(whole, None, PID).unloaded == find_gone(small, None).unloaded
 
 
 def test_the_32_bit_loader_in_a_kernel_dump(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_siblings_are_detached_by_the_rule_of_the_form(tmp_path: Path, form: For
             "reverse-initialization",
             True,
         )
-    assert len(found.detached) == 3
+    assert len(found.gets_process_detach) == 3
     assert found.unload_bytes == 3 * 0x4000
 
 
@@ -78,7 +78,7 @@ def test_what_is_still_loaded_stays_and_what_must_be_freed_is_told(tmp_path: Pat
     made = process(form, wide)
     once = plan(tmp_path, made, "libA.dll")
     assert (once.outcome, once.unloads, once.load_count, once.loadlibrary_count) == (Outcome.KEEPS, (), 3, 3)
-    assert [(step.dll, step.total) for step in once.steps] == [("libA.dll", 2)]
+    assert [(step.library, step.total) for step in once.steps] == [("libA.dll", 2)]
     every = plan(tmp_path, made, "libA.dll", None)
     assert (every.close_count, every.outcome) == (3, Outcome.UNLOADS)
     assert names(every) == ["libA", "libB"]
@@ -86,7 +86,7 @@ def test_what_is_still_loaded_stays_and_what_must_be_freed_is_told(tmp_path: Pat
     assert [dll.name for dll in every.kept] == ["libC.dll"]
     shared = plan(tmp_path, made, "libC.dll")
     assert shared.outcome is Outcome.KEEPS
-    assert {(step.dll, step.total) for step in shared.steps} == {("libA.dll", 3), ("cx.dll", 1)}
+    assert {(step.library, step.total) for step in shared.steps} == {("libA.dll", 3), ("cx.dll", 1)}
 
 
 @pytest.mark.parametrize(("form", "wide"), FORMS, ids=form_id)
@@ -97,7 +97,7 @@ def test_a_cycle_goes_as_a_whole_and_is_named(tmp_path: Path, form: Form, wide: 
     # Before Windows 8 a cycle that was loaded through one of its DLLs does not go through another one.
     elsewhere = plan(tmp_path, process(form, wide), "cy.dll")
     expected = [("cy.dll", elsewhere.unloads, elsewhere.load_count_after is None)]
-    described = [(e.dll, e.would_unload, e.would_pin == ("cy.dll",)) for e in found.import_cycle_alternatives]
+    described = [(e.library, e.would_unload, e.would_pin == ("cy.dll",)) for e in found.import_cycle_alternatives]
     if found.rule is LoaderRule.WIN8:
         assert (described, elsewhere.outcome) == ([], Outcome.UNLOADS)
         return
@@ -224,7 +224,7 @@ def test_two_of_a_name_are_to_be_told_apart_by_address(tmp_path: Path) -> None:
         plan(tmp_path, made, "libA.dll")
     assert made.wow64 is not None
     base = made.wow64.known["liba.dll"].base
-    assert plan(tmp_path, made, f"{base:#x}", 3).dll.loader == "wow64"
+    assert plan(tmp_path, made, f"{base:#x}", 3).library.loader == "wow64"
 
 
 # -- compared with a loader that really frees ---------------------------------------------------------------------

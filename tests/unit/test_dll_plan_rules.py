@@ -54,7 +54,7 @@ def unloads(found: DllPlan) -> str:
 
 
 def steps(found: DllPlan) -> list[tuple[str, int]]:
-    return [(step.dll[0], step.total) for step in found.steps]
+    return [(step.library[0], step.total) for step in found.steps]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=form_id)
@@ -152,7 +152,7 @@ def test_who_hears_of_it(tmp_path: Path, form: Form) -> None:
     at = NARROW if form is XP else WIDE
     made.memory.number(loader.known["a.dll"].entry + at.entry_point, 4 if form is XP else 8, 0)
     found = plans(tmp_path, made, "a").plan
-    assert (unloads(found), found.detached) == ("ab", (loader.known["b.dll"].base,))
+    assert (unloads(found), found.gets_process_detach) == ("ab", (loader.known["b.dll"].base,))
     assert found.unload_bytes == 2 * 0x4000
 
 
@@ -162,9 +162,13 @@ def test_cycles_are_named_from_where_they_are_entered(tmp_path: Path, form: Form
     assert plan(tmp_path, loader, "x").import_cycles == (("c.dll", "d.dll"), ("a.dll", "b.dll"))
     assert plan(tmp_path, loader, "b").import_cycles == (("c.dll", "d.dll"), ("b.dll", "a.dll"))
     assert plan(tmp_path, loader, "y").import_cycles == ()
-    others = [each.dll for each in plan(tmp_path, loader, "x").import_cycle_alternatives]
+    others = [each.library for each in plan(tmp_path, loader, "x").import_cycle_alternatives]
     assert others == ["c.dll", "d.dll", "a.dll", "b.dll"]
-    assert [each.dll for each in plan(tmp_path, loader, "a").import_cycle_alternatives] == ["c.dll", "d.dll", "b.dll"]
+    assert [each.library for each in plan(tmp_path, loader, "a").import_cycle_alternatives] == [
+        "c.dll",
+        "d.dll",
+        "b.dll",
+    ]
     assert plan(tmp_path, loader, "y").import_cycle_alternatives == ()
 
 

@@ -174,7 +174,7 @@ def test_what_another_dll_imports_stays() -> None:
     close = made.events[-1]
     assert isinstance(close, DllClose)
     assert told_dlls([close]) == ["free a.dll 1-?: unloads - a.dll b.dll; detached a.dll b.dll; stays c.dll"]
-    assert close.is_exact
+    assert close.predicted_exactly
 
 
 def test_a_free_of_what_is_pinned_or_belongs_to_the_program() -> None:

@@ -63,6 +63,7 @@ def test_a_limit_is_that_of_several_lists() -> None:
     )
     walk = follow(links, limit=5, taken=3)
     assert (len(walk.all()), walk.end) == (2, WalkEnd.LIMIT)
+    assert walk.reason == "the list and the lists before it have more than 5 nodes"
 
 
 def test_no_more_is_read_than_is_asked_for() -> None:

@@ -141,7 +141,7 @@ def test_a_name_that_is_paged_out(machine_dump: Path) -> None:
     names = [file.base_name for file in share.files]
     assert sorted(names) == sorted(["", *(n for n, t in TRUTH.items() if ("image" in dict(t.mapped).values()))])
     (nameless,) = (file for file in share.files if file.file_name is None)
-    assert nameless.name_address
+    assert nameless.file_name_address
     assert nameless.mappings[0].base == 0x14000000
 
 

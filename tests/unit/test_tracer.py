@@ -187,7 +187,7 @@ def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> Non
     assert told(made.events)[2:] == ["close liba.so 2: keeps", "close liba.so 1: unloads - liba.so libb.so"]
     close = made.events[3]
     assert isinstance(close, Close)
-    assert (close.handle, close.is_exact) == (handle, True)
+    assert (close.handle, close.predicted_exactly) == (handle, True)
 
 
 def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: bool) -> None:
@@ -378,7 +378,7 @@ def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None
     assert closed.library.build_id == build_id("liba.so")
     gone = [("liba.so", build_id("liba.so")), ("libb.so", build_id("libb.so")), ("liby.so", build_id("liby.so"))]
     assert [(each.name, each.build_id) for each in closed.unloaded] == gone
-    assert closed.is_exact
+    assert closed.predicted_exactly
 
 
 def test_a_file_that_was_built_anew_and_lies_where_the_old_one_lay_has_its_own_build_id(in_rtld: bool) -> None:

@@ -25,5 +25,5 @@ def answer(session: Session, arguments: Namespace) -> Result:
         document=document,
         view=lambda verbose: dll_gone_view(answer, verbose),
         has_problems=bool(answer.problems),
-        has_findings=bool(answer.gone),
+        has_findings=bool(answer.unloaded),
     )

@@ -18,7 +18,7 @@ def dll_gone_document(command: str, answer: GoneDlls) -> DllgoneDocument:
         "address": optional_hexadecimal(answer.address),
         "loaded_at_address": answer.loaded_at_address,
         "overwritten_events": answer.overwritten_events,
-        "unloaded": [_gone(gone) for gone in answer.gone],
+        "unloaded": [_gone(gone) for gone in answer.unloaded],
         "problems": problem_documents(answer.problems),
     }
 

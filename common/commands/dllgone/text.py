@@ -24,7 +24,7 @@ def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
 
 
 def _gone_answer(answer: GoneDlls) -> str:
-    gone = answer.gone
+    gone = answer.unloaded
     if answer.address is None:
         if not gone:
             return "No unloaded DLL is on record."
@@ -49,9 +49,9 @@ def _place(gone: GoneDll) -> str:
 
 
 def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
-    if not answer.gone:
+    if not answer.unloaded:
         return
-    shown = answer.gone if verbose else answer.gone[-64:]
+    shown = answer.unloaded if verbose else answer.unloaded[-64:]
     rows = [
         (
             "" if each.image.sequence is None else str(each.image.sequence),
@@ -63,13 +63,13 @@ def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
         )
         for each in reversed(shown)
     ]
-    if len(shown) < len(answer.gone):
-        rows.append(("", f"and {len(answer.gone) - len(shown)} older; -v shows them", "", "", "", ""))
+    if len(shown) < len(answer.unloaded):
+        rows.append(("", f"and {len(answer.unloaded) - len(shown)} older; -v shows them", "", "", "", ""))
     titles = ("event", "unloaded", "range", "timestamp", "from", "" if answer.address is None else "confidence")
     keep = len(titles) if answer.address is not None else len(titles) - 1
     yield Table(titles[:keep], tuple(row[:keep] for row in rows))
     pointers = []
-    for each in answer.gone:
+    for each in answer.unloaded:
         for pointer in each.pointers if verbose else each.pointers[:_SHOWN_POINTERS]:
             thread = f"thread {pointer.thread.number} (TID {pointer.thread.tid:#x})"
             place = pointer.register or f"stack at {pointer.address:#x}"
@@ -83,8 +83,8 @@ def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
 
 
 def _gone_remedy(answer: GoneDlls) -> Iterator[Part]:
-    if len(answer.gone) == 1 and answer.address is not None and not answer.loaded_at_address:
-        image = answer.gone[0].image
+    if len(answer.unloaded) == 1 and answer.address is not None and not answer.loaded_at_address:
+        image = answer.unloaded[0].image
         yield Sentence(
             f"Its symbols: {image.name}, timestamp {image.timestamp:08X}, size {image.size:x}; in WinDbg "
             f".reload /unl {image.name.partition('.')[0]}."

@@ -30,5 +30,5 @@ def answer(session: Session, arguments: Namespace) -> Result:
         document=document,
         view=lambda verbose: dll_plan_view(plans, verbose),
         has_problems=bool(plans.problems),
-        has_findings=not plans.plan.goes,
+        has_findings=not plans.plan.is_unloaded,
     )

@@ -18,12 +18,12 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     plan = plans.plan
     is_known = plan.outcome is not Outcome.UNKNOWN
     unloads: list[DyingDllDocument] = [
-        {**dll_reference(dll), "gets_process_detach": dll.base in plan.detached} for dll in plan.unloads
+        {**dll_reference(dll), "gets_process_detach": dll.base in plan.gets_process_detach} for dll in plan.unloads
     ]
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
-        "library": dll_reference(plan.dll),
+        "library": dll_reference(plan.library),
         "rule": plan.rule.value,
         "load_count": plan.load_count,
         "loadlibrary_count": plan.loadlibrary_count,
@@ -38,7 +38,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
         "import_cycles": [list(cycle) for cycle in plan.import_cycles],
         "import_cycle_alternatives": [
-            {"library": each.dll, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
+            {"library": each.library, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
             for each in plan.import_cycle_alternatives
         ],
         "unload_bytes": plan.unload_bytes if is_known else None,
@@ -49,10 +49,10 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
 
 
 def _remedy(plan: DllPlan) -> Optional[DllRemedyDocument]:
-    if plan.goes or plan.outcome is Outcome.UNKNOWN or not (plan.steps or plan.blocker):
+    if plan.is_unloaded or plan.outcome is Outcome.UNKNOWN or not (plan.steps or plan.blocker):
         return None
     return {
         "possible": plan.blocker is None,
         "blocker": kept_dll_document(plan.blocker) if plan.blocker else None,
-        "steps": [{"action": "close", "library": step.dll, "count": step.total} for step in plan.steps],
+        "steps": [{"action": "close", "library": step.library, "count": step.total} for step in plan.steps],
     }

@@ -39,18 +39,18 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
 
 
 def _plan_answer(plan: DllPlan) -> str:
-    name = plan.dll.name
+    name = plan.library.name
     call = f"FreeLibrary({name})" if plan.close_count == 1 else f"FreeLibrary({name}), {times(plan.close_count)},"
     if plan.outcome is Outcome.UNKNOWN:
         return f"{call}: not known what it unloads, because its load count is not in memory."
     if plan.outcome is Outcome.NO_EFFECT:
-        is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.dll.holds)
+        is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.library.holds)
         return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."
     if plan.unloads:
         atleast = "at least " if plan.may_unload_more else ""
         return f"{call} unloads {atleast}{quantity(len(plan.unloads), 'DLL')} ({size_words(plan.unload_bytes)})."
     if plan.load_count is not None:
-        kept = plan.kept[0] if plan.kept else plan.dll
+        kept = plan.kept[0] if plan.kept else plan.library
         why = dll_reason(kept.holds[0]) if kept.holds else "it is still counted"
         left = "that of a pin" if plan.load_count_after is None else plan.load_count_after
         return f"{call} unloads nothing: it lowers the load count from {plan.load_count} to {left}; {why}."
@@ -59,7 +59,7 @@ def _plan_answer(plan: DllPlan) -> str:
 
 def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
     yield Sentence(_plan_answer(plan))
-    dll = plan.dll
+    dll = plan.library
     facts: list[tuple[str, ...]] = [(f"base {dll.base:#x}", dll.path)]
     count = count_words(dll)
     if count != "?":
@@ -76,7 +76,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
                 str(number),
                 each.name,
                 f"{each.start:#x}-{each.end:#x}",
-                "DllMain" if each.base in plan.detached else "no DllMain call",
+                "DllMain" if each.base in plan.gets_process_detach else "no DllMain call",
             )
             for number, each in enumerate(shown, 1)
         ]
@@ -105,7 +105,7 @@ def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
     if plan.rule is LoaderRule.WIN8:
         return f"Import cycle {names}: these share one count and come and go together, whichever is freed."
     words = f"Import cycle {names}: entered at {cycle[0]}."
-    others = [each for each in plan.import_cycle_alternatives if each.dll in cycle]
+    others = [each for each in plan.import_cycle_alternatives if each.library in cycle]
     return " ".join([words, *(_entry_words(plan, others, each) for each in dict.fromkeys(map(_effect, others)))])
 
 
@@ -119,7 +119,7 @@ def _entry_words(
     """Return what entering a cycle through another DLL would have changed, in words."""
     alike = [each for each in entries if _effect(each) == effect]
     gone, pinned = alike[0].would_unload, alike[0].would_pin
-    through = f"Freed through {join([each.dll for each in alike[:SHOWN_NAMES]])} instead"
+    through = f"Freed through {join([each.library for each in alike[:SHOWN_NAMES]])} instead"
     if not pinned and set(gone) == {each.name for each in plan.unloads}:
         return f"{through}, the same would go."
     words = f"{join(gone[:SHOWN_NAMES])} would go" if gone else "nothing would go"
@@ -129,17 +129,17 @@ def _entry_words(
 
 
 def _plan_remedy(plan: DllPlan) -> str:
-    name = plan.dll.name
-    if plan.goes:
+    name = plan.library.name
+    if plan.is_unloaded:
         return f"A later LoadLibrary maps {name} anew, with fresh data."
     if plan.blocker is not None:
-        if plan.blocker.ldr_entry == plan.dll.ldr_entry:
-            return next(filter(None, (permanent_words(hold) for hold in plan.dll.holds)), "")
+        if plan.blocker.ldr_entry == plan.library.ldr_entry:
+            return next(filter(None, (permanent_words(hold) for hold in plan.library.holds)), "")
         why = dll_reason(plan.blocker.holds[0]) if plan.blocker.holds else "it stays"
         return f"Nothing unloads {name} in this process, because {plan.blocker.name} keeps it: {why}."
     if plan.steps and plan.outcome is not Outcome.UNKNOWN:
         shown = plan.steps[:SHOWN_STEPS]
-        words = [f"free {step.dll} {times(step.total)}{' more' if step.dll == name else ''}" for step in shown]
+        words = [f"free {step.library} {times(step.total)}{' more' if step.library == name else ''}" for step in shown]
         if len(shown) < len(plan.steps):
             words.append(f"{len(plan.steps) - len(shown)} more")
         return f"To make {name} go: {join(words)}."

@@ -40,7 +40,7 @@ def _file(file: MappedFile) -> MappedFileDocument:
     main = file.sections[0] if file.sections else None
     return {
         "file_name": file.file_name,
-        "file_name_address": hexadecimal(file.name_address),
+        "file_name_address": hexadecimal(file.file_name_address),
         "device_object": hexadecimal(file.device_object),
         "control_area": optional_hexadecimal(main.control_area if main else None),
         **_file_object(file.file),

@@ -39,7 +39,7 @@ def _table_parts(share: Share) -> Iterator[Part]:
         yield Sentence(f"{count}: {stuck} cannot even be renamed, {len(files) - stuck} can or may be.")
     rows = tuple(
         (
-            file.base_name or f"name at {file.name_address:#x} cannot be read",
+            file.base_name or f"name at {file.file_name_address:#x} cannot be read",
             *(_operation(file, name).allowed.value for name in _IN_TEXT),
             "/".join("image" if section.image else "data" for section in file.sections),
             _mapped_by(file),
@@ -58,7 +58,7 @@ def _mapped_by(file: MappedFile) -> str:
 
 
 def _file_parts(file: MappedFile, wide: bool, verbose: bool) -> Iterator[Part]:
-    yield Sentence(file.file_name or f"(the name at {_pointer(file.name_address, wide)} is paged out)")
+    yield Sentence(file.file_name or f"(the name at {_pointer(file.file_name_address, wide)} is paged out)")
     rows = [*_identity_rows(file, wide, verbose), *_operation_rows(file, verbose), *_other_rows(file)]
     width = _VERBOSE_LABEL if verbose else _LABEL
     yield Facts(tuple((f"{label:<{width}} {text}",) for label, text in rows))

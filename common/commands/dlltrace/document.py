@@ -37,7 +37,7 @@ def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
         "kept": [
-            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
+            {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.last_event.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [dll_event_document(close) for close in trace.closes_mispredicted],
@@ -96,7 +96,7 @@ def _close_document(event: DllClose) -> DllCloseDocument:
         "unloaded_by_nested_closes": _names(event.unloaded_by_nested_closes),
         "predicted_but_kept": _names(event.predicted_but_kept),
         "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.is_exact if event.ended else None,
+        "predicted_exactly": event.predicted_exactly if event.ended else None,
         "got_process_detach": list(event.got_process_detach),
     }
 

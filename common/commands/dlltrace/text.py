@@ -76,10 +76,11 @@ def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     rows = [
-        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.close.header.number}") for each in kept
+        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.last_event.header.number}")
+        for each in kept
     ]
     yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.close.header.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    closes = {each.last_event.header.number: each.last_event for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 

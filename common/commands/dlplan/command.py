@@ -33,5 +33,5 @@ def answer(session: Session, arguments: Namespace) -> Result:
         document=document,
         view=lambda verbose: plan_view(plans, verbose),
         has_problems=bool(plans.problems),
-        has_findings=plans.asked is not None and not plans.plans[0].goes,
+        has_findings=plans.asked is not None and not plans.plans[0].is_unloaded,
     )

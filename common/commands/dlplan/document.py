@@ -43,7 +43,7 @@ def _plan(plan: Plan) -> PlanDocument:
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
         "unload_bytes": plan.unload_bytes if is_known else None,
-        "statics_after_reopen": ("fresh" if plan.goes else "same") if is_known else None,
+        "statics_after_reopen": ("fresh" if plan.is_unloaded else "same") if is_known else None,
     }
 
 

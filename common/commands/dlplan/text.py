@@ -109,7 +109,7 @@ def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
     yield from _keep_parts(plan, verbose)
     excess = plan.close_count - (plan.open_count or 0)
     if excess > 0 and plan.outcome in (Outcome.UNLOADS, Outcome.KEEPS, Outcome.DEFERRED) and plan.open_count:
-        ending = "the handle is dead by then" if plan.goes else 'dlclose fails with "shared object not open"'
+        ending = "the handle is dead by then" if plan.is_unloaded else 'dlclose fails with "shared object not open"'
         yield Sentence(f"{excess} of these closes {'comes' if excess == 1 else 'come'} too late: {ending}.")
 
 
@@ -171,7 +171,7 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
-    keeps = [library for library in plan.kept if not library.is_going]
+    keeps = [library for library in plan.kept if not library.is_being_unloaded]
     if not keeps:
         return
     shown = keeps if verbose else keeps[:_SHOWN_LIBRARIES]
@@ -186,13 +186,13 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 
 def _advice(plan: Plan) -> str:
     change = plan.remedy
-    if plan.is_dying:
+    if plan.is_being_unloaded:
         return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
     if change is None:
         return ""
     if change.blocker is not None:
         return _never(plan.library, change.blocker)
-    if plan.outcome is Outcome.DEFERRED and not plan.goes and _only_collects(change):
+    if plan.outcome is Outcome.DEFERRED and not plan.is_unloaded and _only_collects(change):
         return f"{plan.library.name} goes at the next dlclose in its namespace, {plan.library.namespace}."
     words = [_step_words(plan, step) for step in change.steps]
     return f"To make {plan.library.name} go: {_then(words)}."
@@ -243,9 +243,9 @@ def _reopening(plan: Plan) -> str:
     name = plan.library.name
     if plan.outcome is Outcome.UNKNOWN:
         return ""
-    if plan.is_dying:
+    if plan.is_being_unloaded:
         return f"Opening {name} after that maps it anew, with fresh statics."
-    if not plan.goes:
+    if not plan.is_unloaded:
         return f"Opening {name} again finds it as it is, with its old statics."
     kept = [library for library in plan.kept if not library.proxy]
     but = f"; those of {_names(tuple(kept))} stay" if kept else ""

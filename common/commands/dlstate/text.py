@@ -51,7 +51,7 @@ def _table_parts(state: State) -> Iterator[Part]:
 
 
 def _state_word(library: Library) -> str:
-    if library.is_going:
+    if library.is_being_unloaded:
         return "going"
     if library.held is None:
         return "not known"
@@ -89,7 +89,7 @@ def _shown(library: Library, verbose: bool) -> Sequence[Hold]:
 
 def _answer(library: Library) -> str:
     name = library.name
-    if library.is_going:
+    if library.is_being_unloaded:
         return f"{name} is being unloaded: a dlclose has condemned it, and its destructors are running."
     if library.held is False:
         return f"{name} can go: nothing keeps it, but the loader has not collected it yet."
@@ -181,7 +181,7 @@ def thread_words(thread: ThreadRef) -> str:
 
 
 def _remedy(library: Library) -> str:
-    if library.is_going:
+    if library.is_being_unloaded:
         return "It goes when that dlclose ends, unless a destructor opens it again."
     if library.held is False:
         return (

@@ -39,7 +39,7 @@ def trace_document(command: str, trace: Trace) -> DltraceDocument:
         "totals": totals_document(trace.totals),
         "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
-            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.close.header.number}
+            {**kept_document(kept.library), "times_kept": kept.times_kept, "last_event": kept.last_event.header.number}
             for kept in trace.kept
         ],
         "closes_mispredicted": [event_document(close) for close in trace.closes_mispredicted],
@@ -106,7 +106,7 @@ def _close_document(event: Close) -> CloseDocument:
         "unloaded": _instances(event.unloaded) if event.ended else None,
         "predicted_but_kept": _names(event.predicted_but_kept),
         "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.is_exact if event.ended else None,
+        "predicted_exactly": event.predicted_exactly if event.ended else None,
     }
 
 

@@ -147,11 +147,11 @@ def _kept_parts(kept: Sequence[KeptLibrary], verbose: bool) -> Iterator[Part]:
     if not kept:
         return
     rows = [
-        (each.library.name, str(each.times_kept), because(each.library), f"#{each.close.header.number}")
+        (each.library.name, str(each.times_kept), because(each.library), f"#{each.last_event.header.number}")
         for each in kept
     ]
     yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.close.header.number: each.close for each in (kept if verbose else kept[:SHOWN])}
+    closes = {each.last_event.header.number: each.last_event for each in (kept if verbose else kept[:SHOWN])}
     facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
     yield wrap_facts(facts, whole_words=verbose)
 

@@ -41,13 +41,16 @@ class IncrementalGraphReader:
         self._scope_start = scope.offset - 5 * scope.size if scope else 0
         self._scope_end = scope.offset + scope.size if scope else 0
         self._last: Optional[Graph] = None
-        #: The last known bytes of each chunk that holds link maps, by address and size; pages, if a part is unreadable.
+        #: The last known bytes of each chunk that holds link maps, None if unreadable, by the chunk's address and size.
+        #: Where a whole chunk cannot be read, its pages are compared instead.
         self._known: dict[tuple[int, int], Optional[bytes]] = {}
         #: The link maps that have bytes in a cell, by the cell's address.
         self._users: dict[int, set[LinkMap]] = {}
 
     def read(self, memory: Memory) -> Graph:
         """Read what changed since the last read; read everything if that fails.
+
+        After an incomplete or failed read the next one reads everything.
 
         :raises FaultError: if _rtld_global itself cannot be read.
         :raises CorruptError: if the number of namespaces is implausible.
@@ -172,6 +175,7 @@ class IncrementalGraphReader:
         return link_map
 
     def _is_like(self, known: bytes, now: Optional[bytes]) -> bool:
+        """Return True if the bytes of a link map are the known ones, apart from its scope; False if unreadable."""
         if now == known or now is None:
             return now is not None
         start, end = self._scope_start, self._scope_end

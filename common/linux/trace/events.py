@@ -92,7 +92,7 @@ class Close(NamedTuple):
         return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
 
     @property
-    def is_exact(self) -> bool:
+    def predicted_exactly(self) -> bool:
         """Return True if exactly the libraries predicted at the start of the close were unloaded."""
         return self.ended and self.predicted_unloads == self.unloaded
 
@@ -153,7 +153,7 @@ class KeptLibrary(NamedTuple):
 
     library: Library
     times_kept: int
-    close: Close
+    last_event: Close
 
 
 class Trace(NamedTuple):

@@ -40,7 +40,8 @@ class InFlightCalls:
         self._waiting: Optional[LoaderCall] = None
         #: The last event at which attribution is unreliable.
         self._raced_until = 0
-        #: Threads whose calls in a race seem to have returned, by effects that may be another's; until which event.
+        #: Threads whose latest call was removed after a race: the effect that showed its return may be another
+        #: call's, so it may still run.  The value is the number of the last event for which this is assumed.
         self._doubtful: dict[int, int] = {}
 
     def add(self, call: LoaderCall) -> None:
@@ -124,11 +125,18 @@ class InFlightCalls:
 
         :param lwp: the thread that hit a breakpoint, None at a stop.
         :param stack: its stack pointer.
-        :param depth: returns how many calls of a thread are in flight, by the loader's lock: the outermost ones.
+        :param depth: returns how deeply a thread holds the loader's lock: this many of its calls, the outermost ones,
+            have not returned.
         """
         return [each for each in self._running if self._has_ended(each, lwp, stack, depth(each.header.tid))]
 
     def _has_ended(self, call: LoaderCall, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:
+        """Return True if a call has returned.
+
+        If its own thread hit a breakpoint, the stack pointer and the lock decide.  Otherwise it must not hold the lock,
+        and must have had an effect or have called another call; at a stop this is not required of a call whose thread
+        has resumed since it began.
+        """
         own = self.of_thread(call.header.tid)
         if call.header.tid == lwp and stack is not None:
             return call.stack <= stack or own.index(call) >= depth

@@ -66,7 +66,7 @@ class EventLedger(Ledger):
             ended=event.ended,
             unloaded=len(event.unloaded),
             keeps=bool(event.kept),
-            is_exact=event.is_exact,
+            is_exact=event.predicted_exactly,
             is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.header, ending):

@@ -2,8 +2,10 @@
 
 A state machine without a debugger: it runs when a thread is about to enter the loader's open or close, and reads the
 loader's lists.  No breakpoint marks the return, which would double the cost of calls that mostly unload nothing.  A
-call has returned if its thread hits a breakpoint at the same or a higher stack address; at a lower one the new call is
-nested in it.  What a call did is the difference between the snapshots of two events.
+call has returned if its thread hits a breakpoint at the same or a higher stack address, or holds the loader's lock less
+deeply than the call would; without such a hit, if the call does not hold the lock and its effect was seen.  At a lower
+stack address the new call is nested in it, if the lock agrees.  At a stop of the process the threads' stacks are read,
+too.  What a call did is the difference between the snapshots of two events.
 
 Sources: glibc's elf/dl-close.c (a nested close is deferred, and makes the outer one mark again), elf/dl-open.c.
 """
@@ -199,7 +201,7 @@ class Tracer:
             self.end(why)
 
     def is_watching(self) -> bool:
-        """Return True while the trace runs; not every debugger reports that a process has ended."""
+        """Return True while the trace runs; end it if the process has ended, which not every debugger reports."""
         if not self.target.is_alive():
             self.end(EXITED)
         return self._session.ending is None
@@ -328,8 +330,8 @@ class Tracer:
     def _is_within(self, open_call: OpenCall, hit: Hit, memory: Memory) -> bool:
         """Return True if a thread is within an open, as far as its stack shows.
 
-        After an open with RTLD_NOLOAD that found nothing, which raises no error, a dlsym can fail at the same stack
-        address.
+        An open with RTLD_NOLOAD raises no error if the file exists and is not loaded.  Its return is not seen, and a
+        dlsym after it can fail at the same stack address.
         """
         if self._callers.stack(hit) >= open_call.stack:
             return False

@@ -21,6 +21,7 @@ from .lists import (
     FLAG_PROCESS_STATIC_IMPORT,
     PINNED,
     PINNED_16,
+    UNLOADED,
     UNLOADING,
     LdrEntry,
     Loader,
@@ -28,7 +29,7 @@ from .lists import (
 
 #: Cost of a step along an edge, in Memory's units.
 _STEP_UNITS = 6
-#: Maximum number of imports in total: a real process has about ten per module.
+#: After this many import descriptors in total, no further module's are read; a real module has about ten.
 MAX_IMPORTS = 500_000
 
 
@@ -39,8 +40,9 @@ class _TooLongError(Exception):
 class LoadUnit:
     """DLLs that are loaded and unloaded together: the modules of an LDR_DDAG_NODE, or a single entry.
 
-    ``count`` is None if unknown; ``own`` is the part of it that LoadLibrary contributed.  ``children`` are in import
-    order, ``parents`` the ones whose edges are known.
+    ``count`` is None if unknown; ``own`` is the part of it that LoadLibrary contributed.  ``children`` are the keys of
+    the units that it imports, in import order; ``parents`` those of the units that import it, as far as known.  Both
+    have a key for each edge.
     """
 
     __slots__ = ("children", "count", "entries", "key", "own", "parents", "pinned")
@@ -73,8 +75,9 @@ def effective_count(unit: LoadUnit, rule: LoaderRule) -> Optional[int]:
 class FreeResult(NamedTuple):
     """The effect of calls of FreeLibrary.
 
-    ``dead`` in order of DLL_PROCESS_DETACH, ``refusal`` why the last call did nothing, ``effective`` how many calls
-    lowered the count.
+    ``dead`` are the unloaded DLLs in order of DLL_PROCESS_DETACH, and ``order`` is how the loader orders them, None if
+    there are none.  ``refusal`` is why the last call did nothing, None if it had an effect; ``effective`` is how many
+    calls had one.
     """
 
     dead: tuple[LdrEntry, ...]
@@ -129,9 +132,10 @@ class ImportGraph:
             raise _TooLongError
 
     def free(self, entry: LdrEntry, frees: int, shutdown: bool, initialization: Sequence[LdrEntry]) -> FreeResult:
-        """Simulate calls of FreeLibrary until one changes nothing; the graph is left in the resulting state.
+        """Simulate ``frees`` calls of FreeLibrary on a DLL; the graph is left in the resulting state.
 
-        If the budget is exhausted, the result is unknown.
+        Fewer are simulated if one does nothing, unloads the DLL or pins it; none at all in a process that exits
+        (``shutdown``).  If the budget is exhausted, the result is unknown.
         """
         if shutdown:
             return FreeResult((), None, True, "process-exiting", 0)
@@ -223,7 +227,10 @@ def _add_wine_edges(loader: Loader, graph: ImportGraph) -> None:
 
 
 def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
-    """Add the edges of the import tables; a descriptor whose first IAT slot is 0 was not bound."""
+    """Add the edges of the import tables.
+
+    A descriptor whose first IAT slot is 0 was not bound and is skipped, as are API sets and DLLs that are not loaded.
+    """
     by_name: dict[str, int] = {}
     for entry in loader.in_load_order():
         by_name.setdefault(entry.name.lower(), entry.address)
@@ -301,9 +308,11 @@ def _solve_closures(graph: ImportGraph) -> None:
 
 
 def _compute_shares(graph: ImportGraph) -> None:
-    """Compute the shares from the importers down.
+    """Compute the part of each count that LoadLibrary contributed, importers first.
 
-    :raises _TooLongError: if the command's budget is exhausted; shares not computed by then remain unknown.
+    A unit's share is the part of its count that results from loads of its importers outside of its import cycle.
+
+    :raises _TooLongError: if the command's budget is exhausted; what is not computed by then remains unknown.
     """
     share: dict[int, int] = dict.fromkeys(graph.units, 0)
     tainted: set[int] = set()
@@ -427,7 +436,7 @@ class _GraphRule(_Rule):
 
     def free(self, entry: LdrEntry) -> Optional[str]:
         unit = self.graph.unit_of(entry)
-        if any((each.node.state if each.node else None) in (UNLOADING, UNLOADING - 1) for each in unit.entries):
+        if any((each.node.state if each.node else None) in (UNLOADING, UNLOADED) for each in unit.entries):
             return "unloading"
         refusal = self._decrement(unit)
         if refusal or unit.count:

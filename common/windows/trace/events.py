@@ -86,7 +86,7 @@ class DllClose(NamedTuple):
         return without(self.unloaded, (*self.predicted_unloads, *self.unloaded_by_nested_closes)) if self.ended else ()
 
     @property
-    def is_exact(self) -> bool:
+    def predicted_exactly(self) -> bool:
         """Return True if exactly the DLLs predicted at the start of the free were unloaded."""
         return self.ended and self.predicted_unloads == self.unloaded
 
@@ -107,7 +107,7 @@ class KeptDll(NamedTuple):
 
     dll: Dll
     times_kept: int
-    close: DllClose
+    last_event: DllClose
 
 
 class DllTrace(NamedTuple):

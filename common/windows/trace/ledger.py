@@ -43,7 +43,7 @@ class DllLedger(Ledger):
             ended=event.ended,
             unloaded=len(event.unloaded),
             keeps=False,
-            is_exact=event.is_exact,
+            is_exact=event.predicted_exactly,
             is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.header, ending):

@@ -37,5 +37,5 @@ class FreePredictor:
             return FreePrediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
         going = [loader.entries[each.ldr_entry] for each in plan.unloads]
         goes = tuple(map(instance_of, going))
-        detaches = tuple(each for each in going if each.base in plan.detached)
+        detaches = tuple(each for each in going if each.base in plan.gets_process_detach)
         return FreePrediction(plan.outcome, plan.refusal, goes, detaches, plan.may_unload_more, plan.kept)
