@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from dlwhy.common.errors import FaultError
 from dlwhy.common.linux.elf.image import ElfImage
+from dlwhy.common.linux.loader.maps import Graph
 from dlwhy.common.linux.trace.events import Open
 from dlwhy.common.linux.trace.failures import find_raisers
 from dlwhy.common.memory import Memory
@@ -149,6 +151,20 @@ def test_what_cannot_be_read_is_not_known(made: Script) -> None:
     assert made.report().problems == ()
 
 
+def test_what_fails_after_an_error_that_cannot_be_read_does_not_take_its_place(made: Script) -> None:
+    made.begin()
+
+    def fail() -> int:
+        made.target.forget(STRINGS, 0x1000)
+        made.raise_error(made.main, "liba.so", "lost")
+        made.target.heal()
+        made.raise_error(made.main, "liba.so", "undefined symbol: nowhere")
+        return 0
+
+    made.main.dlopen("liba.so", work=fail)
+    assert errors(made) == [(None, None)]
+
+
 def test_no_breakpoint_is_left(made: Script) -> None:
     made.begin()
     made.main.dlopen("libmissing.so")
@@ -218,6 +234,25 @@ def test_where_libc_keeps_nothing_the_error_is_not_known(result: int | str, stor
 
     storing.main.dlopen("libmissing.so", work=fail)
     assert errors(storing) == [(None, None)]
+
+
+def test_an_error_that_cannot_be_told_from_a_dlsyms_is_not_known(
+    storing: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> str:
+        raise FaultError(0x1000, 8)
+
+    monkeypatch.setattr("dlwhy.common.linux.trace.failures._argv0", fail)
+    storing.begin()
+    storing.main.dlopen("libmissing.so", work=lambda: store(storing, "libmissing.so", NOT_FOUND, 2))
+    assert errors(storing) == [(None, None)]
+
+
+def test_an_error_is_not_known_if_the_libraries_are_not(storing: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    storing.begin()
+    monkeypatch.setattr(Graph, "complete", property(lambda _: False))
+    storing.main.dlopen("libmissing.so", work=lambda: store(storing, "libmissing.so", NOT_FOUND, 2))
+    assert set(errors(storing)) == {(None, None)}
 
 
 def test_what_libc_opens_for_itself_it_does_not_keep(storing: Script) -> None:

@@ -80,9 +80,9 @@ _NAMELESS_PROGRAM = "<main program>"
 
 
 class OpenFailure(NamedTuple):
-    """dlerror's text for a failed open, and the errno that it includes, None without one."""
+    """dlerror's text for a failed open, None if it cannot be read, and the errno that it includes, None without one."""
 
-    text: str
+    text: Optional[str]
     errno: Optional[int]
 
 
@@ -101,8 +101,8 @@ def find_raisers(
     return {address: name for address, name in found.items() if address is not None}
 
 
-def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> Optional[OpenFailure]:
-    """Read the error that a thread at one of these functions raises; None if unreadable."""
+def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> OpenFailure:
+    """Read the error that a thread at one of these functions raises."""
     try:
         code = callers.argument(hit, memory, 0)
         if function == SIGNAL_ERROR:
@@ -111,7 +111,7 @@ def read_failure(callers: Callers, hit: Hit, memory: Memory, function: str) -> O
             name, text = memory.words(callers.argument(hit, memory, 1), 2)
         return make_failure(memory, code & 0xFFFF_FFFF, name, text)
     except DlwhyError:
-        return None
+        return OpenFailure(None, None)  # unknown, and a later error does not take its place
 
 
 def make_failure(memory: Memory, code: int, name: int, text: int) -> OpenFailure:
@@ -144,7 +144,7 @@ class StoredErrors:
         try:
             symbol = libc.find_symbol("__libc_dlerror_result") if libc else None
         except DlwhyError:
-            return None
+            return None  # then each error is unknown
         return cls(symbol[0] - libc.bias) if symbol and libc else None
 
     def find(self, process: GlibcProcess, tid: int) -> Optional[OpenFailure]:
@@ -154,21 +154,23 @@ class StoredErrors:
         """
         try:
             found = self._read(process, tid)
+            argv0 = _argv0(process)
         except DlwhyError:
-            return None
-        if found is None:
+            return None  # unknown: neither is an error read, nor can one of a dlsym be told apart
+        if found is None or not process.graph.complete:
             return None
         name, failure = found
         known = {link_map.name for link_map in process.graph.by_address.values()}
         if name is None:
-            named = (each for each in known if each and failure.text.startswith(f"{each}: "))
-            subject, colon, _ = failure.text.partition(": ")
+            text = failure.text or ""
+            named = (each for each in known if each and text.startswith(f"{each}: "))
+            subject, colon, _ = text.partition(": ")
             name = next(named, subject if colon else "")
         is_of_program = base_name(name) in (
             "",
             _NAMELESS_PROGRAM,
             base_name(process.program),
-            base_name(_argv0(process)),
+            base_name(argv0),
         )
         return None if is_of_program or name in known else failure
 
@@ -197,10 +199,10 @@ class StoredErrors:
 
 
 def _argv0(process: GlibcProcess) -> str:
-    """Read the program's argv[0] from ld.so; empty if unreadable."""
-    try:
-        symbol = process.private.rtld.find_symbol("_dl_argv")
-        memory = process.memory
-        return memory.c_string(memory.pointer(memory.pointer(symbol[0])), _MAX_TEXT) if symbol else ""
-    except DlwhyError:
-        return ""
+    """Read the program's argv[0] from ld.so; empty if ld.so does not export it.
+
+    :raises DlwhyError: if it cannot be read.
+    """
+    symbol = process.private.rtld.find_symbol("_dl_argv")
+    memory = process.memory
+    return memory.c_string(memory.pointer(memory.pointer(symbol[0])), _MAX_TEXT) if symbol else ""

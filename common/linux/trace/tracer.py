@@ -322,9 +322,7 @@ class Tracer:
         if isinstance(open_call, OpenCall) and open_call.failure is None:
             memory = Memory(self.target)
             if self._is_within(open_call, hit, memory):
-                failure = read_failure(self._callers, hit, memory, self._raisers[hit.address])
-                if failure is not None:
-                    open_call.note_failure(failure)
+                open_call.note_failure(read_failure(self._callers, hit, memory, self._raisers[hit.address]))
         return Reaction.RESUME
 
     def _is_within(self, open_call: OpenCall, hit: Hit, memory: Memory) -> bool:
