@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DlwhyError,
         DumpFormatError,
         FaultError,
+        IncompleteSearchError,
         LayoutError,
         LimitError,
         NoTargetError,
@@ -103,6 +104,7 @@ __all__ = [
     "Hold",
     "HoldKind",
     "ImportCycleAlternative",
+    "IncompleteSearchError",
     "KeptDll",
     "KeptLibrary",
     "LayoutError",
@@ -155,7 +157,7 @@ __all__ = [
 _HOMES = {
     "common.api": "Examination Tracing",
     "common.errors": (
-        "CorruptError DlwhyError DumpFormatError FaultError LayoutError LimitError NoTargetError "
+        "CorruptError DlwhyError DumpFormatError FaultError IncompleteSearchError LayoutError LimitError NoTargetError "
         "NotFoundError UnsupportedError UsageError"
     ),
     "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",

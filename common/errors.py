@@ -5,6 +5,7 @@ DlwhyError
 ├── NoTargetError              nothing to examine, or no such process; the message says how to select it
 ├── UnsupportedError           the target cannot answer this question
 ├── NotFoundError              library, symbol or type; carries near matches
+│   └── IncompleteSearchError  none is among what could be read, which is not everything
 ├── FaultError                 memory cannot be read
 │   └── LimitError             one command may read no more of it
 ├── LayoutError                no structure layout fits; carries what was tried
@@ -58,6 +59,10 @@ class NotFoundError(DlwhyError):
     def __init__(self, message: str, near: Sequence[str] = ()) -> None:
         super().__init__(f"{message}; near: {', '.join(near)}" if near else message)
         self.near = tuple(near)
+
+
+class IncompleteSearchError(NotFoundError):
+    """None fits among what could be read of the target, which is not everything: it can be there all the same."""
 
 
 class FaultError(DlwhyError):

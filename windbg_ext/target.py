@@ -188,6 +188,11 @@ class ProcessTarget(EngineTarget):
         program = str(pykd.targetProcess.getCurrent().exeName)
         return sorted(found, key=lambda image: image.path != program)
 
+    @property
+    def images_complete(self) -> bool:
+        """Return True if the engine lists any module: it does not say what its list lacks."""
+        return bool(self._modules())
+
     def modules(self) -> Sequence[Module]:
         """List the modules, the main program first."""
         return [Module(image.path, image.base) for image in self.images()]

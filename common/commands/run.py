@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional, TypeVar, Union
 
-from ..errors import ClosedOutputError, DlwhyError, NotFoundError, UsageError
+from ..errors import ClosedOutputError, DlwhyError, IncompleteSearchError, NotFoundError, UsageError
 from ..guards import describe_bug, traceback_of
 from ..host import Host
 from ..imports import OwnImports
@@ -48,6 +48,8 @@ def attempt(name: str, act: Callable[[], _T]) -> Union[_T, Failure]:
             return act()
     except ClosedOutputError:
         return Failure(name, "", 0)
+    except IncompleteSearchError as error:
+        return Failure(name, escape(str(error)), EXIT_PROBLEMS)
     except DlwhyError as error:
         is_usage = isinstance(error, (UsageError, NotFoundError))
         return Failure(name, escape(str(error)), EXIT_USAGE if is_usage else EXIT_TARGET)

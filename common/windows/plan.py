@@ -17,7 +17,7 @@ from .loader.lists import LdrEntry, Loader
 from .loader.unload import FreeResult, ImportGraph, LoadUnit, components, effective_count, gets_detached
 from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
-from .state import DllExplainer, WindowsExamination, select_dlls
+from .state import DllExplainer, WindowsExamination
 
 #: A DLL that imports one of these can free others in its DllMain.
 FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
@@ -41,11 +41,7 @@ def plan_free(
     :raises UnsupportedError: if the target is not a Windows process, or the loader's lists are not in memory.
     """
     examined = WindowsExamination(target, pid)
-    try:
-        found = select_dlls(examined.dlls(), text, evaluate)
-    except NotFoundError as error:
-        error.add(examined.all_problems())
-        raise
+    found = examined.choose(examined.dlls(), text, evaluate)
     if len(found) > 1:
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]
         raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Optional, cast
 
-from ..errors import NotFoundError, UnsupportedError
+from ..errors import IncompleteSearchError, NotFoundError, UnsupportedError
 from ..graph import Search
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
@@ -33,7 +33,7 @@ from .loader.lists import (
 )
 from .loader.unload import ImportGraph, LoadUnit, build_import_graph, effective_count
 from .model import Dll, DllHold, DllHoldKind, DllState, ListedImage, ListPositions, LoaderRule, LoaderRules
-from .target import WindowsTarget
+from .target import LOADER_NAMES, WindowsTarget
 
 #: DLLs that the loader itself pins.
 CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
@@ -85,6 +85,9 @@ class WindowsExamination:
         self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
         self.images: Mapping[int, ListedImage] = {image.base: image for image in self.target.images()}
         self.problems = [*target.problems(), *problems]
+        unread = any(problem.where in LOADER_NAMES.values() for problem in self.problems)
+        self._all_loaders_read = bool(self.loaders) and self.loaders[0].kind == "native" and not unread
+        self._take_names()
         self.import_graphs = [build_import_graph(loader) for loader in self.loaders]
         self._explainers = [DllExplainer(loader, graph) for loader, graph in zip(self.loaders, self.import_graphs)]
         for loader, graph, explainer in zip(self.loaders, self.import_graphs, self._explainers):
@@ -105,6 +108,42 @@ class WindowsExamination:
             images = [*([program] if program else []), *sorted(others, key=lambda image: image.base)]
             found += [_from_image(image, image is program) for image in images if image.base not in listed]
         return found
+
+    def _take_names(self) -> None:
+        """Set the names that cannot be read from entries to those of the module list."""
+        for loader in self.loaders:
+            for entry in loader.entries.values():
+                if not entry.name and entry.base in self.images:
+                    entry.name = windows_base_name(self.images[entry.base].path)
+
+    def choose(self, dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:
+        """Find the DLLs that a name, pattern or expression names, as `select_dlls` does.
+
+        :raises NotFoundError: if none fits.
+        :raises IncompleteSearchError: if none fits, but not all DLLs are known, or not all names.
+        """
+        try:
+            return select_dlls(dlls, text, evaluate)
+        except NotFoundError as error:
+            gaps = self._gaps(dlls)
+            if not gaps:
+                error.add(self.all_problems())
+                raise
+            failure = IncompleteSearchError(f"no DLL that is known matches '{text}', but not all are known", error.near)
+            failure.add((*gaps, *self.all_problems()))
+            raise failure from error
+
+    def _gaps(self, dlls: Sequence[Dll]) -> list[Problem]:
+        """Return why a DLL can be missing among those that are known, or its name; empty if none is."""
+        gaps = []
+        if not all(loader.complete for loader in self.loaders):
+            gaps.append(Problem("the loader's lists", "they are not complete"))
+        elif not self._all_loaders_read and not self.target.images_complete:
+            gaps.append(Problem("DLLs", "neither the loader's lists nor the list of modules can be read completely"))
+        nameless = sum(dll.name == f"{dll.base:#x}" for dll in dlls)
+        if nameless:
+            gaps.append(Problem("DLLs", f"the names of {nameless} cannot be read"))
+        return gaps
 
     def find(self, dll: Dll) -> tuple[Loader, ImportGraph, LdrEntry]:
         """Find the loader and entry that a description came from.
@@ -196,14 +235,12 @@ def explain_chosen_dlls(
     :param evaluate: returns the value of an expression.
     :param pid: a process of a machine, None for the current one.
     :raises UnsupportedError: if the target is not a Windows process.
-    :raises NotFoundError: if the target has no such process, or no DLL fits.
+    :raises NotFoundError: if the target has no such process, or no DLL fits; an IncompleteSearchError if not all DLLs
+        are known.
     """
-    state = explain_dlls(target, pid)
-    try:
-        return state._replace(dlls=select_dlls(state.dlls, text, evaluate), asked=text)
-    except NotFoundError as error:
-        error.add(state.problems)
-        raise
+    examined = WindowsExamination(target, pid)
+    state = examined.state()
+    return state._replace(dlls=examined.choose(state.dlls, text, evaluate), asked=text)
 
 
 def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:

@@ -8,6 +8,9 @@ from typing import NamedTuple, Optional, Protocol
 from ..target import LiveTarget, Subscription, Target
 from .model import ListedImage, SystemVersion, UnloadedImage
 
+#: What problems call a loader that could not be read, by its kind.
+LOADER_NAMES = {"native": "the loader", "wow64": "the 32-bit loader"}
+
 
 class WindowsTarget(Target, Protocol):
     """A Windows process, or a dump of one.
@@ -26,6 +29,10 @@ class WindowsTarget(Target, Protocol):
 
     def images(self) -> Sequence[ListedImage]:
         """List the modules that the debugger or dump knows, the program first."""
+
+    @property
+    def images_complete(self) -> bool:
+        """Return False if `images` can lack modules: their list is missing or truncated, or was not read completely."""
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List the modules that the debugger or dump knows to be unloaded, the oldest first."""

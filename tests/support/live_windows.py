@@ -83,6 +83,11 @@ class LiveWindows(Breakpoints, FakeTarget):
         """List the modules."""
         return [ListedImage(f"{m.folder}\\{m.name}", m.base, m.size, m.timestamp) for m in self.loader.loaded]
 
+    @property
+    def images_complete(self) -> bool:
+        """Say that all are listed."""
+        return True
+
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List none."""
         return ()

@@ -330,6 +330,15 @@ class MinidumpTarget:
             self._images = tuple(self._read_images())
         return self._images
 
+    @property
+    def images_complete(self) -> bool:
+        """Return True if there is a module list, and it has as many entries as it announces."""
+        return _MODULE_LIST in self._streams and bool(self.images()) and not self._is_cut(_MODULE_LIST, "module list")
+
+    def _is_cut(self, kind: int, name: str) -> bool:
+        """Return True if a problem with a stream, or with the list in it, was noted."""
+        return any(where.startswith((f"stream {kind} of ", f"{name} of ")) for where in self._problems)
+
     def _read_images(self) -> Iterator[ListedImage]:
         for raw in self._entries(_MODULE_LIST, "module list", _MODULE_SIZE, MAX_MODULES):
             base, size, checksum, timestamp, name = struct.unpack_from("<QIIII", raw)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Optional
 
-from ...errors import CorruptError, FaultError, LayoutError, NotFoundError
+from ...errors import CorruptError, FaultError, IncompleteSearchError, LayoutError, NotFoundError
 from ...model import Layout, Module, Problem, Thread
 from ...target import AddressSpace, Capability, KernelTarget
 from ..model import ListedImage, SystemVersion, UnloadedImage
+from ..target import LOADER_NAMES
 from .files import FileReader
 from .kernel import Nt, find_nt
 from .processes import Process, list_processes
@@ -28,6 +29,7 @@ class MachineProcess:
         self.kind = machine.kind
         self._problems: list[Problem] = []
         self._images: Optional[tuple[ListedImage, ...]] = None
+        self._images_complete = True
 
     @property
     def pid(self) -> Optional[int]:
@@ -66,8 +68,14 @@ class MachineProcess:
             return self._process.wow64  # up to Windows 10 1511 the pointer itself
         try:
             return self._nt.memory.pointer(self._process.wow64 + member.offset) or None
-        except FaultError:
+        except FaultError as error:
+            self._problems.append(Problem(LOADER_NAMES["wow64"], f"its PEB is not known: {error}"))
             return None
+
+    @property
+    def images_complete(self) -> bool:
+        """Return True if `images` lists every mapped image: the VAD tree and all files could be read."""
+        return bool(self.images()) and self._images_complete
 
     def images(self) -> Sequence[ListedImage]:
         """List the files that the process maps as images, from its VADs; empty without the program among them."""
@@ -91,17 +99,26 @@ class MachineProcess:
             files = FileReader(self._nt)
         except LayoutError as error:
             self._problems.append(Problem(self._process.name, f"its VADs are not looked at: {error}"))
+            self._images_complete = False
             return
+        self._images_complete = not self._problems
+        unread = 0
         for vad in vads:
             if not vad.section:
                 continue
             try:
                 area = files.control_area(files.control_area_of(vad.section))
             except (FaultError, CorruptError):
+                unread += 1
                 continue
-            file = files.find_file(area.file_object) if area.image and area.file_object else None
-            if file is not None:
-                yield ListedImage(file.name.text or "", vad.start, vad.end + 1 - vad.start)
+            if not area.image or not area.file_object:
+                continue
+            file = files.find_file(area.file_object)
+            unread += file is None
+            yield ListedImage(file.name.text or "" if file else "", vad.start, vad.end + 1 - vad.start)
+        if unread:
+            self._images_complete = False
+            self._problems.append(Problem(self._process.name, f"the files of {unread} of its views cannot be read"))
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """Return no unloaded images: the loader's own record lists them."""
@@ -135,11 +152,12 @@ class MachineProcess:
 def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachineProcess:
     """Open a process of a machine: the one with the given id, else the current one.
 
-    :raises NotFoundError: if there is no such process.
+    :raises NotFoundError: if there is no such process; an IncompleteSearchError if the list of processes is incomplete.
     :raises LayoutError: if no layouts of the kernel's structures fit.
     """
     nt = find_nt(machine)
-    processes = [process for process in list_processes(nt, []) if not process.exited]
+    problems: list[Problem] = []
+    processes = [process for process in list_processes(nt, problems) if not process.exited]
     current = machine.current_process
     for process in processes:
         if process.pid == pid or (pid is None and process.eprocess == current):
@@ -147,6 +165,10 @@ def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachinePro
             return MachineProcess(machine, nt, process, space)
     near = [f"{process.name} ({process.pid})" for process in processes if process.peb][:8]
     what = "the current process is not known" if pid is None else f"no process has the id {pid}"
+    if problems:
+        failure = IncompleteSearchError(f"{what}, but not all processes are known", near)
+        failure.add(problems)
+        raise failure
     raise NotFoundError(f"{what}: give one by --process", near)
 
 

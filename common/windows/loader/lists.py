@@ -21,7 +21,7 @@ from ..layouts.ntuser import LOADER_TYPES, NtLayouts, for_each_candidate
 from ..model import LoaderRule, SystemVersion
 from ..pe import find_export
 from ..strings import MAX_BYTES, read_unicode_string
-from ..target import WindowsTarget
+from ..target import LOADER_NAMES, WindowsTarget
 
 #: A longer list is considered corrupt.
 MAX_ENTRIES = 1 << 14
@@ -522,7 +522,7 @@ def find_loaders(
 def _open(
     kind: str, memory: Memory, peb: int, arch: str, target: WindowsTarget
 ) -> tuple[Optional[Loader], Optional[Problem]]:
-    where = "the 32-bit loader" if kind == "wow64" else "the loader"
+    where = LOADER_NAMES[kind]
     try:
         loader = choose_layout(kind, memory, peb, arch, target)
         loader.read_graph()
