@@ -154,7 +154,7 @@ class Planner:
         process = self._process
         note_activity(process)
         garbage = tuple(self._describe(m) for m in process.graph.by_address.values() if self.is_garbage(m))
-        problems = tuple(dict.fromkeys((*process.problems, *missing_names())))
+        problems = tuple(dict.fromkeys((*process.concerned_problems(), *missing_names())))
         return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 
     def has_handle(self, link_map: LinkMap) -> bool:
@@ -274,6 +274,7 @@ class Planner:
         return max(0, -(-last // page) * page - first // page * page)
 
     def _describe(self, link_map: LinkMap) -> Library:
+        self._process.concern(link_map)
         return self.examined.describe(link_map, identify=False)
 
     def closure(self, link_map: LinkMap) -> list[LinkMap]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Optional
 
 import pytest
-from dlwhy.common.errors import LayoutError
+from dlwhy.common.errors import LayoutError, NotFoundError
 from dlwhy.common.linux.elf.demangle import demangle
 from dlwhy.common.linux.loader.collector import CollectorRules, root_kinds
-from dlwhy.common.linux.loader.find import is_libc
+from dlwhy.common.linux.loader.find import find_loader_globals, is_libc
+from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import LinkMap
+from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.linux.loader.roots import RootKind
 from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.model import Library as Verdict
-from dlwhy.common.linux.state.examine import explain
+from dlwhy.common.linux.state.examine import explain, explain_chosen
+from dlwhy.common.linux.state.matching import select
+from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Platform, SourceKind
 from dlwhy.common.model import Layout as StructLayout
 from dlwhy.common.structs import Structure
-from dlwhy.tests.fakes import I386, S390X, X86_64
+from dlwhy.tests.fakes import I386, S390X, X86_64, FakeTarget
 from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.synth.glibc_layouts import (
     I386_227,
@@ -262,3 +267,72 @@ def test_an_unknown_layout_is_refused(move: dict[str, int]) -> None:
         explain(process(X86_64, (2, 40), layout, 4352).target())
     assert len(caught.value.tried) > 5
     assert "libc6-dbg" in str(caught.value)
+
+
+# -- one library's trouble ------------------------------------------------------------------------------------
+
+
+def overwrite_headers(made: Process, *names: str) -> FakeTarget:
+    """Give a process in which files were overwritten in place: their headers in memory are those of other builds."""
+    target = made.target()
+    for name in names:
+        library = made.library(name)
+        other = replace(library, name=library.name + "-of-the-next-build", soname="next.so", tls_size=0x30)
+        made.bases[other.key] = made.base(library)
+        image = made.image(other)
+        target.overwrite(made.base(library), image[:0x1000])
+    return target
+
+
+@pytest.mark.parametrize("is_exact", [True, False], ids=["exact", "agreed"])
+def test_a_library_that_was_overwritten_is_its_own_trouble(is_exact: bool) -> None:
+    made = process(X86_64, (2, 40), V239, 4352)
+    sound = explain(made.target())
+    target = overwrite_headers(made, "libopen.so")
+    if is_exact:
+        target = with_debug_information(made, target)
+    state = explain(target)
+    assert [library.held for library in state.libraries] == [library.held for library in sound.libraries]
+    assert [problem.where for problem in state.problems] == ["libopen.so"]
+    message = state.problems[0].message
+    assert message.startswith("the file was overwritten while it was loaded; replace files by rename")
+    assert "l_tls_blocksize is 0x0, the program headers say 0x30" in message
+    found = {library.name: library for library in state.libraries}
+    assert (found["libopen.so"].soname, found["libopen.so"].build_id) == (None, None)
+    assert found["libdep.so"].soname == "libdep.so"
+
+
+def no_expression(text: str) -> int:
+    """Refuse: these are names."""
+    raise NotFoundError(f"cannot evaluate '{text}'")
+
+
+def test_another_library_is_answered_without_it() -> None:
+    target = overwrite_headers(process(X86_64, (2, 40), V239, 4352), "libopen.so")
+    assert explain_chosen(target, lambda found: select(found, "libgarbage.so", no_expression)).problems == ()
+    dependent = explain_chosen(target, lambda found: select(found, "libdep.so", no_expression))
+    assert [problem.where for problem in dependent.problems] == ["libopen.so"]
+    with pytest.raises(NotFoundError, match=r"libopen\.so: the file was overwritten"):
+        explain_chosen(target, lambda found: select(found, "libelse.so", no_expression))
+
+
+def test_most_libraries_overwritten_fit_no_layout_but_that_of_the_build() -> None:
+    """Without the build's own layout nobody can tell the libraries' trouble from a wrong layout."""
+    made = process(X86_64, (2, 40), V239, 4352)
+    names = [library.name for library in made.libraries if library.type == 2]
+    target = overwrite_headers(made, *names)
+    with pytest.raises(LayoutError, match="no known layout"):
+        explain(target)
+    state = explain(with_debug_information(made, target))
+    assert sorted(problem.where for problem in state.problems) == sorted(names)
+
+
+def with_debug_information(made: Process, target: FakeTarget) -> FakeTarget:
+    """Give the same memory with the structures of the loader's very build."""
+    memory = Memory(made.target())
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
+    assert private is not None
+    known = made.target(choose_layouts(memory, start, private).layouts.layouts)
+    target._layouts = known._layouts
+    return target

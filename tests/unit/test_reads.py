@@ -74,11 +74,12 @@ def test_the_graph_and_its_marks(many: CoreTarget) -> None:
     assert many.reads <= 0.25 * len(graph.by_address)
 
 
-def test_in_brief_few_images_are_looked_at(many: CoreTarget) -> None:
+def test_in_brief_only_headers_are_looked_at(many: CoreTarget) -> None:
     many.heal()
     state = explain(many, brief=True)
     assert {each.soname for each in state.libraries if each.name.startswith("libtiny")} == {None}
-    assert many.reads <= 0.5 * len(state.libraries)
+    # One for each library: its headers are compared with what the loader has noted of them.
+    assert many.reads <= 1.2 * len(state.libraries)
 
 
 def test_nothing_is_read_twice(many: CoreTarget) -> None:

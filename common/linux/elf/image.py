@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple, Optional
 
@@ -541,15 +541,23 @@ def _words_until_null(memory: Memory, address: int, count: int) -> Iterator[int]
 class ElfImages:
     """The images in one target's memory, each read once."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, is_trusted: Callable[[int, ElfImage], bool] = lambda *_: True) -> None:
+        """Create the cache of a target's images.
+
+        :param is_trusted: returns False for an image, given with its address, that is not to be used.
+        """
         self._memory = memory
+        self._is_trusted = is_trusted
         self._known: dict[int, Optional[ElfImage]] = {}
 
     def at(self, base: int) -> Optional[ElfImage]:
-        """Return the image whose ELF header is at ``base``, None if it cannot be read."""
+        """Return the image whose ELF header is at ``base``, None if it cannot be read or is not to be used."""
         if base not in self._known:
+            self._known[base] = None
             try:
-                self._known[base] = ElfImage.at(self._memory, base)
+                image = ElfImage.at(self._memory, base)
             except (CorruptError, FaultError):
-                self._known[base] = None
+                return None
+            if self._is_trusted(base, image):
+                self._known[base] = image
         return self._known[base]

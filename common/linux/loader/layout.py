@@ -2,20 +2,23 @@
 
 Each candidate is compared with the live lists and with each library's ELF header.  The header checks decide: only they
 distinguish the 2.36 release from Debian's 2.36, whose members are 8 bytes further on.
+
+A file that is overwritten in place changes the headers in memory, but not what the loader has noted of them.  So a
+library that contradicts a layout on which the others agree is that library's trouble, and not the layout's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError, LayoutError
 from ...memory import Memory
 from ...model import Layout, Module, Problem, Source, SourceKind
-from ..elf.image import PT_GNU_RELRO, PT_TLS, ElfImages
+from ..elf.image import PT_GNU_RELRO, PT_TLS, ElfImage, ElfImages
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
-from .find import LoaderGlobals
+from .find import LoaderGlobals, is_libc
 from .maps import Graph, LinkMap, read_graph
 from .rendezvous import Rendezvous
 from .roots import LT_EXECUTABLE, LT_LOADED
@@ -28,17 +31,38 @@ _SHOWN_CONTRADICTIONS = 2
 
 # A wrong layout is wrong throughout, so the first libraries' ELF headers show it.
 _SAMPLE = 16
-# If not all lists can be read, at least this many ELF headers must agree with a layout.
+# If not all lists can be read, or a library contradicts, at least this many ELF headers must agree with a layout.
 _ENOUGH_IMAGES = 2
 
 
 class LayoutChoice(NamedTuple):
-    """The layouts that fit the process, the libraries read with them, and the images that were read."""
+    """The layouts that fit the process, the libraries read with them, and the images that were read.
+
+    ``problems`` are those of the layouts, ``contradictions`` those of single libraries.
+    """
 
     layouts: LayoutSet
     graph: Graph
     images: ElfImages
     problems: tuple[Problem, ...]
+    contradictions: tuple[Contradiction, ...] = ()
+
+
+class Contradiction(NamedTuple):
+    """What contradicts a layout: of one library, or of the lists as a whole (``link_map`` is None).
+
+    ``in_headers`` is True if it is the library's ELF headers in memory that contradict.
+    """
+
+    text: str
+    link_map: Optional[LinkMap] = None
+    in_headers: bool = False
+
+    def __str__(self) -> str:
+        """Return the text, with the library's name if it is of one."""
+        if self.link_map is None:
+            return self.text
+        return f"{self.link_map.name or f'link_map {self.link_map.address:#x}'}: {self.text}"
 
 
 def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> LayoutChoice:
@@ -47,7 +71,7 @@ def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) ->
     :raises LayoutError: if none validates.
     """
     tried: list[str] = []
-    incomplete: Optional[LayoutChoice] = None
+    second_best: list[LayoutChoice] = []
     debug_info = find_debug_layouts(memory, private)
     images = ElfImages(memory)
     for candidate in _candidates(memory, private, debug_info):
@@ -56,20 +80,22 @@ def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) ->
         except (FaultError, CorruptError, LayoutError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        contradictions = list(for_each_contradiction(memory, start, graph, images, exact=candidate.exact))
-        chosen = LayoutChoice(candidate, graph, images, tuple(_disagreements(memory, private, candidate)))
+        contradictions = list(for_each_contradiction(start, graph, images, exact=candidate.exact))
+        problems = tuple(_disagreements(memory, private, candidate))
+        chosen = LayoutChoice(candidate, graph, images, problems, tuple(contradictions))
         unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         # Unreadable lists count against a layout too, unless it is the exact build's, so that only data are missing.
         if not contradictions and (candidate.exact or not unread):
             return chosen
-        if not contradictions and incomplete is None and _is_well_founded(candidate, graph, images):
-            incomplete = chosen
-        contradictions += unread
-        shown = ", ".join(contradictions[:_SHOWN_CONTRADICTIONS])
-        more = len(contradictions) - _SHOWN_CONTRADICTIONS
+        is_read = candidate.exact or not unread
+        if is_read and _is_agreed(chosen) if contradictions else _is_well_founded(candidate, graph, images):
+            second_best.append(chosen)
+        texts = [*map(str, contradictions), *unread]
+        more = len(texts) - _SHOWN_CONTRADICTIONS
+        shown = ", ".join(texts[:_SHOWN_CONTRADICTIONS])
         tried.append(f"{candidate.source.detail}: {shown}" + (f" and {more} more" if more > 0 else ""))
-    if incomplete is not None:
-        return incomplete
+    if second_best:
+        return min(second_best, key=lambda choice: len({each.link_map for each in choice.contradictions}))
     raise LayoutError(
         "no known layout of glibc's loader fits this process; install libc6-dbg for its very build", tried
     )
@@ -130,30 +156,55 @@ def _is_well_founded(candidate: LayoutSet, graph: Graph, images: ElfImages) -> b
     return candidate.source.kind is SourceKind.TABLE and compared >= _ENOUGH_IMAGES
 
 
+def _is_agreed(choice: LayoutChoice) -> bool:
+    """Return True if a layout that some libraries contradict is right by all others.
+
+    That of the exact build needs few witnesses.  Of any other the contradictions must be those of headers, in the
+    smaller part of the libraries, and the C library must agree; it has thread-local storage, whose members most others
+    leave 0.
+    """
+    if any(each.link_map is None for each in choice.contradictions):
+        return False
+    doubted = {each.link_map.address for each in choice.contradictions if each.link_map is not None}
+    images = choice.images
+    maps = [each for each in choice.graph.namespaces[0].maps[:_SAMPLE] if not _is_vdso(each) and not each.is_proxy]
+    compared = [each for each in maps if images.at(each.field("l_map_start") or 0) is not None]
+    agreeing = [each for each in compared if each.address not in doubted]
+    if len(agreeing) < _ENOUGH_IMAGES:
+        return False
+    if choice.layouts.exact:
+        return True
+    return (
+        all(each.in_headers for each in choice.contradictions)
+        and 2 * len(agreeing) > len(compared)
+        and any(is_libc(each.name) for each in agreeing)
+    )
+
+
 def for_each_contradiction(
-    memory: Memory, start: Rendezvous, graph: Graph, images: ElfImages, *, exact: bool = False
-) -> Iterator[str]:
+    start: Rendezvous, graph: Graph, images: ElfImages, *, exact: bool = False
+) -> Iterator[Contradiction]:
     """Yield what contradicts the layouts; an exact build is checked against the first libraries only."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
-        yield "the base namespace is empty"
+        yield Contradiction("the base namespace is empty")
         return
     base = graph.namespaces[0]
     first = base.maps[0] if base.maps else None
     if first is None or first.address != next(iter(start.list)).address:
-        yield "_dl_ns[0]._ns_loaded is not the first library of r_debug"
+        yield Contradiction("_dl_ns[0]._ns_loaded is not the first library of r_debug")
         return
     if first.l_type != LT_EXECUTABLE:
-        yield f"the main program's l_type is {first.l_type}"
+        yield Contradiction(f"the main program's l_type is {first.l_type}")
     for namespace in graph.namespaces:
         for index, link_map in enumerate(namespace.maps[:_SAMPLE] if exact else namespace.maps):
-            name = link_map.name or f"link_map {link_map.address:#x}"
             if link_map.l_type == LT_EXECUTABLE and link_map is not first:
-                yield f"{name}: l_type is that of the main program"
+                yield Contradiction("l_type is that of the main program", link_map)
             if link_map.l_ns != namespace.number:
-                yield f"{name}: l_ns is {link_map.l_ns}"
-            compared = images if index < _SAMPLE or _is_telling(link_map) else None
-            for text in _map_contradictions(memory, graph, compared, link_map):
-                yield f"{name}: {text}"
+                yield Contradiction(f"l_ns is {link_map.l_ns}", link_map)
+            yield from _map_contradictions(graph, link_map)
+            if index < _SAMPLE or _is_telling(link_map):
+                for text in header_contradictions(images.at(link_map.l_map_start), link_map):
+                    yield Contradiction(text, link_map, in_headers=True)
 
 
 def _is_telling(link_map: LinkMap) -> bool:
@@ -166,7 +217,12 @@ def _is_vdso(link_map: LinkMap) -> bool:
     return link_map.name.startswith("linux-")
 
 
-def _map_contradictions(memory: Memory, graph: Graph, images: Optional[ElfImages], link_map: LinkMap) -> Iterator[str]:
+def _map_contradictions(graph: Graph, link_map: LinkMap) -> Iterator[Contradiction]:
+    for text in _implausible_members(graph, link_map):
+        yield Contradiction(text, link_map)
+
+
+def _implausible_members(graph: Graph, link_map: LinkMap) -> Iterator[str]:
     if link_map.l_type > LT_LOADED:
         yield f"l_type is {link_map.l_type}"
     if link_map.is_proxy:
@@ -183,17 +239,20 @@ def _map_contradictions(memory: Memory, graph: Graph, images: Optional[ElfImages
     loader = link_map.field("l_loader")
     if loader and loader not in graph.by_address:
         yield "l_loader is no library"
-    map_start, map_end = link_map.field("l_map_start") or 0, link_map.field("l_map_end") or 0
-    if not (map_start < map_end and map_start <= link_map.l_ld < map_end):
+    if not _has_plausible_range(link_map):
         yield "l_ld is not between l_map_start and l_map_end"
-        return
-    if images is not None and not _is_vdso(link_map):
-        yield from _elf_contradictions(memory, images, link_map, map_start)
 
 
-def _elf_contradictions(memory: Memory, images: ElfImages, link_map: LinkMap, map_start: int) -> Iterator[str]:
-    image = images.at(map_start)
-    if image is None:
+def _has_plausible_range(link_map: LinkMap) -> bool:
+    return link_map.l_map_start <= link_map.l_ld < link_map.l_map_end
+
+
+def header_contradictions(image: Optional[ElfImage], link_map: LinkMap) -> Iterator[str]:
+    """Yield where a library's ELF headers in memory differ from what the loader has noted of them.
+
+    :param image: the library's image, None if it cannot be read: then there is nothing to compare.
+    """
+    if image is None or link_map.is_proxy or _is_vdso(link_map) or not _has_plausible_range(link_map):
         return
     phnum = link_map.field("l_phnum")
     if phnum is not None and phnum != len(image.headers):
@@ -216,6 +275,22 @@ def _elf_contradictions(memory: Memory, images: ElfImages, link_map: LinkMap, ma
         yield f"l_tls_modid is {modid}"
     entry = link_map.field("l_entry")
     if link_map.l_type != LT_EXECUTABLE and entry and image.entry:
-        seen_entry = (entry - link_map.l_addr) & memory.platform.address_mask
+        seen_entry = (entry - link_map.l_addr) & image.memory.platform.address_mask
         if seen_entry != image.entry:
             yield "l_entry is not the ELF header's entry point"
+
+
+def overwritten_words(texts: Sequence[str]) -> str:
+    """Return what it means that a library's ELF headers are not those that the loader has read.
+
+    :param texts: where they differ, at least one.
+    """
+    shown = ", ".join(texts[:_SHOWN_CONTRADICTIONS])
+    # All numbers that the loader noted stay as they were; one alone can be a damaged link map.
+    why = "the file was overwritten while it was loaded"
+    if len(texts) == 1:
+        why += ", or its link map is damaged"
+    return (
+        f"{why}; replace files by rename. Its headers in memory are not those that the loader has read ({shown}): "
+        "its soname, build-id, symbols and imports are not known"
+    )

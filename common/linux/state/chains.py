@@ -106,6 +106,8 @@ class HoldChains:
             between = _dependency_path(self._process, chain[-1], following) if edge is Edge.DEPENDENCY else [following]
             chain += between
         maps = [self._process.graph.by_address[address] for address in chain]
+        for link_map in maps:
+            self._process.concern(link_map)
         member = "l_initfini" if edge is Edge.DEPENDENCY else "l_reldeps"
         symbols, unnamed = self._symbols(maps[-2], maps[-1]) if edge is Edge.RELOCATION else ((), 0)
         kinds = self._root_kinds(maps[0])

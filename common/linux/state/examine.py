@@ -65,7 +65,7 @@ def explain_chosen(target: Target, choose: Choice) -> State:
         try:
             chosen = choose(examination.all_facts())
         except NotFoundError as error:
-            error.add(process.problems)
+            error.add(process.all_problems())
             return error  # not raised as long as the process may be caught in a change
         return examination.state(chosen)
 

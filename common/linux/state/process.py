@@ -12,7 +12,7 @@ from ..elf.image import ElfImage, ElfImages
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import CollectorRules
 from ..loader.find import LoaderGlobals
-from ..loader.layout import choose_layouts
+from ..loader.layout import choose_layouts, header_contradictions, overwritten_words
 from ..loader.maps import Graph, LinkMap, Namespace, read_load_lock
 from ..loader.rendezvous import Rendezvous
 from ..loader.roots import LT_EXECUTABLE
@@ -34,19 +34,24 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
     # If glibc's own lists are complete, the public part of the first one is complete too.
     of_lists = (*start.problems, *choice.graph.problems) if choice.graph.problems else ()
     nameless = _nameless(memory, choice.graph)
-    return GlibcProcess(
+    process = GlibcProcess(
         memory=memory,
         start=start,
         private=private,
         layouts=choice.layouts,
         graph=choice.graph,
-        images=choice.images,
         problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *choice.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=FunctionNames(),
         build_ids=BuildIds(),
-        bindings=BindingCache(memory, choice.images),
     )
+    for contradiction in choice.contradictions:
+        link_map = contradiction.link_map
+        if link_map is not None and contradiction.in_headers:
+            process.image(link_map)  # notes all that differs
+        elif link_map is not None:
+            process.note_trouble(link_map, f"{contradiction.text}: its link map is damaged")
+    return process
 
 
 def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
@@ -60,7 +65,8 @@ def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
 class GlibcProcess:
     """The facts of one snapshot of a process; independent of open counts.
 
-    ``problems`` grow when more of the process is read; nothing else changes.
+    ``problems`` grow when more of the process is read; nothing else changes.  The trouble of a single library is kept
+    apart from them: answers that concern that library report it.
     """
 
     def __init__(
@@ -71,16 +77,16 @@ class GlibcProcess:
         private: LoaderGlobals,
         layouts: LayoutSet,
         graph: Graph,
-        images: ElfImages,
         problems: list[Problem],
         program: str,
         functions: FunctionNames,
         build_ids: BuildIds,
-        bindings: BindingCache,
+        bindings: Optional[BindingCache] = None,
     ) -> None:
         """Create a process from one snapshot.
 
         :param program: the path of the main program.
+        :param bindings: those of an earlier snapshot, None for the first one.
         """
         self.memory = memory
         self.start = start
@@ -88,12 +94,17 @@ class GlibcProcess:
         self.layouts = layouts
         self.graph = graph
         self.problems = problems
+        self._troubles: dict[int, list[Problem]] = {}
+        self._concerned: dict[int, None] = {}
         self.program = program
-        self.bindings = bindings
+        self._images = ElfImages(memory, self._agrees)
+        if bindings is None:
+            self.bindings = BindingCache(memory, self._images)
+        else:
+            self.bindings = bindings.later(memory, self._images, graph.by_address)
         self.rules = CollectorRules.of(layouts.version)
         self.lock = read_load_lock(memory, layouts, private.rtld_global)
         self.namespaces: dict[int, Namespace] = {n.number: n for n in graph.namespaces}
-        self._images = images
         self._functions = functions
         self._build_ids = build_ids
 
@@ -105,19 +116,17 @@ class GlibcProcess:
         """
         memory = self.memory.renewed()
         graph = follower.read(memory)
-        images = ElfImages(memory)
         return GlibcProcess(
             memory=memory,
             start=self.start,
             private=self.private,
             layouts=self.layouts,
             graph=graph,
-            images=images,
             problems=list(graph.problems),
             program=self.program,
             functions=self._functions,
             build_ids=self._build_ids,
-            bindings=self.bindings.later(memory, images, graph.by_address),
+            bindings=self.bindings,
         )
 
     def loader_info(self) -> LoaderInfo:
@@ -134,6 +143,29 @@ class GlibcProcess:
         if problem not in self.problems:
             self.problems.append(problem)
 
+    def note_trouble(self, link_map: LinkMap, message: str) -> None:
+        """Record a problem of one library once."""
+        problem = Problem(self.name(link_map), message)
+        known = self._troubles.setdefault(link_map.address, [])
+        if problem not in known:
+            known.append(problem)
+
+    def concern(self, link_map: LinkMap) -> None:
+        """Record that an answer concerns a library, and look for its trouble."""
+        self._concerned[link_map.address] = None
+        if not link_map.is_proxy:
+            self.image(link_map)
+
+    def concerned_problems(self) -> tuple[Problem, ...]:
+        """Return the problems of the process, and those of the libraries that answers concern."""
+        troubles = (problem for address in self._concerned for problem in self._troubles.get(address, ()))
+        return (*self.problems, *troubles)
+
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Return the problems of the process and of all its libraries, as far as they were looked at."""
+        troubles = (problem for found in self._troubles.values() for problem in found)
+        return (*self.problems, *troubles)
+
     def name(self, link_map: LinkMap) -> str:
         """Return a library's base name."""
         return base_name(self.path(link_map))
@@ -147,8 +179,16 @@ class GlibcProcess:
         return f"link_map {link_map.address:#x}"
 
     def image(self, link_map: LinkMap) -> Optional[ElfImage]:
-        """Return a library's image, None if it cannot be read."""
+        """Return a library's image, None if it cannot be read, or is not the one that the loader has read."""
         return self._images.at(link_map.l_map_start)
+
+    def _agrees(self, start: int, image: ElfImage) -> bool:
+        """Return True if an image is the one that the loader has read; record a problem if it is not."""
+        link_map = self.graph.find_map(start)
+        texts = [] if link_map is None else list(header_contradictions(image, link_map))
+        if texts and link_map is not None:
+            self.note_trouble(link_map, overwritten_words(texts))
+        return not texts
 
     def build_id(self, link_map: LinkMap) -> Optional[str]:
         """Return a library's build-id in hex; also after the unload, if it was read before that."""

@@ -86,11 +86,12 @@ class GlibcExamination:
             target_info(process.memory),
             process.loader_info(),
             libraries,
-            problems=(*process.problems, *missing_names()),
+            problems=(*process.concerned_problems(), *missing_names()),
         )
 
     def verdict(self, link_map: LinkMap, identify: bool) -> Library:
         """Return the verdict on one library."""
+        self.process.concern(link_map)
         holds, omitted = self._holds(link_map)
         return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
 

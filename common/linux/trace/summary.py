@@ -36,7 +36,7 @@ class TraceSummary:
         self._asked = asked
         self._stops = stops
         self._sink = sink
-        self._problems: dict[Problem, None] = dict.fromkeys(process.problems)
+        self._problems: dict[Problem, None] = dict.fromkeys(process.all_problems())
         self._unended: tuple[Event, ...] = ()
         maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
         self._ledger = EventLedger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
