@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Optional, TypeVar
 
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from .jsontext import dumps
 
 if TYPE_CHECKING:
     from .json_types import EnvelopeHead, EvidenceDocument, ProblemDocument
+
+_T = TypeVar("_T")
+_Document = TypeVar("_Document")
 
 SCHEMA = "dlwhy/1"
 
@@ -53,6 +56,11 @@ def hexadecimal(value: int) -> str:
 def optional_hexadecimal(value: Optional[int]) -> Optional[str]:
     """Write an address; unknown is null."""
     return None if value is None else hexadecimal(value)
+
+
+def optional_list(items: Optional[Iterable[_T]], build: Callable[[_T], _Document]) -> Optional[list[_Document]]:
+    """Build the document of each item; unknown is null."""
+    return None if items is None else [build(item) for item in items]
 
 
 def evidence_document(evidence: Evidence) -> EvidenceDocument:

@@ -154,14 +154,14 @@ class CloseDocument(AnyEventDocument):
     handle: Optional[str]
     open_count_before: Optional[int]
     predicted_outcome: Optional[str]
-    predicted_unloads: list[str]
-    predicted_by_nested_closes: list[str]
-    predicted_for_outer_close: list[str]
-    may_unload_more: list[str]
-    kept: list[KeptLibraryDocument]
+    predicted_unloads: Optional[list[str]]
+    predicted_by_nested_closes: Optional[list[str]]
+    predicted_for_outer_close: Optional[list[str]]
+    may_unload_more: Optional[list[str]]
+    kept: Optional[list[KeptLibraryDocument]]
     unloaded: Optional[list[InstanceDocument]]
-    predicted_but_kept: list[str]
-    unloaded_but_not_predicted: list[str]
+    predicted_but_kept: Optional[list[str]]
+    unloaded_but_not_predicted: Optional[list[str]]
     predicted_exactly: Optional[bool]
 
 
@@ -189,7 +189,7 @@ EventDocument = Union[OpenDocument, CloseDocument, PinDocument, TlsRegistrationD
 
 class DllInstanceDocument(TypedDict):
     name: str
-    path: str
+    path: Optional[str]
     base: str
     range: Optional[Range]
     ldr_entry: Optional[str]
@@ -256,15 +256,15 @@ class DllCloseDocument(AnyDllEventDocument):
     ntstatus: Optional[str]
     predicted_outcome: Optional[str]
     refusal: Optional[str]
-    predicted_unloads: list[str]
-    may_unload_more: list[str]
-    kept: list[KeptDllDocument]
+    predicted_unloads: Optional[list[str]]
+    may_unload_more: Optional[list[str]]
+    kept: Optional[list[KeptDllDocument]]
     unloaded: Optional[list[DllInstanceDocument]]
-    unloaded_by_nested_closes: list[str]
-    predicted_but_kept: list[str]
-    unloaded_but_not_predicted: list[str]
+    unloaded_by_nested_closes: Optional[list[str]]
+    predicted_but_kept: Optional[list[str]]
+    unloaded_but_not_predicted: Optional[list[str]]
     predicted_exactly: Optional[bool]
-    got_process_detach: list[str]
+    got_process_detach: Optional[list[str]]
 
 
 class DllPinDocument(AnyDllEventDocument):
@@ -353,6 +353,7 @@ class TotalsDocument(TypedDict):
     opens_unseen: int
     closes_unseen: int
     closes_compared: int
+    closes_not_predicted: int
 
 
 class CallsDocument(TypedDict):
@@ -363,13 +364,14 @@ class CallsDocument(TypedDict):
 
 class LibraryTotalsDocument(TypedDict):
     name: str
-    path: str
+    path: Optional[str]
     namespace: int
-    open_count_at_start: int
+    open_count_at_start: Optional[int]
     opens_by_caller: list[CallsDocument]
     closes_by_caller: list[CallsDocument]
     closes_without_effect: int
     open_count_now: Optional[int]
+    loaded_now: Optional[bool]
 
 
 class DltraceKeptDocument(KeptLibraryDocument):
@@ -505,13 +507,14 @@ class DllCallsDocument(TypedDict):
 
 class DllTotalsDocument(TypedDict):
     name: str
-    path: str
-    loadlibrary_count_at_start: int
+    path: Optional[str]
+    loadlibrary_count_at_start: Optional[int]
     opens_by_caller: list[DllCallsDocument]
     closes_by_caller: list[DllCallsDocument]
     closes_without_effect: int
     loadlibrary_count_now: Optional[int]
-    pinned: bool
+    loaded_now: Optional[bool]
+    pinned_now: Optional[bool]
 
 
 class DlltraceKeptDocument(KeptDllDocument):

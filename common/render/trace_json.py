@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Optional, Protocol, cast
 
 from ..trace.events import EventHeader, Site, Totals
-from .json_parts import hexadecimal
+from .json_parts import hexadecimal, optional_list
 
 if TYPE_CHECKING:
     from .json_types import MomentDocument, SiteDocument, TotalsDocument
@@ -34,6 +35,16 @@ def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
         "function": site.function,
         "line": site.line,
     }
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def optional_names(instances: Optional[Iterable[_Named]]) -> Optional[list[str]]:
+    """Return the names of libraries; unknown is null."""
+    return optional_list(instances, lambda each: each.name)
 
 
 def totals_document(totals: Totals) -> TotalsDocument:

@@ -39,6 +39,16 @@ def total(calls: Sequence[Calls]) -> int:
     return sum(each.total for each in calls)
 
 
+def count_words(count: Optional[int]) -> str:
+    """Return an open count in words."""
+    return "?" if count is None else str(count)
+
+
+def left_words(account: LibraryTotals) -> str:
+    """Return in words how often a library is open now."""
+    return "unloaded" if account.loaded_now is False else count_words(account.open_count_now)
+
+
 def call_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
     """Yield who opened and closed each library, using these verbs."""
     rows = [
@@ -79,7 +89,8 @@ def never_closed(accounts: Sequence[LibraryTotals], opened: str, closed: str, ve
     words = []
     for each in accounts:
         excess = total(each.opens_by_caller) - total(each.closes_by_caller)
-        if each.open_count_now and excess > 0 and not each.at_start:
+        is_open = each.open_count_now != 0 and each.loaded_now
+        if is_open and excess > 0 and not each.at_start:
             name, opener = short_name(each.name, verbose), _by_words(each.opens_by_caller[0], verbose)
             words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
     if words:

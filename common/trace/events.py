@@ -60,29 +60,36 @@ class Calls(NamedTuple):
 class LibraryTotals(NamedTuple):
     """The opens and closes of one library in one namespace.
 
-    :param open_count_at_start: its open count when the trace began, 0 if it was not open.
+    :param path: its path, None if unknown.
+    :param open_count_at_start: its open count when the trace began, 0 if it was not open; of a DLL the part of its load
+        count that LoadLibrary contributed.  None if it is unknown, or if the DLL was pinned, which has no count.
     :param opens_by_caller: its opens, the most frequent caller first.
     :param closes_by_caller: its closes that had an effect, the most frequent caller first.
     :param closes_without_effect: closes that did nothing, because it is NODELETE.
-    :param open_count_now: its current open count, None if it is not loaded.
+    :param open_count_now: its current open count, likewise; 0 also if it is not loaded any more.
+    :param loaded_now: whether it is loaded, None if unknown.
+    :param pinned_now: whether a DLL is pinned, None if unknown; None for other libraries.
     :param at_start: it was loaded at program start, so it is never unloaded.
     """
 
     name: str
-    path: str
+    path: Optional[str]
     namespace: int
-    open_count_at_start: int
+    open_count_at_start: Optional[int]
     opens_by_caller: tuple[Calls, ...]
     closes_by_caller: tuple[Calls, ...]
     closes_without_effect: int
     open_count_now: Optional[int]
+    loaded_now: Optional[bool]
+    pinned_now: Optional[bool] = None
     at_start: bool = False
 
 
 class Totals(NamedTuple):
     """The totals of a trace.
 
-    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were seen to return, and did not race.
+    ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were predicted and seen to return, and
+    did not race; ``closes_not_predicted`` returned and did not race, but what they would do was unknown.
     """
 
     opens: int = 0
@@ -99,11 +106,24 @@ class Totals(NamedTuple):
     opens_unseen: int = 0
     closes_unseen: int = 0
     closes_compared: int = 0
+    closes_not_predicted: int = 0
 
 
-def without(some: tuple[_T, ...], others: tuple[_T, ...]) -> tuple[_T, ...]:
-    """Return the items of one tuple that another lacks."""
+def joined(some: Optional[tuple[_T, ...]], others: Optional[tuple[_T, ...]]) -> Optional[tuple[_T, ...]]:
+    """Return the items of both tuples, None if one is unknown."""
+    return None if some is None or others is None else (*some, *others)
+
+
+def without(some: Optional[tuple[_T, ...]], others: Optional[tuple[_T, ...]]) -> Optional[tuple[_T, ...]]:
+    """Return the items of one tuple that another lacks, None if one is unknown."""
+    if some is None or others is None:
+        return None
     if some == others:
         return ()
     taken = set(others)
     return tuple(each for each in some if each not in taken)
+
+
+def are_equal(some: Optional[tuple[_T, ...]], others: Optional[tuple[_T, ...]]) -> Optional[bool]:
+    """Return whether two tuples are equal, None if one is unknown."""
+    return None if some is None or others is None else some == others

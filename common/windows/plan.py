@@ -109,7 +109,7 @@ def _plan(
         outcome=outcome,
         load_count_after=_count_left(after, entry),
         excess_closes=_count_excess(unit, result),
-        refusal=result.refusal,
+        refusal=None if outcome is Outcome.UNKNOWN else result.refusal,
         unloads=unloads,
         gets_process_detach=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
         order_algorithm=result.order,

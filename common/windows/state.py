@@ -350,7 +350,7 @@ class DllExplainer:
     def name(self, key: int) -> str:
         """Return a unit's name, which is its first module's."""
         unit = self.graph.units.get(key)
-        return _entry_name(unit.entries[0]) if unit else f"{key:#x}"
+        return entry_name(unit.entries[0]) if unit else f"{key:#x}"
 
     def state(self, unit: LoadUnit) -> Optional[int]:
         """Return the state of a unit's node, None before Windows 8."""
@@ -552,7 +552,7 @@ class DllExplainer:
         parent = self._by_base.get(entry.parent_base) if entry.parent_base else None
         path = entry.path or (image.path if image else "")
         return Dll(
-            name=_entry_name(entry),
+            name=entry_name(entry),
             path=path,
             base=entry.base,
             start=entry.base,
@@ -566,10 +566,10 @@ class DllExplainer:
             fields=fields,
             load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
             ddag_state=None if state is None else STATES.get(state, str(state)),
-            first_loaded_by=_entry_name(parent) if parent and parent is not entry else None,
+            first_loaded_by=entry_name(parent) if parent and parent is not entry else None,
             imports=self._names(unit.children),
             importers=self._names(unit.parents),
-            import_cycle=tuple(_entry_name(each) for each in unit.entries if each is not entry),
+            import_cycle=tuple(entry_name(each) for each in unit.entries if each is not entry),
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
@@ -582,5 +582,6 @@ class DllExplainer:
         return names if self._spend(names) else ()
 
 
-def _entry_name(entry: LdrEntry) -> str:
+def entry_name(entry: LdrEntry) -> str:
+    """Return a DLL's base name, or its base address if it is unknown."""
     return entry.name or windows_base_name(entry.path) or f"{entry.base:#x}"

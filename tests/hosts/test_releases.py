@@ -74,7 +74,7 @@ def check_trace(report: Json) -> None:
     assert {each["name"]: each["open_count_now"] for each in report["library_totals"]} == {
         "libleak.so": 1,
         "libunique.so": 1,
-        "libclean.so": None,
+        "libclean.so": 0,
         "libowed.so": 0,
     }
     assert report["problems"] == []

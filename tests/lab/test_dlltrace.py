@@ -101,8 +101,9 @@ def test_the_story(lab: Lab, story: Path) -> None:
         for name in ("a.dll", "b.dll", "keeper.dll")
     }
     assert totals == {"a.dll": [3, 2], "b.dll": [2, 1], "keeper.dll": [1, 1]}
-    assert [accounts[name]["loadlibrary_count_now"] for name in totals] == [1, 1, None]
-    assert accounts["pinned.dll"]["pinned"]
+    assert [accounts[name]["loadlibrary_count_now"] for name in totals] == [1, 1, 0]
+    assert [accounts[name]["loaded_now"] for name in totals] == [True, True, False]
+    assert accounts["pinned.dll"]["pinned_now"]
     assert accounts["pinned.dll"]["closes_without_effect"] == 1
 
 

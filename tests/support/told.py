@@ -52,15 +52,15 @@ def _tell_open(event: Open) -> str:
 
 def _tell_close(event: Close) -> str:
     name = event.library.name if event.library else "?"
-    text = f"close {name} {event.open_count_before}: {event.predicted_outcome.value}"
-    text += _list(" -", _names(event.predicted_unloads))
-    text += _list(", then -", _names(event.predicted_by_nested_closes)) + _list(
-        ", for the outer one -", _names(event.predicted_for_outer_close)
+    text = f"close {name} {event.open_count_before or 0}: {event.predicted_outcome.value}"
+    text += _list(" -", _names(event.predicted_unloads or ()))
+    text += _list(", then -", _names(event.predicted_by_nested_closes or ())) + _list(
+        ", for the outer one -", _names(event.predicted_for_outer_close or ())
     )
-    text += _list("; mistaken in", _names(event.predicted_but_kept)) + _list(
-        "; surprised by", _names(event.unloaded_but_not_predicted)
+    text += _list("; mistaken in", _names(event.predicted_but_kept or ())) + _list(
+        "; surprised by", _names(event.unloaded_but_not_predicted or ())
     )
-    text += _list("; stays", (library.name for library in event.kept))
+    text += _list("; stays", (library.name for library in event.kept or ()))
     return text + ("" if event.ended else "; not seen to end")
 
 
@@ -97,11 +97,15 @@ def _tell_dll(event: DllEvent) -> str:
         return text + _list(" +", _names(event.loaded)) + _list(" -", _names(event.unloaded))
     name = event.library.name if event.library else "?"
     text = f"{_prefix(event)}free {name} {counts}: {event.refusal or event.predicted_outcome.value}"
-    text += _list(" -", _names(event.predicted_unloads)) + _list(", then -", _names(event.unloaded_by_nested_closes))
-    text += _list("; mistaken in", _names(event.predicted_but_kept)) + _list(
-        "; surprised by", _names(event.unloaded_but_not_predicted)
+    text += _list(" -", _names(event.predicted_unloads or ())) + _list(
+        ", then -", _names(event.unloaded_by_nested_closes or ())
     )
-    text += _list("; detached", event.got_process_detach) + _list("; stays", (dll.name for dll in event.kept))
+    text += _list("; mistaken in", _names(event.predicted_but_kept or ())) + _list(
+        "; surprised by", _names(event.unloaded_but_not_predicted or ())
+    )
+    text += _list("; detached", event.got_process_detach or ()) + _list(
+        "; stays", (dll.name for dll in event.kept or ())
+    )
     return text + ("" if event.ended else "; not seen to end")
 
 

@@ -66,11 +66,11 @@ def without_scopes(graph: Graph, process: GlibcProcess) -> list[tuple[int, bytes
 def told_by(prediction: ClosePrediction) -> tuple[Any, ...]:
     """Return what was predicted."""
     keeps = []
-    for library in prediction.keeps:
+    for library in prediction.kept:
         # Why it is NODELETE can be told for sure until it is made global.
         holds = [h._replace(origin="dlopen-flag-or-dlsym") if h.origin == "dlopen-flag" else h for h in library.holds]
         keeps.append(library._replace(holds=tuple(holds)))
-    return prediction.outcome, prediction.goes, prediction.at_least, keeps
+    return prediction.outcome, prediction.unloads, prediction.may_unload_more, keeps
 
 
 def foresee(forecast: ClosePredictor, examined: GlibcExamination) -> dict[int, ClosePrediction]:
@@ -105,7 +105,7 @@ def test_verdicts_that_are_taken_over_are_those_of_a_fresh_look(tmp_path: Path) 
                 ours = foresee(forecast, examined)
                 for address, fresh in foresee(ClosePredictor(), look(session.target).examined).items():
                     assert told_by(ours[address]) == told_by(fresh)
-                    kinds |= {hold.kind for library in fresh.keeps for hold in library.holds}
+                    kinds |= {hold.kind for library in fresh.kept for hold in library.holds}
             assert one.tally.wrong == []
     wanted = {HoldKind.DEPENDENCY, HoldKind.OPEN_COUNT, HoldKind.RELOCATION, HoldKind.NODELETE}
     assert wanted | {HoldKind.TLS_DESTRUCTORS} <= kinds

@@ -5,12 +5,19 @@ The process is synthetic, and does what the test says; tests/lab traces real pro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from dlwhy.common.commands.dlltrace.document import dll_trace_document, dump_dll_event
+from dlwhy.common.commands.dlltrace.text import dll_trace_view
 from dlwhy.common.errors import LayoutError, UnsupportedError
-from dlwhy.common.windows.trace.events import DllClose, DllOpen
+from dlwhy.common.render.text import render
+from dlwhy.common.windows.state import WindowsExamination
+from dlwhy.common.windows.trace.events import DllClose, DllOpen, DllTrace
 from dlwhy.common.windows.trace.tracer import DllTracer
+from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.support.live_windows import CURRENT_PROCESS, NOT_FOUND, SUCCESS, Script, Thread
 from dlwhy.tests.support.told import place, told_dlls
@@ -127,7 +134,9 @@ def test_a_pin_is_told_once_with_what_did_it(how: str) -> None:
     assert told_dlls(made.events)[1:] == [f"pin x.dll by {how}"]
     report = made.report()
     assert len(report.pins) == 1
-    assert "C:\\app\\x.dll" in report.pinned
+    (account,) = report.library_totals
+    assert (account.path, account.pinned_now) == ("C:\\app\\x.dll", True)
+    assert (account.open_count_now, account.loaded_now) == (None, True)
 
 
 def test_a_pin_by_way_of_another_function_is_told_once() -> None:
@@ -543,3 +552,68 @@ def test_a_process_without_its_loaders_memory_is_refused() -> None:
     made.target.forget(peb, 0x4000)
     with pytest.raises(UnsupportedError):
         DllTracer(made.target, (), made.events.append)
+
+
+# -- what cannot be read --------------------------------------------------------------------------------------
+
+
+def totals_of(report: DllTrace) -> dict[str, tuple[Any, ...]]:
+    """Return what JSON says of each DLL: its count at the start and now, whether it is loaded, and whether pinned."""
+    document = json.loads(json.dumps(dll_trace_document("dlltrace", report)))
+    VALIDATOR.validate(document)
+    keys = ("loadlibrary_count_at_start", "loadlibrary_count_now", "loaded_now", "pinned_now")
+    return {each["name"]: tuple(each[key] for key in keys) for each in document["library_totals"]}
+
+
+def test_a_count_whose_share_of_loads_is_unknown_is_null_and_not_the_whole_count() -> None:
+    made = script(WIN7)
+    for name in ("x.dll", "x.dll", "user.dll"):
+        made.main.load(name)
+    # Without its import table nobody can tell which counts it has raised.
+    made.target.forget(made.base("user.dll"), 0x3000)
+    made.begin("x.dll")
+    made.main.free("x.dll")
+    report = made.report()
+    assert totals_of(report)["x.dll"] == (None, None, True, False)
+    rows = [line.split() for line in render(dll_trace_view(report, verbose=False)).splitlines()]
+    assert ["x.dll", "?", "0", "1", "?"] in rows
+
+
+def test_what_is_not_loaded_any_more_has_no_count_and_says_so() -> None:
+    made = script()
+    made.main.load("x.dll")
+    made.begin()
+    made.main.load("a.dll")
+    made.main.free("x.dll")
+    assert totals_of(made.report()) == {"a.dll": (0, 1, True, False), "x.dll": (1, 0, False, False)}
+
+
+def test_whether_it_is_loaded_is_unknown_while_the_lists_cannot_be_read() -> None:
+    made = script()
+    made.begin()
+    made.main.load("x.dll")
+    made.main.free("x.dll")
+    made.main.load("a.dll")
+    entries = WindowsExamination(made.target).loaders[0].entries.values()
+    made.target.forget(next(each.address for each in entries if each.name == "a.dll"), 8)
+    assert totals_of(made.report())["x.dll"] == (0, None, None, None)
+
+
+def test_a_free_of_a_dll_whose_count_cannot_be_read_is_not_predicted() -> None:
+    made = script()
+    made.main.load("x.dll")
+    made.begin()
+    entries = WindowsExamination(made.target).loaders[0].entries.values()
+    node = next(each.node for each in entries if each.name == "x.dll")
+    assert node is not None
+    made.target.forget(node.address, 0x40)
+    made.main.free("x.dll")
+    (document,) = [json.loads(dump_dll_event(event)) for event in made.events]
+    validator_of("dll_event").validate(document)
+    unknown = ("predicted_outcome", "refusal", "predicted_unloads", "may_unload_more", "kept")
+    compared = ("unloaded_by_nested_closes", "predicted_but_kept", "unloaded_but_not_predicted", "predicted_exactly")
+    assert {key: document[key] for key in (*unknown, *compared)} == dict.fromkeys((*unknown, *compared))
+    assert [each["name"] for each in document["unloaded"]] == ["x.dll"]
+    totals = made.report().totals
+    assert (totals.closes_compared, totals.closes_not_predicted, totals.closes_mispredicted) == (0, 1, 0)
+    assert "1 free: not all counts could be read" in render(dll_trace_view(made.report(), verbose=False))

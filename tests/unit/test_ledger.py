@@ -5,13 +5,13 @@ from __future__ import annotations
 from dlwhy.common.linux.trace.events import DescriptorLeak, LibraryInstance
 from dlwhy.common.linux.trace.ledger import EventLedger
 from dlwhy.common.trace.events import EventHeader
-from dlwhy.common.trace.ledger import MAX_LISTED
+from dlwhy.common.trace.ledger import MAX_LISTED, CountsAtStart
 
 LIBRARY = LibraryInstance("libA.so", "/opt/app/libA.so", 0, 0x5000, 0x7000, 0x7000, 0x8000)
 
 
 def test_what_is_too_many_to_list_is_told() -> None:
-    ledger = EventLedger()
+    ledger = EventLedger(CountsAtStart({}, complete=True))
     for number in range(MAX_LISTED + 7):
         assert ledger.problems() == () or number > MAX_LISTED
         ledger.add(DescriptorLeak(EventHeader(number, 0.0, 4711), LIBRARY, 3, "/etc/hostname", ()))

@@ -6,15 +6,19 @@ The process is synthetic, and does what the test says; real programs are traced 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
-from dlwhy.common.commands.dltrace.document import dump_event
+from dlwhy.common.commands.dltrace.document import dump_event, trace_document
+from dlwhy.common.commands.dltrace.text import trace_view
 from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.linux.trace.events import Close, Open
+from dlwhy.common.linux.trace.events import Close, Open, Trace
 from dlwhy.common.linux.trace.snapshot import ANOTHER_PROGRAM
 from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import EXITED, begin
+from dlwhy.common.render.text import render
 from dlwhy.common.target import Reaction
+from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
 from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import NOTE, Library
@@ -377,7 +381,7 @@ def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None
     assert closed.library is not None
     assert closed.library.build_id == build_id("liba.so")
     gone = [("liba.so", build_id("liba.so")), ("libb.so", build_id("libb.so")), ("liby.so", build_id("liby.so"))]
-    assert [(each.name, each.build_id) for each in closed.unloaded] == gone
+    assert [(each.name, each.build_id) for each in closed.unloaded or ()] == gone
     assert closed.predicted_exactly
 
 
@@ -743,7 +747,7 @@ def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -
         [hold.chain or hold.kind.value for hold in library.holds]
         for event in made.events
         if isinstance(event, Close)
-        for library in event.kept
+        for library in event.kept or ()
     ]
     assert chains == [[("libc1.so", "libb.so")], [("libc1.so", "libb.so")], ["open-count"]]
 
@@ -763,7 +767,9 @@ def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: bool)
         user.imports = bound
         made.main.dlclose(made.main.dlopen("libp.so"))
     made.main.dlopen("libmissing.so")
-    symbols = [library.holds[0].symbols for event in made.events if isinstance(event, Close) for library in event.kept]
+    symbols = [
+        library.holds[0].symbols for event in made.events if isinstance(event, Close) for library in event.kept or ()
+    ]
     assert symbols == [("one",), ("one",), ("two",)]
 
 
@@ -806,6 +812,53 @@ def test_lists_that_cannot_be_read_at_an_event_are_a_problem_and_the_trace_goes_
         "_dl_open in thread 4711" if in_rtld else "dlopen in thread 4711"
     }
     assert told(made.events) == ["open libx.so: loaded + libx.so liby.so", "close libx.so 1: unloads - libx.so"]
+
+
+def test_what_a_close_does_is_unknown_while_not_all_libraries_can_be_read(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    handles = [made.main.dlopen(name) for name in ("liba.so", "libx.so", "liby.so")]
+    made.begin()
+    made.target.forget(made.handle("libx.so"), 8)
+    made.main.dlclose(handles[0])
+    made.main.dlclose(handles[2])
+    made.target.heal()
+    made.main.dlclose(handles[1])
+    closes = [json.loads(dump_event(event)) for event in made.events if isinstance(event, Close)]
+    unknown = ("predicted_outcome", "predicted_unloads", "predicted_by_nested_closes", "predicted_for_outer_close")
+    compared = ("may_unload_more", "kept", "predicted_but_kept", "unloaded_but_not_predicted", "predicted_exactly")
+    for document, is_unknown in zip(closes, (True, True, False)):
+        validator_of("event").validate(document)
+        assert {key: document[key] is None for key in (*unknown, *compared)} == dict.fromkeys(
+            (*unknown, *compared), is_unknown
+        )
+    report = made.report()
+    assert (report.totals.closes_compared, report.totals.closes_not_predicted) == (1, 2)
+    assert report.closes_not_open == report.closes_mispredicted == ()
+    assert report.kept == ()
+    assert "2 closes: not all libraries could be read" in render(trace_view(report, verbose=False))
+
+
+def test_whether_a_library_is_still_there_is_unknown_while_not_all_can_be_read(in_rtld: bool) -> None:
+    made = script(in_rtld)
+    made.main.dlopen("liba.so")
+    made.begin()
+    handle = made.main.dlopen("libx.so")
+    made.main.dlclose(handle)
+    (before, _) = totals_of(made.report())
+    assert before == {"liba.so": (1, 1, True), "libx.so": (0, 0, False)}
+    made.target.forget(made.handle("liba.so"), 8)
+    after, text = totals_of(made.report())
+    assert after == {"liba.so": (1, None, None), "libx.so": (0, None, None)}
+    assert "liba.so" in text
+
+
+def totals_of(report: Trace) -> tuple[dict[str, tuple[Any, ...]], str]:
+    """Return what JSON says of each library: its count at the start and now, and whether it is loaded; and the text."""
+    document = json.loads(json.dumps(trace_document("dltrace", report)))
+    VALIDATOR.validate(document)
+    keys = ("open_count_at_start", "open_count_now", "loaded_now")
+    found = {each["name"]: tuple(each[key] for key in keys) for each in document["library_totals"]}
+    return found, render(trace_view(report, verbose=True))
 
 
 def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: bool) -> None:

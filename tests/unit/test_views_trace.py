@@ -60,10 +60,8 @@ def header(
 
 STAYS = library(owed(destructor(7)), name="libB.so")
 LONG_STAYS = library(HOLDS["relocation"], name=LONG_LIBRARY)
-CLOSE = Close(
-    header(4), instance(), 1, Outcome.UNLOADS, (instance(),), kept=(STAYS,), unloaded=(instance(),), ended=True
-)
-EARLY = Close(header(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, kept=(STAYS,), ended=True)
+CLOSE = Close(header(4), instance(), 1, Outcome.UNLOADS, (instance(),), kept=(STAYS,), unloaded=(instance(),))
+EARLY = Close(header(6, None), instance("libC.so"), 3, Outcome.NO_EFFECT, kept=(STAYS,), unloaded=())
 WRONG = Close(
     header(9, UNKNOWN),
     instance("libD.so"),
@@ -71,10 +69,9 @@ WRONG = Close(
     Outcome.UNLOADS,
     (instance("libD.so"), instance("libE.so")),
     unloaded=(instance("libD.so"), instance("libF.so")),
-    ended=True,
 )
-VAIN = Close(header(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, ended=True)
-LONG_CLOSE = Close(header(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), ended=True)
+VAIN = Close(header(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, unloaded=())
+LONG_CLOSE = Close(header(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), unloaded=())
 OPEN = Open(header(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
 FAILED = Open(header(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
 PINS = (
@@ -100,7 +97,7 @@ def account(
 ) -> LibraryTotals:
     made = (Calls(site, "user", opens),) if opens else ()
     undone = (Calls(site, "libc", closes),) if closes else ()
-    return LibraryTotals(name, f"/opt/app/{name}", 0, 0, made, undone, early, left)
+    return LibraryTotals(name, f"/opt/app/{name}", 0, 0, made, undone, early, left or 0, left is not None)
 
 
 def trace(kept: tuple[KeptLibrary, ...] = (), accounts: tuple[LibraryTotals, ...] = (), **more: object) -> Trace:
@@ -251,12 +248,14 @@ def test_what_is_not_known_is_null() -> None:
     named = render(trace_view(trace(opens_failed=(FAILED._replace(requested=None),)), verbose=False))
     assert "Failed: dlopen(?) by " in named
     assert json_of(VAIN)["open_count_before"] == 0
-    assert json_of(VAIN._replace(library=None))["open_count_before"] is None
+    assert json_of(VAIN._replace(library=None, open_count_before=None))["open_count_before"] is None
     assert json_of(PINS[0]._replace(header=EventHeader(3, 0.5, 0)))["thread"] is None
     opening = json_of(OPEN._replace(result=OpenResult.UNKNOWN, library=None, loaded=()))
     assert (opening["result"], opening["loaded"], opening["unloaded"]) == (None, None, None)
-    running = json_of(CLOSE._replace(ended=False, unloaded=()))
-    assert (running["unloaded"], running["predicted_exactly"]) == (None, None)
+    running = json_of(CLOSE._replace(unloaded=None))
+    assert (running["predicted_unloads"], running["unloaded"]) == (["libA.so"], None)
+    for key in ("predicted_exactly", "predicted_but_kept", "unloaded_but_not_predicted"):
+        assert running[key] is None
 
 
 def test_what_came_and_went_can_be_told_apart() -> None:

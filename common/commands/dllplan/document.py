@@ -31,7 +31,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "close_count": plan.close_count,
         "excess_closes": plan.excess_closes,
         "outcome": plan.outcome.value,
-        "refusal": None if plan.refusal == "unknown" else plan.refusal,
+        "refusal": plan.refusal,
         "unloads": unloads if is_known else None,
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,

@@ -6,9 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
 from ...render.dll_json import dll_rules, kept_dll_document
-from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
+from ...render.json_parts import (
+    SCHEMA,
+    envelope,
+    hexadecimal,
+    optional_hexadecimal,
+    optional_list,
+    problem_documents,
+)
 from ...render.jsontext import dumps
-from ...render.trace_json import header_document, site_document, totals_document
+from ...render.trace_json import header_document, optional_names, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
 
@@ -35,7 +42,7 @@ def dll_trace_document(command: str, trace: DllTrace) -> DlltraceDocument:
         "end_reason": trace.end_reason,
         "duration_seconds": round(trace.duration_seconds, 3),
         "totals": totals_document(trace.totals),
-        "library_totals": [_library_totals(each, each.path in trace.pinned) for each in trace.library_totals],
+        "library_totals": [_library_totals(each) for each in trace.library_totals],
         "kept": [
             {**kept_dll_document(kept.dll), "times_kept": kept.times_kept, "last_event": kept.last_event.header.number}
             for kept in trace.kept
@@ -88,16 +95,16 @@ def _close_document(event: DllClose) -> DllCloseDocument:
         "load_count_after": event.load_count_after,
         "ntstatus": _ntstatus(event.ntstatus),
         "predicted_outcome": event.predicted_outcome.value,
-        "refusal": None if event.refusal == "unknown" else event.refusal,
-        "predicted_unloads": _names(event.predicted_unloads),
-        "may_unload_more": list(event.may_unload_more),
-        "kept": [kept_dll_document(dll) for dll in event.kept],
-        "unloaded": _instances(event.unloaded) if event.ended else None,
-        "unloaded_by_nested_closes": _names(event.unloaded_by_nested_closes),
-        "predicted_but_kept": _names(event.predicted_but_kept),
-        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.predicted_exactly if event.ended else None,
-        "got_process_detach": list(event.got_process_detach),
+        "refusal": event.refusal,
+        "predicted_unloads": optional_names(event.predicted_unloads),
+        "may_unload_more": optional_list(event.may_unload_more, str),
+        "kept": optional_list(event.kept, kept_dll_document),
+        "unloaded": optional_list(event.unloaded, _instance_document),
+        "unloaded_by_nested_closes": optional_names(event.unloaded_by_nested_closes),
+        "predicted_but_kept": optional_names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": optional_names(event.unloaded_but_not_predicted),
+        "predicted_exactly": event.predicted_exactly,
+        "got_process_detach": optional_list(event.got_process_detach, str),
     }
 
 
@@ -110,7 +117,7 @@ def _pin_document(event: DllPin) -> DllPinDocument:
     }
 
 
-def _library_totals(account: LibraryTotals, is_pinned: bool) -> DllTotalsDocument:
+def _library_totals(account: LibraryTotals) -> DllTotalsDocument:
     return {
         "name": account.name,
         "path": account.path,
@@ -119,7 +126,8 @@ def _library_totals(account: LibraryTotals, is_pinned: bool) -> DllTotalsDocumen
         "closes_by_caller": [_calls(calls) for calls in account.closes_by_caller],
         "closes_without_effect": account.closes_without_effect,
         "loadlibrary_count_now": account.open_count_now,
-        "pinned": is_pinned,
+        "loaded_now": account.loaded_now,
+        "pinned_now": account.pinned_now,
     }
 
 
@@ -129,10 +137,6 @@ def _calls(calls: Calls) -> DllCallsDocument:
 
 def _ntstatus(status: Optional[int]) -> Optional[str]:
     return None if status is None else f"{status:#010x}"
-
-
-def _names(instances: Iterable[DllInstance]) -> list[str]:
-    return [instance.name for instance in instances]
 
 
 def _instances(instances: Iterable[DllInstance]) -> list[DllInstanceDocument]:

@@ -8,7 +8,17 @@ from ...model import Outcome
 from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
 from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
-from ...render.trace_words import SHOWN, call_parts, never_closed, short_name, site_words, total, trace_table
+from ...render.trace_words import (
+    SHOWN,
+    call_parts,
+    count_words,
+    left_words,
+    never_closed,
+    short_name,
+    site_words,
+    total,
+    trace_table,
+)
 from ...render.words import join, layout_parts, problem_parts, quantity
 from ...trace.events import LibraryTotals
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
@@ -34,7 +44,7 @@ def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
         parts += layout_parts(trace.target, trace.loader)
     parts += dll_rule_parts(trace.rules, verbose)
     parts += problem_parts(trace.problems)
-    unpinned = [each for each in trace.library_totals if each.path not in trace.pinned]
+    unpinned = [each for each in trace.library_totals if not each.pinned_now]
     parts += never_closed(unpinned, "loaded", "freed", verbose)
     return Document(tuple(parts))
 
@@ -53,13 +63,14 @@ def _answer(trace: DllTrace) -> str:
 def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
     totals = trace.totals
     yield ("trace", f"{'going on' if trace.watching else f'over: {trace.end_reason}'}, {trace.duration_seconds:.1f} s")
-    compared = totals.closes - totals.closes_raced
     yield (
         "predictions",
-        f"{totals.closes_predicted_exactly} of {compared} exact when the free began; "
+        f"{totals.closes_predicted_exactly} of {totals.closes_compared} exact when the free began; "
         f"{quantity(totals.closes_nested, 'free')} within other calls; "
         f"{quantity(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
+    if totals.closes_not_predicted:
+        yield ("not predicted", f"{quantity(totals.closes_not_predicted, 'free')}: not all counts could be read")
     if totals.closes_raced:
         yield (
             "raced",
@@ -104,11 +115,11 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
     rows = [
         (
             each.name,
-            str(each.open_count_at_start),
+            count_words(each.open_count_at_start),
             str(total(each.opens_by_caller)),
             str(total(each.closes_by_caller))
             + (f" +{each.closes_without_effect} without effect" if each.closes_without_effect else ""),
-            _left_words(trace, each),
+            _left_words(each),
         )
         for each in active
     ]
@@ -117,10 +128,8 @@ def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
         yield from call_parts(active, "loaded", "freed")
 
 
-def _left_words(trace: DllTrace, account: LibraryTotals) -> str:
-    if account.path in trace.pinned:
-        return "pinned"
-    return "gone" if account.open_count_now is None else str(account.open_count_now)
+def _left_words(account: LibraryTotals) -> str:
+    return "pinned" if account.pinned_now else left_words(account)
 
 
 def _failure_parts(failures: Sequence[DllOpen], verbose: bool) -> Iterator[Part]:
@@ -145,8 +154,9 @@ def _pin_parts(pins: Sequence[DllPin], verbose: bool) -> Iterator[Part]:
 def _mismatch_parts(mismatches: Sequence[DllClose], verbose: bool) -> Iterator[Part]:
     for close in mismatches[:SHOWN]:
         kept, unpredicted = (
-            [one.name for one in some] for some in (close.predicted_but_kept, close.unloaded_but_not_predicted)
+            [one.name for one in some or ()] for some in (close.predicted_but_kept, close.unloaded_but_not_predicted)
         )
         words = [f"{join(kept)} stayed"] if kept else []
-        words += [f"{join(unpredicted)} went too"] if unpredicted else []
+        verb = "was" if len(unpredicted) == 1 else "were"
+        words += [f"{join(unpredicted)} {verb} unloaded too"] if unpredicted else []
         yield Sentence(f"Not as predicted: #{close.header.number} {_close_words(close, verbose)}: {'; '.join(words)}.")

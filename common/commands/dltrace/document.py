@@ -6,10 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
 from ...linux.trace.events import Close, DescriptorLeak, Event, LibraryInstance, Open, Pin, TlsRegistration, Trace
-from ...render.json_parts import SCHEMA, envelope, hexadecimal, optional_hexadecimal, problem_documents
+from ...render.json_parts import (
+    SCHEMA,
+    envelope,
+    hexadecimal,
+    optional_hexadecimal,
+    optional_list,
+    problem_documents,
+)
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document
-from ...render.trace_json import header_document, site_document, totals_document
+from ...render.trace_json import header_document, optional_names, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 
 if TYPE_CHECKING:
@@ -96,17 +103,17 @@ def _close_document(event: Close) -> CloseDocument:
         "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "handle": optional_hexadecimal(event.handle),
-        "open_count_before": event.open_count_before if event.library else None,
+        "open_count_before": event.open_count_before,
         "predicted_outcome": event.predicted_outcome.value,
-        "predicted_unloads": _names(event.predicted_unloads),
-        "predicted_by_nested_closes": _names(event.predicted_by_nested_closes),
-        "predicted_for_outer_close": _names(event.predicted_for_outer_close),
-        "may_unload_more": list(event.may_unload_more),
-        "kept": [kept_document(library) for library in event.kept],
-        "unloaded": _instances(event.unloaded) if event.ended else None,
-        "predicted_but_kept": _names(event.predicted_but_kept),
-        "unloaded_but_not_predicted": _names(event.unloaded_but_not_predicted),
-        "predicted_exactly": event.predicted_exactly if event.ended else None,
+        "predicted_unloads": optional_names(event.predicted_unloads),
+        "predicted_by_nested_closes": optional_names(event.predicted_by_nested_closes),
+        "predicted_for_outer_close": optional_names(event.predicted_for_outer_close),
+        "may_unload_more": optional_list(event.may_unload_more, str),
+        "kept": optional_list(event.kept, kept_document),
+        "unloaded": optional_list(event.unloaded, _instance_document),
+        "predicted_but_kept": optional_names(event.predicted_but_kept),
+        "unloaded_but_not_predicted": optional_names(event.unloaded_but_not_predicted),
+        "predicted_exactly": event.predicted_exactly,
     }
 
 
@@ -157,6 +164,7 @@ def _library_totals(account: LibraryTotals) -> LibraryTotalsDocument:
         "closes_by_caller": [_calls(calls) for calls in account.closes_by_caller],
         "closes_without_effect": account.closes_without_effect,
         "open_count_now": account.open_count_now,
+        "loaded_now": account.loaded_now,
     }
 
 
@@ -182,7 +190,3 @@ def _instance_document(instance: LibraryInstance) -> InstanceDocument:
 
 def _instances(instances: Iterable[LibraryInstance]) -> list[InstanceDocument]:
     return [_instance_document(instance) for instance in instances]
-
-
-def _names(instances: Iterable[LibraryInstance]) -> list[str]:
-    return [instance.name for instance in instances]

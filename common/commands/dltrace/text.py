@@ -16,6 +16,8 @@ from ...render.trace_words import (
     NAMED,
     SHOWN,
     call_parts,
+    count_words,
+    left_words,
     never_closed,
     short_name,
     site_words,
@@ -76,7 +78,7 @@ def stop_view(stop: Stop) -> Document:
         return Document((Sentence(f"dltrace: {words} is about to unload {names}."),))
     if stop.when == "opened":
         return Document((Sentence(f"dltrace: before {words}, {names} was loaded."),))
-    kept = [each for each in event.kept if each.name in stop.libraries]
+    kept = [each for each in event.kept or () if each.name in stop.libraries]
     room = MAX_WIDTH - len(INDENT)
     lines = [line for each in kept[:NAMED] for line in wrap(f"{short_name(each.name)} stays: {_why(each)}", room)]
     return Document((Sentence(f"dltrace: {words} keeps {names}."), Facts(tuple((line,) for line in lines))))
@@ -124,6 +126,11 @@ def _facts(trace: Trace, verbose: bool) -> Iterator[tuple[str, str]]:
         f"{quantity(totals.closes_nested, 'close')} within others; "
         f"{quantity(totals.closes_mispredicted, 'mismatch', 'mismatches')}",
     )
+    if totals.closes_not_predicted:
+        yield (
+            "not predicted",
+            f"{quantity(totals.closes_not_predicted, 'close')}: not all libraries could be read",
+        )
     if totals.closes_raced:
         yield (
             "raced",
@@ -173,11 +180,11 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
         (
             each.name,
             str(each.namespace),
-            str(each.open_count_at_start),
+            count_words(each.open_count_at_start),
             str(total(each.opens_by_caller)),
             str(total(each.closes_by_caller))
             + (f" +{each.closes_without_effect} early" if each.closes_without_effect else ""),
-            "gone" if each.open_count_now is None else str(each.open_count_now),
+            left_words(each),
         )
         for each in active
     ]
@@ -256,10 +263,11 @@ def _sites(leak: DescriptorLeak, verbose: bool) -> str:
 def _mismatch_parts(mismatches: Sequence[Close], verbose: bool) -> Iterator[Part]:
     shown = mismatches if verbose else mismatches[:SHOWN]
     for close in shown:
-        kept = [each.name for each in close.predicted_but_kept]
-        unpredicted = [each.name for each in close.unloaded_but_not_predicted]
+        kept = [each.name for each in close.predicted_but_kept or ()]
+        unpredicted = [each.name for each in close.unloaded_but_not_predicted or ()]
         words = [f"{_names(kept, verbose)} stayed"] if kept else []
-        words += [f"{_names(unpredicted, verbose)} went too"] if unpredicted else []
+        verb = "was" if len(unpredicted) == 1 else "were"
+        words += [f"{_names(unpredicted, verbose)} {verb} unloaded too"] if unpredicted else []
         number = close.header.number
         yield Sentence(f"Not as predicted: #{number} {_close_words(close, verbose)}: {'; '.join(words)}.")
     if len(shown) < len(mismatches):

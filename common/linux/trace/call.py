@@ -111,19 +111,22 @@ class OpenCall(LoaderCall):
 class ClosePrediction(NamedTuple):
     """The predicted effects of a close: its outcome, the libraries unloaded, by link map, and dependencies that stay.
 
-    ``for_outer_close`` are libraries that the outer close's collection unloads because of this close, ``at_least``
-    names libraries that can close more while they are unloaded.
+    ``for_outer_close`` are libraries that the outer close's collection unloads because of this close,
+    ``may_unload_more`` names libraries that can close others while they are unloaded.  If the outcome is unknown, all
+    of it is.
     """
 
     outcome: Outcome
-    goes: Mapping[int, LibraryInstance]
+    unloads: Mapping[int, LibraryInstance]
     for_outer_close: Mapping[int, LibraryInstance]
-    at_least: tuple[str, ...]
-    keeps: tuple[Library, ...]
+    may_unload_more: tuple[str, ...]
+    kept: tuple[Library, ...]
 
 
 #: The prediction for a close of a handle that is not a library's.
 _NOTHING = ClosePrediction(Outcome.NOT_OPEN, {}, {}, (), ())
+#: The prediction if the handle can be that of a library that was not read.
+UNPREDICTABLE = ClosePrediction(Outcome.UNKNOWN, {}, {}, (), ())
 
 
 class CloseCall(LoaderCall):
@@ -138,6 +141,8 @@ class CloseCall(LoaderCall):
         self.library = library
         self.prediction = _NOTHING
         self.by_nested_closes: dict[int, LibraryInstance] = {}
+        #: What a nested close adds could not be predicted.
+        self.is_nested_unknown = False
         self.is_counted = False
 
     @property
@@ -150,9 +155,9 @@ class CloseCall(LoaderCall):
 
     def is_expected_to_unload(self, address: int) -> bool:
         """Return True if one of the close's mark phases condemns the library whose link map is at an address."""
-        return address in self.prediction.goes or address in self.by_nested_closes
+        return address in self.prediction.unloads or address in self.by_nested_closes
 
-    def predict(self, link_map: LinkMap, prediction: ClosePrediction) -> None:
+    def predict(self, link_map: Optional[LinkMap], prediction: ClosePrediction) -> None:
         """Set the prediction, and the current link map that it was made for."""
         self.link_map = link_map
         self.prediction = prediction
@@ -161,6 +166,10 @@ class CloseCall(LoaderCall):
         """Record what a nested close's collection adds to what this close unloads."""
         self.by_nested_closes.update(libraries)
 
+    def note_nested_unknown(self) -> None:
+        """Record that it is unknown what a nested close adds to what this close unloads."""
+        self.is_nested_unknown = True
+
     def note_count(self) -> None:
         """Record that the close has lowered an open count."""
         self.has_effect = self.is_counted = True
@@ -168,18 +177,19 @@ class CloseCall(LoaderCall):
     def event(self, ended: bool) -> Close:
         """Return the event; its unloaded libraries are unknown until the close has returned."""
         prediction = self.prediction
+        known = prediction.outcome is not Outcome.UNKNOWN
+        nested_known = known and not self.is_nested_unknown
         return Close(
             header=self.header,
             library=self.library,
-            open_count_before=self.link_map.l_direct_opencount if self.link_map else 0,
+            open_count_before=self.link_map.l_direct_opencount if self.link_map else None,
             predicted_outcome=prediction.outcome,
-            predicted_unloads=_by_name(prediction.goes.values()),
-            predicted_by_nested_closes=_by_name(self.by_nested_closes.values()),
-            may_unload_more=prediction.at_least,
-            kept=prediction.keeps,
-            unloaded=_by_name(self.unloaded.values()) if ended else (),
-            ended=ended,
-            predicted_for_outer_close=_by_name(prediction.for_outer_close.values()),
+            predicted_unloads=_by_name(prediction.unloads.values()) if known else None,
+            predicted_by_nested_closes=_by_name(self.by_nested_closes.values()) if nested_known else None,
+            may_unload_more=prediction.may_unload_more if known else None,
+            kept=prediction.kept if known else None,
+            unloaded=_by_name(self.unloaded.values()) if ended else None,
+            predicted_for_outer_close=_by_name(prediction.for_outer_close.values()) if known else None,
             handle=self.handle,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import EventHeader, LibraryTotals, OpenResult, Site, Totals, without
+from ...trace.events import EventHeader, LibraryTotals, OpenResult, Site, Totals, are_equal, joined, without
 from ..model import Library
 
 
@@ -56,45 +56,54 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A dlclose: the prediction at its start, and what it did; libraries sorted by name.
 
+    What could not be predicted is None, as is what it did if its return was not seen.
+
     :param library: the library whose handle is closed, None if the handle is not a library's.
-    :param open_count_before: its l_direct_opencount before the close.
+    :param open_count_before: its l_direct_opencount before the close, None if the handle is not a library's.
+    :param predicted_outcome: what the close does to that library; UNKNOWN if not all libraries could be read.
     :param predicted_unloads: the libraries that the first mark phase condemns.
     :param predicted_by_nested_closes: the libraries that later mark phases add, one for each nested close.
     :param may_unload_more: names of libraries that can close others while they are unloaded.
     :param kept: if it is the last close, the library and its dependencies that stay, with their holds.
-    :param unloaded: the libraries that it unloaded; empty unless ``ended``.
-    :param ended: False if the return was not seen.
+    :param unloaded: the libraries that it unloaded.
     :param predicted_for_outer_close: the libraries that this nested close adds to the outer one.
     :param handle: the argument.
     """
 
     header: EventHeader
     library: Optional[LibraryInstance]
-    open_count_before: int
+    open_count_before: Optional[int]
     predicted_outcome: Outcome
-    predicted_unloads: tuple[LibraryInstance, ...] = ()
-    predicted_by_nested_closes: tuple[LibraryInstance, ...] = ()
-    may_unload_more: tuple[str, ...] = ()
-    kept: tuple[Library, ...] = ()
-    unloaded: tuple[LibraryInstance, ...] = ()
-    ended: bool = False
-    predicted_for_outer_close: tuple[LibraryInstance, ...] = ()
+    predicted_unloads: Optional[tuple[LibraryInstance, ...]] = ()
+    predicted_by_nested_closes: Optional[tuple[LibraryInstance, ...]] = ()
+    may_unload_more: Optional[tuple[str, ...]] = ()
+    kept: Optional[tuple[Library, ...]] = ()
+    unloaded: Optional[tuple[LibraryInstance, ...]] = None
+    predicted_for_outer_close: Optional[tuple[LibraryInstance, ...]] = ()
     handle: Optional[int] = None
 
     @property
-    def predicted_but_kept(self) -> tuple[LibraryInstance, ...]:
-        """Return the libraries that were predicted to be unloaded but stayed: an error, unless threads raced."""
-        return without((*self.predicted_unloads, *self.predicted_by_nested_closes), self.unloaded) if self.ended else ()
+    def ended(self) -> bool:
+        """Return False if the close was not seen to return."""
+        return self.unloaded is not None
 
     @property
-    def unloaded_but_not_predicted(self) -> tuple[LibraryInstance, ...]:
-        """Return the libraries that were unloaded without having been predicted."""
-        return without(self.unloaded, (*self.predicted_unloads, *self.predicted_by_nested_closes)) if self.ended else ()
+    def predicted_but_kept(self) -> Optional[tuple[LibraryInstance, ...]]:
+        """Return the libraries that were predicted to be unloaded but stayed; None if that is unknown.
+
+        It is an error of the prediction, unless threads raced.
+        """
+        return without(joined(self.predicted_unloads, self.predicted_by_nested_closes), self.unloaded)
 
     @property
-    def predicted_exactly(self) -> bool:
-        """Return True if exactly the libraries predicted at the start of the close were unloaded."""
-        return self.ended and self.predicted_unloads == self.unloaded
+    def unloaded_but_not_predicted(self) -> Optional[tuple[LibraryInstance, ...]]:
+        """Return the libraries that were unloaded without having been predicted; None if that is unknown."""
+        return without(self.unloaded, joined(self.predicted_unloads, self.predicted_by_nested_closes))
+
+    @property
+    def predicted_exactly(self) -> Optional[bool]:
+        """Return whether exactly the libraries predicted at the start of the close were unloaded; None if unknown."""
+        return are_equal(self.predicted_unloads, self.unloaded)
 
 
 class Pin(NamedTuple):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Optional
-
 from ...model import Outcome
 from ...trace.events import OpenResult
-from ...trace.ledger import CloseResult, Ledger, LibraryKey
+from ...trace.ledger import CloseResult, CountsAtStart, Ledger, LibraryKey
 from .events import Close, DescriptorLeak, Event, KeptLibrary, LibraryInstance, Open, Pin, TlsRegistration
 
 
@@ -17,10 +14,10 @@ class EventLedger(Ledger):
     ``closes_not_open`` are the closes of libraries that were not open.
     """
 
-    def __init__(self, at_start: Optional[Mapping[LibraryKey, int]] = None) -> None:
+    def __init__(self, at_start: CountsAtStart) -> None:
         """Create a ledger.
 
-        :param at_start: the open counts of the libraries loaded at program start.
+        :param at_start: the open counts when the trace began.
         """
         super().__init__(at_start)
         self.closes_mispredicted: list[Close] = []
@@ -54,27 +51,26 @@ class EventLedger(Ledger):
     def _book(self, event: Event, *, shown: bool) -> None:
         if event.library is None:
             return
-        key, name = key_of(event.library), event.library.name
+        key = key_of(event.library)
         if isinstance(event, Open):
-            self.record_open(key, name, event.header, shown=shown)
+            self.record_open(key, event.header, shown=shown)
         elif isinstance(event, Close):
-            self.record_close(key, name, event.header, event.predicted_outcome, shown=shown)
+            self.record_close(key, event.header, event.predicted_outcome, shown=shown)
 
     def _add_close(self, event: Close) -> None:
         ending = CloseResult(
-            outcome=event.predicted_outcome,
             ended=event.ended,
-            unloaded=len(event.unloaded),
-            keeps=bool(event.kept),
-            is_exact=event.predicted_exactly,
-            is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
+            unloaded=len(event.unloaded or ()),
+            kept_something=bool(event.kept),
+            predicted_exactly=event.predicted_exactly,
+            contradicts_predictions=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.header, ending):
             self._list("closes_mispredicted", self.closes_mispredicted, event)
         if event.predicted_outcome is Outcome.NOT_OPEN:
             self._list("closes_not_open", self.closes_not_open, event)
-        for library in event.kept:
-            key = LibraryKey(library.path, library.namespace)
+        for library in event.kept or ():
+            key = LibraryKey(library.path, library.namespace, library.name)
             before = self._kept.get(key)
             self._kept[key] = KeptLibrary(library, before.times_kept + 1 if before else 1, event)
 
@@ -85,4 +81,4 @@ class EventLedger(Ledger):
 
 def key_of(library: LibraryInstance) -> LibraryKey:
     """Return the key of a library's account."""
-    return LibraryKey(library.path, library.namespace)
+    return LibraryKey(library.path, library.namespace, library.name)

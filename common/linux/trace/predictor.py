@@ -36,17 +36,17 @@ class ClosePredictor:
         planner = Planner(examined)
         outcome, left, unloads = planner.predict(link_map)
         by_address = examined.process.graph.by_address
-        goes = {address: instance_of(examined.process, by_address[address]) for address in unloads}
+        unloaded = {address: instance_of(examined.process, by_address[address]) for address in unloads}
         for_outer: dict[int, LibraryInstance] = {}
-        at_least: tuple[str, ...] = ()
+        may_unload_more: tuple[str, ...] = ()
         if outcome is Outcome.DEFERRED and outer is not None:
-            for_outer = {a: i for a, i in goes.items() if a not in outer.prediction.goes}
-            goes = {}
+            for_outer = {a: i for a, i in unloaded.items() if a not in outer.prediction.unloads}
+            unloaded = {}
         else:
-            at_least = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
-        is_last = left == 0 or outcome is Outcome.NO_EFFECT
-        keeps = self._keeps(planner, link_map, left, unloads) if is_last else ()
-        return ClosePrediction(outcome, goes, for_outer, at_least, keeps)
+            may_unload_more = tuple(sorted(self._names_of_closers(planner, (by_address[a] for a in unloads))))
+        is_last = (left == 0 and outcome is not Outcome.UNKNOWN) or outcome is Outcome.NO_EFFECT
+        kept = self._find_kept(planner, link_map, left, unloads) if is_last else ()
+        return ClosePrediction(outcome, unloaded, for_outer, may_unload_more, kept)
 
     def explain(self, before: Graph, process: GlibcProcess, close_call: CloseCall) -> Mapping[int, LibraryInstance]:
         """Mark again under the current counts, which unseen nested closes have lowered; return what that unloaded.
@@ -61,7 +61,7 @@ class ClosePredictor:
         counts = {m.address: _count_of(m, after.get(m.address)) for m in namespace.maps}
         kept = mark(namespace, before, process.rules, counts)
         found = {a: i for a, i in close_call.unloaded.items() if a in counts and a not in kept}
-        return {a: i for a, i in found.items() if a not in close_call.prediction.goes}
+        return {a: i for a, i in found.items() if a not in close_call.prediction.unloads}
 
     def _names_of_closers(self, planner: Planner, maps: Iterable[LinkMap]) -> Iterator[str]:
         for link_map in maps:
@@ -70,7 +70,7 @@ class ClosePredictor:
             if self._closers[link_map.name]:
                 yield planner.examined.process.name(link_map)
 
-    def _keeps(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
+    def _find_kept(self, planner: Planner, link_map: LinkMap, left: int, unloads: Sequence[int]) -> tuple[Library, ...]:
         """Return verdicts on a library and its dependencies as far as they stay after its last close."""
         if link_map.l_type != LT_LOADED or link_map.nodelete:
             return (self.verdict_on_permanent(planner.examined, link_map),)

@@ -65,7 +65,7 @@ class StopRules:
         """Return the names of the libraries for which to stop at a close, None to resume."""
         when = self._options.stop_when
         if when == "kept":
-            kept = [library for library in close_call.prediction.keeps if library.held is not False]
+            kept = [library for library in close_call.prediction.kept if library.held is not False]
             if self._options.libraries:
                 chosen = [library for library in kept if self.is_wanted(library.path)]
             else:
@@ -73,7 +73,7 @@ class StopRules:
                 chosen = [library for library in kept if library.link_map == own or _is_unexpected(library)]
             return tuple(library.name for library in chosen) or None
         if when == "unloaded":
-            expected = {**close_call.prediction.goes, **close_call.by_nested_closes}.values()
+            expected = {**close_call.prediction.unloads, **close_call.by_nested_closes}.values()
             if close_call.prediction.outcome is Outcome.DEFERRED:
                 expected = {a: i for each in close_calls for a, i in each.by_nested_closes.items()}.values()
             return tuple(each.name for each in expected if self.is_wanted(each.path)) or None
@@ -111,13 +111,13 @@ def names_of(event: Event) -> Iterator[str]:
             yield event.requested
         instances = [event.library, *event.loaded, *event.unloaded]
     elif isinstance(event, Close):
-        yield from (library.path for library in event.kept)
+        yield from (library.path for library in event.kept or ())
         instances = [
             event.library,
-            *event.predicted_unloads,
-            *event.predicted_by_nested_closes,
-            *event.predicted_for_outer_close,
-            *event.unloaded,
+            *(event.predicted_unloads or ()),
+            *(event.predicted_by_nested_closes or ()),
+            *(event.predicted_for_outer_close or ()),
+            *(event.unloaded or ()),
         ]
     else:
         instances = [event.library]

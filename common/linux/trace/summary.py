@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...model import Problem
-from ...trace.ledger import LibraryKey
+from ...trace.ledger import CountsAtStart, LibraryKey, LoadedNow
 from ...trace.session import TraceSession
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
@@ -13,8 +13,7 @@ from ..state.naming import missing_names, target_info
 from ..state.process import GlibcProcess
 from .entry_points import EntryPoints
 from .events import Event, Trace
-from .in_flight import instance_of
-from .ledger import EventLedger, key_of
+from .ledger import EventLedger
 from .stops import StopRules
 
 #: A trace with more problems than this is useless.
@@ -39,14 +38,14 @@ class TraceSummary:
         self._problems: dict[Problem, None] = dict.fromkeys(process.all_problems())
         self._unended: tuple[Event, ...] = ()
         maps = [m for m in process.graph.by_address.values() if not m.is_proxy]
-        self._ledger = EventLedger(_open_counts(process, (m for m in maps if m.l_type != LT_LOADED)))
+        startup = frozenset(_key_of_map(process, m) for m in maps if m.l_type != LT_LOADED)
+        self._ledger = EventLedger(CountsAtStart(_open_counts(process, maps), process.graph.complete, startup))
         for link_map in maps:
             # Start-up libraries stay, so their build-ids are read on demand.
             if link_map.l_type == LT_LOADED:
                 process.build_id(link_map)
             if link_map.l_type == LT_LOADED and link_map.l_direct_opencount:
-                library = instance_of(process, link_map)
-                self._ledger.begin(key_of(library), library.name, link_map.l_direct_opencount)
+                self._ledger.begin(_key_of_map(process, link_map))
 
     def tell(self, event: Event) -> None:
         """Report an ended event if it concerns a requested library, and count it."""
@@ -80,6 +79,7 @@ class TraceSummary:
         :param running: the events of the in-flight calls.
         """
         ledger = self._ledger
+        now = _open_counts(process, (m for m in process.graph.by_address.values() if not m.is_proxy))
         return Trace(
             target=self._info,
             loader=process.loader_info(),
@@ -89,7 +89,9 @@ class TraceSummary:
             opens_by=entry_points.opens_by,
             closes_by=entry_points.closes_by,
             totals=ledger.totals(),
-            library_totals=ledger.library_totals(_open_counts(process, process.graph.by_address.values())),
+            library_totals=ledger.library_totals(
+                {key: LoadedNow(count) for key, count in now.items()}, process.graph.complete
+            ),
             kept=ledger.kept(),
             closes_mispredicted=tuple(ledger.closes_mispredicted),
             pins=tuple(ledger.pins),
@@ -105,4 +107,9 @@ class TraceSummary:
 
 def _open_counts(process: GlibcProcess, maps: Iterable[LinkMap]) -> dict[LibraryKey, int]:
     """Return open counts."""
-    return {LibraryKey(process.path(m), m.l_ns): m.l_direct_opencount for m in maps if not m.is_proxy}
+    return {_key_of_map(process, m): m.l_direct_opencount for m in maps}
+
+
+def _key_of_map(process: GlibcProcess, link_map: LinkMap) -> LibraryKey:
+    """Return the key of a library's account."""
+    return LibraryKey(process.path(link_map), link_map.l_ns, process.name(link_map))

@@ -281,8 +281,7 @@ class Tracer:
         link_map = process.graph.by_address.get(handle)
         library = instance_of(process, link_map) if link_map else None
         close_call = CloseCall(self._call_start(hit, entry, stack), handle, link_map, library)
-        if link_map is not None:
-            self._tracker.predict(close_call, link_map)
+        self._tracker.predict(close_call, link_map)
         self._in_flight.add(close_call)
         stop = self._stops.find_at_close(close_call, self._in_flight.close_calls())
         if close_call.does_nothing:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ...model import Outcome
 from ...trace.events import EventHeader
 from ...trace.session import TraceSession
 from ..loader.maps import Graph, LinkMap, is_same_library
-from .call import CloseCall, LoaderCall, OpenCall
+from .call import UNPREDICTABLE, CloseCall, LoaderCall, OpenCall
 from .descriptors import Descriptors
 from .events import Pin
 from .failures import StoredErrors
@@ -45,13 +46,19 @@ class CallTracker:
         self._stored_errors = stored_errors
         self._predictor = ClosePredictor()
 
-    def predict(self, close_call: CloseCall, link_map: LinkMap) -> None:
-        """Predict a close from the current snapshot."""
+    def predict(self, close_call: CloseCall, link_map: Optional[LinkMap]) -> None:
+        """Predict a close from the current snapshot; ``link_map`` is None if the handle is not a library's."""
+        if link_map is None and self._snapshot.process.graph.complete:
+            return
         own = self._in_flight.of_thread(close_call.header.tid)
         outer = next((each for each in own if isinstance(each, CloseCall)), None)
-        prediction = self._predictor.predict(self._snapshot.examined, link_map, outer)
+        prediction = UNPREDICTABLE
+        if link_map is not None:
+            prediction = self._predictor.predict(self._snapshot.examined, link_map, outer)
         close_call.predict(link_map, prediction)
-        if outer is not None:
+        if outer is not None and prediction.outcome is Outcome.UNKNOWN:
+            outer.note_nested_unknown()
+        elif outer is not None:
             outer.note_nested(prediction.for_outer_close)
 
     def advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
@@ -92,7 +99,7 @@ class CallTracker:
         current = self._snapshot.process.graph.by_address.get(link_map.address) if link_map else None
         if link_map is None or current is None or not is_same_library(link_map, current) or close_call.does_nothing:
             return
-        close_call.predict(current, close_call.prediction._replace(goes={}, for_outer_close={}))
+        close_call.predict(current, close_call.prediction._replace(unloads={}, for_outer_close={}))
         self.predict(close_call, current)
 
     def finish(self, call: LoaderCall) -> None:

@@ -87,16 +87,21 @@ class LoadCall(DllCall):
 class FreePrediction(NamedTuple):
     """The prediction of a free: outcome, why it does nothing, which DLLs it unloads and which stay.
 
-    ``detaches`` are the unloaded DLLs that get DLL_PROCESS_DETACH, ``at_least`` the names of the ones whose DllMain can
-    free more.
+    ``get_process_detach`` are the unloaded DLLs whose DllMain is called with DLL_PROCESS_DETACH, ``may_unload_more``
+    the names of the ones whose DllMain can free others.  If the outcome is unknown, all of it is.
     """
 
     outcome: Outcome
     refusal: Optional[str] = None
-    goes: tuple[DllInstance, ...] = ()
-    detaches: tuple[LdrEntry, ...] = ()
-    at_least: tuple[str, ...] = ()
-    keeps: tuple[Dll, ...] = ()
+    unloads: tuple[DllInstance, ...] = ()
+    get_process_detach: tuple[LdrEntry, ...] = ()
+    may_unload_more: tuple[str, ...] = ()
+    kept: tuple[Dll, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Return True if it could be predicted what the free does."""
+        return self.outcome is not Outcome.UNKNOWN
 
 
 class FreeCall(DllCall):

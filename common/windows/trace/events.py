@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
-from ...trace.events import EventHeader, LibraryTotals, OpenResult, Totals, without
+from ...trace.events import EventHeader, LibraryTotals, OpenResult, Totals, are_equal, joined, without
 from ..model import Dll, LoaderRules
 
 
 class DllInstance(NamedTuple):
     """A DLL from one load to its unload.
 
+    :param path: its full path, None if unknown, as it is until the loader lists it.
     :param ldr_entry: address of its LDR_DATA_TABLE_ENTRY, 0 if the loader does not list it yet.
     :param size: its SizeOfImage in bytes, 0 if the loader does not list it yet.
     :param timestamp: TimeDateStamp of its PE header, None if unknown.
     """
 
     name: str
-    path: str
+    path: Optional[str]
     ldr_entry: int
     base: int
     size: int = 0
@@ -51,10 +52,11 @@ class DllOpen(NamedTuple):
 class DllClose(NamedTuple):
     """A call of LdrUnloadDll: the prediction at its start, its effects, its NTSTATUS, and the load counts.
 
+    What could not be predicted is None, as is what it did if its return was not seen.
+
     :param predicted_unloads: the DLLs that it would unload by itself.
     :param unloaded_by_nested_closes: the DLLs unloaded in addition, freed by the DllMains of ``may_unload_more``.
     :param may_unload_more: names of predicted DLLs whose DllMain can free others.
-    :param ended: False if the end was not seen: then ``unloaded`` is unknown.
     :param refusal: why it does nothing: ``pinned``, ``importers-only``, ``process-exiting`` and the like.
     :param kept: the DLL and its imports that stay.
     :param got_process_detach: names of the DLLs whose DllMain got DLL_PROCESS_DETACH, in that order.
@@ -63,32 +65,36 @@ class DllClose(NamedTuple):
     header: EventHeader
     library: Optional[DllInstance]
     predicted_outcome: Outcome
-    predicted_unloads: tuple[DllInstance, ...] = ()
-    unloaded_by_nested_closes: tuple[DllInstance, ...] = ()
-    may_unload_more: tuple[str, ...] = ()
-    unloaded: tuple[DllInstance, ...] = ()
-    ended: bool = False
+    predicted_unloads: Optional[tuple[DllInstance, ...]] = ()
+    unloaded_by_nested_closes: Optional[tuple[DllInstance, ...]] = None
+    may_unload_more: Optional[tuple[str, ...]] = ()
+    unloaded: Optional[tuple[DllInstance, ...]] = None
     ntstatus: Optional[int] = None
     load_count_before: Optional[int] = None
     load_count_after: Optional[int] = None
     refusal: Optional[str] = None
-    kept: tuple[Dll, ...] = ()
-    got_process_detach: tuple[str, ...] = ()
+    kept: Optional[tuple[Dll, ...]] = ()
+    got_process_detach: Optional[tuple[str, ...]] = None
 
     @property
-    def predicted_but_kept(self) -> tuple[DllInstance, ...]:
-        """Return the DLLs that were predicted to be unloaded and were not."""
-        return without((*self.predicted_unloads, *self.unloaded_by_nested_closes), self.unloaded) if self.ended else ()
+    def ended(self) -> bool:
+        """Return False if the free was not seen to return."""
+        return self.unloaded is not None
 
     @property
-    def unloaded_but_not_predicted(self) -> tuple[DllInstance, ...]:
-        """Return the DLLs that were unloaded without having been predicted."""
-        return without(self.unloaded, (*self.predicted_unloads, *self.unloaded_by_nested_closes)) if self.ended else ()
+    def predicted_but_kept(self) -> Optional[tuple[DllInstance, ...]]:
+        """Return the DLLs that were predicted to be unloaded and were not; None if that is unknown."""
+        return without(joined(self.predicted_unloads, self.unloaded_by_nested_closes), self.unloaded)
 
     @property
-    def predicted_exactly(self) -> bool:
-        """Return True if exactly the DLLs predicted at the start of the free were unloaded."""
-        return self.ended and self.predicted_unloads == self.unloaded
+    def unloaded_but_not_predicted(self) -> Optional[tuple[DllInstance, ...]]:
+        """Return the DLLs that were unloaded without having been predicted; None if that is unknown."""
+        return without(self.unloaded, joined(self.predicted_unloads, self.unloaded_by_nested_closes))
+
+    @property
+    def predicted_exactly(self) -> Optional[bool]:
+        """Return whether exactly the DLLs predicted at the start of the free were unloaded; None if unknown."""
+        return are_equal(self.predicted_unloads, self.unloaded)
 
 
 class DllPin(NamedTuple):
@@ -115,7 +121,6 @@ class DllTrace(NamedTuple):
 
     :param end_reason: why the trace has ended, None if it has not.
     :param duration_seconds: from the start of the trace to its end, or to now.
-    :param pinned: paths of the DLLs that are pinned now.
     :param filter: the names of the DLLs to report, as given by the user.
     """
 
@@ -127,7 +132,6 @@ class DllTrace(NamedTuple):
     duration_seconds: float
     totals: Totals
     library_totals: tuple[LibraryTotals, ...]
-    pinned: frozenset[str]
     kept: tuple[KeptDll, ...]
     closes_mispredicted: tuple[DllClose, ...]
     pins: tuple[DllPin, ...]

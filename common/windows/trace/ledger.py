@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from ...trace.events import OpenResult, Totals
-from ...trace.ledger import CloseResult, Ledger, LibraryKey
+from ...trace.ledger import CloseResult, CountsAtStart, Ledger, LibraryKey
 from .events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, KeptDll
 
 
 class DllLedger(Ledger):
     """The sums of a trace of Windows' loader, with the events that its report lists."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, at_start: CountsAtStart) -> None:
+        """Create a ledger.
+
+        :param at_start: LoadLibrary's parts of the load counts when the trace began.
+        """
+        super().__init__(at_start)
         self.closes_mispredicted: list[DllClose] = []
         self.pins: list[DllPin] = []
         self.opens_failed: list[DllOpen] = []
-        self._kept: dict[str, KeptDll] = {}
+        self._kept: dict[LibraryKey, KeptDll] = {}
 
     def add(self, event: DllEvent) -> None:
         """Count an event."""
@@ -28,7 +32,7 @@ class DllLedger(Ledger):
 
     def _add_open(self, event: DllOpen) -> None:
         if event.library is not None:
-            self.record_open(key_of(event.library), event.library.name, event.header, shown=True)
+            self.record_open(key_of(event.library), event.header, shown=True)
         self.count_open(event.result)
         if event.result is OpenResult.FAILED:
             self._list("opens_failed", self.opens_failed, event)
@@ -36,21 +40,21 @@ class DllLedger(Ledger):
     def _add_close(self, event: DllClose) -> None:
         library = event.library
         if library is not None:
-            self.record_close(key_of(library), library.name, event.header, event.predicted_outcome, shown=True)
-        own = [dll for dll in event.kept if library is not None and dll.base == library.base]
+            self.record_close(key_of(library), event.header, event.predicted_outcome, shown=True)
+        own = [dll for dll in event.kept or () if event.ended and library is not None and dll.base == library.base]
         ending = CloseResult(
-            outcome=event.predicted_outcome,
             ended=event.ended,
-            unloaded=len(event.unloaded),
-            keeps=False,
-            is_exact=event.predicted_exactly,
-            is_wrong=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
+            unloaded=len(event.unloaded or ()),
+            kept_something=False,
+            predicted_exactly=event.predicted_exactly,
+            contradicts_predictions=bool(event.predicted_but_kept or event.unloaded_but_not_predicted),
         )
         if self.count_close(event.header, ending):
             self._list("closes_mispredicted", self.closes_mispredicted, event)
         for dll in own:
-            before = self._kept.get(dll.path)
-            self._kept[dll.path] = KeptDll(dll, before.times_kept + 1 if before else 1, event)
+            key = LibraryKey(dll.path or None, 0, dll.name)
+            before = self._kept.get(key)
+            self._kept[key] = KeptDll(dll, before.times_kept + 1 if before else 1, event)
 
     def totals(self) -> Totals:
         """Return the totals; a free that keeps something is one whose own DLL stays."""
@@ -63,4 +67,4 @@ class DllLedger(Ledger):
 
 def key_of(library: DllInstance) -> LibraryKey:
     """Return the key of a DLL's account."""
-    return LibraryKey(library.path, 0)
+    return LibraryKey(library.path, 0, library.name)

@@ -34,8 +34,8 @@ class FreePredictor:
         plan = plan_once(examined, loader, graph, entry)
         if within and self._rule is not LoaderRule.WIN8 and plan.refusal is None:
             # The count is lowered at once; DLLs whose count becomes 0 are unloaded by the outer call.
-            return FreePrediction(Outcome.DEFERRED, at_least=plan.may_unload_more, keeps=plan.kept)
-        going = [loader.entries[each.ldr_entry] for each in plan.unloads]
-        goes = tuple(map(instance_of, going))
-        detaches = tuple(each for each in going if each.base in plan.gets_process_detach)
-        return FreePrediction(plan.outcome, plan.refusal, goes, detaches, plan.may_unload_more, plan.kept)
+            return FreePrediction(Outcome.DEFERRED, may_unload_more=plan.may_unload_more, kept=plan.kept)
+        doomed = [loader.entries[each.ldr_entry] for each in plan.unloads]
+        unloads = tuple(map(instance_of, doomed))
+        get_process_detach = tuple(each for each in doomed if each.base in plan.gets_process_detach)
+        return FreePrediction(plan.outcome, plan.refusal, unloads, get_process_detach, plan.may_unload_more, plan.kept)

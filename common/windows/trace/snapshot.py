@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from ...trace.ledger import LibraryKey
+from ...trace.ledger import LibraryKey, LoadedNow
 from ..loader.lists import LdrEntry, Loader, find_entry_at
 from ..loader.unload import ImportGraph, effective_count
-from ..state import CORE_DLLS, WindowsExamination
+from ..state import CORE_DLLS, WindowsExamination, entry_name
 from ..target import LiveWindowsTarget
 from .events import DllInstance
 
@@ -16,13 +16,13 @@ from .events import DllInstance
 class DllSnapshot:
     """The latest snapshot of a process's DLLs.
 
-    ``left`` are LoadLibrary's parts of the counts when last recorded, ``pinned`` the paths of pinned DLLs.
+    ``now`` has the DLLs that were loaded when counts were last recorded; ``complete`` is False if there can be more.
     """
 
     def __init__(self, target: LiveWindowsTarget) -> None:
         self.is_exiting = False
-        self.left: Mapping[LibraryKey, int] = {}
-        self.pinned: frozenset[str] = frozenset()
+        self.now: Mapping[LibraryKey, LoadedNow] = {}
+        self.complete = False
         self._target = target
         self._by_base: Mapping[int, LdrEntry] = {}
 
@@ -40,18 +40,20 @@ class DllSnapshot:
         """Return the DLL whose image holds an address, None if the loader lists none."""
         return find_entry_at(tuple(self._by_base.values()), address)
 
-    def note_left(self) -> None:
+    def note_now(self) -> None:
         """Record the current load counts, unless the process is exiting and they mean nothing."""
         if self.is_exiting:
             return
         examined = self.refresh()
-        found = list(for_each_entry(examined))
-        self.left = {LibraryKey(entry.path, 0): own_count(graph, entry) for _, graph, entry in found}
-        self.pinned = frozenset(entry.path for _, graph, entry in found if graph.unit_of(entry).pinned)
+        self.now = {
+            key_of(entry): LoadedNow(own_count(graph, entry), graph.unit_of(entry).pinned)
+            for _, graph, entry in for_each_entry(examined)
+        }
+        self.complete = is_complete(examined)
 
     def begin_exit(self) -> None:
         """Record that the process is exiting."""
-        self.note_left()
+        self.note_now()
         self.is_exiting = True
 
 
@@ -71,15 +73,26 @@ def load_counts(examined: WindowsExamination) -> Mapping[int, Optional[int]]:
     }
 
 
-def own_count(graph: ImportGraph, entry: LdrEntry) -> int:
-    """Return LoadLibrary's part of a count, all of it if the part is unknown."""
+def is_complete(examined: WindowsExamination) -> bool:
+    """Return True if the lists of all loaders could be read."""
+    return bool(examined.loaders) and all(loader.complete for loader in examined.loaders)
+
+
+def own_count(graph: ImportGraph, entry: LdrEntry) -> Optional[int]:
+    """Return LoadLibrary's part of a load count, None if the DLL is pinned or the part is unknown."""
     unit = graph.unit_of(entry)
-    return max(0, unit.own if unit.own is not None and not unit.pinned else unit.count or 0)
+    return None if unit.pinned else unit.own
 
 
 def instance_of(entry: LdrEntry) -> DllInstance:
     """Describe a DLL as it is loaded now."""
-    return DllInstance(entry.name, entry.path, entry.address, entry.base, entry.size, entry.timestamp)
+    path = entry.path or None
+    return DllInstance(entry_name(entry), path, entry.address, entry.base, entry.size, entry.timestamp)
+
+
+def key_of(entry: LdrEntry) -> LibraryKey:
+    """Return the key of a DLL's account."""
+    return LibraryKey(entry.path or None, 0, entry_name(entry))
 
 
 def is_core(entry: Optional[LdrEntry]) -> bool:

@@ -8,11 +8,12 @@ from typing import Optional
 
 from ...model import Problem
 from ...paths import windows_base_name
+from ...trace.ledger import CountsAtStart
 from ...trace.session import TraceSession
 from ..state import WindowsExamination
 from .events import DllEvent, DllInstance, DllTrace
-from .ledger import DllLedger, key_of
-from .snapshot import DllSnapshot, for_each_entry, instance_of, own_count
+from .ledger import DllLedger
+from .snapshot import DllSnapshot, for_each_entry, is_complete, key_of, own_count
 
 #: A trace that meets more problems than this is of no use.
 MAX_PROBLEMS = 50
@@ -30,11 +31,13 @@ class DllTraceSummary:
         self._asked = [name.lower() for name in asked]
         self._on_event = on_event
         self._problems: dict[Problem, None] = {}
-        self._ledger = DllLedger()
-        for _, graph, entry in for_each_entry(examined):
-            if not graph.unit_of(entry).pinned and own_count(graph, entry):
-                library = instance_of(entry)
-                self._ledger.begin(key_of(library), library.name, own_count(graph, entry))
+        entries = for_each_entry(examined)
+        counts = {key_of(entry): own_count(graph, entry) for _, graph, entry in entries}
+        self._ledger = DllLedger(CountsAtStart(counts, is_complete(examined)))
+        for _, graph, entry in entries:
+            own = own_count(graph, entry)
+            if not graph.unit_of(entry).pinned and (own is None or own > 0):
+                self._ledger.begin(key_of(entry))
 
     def tell(
         self, event: DllEvent, concerned: Iterable[Optional[DllInstance]], requested: Optional[str] = None
@@ -71,8 +74,7 @@ class DllTraceSummary:
             end_reason=watching.ending,
             duration_seconds=watching.seconds(),
             totals=totals._replace(end_not_seen=totals.end_not_seen + unended),
-            library_totals=ledger.library_totals(snapshot.left),
-            pinned=snapshot.pinned,
+            library_totals=ledger.library_totals(snapshot.now, snapshot.complete),
             kept=ledger.kept(),
             closes_mispredicted=tuple(ledger.closes_mispredicted),
             pins=tuple(ledger.pins),

@@ -69,7 +69,7 @@ class DllTracer:
         self._in_flight = InFlightDllCalls(self._snapshot, lambda place: self._watch(place, self._return))
         self._predictor = FreePredictor(examined.loaders[0].rule)
         self._tracker = DllCallTracker(self._snapshot, self._in_flight, self._summary)
-        self._snapshot.note_left()
+        self._snapshot.note_now()
         places = self._places(examined)
         self._session.keep(*(self._watch(place, handler) for place, handler in places))
         self._session.keep(target.on_module_change(self._on_module_change), target.on_end(self._on_end))
@@ -83,7 +83,7 @@ class DllTracer:
     def stop(self) -> None:
         """End the trace; its breakpoints are removed from the process."""
         if self.is_watching():
-            self._snapshot.note_left()
+            self._snapshot.note_now()
         self._end("stopped")
 
     def note_stop(self, why: str) -> None:
@@ -94,7 +94,7 @@ class DllTracer:
     def report(self) -> DllTrace:
         """Return the report."""
         if self.is_watching():
-            self._snapshot.note_left()
+            self._snapshot.note_now()
         return self._summary.report(
             self._snapshot, self._session, is_watching=self.is_watching(), unended=self._in_flight.unended()
         )
@@ -161,7 +161,7 @@ class DllTracer:
     def _terminate(self, hit: Hit) -> None:
         """Stop watching before the process exits: its memory may be unmapped when the debugger reports the exit."""
         if hit.registers(("rcx",))[0] == CURRENT_PROCESS:
-            self._snapshot.note_left()
+            self._snapshot.note_now()
             self._end("the process has ended")
 
     # -- calls ------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class DllTracer:
             within=any(isinstance(each, FreeCall) for each in own if each is not free_call),
         )
         free_call.predict(prediction)
-        for each in prediction.detaches:
+        for each in prediction.get_process_detach:
             self._watch_detach(free_call, each)
 
     def _watch_detach(self, free_call: FreeCall, entry: LdrEntry) -> None:
@@ -266,7 +266,7 @@ class DllTracer:
         """Record a module that the debugger reports as mapped or unmapped."""
         calls = self._in_flight.of_thread(self._target.current_lwp())
         entry = self._snapshot.find(base)
-        module = instance_of(entry) if entry and not is_loaded else DllInstance(name, name, 0, base)
+        module = instance_of(entry) if entry and not is_loaded else DllInstance(name, None, 0, base)
         if calls:
             calls[-1].note_module(module, is_loaded)
         else:

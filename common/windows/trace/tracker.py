@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from ...memory import Memory
 from ...model import Outcome
 from ...trace.events import OpenResult
-from .call import DllCall, FreeCall, LoadCall
+from ..model import Dll
+from .call import DllCall, FreeCall, FreePrediction, LoadCall
 from .events import DllClose, DllInstance, DllOpen, DllPin
 from .functions import LOAD
 from .in_flight import InFlightDllCalls
@@ -32,9 +35,11 @@ class DllCallTracker:
                 header=call.header,
                 library=call.library,
                 predicted_outcome=prediction.outcome,
-                predicted_unloads=prediction.goes,
+                predicted_unloads=prediction.unloads if prediction.is_known else None,
+                may_unload_more=prediction.may_unload_more if prediction.is_known else None,
                 load_count_before=call.count_before,
                 refusal=prediction.refusal,
+                kept=self._kept(prediction),
             )
             self._summary.tell(event, [call.library])
         elif isinstance(call, LoadCall) and call.function == LOAD:
@@ -77,6 +82,13 @@ class DllCallTracker:
         )
         self._summary.tell(opened, [*opened.loaded, library], load_call.requested)
 
+    def _kept(self, prediction: FreePrediction) -> Optional[tuple[Dll, ...]]:
+        """Return the DLL and its imports that were predicted to stay; None if that is unknown."""
+        if not prediction.is_known:
+            return None
+        # Without permanent DLLs: only the ones that could have been unloaded.
+        return () if self._snapshot.is_exiting else prediction.kept
+
     def _renamed(self, module: DllInstance) -> DllInstance:
         """Return a module with the loader's own name, which is in the loader's list only after the mapping."""
         entry = self._snapshot.find(module.base)
@@ -88,9 +100,9 @@ class DllCallTracker:
         unloaded = tuple(free_call.unloaded)
         # DLLs freed by the DllMains of unloaded DLLs are unloaded too.
         by_nested: tuple[DllInstance, ...] = ()
-        if prediction.at_least and prediction.outcome is Outcome.UNLOADS:
-            by_nested = tuple(each for each in unloaded if each not in prediction.goes)
-        if self._in_flight.several_threads() and set(unloaded) != {*prediction.goes, *by_nested}:
+        if prediction.may_unload_more and prediction.outcome is Outcome.UNLOADS:
+            by_nested = tuple(each for each in unloaded if each not in prediction.unloads)
+        if self._in_flight.several_threads() and set(unloaded) != {*prediction.unloads, *by_nested}:
             # If several threads reach breakpoints at once, the engine can miss one: its effects are unknown.
             free_call.note_race()
         is_there = self._snapshot.find(free_call.base) is not None
@@ -98,17 +110,15 @@ class DllCallTracker:
             header=free_call.header,
             library=free_call.library,
             predicted_outcome=prediction.outcome,
-            predicted_unloads=prediction.goes,
-            unloaded_by_nested_closes=by_nested,
-            may_unload_more=prediction.at_least,
+            predicted_unloads=prediction.unloads if prediction.is_known else None,
+            unloaded_by_nested_closes=by_nested if prediction.is_known else None,
+            may_unload_more=prediction.may_unload_more if prediction.is_known else None,
             unloaded=unloaded,
-            ended=True,
             ntstatus=status,
             load_count_before=free_call.count_before,
             load_count_after=load_counts(examined).get(free_call.base) if is_there else None,
             refusal=prediction.refusal,
-            # Without permanent DLLs: only the ones that could have been unloaded.
-            kept=() if self._snapshot.is_exiting else prediction.keeps,
+            kept=self._kept(prediction),
             got_process_detach=tuple(free_call.detached),
         )
-        self._summary.tell(event, [*unloaded, *prediction.goes, free_call.library])
+        self._summary.tell(event, [*unloaded, *prediction.unloads, free_call.library])
