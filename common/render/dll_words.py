@@ -74,6 +74,8 @@ def dll_reason(hold: DllHold, brief: bool = False) -> str:
             count = hold.evidence[0].value if hold.evidence else 0
             return f"load count {count}" + ("" if brief else ", how much of it is LoadLibrary's is not known")
         return f"loaded {times(hold.total)} by LoadLibrary, not freed"
+    if kind is DllHoldKind.LOADING:
+        return "a LoadLibrary that has not returned is loading it"
     if kind is DllHoldKind.UNLOADING:
         return "a FreeLibrary is unloading it"
     return f"imported by {hold.chain[-2]}{_root_words(hold, brief)}"
@@ -90,6 +92,7 @@ def _root_words(hold: DllHold, brief: bool) -> str:
         DllHoldKind.STATIC_IMPORT: "static import" if brief else "a static import of the program",
         DllHoldKind.PINNED: "pinned",
         DllHoldKind.LOAD_COUNT: "loaded" if brief else "loaded by LoadLibrary",
+        DllHoldKind.LOADING: "being loaded",
     }
     return f" ({', '.join(words[kind] for kind in hold.root_kinds if kind in words)})"
 

@@ -426,6 +426,7 @@ class DllDocument(DllReferenceDocument, DllVerdictDocument):
 class DllstateDocument(Envelope):
     rules: list[DllRuleDocument]
     process_exiting: Optional[bool]
+    loader_lock_owner: Optional[int]
     libraries: list[DllDocument]
 
 

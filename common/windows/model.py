@@ -67,6 +67,7 @@ class DllHoldKind(enum.Enum):
     PINNED = "pinned"
     LOAD_COUNT = "load-count"
     DEPENDENCY = "dependency"
+    LOADING = "loading"
     UNLOADING = "unloading"
 
 
@@ -142,13 +143,18 @@ class LoaderRules(NamedTuple):
 
 
 class DllState(NamedTuple):
-    """The answer of ``dllstate``: DLLs with their verdicts; ``process_exiting`` says that the process is exiting."""
+    """The answer of ``dllstate``: DLLs with their verdicts.
+
+    :param process_exiting: whether the process is exiting, None if unknown.
+    :param lock_owner: the id of the thread that owns the native loader's lock, 0 if none does, None if unknown.
+    """
 
     target: TargetInfo
     loader: LoaderInfo
     rules: tuple[LoaderRules, ...]
     dlls: tuple[Dll, ...]
     process_exiting: Optional[bool] = None
+    lock_owner: Optional[int] = None
     asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
 

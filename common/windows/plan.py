@@ -19,8 +19,9 @@ from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlte
 from .pe import find_image
 from .state import DllExplainer, WindowsExamination
 
-#: A DLL that imports one of these can free others in its DllMain.
-FREERS = frozenset({"FreeLibrary", "FreeLibraryAndExitThread", "LdrUnloadDll"})
+#: A DLL that imports one of these can free others in its DllMain, which cannot end its thread by
+#: FreeLibraryAndExitThread.
+FREERS = frozenset({"FreeLibrary", "LdrUnloadDll"})
 #: Maximum number of simulated calls.
 MAX_FREES = 1 << 20
 #: Maximum number of simulated other entries into import cycles, each on a copy of all counts.

@@ -27,6 +27,9 @@ _PENDING = "it is being deleted, so every new open of it fails"
 _IMAGE = "the image is mapped"
 _DATA = "a data section of it is in use"
 _LINKS = "; only a name among several hard links can go (NTFS)"
+_OLDER_HANDLE = "; this is for a handle that was opened for writing before, which can make it longer"
+_ANY_HANDLE = "; this is for every handle that is open for writing, old or new, which can make it longer"
+_OPENING_FAILS = "whoever opens it for writing now gets ERROR_SHARING_VIOLATION (32)"
 _UNSEEN = "; not all handle tables could be read, so another opener can object"
 
 
@@ -133,11 +136,16 @@ def _overwrite(usage: FileUsage) -> FileOperation:
 
 
 def _truncate(usage: FileUsage) -> FileOperation:
-    if usage.section_in_use(image=True):
-        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, _IMAGE + "; making it longer works")
-    if usage.section_in_use(image=False):
-        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, _DATA + "; making it longer works")
+    """Return whether a file can be cut shorter; a handle that was opened before the section was made fares otherwise.
+
+    Opening for writing comes first, so whoever has no handle yet meets its refusal.
+    """
     refused = _withheld("truncate", usage, "w")
+    if usage.section_in_use(image=True):
+        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, f"{_IMAGE}{_OLDER_HANDLE}; {_OPENING_FAILS}")
+    if usage.section_in_use(image=False):
+        whose = f"{_OLDER_HANDLE}; {_OPENING_FAILS}" if refused else _ANY_HANDLE
+        return FileOperation("truncate", Allowed.NO, USER_MAPPED_FILE, f"{_DATA}{whose}")
     if refused:
         return refused
     return _allowed("truncate", usage, "no section of it is in use, and no open handle objects")

@@ -19,11 +19,14 @@ from .loader.lists import (
     FLAG_SHIM_DLL,
     FLAG_STATIC_LINK_WIN7,
     FLAG_VERIFIER_PROVIDER,
+    INIT_ERROR,
     LOAD_REASONS,
+    NO_PEB,
     NODE_FIELDS,
     PINNED,
     PINNED_16,
     READY_TO_RUN,
+    SNAP_ERROR,
     STATES,
     UNLOADED,
     UNLOADING,
@@ -56,7 +59,20 @@ _DYNAMIC_REASONS = frozenset({2, 3, 4})
 # Windows 7 maps its table of API sets into every process as an image; it is in no list of the loader's.
 _API_SETS = "apisetschema.dll"
 
-_OWN = (DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED, DllHoldKind.LOAD_COUNT)
+_OWN = (
+    DllHoldKind.MAIN_PROGRAM,
+    DllHoldKind.STATIC_IMPORT,
+    DllHoldKind.PINNED,
+    DllHoldKind.LOAD_COUNT,
+    DllHoldKind.LOADING,
+)
+#: States of a node that leads to its unload.
+_GOING = frozenset({UNLOADING, UNLOADED, INIT_ERROR, SNAP_ERROR})
+#: What States mean that are neither ReadyToRun nor a running load.
+_STATE_WORDS = {
+    INIT_ERROR: "its DllMain refused DLL_PROCESS_ATTACH, so its LoadLibrary fails and unloads it",
+    SNAP_ERROR: "an import of it was not found, so its LoadLibrary fails and unloads it",
+}
 
 
 class WindowsExamination:
@@ -72,17 +88,18 @@ class WindowsExamination:
         if target.platform.os != "windows":
             raise UnsupportedError("it is not a process of Windows: ask with dlstate or dlplan")
         wow64_peb: Optional[int] = None
+        no_peb = NO_PEB
         if Capability.KERNEL in target.capabilities:
             from .kernel.usermode import open_process
 
             process = open_process(cast(KernelTarget, target), pid)
-            target, wow64_peb = process, process.wow64_peb()
+            target, wow64_peb, no_peb = process, process.wow64_peb(), process.reason_without_peb()
         elif pid is not None and pid != target.pid:
             own = "one process, whose id it does not have" if target.pid is None else f"process {target.pid} alone"
             raise NotFoundError(f"there is no process {pid}: {target.description} is of {own}")
         self.target = cast(WindowsTarget, target)
         self.memory = Memory(target)
-        self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb)
+        self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb, no_peb)
         self.images: Mapping[int, ListedImage] = {image.base: image for image in self.target.images()}
         self.problems = [*target.problems(), *problems]
         unread = any(problem.where in LOADER_NAMES.values() for problem in self.problems)
@@ -164,6 +181,7 @@ class WindowsExamination:
             self.rules(),
             tuple(self.dlls()),
             any(shutdowns) if shutdowns else None,
+            self.loaders[0].lock_owner if self.loaders else None,
             problems=self.all_problems(),
         )
 
@@ -315,19 +333,32 @@ def _graph_problems(loader: Loader, graph: ImportGraph, explainer: DllExplainer)
             )
         elif unit.count == 0 and graph.rule is LoaderRule.WIN8 and not is_going:
             yield Problem(name, "its LoadCount is 0, but its State is not one of unloading")
-    states = {
-        explainer.name(unit.key): state
-        for unit in graph.units.values()
-        for state in [explainer.state(unit)]
-        if graph.rule is LoaderRule.WIN8 and state not in (None, READY_TO_RUN) and not explainer.is_unloading(unit)
-    }
-    for name, state in states.items():
-        yield Problem(name, f"its State is {STATES.get(state or 0, state)}, not ReadyToRun: the loader is at work")
+    for unit in graph.units.values():
+        words = _state_words(loader, explainer, unit)
+        if words:
+            yield Problem(explainer.name(unit.key), words)
     if graph.unread:
         names = [loader.entries[address].name for address in sorted(graph.unread)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         what = "edges" if graph.rule is LoaderRule.WINE else "import tables"
         yield Problem(what, f"not in memory for {', '.join(names[:3])}{more}: not all importers are known")
+
+
+def _state_words(loader: Loader, explainer: DllExplainer, unit: LoadUnit) -> str:
+    """Return why a unit is neither ready nor simply being unloaded; empty if it is."""
+    state = explainer.state(unit)
+    if state in _STATE_WORDS:
+        return f"its State is {STATES[state]}: {_STATE_WORDS[state]}"
+    if state in (UNLOADING, UNLOADED) and unit.count and not unit.pinned:
+        return f"its State is {STATES[state]}, but its LoadCount is {unit.count}"
+    if explainer.is_loading(unit):
+        owner = loader.lock_owner
+        inside = f"; thread {owner:#x} owns the loader lock" if owner else ""
+        why = "it is being loaded" if state is None else f"its State is {STATES[state]}"
+        return f"{why}: a LoadLibrary of it, or of what imports it, has not returned{inside}"
+    if state is None or state == READY_TO_RUN or explainer.is_unloading(unit):
+        return ""
+    return f"its State is {STATES.get(state, state)}, not ReadyToRun: the loader is at work"
 
 
 class DllExplainer:
@@ -362,7 +393,11 @@ class DllExplainer:
         if self.graph.rule is not LoaderRule.WIN8:
             return unit.count == 0
         flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
-        return flags or self.state(unit) in (UNLOADING, UNLOADED)
+        return flags or self.state(unit) in _GOING
+
+    def is_loading(self, unit: LoadUnit) -> bool:
+        """Return True if a LoadLibrary of a unit has not returned: its count is not final."""
+        return any(map(self.loader.is_loading, unit.entries)) and not self.is_unloading(unit)
 
     # -- holds ------------------------------------------------------------------------------------------------
 
@@ -377,6 +412,8 @@ class DllExplainer:
             holds.append(static)
         elif unit.pinned:
             holds.append(self._pin(unit))
+        elif self.is_loading(unit):
+            return [DllHold(DllHoldKind.LOADING, self._loading_evidence(unit))]
         if not unit.pinned and unit.count is not None and self.graph.rule is not LoaderRule.WIN8 and unit.own is None:
             if unit.count:
                 holds.append(DllHold(DllHoldKind.LOAD_COUNT, self._count_evidence(unit)))
@@ -392,6 +429,11 @@ class DllExplainer:
         if self.graph.rule is LoaderRule.WIN8 and first.node:
             return first.node_evidence("LoadCount")
         return first.record.evidence(first.count_field)
+
+    def _loading_evidence(self, unit: LoadUnit) -> tuple[Evidence, ...]:
+        first = unit.entries[0]
+        is_graph = self.graph.rule is LoaderRule.WIN8
+        return first.node_evidence("State") if is_graph else first.record.evidence("Flags")
 
     def _static_import(self, unit: LoadUnit) -> Optional[DllHold]:
         """Return the hold of a static import: the DLL is in the closure of the program's imports."""
@@ -574,7 +616,7 @@ class DllExplainer:
             holds=holds,
             holds_omitted=omitted,
             load_count=effective_count(unit, self.graph.rule),
-            loadlibrary_count=unit.own if not unit.pinned else None,
+            loadlibrary_count=None if unit.pinned or self.is_loading(unit) else unit.own,
         )
 
     def _names(self, keys: Sequence[int]) -> tuple[str, ...]:

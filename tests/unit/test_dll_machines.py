@@ -63,7 +63,15 @@ def test_a_process_that_is_not_there(tmp_path: Path) -> None:
         explain_dlls(whole, 99)
     state = explain_dlls(whole)
     assert state.dlls == ()
-    assert any(problem.where == "PEB" for problem in state.problems), "the current process has none"
+    (said,) = (problem.message for problem in state.problems if problem.where == "PEB")
+    assert said.startswith("other.exe (2296) has none: it is a process of the kernel"), "nothing is missing there"
+
+
+def test_a_process_that_has_exited(tmp_path: Path) -> None:
+    built = machine(process())
+    built.process(2500, "left.exe", exited=True)
+    with pytest.raises(NotFoundError, match=r"the process left\.exe \(2500\) has exited, and its memory is gone"):
+        explain_dlls(KernelDump(str(built.save(tmp_path / "MEMORY.DMP"))), 2500)
 
 
 @pytest.mark.parametrize(("form", "wide"), [(WIN7, True), (WIN10, True), (WIN7, False)], ids=form_id)

@@ -130,8 +130,10 @@ def test_pinned_imports_are_not_among_what_stays(tmp_path: Path, form: Form) -> 
 
 @pytest.mark.parametrize("form", [WIN10, WINE], ids=form_id)
 def test_which_dlls_main_may_free_others(tmp_path: Path, form: Form) -> None:
-    loader = load(form, ["a"], a="bc", b="k", c="k", k="")
-    loader.known["c.dll"].functions = ["FreeLibraryAndExitThread"]
+    loader = load(form, ["a"], a="bcd", b="k", c="k", d="k", k="")
+    loader.known["c.dll"].functions = ["LdrUnloadDll"]
+    # It ends its thread, as no DllMain can.
+    loader.known["d.dll"].functions = ["FreeLibraryAndExitThread"]
     made = Process(loader)
     made.memory.forget(loader.known["b.dll"].base + 0x2000, 8)
     found = plans(tmp_path, made, "a")

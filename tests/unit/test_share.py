@@ -405,6 +405,18 @@ def test_a_page_of_handles_that_comes_twice(tmp_path: Path) -> None:
     assert not share.handles_complete
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 page of its handle table"), (2, "2 pages of its handle table")])
+def test_pages_of_handles_that_are_not_in_the_dump(tmp_path: Path, count: int, said: str) -> None:
+    machine = build(windows("10.0.17763.379"))
+    machine.finish()
+    table = machine.get(machine.processes[1].eprocess, "_EPROCESS", "ObjectTable")
+    above = machine.page()
+    machine.write(above, struct.pack("<2Q", *[0xFFFFFA8077770000, 0xFFFFFA8077771000][:count], *[0] * (2 - count)))
+    machine.put(table, "_HANDLE_TABLE", "TableCode", above | 1)
+    share = share_file(KernelDump(str(machine.save(tmp_path / "m.dmp"))), "python35.dll", no_number)
+    assert [problem.message for problem in share.problems] == [f"{said} cannot be read"]
+
+
 def test_a_vad_tree_in_a_circle(tmp_path: Path) -> None:
     machine = build(windows("10.0.17763.379"))
     machine.finish()

@@ -67,6 +67,18 @@ def test_a_mapped_image(name: str, possible: Allowed, status: Optional[tuple[int
     check(verdicts(image(), opens=(opened("RWD", "rwd", is_open=True),)), name, possible, status)
 
 
+def test_a_truncation_says_for_whom() -> None:
+    """Whoever opens the file now meets another refusal than a handle that was open for writing before."""
+    withheld = opened("R--", "r-d", is_open=True)
+    shared = opened("RW-", "rwd", is_open=True)
+    for found in (verdicts(image()), verdicts(image(), opens=(shared,)), verdicts(data(), opens=(withheld,))):
+        reason = found["truncate"].reason
+        assert "a handle that was opened for writing before" in reason
+        assert "whoever opens it for writing now gets ERROR_SHARING_VIOLATION (32)" in reason
+    assert "every handle that is open for writing, old or new" in verdicts(data(), opens=(shared,))["truncate"].reason
+    assert "(32)" not in verdicts(data(), opens=(shared,))["truncate"].reason
+
+
 def test_a_delete_names_the_exception_for_hard_links() -> None:
     assert "several hard links" in verdicts(image())["delete"].reason
 

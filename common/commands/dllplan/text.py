@@ -88,8 +88,8 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         yield Sentence(f"{frees} what its importers hold, which LoadLibrary never gave: that is an over-free.")
     if plan.may_unload_more:
         verb, whose = ("imports", "its") if len(plan.may_unload_more) == 1 else ("import", "their")
-        names = dll_names(plan.may_unload_more, verbose)
-        yield Sentence(f"At least these: {names} {verb} FreeLibrary, so {whose} DllMain can free others.")
+        why = f"{dll_names(plan.may_unload_more, verbose)} {verb} FreeLibrary or LdrUnloadDll"
+        yield Sentence(f"At least these: {why}, so {whose} DllMain can free others.")
     for cycle in plan.import_cycles:
         yield Sentence(_cycle_words(plan, cycle))
     if plan.kept:

@@ -21,6 +21,7 @@ def dll_state_document(command: str, state: DllState) -> DllstateDocument:
         **envelope(command, state.target, state.loader),
         "rules": dll_rules(state.rules),
         "process_exiting": state.process_exiting,
+        "loader_lock_owner": state.lock_owner,
         "libraries": [_dll(dll) for dll in state.dlls],
         "problems": problem_documents(state.problems),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Optional
 
 from ...render.dll_words import (
     SHOWN_STEPS,
@@ -20,6 +21,14 @@ from ...windows.model import Dll, DllHoldKind, DllState
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_RELATIONS = 4
+#: Why the first DLL of a chain stays, if that can end.
+_CAN_GO = frozenset({DllHoldKind.LOAD_COUNT, DllHoldKind.LOADING})
+#: Of DLLs that are unloaded by no FreeLibrary of the program's, by State.
+_UNLOADING = {
+    "InitError": "is being unloaded: its DllMain refused DLL_PROCESS_ATTACH, so its LoadLibrary fails",
+    "SnapError": "is being unloaded: an import of it was not found, so its LoadLibrary fails",
+    "Unloaded": "has been unloaded, and is still mapped (State Unloaded)",
+}
 
 
 def dll_state_view(state: DllState, verbose: bool) -> Document:
@@ -33,7 +42,8 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
         notes.append(Sentence("The process is exiting: FreeLibrary does nothing any more."))
     if len(state.dlls) == 1 and state.asked is not None:
         dll = state.dlls[0]
-        return Document((*_dll_parts(dll, verbose), *notes, Sentence(_remedy(dll))))
+        ending = [] if state.process_exiting else [Sentence(_remedy(dll, state.lock_owner))]
+        return Document((*_dll_parts(dll, verbose), *notes, *ending))
     return Document((*_table_parts(state), *notes))
 
 
@@ -129,9 +139,11 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
 def _answer(dll: Dll) -> str:
     name = dll.name
     if dll.held is False:
-        return f"{name} is being unloaded: a FreeLibrary has brought its count to 0."
+        return f"{name} {_UNLOADING.get(dll.ddag_state or '') or _unloading_words(dll)}."
     if dll.held is None:
-        return f"{name}: not known whether FreeLibrary unloads it: its load count is not in memory."
+        why = "its load count is not in memory" if dll.load_count is None else f"its load count is {dll.load_count}"
+        also = f", but its State is {dll.ddag_state}" if dll.load_count is not None and dll.ddag_state else ""
+        return f"{name}: not known whether FreeLibrary unloads it: {why}{also}."
     if dll.holds and dll.holds[0].kind is DllHoldKind.MAIN_PROGRAM:
         return f"{name} stays loaded: it is the program itself."
     reasons = [dll_reason(hold) for hold in dll.holds[:_SHOWN_REASONS]]
@@ -141,11 +153,28 @@ def _answer(dll: Dll) -> str:
     return f"{name} stays loaded: {'; '.join(reasons)}."
 
 
-def _remedy(dll: Dll) -> str:
+def _unloading_words(dll: Dll) -> str:
+    if dll.load_count:
+        return f"is being unloaded: its State is {dll.ddag_state}, although its load count is {dll.load_count}"
+    return "is being unloaded: a FreeLibrary has brought its count to 0"
+
+
+def _remedy(dll: Dll, lock_owner: Optional[int]) -> str:
+    inside = f" Thread {lock_owner:#x} owns the loader lock: while that waits, nothing goes." if lock_owner else ""
+    if dll.held is False and dll.ddag_state == "Unloaded":
+        users = dll.fields.get("ReferenceCount")
+        left = f": ReferenceCount is {users}" if users else ""
+        return f"It is unmapped when its last user is done with it{left}; its handles dangle."
+    if dll.held is False and dll.ddag_state in _UNLOADING:
+        return "It goes when that LoadLibrary returns NULL: GetLastError has the reason."
     if dll.held is False:
-        return "It goes when that FreeLibrary returns; whoever loads it before that gets a dangling handle."
+        return f"It goes when that FreeLibrary returns; whoever loads it before that gets a dangling handle.{inside}"
+    if dll.held is None and dll.load_count is not None:
+        return "What is stored of it contradicts itself: ask again in the live process, or of a later dump."
     if dll.held is None:
         return "Dump with all memory (.dump /ma), or ask in the live process."
+    if any(hold.kind is DllHoldKind.LOADING for hold in dll.holds):
+        return f"No FreeLibrary takes it before that LoadLibrary has returned.{inside}"
     for hold in dll.holds:
         remedy = permanent_words(hold)
         if remedy:
@@ -159,7 +188,7 @@ def _remedy(dll: Dll) -> str:
             conditions.append(f"FreeLibrary has been called on it {times(hold.total)} more")
         elif hold.kind is DllHoldKind.DEPENDENCY:
             root = hold.chain[0] if hold.root_kinds else hold.chain[-2]
-            if hold.root_kinds and DllHoldKind.LOAD_COUNT not in hold.root_kinds:
+            if hold.root_kinds and _CAN_GO.isdisjoint(hold.root_kinds):
                 return f"Nothing unloads it in this process, because {root} stays and imports it; see dllstate {root}."
             roots[root] = None
     more = len(roots) - SHOWN_STEPS
@@ -170,9 +199,3 @@ def _remedy(dll: Dll) -> str:
     if not conditions:
         return f"How often it must be freed is not known; dllplan {dll.name} --frees all tries."
     return f"It goes once {' and '.join(conditions)}."
-
-
-# -- what FreeLibrary would do --------------------------------------------------------------------------------
-
-
-# -- what was unloaded ----------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class HandleReader:
         if again:
             problems.append(Problem(where, f"its handle table leads to the page at {again[0]:#x} more than once"))
         if unread:
-            problems.append(Problem(where, f"{unread} pages of its handle table cannot be read"))
+            pages = "1 page" if unread == 1 else f"{unread} pages"
+            problems.append(Problem(where, f"{pages} of its handle table cannot be read"))
 
     def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
         """Yield the addresses of the pages of entries, each once; a null pointer ends a level.

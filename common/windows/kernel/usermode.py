@@ -58,6 +58,11 @@ class MachineProcess:
         """Return the native PEB; system processes have none."""
         return self._process.peb or None
 
+    def reason_without_peb(self) -> str:
+        """Return why there is no PEB: System and its kin have none."""
+        name = f"{self._process.name} ({self._process.pid})"
+        return f"{name} has none: it is a process of the kernel, in which no loader runs and nothing is loaded"
+
     def wow64_peb(self) -> Optional[int]:
         """Return the PEB of 32-bit code, None in a native process."""
         if not self._process.wow64:
@@ -157,7 +162,8 @@ def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachinePro
     """
     nt = find_nt(machine)
     problems: list[Problem] = []
-    processes = [process for process in list_processes(nt, problems) if not process.exited]
+    listed = list_processes(nt, problems)
+    processes = [process for process in listed if not process.exited]
     current = machine.current_process
     for process in processes:
         if process.pid == pid or (pid is None and process.eprocess == current):
@@ -165,6 +171,10 @@ def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachinePro
             return MachineProcess(machine, nt, process, space)
     near = [f"{process.name} ({process.pid})" for process in processes if process.peb][:8]
     what = "the current process is not known" if pid is None else f"no process has the id {pid}"
+    for process in listed:
+        if process.pid == pid or (pid is None and process.eprocess == current):
+            what = f"the process {process.name} ({process.pid}) has exited, and its memory is gone"
+            raise NotFoundError(f"{what}: give another one by --process", near)
     if problems:
         failure = IncompleteSearchError(f"{what}, but not all processes are known", near)
         failure.add(problems)

@@ -25,6 +25,8 @@ from ..target import LOADER_NAMES, WindowsTarget
 
 #: A longer list is considered corrupt.
 MAX_ENTRIES = 1 << 14
+#: Why there is no PEB, in a target of one process.
+NO_PEB = "not in memory: neither load counts nor pins are known, only the module list"
 #: Bytes of a base name: NAME_MAX of NTFS is 255 characters.
 _MAX_NAME = 512
 #: Costs of an entry, a node and an edge, in Memory's units, in addition to the bytes read.
@@ -49,6 +51,8 @@ FLAG_IMAGE_DLL = 0x4
 FLAG_PROCESS_STATIC_IMPORT = 0x20
 FLAG_SHIM_DLL = 0x100
 FLAG_VERIFIER_PROVIDER = 0x400
+#: A LoadLibrary of it has not returned; the same bit since XP, and in Wine.
+FLAG_LOAD_IN_PROGRESS = 0x1000
 FLAG_PROCESS_ATTACH_CALLED = 0x80000
 FLAG_COR_IMAGE = 0x400000
 FLAG_DONT_RESOLVE_WINE = 0x40000000
@@ -71,6 +75,10 @@ STATES = {
     9: "ReadyToRun",
 }
 READY_TO_RUN, UNLOADING, UNLOADED = 9, -1, -2
+#: DllMain returned FALSE; an import was not found.
+INIT_ERROR, SNAP_ERROR = -4, -3
+#: From Mapping to Initializing: a load that has not returned.
+LOADING = range(1, READY_TO_RUN)
 
 LOAD_REASONS = {
     -1: "unknown",
@@ -273,6 +281,14 @@ class Loader:
         if self.main is None and self.entries:
             self._add_problem("PEB", "no DLL of the loader's lies at its ImageBaseAddress: the program is not known")
 
+    @property
+    def lock_owner(self) -> Optional[int]:
+        """Return the id of the thread that owns the loader lock, 0 if none does, None if it cannot be read."""
+        if "_RTL_CRITICAL_SECTION" not in self.layouts.layouts:
+            return None
+        lock = self.view("_PEB", self.peb).get("LoaderLock")
+        return self.view("_RTL_CRITICAL_SECTION", lock).get("OwningThread") if lock else None
+
     def _ldr(self) -> int:
         field = self.layouts.require("_PEB").fields["Ldr"]
         ldr = self.pointer(self.peb + field.offset)
@@ -460,6 +476,33 @@ class Loader:
             return
         self.rule, self.rule_reason = LoaderRule.WIN7, "its entries point at no node of a graph"
 
+    def read_exit(self) -> None:
+        """Decide for Wine whether the process is exiting: its ntdll sets no ShutdownInProgress.
+
+        At exit Wine's loader clears ProcessAttachCalled just before each DLL_PROCESS_DETACH, and lowers no count; else
+        only a DLL whose count is 0 is without that flag, or one that is being loaded.
+        """
+        if self.rule is not LoaderRule.WINE or self.shutdown:
+            return
+        flags = FLAG_PROCESS_ATTACH_CALLED | FLAG_LOAD_IN_PROGRESS | FLAG_DONT_RESOLVE_WINE
+        if any(each.count16 and not (each.flags or flags) & flags for each in self.in_initialization_order()):
+            owner = self.lock_owner
+            self.shutdown = None if owner is None else bool(owner)
+
+    def is_loading(self, entry: LdrEntry) -> bool:
+        """Return True if a LoadLibrary of a DLL has not returned.
+
+        Wine marks it only while its DllMain and those of its imports run, and before that by its absence from the
+        initialisation order.
+        """
+        if self.rule is LoaderRule.WIN8:
+            return entry.node is not None and entry.node.state in LOADING
+        if entry.has_flag(FLAG_LOAD_IN_PROGRESS):
+            return True
+        flags = FLAG_PROCESS_ATTACH_CALLED | FLAG_DONT_RESOLVE_WINE
+        is_unlinked = entry.flags is not None and not entry.flags & flags and "initialization" not in entry.orders
+        return self.rule is LoaderRule.WINE and is_unlinked and entry is not self.main and bool(self.lock_owner)
+
     def _exports_wine(self) -> bool:
         ntdll = self.find_entry("ntdll.dll")
         return ntdll is not None and find_export(self.memory, ntdll.base, "wine_get_version") is not None
@@ -484,13 +527,14 @@ def _structure(memory: Memory, layouts: NtLayouts, type_name: str) -> Structure:
 
 
 def find_loaders(
-    memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None
+    memory: Memory, target: WindowsTarget, wow64_peb: Optional[int] = None, no_peb: str = NO_PEB
 ) -> tuple[list[Loader], list[Problem]]:
     """Find and read the loaders of a process, the native one first.
 
     Problems say why a loader, or all of them, could not be read.
 
     :param wow64_peb: the PEB of 32-bit code; if None, it is searched for through the threads.
+    :param no_peb: why there is no PEB, if there is none.
     :raises UnsupportedError: if the target is not a Windows process.
     """
     if target.platform.os != "windows":
@@ -499,7 +543,7 @@ def find_loaders(
     loaders: list[Loader] = []
     peb = target.peb()
     if not peb:
-        problems.append(Problem("PEB", "not in memory: neither load counts nor pins are known, only the module list"))
+        problems.append(Problem("PEB", no_peb))
     else:
         loader, problem = _open("native", memory, peb, target.platform.arch, target)
         if loader:
@@ -528,6 +572,7 @@ def _open(
         loader.read_graph()
         loader.version = find_version(loader, target)
         loader.decide_rule()
+        loader.read_exit()
     except FaultError as error:
         message = f"its lists are not in the dump ({error}): neither load counts nor pins are known"
         return None, Problem(where, message)

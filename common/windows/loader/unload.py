@@ -482,6 +482,8 @@ class _CountingRule(_Rule):
             return "pinned"
         if unit.count is None:
             return "unknown"
+        if not unit.count:
+            return "unloading"
         if unit.own is not None:
             unit.own -= 1
         self._lower(unit)
