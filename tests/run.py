@@ -13,6 +13,10 @@ from dlwhy.tests.environment import (
     prepare_test_packages,
 )
 
+#: Files of tests run side by side, since most of their time is a debugger's; each file in one process, because tests
+#: of a file share what they have built.
+SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+
 
 def run_tests(changes: Changes, pytest_arguments: list[str], by_lock: bool) -> int:
     """Install what the tests need, then run the linters, the type checker and, last, pytest."""
@@ -25,7 +29,7 @@ def run_tests(changes: Changes, pytest_arguments: list[str], by_lock: bool) -> i
         "ruff format": [*ruff, "format", "--check", "."],
         "mypy": [str(python), "tests/typecheck.py"],
         # Not "python -m pytest": that puts the checkout on sys.path.
-        "pytest": [str(python), str(python.parent / "pytest"), *pytest_arguments],
+        "pytest": [str(python), str(python.parent / "pytest"), *SIDE_BY_SIDE, *pytest_arguments],
     }
     failed: list[str] = []
     for name, command in commands.items():
