@@ -74,6 +74,15 @@ class FaultError(DlwhyError):
         self.size = size
 
 
+class OmittedFileError(FaultError):
+    """Memory that a core omits, because it shows a file that is not here, or is another build; ``why`` says which."""
+
+    def __init__(self, address: int, size: int, path: str, why: str) -> None:
+        super().__init__(address, size, f"not in the core, and {path} {why}")
+        self.path = path
+        self.why = why
+
+
 class LimitError(FaultError):
     """One command may read no more of the target."""
 

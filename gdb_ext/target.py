@@ -184,8 +184,15 @@ class GdbTarget:
         return None
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
-        """Open a module's file: below the sysroot, else as the target names it, else where gdb has found it."""
+        """Open a module's file: below the sysroot, else as the target names it, else where gdb has found it.
+
+        A core's program is the one that the user has named.
+        """
         path = self._core.path_of(module) if self._core else module.path
+        if self._core and path in [program.path for program in self.modules()]:
+            stream = open_first([_program()])
+            if stream is not None:
+                return stream
         sysroot = text_of(lambda: gdb.parameter("sysroot"))  # type: ignore[arg-type,return-value,unused-ignore]
         if sysroot and not sysroot.startswith("target:"):
             stream = open_first([path], sysroot)

@@ -70,7 +70,7 @@ class LldbTarget:
         self._is_local = not self._is_core and _is_traced_here(self.pid)
         self._memory = _open_memory(self.pid) if self._is_local else None
         path = _find_file(self._process, _open_core, _is_core) if self._process.GetPluginName() == "elf-core" else None
-        self._core = _Core(path, self._files_with) if path else None
+        self._core = _Core(path, self._files_with, str(target.GetExecutable() or "")) if path else None
         # Since LLDB 16 ^C sets a flag that must be polled.
         self._is_interrupted = getattr(target.GetDebugger(), "InterruptRequested", bool)
 
@@ -195,9 +195,9 @@ class LldbTarget:
 class _Core(CoreTarget):
     """A core that LLDB has open, with files also from where LLDB found them."""
 
-    def __init__(self, path: str, files_with: Callable[[Optional[str]], Iterator[str]]) -> None:
+    def __init__(self, path: str, files_with: Callable[[Optional[str]], Iterator[str]], executable: str) -> None:
         self._files_with = files_with
-        super().__init__(path)
+        super().__init__(path, executable=executable)
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file."""

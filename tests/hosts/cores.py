@@ -31,8 +31,11 @@ def not_dumped(smaps: str) -> Iterator[int]:
             yield start
 
 
-def as_kernel(core: Path, smaps: str, output: Path) -> int:
-    """Copy an x86-64 core without what the kernel does not dump; return how many segments were cut."""
+def as_kernel(core: Path, smaps: str, output: Path, *, headers: bool = True) -> int:
+    """Copy an x86-64 core without what the kernel does not dump; return how many segments were cut.
+
+    :param headers: keep the pages with ELF headers, as bit 4 of coredump_filter has it.
+    """
     data = bytearray(core.read_bytes())
     absent = set(not_dumped(smaps))
     offset, size, count = (
@@ -45,7 +48,7 @@ def as_kernel(core: Path, smaps: str, output: Path) -> int:
         kind, _, file_offset, address, _, file_size, _, _ = struct.unpack_from("<IIQQQQQQ", data, at)
         if kind != PT_LOAD or address not in absent or file_size == 0:
             continue
-        keep = PAGE if data[file_offset : file_offset + 4] == b"\x7fELF" else 0
+        keep = PAGE if headers and data[file_offset : file_offset + 4] == b"\x7fELF" else 0
         data[file_offset + keep : file_offset + file_size] = bytes(file_size - keep)
         struct.pack_into("<Q", data, at + 32, keep)
         cut += 1

@@ -80,6 +80,7 @@ LINUX_ONLY = {
         "tests/unit/test_trace_descriptors.py",
         "tests/unit/test_share.py::test_a_process_is_no_machine",
         "tests/unit/test_dumps_elfcore.py::test_a_mapped_fifo_is_not_waited_for",
+        "tests/unit/test_dumps_headerless.py",
         "tests/unit/test_dumps_elfcore.py::test_threads_of_a_real_core",
     ),
     "there is no libstdc++ to demangle names, which stay as they are": (

@@ -154,6 +154,12 @@ def notes_first(core: bytes, order: Callable[[Segment], int] = lambda segment: s
 
     ``order`` ranks the segments, by address unless it is given.
     """
+    notes, segments = read_core(core)
+    return write_core(sorted(segments, key=order), notes)
+
+
+def read_core(core: bytes) -> tuple[bytes, list[Segment]]:
+    """Return the notes of a 64-bit little-endian core, and its segments."""
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(core[at : at + size], "little")
@@ -168,4 +174,4 @@ def notes_first(core: bytes, order: Callable[[Segment], int] = lambda segment: s
             notes += data
         elif kind == PT_LOAD:
             segments.append(Segment(address, data, size))
-    return write_core(sorted(segments, key=order), notes)
+    return notes, segments

@@ -11,7 +11,7 @@ from ...files import open_first
 from ...model import Layout, Module, Problem, Thread
 from ...target import Capability
 from ..auxv import AT_PHDR
-from ..elf.machine import platform_of
+from ..elf.machine import is_x32, platform_of
 from .elfcore import NT_ARM_TLS, NT_PRSTATUS, ElfCore
 
 # The thread pointer's offset in struct elf_prstatus: pr_reg begins at 112, then fs_base, r13, tp, or the access
@@ -39,7 +39,8 @@ class CoreTarget:
         self._core = ElfCore(path, self.open_image, content)
         platform = platform_of(self._core.ident)
         if platform is None:
-            raise UnsupportedError(f"{path} is a core of an architecture that is not supported")
+            kind = "x32, an architecture" if is_x32(self._core.ident) else "an architecture"
+            raise UnsupportedError(f"{path} is a core of {kind} that is not supported")
         self.platform = platform
         self._thread_pointers = dict(self._parse_threads())
         if not self._core.files:

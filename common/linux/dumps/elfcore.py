@@ -1,7 +1,8 @@
 """Which memory does an ELF core hold, and which did it omit?
 
 gdb up to 13 reads zeros for memory that a core omits, so its cores are read here: bytes come from the core, else from
-the mapped file if its build-id is the one in the core; else they are missing.
+the mapped file if its build-id is the one in the core, or, where the core has none, if it fits (`dumps.fitting`); else
+they are missing.  The kernel records the page with a library's headers if bit 4 of coredump_filter is set.
 Sources: Linux's fs/binfmt_elf.c (NT_FILE, omissions by coredump_filter), gabi chapter 5.
 """
 
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional
 
 from ...charset import decode
-from ...errors import DumpFormatError, FaultError
+from ...errors import DumpFormatError, FaultError, OmittedFileError, UnsupportedError
 from ...files import open_regular, read_at
 from ...model import Module, Problem
-from ..auxv import parse_auxv
+from ...paths import base_name
+from ..auxv import AT_BASE, AT_PHDR, parse_auxv
 from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_build_id, parse_program_headers
 
 ET_CORE = 4
@@ -48,6 +50,12 @@ MAX_PIECES = 16
 #: Mapped files that are open at the same time, and opened altogether.
 MAX_OPEN = 512
 MAX_OPENED = 1 << 14
+
+# What is said about files.
+TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
+NOT_HERE = "is not here"
+ANOTHER = "is another build here, or cannot be verified"
+_MAX_NAMES = 8
 
 _HEADERS_AT_ONCE = 1 << 12
 _NOTE_WINDOW = 1 << 12
@@ -112,6 +120,7 @@ class ElfCore:
         :param open_image: opens the file that a module was loaded from; returns None if it cannot.
         :param content: the core's bytes if the file at ``path`` is compressed.
         :raises DumpFormatError: if the file is not an ELF core.
+        :raises UnsupportedError: if it is a core of another system.
         """
         self.path = path
         self.open_image = open_image
@@ -134,6 +143,9 @@ class ElfCore:
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
         self._beginnings: Optional[Mapping[str, CoreFileMapping]] = None
+        self._objections: dict[str, str] = {}
+        self._trusted: set[str] = set()
+        self._lacking: dict[str, list[str]] = {}
 
     def add_files(self, stream: BinaryIO, mapped: Sequence[CoreFileMapping]) -> None:
         """Fill the core's gaps from a file, which the caller has verified; keep the stream open."""
@@ -242,10 +254,18 @@ class ElfCore:
                 if len(data) < form.size:
                     break
             name_size, size, kind = form.unpack_from(data, position - start)
+            if position == header.offset:
+                self._require_linux(data[form.size : form.size + name_size])
             content = position + form.size + (name_size + 3 & ~3)
             if content < self._size:
                 yield kind, content, min(size, max(0, end - content))
             position = content + (size + 3 & ~3)
+
+    def _require_linux(self, name: bytes) -> None:
+        """Require that the name of the first note is none of another system's."""
+        for system in (b"NetBSD", b"FreeBSD", b"OpenBSD"):
+            if name.startswith(system):
+                raise UnsupportedError(f"{self.path} is a core of {decode(system)}: only those of Linux can be read")
 
     def _first_note(self, kind: int) -> bytes:
         return next((note.data for note in self.notes if note.type == kind), b"")
@@ -292,11 +312,14 @@ class ElfCore:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the core's problems: truncation, even after it was opened, and added ones."""
+        found = [*self._problems]
         end, size = self._end, os.fstat(self._file.fileno()).st_size
-        if end <= size:
-            return tuple(self._problems)
-        message = f"it is cut off: the file has {size} bytes of {end}"
-        return (Problem(f"core file {self.path}", message), *self._problems)
+        if end > size:
+            found.insert(0, Problem(f"core file {self.path}", f"it is cut off: the file has {size} bytes of {end}"))
+        if self._trusted:
+            found.append(Problem(list_names([*self._trusted]), TRUSTED))
+        found += [Problem(list_names(paths), message) for message, paths in self._lacking.items()]
+        return tuple(found)
 
     def read(self, address: int, size: int) -> bytes:
         """Read exactly ``size`` bytes.
@@ -308,12 +331,29 @@ class ElfCore:
         while address < end:
             piece = self.recorded(address, end - address) or self._from_file(address, end - address)
             if not piece:
-                raise FaultError(address, end - address, "not in the core")
+                raise self._not_recorded(address, end - address)
             parts.append(piece)
             address += len(piece)
             if len(parts) > MAX_PIECES and address < end:
                 raise FaultError(address, end - address, "in too many pieces in the core")
         return b"".join(parts)
+
+    def _not_recorded(self, address: int, size: int) -> FaultError:
+        mapped = self.file_at(address)
+        objection = self._objections.get(mapped.path) if mapped else None
+        if mapped is None or objection is None:
+            return FaultError(address, size, "not in the core")
+        return OmittedFileError(address, size, mapped.path, objection)
+
+    def recorded_exactly(self, address: int, size: int) -> Optional[bytes]:
+        """Return the bytes of a range if the core itself has them all, None otherwise."""
+        data = b""
+        for _ in range(MAX_PIECES):
+            piece = self.recorded(address + len(data), size - len(data))
+            data += piece
+            if len(data) == size or not piece:
+                break
+        return data if len(data) == size else None
 
     def recorded(self, address: int, size: int) -> bytes:
         """Return the first bytes of a range as far as one segment of the core has them."""
@@ -342,7 +382,7 @@ class ElfCore:
         return read_at(stream, offset, stop - address) if offset < 1 << 63 else b""
 
     def _verified_file(self, path: str) -> Optional[BinaryIO]:
-        """Open a mapped file if it is the one that was mapped: its build-id is the one in the core."""
+        """Open a mapped file if it is the one that was mapped."""
         if path not in self._overlays:
             self._overlays[path] = self._open_verified(path)
             if self._overlays[path] is not None:
@@ -357,22 +397,47 @@ class ElfCore:
         if self._beginnings is None:
             self._beginnings = {f.path: f for f in reversed(self.files) if f.offset == 0}
         first = self._beginnings.get(path)
-        header = self.recorded(first.start, 4096) if first else b""
-        build_id = build_id_in_first_page(header)
-        if first is None or build_id is None:
+        if first is None:
             return None
         self._opened += 1
         if self._opened > MAX_OPENED:
             if self._opened == MAX_OPENED + 1:
                 self._note_cut(f"it maps more than {MAX_OPENED} files that are needed: the others are not opened")
             return None
+        build_id = build_id_in_first_page(self.recorded(first.start, 4096))
         stream = self.open_image(Module(path, first.start, build_id))
-        if stream is None:
-            return None
-        if build_id_in_first_page(read_at(stream, 0, 4096)) != build_id:
+        objection = self._find_objection(stream, first, build_id) if stream else NOT_HERE
+        if not objection:
+            return stream
+        self._objections[path] = objection
+        if not self.recorded(first.start, 1) and not self._is_required(first):
+            self._lacking.setdefault(f"it {objection}: what the core lacks of it is not known", []).append(path)
+        if stream is not None:
             stream.close()
-            return None
-        return stream
+        return None
+
+    def _is_required(self, first: CoreFileMapping) -> bool:
+        """Return True if a file is the program's or the dynamic loader's, without which every command refuses."""
+        required = (self.file_at(self.auxv.get(tag, 0)) for tag in (AT_PHDR, AT_BASE))
+        return first.path in [mapped.path for mapped in required if mapped]
+
+    def _find_objection(self, stream: BinaryIO, first: CoreFileMapping, build_id: Optional[str]) -> str:
+        """Return why a file is not the one that was mapped from ``first`` on; empty if it is."""
+        if build_id is not None:
+            return "" if build_id_in_first_page(read_at(stream, 0, 4096)) == build_id else ANOTHER
+        from .fitting import fits  # most cores have build-ids
+
+        if not fits(self, stream, first):
+            return ANOTHER
+        self._trusted.add(first.path)
+        return ""
+
+
+def list_names(paths: Sequence[str]) -> str:
+    """Return the base names of the first few of some files, sorted, and how many more there are."""
+    names = sorted(base_name(path) for path in paths)[:_MAX_NAMES]
+    more = len(paths) - len(names)
+    return ", ".join(names) + (f" and {more} more files" if more else "")
 
 
 def build_id_in_first_page(page: bytes) -> Optional[str]:

@@ -11,31 +11,26 @@ matches, allowing for l_addr.  The latter is reported as taken on trust.
 from __future__ import annotations
 
 import os
-import struct
 from typing import BinaryIO, Optional
 
-from ...errors import DlwhyError, FaultError, UnsupportedError
+from ...errors import DlwhyError, UnsupportedError
 from ...files import open_regular, read_at
 from ...memory import Memory
 from ...model import Module, Problem
-from ...paths import base_name
 from ...target import Target
 from ..auxv import AT_BASE, AT_ENTRY, AT_PHDR, AT_PHNUM
 from ..elf.files import ElfFile, read_elf_file
-from ..elf.image import DT_DEBUG, MAX_DYNAMIC_ENTRIES, PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
-from ..loader.rendezvous import PublicMap, find_rendezvous
-from .elfcore import CoreFileMapping, ElfCore, build_id_in_first_page
+from ..elf.image import PT_DYNAMIC, PT_LOAD, PT_PHDR, ProgramHeader
+from ..loader.rendezvous import PublicMap, find_rendezvous, lacks_loader
+from .elfcore import NOT_HERE, TRUSTED, CoreFileMapping, ElfCore, build_id_in_first_page, list_names
+from .fitting import has_same_dynamic_section
 
 PF_W = 2
-DT_LOPROC = 0x70000000
-DT_HIPROC = 0x7FFFFFFF
 
-_MAX_NAMES = 8
 #: Files are kept open, and qemu-user runs no large programs.
 MAX_LIBRARIES = 512
 
 # Messages about files.
-_TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
 _MISSING = "not here: what the core lacks of them is not known; is the sysroot right?"
 _OTHER = "other builds than those in the core, and so not used; is the sysroot right?"
 _UNVERIFIED = "cannot be verified, because the core lacks their dynamic sections, and so not used"
@@ -123,11 +118,8 @@ class _Finder:
             stream.close()
         self._said.setdefault(objection, []).append(entry.l_name)
         if entry.l_addr == self._core.auxv.get(AT_BASE) and not self._core.recorded(entry.l_addr, 1):
-            how = {_MISSING: "is not here", _OTHER: "is another build here"}.get(objection, "cannot be verified")
-            raise UnsupportedError(
-                f"the dynamic loader {entry.l_name} {how}, and {self._core.path} lacks its headers: name the folder "
-                "with the libraries of the process (in the shell --sysroot DIR, in gdb set sysroot DIR)"
-            )
+            how = {_MISSING: NOT_HERE, _OTHER: "is another build here"}.get(objection, "cannot be verified")
+            raise lacks_loader(entry.l_name, how)
 
     def _add_library(self, entry: PublicMap, stream: BinaryIO) -> str:
         file = read_elf_file(stream)
@@ -149,12 +141,10 @@ class _Finder:
         base = min((h.vaddr - h.offset for h in loads), default=0) + bias & self._mask
         recorded = self._recorded_build_id(base)
         if recorded is None:
-            try:
-                if not self._same_dynamic_section(stream, file, bias):
-                    return _OTHER
-            except FaultError:
-                return _UNVERIFIED
-            self._said.setdefault(_TRUSTED, []).append(path)
+            agrees = has_same_dynamic_section(self._core, stream, file, bias)
+            if not agrees:
+                return _UNVERIFIED if agrees is None else _OTHER
+            self._said.setdefault(TRUSTED, []).append(path)
         elif recorded != build_id_in_first_page(read_at(stream, 0, 4096)):
             return _OTHER
         # Writable segments were recorded, or differ from the file by now.
@@ -166,38 +156,8 @@ class _Finder:
         start = bias + header.vaddr & self._mask
         return CoreFileMapping(start, start + header.filesz, header.offset, path)
 
-    def _same_dynamic_section(self, stream: BinaryIO, file: ElfFile, bias: int) -> bool:
-        """Compare the loader's copy of the dynamic section, with its moved addresses and DT_DEBUG, with the file's.
-
-        :raises FaultError: if the core lacks it.
-        """
-        header = next((h for h in file.headers if h.type == PT_DYNAMIC), None)
-        word = self._target.platform.pointer_size
-        if header is None or not 0 < header.filesz <= MAX_DYNAMIC_ENTRIES * 2 * word:
-            return False
-        loaded = self._core.read(header.vaddr + bias & self._mask, header.filesz)
-        form = struct.Struct(self._core.prefix + ("QQ" if word == 8 else "II"))
-        size = header.filesz - header.filesz % form.size
-        written = read_at(stream, header.offset, size)
-        for (tag, value), (loaded_tag, loaded_value) in zip(form.iter_unpack(written), form.iter_unpack(loaded[:size])):
-            if tag != loaded_tag:
-                return False
-            if tag == 0:
-                return True
-            # The loader may change values of processor-specific tags: ppc64's ld.so moves its DT_PPC64_GLINK twice.
-            is_free = tag == DT_DEBUG or DT_LOPROC <= tag <= DT_HIPROC
-            if not is_free and loaded_value not in (value, value + bias & self._mask):
-                return False
-        return False
-
     def problems(self) -> list[Problem]:
-        return [Problem(_listed(paths), message) for message, paths in self._said.items()]
-
-
-def _listed(paths: list[str]) -> str:
-    names = [base_name(path) for path in paths[:_MAX_NAMES]]
-    more = len(paths) - len(names)
-    return ", ".join(names) + (f" and {more} more files" if more else "")
+        return [Problem(list_names(paths), message) for message, paths in self._said.items()]
 
 
 def _bias_of_program(file: ElfFile, table: int) -> Optional[int]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional
 
-from ...errors import CorruptError, DlwhyError, FaultError, UnsupportedError
+from ...errors import CorruptError, DlwhyError, FaultError, OmittedFileError, UnsupportedError
 from ...lists import Walk
 from ...memory import Memory
 from ...model import Problem
 from ...paths import base_name
+from ...target import Capability, Target
 from ..auxv import AT_BASE, AT_PHDR, AT_PHENT, AT_PHNUM
 from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, ElfImage
 
@@ -22,7 +23,7 @@ from ..elf.image import DT_DEBUG, PT_DYNAMIC, PT_INTERP, ElfImage
 MAX_LIBRARIES = 1 << 14
 
 STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
-NOT_YET = "the dynamic loader has not run yet: no library is loaded; continue to main, then ask again"
+NOT_YET = "the dynamic loader has not run yet: no library is loaded"
 
 R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
@@ -100,32 +101,45 @@ def find_rendezvous(memory: Memory) -> Rendezvous:
     except FaultError as error:
         raise CorruptError(f"struct r_debug cannot be read ({error})") from error
     if r_map == 0:
-        raise UnsupportedError(NOT_YET)
+        raise not_yet(memory.target)
     return Rendezvous(main, r_debug, r_state, _follow_public(memory, r_map))
 
 
+def not_yet(target: Target) -> UnsupportedError:
+    """Return the refusal of a process whose loader has not run; only a live one can be continued."""
+    is_live = Capability.LIVE in target.capabilities
+    return UnsupportedError(NOT_YET + ("; continue to main, then ask again" if is_live else ""))
+
+
 def _find_main_image(memory: Memory) -> ElfImage:
-    failures: list[str] = []
+    failures: dict[str, DlwhyError] = {}
     for image in _main_image_candidates(memory, failures):
         if image.find_header(PT_DYNAMIC) is not None:
             return image
         if image.find_header(PT_INTERP) is None:
             raise UnsupportedError(STATIC)
-    raise CorruptError("the main program's ELF headers cannot be read" + "".join(f"; {f}" for f in failures))
+    for failure in failures.values():
+        if isinstance(failure, OmittedFileError):
+            raise UnsupportedError(
+                f"the core lacks the program's headers, and {failure.path} {failure.why}: name the program (in the "
+                "shell --exe FILE, in gdb file FILE, in LLDB target create FILE --core CORE)"
+            )
+    reasons = "".join(f"; by {way}: {failure}" for way, failure in failures.items())
+    raise CorruptError(f"the main program's ELF headers cannot be read{reasons}")
 
 
-def _main_image_candidates(memory: Memory, failures: list[str]) -> Iterator[ElfImage]:
+def _main_image_candidates(memory: Memory, failures: dict[str, DlwhyError]) -> Iterator[ElfImage]:
     auxv = memory.target.auxv()
     if AT_PHDR in auxv:
         try:
             yield ElfImage.from_program_headers(memory, auxv[AT_PHDR], auxv.get(AT_PHNUM, 0), auxv.get(AT_PHENT, 0))
         except DlwhyError as error:
-            failures.append(f"by AT_PHDR: {error}")
+            failures["AT_PHDR"] = error
     for module in memory.target.modules()[:1]:
         try:
             yield ElfImage.at(memory, module.base)
         except DlwhyError as error:
-            failures.append(f"by the debugger's module list: {error}")
+            failures["the debugger's module list"] = error
 
 
 def _find_r_debug(main: ElfImage) -> int:
@@ -143,7 +157,7 @@ def _find_r_debug(main: ElfImage) -> int:
         raise UnsupportedError(STATIC)
     if value is None:
         raise UnsupportedError("the program has no DT_DEBUG entry: its loader's list cannot be found")
-    raise UnsupportedError(NOT_YET)
+    raise not_yet(main.memory.target)
 
 
 def read_name(memory: Memory, address: int) -> str:
@@ -160,15 +174,27 @@ def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[Publi
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
     Its base is AT_BASE, unless ld.so was started as the program; then it is recognised by its name.
+
+    :raises UnsupportedError: if a core lacks its headers, and so does this machine.
     """
     base = memory.target.auxv().get(AT_BASE, 0)
     for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):
         for entry in filter(is_rtld, maps):
             try:
                 return entry, ElfImage.at(memory, entry.l_addr)
+            except OmittedFileError as error:
+                raise lacks_loader(error.path, error.why) from error
             except DlwhyError:
                 continue
     return None
+
+
+def lacks_loader(path: str, why: str) -> UnsupportedError:
+    """Return the refusal of a core that lacks the headers of the dynamic loader, whose file is not here either."""
+    return UnsupportedError(
+        f"the core lacks the headers of the dynamic loader, and {path} {why}: name the folder with the libraries of "
+        "the process (in the shell --sysroot DIR, in gdb set sysroot DIR)"
+    )
 
 
 def _is_named_as_rtld(entry: PublicMap) -> bool:

@@ -137,16 +137,14 @@ def _examine_once(
     of_glibc: Callable[[GlibcProcess], _Answer],
     of_musl: Callable[[Memory, Rendezvous], _Answer],
 ) -> tuple[_Answer, LoaderActivity, tuple[Problem, ...]]:
-    """Examine once; also return whether the loader changed during that, and the problems met last."""
+    """Examine once; also return whether the loader changed during that, and the problems of target and memory."""
     memory = Memory(target)
-    before = tuple(target.problems())
     try:
         answer, activity = _examine(memory, of_glibc, of_musl)
     except DlwhyError as error:
         error.add((*memory.problems(), *target.problems()))
         raise
-    late = [problem for problem in target.problems() if problem not in before]
-    return answer, activity, (*late, *memory.problems())
+    return answer, activity, (*target.problems(), *memory.problems())
 
 
 def _examine(

@@ -18,7 +18,7 @@ from .naming import main_program_path, target_info
 
 def explain_musl(memory: Memory, start: Rendezvous) -> State:
     """Return a verdict on every library."""
-    problems = [*memory.target.problems(), *start.problems]
+    problems = [*start.problems]
     images = ElfImages(memory)
     libraries = []
     for index, entry in enumerate(start.maps):

@@ -40,7 +40,7 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
         private=private,
         layouts=choice.layouts,
         graph=choice.graph,
-        problems=list(dict.fromkeys((*memory.target.problems(), *of_lists, *choice.problems, *nameless))),
+        problems=list(dict.fromkeys((*of_lists, *choice.problems, *nameless))),
         program=main_program_path(memory, private.rtld),
         functions=FunctionNames(),
         build_ids=BuildIds(),
@@ -66,7 +66,8 @@ class GlibcProcess:
     """The facts of one snapshot of a process; independent of open counts.
 
     ``problems`` grow when more of the process is read; nothing else changes.  The trouble of a single library is kept
-    apart from them: answers that concern that library report it.
+    apart from them: answers that concern that library report it.  The target's own problems are not among them either:
+    `examine` adds them once everything is read.
     """
 
     def __init__(
