@@ -128,7 +128,7 @@ class Planner:
     def __init__(self, examined: GlibcExamination) -> None:
         self.examined = examined
         self._process = examined.process
-        self._closers: dict[int, bool] = {}
+        self._closers: dict[int, Optional[bool]] = {}
 
     def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
         """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
@@ -252,9 +252,8 @@ class Planner:
             unloads=tuple(self._describe(by_address[address]) for address in unloads),
             order_algorithm=order,
             order_certain=order is None or rule.certain,
-            may_unload_more=tuple(
-                self._process.name(by_address[address]) for address in unloads if self.can_close(by_address[address])
-            ),
+            may_unload_more=self._names(unloads, self.can_close),
+            imports_unread=self._names(unloads, lambda each: self.imports_closer(each) is None),
             unload_bytes=sum(self._size(by_address[address]) for address in unloads),
         )
         if brief:
@@ -290,14 +289,24 @@ class Planner:
 
         return [by_address[address] for address in Search([link_map.address], kept_by)]
 
+    def _names(self, addresses: Sequence[int], condition: Callable[[LinkMap], bool]) -> tuple[str, ...]:
+        """Return the names of the libraries, by their link maps' addresses, that meet a condition."""
+        maps = (self._process.graph.by_address[address] for address in addresses)
+        return tuple(self._process.name(each) for each in maps if condition(each))
+
     def can_close(self, link_map: LinkMap) -> bool:
         """Return True if a library's destructors can close others, or if that cannot be read."""
+        return self.imports_closer(link_map) is not False
+
+    def imports_closer(self, link_map: LinkMap) -> Optional[bool]:
+        """Return True if a library imports dlclose, None if its imports cannot be read."""
         if link_map.address not in self._closers:
             image = self._process.image(link_map)
             try:
-                self._closers[link_map.address] = image is None or imports_any(image, CLOSERS)
-            except DlwhyError:
-                self._closers[link_map.address] = True
+                self._closers[link_map.address] = None if image is None else imports_any(image, CLOSERS)
+            except DlwhyError as error:
+                self._closers[link_map.address] = None
+                self._process.note_trouble(link_map, f"its imports cannot be read: {error}")
         return self._closers[link_map.address]
 
 

@@ -51,8 +51,9 @@ class Plan(NamedTuple):
     ``open_count`` is the current one, None if unknown.  ``unloads`` are in the order of their finalisers, unless
     ``order_algorithm`` (the name of the algorithm that sorts them) is None; ``order_certain`` is False if the process
     may sort otherwise.  ``kept`` are the library and its dependencies as far as they stay, with their holds then.
-    ``may_unload_more`` names unloaded libraries whose destructors could close others.  ``unload_bytes`` is the size of
-    the unloaded mappings, in bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
+    ``may_unload_more`` names unloaded libraries whose destructors could close others, ``imports_unread`` those of them
+    that are named because their imports cannot be read.  ``unload_bytes`` is the size of the unloaded mappings, in
+    bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
     """
 
     library: Library
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
     order_certain: bool = True
     kept: tuple[Library, ...] = ()
     may_unload_more: tuple[str, ...] = ()
+    imports_unread: tuple[str, ...] = ()
     unload_bytes: int = 0
     remedy: Optional[Remedy] = None
 

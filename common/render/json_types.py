@@ -133,7 +133,7 @@ class _HoldDocument(TypedDict):
 
 class HoldDocument(_HoldDocument, total=False):
     # the keys that its kind has
-    origin: str
+    origin: Optional[str]
     count: int
     opened_by: str
     symbols: list[str]
@@ -303,6 +303,7 @@ class PlanDocument(TypedDict):
     order_algorithm: Optional[str]
     order_certain: bool
     may_unload_more: Optional[list[str]]
+    imports_unread: Optional[list[str]]
     unload_bytes: Optional[int]
     statics_after_reopen: Optional[str]
 

@@ -43,7 +43,7 @@ def hold_document(hold: Hold) -> HoldDocument:
     """Build the document of a hold; members that its kind needs are never None."""
     document: HoldDocument = {"kind": hold.kind.value, "evidence": [evidence_document(e) for e in hold.evidence]}
     if hold.kind is HoldKind.STARTUP:
-        document["origin"] = cast("str", hold.origin)
+        document["origin"] = hold.origin
     elif hold.kind is HoldKind.OPEN_COUNT:
         document["count"] = cast("int", hold.total)
         document["opened_by"] = cast("str", hold.origin)

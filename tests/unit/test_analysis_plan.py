@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 import pytest
+from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux import plan as plan_module
 from dlwhy.common.linux.loader.find import find_loader_globals
@@ -15,7 +16,8 @@ from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.plan import plan_all, plan_close
 from dlwhy.common.linux.plan_model import Action, Plan, Plans
 from dlwhy.common.memory import Memory
-from dlwhy.common.model import Outcome
+from dlwhy.common.model import Outcome, Problem
+from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
@@ -428,7 +430,14 @@ def test_a_library_whose_imports_cannot_be_read_can_close_others() -> None:
     # Nor can one without an image be known.
     made = process.target()
     made.forget(process.base(process.library("libb.so")), 1)
-    assert plan_close(made, "libb.so", number).plans[0].may_unload_more == ("libb.so",)
+    plans = plan_close(made, "libb.so", number)
+    assert plans.plans[0].may_unload_more == plans.plans[0].imports_unread == ("libb.so",)
+    text = render(plan_view(plans, verbose=False))
+    assert "At least these: what libb.so can close is not known, because the imports cannot be read." in text
+    assert "imports dlclose" not in text
+    message = "its ELF headers cannot be read: soname, build-id, symbols and imports are not known"
+    assert plans.problems == (Problem("libb.so", message),)
+    assert plan_close(made, "liba.so", number).problems == ()
 
 
 def test_sizes_are_in_pages_of_the_process() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux.loader.maps import LinkMap
@@ -16,8 +18,10 @@ from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
 from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.model import Problem, Thread
+from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
 from dlwhy.tests.synth.glibc_layouts import V228, V235, V239, V240_LIVE, process_of
@@ -189,6 +193,36 @@ def test_what_was_there_at_start_was_needed_or_preloaded() -> None:
     state = explain(target)
     assert [reasons(each)[0][1] for each in state.libraries[3:]] == ["preload", "needed", "preload", "vdso"]
     assert [reasons(each)[0][1] for each in state.libraries[:3]] == [None, "preload", "rtld"]
+
+
+@pytest.mark.parametrize("what", ["names", "headers"])
+def test_what_the_program_needs_is_not_preloaded_because_that_cannot_be_read(what: str) -> None:
+    """A kernel's core without its program, whose DT_NEEDED names are not in its first page."""
+    process = process_of([Library("libx.so", type=1)])
+    process.libraries[0].needs = ["libc.so.6", "libx.so"]
+    place, size = {"names": (0x700, 0x100), "headers": (0, 0x40)}[what]
+    target = process.target()
+    target.forget(process.base(process.libraries[0]) + place, size)
+    state = explain(target)
+    assert reasons(state.libraries[3]) == [("startup", None)]
+    assert state.libraries[3].held is True
+    told = {problem.where: problem.message for problem in state.problems}
+    assert told["libx.so"] == "what the main program needs or is called cannot be read: it can be needed, or preloaded"
+    assert "preload" not in render(state_view(state, verbose=False)).partition("problem")[0]
+    document = state_document("dlstate", state)
+    assert document["libraries"][3]["holds"][0]["origin"] is None
+    VALIDATOR.validate(json.loads(dump(document)))
+
+
+def test_a_library_whose_own_name_cannot_be_read_is_not_preloaded() -> None:
+    process = process_of([Library("libx.so.1.2", type=1, soname="libx.so.1")])
+    process.libraries[0].needs = ["libc.so.6", "libx.so.1.2"]
+    process.libraries[0].needed_names = ["libc.so.6", "libx.so.1"]
+    target = process.target()
+    target.forget(process.base(process.library("libx.so.1.2")) + 0x700, 0x100)
+    state = explain(target)
+    assert reasons(state.libraries[3]) == [("startup", None)]
+    assert "what libx.so.1.2 needs or is called cannot be read" in state.problems[-1].message
 
 
 def test_the_vdso_is_known_by_where_it_lies_too() -> None:

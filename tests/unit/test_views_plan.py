@@ -173,8 +173,8 @@ def test_json_follows_the_schema(name: str) -> None:
     VALIDATOR.validate(document)
     assert document["outcome"] == SAMPLES[name].outcome.value
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
-        unknown = ("unloads", "may_unload_more", "unload_bytes", "statics_after_reopen")
-        assert [document[key] for key in unknown] == [None] * 4
+        unknown = ("unloads", "may_unload_more", "imports_unread", "unload_bytes", "statics_after_reopen")
+        assert [document[key] for key in unknown] == [None] * 5
     else:
         assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
         assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")

@@ -42,6 +42,7 @@ def _plan(plan: Plan) -> PlanDocument:
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
+        "imports_unread": list(plan.imports_unread) if is_known else None,
         "unload_bytes": plan.unload_bytes if is_known else None,
         "statics_after_reopen": ("fresh" if plan.is_unloaded else "same") if is_known else None,
     }

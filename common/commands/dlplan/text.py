@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...linux.model import Library
 from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
@@ -163,11 +163,19 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     if len(shown) < len(plan.unloads):
         rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
     yield Table(("", "goes", "range"), tuple(rows))
-    if plan.may_unload_more:
-        more = len(plan.may_unload_more) - _SHOWN_LIBRARIES
-        names = [*plan.may_unload_more[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])]
-        verb, whose = ("imports", "its") if len(plan.may_unload_more) == 1 else ("import", "their")
-        yield Sentence(f"At least these: {join(names)} {verb} dlclose, so {whose} destructors can close others.")
+    unread = set(plan.imports_unread)
+    importing = [name for name in plan.may_unload_more if name not in unread]
+    if importing:
+        verb, whose = ("imports", "its") if len(importing) == 1 else ("import", "their")
+        yield Sentence(f"At least these: {_first(importing)} {verb} dlclose, so {whose} destructors can close others.")
+    if unread:
+        which = _first(plan.imports_unread)
+        yield Sentence(f"At least these: what {which} can close is not known, because the imports cannot be read.")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_LIBRARIES
+    return join([*names[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])])
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:

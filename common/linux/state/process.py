@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..loader.incremental import IncrementalGraphReader
 
 
+#: At most this many libraries are named in one problem.
+_MAX_NAMES = 8
+
+
 def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> GlibcProcess:
     """Read a process: choose the layouts that fit it, and read its libraries by them.
 
@@ -97,6 +101,7 @@ class GlibcProcess:
         self.problems = problems
         self._troubles: dict[int, list[Problem]] = {}
         self._concerned: dict[int, None] = {}
+        self._headless: dict[int, str] = {}
         self.program = program
         self._images = ElfImages(memory, self._agrees)
         if bindings is None:
@@ -154,18 +159,27 @@ class GlibcProcess:
     def concern(self, link_map: LinkMap) -> None:
         """Record that an answer concerns a library, and look for its trouble."""
         self._concerned[link_map.address] = None
-        if not link_map.is_proxy:
-            self.image(link_map)
+        if not link_map.is_proxy and self.image(link_map) is None and link_map.address not in self._troubles:
+            self._headless[link_map.address] = self.name(link_map)
 
     def concerned_problems(self) -> tuple[Problem, ...]:
         """Return the problems of the process, and those of the libraries that answers concern."""
         troubles = (problem for address in self._concerned for problem in self._troubles.get(address, ()))
-        return (*self.problems, *troubles)
+        return (*self.problems, *troubles, *self._headless_problems())
 
     def all_problems(self) -> tuple[Problem, ...]:
         """Return the problems of the process and of all its libraries, as far as they were looked at."""
         troubles = (problem for found in self._troubles.values() for problem in found)
-        return (*self.problems, *troubles)
+        return (*self.problems, *troubles, *self._headless_problems())
+
+    def _headless_problems(self) -> Iterator[Problem]:
+        """Yield one problem for all libraries whose headers cannot be read: a core can lack those of hundreds."""
+        names = list(self._headless.values())
+        if names:
+            more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+            whose = "its ELF headers" if len(names) == 1 else "their ELF headers"
+            message = f"{whose} cannot be read: soname, build-id, symbols and imports are not known"
+            yield Problem(", ".join(names[:_MAX_NAMES]) + more, message)
 
     def name(self, link_map: LinkMap) -> str:
         """Return a library's base name."""

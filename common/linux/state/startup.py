@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Optional
 
 from ...errors import DlwhyError
 from ...paths import base_name
 from ..auxv import AT_SYSINFO_EHDR
+from ..elf.image import DT_SONAME, ElfImage
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
 from .process import GlibcProcess
@@ -18,27 +20,57 @@ class Startup:
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
 
-    def origin(self, link_map: LinkMap) -> str:
-        """Return what loaded a library: ``rtld``, ``vdso``, ``needed`` or ``preload``."""
+    def origin(self, link_map: LinkMap) -> Optional[str]:
+        """Return what loaded a library: ``rtld``, ``vdso``, ``needed`` or ``preload``.
+
+        None, and a problem, if nothing that could be read needs it, and not everything could be read.
+        """
         process = self._process
         if link_map.address == process.private.rtld_map.address:
             return "rtld"
-        vdso = process.memory.target.auxv().get(AT_SYSINFO_EHDR)
-        if link_map.name.startswith(("linux-vdso", "linux-gate")) or (vdso and link_map.l_map_start == vdso):
+        if self._is_vdso(link_map):
             return "vdso"
         image = process.image(link_map)
         names = {process.name(link_map), image.read_soname() if image else None}
-        return "needed" if names & self._needed_at_start else "preload"
+        needed, unread = self._needed_at_start
+        if names & needed:
+            return "needed"
+        if image is None or _lacks_soname(image):
+            unread = (process.name(link_map), *unread)
+        if unread:
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            message = f"what {unread[0]}{more} needs or is called cannot be read: it can be needed, or preloaded"
+            process.note_trouble(link_map, message)
+            return None
+        return "preload"
+
+    def _is_vdso(self, link_map: LinkMap) -> bool:
+        vdso = self._process.memory.target.auxv().get(AT_SYSINFO_EHDR)
+        return link_map.name.startswith(("linux-vdso", "linux-gate")) or bool(vdso and link_map.l_map_start == vdso)
 
     @cached_property
-    def _needed_at_start(self) -> frozenset[str]:
-        """Collect the DT_NEEDED base names of all start-up libraries."""
+    def _needed_at_start(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """Collect the DT_NEEDED base names of all start-up libraries, and the libraries whose names cannot be read."""
         names: set[str] = set()
+        unread: list[str] = []
         for link_map in self._process.graph.by_address.values():
-            image = self._process.image(link_map) if link_map.l_type != LT_LOADED else None
-            if image is not None:
-                try:
-                    names.update(base_name(name) for name in image.read_needed())
-                except DlwhyError:
-                    continue
-        return frozenset(names)
+            if link_map.l_type == LT_LOADED or link_map.is_proxy or self._is_vdso(link_map):
+                continue
+            image = self._process.image(link_map)
+            try:
+                needed = () if image is None else image.read_needed()
+            except DlwhyError:
+                image = None
+            if image is None:
+                unread.append(self._process.name(link_map))
+            else:
+                names.update(base_name(name) for name in needed)
+        return frozenset(names), tuple(unread)
+
+
+def _lacks_soname(image: ElfImage) -> bool:
+    """Return True if an image has a soname that cannot be read, or if that is not known."""
+    try:
+        return DT_SONAME in image.dynamic and image.read_soname() is None
+    except DlwhyError:
+        return True
