@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from .common.host import Host
     from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
-    from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step
+    from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
     from .common.linux.trace.events import (
         Close,
         DescriptorLeak,
@@ -140,6 +140,7 @@ __all__ = [
     "Status",
     "Step",
     "TargetInfo",
+    "ThreadInside",
     "ThreadRef",
     "TlsDestructor",
     "TlsRegistration",
@@ -161,7 +162,7 @@ _HOMES = {
         "NotFoundError UnsupportedError UsageError"
     ),
     "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",
-    "common.linux.plan_model": "Action Plan Plans Remedy Step",
+    "common.linux.plan_model": "Action Plan Plans Remedy Step ThreadInside",
     "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
     "common.trace.events": "Calls EventHeader LibraryTotals OpenResult Site Totals",

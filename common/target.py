@@ -12,6 +12,9 @@ from typing import BinaryIO, Optional, Protocol
 
 from .model import Layout, Module, Platform, Problem, Thread
 
+#: The name that stands for the register with the thread pointer.
+THREAD_POINTER = "thread_pointer"
+
 
 class Capability(Flag):
     """A property or ability of a target, beyond reading memory.
@@ -69,10 +72,11 @@ class Target(Protocol):
     def threads(self) -> Sequence[Thread]:
         """List the threads."""
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Read registers of a thread; ``thread_pointer`` stands for the architecture's own.
+    def registers(self, thread: Thread, names: Sequence[str] = (THREAD_POINTER,)) -> Mapping[str, int]:
+        """Read registers of a thread, by their names in gdb and LLDB.
 
-        A register that cannot be read is left out.
+        ``thread_pointer`` stands for the architecture's own.  A register that cannot be read is left out, and others
+        than those named may be there.
         """
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:

@@ -15,7 +15,7 @@ from ..common.linux.auxv import AT_PHDR
 from ..common.linux.dumps.elfcore import ElfCore
 from ..common.linux.dumps.procfs import open_file_of, program_of, thread_name
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
-from ..common.target import Capability
+from ..common.target import THREAD_POINTER, Capability
 from .charset import output_of, text_of
 
 # gdb's name of the architecture: GNU name, pointer size, and the registers with the thread pointer, as a native gdb
@@ -156,13 +156,25 @@ class GdbTarget:
         except UnicodeDecodeError as error:
             return decode(bytes(error.object))
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Find the thread pointer; the user's selected thread and frame stay selected."""
+    def registers(self, thread: Thread, names: Sequence[str] = (THREAD_POINTER,)) -> Mapping[str, int]:
+        """Read registers; the user's selected thread and frame stay selected."""
         found = self._threads.get(thread.number)
         if found is None or not found.is_valid():
             return {}
-        pointer = self._handle(found) or self._thread_pointer(found)
-        return {} if pointer is None else {"thread_pointer": pointer}
+        values = {}
+        pointer = (self._handle(found) or self._thread_pointer(found)) if THREAD_POINTER in names else None
+        if pointer is not None:
+            values[THREAD_POINTER] = pointer
+        others = [name for name in names if name != THREAD_POINTER]
+        if others:
+            with SelectionKept():
+                try:
+                    found.switch()
+                    frame = gdb.newest_frame()
+                    values.update((name, _joined(frame, (name,))) for name in others)
+                except (gdb.error, ValueError):
+                    pass  # a running thread of non-stop mode has no registers: they are left out, which means unknown
+        return values
 
     def _handle(self, thread: gdb.InferiorThread) -> Optional[int]:
         """Ask libthread_db, which needs no registers, for the pthread_t where this is the thread pointer."""

@@ -19,7 +19,7 @@ from ..common.linux.dumps.elfcore import ET_CORE, ElfCore
 from ..common.linux.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name
 from ..common.linux.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
-from ..common.target import Capability, Target
+from ..common.target import THREAD_POINTER, Capability, Target
 
 # First part of LLDB's triple: GNU name, register with the thread pointer (None: none).
 _ARCHITECTURES = {
@@ -173,15 +173,19 @@ class LldbTarget:
         pid, found = self.pid, [(t.GetIndexID(), t.GetThreadID()) for t in _threads(self._process)]
         return [Thread(number, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for number, lwp in found]
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Read the thread pointer; LLDB 14 has no register for it on x86-64."""
+    def registers(self, thread: Thread, names: Sequence[str] = (THREAD_POINTER,)) -> Mapping[str, int]:
+        """Read registers; LLDB 14 has none for the thread pointer on x86-64."""
         if self._core is not None:
-            return self._core.registers(thread)
-        if self._tp_register is None:
-            return {}
+            return self._core.registers(thread, names)
         found = self._process.GetThreadByID(thread.lwp)
-        value = found.GetFrameAtIndex(0).FindRegister(self._tp_register) if found.IsValid() else None
-        return {"thread_pointer": int(value.GetValueAsUnsigned())} if value is not None and value.IsValid() else {}
+        frame: Any = found.GetFrameAtIndex(0)
+        values = {}
+        for name in names if found.IsValid() else ():
+            own = self._tp_register if name == THREAD_POINTER else name
+            value = frame.FindRegister(own) if own else None
+            if value is not None and value.IsValid():
+                values[name] = int(value.GetValueAsUnsigned())
+        return values
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: as the process names it, else where LLDB has found it."""

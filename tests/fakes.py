@@ -149,7 +149,7 @@ class FakeTarget(DamagedMemory):
         """List the threads."""
         return [Thread(number, lwp) for number, lwp in enumerate(self._threads, 1)]
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Give the thread pointer."""
         pointer = self._threads.get(thread.lwp)
         return {} if pointer is None else {"thread_pointer": pointer}
@@ -199,7 +199,7 @@ class CoreTarget(DamagedMemory):
         """List the threads."""
         return [Thread(number, lwp) for number, lwp in enumerate(self._threads, 1)]
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Give the thread pointer."""
         return {"thread_pointer": self._threads[thread.lwp]}
 

@@ -229,7 +229,7 @@ class ProcessTarget(EngineTarget):
         except pykd.DbgException:
             return ()
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Read a thread's registers, and its TEB as ``thread_pointer``; the user's selected thread stays selected."""
         before = pykd.targetThread.getCurrent()
         try:
@@ -267,7 +267,7 @@ class MachineTarget(EngineTarget):
         """Return no threads: the engine's numbers are processors'."""
         return ()
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Return no registers: there are no threads."""
         return {}
 

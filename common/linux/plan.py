@@ -14,17 +14,18 @@ from typing import Optional
 from ..errors import DlwhyError, NotFoundError
 from ..graph import Search
 from ..memory import Memory
-from ..model import Outcome
+from ..model import Outcome, ThreadRef
 from ..target import Target
 from .auxv import AT_PAGESZ
 from .elf.image import DT_STRSZ, DT_STRTAB, ElfImage
 from .loader.collector import mark
+from .loader.frames import Positions, find_positions
 from .loader.maps import LinkMap, Namespace
 from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.rendezvous import Rendezvous
 from .loader.roots import LT_LOADED, RootKind
 from .model import Library
-from .plan_model import Action, Plan, Plans, Remedy, Step
+from .plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
 from .state.activity import note_activity
 from .state.examine import examine
 from .state.mark_phase import PERMANENT
@@ -255,6 +256,8 @@ class Planner:
             may_unload_more=self._names(unloads, self.can_close),
             imports_unread=self._names(unloads, lambda each: self.imports_closer(each) is None),
             unload_bytes=sum(self._size(by_address[address]) for address in unloads),
+            threads_inside=tuple(self._threads_inside(unloads)),
+            threads_unknown=len(self._positions.unknown) if unloads else 0,
         )
         if brief:
             return plan
@@ -265,6 +268,22 @@ class Planner:
         known = self._process.graph.complete and not is_unloaded
         remedy = find_remedy(after, link_map) if known else None
         return plan._replace(kept=keeps, remedy=remedy)
+
+    @cached_property
+    def _positions(self) -> Positions:
+        """Return where all threads are, in the libraries that a close can unload."""
+        process = self._process
+        loaded = [m for m in process.graph.by_address.values() if m.l_type == LT_LOADED and not m.is_proxy]
+        return find_positions(process.memory, process.graph, process.image, loaded)
+
+    def _threads_inside(self, unloads: Sequence[int]) -> Iterator[ThreadInside]:
+        """Yield the threads that are in code of unloaded libraries, by library."""
+        for address in unloads:
+            for thread, certain, possible in self._positions.known:
+                if address in certain or address in possible:
+                    name = self._process.name(self._process.graph.by_address[address])
+                    reference = ThreadRef(thread.number, thread.lwp, thread.name)
+                    yield ThreadInside(name, address, reference, address in certain)
 
     def _size(self, link_map: LinkMap) -> int:
         """Return the size of a library's mappings in bytes, in whole pages."""

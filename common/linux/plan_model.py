@@ -45,6 +45,19 @@ class Remedy(NamedTuple):
     blocker: Optional[Library] = None
 
 
+class ThreadInside(NamedTuple):
+    """A thread that executes code of an unloaded library, or returns to it.
+
+    ``library`` is the library's base name, ``link_map`` the address of its ``struct link_map``.  ``certain`` is False
+    if only a word on the thread's stack says so, which can be left over from an earlier call.
+    """
+
+    library: str
+    link_map: int
+    thread: ThreadRef
+    certain: bool
+
+
 class Plan(NamedTuple):
     """The libraries that would be unloaded if ``library`` were closed ``close_count`` times.
 
@@ -54,6 +67,8 @@ class Plan(NamedTuple):
     ``may_unload_more`` names unloaded libraries whose destructors could close others, ``imports_unread`` those of them
     that are named because their imports cannot be read.  ``unload_bytes`` is the size of the unloaded mappings, in
     bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
+    ``threads_inside`` are the threads that are in code which is unloaded, ``threads_unknown`` is the number of threads
+    that can be, because their program counters are not known; 0 if nothing is unloaded.
     """
 
     library: Library
@@ -68,6 +83,8 @@ class Plan(NamedTuple):
     imports_unread: tuple[str, ...] = ()
     unload_bytes: int = 0
     remedy: Optional[Remedy] = None
+    threads_inside: tuple[ThreadInside, ...] = ()
+    threads_unknown: int = 0
 
     @property
     def is_unloaded(self) -> bool:

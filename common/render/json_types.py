@@ -294,6 +294,13 @@ class DlstateDocument(Envelope):
     libraries: list[LibraryDocument]
 
 
+class ThreadInsideDocument(TypedDict):
+    library: str
+    link_map: str
+    thread: ThreadDocument
+    certain: bool
+
+
 class PlanDocument(TypedDict):
     library: ReferenceDocument
     open_count: Optional[int]
@@ -306,6 +313,8 @@ class PlanDocument(TypedDict):
     imports_unread: Optional[list[str]]
     unload_bytes: Optional[int]
     statics_after_reopen: Optional[str]
+    threads_inside: Optional[list[ThreadInsideDocument]]
+    threads_unknown: Optional[int]
 
 
 class StepDocument(TypedDict):

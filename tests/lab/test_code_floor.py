@@ -32,6 +32,7 @@ LINUX_ONLY = {
         "tests/unit/test_elf_image.py::test_through_the_program_headers",
         "tests/unit/test_elf_image.py::test_which_symbol_covers_an_address",
         "tests/unit/test_elf_unwind.py",
+        "tests/unit/test_frames.py",
         "tests/unit/test_layout_generate.py::test_dwarf_agrees_with_the_compiled_program",
         "tests/unit/test_rendezvous.py",
         "tests/unit/test_reads.py",

@@ -12,7 +12,7 @@ import pytest
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.linux.model import HoldKind, Library
-from dlwhy.common.linux.plan_model import Action, Plan, Plans, Remedy, Step
+from dlwhy.common.linux.plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
 from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
@@ -36,6 +36,12 @@ def close(total: int, of: Library = LIB) -> Step:
 def exit_of(*threads: ThreadRef, of: Library = LIB) -> Step:
     """Make a step in which threads exit."""
     return Step(Action.THREAD_EXIT, of.name, of.link_map, 0, 2, threads)
+
+
+def inside(of: Library, count: int, *, certain: bool = True) -> tuple[ThreadInside, ...]:
+    """Make threads that are in a library's code."""
+    threads = (ThreadRef(number, 4710 + number, None) for number in range(2, 2 + count))
+    return tuple(ThreadInside(of.name, of.link_map, thread, certain) for thread in threads)
 
 
 COLLECT = Step(Action.COLLECT, LIB.name, LINK_MAP, 0)
@@ -68,6 +74,13 @@ SAMPLES: dict[str, Plan] = {
     "unloads in an uncertain order": gone(OTHER, order_certain=False),
     "unloads in an unknown order": gone(OTHER, order_algorithm=None),
     "unloads and keeps a dependency": gone(OTHER, kept=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
+    "unloads code of three threads": gone(OTHER, threads_inside=inside(OTHER, 3)),
+    "unloads code of two libraries' threads": gone(OTHER, threads_inside=(*inside(OTHER, 1), *inside(LIB, 2))),
+    "unloads code of a thread, perhaps": gone(threads_inside=inside(LIB, 1, certain=False), threads_unknown=1),
+    "unloads code of threads, and perhaps of others": gone(
+        threads_inside=(*inside(LIB, 1), *inside(LIB, 2, certain=False)), threads_unknown=2
+    ),
+    "unloads code of threads in many": gone(*MANY, threads_inside=tuple(each for m in MANY for each in inside(m, 2))),
     "keeps: open more often": kept(Outcome.KEEPS, library(opened(2)), OTHER, steps=(close(2),), count=3),
     "keeps: needed": kept(Outcome.KEEPS, library(HOLDS["dependency"]), steps=(close(2, OTHER),)),
     "keeps: destructors": kept(Outcome.KEEPS, library(HOLDS["tls-destructors"]), steps=(exit_of(THREADS[0]), COLLECT)),
@@ -174,7 +187,7 @@ def test_json_follows_the_schema(name: str) -> None:
     assert document["outcome"] == SAMPLES[name].outcome.value
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
         unknown = ("unloads", "may_unload_more", "imports_unread", "unload_bytes", "statics_after_reopen")
-        assert [document[key] for key in unknown] == [None] * 5
+        assert [document[key] for key in (*unknown, "threads_inside", "threads_unknown")] == [None] * 7
     else:
         assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
         assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")

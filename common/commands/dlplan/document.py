@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Union
 
-from ...linux.plan_model import Plan, Plans, Remedy
+from ...linux.plan_model import Plan, Plans, Remedy, ThreadInside
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
 from ...render.library_json import kept_document, library_reference, thread_document
 
 if TYPE_CHECKING:
-    from ...render.json_types import DlplanAllDocument, DlplanDocument, PlanDocument, RemedyDocument
+    from ...render.json_types import (
+        DlplanAllDocument,
+        DlplanDocument,
+        PlanDocument,
+        RemedyDocument,
+        ThreadInsideDocument,
+    )
 
 
 def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAllDocument]:
@@ -45,6 +51,17 @@ def _plan(plan: Plan) -> PlanDocument:
         "imports_unread": list(plan.imports_unread) if is_known else None,
         "unload_bytes": plan.unload_bytes if is_known else None,
         "statics_after_reopen": ("fresh" if plan.is_unloaded else "same") if is_known else None,
+        "threads_inside": [_thread_inside(each) for each in plan.threads_inside] if is_known else None,
+        "threads_unknown": plan.threads_unknown if is_known else None,
+    }
+
+
+def _thread_inside(inside: ThreadInside) -> ThreadInsideDocument:
+    return {
+        "library": inside.library,
+        "link_map": hexadecimal(inside.link_map),
+        "thread": thread_document(inside.thread),
+        "certain": inside.certain,
     }
 
 

@@ -12,6 +12,8 @@ from ...render.library_words import because, permanent_remedy, reason
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 
 _SHOWN_LIBRARIES = 16
+#: Libraries that threads run in.
+_SHOWN_THREADS = 3
 
 _OUTCOMES = {
     Outcome.UNLOADS: "unloads",
@@ -72,9 +74,22 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
         for plan in handles
     )
     yield Table(("library", "ns", "open", "closes", "outcome", "go", "frees", "with it"), rows)
+    yield from _inside_parts(handles)
     if plans.garbage:
         names = _names(plans.garbage)
         yield Sentence(f"Garbage that goes with the first close that collects in its namespace: {names}.")
+
+
+def _inside_parts(plans: tuple[Plan, ...]) -> Iterator[Part]:
+    """Yield a warning if threads are in code that some of the closes unload."""
+    inside = {(each.link_map, each.thread.tid): each.library for plan in plans for each in plan.threads_inside}
+    counts: dict[str, int] = {}
+    for library in inside.values():
+        counts[library] = counts.get(library, 0) + 1
+    if counts:
+        shown = [f"{library} ({count})" for library, count in list(counts.items())[:_SHOWN_LIBRARIES]]
+        more = [f"{len(counts) - len(shown)} others"] if len(counts) > len(shown) else []
+        yield Sentence(f"Threads run in {join([*shown, *more])}, and crash once it is unloaded: see dlplan LIBRARY.")
 
 
 def _freed_cells(plan: Plan) -> tuple[str, str]:
@@ -106,6 +121,7 @@ def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
         facts.append((f"open count  {plan.open_count}", f"handle {library.link_map:#x}"))
     yield Facts(tuple(facts))
     yield from _unload_parts(plan, verbose)
+    yield from _thread_parts(plan)
     yield from _keep_parts(plan, verbose)
     excess = plan.close_count - (plan.open_count or 0)
     if excess > 0 and plan.outcome in (Outcome.UNLOADS, Outcome.KEEPS, Outcome.DEFERRED) and plan.open_count:
@@ -176,6 +192,35 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 def _first(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN_LIBRARIES
     return join([*names[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])])
+
+
+def _thread_parts(plan: Plan) -> Iterator[Part]:
+    """Yield a warning if threads are in code that is unloaded, and how many can be."""
+    certain = [each.library for each in plan.threads_inside if each.certain]
+    possible = [each.library for each in plan.threads_inside if not each.certain]
+    if certain:
+        when = "it is" if len(set(certain)) == 1 else "they are"
+        crash = "crashes" if len(certain) == 1 else "crash"
+        yield Sentence(f"{_threads_in(certain, 'runs', 'run')}, and {crash} once {when} unloaded.")
+    if possible:
+        why = "a word on its stack says" if len(possible) == 1 else "words on their stacks say"
+        yield Sentence(f"{_threads_in(possible, 'may run', 'may run')}, as {why}: a frame, or left over from one.")
+    if plan.threads_unknown:
+        whose = "its program counter is" if plan.threads_unknown == 1 else "their program counters are"
+        more = " more" if plan.threads_inside else ""
+        yield Sentence(
+            f"{quantity(plan.threads_unknown, f'thread{more}', f'threads{more}')} can be there: {whose} not known."
+        )
+
+
+def _threads_in(libraries: list[str], verb: str, verbs: str) -> str:
+    """Return how many threads run in which library; one library is named for each thread."""
+    counts = {library: libraries.count(library) for library in dict.fromkeys(libraries)}
+    (name, count), *others = counts.items()
+    words = [f"{quantity(count, 'thread')} {verb if count == 1 else verbs} in {name}"]
+    words += [f"{number} in {library}" for library, number in others[: _SHOWN_THREADS - 1]]
+    more = sum(number for _, number in others[_SHOWN_THREADS - 1 :])
+    return join([*words, f"{more} in others"] if more else words)
 
 
 def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:

@@ -9,14 +9,45 @@ from typing import BinaryIO, Optional
 from ...errors import UnsupportedError
 from ...files import open_first
 from ...model import Layout, Module, Problem, Thread
-from ...target import Capability
+from ...target import THREAD_POINTER, Capability
 from ..auxv import AT_PHDR
-from ..elf.machine import is_x32, platform_of
+from ..elf.machine import PROGRAM_COUNTER, is_x32, platform_of
 from .elfcore import NT_ARM_TLS, NT_PRSTATUS, ElfCore
 
 # The thread pointer's offset in struct elf_prstatus: pr_reg begins at 112, then fs_base, r13, tp, or the access
 # registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
 _THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
+
+# The same for the program counter, and the registers that calls preserve.  32-bit processes have pr_reg at 72.
+_REGISTER_OFFSETS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {
+        name: 112 + 8 * index
+        for name, index in (
+            ("r15", 0),
+            ("r14", 1),
+            ("r13", 2),
+            ("r12", 3),
+            ("rbp", 4),
+            ("rbx", 5),
+            (PROGRAM_COUNTER, 16),
+            ("rsp", 19),
+        )
+    },
+    "i386": {
+        name: 72 + 4 * index
+        for index, name in ((0, "ebx"), (3, "esi"), (4, "edi"), (5, "ebp"), (12, PROGRAM_COUNTER), (15, "esp"))
+    },
+    "aarch64": {
+        **{f"x{number}": 112 + 8 * number for number in range(19, 31)},
+        "sp": 112 + 8 * 31,
+        PROGRAM_COUNTER: 112 + 8 * 32,
+    },
+    "arm": {"sp": 72 + 4 * 13, PROGRAM_COUNTER: 72 + 4 * 15},
+    "ppc64le": {"sp": 112 + 8 * 1, PROGRAM_COUNTER: 112 + 8 * 32},
+    "riscv64": {"sp": 112 + 8 * 2, PROGRAM_COUNTER: 112},
+    "s390x": {"sp": 112 + 16 + 8 * 15, PROGRAM_COUNTER: 112 + 8},
+    "loongarch64": {"sp": 112 + 8 * 3, PROGRAM_COUNTER: 112 + 8 * 33},
+}
 
 
 class CoreTarget:
@@ -43,6 +74,7 @@ class CoreTarget:
             raise UnsupportedError(f"{path} is a core of {kind} that is not supported")
         self.platform = platform
         self._thread_pointers = dict(self._parse_threads())
+        self._statuses = {self._core.lwp_of(note): note.data for note in self._core.notes if note.type == NT_PRSTATUS}
         if not self._core.files:
             from .unlisted import map_unlisted_files
 
@@ -91,10 +123,17 @@ class CoreTarget:
         """List the threads in the core's order."""
         return [Thread(number, lwp) for number, lwp in enumerate(self._thread_pointers, 1)]
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Return the thread pointer if the core has it."""
+    def registers(self, thread: Thread, names: Sequence[str] = (THREAD_POINTER,)) -> Mapping[str, int]:
+        """Return what the core has of these registers."""
         pointer = self._thread_pointers.get(thread.lwp)
-        return {} if pointer is None else {"thread_pointer": pointer}
+        found = {} if pointer is None else {THREAD_POINTER: pointer}
+        offsets = _REGISTER_OFFSETS.get(self.platform.arch, {})
+        data = self._statuses.get(thread.lwp, b"")
+        for name in names:
+            value = self._integer(data, offsets[name], self.platform.pointer_size) if name in offsets else None
+            if value is not None:
+                found[name] = value
+        return found
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: below the sysroot, if there is one."""

@@ -15,7 +15,7 @@ from ...files import open_first
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
 from ..auxv import AT_PHDR, parse_auxv
-from ..elf.machine import platform_of
+from ..elf.machine import PROGRAM_COUNTER, platform_of, stack_register
 
 #: include/linux/sched.h; field 9 of /proc/PID/stat.
 _PF_KTHREAD = 0x00200000
@@ -193,9 +193,21 @@ class ProcTarget:
         pid = self.pid
         return [Thread(n, lwp, thread_name(pid, lwp), find_inner_id(pid, lwp)) for n, lwp in enumerate(lwps, 1)]
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
-        """Return no registers: only a tracer may read them."""
-        return {}
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
+        """Read the program counter and stack pointer of a thread that waits; only a tracer may read other registers.
+
+        The kernel shows "NUMBER ARGUMENTS SP PC" of a thread in a system call, "-1 SP PC" of one that is stopped
+        elsewhere, and "running" of one on a processor.
+        """
+        try:
+            with open(f"{self._folder}/task/{thread.lwp}/syscall", "rb") as stream:
+                words = stream.read().split()
+        except OSError:
+            return {}
+        if len(words) < 3:
+            return {}
+        stack, instruction = (int(word, 16) for word in words[-2:])
+        return {stack_register(self.platform): stack, PROGRAM_COUNTER: instruction}
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file in the process's own mount namespace."""

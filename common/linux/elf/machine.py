@@ -19,6 +19,15 @@ _MACHINES = {
     258: "loongarch64",
 }
 
+#: The program counter's name in gdb and LLDB, whatever the architecture.
+PROGRAM_COUNTER = "pc"
+_STACK_REGISTERS = {"x86_64": "rsp", "i386": "esp"}
+
+
+def stack_register(platform: Platform) -> str:
+    """Return the stack pointer's name in gdb and LLDB."""
+    return _STACK_REGISTERS.get(platform.arch, "sp")
+
 
 def is_x32(header: bytes) -> bool:
     """Return True if an ELF header is that of x32, which runs in 64-bit mode with pointers of 32 bits."""

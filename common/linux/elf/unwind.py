@@ -68,12 +68,19 @@ class Row(NamedTuple):
 
 
 def walk(
-    memory: Memory, find_image: Callable[[int], Optional[ElfImage]], pc: int, registers: Mapping[int, int]
+    memory: Memory,
+    find_image: Callable[[int], Optional[ElfImage]],
+    pc: int,
+    registers: Mapping[int, int],
+    rows: Optional[dict[int, Optional[Row]]] = None,
 ) -> Iterator[CallFrame]:
     """Yield the callers of the instruction at ``pc``, as far as images are known.
 
     The last one is the first without an image, unless the tables end the walk earlier.
+
+    :param rows: rows by instruction, which are found once for several walks.
     """
+    rows = {} if rows is None else rows
     known = dict(registers)
     is_call = False
     while True:
@@ -81,7 +88,8 @@ def walk(
         if image is None:
             return
         try:
-            row = find_row(image, pc - is_call)
+            place = pc - is_call
+            row = rows[place] = rows[place] if place in rows else find_row(image, place)
             stepped = _step(memory, row, known, is_call) if row else None
         except DlwhyError:
             return

@@ -15,11 +15,10 @@ from ...errors import CorruptError, DlwhyError
 from ...lists import Walk
 from ...memory import Memory
 from ...model import Platform, Problem, Thread
+from ...target import THREAD_POINTER
 from ..elf.image import ElfImage
 from .collector import CollectorRules
 from .maps import Graph, LinkMap
-
-THREAD_POINTER = "thread_pointer"
 
 #: The most destructors that are read and reported, of all libraries in all threads.
 MAX_DESTRUCTORS = 1 << 16

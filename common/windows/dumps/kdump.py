@@ -508,7 +508,7 @@ class KernelDump:
         """Return no threads: they belong to the machine's processes."""
         return ()
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Return no registers: there are no threads."""
         return {}
 

@@ -390,7 +390,7 @@ class MinidumpTarget:
             ]
         return self._threads
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Return the registers of a thread's CONTEXT, and its TEB."""
         if not 1 <= thread.number <= len(self._thread_entries):
             return {}

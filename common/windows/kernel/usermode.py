@@ -137,7 +137,7 @@ class MachineProcess:
         """Return no threads: they are not read."""
         return ()
 
-    def registers(self, thread: Thread) -> Mapping[str, int]:
+    def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Return no registers: there are no threads."""
         return {}
 
