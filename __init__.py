@@ -27,7 +27,21 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .common.host import Host
-    from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, TlsDestructor
+    from .common.linux.model import (
+        CodeSymbol,
+        Fix,
+        FixKind,
+        Hiding,
+        Hold,
+        HoldKind,
+        Library,
+        Obstacle,
+        ObstacleKind,
+        Rebuild,
+        Root,
+        State,
+        TlsDestructor,
+    )
     from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
     from .common.linux.trace.events import (
         Close,
@@ -99,8 +113,11 @@ __all__ = [
     "FaultError",
     "FileOperation",
     "FileView",
+    "Fix",
+    "FixKind",
     "GoneDll",
     "GoneDlls",
+    "Hiding",
     "Hold",
     "HoldKind",
     "ImportCycleAlternative",
@@ -119,6 +136,8 @@ __all__ = [
     "MappedFile",
     "NoTargetError",
     "NotFoundError",
+    "Obstacle",
+    "ObstacleKind",
     "Open",
     "OpenFile",
     "OpenResult",
@@ -129,6 +148,7 @@ __all__ = [
     "Plans",
     "Pointer",
     "Problem",
+    "Rebuild",
     "Remedy",
     "Root",
     "SectionUse",
@@ -161,7 +181,9 @@ _HOMES = {
         "CorruptError DlwhyError DumpFormatError FaultError IncompleteSearchError LayoutError LimitError NoTargetError "
         "NotFoundError UnsupportedError UsageError"
     ),
-    "common.linux.model": "CodeSymbol Hold HoldKind Library Root State TlsDestructor",
+    "common.linux.model": (
+        "CodeSymbol Fix FixKind Hiding Hold HoldKind Library Obstacle ObstacleKind Rebuild Root State TlsDestructor"
+    ),
     "common.linux.plan_model": "Action Plan Plans Remedy Step ThreadInside",
     "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",

@@ -47,6 +47,12 @@ class HoldKind(Enum):
     RELOCATION = "relocation"
 
 
+#: Holds that nothing in this process can lift.
+PERMANENT = frozenset(
+    {HoldKind.MAIN_PROGRAM, HoldKind.STARTUP, HoldKind.NEVER_UNLOADS, HoldKind.AUDIT, HoldKind.NODELETE}
+)
+
+
 class Root(NamedTuple):
     """The root of a chain of holds: its library's name, its own holds, and who opened it (user or libc)."""
 
@@ -75,13 +81,82 @@ class Hold(NamedTuple):
     root: Optional[Root] = None
 
 
+class FixKind(Enum):
+    """What must be built or opened otherwise, before the next start, for a library not to stay for good."""
+
+    HIDE_SYMBOLS = "hide-symbols"
+    LINK_WITHOUT_NODELETE = "link-without-nodelete"
+    OPEN_WITHOUT_NODELETE = "open-without-nodelete"
+    OPEN_LOCALLY = "open-locally"
+    OPEN_LOCALLY_WITHOUT_NODELETE = "open-locally-without-nodelete"
+
+
+class Hiding(Enum):
+    """How symbols are kept out of a dynamic symbol table, or from being unique, so that nothing binds to them."""
+
+    VERSION_SCRIPT = "version-script"
+    NO_GNU_UNIQUE = "no-gnu-unique"
+    VISIBILITY = "visibility"
+    ATTRIBUTE = "attribute"
+
+
+class Fix(NamedTuple):
+    """One thing to build or open otherwise.
+
+    ``library`` is the library that is built or opened otherwise.  For HIDE_SYMBOLS there are the ``symbols``
+    (demangled), the libraries that are bound to them (none, if they are only unique), and the ``ways`` that work, each
+    by itself: for all symbols.  ``some_unique`` says that some pin it by being unique, ``std`` that some are of
+    templates of std::, which its headers make visible.
+    """
+
+    kind: FixKind
+    library: str
+    symbols: tuple[str, ...] = ()
+    symbols_omitted: int = 0
+    bound_by: tuple[str, ...] = ()
+    ways: tuple[Hiding, ...] = ()
+    some_unique: bool = False
+    std: bool = False
+
+
+class ObstacleKind(Enum):
+    """Why a library stays for good whatever is built otherwise, or should."""
+
+    MAIN_PROGRAM = "main-program"
+    STARTUP = "startup"
+    AUDIT = "audit"
+    GO_RUNTIME = "go-runtime"
+    ON_PURPOSE = "on-purpose"
+    SYSTEM = "system"
+    TOO_MUCH = "too-much"
+
+
+class Obstacle(NamedTuple):
+    """The library that stays for good and keeps the one that was asked about, which can be itself."""
+
+    kind: ObstacleKind
+    library: str
+
+
+class Rebuild(NamedTuple):
+    """What would let a library go that stays for good in this process: everything that is needed, or why nothing helps.
+
+    Without the ``fixes`` the mark phase does not keep the library, but for opens and destructors; if there is an
+    ``obstacle``, it would all the same.
+    """
+
+    fixes: tuple[Fix, ...] = ()
+    obstacle: Optional[Obstacle] = None
+
+
 class Library(NamedTuple):
     """A loaded library and the verdict on it.
 
     ``base`` is ``l_addr``, ``[start, end)`` the address range of the mappings, ``link_map`` the address of the
     ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are the loader's own
     members, each None if this version of the loader lacks it.  ``held`` is None if unknown.  ``proxy`` is True
-    for the link map that another namespace has for ld.so.
+    for the link map that another namespace has for ld.so.  ``rebuild`` is there for a library that was asked about and
+    that something keeps for good.
     """
 
     name: str
@@ -98,6 +173,7 @@ class Library(NamedTuple):
     holds: tuple[Hold, ...] = ()
     holds_omitted: int = 0
     proxy: bool = False
+    rebuild: Optional[Rebuild] = None
 
     @property
     def is_being_unloaded(self) -> bool:

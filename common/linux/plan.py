@@ -24,11 +24,10 @@ from .loader.maps import LinkMap, Namespace
 from .loader.order import OrderRule, finaliser_order, find_order_rule
 from .loader.rendezvous import Rendezvous
 from .loader.roots import LT_LOADED, RootKind
-from .model import Library
+from .model import PERMANENT, Library
 from .plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
 from .state.activity import note_activity
 from .state.examine import examine
-from .state.mark_phase import PERMANENT
 from .state.matching import select
 from .state.musl import explain_musl
 from .state.naming import missing_names, opened_by, target_info
@@ -356,7 +355,8 @@ def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
     for root in roots:
         if after.kept.is_permanent(root.address):
             library = after.verdict(root, identify=False)
-            return Remedy(blocker=library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT)))
+            blocker = library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT))
+            return Remedy(blocker=blocker, rebuild=after.rebuild(link_map))
     exits: list[Step] = []
     closes: list[Step] = []
     for root in roots:

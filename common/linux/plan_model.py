@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple, Optional
 
 from ..model import LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
-from .model import Library
+from .model import Library, Rebuild
 
 
 class Action(Enum):
@@ -38,11 +38,12 @@ class Remedy(NamedTuple):
     """The least that must happen, in addition to the planned closes, for a library to be unloaded.
 
     ``steps`` are in an order that works.  If ``blocker`` is set, nothing helps: this library stays for good, because of
-    its own holds.
+    its own holds; ``rebuild`` is then what would help in another process.
     """
 
     steps: tuple[Step, ...] = ()
     blocker: Optional[Library] = None
+    rebuild: Optional[Rebuild] = None
 
 
 class ThreadInside(NamedTuple):

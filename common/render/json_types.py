@@ -144,6 +144,25 @@ class HoldDocument(_HoldDocument, total=False):
     root: RootDocument
 
 
+class FixDocument(TypedDict):
+    fix: str
+    library: str
+    symbols: list[str]
+    symbols_omitted: int
+    bound_by: list[str]
+    ways: list[str]
+
+
+class ObstacleDocument(TypedDict):
+    kind: str
+    library: str
+
+
+class RebuildDocument(TypedDict):
+    fixes: list[FixDocument]
+    obstacle: Optional[ObstacleDocument]
+
+
 class KeptLibraryDocument(ReferenceDocument):
     held: Optional[bool]
     holds: list[HoldDocument]
@@ -274,7 +293,7 @@ class DllPinDocument(AnyDllEventDocument):
 DllEventDocument = Union[DllOpenDocument, DllCloseDocument, DllPinDocument]
 
 
-class LibraryDocument(TypedDict):
+class _LibraryDocument(TypedDict):
     name: str
     path: str
     soname: Optional[str]
@@ -288,6 +307,10 @@ class LibraryDocument(TypedDict):
     held: Optional[bool]
     holds: list[HoldDocument]
     holds_omitted: int
+
+
+class LibraryDocument(_LibraryDocument, total=False):
+    rebuild: Optional[RebuildDocument]  # of libraries that were asked about
 
 
 class DlstateDocument(Envelope):
@@ -329,6 +352,7 @@ class StepDocument(TypedDict):
 class RemedyDocument(TypedDict):
     possible: bool
     blocker: Optional[KeptLibraryDocument]
+    rebuild: Optional[RebuildDocument]
     steps: list[StepDocument]
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ..linux.model import Hold, HoldKind, Library, TlsDestructor
+from ..linux.model import Hold, HoldKind, Library, Rebuild, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 
 if TYPE_CHECKING:
-    from .json_types import DestructorDocument, HoldDocument, KeptLibraryDocument, ReferenceDocument, ThreadDocument
+    from .json_types import (
+        DestructorDocument,
+        HoldDocument,
+        KeptLibraryDocument,
+        RebuildDocument,
+        ReferenceDocument,
+        ThreadDocument,
+    )
 
 
 def library_reference(library: Library) -> ReferenceDocument:
@@ -67,6 +74,25 @@ def hold_document(hold: Hold) -> HoldDocument:
             document["symbols"] = list(hold.symbols)
             document["symbols_omitted"] = hold.symbols_omitted
     return document
+
+
+def rebuild_document(rebuild: Rebuild) -> RebuildDocument:
+    """Build the document of what would let a library go in another process."""
+    obstacle = rebuild.obstacle
+    return {
+        "fixes": [
+            {
+                "fix": fix.kind.value,
+                "library": fix.library,
+                "symbols": list(fix.symbols),
+                "symbols_omitted": fix.symbols_omitted,
+                "bound_by": list(fix.bound_by),
+                "ways": [way.value for way in fix.ways],
+            }
+            for fix in rebuild.fixes
+        ],
+        "obstacle": {"kind": obstacle.kind.value, "library": obstacle.library} if obstacle else None,
+    }
 
 
 def _destructor(destructor: TlsDestructor) -> DestructorDocument:

@@ -30,6 +30,9 @@ _STARTUP_REMEDIES = {
     "proxy": "It is namespace 0's ld.so under another entry; the entry goes with its namespace, ld.so stays.",
 }
 
+#: What is said of a library that something keeps for good.
+NOTHING_UNLOADS = "Nothing unloads it in this process."
+
 _LIBC_PURPOSES = (
     ("libgcc_s", "thread cancellation and backtraces", "libc never closes it"),
     ("libnss_", "name service look-ups", "libc never closes it"),
@@ -147,7 +150,7 @@ def permanent_remedy(library: Library, hold: Hold) -> str:
     if hold.kind is HoldKind.AUDIT:
         return "Audit libraries stay until the process ends; start the process without LD_AUDIT."
     if hold.kind is HoldKind.NODELETE and hold.origin != "pending":
-        return f"Nothing unloads it in this process. {_nodelete_fix(library, hold)}"
+        return NOTHING_UNLOADS
     if hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
         return f"No dlclose of yours can lower this count: {libc_purpose(library)[1]}."
     root = hold.root
@@ -159,25 +162,5 @@ def permanent_remedy(library: Library, hold: Hold) -> str:
             (HoldKind.NODELETE, "is NODELETE"),
         ):
             if kind in root.kinds:
-                return (
-                    f"Nothing unloads it in this process, because {root.library} {words}; see dlstate {root.library}."
-                )
+                return f"Nothing unloads it in this process, because {root.library} {words}."
     return ""
-
-
-def _nodelete_fix(library: Library, hold: Hold) -> str:
-    if hold.origin == "elf-flag":
-        return f"Relink {library.name} without -z nodelete."
-    if hold.origin == "unique-symbol":
-        return (
-            "Compile it with -fno-gnu-unique, or keep these symbols out of its dynamic symbol table "
-            "(-fvisibility=hidden or a version script)."
-        )
-    if hold.origin == "bound-by-startup":
-        return "Open it without RTLD_GLOBAL, or let the start-up object get the address by dlsym with the handle."
-    if hold.origin == "dlopen-flag":
-        return "Leave RTLD_NODELETE out of the dlopen that opened it."
-    return (
-        "Afterwards the two causes cannot be told apart: look for RTLD_NODELETE at its dlopen, and for "
-        "dlsym(RTLD_DEFAULT) while it was RTLD_GLOBAL."
-    )

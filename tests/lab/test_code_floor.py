@@ -36,6 +36,7 @@ LINUX_ONLY = {
         "tests/unit/test_layout_generate.py::test_dwarf_agrees_with_the_compiled_program",
         "tests/unit/test_rendezvous.py",
         "tests/unit/test_reads.py",
+        "tests/unit/test_rebuild.py",
     ),
     "measures the memory of a child by /proc": ("tests/unit/test_totals.py",),
     "asks other readers, which are not there for CPython 3.9": ("tests/unit/test_kernel_witnesses.py",),

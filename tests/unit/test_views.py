@@ -5,11 +5,23 @@ DLWHY_UPDATE_GOLDEN=1 pytest tests/unit/test_views.py        writes the golden f
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dlstate.text import state_view
-from dlwhy.common.linux.model import Hold, HoldKind, Library, Root, State
+from dlwhy.common.linux.model import (
+    Fix,
+    FixKind,
+    Hiding,
+    Hold,
+    HoldKind,
+    Library,
+    Obstacle,
+    ObstacleKind,
+    Rebuild,
+    Root,
+    State,
+)
 from dlwhy.common.model import LoaderInfo, Problem, Source, SourceKind
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.synth.answers import HOLDS, chain_hold, destructor, library, nodelete, opened, owed, startup, state
@@ -17,12 +29,26 @@ from dlwhy.tests.unit.goldens import golden
 
 DEP = HoldKind.DEPENDENCY
 SAMPLES: dict[str, tuple[Library, bool]] = {}
+UNIQUE = ("Registry<int>::instance", "counter()::count", "std::_Sp_make_shared_tag::_S_ti()::__tag")
 
 
-def sample(name: str, *holds: Hold, held: Optional[bool] = True, omitted: int = 0, lib: str = "libB.so") -> None:
+def hide(number: int, *ways: Hiding, **more: Any) -> Fix:
+    """Make the fix that hides so many symbols."""
+    return Fix(FixKind.HIDE_SYMBOLS, "libB.so", UNIQUE[:number], ways=ways, **more)
+
+
+def sample(
+    name: str,
+    *holds: Hold,
+    held: Optional[bool] = True,
+    omitted: int = 0,
+    lib: str = "libB.so",
+    rebuild: Optional[Rebuild] = None,
+) -> None:
     """Add an answer in short and one with -v."""
-    SAMPLES[name] = (library(*holds, held=held, name=lib, omitted=omitted), False)
-    SAMPLES[f"{name} -v"] = (library(*holds, held=held, name=lib, omitted=omitted), True)
+    made = library(*holds, held=held, name=lib, omitted=omitted)._replace(rebuild=rebuild)
+    SAMPLES[name] = (made, False)
+    SAMPLES[f"{name} -v"] = (made, True)
 
 
 for _name, _hold in HOLDS.items():
@@ -55,6 +81,34 @@ sample(
 sample("held by a start-up library", chain_hold(DEP, ["libcore.so", "libB.so"], [HoldKind.STARTUP]))
 sample("held by an audit library", chain_hold(DEP, ["libaudit.so", "libB.so"], [HoldKind.AUDIT]))
 sample("held by an opened NODELETE library", chain_hold(DEP, ["libpinned.so", "libB.so"], [HoldKind.NODELETE]))
+SCRIPT = Hiding.VERSION_SCRIPT
+FIXES = {
+    "own symbols": hide(2, SCRIPT, Hiding.NO_GNU_UNIQUE, Hiding.VISIBILITY, some_unique=True),
+    "own symbols by attribute": hide(1, SCRIPT, Hiding.NO_GNU_UNIQUE, Hiding.ATTRIBUTE, some_unique=True),
+    "symbols of std": hide(3, SCRIPT, Hiding.NO_GNU_UNIQUE, some_unique=True, std=True, symbols_omitted=4),
+    "bound symbols": hide(1, SCRIPT, Hiding.VISIBILITY, bound_by=("libeager.so",)),
+    "unique and bound symbols": hide(3, SCRIPT, bound_by=("libeager.so", "libstdc++.so.6"), some_unique=True, std=True),
+    "its flag": Fix(FixKind.LINK_WITHOUT_NODELETE, "libB.so"),
+    "RTLD_NODELETE": Fix(FixKind.OPEN_WITHOUT_NODELETE, "libB.so"),
+    "RTLD_GLOBAL": Fix(FixKind.OPEN_LOCALLY, "libB.so", symbols=("plugin_hook",), bound_by=("main",)),
+    "RTLD_GLOBAL and dlsym": Fix(FixKind.OPEN_LOCALLY, "libB.so", bound_by=("main",)),
+    "RTLD_NODELETE or dlsym": Fix(FixKind.OPEN_LOCALLY_WITHOUT_NODELETE, "libB.so"),
+}
+for _name, _fix in FIXES.items():
+    sample(f"rebuild: {_name}", HOLDS["nodelete-elf-flag"], rebuild=Rebuild((_fix,)))
+sample(
+    "rebuild: two, then closes",
+    HOLDS["nodelete-elf-flag"],
+    HOLDS["tls-destructors"],
+    HOLDS["dependency"],
+    HOLDS["relocation"],
+    rebuild=Rebuild((FIXES["own symbols"], FIXES["its flag"])),
+)
+for _kind in ObstacleKind:
+    sample(f"obstacle: {_kind.value}", HOLDS["dependency"], rebuild=Rebuild((), Obstacle(_kind, "libA.so")))
+sample(
+    "obstacle: itself", HOLDS["nodelete-elf-flag"], rebuild=Rebuild((), Obstacle(ObstacleKind.ON_PURPOSE, "libB.so"))
+)
 
 
 def text_of(answer: State, verbose: bool) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Union
 from ...linux.plan_model import Plan, Plans, Remedy, ThreadInside
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.library_json import kept_document, library_reference, thread_document
+from ...render.library_json import kept_document, library_reference, rebuild_document, thread_document
 
 if TYPE_CHECKING:
     from ...render.json_types import (
@@ -69,6 +69,7 @@ def _remedy(remedy: Remedy) -> RemedyDocument:
     return {
         "possible": remedy.blocker is None,
         "blocker": kept_document(remedy.blocker) if remedy.blocker else None,
+        "rebuild": rebuild_document(remedy.rebuild) if remedy.rebuild else None,
         "steps": [
             {
                 "action": step.action.value,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Optional
 
-from ...linux.model import Library
+from ...linux.model import Library, Rebuild
 from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.library_words import because, permanent_remedy, reason
+from ...render.library_words import NOTHING_UNLOADS, because, permanent_remedy, reason
+from ...render.rebuild_words import rebuild_words
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 
 _SHOWN_LIBRARIES = 16
@@ -244,7 +246,7 @@ def _advice(plan: Plan) -> str:
     if change is None:
         return ""
     if change.blocker is not None:
-        return _never(plan.library, change.blocker)
+        return _never(plan.library, change.blocker, change.rebuild)
     if plan.outcome is Outcome.DEFERRED and not plan.is_unloaded and _only_collects(change):
         return f"{plan.library.name} goes at the next dlclose in its namespace, {plan.library.namespace}."
     words = [_step_words(plan, step) for step in change.steps]
@@ -259,15 +261,13 @@ def _then(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}, then {words[-1]}"
 
 
-def _never(library: Library, blocker: Library) -> str:
-    remedy = next(filter(None, (permanent_remedy(blocker, hold) for hold in blocker.holds)), "")
-    if blocker.link_map == library.link_map:
-        return remedy or f"Nothing unloads {library.name} in this process."
-    why = reason(blocker.holds[0]) if blocker.holds else "it stays for good"
-    fix = remedy.partition(". ")[2]
-    return f"Nothing unloads {library.name} in this process, because {blocker.name} keeps it: {why}." + (
-        f" {fix}" if fix else ""
-    )
+def _never(library: Library, blocker: Library, rebuild: Optional[Rebuild]) -> str:
+    if blocker.link_map != library.link_map:
+        why = reason(blocker.holds[0]) if blocker.holds else "it stays for good"
+        remedy = f"Nothing unloads {library.name} in this process, because {blocker.name} keeps it: {why}."
+    else:
+        remedy = next(filter(None, (permanent_remedy(blocker, hold) for hold in blocker.holds)), NOTHING_UNLOADS)
+    return remedy if rebuild is None else f"{remedy} {rebuild_words(library.name, rebuild)}"
 
 
 def _step_words(plan: Plan, step: Step) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...linux.model import Library, State
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.library_json import hold_document
+from ...render.library_json import hold_document, rebuild_document
 
 if TYPE_CHECKING:
     from ...render.json_types import DlstateDocument, LibraryDocument
@@ -20,13 +20,13 @@ def state_document(command: str, state: State) -> DlstateDocument:
     """Build the document of a state."""
     return {
         **envelope(command, state.target, state.loader),
-        "libraries": [_library(library) for library in state.libraries],
+        "libraries": [_library(library, is_asked=state.asked is not None) for library in state.libraries],
         "problems": problem_documents(state.problems),
     }
 
 
-def _library(library: Library) -> LibraryDocument:
-    return {
+def _library(library: Library, is_asked: bool) -> LibraryDocument:
+    document: LibraryDocument = {
         "name": library.name,
         "path": library.path,
         "soname": library.soname,
@@ -41,3 +41,6 @@ def _library(library: Library) -> LibraryDocument:
         "holds": [hold_document(hold) for hold in library.holds],
         "holds_omitted": library.holds_omitted,
     }
+    if is_asked:
+        document["rebuild"] = rebuild_document(library.rebuild) if library.rebuild else None
+    return document

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...linux.model import Hold, HoldKind, Library, State, runs_wine
+from ...linux.model import PERMANENT, Hold, HoldKind, Library, Rebuild, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.library_words import because, libc_purpose, permanent_remedy, reason, root_words
+from ...render.library_words import NOTHING_UNLOADS, because, libc_purpose, permanent_remedy, reason, root_words
+from ...render.rebuild_words import rebuild_words
 from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
 
 _SHOWN_REASONS = 3
@@ -190,11 +191,13 @@ def _remedy(library: Library) -> str:
         )
     if library.held is None:
         return "Ask again when the dlopen in progress has returned, or with a complete core."
+    conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
+    if library.rebuild is not None:
+        return _lasting_remedy(library.name, library.rebuild, conditions)
     for hold in library.holds:
         text = permanent_remedy(library, hold)
         if text:
             return text
-    conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
     if not conditions:
         return "What keeps it could not be read, so there is no advice."
     collector = (
@@ -204,6 +207,14 @@ def _remedy(library: Library) -> str:
     )
     more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
     return f"It can go once {join([c.text for c in conditions])}{more}{collector}."
+
+
+def _lasting_remedy(name: str, rebuild: Rebuild, conditions: Sequence[_Condition]) -> str:
+    """Return what lets a library go in another process that stays for good in this one."""
+    words = f"{NOTHING_UNLOADS} {rebuild_words(name, rebuild)}"
+    if rebuild.obstacle is not None or not conditions:
+        return words
+    return f"{words} Even then it can go only once {join([c.text for c in conditions])}."
 
 
 class _Condition(NamedTuple):
@@ -225,9 +236,9 @@ def _conditions(hold: Hold) -> Iterator[_Condition]:
             yield _Condition("the threads that owe it a destructor have exited")
     elif hold.kind is HoldKind.HALF_LOADED:
         yield _Condition("the dlopen in progress has returned")
-    elif hold.kind is HoldKind.NODELETE:
+    elif hold.kind is HoldKind.NODELETE and hold.origin == "pending":
         yield _Condition("the dlopen in progress has failed (if it succeeds, the library stays for good)")
-    elif hold.root is not None:
+    elif hold.root is not None and PERMANENT.isdisjoint(hold.root.kinds):
         root = hold.root
         if HoldKind.OPEN_COUNT in root.kinds and root.opened_by == "libc":
             yield _Condition(f"libc has closed {root.library}, which it opened for itself", collects=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import DlwhyError, FaultError
 from ...memory import Memory
-from .image import ElfImage
+from .image import STB_WEAK, ElfImage
 
 #: Words at most this many bytes apart are read together: nearly all are in .got, .got.plt and .data.rel.ro.
 _GAP = 256
@@ -60,6 +60,20 @@ class Bindings:
         """Return the mangled names of the symbols bound to addresses in ``[start, end)``, sorted."""
         first, last = self._places(start, end)
         return tuple(sorted({self._name(index) for index in set(self._symbols[first:last])}))
+
+    def undefined_into(self, start: int, end: int) -> tuple[str, ...]:
+        """Return the bound symbols that only another image can define: undefined here, and not weak."""
+        first, last = self._places(start, end)
+        return tuple(
+            sorted({self._name(index) for index in set(self._symbols[first:last]) if self._is_undefined(index)})
+        )
+
+    def _is_undefined(self, index: int) -> bool:
+        try:
+            symbol = self._image.symbol(index)
+        except DlwhyError:
+            return True  # what cannot be read is not taken for defined
+        return symbol.shndx == 0 and symbol.binding != STB_WEAK
 
     def count_into(self, start: int, end: int) -> int:
         """Return how many words point into ``[start, end)``."""

@@ -79,6 +79,20 @@ def name_function(memory: Memory, image: ElfImage, path: str, base: int, address
     return covering[0] if covering else None
 
 
+def hides_names(memory: Memory, image: ElfImage, path: str, base: int) -> bool:
+    """Return True if a file's symbol table has local names of external linkage: its compiler or linker hid them.
+
+    False also if the file has no such table, or is not here.
+
+    :param path: the file's path.
+    :param base: the address of the image's ELF header.
+    """
+    from .symbols import has_hidden_names
+
+    build_id = image.read_build_id()
+    return build_id is not None and bool(_search(memory, Module(path, base, build_id), has_hidden_names, ""))
+
+
 def find_local_symbol(memory: Memory, image: ElfImage, path: str, name: str) -> Optional[int]:
     """Return the address in memory of a symbol that only the file's symbol table has, None if it is not there."""
     from .symbols import value_of

@@ -43,7 +43,8 @@ DT_FLAGS_1 = 0x6FFFFFFB
 DT_GNU_HASH = 0x6FFFFEF5
 
 NT_GNU_BUILD_ID = 3
-_STT_TLS = 6
+STB_WEAK = 2
+STT_TLS = 6
 
 # Caps on counts that come from the target.  Real maxima seen: 13 program headers, 40 dynamic entries,
 # 300,000 symbols and 1,200,000 relocations (Chromium).
@@ -94,6 +95,11 @@ class ElfSymbol(NamedTuple):
         """Return ``STT_*``."""
         return self.info & 15
 
+    @property
+    def binding(self) -> int:
+        """Return ``STB_*``."""
+        return self.info >> 4
+
 
 class Relocation(NamedTuple):
     """An ``Elf_Rel`` or ``Elf_Rela``: the address of the relocated word, and the index of the symbol."""
@@ -122,16 +128,31 @@ def parse_program_headers(data: bytes, entry_size: int, is_64: bool, prefix: str
     )
 
 
-def find_build_id(notes: bytes, prefix: str) -> Optional[str]:
-    """Find the GNU build-id among the notes of one segment or section, None if there is none."""
+class ElfNote(NamedTuple):
+    """An ``Elf_Nhdr`` with its name, without the final zeros, and its data."""
+
+    owner: bytes
+    kind: int
+    data: bytes
+
+
+def for_each_note(notes: bytes, prefix: str) -> Iterator[ElfNote]:
+    """Yield the notes of one segment or section."""
     position = 0
     while position + 12 <= len(notes):
         name_size, data_size, kind = struct.unpack_from(prefix + "III", notes, position)
         name_start = position + 12
         data_start = name_start + (name_size + 3 & ~3)
-        if kind == NT_GNU_BUILD_ID and notes[name_start : name_start + name_size] == b"GNU\0":
-            return notes[data_start : data_start + data_size].hex()
+        owner = notes[name_start : name_start + name_size].rstrip(b"\0")
+        yield ElfNote(owner, kind, notes[data_start : data_start + data_size])
         position = data_start + (data_size + 3 & ~3)
+
+
+def find_build_id(notes: bytes, prefix: str) -> Optional[str]:
+    """Find the GNU build-id among the notes of one segment or section, None if there is none."""
+    for note in for_each_note(notes, prefix):
+        if note.kind == NT_GNU_BUILD_ID and note.owner == b"GNU":
+            return note.data.hex()
     return None
 
 
@@ -236,13 +257,21 @@ class ElfImage:
 
     def read_build_id(self) -> Optional[str]:
         """Read the GNU build-id note; None if there is none or it is not in memory."""
+        for notes in self._read_notes():
+            build_id = find_build_id(notes, self.memory.struct_prefix)
+            if build_id:
+                return build_id
+        return None
+
+    def has_note_of(self, owner: bytes) -> bool:
+        """Return True if a note in memory is of this owner."""
+        prefix = self.memory.struct_prefix
+        return any(note.owner == owner for notes in self._read_notes() for note in for_each_note(notes, prefix))
+
+    def _read_notes(self) -> Iterator[bytes]:
         for header in self.headers:
             if header.type == PT_NOTE and 0 < header.memsz <= MAX_NOTE_BYTES:
-                notes = self.memory.try_read(self.address(header.vaddr), header.memsz)
-                build_id = find_build_id(notes, self.memory.struct_prefix) if notes else None
-                if build_id:
-                    return build_id
-        return None
+                yield self.memory.try_read(self.address(header.vaddr), header.memsz) or b""
 
     @property
     def dynamic(self) -> dict[int, int]:
@@ -475,7 +504,7 @@ class _SymbolRanges:
             form = image.symbol_struct()
             for index, values in enumerate(for_each_struct(memory, form, table, count * form.size)):
                 symbol = image.decode_symbol(values)
-                if symbol.shndx and symbol.size and symbol.type != _STT_TLS:
+                if symbol.shndx and symbol.size and symbol.type != STT_TLS:
                     starts.append(symbol.value)
                     ends.append(min(symbol.value + symbol.size, memory.platform.address_mask))
                     indexes.append(index)

@@ -10,9 +10,9 @@ from ...model import Problem
 from ...paths import base_name
 from ..loader.collector import Edge
 from ..loader.maps import LinkMap
-from ..model import Hold, HoldKind, Root
+from ..model import PERMANENT, Hold, HoldKind, Root
 from .evidence import read_evidence
-from .mark_phase import PERMANENT, ROOT_HOLDS, MarkPhase
+from .mark_phase import ROOT_HOLDS, MarkPhase
 from .naming import opened_by
 from .process import GlibcProcess
 from .symbols import TEXT_UNITS, demangled

@@ -9,7 +9,7 @@ from ...graph import Search
 from ..loader.collector import Edge, mark
 from ..loader.maps import LinkMap
 from ..loader.roots import RootKind
-from ..model import HoldKind
+from ..model import PERMANENT, HoldKind
 from .process import GlibcProcess
 
 ROOT_HOLDS = {
@@ -19,11 +19,6 @@ ROOT_HOLDS = {
     RootKind.OPEN_COUNT: HoldKind.OPEN_COUNT,
     RootKind.TLS_DESTRUCTORS: HoldKind.TLS_DESTRUCTORS,
 }
-
-#: Holds that nothing in this process can lift.
-PERMANENT = frozenset(
-    {HoldKind.MAIN_PROGRAM, HoldKind.STARTUP, HoldKind.NEVER_UNLOADS, HoldKind.AUDIT, HoldKind.NODELETE}
-)
 
 
 class MarkPhase:

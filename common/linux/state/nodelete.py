@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ...errors import CorruptError, DlwhyError, FaultError
@@ -28,16 +28,25 @@ class NodeleteOrigins:
         The origin is ``elf-flag``, ``unique-symbol``, ``bound-by-startup``, ``dlopen-flag``, or
         ``dlopen-flag-or-dlsym`` if it can be RTLD_NODELETE or a lookup by dlsym, which leaves no trace.
         """
+        return next(self.for_each_origin(link_map))
+
+    def for_each_origin(self, link_map: LinkMap) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield every cause of a library's NODELETE mark that leaves a trace; without one, what leaves none."""
+        found = False
         if self._has_flag(link_map):
-            return "elf-flag", ()
+            found = True
+            yield "elf-flag", ()
         unique = self._unique.get(link_map.address, ())
         if unique:
-            return "unique-symbol", unique
+            found = True
+            yield "unique-symbol", unique
         bound = self._bound_by_startup(link_map)
         if bound:
-            return "bound-by-startup", bound
-        # A start-up library finds symbols only in the global scope, so it did not bind to a library outside it.
-        return ("dlopen-flag-or-dlsym" if link_map.field("l_global") else "dlopen-flag"), ()
+            found = True
+            yield "bound-by-startup", bound
+        if not found:
+            # A start-up library finds symbols only in the global scope, so it did not bind to a library outside it.
+            yield ("dlopen-flag-or-dlsym" if link_map.field("l_global") else "dlopen-flag"), ()
 
     def _has_flag(self, link_map: LinkMap) -> bool:
         """Return True if the file requests NODELETE.

@@ -9,7 +9,7 @@ from ...model import Evidence
 from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
-from ..model import Hold, HoldKind, Library, State
+from ..model import Hold, HoldKind, Library, Rebuild, State
 from .activity import note_activity
 from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
 from .evidence import read_evidence, reported_fields
@@ -17,6 +17,7 @@ from .mark_phase import MarkPhase
 from .naming import missing_names, opened_by, target_info
 from .nodelete import NodeleteOrigins, without_guards
 from .process import GlibcProcess
+from .rebuild import find_rebuild
 from .startup import Startup
 from .symbols import demangled
 from .tls import PendingDestructors
@@ -82,12 +83,22 @@ class GlibcExamination:
         by_address = process.graph.by_address
         maps = by_address.values() if chosen is None else [by_address[library.link_map] for library in chosen]
         libraries = tuple(self.verdict(m, identify=not self._brief) for m in maps)
+        if chosen is not None:
+            held = (library.held is True for library in libraries)
+            libraries = tuple(
+                library._replace(rebuild=self.rebuild(m)) if stays else library
+                for library, m, stays in zip(libraries, maps, held)
+            )
         return State(
             target_info(process.memory),
             process.loader_info(),
             libraries,
             problems=(*process.concerned_problems(), *missing_names()),
         )
+
+    def rebuild(self, link_map: LinkMap) -> Optional[Rebuild]:
+        """Return what would let a library go that something keeps for good; None for others, and for start-up ones."""
+        return find_rebuild(self.process, self.kept, self._facts.nodelete, link_map)
 
     def verdict(self, link_map: LinkMap, identify: bool) -> Library:
         """Return the verdict on one library."""

@@ -10,9 +10,8 @@ from ..elf.bindings import Bindings
 from ..loader.collector import mark
 from ..loader.maps import Graph, LinkMap, is_same_library
 from ..loader.roots import LT_LOADED
-from ..model import HoldKind, Library
+from ..model import PERMANENT, HoldKind, Library
 from ..plan import Planner
-from ..state.mark_phase import PERMANENT
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
 from .call import CloseCall, ClosePrediction

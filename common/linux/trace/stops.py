@@ -10,8 +10,7 @@ from ...charset import unescaped
 from ...model import Outcome
 from ...paths import base_name
 from ...target import Reaction
-from ..model import HoldKind, Library
-from ..state.mark_phase import PERMANENT
+from ..model import PERMANENT, HoldKind, Library
 from .call import CloseCall, LoaderCall, OpenCall
 from .events import Close, Event, LibraryInstance, Open, Stop
 
