@@ -203,7 +203,9 @@ class Examination:
         """
         found = self.libraries(_text_of("library", library))
         if len(found) > 1:
-            raise NotFoundError(f"{len(found)} loaded libraries match '{library}'", [each.path for each in found])
+            raise NotFoundError(
+                f"{len(found)} loaded libraries match '{library}'", [each.path or each.name for each in found]
+            )
         return found[0]
 
     @_ours

@@ -152,20 +152,21 @@ class Rebuild(NamedTuple):
 class Library(NamedTuple):
     """A loaded library and the verdict on it.
 
-    ``base`` is ``l_addr``, ``[start, end)`` the address range of the mappings, ``link_map`` the address of the
-    ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are the loader's own
-    members, each None if this version of the loader lacks it.  ``held`` is None if unknown.  ``proxy`` is True
-    for the link map that another namespace has for ld.so.  ``rebuild`` is there for a library that was asked about and
-    that something keeps for good.
+    ``path`` is None if unknown, or if the loader has none; then ``name``, else its base name, is a substitute.
+    ``load_bias`` is ``l_addr``, ``[start, end)`` the address range of the mappings, None if unknown, ``link_map`` the
+    address of the ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are
+    the loader's own members, each None if this version of the loader lacks it.  ``held`` is None if unknown.
+    ``proxy`` is True for the link map that another namespace has for ld.so.  ``rebuild`` is there for a library that
+    was asked about and that something keeps for good.
     """
 
     name: str
-    path: str
+    path: Optional[str]
     soname: Optional[str]
     build_id: Optional[str]
-    base: int
-    start: int
-    end: int
+    load_bias: int
+    start: Optional[int]
+    end: Optional[int]
     namespace: int
     link_map: int
     fields: Mapping[str, Optional[int]]
@@ -174,6 +175,15 @@ class Library(NamedTuple):
     holds_omitted: int = 0
     proxy: bool = False
     rebuild: Optional[Rebuild] = None
+
+    @property
+    def base(self) -> Optional[int]:
+        """Return the lowest address of the mappings, None if unknown."""
+        return self.start
+
+    def contains(self, address: int) -> bool:
+        """Return True if an address is within the range of the mappings."""
+        return self.start is not None and self.end is not None and self.start <= address < self.end
 
     @property
     def is_being_unloaded(self) -> bool:
@@ -193,4 +203,4 @@ class State(NamedTuple):
 
 def runs_wine(libraries: Sequence[Library]) -> bool:
     """Return True if the process runs Wine: its ntdll.so is the Unix side of Windows' loader."""
-    return any(library.name == "ntdll.so" and "/wine/" in library.path for library in libraries)
+    return any(library.name == "ntdll.so" and "/wine/" in (library.path or "") for library in libraries)

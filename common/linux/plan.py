@@ -134,7 +134,7 @@ class Planner:
         """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
         for link_map in maps:
             plan = self.plan(link_map, closes, brief=True)
-            names = sum(len(library.name) + len(library.path) for library in plan.unloads)
+            names = sum(len(library.name) + len(library.path or "") for library in plan.unloads)
             if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
                 return
             yield plan

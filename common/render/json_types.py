@@ -46,13 +46,17 @@ class Envelope(EnvelopeHead):
     problems: list[ProblemDocument]
 
 
-class ReferenceDocument(TypedDict):
+class PlaceDocument(TypedDict):
+    base: Optional[str]
+    load_bias: str
+    range: Optional[Range]
+
+
+class ReferenceDocument(PlaceDocument):
     name: str
-    path: str
+    path: Optional[str]
     namespace: int
     link_map: str
-    base: str
-    range: Range
 
 
 class InstanceDocument(ReferenceDocument):
@@ -293,13 +297,11 @@ class DllPinDocument(AnyDllEventDocument):
 DllEventDocument = Union[DllOpenDocument, DllCloseDocument, DllPinDocument]
 
 
-class _LibraryDocument(TypedDict):
+class _LibraryDocument(PlaceDocument):
     name: str
-    path: str
+    path: Optional[str]
     soname: Optional[str]
     build_id: Optional[str]
-    base: str
-    range: Range
     namespace: int
     link_map: str
     proxy: bool

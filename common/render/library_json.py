@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Union, cast
 
 from ..linux.model import Hold, HoldKind, Library, Rebuild, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 
 if TYPE_CHECKING:
+    from ..linux.trace.events import LibraryInstance
     from .json_types import (
         DestructorDocument,
         HoldDocument,
         KeptLibraryDocument,
+        PlaceDocument,
         RebuildDocument,
         ReferenceDocument,
         ThreadDocument,
     )
+
+
+def place_document(library: Union[Library, LibraryInstance]) -> PlaceDocument:
+    """Build the keys that say where a library is mapped."""
+    start, end = library.start, library.end
+    return {
+        "base": optional_hexadecimal(library.base),
+        "load_bias": hexadecimal(library.load_bias),
+        "range": None if start is None or end is None else [hexadecimal(start), hexadecimal(end)],
+    }
 
 
 def library_reference(library: Library) -> ReferenceDocument:
@@ -26,8 +38,7 @@ def library_reference(library: Library) -> ReferenceDocument:
         "path": library.path,
         "namespace": library.namespace,
         "link_map": hexadecimal(library.link_map),
-        "base": hexadecimal(library.base),
-        "range": [hexadecimal(library.start), hexadecimal(library.end)],
+        **place_document(library),
     }
 
 

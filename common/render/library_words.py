@@ -131,6 +131,16 @@ def root_words(root: Root) -> str:
     return ", ".join(_ROOT_WORDS[kind] for kind in root.kinds)
 
 
+def base_words(library: Library) -> str:
+    """Return the base of a library; "?" if unknown."""
+    return "?" if library.base is None else f"{library.base:#x}"
+
+
+def range_words(library: Library) -> str:
+    """Return the range of a library's mappings; "?" if unknown."""
+    return "?" if library.start is None or library.end is None else f"{library.start:#x}-{library.end:#x}"
+
+
 def libc_purpose(library: Library) -> tuple[str, str]:
     """Return what libc opened a library for, noting that it never closes it; empty for other libraries."""
     for prefix, purpose, ending in _LIBC_PURPOSES:

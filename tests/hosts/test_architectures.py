@@ -78,7 +78,7 @@ def against_witness(answers: Answers, stop: int) -> list[str]:
     """Compare bases and paths with what dl_iterate_phdr listed inside the program."""
     libraries = answers.documents[stop]["libraries"]
     # The main program has an empty name there.
-    listed = [(int(each["base"], 16), each["path"]) for each in libraries]
+    listed = [(int(each["load_bias"], 16), each["path"]) for each in libraries]
     listed[0] = (listed[0][0], "")
     seen = witnessed(answers.output, stop)
     return [] if listed == seen else [f"stop {stop}: dl_iterate_phdr says {seen}, dlstate {listed}"]

@@ -39,9 +39,9 @@ def test_dl_iterate_phdr(runs: Runs, name: str, run: str) -> None:
         seen += 1
         document = answers.documents[stop]
         libraries = [each for each in document["libraries"] if each["namespace"] == 0]
-        # The main program has an empty name here. What l_addr is, base is.
-        assert listed[0] == (int(libraries[0]["base"], 16), ""), f"stop {stop}"
-        expected = [(int(each["base"], 16), each["path"]) for each in libraries[1:]]
+        # The main program has an empty name here.
+        assert listed[0] == (int(libraries[0]["load_bias"], 16), ""), f"stop {stop}"
+        expected = [(int(each["load_bias"], 16), each["path"]) for each in libraries[1:]]
         assert listed[1:] == expected, f"stop {stop}"
     assert seen
 

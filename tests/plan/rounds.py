@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Optional
 
 from dlwhy.common.linux.plan_model import Action, Plan
 from dlwhy.common.model import Outcome
@@ -210,7 +211,7 @@ class Round:
             self.wrong(f"outcome and unloads disagree in {plan}")
 
     @staticmethod
-    def is_there(start: int, mapped: set[tuple[int, str]]) -> bool:
+    def is_there(start: Optional[int], mapped: set[tuple[int, str]]) -> bool:
         """Tell whether something is mapped at an address."""
         return any(address == start for address, _ in mapped)
 

@@ -133,7 +133,7 @@ def library(*holds: Hold, held: Optional[bool] = True, name: str = "libB.so", om
         path=f"/opt/app/{name}",
         soname=name,
         build_id="0123456789abcdef0123456789abcdef01234567",
-        base=BASE,
+        load_bias=BASE,
         start=BASE,
         end=END,
         namespace=0,

@@ -120,7 +120,9 @@ class Patient:
 
     def image(self, name: str) -> ElfImage:
         """Give a library's image."""
-        return ElfImage.at(self.memory, self.library(name).start)
+        start = self.library(name).start
+        assert start is not None
+        return ElfImage.at(self.memory, start)
 
     def set_dynamic(self, name: str, tag: int, value: int) -> None:
         """Overwrite the value of an entry of a dynamic section."""

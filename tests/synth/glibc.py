@@ -373,7 +373,8 @@ class Process:
         number = library.namespace
         neighbours = [self.maps[each.key] for each in self.namespace(number)]
         place = neighbours.index(address)
-        path = b"" if library.type == 0 else (library.path or f"/usr/lib/{library.name}").encode()
+        plain = "" if library.type == 0 else f"/usr/lib/{library.name}"
+        path = (plain if library.path is None else library.path).encode()
         following = [*neighbours, 0][place + 1]
         before = [0, *neighbours][place]
         real = self.maps[library.name] if library.is_proxy else address

@@ -124,7 +124,7 @@ def comparable(value: Any) -> Any:
             "expression",
             "object",
         }
-        left_out |= {"value", "base", "range", "error", "errno"}
+        left_out |= {"value", "base", "load_bias", "range", "error", "errno"}
         return {key: comparable(each) for key, each in value.items() if key not in left_out}
     if isinstance(value, list):
         return [comparable(each) for each in value]

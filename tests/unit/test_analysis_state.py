@@ -233,6 +233,35 @@ def test_the_vdso_is_known_by_where_it_lies_too() -> None:
     assert reasons(explain(target).libraries[3]) == [("startup", "vdso")]
 
 
+@pytest.mark.parametrize("soname", ["linux-vdso.so.1", None])
+def test_a_vdso_that_the_loader_leaves_nameless_has_its_name(soname: Optional[str]) -> None:
+    process = process_of([Library("linux-vdso.so.1", type=1, path="", soname=soname)])
+    at = process.base(process.library("linux-vdso.so.1"))
+    target = FakeTarget(process.segments(), auxv={**process.auxv(), 33: at})
+    if soname is None:
+        target.forget(at, 0x1000)
+    state = explain(target)
+    assert (state.libraries[3].name, state.libraries[3].path) == ("linux-vdso.so.1", None)
+    document = state_document("dlstate", state)["libraries"][3]
+    assert (document["name"], document["path"]) == ("linux-vdso.so.1", None)
+
+
+def test_a_library_whose_name_cannot_be_read_has_no_path() -> None:
+    process = process_of([Library("liba.so", path="")])
+    library = explain(process.target()).libraries[3]
+    assert (library.name, library.path) == (f"link_map {library.link_map:#x}", None)
+    assert "path not known" in words_on(explain(process.target()), library.name)
+
+
+def test_ld_so_in_another_namespace_is_mapped_where_the_real_one_is() -> None:
+    process = process_of([Library("ld.so", namespace=1, is_proxy=True)])
+    libraries = explain(process.target()).libraries
+    (real,) = [each for each in libraries if each.name == libraries[2].name and not each.proxy]
+    (proxy,) = [each for each in libraries if each.proxy]
+    assert (proxy.base, proxy.start, proxy.end) == (real.base, real.start, real.end)
+    assert proxy.base
+
+
 def test_a_library_that_is_half_loaded_may_stay_or_not() -> None:
     found = verdicts([Library("liba.so", relocated=False), Library("libb.so", relocated=False, opencount=1)])
     assert (found["liba.so"].held, reasons(found["liba.so"])) == (None, [("half-loaded", None)])

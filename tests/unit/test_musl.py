@@ -113,7 +113,8 @@ def test_an_image_that_cannot_be_read() -> None:
     target = made.target()
     target.forget(made.base(made.library("libopened.so")), 64)
     opened = explain(target).libraries[-1]
-    assert (opened.start, opened.end, opened.soname, opened.build_id) == (0, 0, None, None)
+    assert (opened.start, opened.soname, opened.build_id) == (made.base(made.library("libopened.so")), None, None)
+    assert (opened.end or 0) > (opened.start or 0), "by its struct dso"
     assert opened.held
 
 

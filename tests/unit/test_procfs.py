@@ -13,6 +13,7 @@ import dlwhy
 import pytest
 from dlwhy.common.errors import FaultError, NoTargetError, UnsupportedError
 from dlwhy.common.linux.dumps.procfs import ProcTarget
+from dlwhy.tests.synth.process import compile_file
 
 NOBODY = 65534
 
@@ -36,6 +37,20 @@ def test_process_is_neither_stopped_nor_traced(sleeper: int) -> None:
     assert "State:\tS" in status
 
 
+def test_a_program_at_fixed_addresses_begins_where_it_is_mapped(tmp_path: Path) -> None:
+    compile_file(tmp_path, "fixed", "#include <unistd.h>\nint main(void) { pause(); }", "-no-pie", language="c")
+    with subprocess.Popen([tmp_path / "fixed"]) as process:
+        time.sleep(0.1)
+        try:
+            with dlwhy.open(process.pid) as examined:
+                (program, *others) = examined.libraries()
+        finally:
+            process.kill()
+    assert (program.base, program.start, program.load_bias) == (0x400000, 0x400000, 0)
+    assert [each.base for each in others] == [each.load_bias for each in others]
+    assert "linux-vdso.so.1" in [each.name for each in others]
+
+
 def test_own_process() -> None:
     with dlwhy.open(os.getpid()) as process:
         names = [library.name for library in process.state().libraries]
@@ -44,7 +59,7 @@ def test_own_process() -> None:
 
 def test_library_list_is_that_of_the_maps(sleeper: int) -> None:
     with dlwhy.open(sleeper) as process:
-        found = {os.path.realpath(library.path) for library in process.state().libraries if "/" in library.path}
+        found = {os.path.realpath(path) for each in process.state().libraries if "/" in (path := each.path or "")}
     mapped = {line.split(None, 5)[5] for line in Path(f"/proc/{sleeper}/maps").read_text().splitlines() if "/" in line}
     assert found == {path for path in mapped if Path(path).read_bytes()[:4] == b"\x7fELF"}
 

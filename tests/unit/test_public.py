@@ -331,6 +331,7 @@ def test_a_question_that_does_not_fit(
 def test_an_address_stands_for_a_library(files: Path) -> None:
     with dlwhy.open(files / "core.4711") as core:
         library = core.library("libplain.so")
+        assert library.start is not None
         assert core.library(library.start) == library
         assert core.state(library.start).asked == hex(library.start)
         assert core.plan(library.link_map).plans[0].library.name == library.name

@@ -78,7 +78,7 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     base = made.process.base(made.library("liba.so"))
     assert first.library is not None
     assert (first.library.base, first.library.start) == (base, base)
-    assert first.library.end > base
+    assert (first.library.end or 0) > base
     assert place(first.header.caller) == "main:main"
 
 

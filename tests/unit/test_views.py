@@ -194,7 +194,7 @@ def test_the_answer_is_first_and_the_remedy_last(name: str) -> None:
     assert lines[0].startswith(f"{lib.name}")
     assert not lines[-1].startswith(" ")
     assert lines[-1].endswith(".")
-    assert len([line for line in lines if lib.path in line]) == 1, "the path stands there once"
+    assert len([line for line in lines if (lib.path or "?") in line]) == 1, "the path stands there once"
     if lib.held is False and HOLDS["close-in-progress"] not in lib.holds:
         assert "can go" in lines[0]
     if lib.held and lib.holds:

@@ -266,6 +266,7 @@ def test_what_came_and_went_can_be_told_apart() -> None:
         "namespace": 0,
         "link_map": f"{LINK_MAP:#x}",
         "base": "0x7ffff7a00000",
+        "load_bias": "0x7ffff7a00000",
         "range": ["0x7ffff7a00000", "0x7ffff7a04000"],
         "build_id": "c0ffee",
     }

@@ -9,7 +9,14 @@ from ...linux.model import Library, Rebuild
 from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.library_words import NOTHING_UNLOADS, because, permanent_remedy, reason
+from ...render.library_words import (
+    NOTHING_UNLOADS,
+    base_words,
+    because,
+    permanent_remedy,
+    range_words,
+    reason,
+)
 from ...render.rebuild_words import rebuild_words
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 
@@ -118,7 +125,9 @@ def _names(libraries: tuple[Library, ...]) -> str:
 def _plan_parts(plans: Plans, plan: Plan, verbose: bool) -> Iterator[Part]:
     yield Sentence(_answer(plans, plan))
     library = plan.library
-    facts: list[tuple[str, ...]] = [(f"namespace {library.namespace}", f"base {library.base:#x}", library.path)]
+    facts: list[tuple[str, ...]] = [
+        (f"namespace {library.namespace}", f"base {base_words(library)}", library.path or "path not known")
+    ]
     if plan.open_count is not None:
         facts.append((f"open count  {plan.open_count}", f"handle {library.link_map:#x}"))
     yield Facts(tuple(facts))
@@ -175,9 +184,7 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
         yield Sentence(f"These go, finalised in this order if GLIBC_TUNABLES leaves the default{sorted_by}:")
     else:
         yield Sentence(f"These go, finalised in this order{sorted_by}:")
-    rows = [
-        (str(number), library.name, f"{library.start:#x}-{library.end:#x}") for number, library in enumerate(shown, 1)
-    ]
+    rows = [(str(number), library.name, range_words(library)) for number, library in enumerate(shown, 1)]
     if len(shown) < len(plan.unloads):
         rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
     yield Table(("", "goes", "range"), tuple(rows))

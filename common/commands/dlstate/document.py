@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...linux.model import Library, State
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.library_json import hold_document, rebuild_document
+from ...render.library_json import hold_document, place_document, rebuild_document
 
 if TYPE_CHECKING:
     from ...render.json_types import DlstateDocument, LibraryDocument
@@ -26,13 +26,15 @@ def state_document(command: str, state: State) -> DlstateDocument:
 
 
 def _library(library: Library, is_asked: bool) -> LibraryDocument:
+    place = place_document(library)
     document: LibraryDocument = {
         "name": library.name,
         "path": library.path,
         "soname": library.soname,
         "build_id": library.build_id,
-        "base": hexadecimal(library.base),
-        "range": [hexadecimal(library.start), hexadecimal(library.end)],
+        "base": place["base"],
+        "load_bias": place["load_bias"],
+        "range": place["range"],
         "namespace": library.namespace,
         "link_map": hexadecimal(library.link_map),
         "proxy": library.proxy,

@@ -8,7 +8,15 @@ from typing import NamedTuple
 from ...linux.model import PERMANENT, Hold, HoldKind, Library, Rebuild, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.library_words import NOTHING_UNLOADS, because, libc_purpose, permanent_remedy, reason, root_words
+from ...render.library_words import (
+    NOTHING_UNLOADS,
+    base_words,
+    because,
+    libc_purpose,
+    permanent_remedy,
+    reason,
+    root_words,
+)
 from ...render.rebuild_words import rebuild_words
 from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
 
@@ -43,7 +51,7 @@ def _table_parts(state: State) -> Iterator[Part]:
             parts.append(f"{unknown} not known")
         yield Sentence(f"{quantity(len(libraries), 'library', 'libraries')}: {', '.join(parts)}.")
     rows = tuple(
-        (library.name, str(library.namespace), f"{library.base:#x}", _state_word(library), because(library))
+        (library.name, str(library.namespace), base_words(library), _state_word(library), because(library))
         for library in libraries
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
@@ -107,7 +115,8 @@ def _answer(library: Library) -> str:
 
 
 def _identity_rows(library: Library) -> Iterator[tuple[str, ...]]:
-    yield (f"namespace {library.namespace}", f"base {library.base:#x}", library.path)
+    bias = "" if library.load_bias == library.base else f", load bias {library.load_bias:#x}"
+    yield (f"namespace {library.namespace}", f"base {base_words(library)}{bias}", library.path or "path not known")
 
 
 def _field_cells(library: Library) -> list[str]:

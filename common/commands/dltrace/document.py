@@ -15,7 +15,7 @@ from ...render.json_parts import (
     problem_documents,
 )
 from ...render.jsontext import dumps
-from ...render.library_json import kept_document
+from ...render.library_json import kept_document, place_document
 from ...render.trace_json import header_document, optional_names, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 
@@ -182,8 +182,7 @@ def _instance_document(instance: LibraryInstance) -> InstanceDocument:
         "path": instance.path,
         "namespace": instance.namespace,
         "link_map": hexadecimal(instance.link_map),
-        "base": hexadecimal(instance.base),
-        "range": [hexadecimal(instance.start), hexadecimal(instance.end)],
+        **place_document(instance),
         "build_id": instance.build_id,
     }
 

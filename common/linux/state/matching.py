@@ -42,7 +42,7 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
         return _by_name(libraries, unescaped(text))  # as answers show it
     if "/" in text:
         suffix = "/" + text.lstrip("/") if not text.startswith("/") else text
-        found = tuple(library for library in libraries if library.path.endswith(suffix))
+        found = tuple(library for library in libraries if (library.path or "").endswith(suffix))
         if found:
             return found
     if _GLOB_CHARACTERS.isdisjoint(text):
@@ -52,7 +52,7 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
     return tuple(
         library
         for library in libraries
-        if any(fnmatch.fnmatchcase(name, text) for name in (library.name, library.soname or "", library.path))
+        if any(fnmatch.fnmatchcase(name, text) for name in (library.name, library.soname or "", library.path or ""))
     )
 
 
@@ -71,9 +71,7 @@ def _by_expression(libraries: Sequence[Library], text: str, evaluate: Callable[[
 def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...]:
     """Find the library whose link map is at an address, else the one whose mappings contain it."""
     handles = tuple(library for library in libraries if library.link_map == address)
-    return handles or tuple(
-        library for library in libraries if library.start <= address < library.end and not library.proxy
-    )
+    return handles or tuple(library for library in libraries if library.contains(address) and not library.proxy)
 
 
 def _near(libraries: Sequence[Library], text: str) -> list[str]:

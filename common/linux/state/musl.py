@@ -13,7 +13,7 @@ from ..elf.image import ElfImages
 from ..loader.musl import FIELDS, read_dso
 from ..loader.rendezvous import PublicMap, Rendezvous
 from ..model import Hold, HoldKind, Library, State
-from .naming import main_program_path, target_info
+from .naming import main_program_path, target_info, vdso_name
 
 
 def explain_musl(memory: Memory, start: Rendezvous) -> State:
@@ -24,19 +24,19 @@ def explain_musl(memory: Memory, start: Rendezvous) -> State:
     for index, entry in enumerate(start.maps):
         image = start.main if index == 0 else images.at(entry.l_addr)
         origin = _origin(memory, entry)
-        name = "linux-vdso.so.1" if origin == "vdso" else ""
-        path = main_program_path(memory) if index == 0 else entry.l_name or name
+        path = (main_program_path(memory) if index == 0 else entry.l_name) or None
+        name = base_name(path) if path else _substitute(memory, index, origin, entry)
         fields = None if origin == "vdso" else read_dso(memory, entry)
         if fields is None and origin != "vdso":
-            problems.append(Problem(base_name(path), "its struct dso is laid out unlike musl 1.2's: fields not known"))
-        first, last = image.load_range() if image else (0, 0)
+            problems.append(Problem(name, "its struct dso is laid out unlike musl 1.2's: fields not known"))
+        first, last = image.load_range() if image else _range_of(fields)
         libraries.append(
             Library(
-                name=base_name(path),
+                name=name,
                 path=path,
                 soname=image.read_soname() if image else None,
                 build_id=image.read_build_id() if image else None,
-                base=entry.l_addr,
+                load_bias=entry.l_addr,
                 start=first,
                 end=last,
                 namespace=0,
@@ -47,6 +47,18 @@ def explain_musl(memory: Memory, start: Rendezvous) -> State:
             )
         )
     return State(target_info(memory), LoaderInfo("musl", None), tuple(libraries), problems=tuple(problems))
+
+
+def _substitute(memory: Memory, index: int, origin: str, entry: PublicMap) -> str:
+    """Return what a library without a path is called."""
+    if index == 0:
+        return "the main program"
+    return vdso_name(memory.platform.arch) if origin == "vdso" else f"link_map {entry.address:#x}"
+
+
+def _range_of(fields: Optional[Mapping[str, int]]) -> tuple[Optional[int], Optional[int]]:
+    """Return the range of a library's mappings as its struct dso has it, None if it is unknown."""
+    return (fields["map"], fields["map"] + fields["map_len"]) if fields and fields["map_len"] else (None, None)
 
 
 def _origin(memory: Memory, entry: PublicMap) -> str:

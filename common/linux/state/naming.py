@@ -9,8 +9,11 @@ from ...helper import shared_helper
 from ...memory import Memory
 from ...model import Problem, TargetInfo
 from ...paths import base_name
-from ..auxv import AT_EXECFN
+from ..auxv import AT_EXECFN, AT_SYSINFO_EHDR
 from ..elf.image import ElfImage
+
+#: The sonames of vDSOs that are not called linux-vdso.so.1.
+_VDSO_NAMES = {"i386": "linux-gate.so.1", "ppc64le": "linux-vdso64.so.1", "s390x": "linux-vdso64.so.1"}
 
 
 def target_info(memory: Memory) -> TargetInfo:
@@ -37,6 +40,16 @@ def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
         except DlwhyError:
             pass
     return path
+
+
+def is_vdso(memory: Memory, start: int) -> bool:
+    """Return True if the kernel's vDSO is mapped at an address."""
+    return start != 0 and start == memory.target.auxv().get(AT_SYSINFO_EHDR)
+
+
+def vdso_name(arch: str) -> str:
+    """Return the soname that the kernel's vDSO has on an architecture (vdso(7))."""
+    return _VDSO_NAMES.get(arch, "linux-vdso.so.1")
 
 
 def missing_names() -> tuple[Problem, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Optional
 
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
 from ...paths import base_name
+from ..auxv import AT_SYSINFO_EHDR
 from ..elf.image import ElfImage, ElfImages
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import CollectorRules
@@ -18,7 +20,7 @@ from ..loader.rendezvous import Rendezvous
 from ..loader.roots import LT_EXECUTABLE
 from ..model import CodeSymbol
 from .build_ids import BuildIds
-from .naming import main_program_path
+from .naming import is_vdso, main_program_path, vdso_name
 from .symbols import BindingCache, FunctionNames
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
 def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
     """Yield a problem for each library with an unreadable name: nothing can find it by name."""
     for link_map in graph.by_address.values():
-        if link_map.l_name and not link_map.name and memory.try_read(link_map.l_name, 1) != b"\0":
+        is_named = link_map.name or is_vdso(memory, link_map.l_map_start)
+        if link_map.l_name and not is_named and memory.try_read(link_map.l_name, 1) != b"\0":
             message = f"its name at {link_map.l_name:#x} cannot be read: it cannot be asked for by its name"
             yield Problem(f"link_map {link_map.address:#x}", message)
 
@@ -182,16 +185,36 @@ class GlibcProcess:
             yield Problem(", ".join(names[:_MAX_NAMES]) + more, message)
 
     def name(self, link_map: LinkMap) -> str:
-        """Return a library's base name."""
-        return base_name(self.path(link_map))
+        """Return a library's base name, or a substitute if its path is unknown or it has none."""
+        path = self.path(link_map)
+        if path is not None:
+            return base_name(path)
+        if link_map.l_type == LT_EXECUTABLE:
+            return "the main program"
+        return self._vdso_name if self._is_vdso(link_map) else f"link_map {link_map.address:#x}"
 
-    def path(self, link_map: LinkMap) -> str:
-        """Return a library's path, or a substitute if it has none."""
+    def path(self, link_map: LinkMap) -> Optional[str]:
+        """Return a library's path, None if it is unknown or the loader has none."""
         if link_map.name:
             return link_map.name
-        if link_map.l_type == LT_EXECUTABLE:
-            return self.program or "the main program"
-        return f"link_map {link_map.address:#x}"
+        return self.program or None if link_map.l_type == LT_EXECUTABLE else None
+
+    def _is_vdso(self, link_map: LinkMap) -> bool:
+        return is_vdso(self.memory, link_map.l_map_start)
+
+    @cached_property
+    def _vdso_name(self) -> str:
+        """Return the vDSO's name: older glibcs leave its l_name empty, newer ones let it point into the vDSO."""
+        image = self._images.at(self.memory.target.auxv()[AT_SYSINFO_EHDR])
+        return (image.read_soname() if image else None) or vdso_name(self.memory.platform.arch)
+
+    def extent(self, link_map: LinkMap) -> tuple[Optional[int], Optional[int]]:
+        """Return the addresses of a library's mappings, start and end, each None if unknown.
+
+        In the link map that another namespace has for ld.so they are 0.
+        """
+        real = self.graph.by_address.get(link_map.l_real) if link_map.is_proxy else link_map
+        return (None, None) if real is None or not real.l_map_end else real.extent
 
     def image(self, link_map: LinkMap) -> Optional[ElfImage]:
         """Return a library's image, None if it cannot be read, or is not the one that the loader has read."""
@@ -222,6 +245,6 @@ class GlibcProcess:
         link_map = self.find_map(address)
         if link_map is None:
             return CodeSymbol(address, None, None)
-        image, path = self.image(link_map), self.path(link_map)
+        image, path = self.image(link_map), self.path(link_map) or ""
         function = self._functions.name(self.memory, image, link_map, path, address)
-        return CodeSymbol(address, function, base_name(path))
+        return CodeSymbol(address, function, self.name(link_map))

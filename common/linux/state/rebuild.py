@@ -265,7 +265,7 @@ class _Attempt:
             return Obstacle(ObstacleKind.GO_RUNTIME, name)
         if origin == "elf-flag" and name.startswith(_ON_PURPOSE):
             return Obstacle(ObstacleKind.ON_PURPOSE, name)
-        if _SYSTEM.fullmatch(self._process.path(link_map)):
+        if _SYSTEM.fullmatch(self._process.path(link_map) or ""):
             return Obstacle(ObstacleKind.SYSTEM, name)
         return None
 
@@ -311,7 +311,7 @@ class _Attempt:
 
         image = self._process.image(link_map)
         return image is not None and hides_names(
-            self._process.memory, image, self._process.path(link_map), link_map.l_map_start
+            self._process.memory, image, self._process.path(link_map) or "", link_map.l_map_start
         )
 
 

@@ -7,10 +7,10 @@ from typing import Optional
 
 from ...errors import DlwhyError
 from ...paths import base_name
-from ..auxv import AT_SYSINFO_EHDR
 from ..elf.image import DT_SONAME, ElfImage
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
+from .naming import is_vdso
 from .process import GlibcProcess
 
 
@@ -45,8 +45,8 @@ class Startup:
         return "preload"
 
     def _is_vdso(self, link_map: LinkMap) -> bool:
-        vdso = self._process.memory.target.auxv().get(AT_SYSINFO_EHDR)
-        return link_map.name.startswith(("linux-vdso", "linux-gate")) or bool(vdso and link_map.l_map_start == vdso)
+        is_named = link_map.name.startswith(("linux-vdso", "linux-gate"))
+        return is_named or is_vdso(self._process.memory, link_map.l_map_start)
 
     @cached_property
     def _needed_at_start(self) -> tuple[frozenset[str], tuple[str, ...]]:

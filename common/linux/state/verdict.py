@@ -119,10 +119,10 @@ class GlibcExamination:
             self.process.memory.spend(_LIBRARY_UNITS, "libraries")
         image = self.process.image(link_map) if identify and not link_map.is_proxy else None
         path = self.process.path(link_map)
-        first, last = link_map.extent
+        first, last = self.process.extent(link_map)
         # By position: keywords take five times as long, which is noticeable with hundreds of libraries.
         return Library(
-            base_name(path),
+            self.process.name(link_map) if path is None else base_name(path),
             path,
             image.read_soname() if image else None,
             image.read_build_id() if image else None,

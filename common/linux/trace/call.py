@@ -195,5 +195,6 @@ class CloseCall(LoaderCall):
 
 
 def _by_name(instances: Iterable[LibraryInstance]) -> tuple[LibraryInstance, ...]:
-    # No part of the key is ever None.
-    return tuple(sorted(instances, key=lambda each: (each.name, each.path, each.namespace, each.link_map, each.base)))
+    return tuple(
+        sorted(instances, key=lambda each: (each.name, each.path or "", each.namespace, each.link_map, each.load_bias))
+    )

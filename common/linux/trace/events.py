@@ -12,20 +12,24 @@ from ..model import Library
 class LibraryInstance(NamedTuple):
     """One loading of a library, from the open that loads it to the close that unloads it.
 
-    ``name`` is the base name of ``path``, which is l_name, or the program's own path if that is empty; ``namespace`` is
-    l_ns (Lmid_t), ``link_map`` the address of its ``struct link_map``, ``base`` l_addr.  Its mappings are within
-    [``start``, ``end``), l_map_start and l_map_end.  ``build_id`` is from its GNU note, in hex, read while it was
+    ``name``, ``path``, ``load_bias``, ``start`` and ``end`` are as of a `Library`; ``namespace`` is l_ns (Lmid_t),
+    ``link_map`` the address of its ``struct link_map``.  ``build_id`` is from its GNU note, in hex, read while it was
     loaded; None if it has none or it was not in memory.
     """
 
     name: str
-    path: str
+    path: Optional[str]
     namespace: int
     link_map: int
-    base: int
-    start: int
-    end: int
+    load_bias: int
+    start: Optional[int]
+    end: Optional[int]
     build_id: Optional[str] = None
+
+    @property
+    def base(self) -> Optional[int]:
+        """Return the lowest address of the mappings, None if unknown."""
+        return self.start
 
 
 class Open(NamedTuple):

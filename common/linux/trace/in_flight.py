@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
-from ...paths import base_name
 from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
 from .call import CloseCall, LoaderCall, OpenCall
@@ -214,12 +213,10 @@ class InFlightCalls:
 
 def instance_of(process: GlibcProcess, link_map: LinkMap) -> LibraryInstance:
     """Describe a library that is loaded, or was at the previous event."""
-    path = process.path(link_map)
-    start, end = link_map.extent
+    name, path = process.name(link_map), process.path(link_map)
+    start, end = process.extent(link_map)
     build_id = process.build_id(link_map)
-    return LibraryInstance(
-        base_name(path), path, link_map.l_ns, link_map.address, link_map.l_addr, start, end, build_id
-    )
+    return LibraryInstance(name, path, link_map.l_ns, link_map.address, link_map.l_addr, start, end, build_id)
 
 
 def changed_maps(graph: Graph, other: Graph) -> Sequence[LinkMap]:

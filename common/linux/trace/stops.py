@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 from ...charset import unescaped
 from ...model import Outcome
@@ -47,6 +47,9 @@ class StopRules:
             fnmatch.fnmatchcase(name, each) or fnmatch.fnmatchcase(base_name(name), each) for each in self._wanted
         )
 
+    def _is_named(self, library: Union[Library, LibraryInstance]) -> bool:
+        return self.is_wanted(library.path or library.name)
+
     def is_about(self, event: Event) -> bool:
         """Return True if an event concerns a requested library."""
         return not self._options.libraries or any(self.is_wanted(name) for name in names_of(event))
@@ -66,7 +69,7 @@ class StopRules:
         if when == "kept":
             kept = [library for library in close_call.prediction.kept if library.held is not False]
             if self._options.libraries:
-                chosen = [library for library in kept if self.is_wanted(library.path)]
+                chosen = [library for library in kept if self._is_named(library)]
             else:
                 own = close_call.library.link_map if close_call.library else 0
                 chosen = [library for library in kept if library.link_map == own or _is_unexpected(library)]
@@ -75,7 +78,7 @@ class StopRules:
             expected = {**close_call.prediction.unloads, **close_call.by_nested_closes}.values()
             if close_call.prediction.outcome is Outcome.DEFERRED:
                 expected = {a: i for each in close_calls for a, i in each.by_nested_closes.items()}.values()
-            return tuple(each.name for each in expected if self.is_wanted(each.path)) or None
+            return tuple(each.name for each in expected if self._is_named(each)) or None
         return self._find_late()
 
     def find_at_open(self, open_call: OpenCall) -> Optional[tuple[str, ...]]:
@@ -93,7 +96,7 @@ class StopRules:
         late, self._late = self._late, []
         if self._options.stop_when != "opened" or not self._options.libraries:
             return None
-        return tuple(each.name for each in late if self.is_wanted(each.path)) or None
+        return tuple(each.name for each in late if self._is_named(each)) or None
 
     def react(self, libraries: Optional[tuple[str, ...]], call: LoaderCall) -> Reaction:
         """Announce a stop for some libraries, if there is one."""
@@ -110,7 +113,7 @@ def names_of(event: Event) -> Iterator[str]:
             yield event.requested
         instances = [event.library, *event.loaded, *event.unloaded]
     elif isinstance(event, Close):
-        yield from (library.path for library in event.kept or ())
+        yield from (library.path or library.name for library in event.kept or ())
         instances = [
             event.library,
             *(event.predicted_unloads or ()),
@@ -120,7 +123,7 @@ def names_of(event: Event) -> Iterator[str]:
         ]
     else:
         instances = [event.library]
-    yield from (instance.path for instance in instances if instance is not None)
+    yield from (instance.path or instance.name for instance in instances if instance is not None)
 
 
 def _is_unexpected(library: Library) -> bool:

@@ -354,7 +354,7 @@ class Tracer:
             self._snapshot.refresh()
         process = self._snapshot.process
         found = name_call(self._callers, process, pc)
-        if found is not None and self._stops.is_wanted(process.path(found[0])):
+        if found is not None and self._stops.is_wanted(process.path(found[0]) or process.name(found[0])):
             index = DESCRIPTOR_FUNCTIONS[self._makers[hit.address]]
             path = None if index is None else read_path(memory, self._callers.argument(hit, memory, index))
             self._descriptors.note_call(*found, path)
