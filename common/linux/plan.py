@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Optional
+from typing import Optional, Union
 
 from ..errors import DlwhyError, NotFoundError
 from ..graph import Search
@@ -32,6 +32,7 @@ from .state.matching import select
 from .state.musl import explain_musl
 from .state.naming import missing_names, opened_by, target_info
 from .state.process import GlibcProcess
+from .state.unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .state.verdict import GlibcExamination
 
 #: Imports through which a library's destructors can close others.
@@ -61,20 +62,30 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     """
 
-    def of_glibc(process: GlibcProcess) -> Plans:
+    def of_glibc(process: GlibcProcess) -> Union[Plans, NotFoundError]:
         examined = GlibcExamination.of(process)
         planner = Planner(examined)
         maps = process.graph.by_address
-        chosen = choose([examined.describe(m, identify=True) for m in maps.values()], text, evaluate)
+        try:
+            found = select(examined.all_facts(), text, evaluate)
+        except NotFoundError as error:
+            return explain_unfound(process, error)  # not raised as long as the process may be caught in a change
+        chosen = require_one(found, text)
         return planner.plans((planner.plan(maps[chosen.link_map], closes),), text)
 
-    def of_musl(memory: Memory, start: Rendezvous) -> Plans:
+    def of_musl(memory: Memory, start: Rendezvous) -> Union[Plans, NotFoundError]:
         state = explain_musl(memory, start)
-        chosen = choose(state.libraries, text, evaluate)
+        try:
+            chosen = require_one(select(state.libraries, text, evaluate), text)
+        except NotFoundError as error:
+            return error if start.complete else incomplete(error, NOT_WHOLE)
         plan = Plan(chosen, None, closes or 1, Outcome.KEEPS, kept=(chosen,), remedy=Remedy(blocker=chosen))
         return Plans(state.target, state.loader, (plan,), text, problems=state.problems)
 
-    return _examine(target, of_glibc, of_musl)
+    answer, racy = examine(target, of_glibc, of_musl)
+    if isinstance(answer, NotFoundError):
+        raise unfound_in_motion(answer, racy)
+    return answer._replace(problems=(*answer.problems, *racy))
 
 
 def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
@@ -97,22 +108,15 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
         state = explain_musl(memory, start)
         return Plans(state.target, state.loader, (), problems=state.problems)
 
-    return _examine(target, of_glibc, of_musl)
-
-
-def _examine(
-    target: Target, of_glibc: Callable[[GlibcProcess], Plans], of_musl: Callable[[Memory, Rendezvous], Plans]
-) -> Plans:
     plans, racy = examine(target, of_glibc, of_musl)
     return plans._replace(problems=(*plans.problems, *racy))
 
 
-def choose(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> Library:
-    """Find the one library that is meant.
+def require_one(found: Sequence[Library], text: str) -> Library:
+    """Return the one library that matches.
 
-    :raises NotFoundError: if none matches, or more than one.
+    :raises NotFoundError: if more than one does.
     """
-    found = select(libraries, text, evaluate)
     if len(found) > 1:
         names = [f"&{library.link_map:#x} ({library.name}, namespace {library.namespace})" for library in found[:8]]
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux.model import Library
-from dlwhy.common.linux.state.matching import select
+from dlwhy.common.linux.state.matching import UnmatchedAddressError, select
 from dlwhy.tests.synth.answers import library
 
 
@@ -63,12 +63,18 @@ def end_of(library: Library) -> int:
     return library.end
 
 
+#: A function or an array is its own address; a variable has an address and a value.
 VALUES = {
+    "code": start_of(LIBC) + 16,
+    "&code": start_of(LIBC) + 16,
+    "stale": 0x5555_0000_9000,
+    "&stale": start_of(MAIN) + 8,
     "$pc": start_of(PLUGIN_B) + 0x1234,
     "handle": SSL.link_map,
     "&buffer": start_of(LIBC) + 8,
     "buffer": 0x10,
     "zero": 0,
+    "&only_an_address": start_of(LIBC),
 }
 
 
@@ -110,11 +116,23 @@ def test_names(text: str, expected: tuple[Library, ...]) -> None:
         (f"&{SSL.link_map:#x}", SSL),
         ("handle", SSL),
         ("&handle", SSL),
-        ("&buffer", LIBC),
+        ("&code", LIBC),
+        ("&only_an_address", LIBC),
     ],
 )
 def test_expressions(text: str, expected: Library) -> None:
     assert found(text) == (expected,)
+
+
+@pytest.mark.parametrize(("text", "value"), [("&stale", 0x5555_0000_9000), ("&buffer", 0x10), ("&zero", 0)])
+def test_a_handle_that_is_none_is_not_answered_by_the_library_with_the_variable(text: str, value: int) -> None:
+    with pytest.raises(UnmatchedAddressError, match=f"no loaded library matches '{text}': {value:#x} is no library's"):
+        found(text)
+
+
+def test_an_address_in_no_library_is_refused_with_its_value() -> None:
+    with pytest.raises(UnmatchedAddressError, match="matches 'stale': 0x555500009000 lies in no library"):
+        found("stale")
 
 
 def test_a_suffix_begins_at_a_slash() -> None:

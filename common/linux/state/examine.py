@@ -18,6 +18,7 @@ from ..loader.rendezvous import STATIC, Rendezvous, find_rendezvous
 from ..model import Library, State
 from .activity import LoaderActivity, find_activity
 from .process import GlibcProcess, read_process
+from .unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .verdict import GlibcExamination
 
 _Answer = TypeVar("_Answer")
@@ -65,8 +66,7 @@ def explain_chosen(target: Target, choose: Choice) -> State:
         try:
             chosen = choose(examination.all_facts())
         except NotFoundError as error:
-            error.add(process.all_problems())
-            return error  # not raised as long as the process may be caught in a change
+            return explain_unfound(process, error)  # not raised as long as the process may be caught in a change
         return examination.state(chosen)
 
     def explain_musl(memory: Memory, start: Rendezvous) -> Union[State, NotFoundError]:
@@ -74,13 +74,13 @@ def explain_chosen(target: Target, choose: Choice) -> State:
         try:
             return state._replace(libraries=tuple(choose(state.libraries)))
         except NotFoundError as error:
-            error.add(state.problems)
-            return error
+            found = error if start.complete else incomplete(error, NOT_WHOLE)
+            found.add(state.problems)
+            return found
 
     answer, racy = examine(target, explain_glibc, explain_musl)
     if isinstance(answer, NotFoundError):
-        answer.add(racy)
-        raise answer
+        raise unfound_in_motion(answer, racy)
     return answer._replace(problems=(*answer.problems, *racy))
 
 

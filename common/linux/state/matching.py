@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn, Optional
 
 from ...charset import unescaped
 from ...errors import NotFoundError
@@ -15,12 +16,28 @@ MAX_COMPARED = 4096
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
+class UnmatchedAddressError(NotFoundError):
+    """An expression has a value that fits no library; ``is_handle`` is True if it was given as a handle."""
+
+    def __init__(self, text: str, address: int, is_handle: bool, detail: str = "") -> None:
+        what = f"{address:#x} is no library's handle" if is_handle else f"{address:#x} lies in no library"
+        super().__init__(f"no loaded library matches '{text}': {detail or what}")
+        self.text = text
+        self.address = address
+        self.is_handle = is_handle
+
+    def with_detail(self, detail: str) -> UnmatchedAddressError:
+        """Return the same failure with what is known about the address."""
+        return UnmatchedAddressError(self.text, self.address, self.is_handle, detail)
+
+
 def select(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
     """Find the libraries that a basename, soname, path suffix, glob, address or expression names.
 
-    ``&`` before an expression says that it is a ``struct link_map`` pointer, such as a handle of dlopen.
+    ``&`` before an expression says that it is a ``struct link_map`` pointer, such as a handle of dlopen.  One that is
+    no library's is refused: where the variable lies that keeps it is another question.
 
-    :raises NotFoundError: if none matches; carries similar names.
+    :raises NotFoundError: if none matches; carries similar names, or is an UnmatchedAddressError.
     """
     by_name = _by_name(libraries, text) if text else ()
     if by_name:
@@ -57,15 +74,34 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
 
 
 def _by_expression(libraries: Sequence[Library], text: str, evaluate: Callable[[str], int]) -> tuple[Library, ...]:
-    for expression in (text[1:], text) if text.startswith("&") else (text,):
-        try:
-            address = evaluate(expression)
-        except NotFoundError:
-            continue
-        found = by_address(libraries, address)
-        if found:
-            return found
-    return ()
+    """Find the library of an expression's value; none if it has no value.
+
+    :raises UnmatchedAddressError: if it has one that fits no library.
+    """
+    if not text.startswith("&"):
+        address = _value_of(text, evaluate)
+        return () if address is None else by_address(libraries, address) or _refuse(text, address, is_handle=False)
+    handle, address = _value_of(text[1:], evaluate), _value_of(text, evaluate)
+    found = tuple(library for library in libraries if handle is not None and library.link_map == handle)
+    if found or (handle is None and address is None):
+        return found
+    if handle is None or handle == address:
+        # Without a value of its own, or a function or array, which is its own address: C's operator is meant.
+        assert address is not None
+        return by_address(libraries, address) or _refuse(text, address, is_handle=False)
+    # The variable that keeps the handle of a closed library lies in another library, which is not the answer.
+    return _refuse(text, handle, is_handle=True)
+
+
+def _value_of(expression: str, evaluate: Callable[[str], int]) -> Optional[int]:
+    try:
+        return evaluate(expression)
+    except NotFoundError:
+        return None  # it is a name, and no library has it
+
+
+def _refuse(text: str, address: int, *, is_handle: bool) -> NoReturn:
+    raise UnmatchedAddressError(text, address, is_handle)
 
 
 def by_address(libraries: Sequence[Library], address: int) -> tuple[Library, ...]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Optional
 
+from ...errors import DlwhyError
 from ...memory import Memory
 from ...model import LoaderInfo, Problem
 from ...paths import base_name
 from ..auxv import AT_SYSINFO_EHDR
-from ..elf.image import ElfImage, ElfImages
+from ..elf.image import DT_SONAME, ElfImage, ElfImages
 from ..layouts.resolve import LayoutSet
 from ..loader.collector import CollectorRules
 from ..loader.find import LoaderGlobals
@@ -174,6 +175,21 @@ class GlibcProcess:
         """Return the problems of the process and of all its libraries, as far as they were looked at."""
         troubles = (problem for found in self._troubles.values() for problem in found)
         return (*self.problems, *troubles, *self._headless_problems())
+
+    def has_unread_names(self) -> bool:
+        """Return True if a library can have a name that cannot be read."""
+        maps = self.graph.by_address.values()
+        return any(_nameless(self.memory, self.graph)) or any(
+            self.lacks_soname(each) for each in maps if not each.is_proxy
+        )
+
+    def lacks_soname(self, link_map: LinkMap) -> bool:
+        """Return True if a library has a soname that cannot be read, or if that is not known."""
+        image = self.image(link_map)
+        try:
+            return image is None or (DT_SONAME in image.dynamic and image.read_soname() is None)
+        except DlwhyError:
+            return True
 
     def _headless_problems(self) -> Iterator[Problem]:
         """Yield one problem for all libraries whose headers cannot be read: a core can lack those of hundreds."""

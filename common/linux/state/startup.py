@@ -7,7 +7,6 @@ from typing import Optional
 
 from ...errors import DlwhyError
 from ...paths import base_name
-from ..elf.image import DT_SONAME, ElfImage
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_LOADED
 from .naming import is_vdso
@@ -35,7 +34,7 @@ class Startup:
         needed, unread = self._needed_at_start
         if names & needed:
             return "needed"
-        if image is None or _lacks_soname(image):
+        if process.lacks_soname(link_map):
             unread = (process.name(link_map), *unread)
         if unread:
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
@@ -66,11 +65,3 @@ class Startup:
             else:
                 names.update(base_name(name) for name in needed)
         return frozenset(names), tuple(unread)
-
-
-def _lacks_soname(image: ElfImage) -> bool:
-    """Return True if an image has a soname that cannot be read, or if that is not known."""
-    try:
-        return DT_SONAME in image.dynamic and image.read_soname() is None
-    except DlwhyError:
-        return True
