@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from .common.trace.events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
     from .common.windows.model import (
         Allowed,
+        Crash,
+        CrashCaller,
+        CrashWord,
         Dll,
         DllHold,
         DllHoldKind,
@@ -92,6 +95,9 @@ __all__ = [
     "Close",
     "CodeSymbol",
     "CorruptError",
+    "Crash",
+    "CrashCaller",
+    "CrashWord",
     "DescriptorLeak",
     "Dll",
     "DllClose",
@@ -189,7 +195,8 @@ _HOMES = {
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
     "common.trace.events": "Calls EventHeader LibraryTotals OpenResult Site Totals",
     "common.windows.model": (
-        "Allowed Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep FileOperation FileView GoneDll "
+        "Allowed Crash CrashCaller CrashWord "
+        "Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep FileOperation FileView GoneDll "
         "GoneDlls ImportCycleAlternative ListPositions LoaderRule LoaderRules MappedFile Opener OpenFile "
         "Pointer SectionUse Share Status UnloadedImage"
     ),

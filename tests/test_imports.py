@@ -29,7 +29,7 @@ ORDER = (
     ("windows.layouts", "windows.pe", "windows.share_rules", "windows.strings", "windows.target"),
     ("linux.loader", "windows.loader", "windows.kernel"),
     ("linux.dumps", "windows.dumps", "windows.share"),
-    ("linux.state", "windows.state"),
+    ("linux.state", "windows.state", "windows.crash"),
     ("linux.plan", "windows.plan", "windows.gone"),
     ("linux.trace", "windows.trace"),
     ("render",),

@@ -21,6 +21,7 @@ from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
 from ..common.windows.kernel.kernel import rsds
 from ..common.windows.model import ListedImage, SystemVersion, UnloadedImage
+from ..common.windows.target import PROCESSOR_REFUSAL, SYSTEM_REFUSAL, TRIAGE_REFUSAL, RaisedException
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -36,6 +37,12 @@ _UNLOADED_MODULE = re.compile(
     r" +Checksum: +(?P<checksum>[0-9A-F]+)\n +ImageSize: +(?P<size>[0-9A-F]+)",
     re.MULTILINE,
 )
+_UNLOADED_STREAM = "UnloadedModuleListStream"
+#: How `r` begins if .cxr or .ecxr has set a context.
+_SET_CONTEXT = "Last set context:"
+_EXCEPTION_EVENT = re.compile(r"^Last event: [0-9a-f]+\.(?P<tid>[0-9a-f]+): .* - code [0-9a-f]{8}\b", re.MULTILINE)
+_WINDOWS = re.compile(r"^Windows ", re.MULTILINE)
+_REGISTER = re.compile(r"\b(?P<name>r[a-z0-9]+|e[a-z]{2})=(?P<value>[0-9a-f]+)")
 _REGISTERS = {
     "x86_64": ("rip", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))),
     "i386": ("eip", "esp", "ebp", "eax", "ebx", "ecx", "edx", "esi", "edi"),
@@ -52,15 +59,15 @@ class EngineTarget:
         :raises UnsupportedError: if the structures of its processor are not known.
         """
         try:
+            self._is_dump = bool(pykd.isDumpAnalyzing())
             name = str(pykd.getCPUType())
             self._mode = pykd.getCPUMode()
         except pykd.DbgException as error:
             raise NoTargetError("no target: open a dump, start a program or attach to a process first") from error
         if name not in PLATFORMS:
-            raise UnsupportedError(f"the processor {name} is not supported")
+            raise UnsupportedError(f"{self._name} {PROCESSOR_REFUSAL.format(name)}")
         self.platform = PLATFORMS[name]
         self._native = getattr(pykd.CPUType, name)
-        self._is_dump = bool(pykd.isDumpAnalyzing())
         self.kind = "dump" if self._is_dump else "live"
 
     @contextmanager
@@ -85,6 +92,11 @@ class EngineTarget:
         """Return the dump's path as the engine reports it, empty without one."""
         found = re.search(r"dump: (.*\S)", pykd.dbgCommand("||") or "") if self._is_dump else None
         return found[1] if found else ""
+
+    @property
+    def _name(self) -> str:
+        """Return what refusals call the target."""
+        return self._where or "the target"
 
     def problems(self) -> Sequence[Problem]:
         """Return none: the engine itself reports what is wrong with a dump."""
@@ -151,6 +163,17 @@ def _fields(info: Any, prefix: str = "", base: int = 0, depth: int = 0) -> Itera
 class ProcessTarget(EngineTarget):
     """A process of Windows, or a dump of one."""
 
+    def __init__(self) -> None:
+        """Create the target.
+
+        :raises NoTargetError: if there is none.
+        :raises UnsupportedError: if the structures of its processor are not known, or it is of another system.
+        """
+        super().__init__()
+        # The engine takes any minidump for one of Windows, but does not name the system of another.
+        if self._is_dump and not _WINDOWS.search(pykd.dbgCommand("vertarget") or ""):
+            raise UnsupportedError(f"{self._name} {SYSTEM_REFUSAL}")
+
     @property
     def capabilities(self) -> Capability:
         """Return LIVE for a process, which the engine has stopped, and NONE for a dump."""
@@ -197,10 +220,12 @@ class ProcessTarget(EngineTarget):
         """List the modules, the main program first."""
         return [Module(image.path, image.base) for image in self.images()]
 
-    def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List the modules that the engine knows to be unloaded, which it reports only as text."""
+    def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
+        """List the modules that the engine knows to be unloaded, which it reports only as text; None without a list."""
         if not _UNLOADED.search(pykd.dbgCommand("lm") or ""):
-            return ()
+            # The engine shows no empty list; of a process it knows only what was unloaded since it attached.
+            has_list = self._is_dump and _UNLOADED_STREAM in (pykd.dbgCommand(".dumpdebug") or "")
+            return () if has_list else None
         found = _UNLOADED.split(pykd.dbgCommand("lmv") or "", 1)
         mask = self.platform.address_mask
         return [
@@ -232,23 +257,84 @@ class ProcessTarget(EngineTarget):
     def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Read a thread's registers, and its TEB as ``thread_pointer``; the user's selected thread stays selected."""
         before = pykd.targetThread.getCurrent()
-        try:
-            found = next((t for t in pykd.targetProcess.getCurrent().threads() if t.id == thread.number), None)
-            if found is None:
+        with self._own_context():
+            try:
+                found = next((t for t in pykd.targetProcess.getCurrent().threads() if t.id == thread.number), None)
+                if found is None:
+                    return {}
+                values = {"thread_pointer": int(found.teb)}
+                found.setCurrent()
+                with self._native_mode():
+                    values.update((name, int(pykd.reg(name))) for name in _REGISTERS[self.platform.arch])
+            except pykd.DbgException:
                 return {}
-            values = {"thread_pointer": int(found.teb)}
-            found.setCurrent()
-            with self._native_mode():
-                values.update((name, int(pykd.reg(name))) for name in _REGISTERS[self.platform.arch])
-        except pykd.DbgException:
-            return {}
-        finally:
-            before.setCurrent()
+            finally:
+                before.setCurrent()
         return {name: value & self.platform.address_mask for name, value in values.items()}
+
+    @contextmanager
+    def _own_context(self) -> Iterator[None]:
+        """Show threads' own registers; the exception's context is set again if the user has set it."""
+        before = pykd.dbgCommand("r") or "" if self._is_dump else ""
+        if not before.startswith(_SET_CONTEXT):
+            yield
+            return
+        pykd.dbgCommand(".cxr")
+        try:
+            yield
+        finally:
+            pykd.dbgCommand(".ecxr")
+            if pykd.dbgCommand("r") != before:
+                pykd.dbgCommand(".cxr")  # it was another one, whose address the engine does not show
+
+    def stack(self, thread: Thread) -> Optional[tuple[int, int]]:
+        """Return None: the engine does not show what a dump lists."""
+        return None
+
+    def exception(self) -> Optional[RaisedException]:
+        """Return the exception of a dump with its own context, or the one at which the process has stopped."""
+        event = _EXCEPTION_EVENT.search(pykd.dbgCommand(".lastevent") or "")
+        if event is None:
+            return None
+        tid = int(event["tid"], 16)
+        try:
+            record = pykd.getLastException()
+            registers = self._exception_registers(tid)
+        except pykd.DbgException:
+            return None
+        if registers is None:
+            return None
+        mask = self.platform.address_mask
+        parameters = tuple(int(each) & mask for each in record.parameters)
+        code = int(record.exceptionCode) & 0xFFFFFFFF
+        return RaisedException(tid, code, int(record.exceptionAddress) & mask, parameters, registers)
+
+    def _exception_registers(self, tid: int) -> Optional[Mapping[str, int]]:
+        """Return the registers where an exception was raised, None if the dump has no exception."""
+        names = _REGISTERS[self.platform.arch]
+        if not self._is_dump:
+            thread = next((each for each in self.threads() if each.lwp == tid), None)
+            found = self.registers(thread) if thread else {}
+            return {name: value for name, value in found.items() if name in names}
+        with self._own_context(), self._native_mode():
+            text = pykd.dbgCommand(".ecxr") or ""
+            pykd.dbgCommand(".cxr")
+        found = {match["name"]: int(match["value"], 16) for match in _REGISTER.finditer(text)}
+        return {name: found[name] for name in names if name in found} or None
 
 
 class MachineTarget(EngineTarget):
     """A whole machine of Windows: a kernel debug session, or a dump of the system's memory."""
+
+    def __init__(self) -> None:
+        """Create the target.
+
+        :raises NoTargetError: if there is none.
+        :raises UnsupportedError: if the structures of its processor are not known, or the dump is a small one.
+        """
+        super().__init__()
+        if self._is_dump and int(pykd.getDumpType()) == int(pykd.dumpType.KernelSmall):
+            raise UnsupportedError(f"{self._name} {TRIAGE_REFUSAL}")
 
     @property
     def capabilities(self) -> Capability:

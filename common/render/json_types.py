@@ -515,6 +515,32 @@ class PointerDocument(TypedDict):
     value: str
     register: Optional[str]
     address: Optional[str]
+    in_exception: bool
+
+
+class CrashWordDocument(TypedDict):
+    role: str
+    value: str
+    register: Optional[str]
+    module: Optional[str]
+    offset: Optional[int]
+    unloaded: Optional[bool]
+
+
+class CrashCallerDocument(TypedDict):
+    return_address: str
+    stack_address: str
+    module: str
+    offset: int
+
+
+class CrashDocument(TypedDict):
+    thread: ThreadDocument
+    code: str
+    address: str
+    access: Optional[str]
+    words: list[CrashWordDocument]
+    caller: Optional[CrashCallerDocument]
 
 
 class UnloadedDllDocument(TypedDict):
@@ -534,6 +560,8 @@ class DllgoneDocument(Envelope):
     address: Optional[str]
     loaded_at_address: Optional[str]
     overwritten_events: Optional[int]
+    records: list[str]
+    crash: Optional[CrashDocument]
     unloaded: list[UnloadedDllDocument]
 
 

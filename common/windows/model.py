@@ -237,12 +237,58 @@ class DllPlans(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """A word that points into an unloaded module: in a register, or on a stack at ``address``."""
+    """A word that points into an unloaded module: in a register, or on a stack at ``address``.
+
+    ``in_exception`` says that the register is one of the exception's own context, not of the thread's.
+    """
 
     thread: ThreadRef
     value: int
     register: Optional[str] = None
     address: Optional[int] = None
+    in_exception: bool = False
+
+
+class CrashWord(NamedTuple):
+    """An address that an exception had to do with, and the module it lies in.
+
+    :param role: ``instruction`` (where it was raised), ``data`` (what could not be accessed), ``object`` (the first
+        word of what a register points at, as the address of a table of virtual functions).
+    :param register: of an ``object``, None if it is the inaccessible data itself.
+    :param module: None if the address lies in no module that is known.
+    :param unloaded: whether that module is unloaded.
+    """
+
+    role: str
+    value: int
+    register: Optional[str] = None
+    module: Optional[str] = None
+    offset: Optional[int] = None
+    unloaded: Optional[bool] = None
+
+
+class CrashCaller(NamedTuple):
+    """The probable caller of the code at which an exception was raised: a return address on the stack."""
+
+    return_address: int
+    stack_address: int
+    module: str
+    offset: int
+
+
+class Crash(NamedTuple):
+    """The exception of a dump or process, and what it has to do with modules.
+
+    :param access: ``read``, ``write`` or ``execute`` of an access violation.
+    :param caller: only of one in an unloaded module or in none; None if unknown.
+    """
+
+    thread: ThreadRef
+    code: int
+    address: int
+    access: Optional[str]
+    words: tuple[CrashWord, ...]
+    caller: Optional[CrashCaller] = None
 
 
 class GoneDll(NamedTuple):
@@ -266,6 +312,8 @@ class GoneDlls(NamedTuple):
 
     :param loaded_at_address: the module that is at the address now.
     :param overwritten_events: how many unload events the loader has overwritten, None if unknown.
+    :param records: what recorded unloads could be read: ``loader``, ``module-list``.
+    :param crash: the exception; with an address, only if it is the exception's.
     """
 
     target: TargetInfo
@@ -274,6 +322,8 @@ class GoneDlls(NamedTuple):
     address: Optional[int] = None
     loaded_at_address: Optional[str] = None
     overwritten_events: Optional[int] = None
+    records: tuple[str, ...] = ()
+    crash: Optional[Crash] = None
     asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
 

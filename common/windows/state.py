@@ -142,7 +142,7 @@ class WindowsExamination:
         try:
             return select_dlls(dlls, text, evaluate)
         except NotFoundError as error:
-            gaps = self._gaps(dlls)
+            gaps = self.gaps(dlls)
             if not gaps:
                 error.add(self.all_problems())
                 raise
@@ -150,7 +150,7 @@ class WindowsExamination:
             failure.add((*gaps, *self.all_problems()))
             raise failure from error
 
-    def _gaps(self, dlls: Sequence[Dll]) -> list[Problem]:
+    def gaps(self, dlls: Sequence[Dll]) -> list[Problem]:
         """Return why a DLL can be missing among those that are known, or its name; empty if none is."""
         gaps = []
         if not all(loader.complete for loader in self.loaders):

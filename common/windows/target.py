@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Optional, Protocol
 
+from ..model import Thread
 from ..target import LiveTarget, Subscription, Target
 from .model import ListedImage, SystemVersion, UnloadedImage
+
+#: Why dumps are refused, after the name of the dump.
+TRIAGE_REFUSAL = "is a small (triage) dump, which has no VADs: set the machine to write kernel or complete memory dumps"
+PROCESSOR_REFUSAL = "is of {}: only x86 and x64 are supported"
+SYSTEM_REFUSAL = "is no minidump of Windows, but of a program of another system"
 
 #: What problems call a loader that could not be read, by its kind.
 LOADER_NAMES = {"native": "the loader", "wow64": "the 32-bit loader"}
@@ -34,8 +40,27 @@ class WindowsTarget(Target, Protocol):
     def images_complete(self) -> bool:
         """Return False if `images` can lack modules: their list is missing or truncated, or was not read completely."""
 
-    def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List the modules that the debugger or dump knows to be unloaded, the oldest first."""
+    def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
+        """List the modules that the debugger or dump knows to be unloaded, the oldest first; None without a list."""
+
+    def stack(self, thread: Thread) -> Optional[tuple[int, int]]:
+        """Return start and end of a thread's stack as the dump lists it, None if it does not."""
+
+    def exception(self) -> Optional[RaisedException]:
+        """Return the exception that the dump was written for, or the process has stopped at; None if there is none."""
+
+
+class RaisedException(NamedTuple):
+    """An exception: EXCEPTION_RECORD's members, the thread's id, and the registers of its own context.
+
+    The thread itself can have run on since, into the handlers.  ``registers`` is empty if they are not known.
+    """
+
+    tid: int
+    code: int
+    address: int
+    parameters: tuple[int, ...]
+    registers: Mapping[str, int]
 
 
 class StackFrame(NamedTuple):

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Optional
 
 from dlwhy.common.model import Platform
+from dlwhy.common.model import Thread as ModelThread
 from dlwhy.common.target import Capability, Subscription
 from dlwhy.common.windows.model import ListedImage, SystemVersion, UnloadedImage
-from dlwhy.common.windows.target import StackFrame
+from dlwhy.common.windows.target import RaisedException, StackFrame
 from dlwhy.common.windows.trace.events import DllEvent, DllTrace
 from dlwhy.common.windows.trace.tracer import DllTracer
 from dlwhy.tests.fakes import FakeTarget
@@ -91,6 +92,14 @@ class LiveWindows(Breakpoints, FakeTarget):
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List none."""
         return ()
+
+    def stack(self, thread: ModelThread) -> Optional[tuple[int, int]]:
+        """Know no bounds."""
+        return None
+
+    def exception(self) -> Optional[RaisedException]:
+        """Have none."""
+        return None
 
     def on_module_change(self, callback: Callable[[int, str, bool], None]) -> Subscription:
         """Listen to modules that come and go."""

@@ -163,6 +163,16 @@ class Unloaded(NamedTuple):
     checksum: int = 0x1234
 
 
+class Raised(NamedTuple):
+    """An exception of a thread: what was raised, and the registers where it was raised."""
+
+    address: int
+    registers: dict[str, int]
+    code: int = 0xC0000005
+    parameters: tuple[int, ...] = ()
+    tid: int = 0x5BC
+
+
 class Loader:
     """A loader that loads modules by the rules of a form."""
 
@@ -633,16 +643,23 @@ class Process:
         full: bool = True,
         arch: Optional[int] = None,
         modules: bool = True,
-        unloaded: Sequence[Unloaded] = (),
+        unloaded: Optional[Sequence[Unloaded]] = None,
         pid: int = 4711,
+        raised: Optional[Raised] = None,
+        platform: int = 2,
     ) -> bytes:
-        """Write the minidump, with a Memory64List, or a MemoryList of the same."""
+        """Write the minidump, with a Memory64List, or a MemoryList of the same.
+
+        It has a list of unloaded modules, if need be an empty one, unless that is None; `platform` is 2 for Windows.
+        """
         out = _File()
         wide = self.loader.wide
         major, minor, build = self.loader.form.version
         if arch is None:
             arch = 9 if wide else 0
-        out.stream(7, struct.pack("<HHHBBIIIIIHH", arch, 6, 0, 8, 1, major, minor, build, 2, 0, 0, 0) + b"\0" * 24)
+        out.stream(
+            7, struct.pack("<HHHBBIIIIIHH", arch, 6, 0, 8, 1, major, minor, build, platform, 0, 0, 0) + b"\0" * 24
+        )
         out.stream(15, struct.pack("<III", 24, 1, pid) + b"\0" * 12)
         threads = [(0x5BC, self.teb, self.registers), *self.threads]
         stack = (self.stack_base - 0x2000, 0x2000)
@@ -661,7 +678,12 @@ class Process:
                 name = out.string(f"{module.folder}\\{module.name}")
                 body += struct.pack("<QIIII", module.base, module.size, 0, module.timestamp, name) + b"\0" * 84
             out.stream(4, body)
-        if unloaded:
+        if raised is not None:
+            context = out.blob(_context(wide, raised.registers))
+            body = struct.pack("<IIIIQQII", raised.tid, 0, raised.code, 0, 0, raised.address, len(raised.parameters), 0)
+            body += struct.pack("<15Q", *raised.parameters, *[0] * (15 - len(raised.parameters)))
+            out.stream(6, body + struct.pack("<II", 1232 if wide else 716, context))
+        if unloaded is not None:
             body = struct.pack("<III", 12, 24, len(unloaded))
             for event in unloaded:
                 name = out.string(event.name)
@@ -742,7 +764,9 @@ def write_image(image: bytearray, module: Module, wide: bool) -> dict[str, int]:
 
 def _context(wide: bool, registers: dict[str, int]) -> bytes:
     raw = bytearray(1232 if wide else 716)
-    offsets = {"sp": 0x98, "ip": 0xF8, "a": 0x78, "b": 0x90} if wide else {"sp": 0xC4, "ip": 0xB8, "a": 0xB0, "b": 0xA4}
+    offsets = {"sp": 0x98, "ip": 0xF8, "a": 0x78, "b": 0x90, "c": 0x80}
+    if not wide:
+        offsets = {"sp": 0xC4, "ip": 0xB8, "a": 0xB0, "b": 0xA4, "c": 0xAC}
     for name, value in registers.items():
         struct.pack_into("<Q" if wide else "<I", raw, offsets[name], value)
     struct.pack_into("<I", raw, 0x30 if wide else 0, 0x10000B if wide else 0x10007)

@@ -816,16 +816,43 @@ class Machine:
         return found
 
     def save(self, path: Path, form: str = "complete") -> Path:
-        """Write the dump: complete, kernel, bitmap, or ranges."""
+        """Write the dump: complete, kernel, bitmap, or ranges; triage, of x64, has no pages."""
         self.finish()
         self.new_frame()  # of a dump with a bitmap Microsoft's engine does not show the last page
         wide = self.pointer_size == 8
-        kind = {"complete": 1, "kernel": 2, "bitmap": 5, "ranges": 8}[form]
+        kind = {"complete": 1, "kernel": 2, "bitmap": 5, "ranges": 8, "triage": 4}[form]
         header = self._header_64(kind) if wide else self._header_32(kind)
+        if form == "triage":
+            path.write_bytes(header + self._triage(len(header)))
+            return path
         contents = b"".join(bytes(self.pages[frame]) for frame in sorted(self.pages))
         between = _BETWEEN[form](self, len(header))
         path.write_bytes(header + between + contents)
         return path
+
+    def _triage(self, start: int) -> bytes:
+        """Make a TRIAGE_DUMP64 (ntiodump.h) and what follows: a process, a thread and a stack."""
+        assert self.pointer_size == 8
+        pieces = bytearray()
+        first = start + 0x80
+
+        def add(data: bytes) -> int:
+            nonlocal pieces
+            pieces += b"\0" * (-len(pieces) % 16)
+            pieces += data
+            return first + len(pieces) - len(data)
+
+        stack = self.symbol("KiStack") + 0x1F00
+        process = self.processes[0].eprocess
+        debugger = add(self.read(self.symbol("KdDebuggerDataBlock"), 0x360))
+        prcb = add(self.read(self.symbol("KiInitialPCR") + PRCB_IN_PCR, PRCB_SIZE))
+        owner = add(self.read(process, self.size("_EPROCESS")))
+        thread = add(self.read(self.pointer(self.symbol("KiInitialPCR") + PRCB_IN_PCR + PRCB["CurrentThread"]), 0x400))
+        words = add(self.read(stack, 0x100))
+        valid = add(b"TRGD")
+        head = struct.pack("<12I", 0, valid + 4, valid, 0x348, 0xF00, 0, 0, prcb, owner, thread, words, 0x100)
+        head += struct.pack("<6I", 0, 0, 0, 0, 0, 0x41) + struct.pack("<QQQQII", stack, 0, 0, 0, 0, 0)
+        return head + struct.pack("<IIII", debugger, 0x360, 0, 0) + bytes(pieces)
 
     def _header_64(self, kind: int) -> bytes:
         header = bytearray(b"PAGE" * 0x800)

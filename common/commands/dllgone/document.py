@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...render.json_parts import envelope, hexadecimal, optional_hexadecimal, problem_documents
-from ...windows.model import GoneDll, GoneDlls, Pointer
+from ...windows.model import Crash, CrashCaller, GoneDll, GoneDlls, Pointer
 
 if TYPE_CHECKING:
-    from ...render.json_types import DllgoneDocument, PointerDocument, UnloadedDllDocument
+    from ...render.json_types import (
+        CrashCallerDocument,
+        CrashDocument,
+        DllgoneDocument,
+        PointerDocument,
+        UnloadedDllDocument,
+    )
 
 
 def dll_gone_document(command: str, answer: GoneDlls) -> DllgoneDocument:
@@ -18,6 +24,8 @@ def dll_gone_document(command: str, answer: GoneDlls) -> DllgoneDocument:
         "address": optional_hexadecimal(answer.address),
         "loaded_at_address": answer.loaded_at_address,
         "overwritten_events": answer.overwritten_events,
+        "records": list(answer.records),
+        "crash": None if answer.crash is None else _crash(answer.crash),
         "unloaded": [_gone(gone) for gone in answer.unloaded],
         "problems": problem_documents(answer.problems),
     }
@@ -45,4 +53,35 @@ def _pointer(pointer: Pointer) -> PointerDocument:
         "value": hexadecimal(pointer.value),
         "register": pointer.register,
         "address": optional_hexadecimal(pointer.address),
+        "in_exception": pointer.in_exception,
+    }
+
+
+def _crash(crash: Crash) -> CrashDocument:
+    return {
+        "thread": {"tid": crash.thread.tid, "name": crash.thread.name},
+        "code": f"{crash.code:#010x}",
+        "address": hexadecimal(crash.address),
+        "access": crash.access,
+        "words": [
+            {
+                "role": word.role,
+                "value": hexadecimal(word.value),
+                "register": word.register,
+                "module": word.module,
+                "offset": word.offset,
+                "unloaded": word.unloaded,
+            }
+            for word in crash.words
+        ],
+        "caller": None if crash.caller is None else _caller(crash.caller),
+    }
+
+
+def _caller(caller: CrashCaller) -> CrashCallerDocument:
+    return {
+        "return_address": hexadecimal(caller.return_address),
+        "stack_address": hexadecimal(caller.stack_address),
+        "module": caller.module,
+        "offset": caller.offset,
     }

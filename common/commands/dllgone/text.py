@@ -7,9 +7,21 @@ from collections.abc import Iterator
 from ...render.dll_words import SHOWN_NAMES
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import join, layout_parts, problem_parts, quantity
-from ...windows.model import GoneDll, GoneDlls
+from ...windows.model import Crash, CrashWord, GoneDll, GoneDlls
 
 _SHOWN_POINTERS = 4
+_TARGETS = {"dump": "This dump", "live": "This process"}
+#: Of ntstatus.h, and C++'s.
+_EXCEPTIONS = {
+    0x80000003: "breakpoint",
+    0xC0000005: "access violation",
+    0xC0000006: "page cannot be read",
+    0xC000001D: "illegal instruction",
+    0xC0000374: "heap corruption",
+    0xC0000409: "fail fast",
+    0xC00000FD: "stack overflow",
+    0xE06D7363: "C++ exception",
+}
 
 
 def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
@@ -20,13 +32,49 @@ def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
     if answer.overwritten_events:
         notes.append(Sentence(f"{answer.overwritten_events} older unloads were overwritten in the loader's record."))
     notes += problem_parts(answer.problems)
-    return Document((Sentence(_gone_answer(answer)), *_gone_parts(answer, verbose), *notes, *_gone_remedy(answer)))
+    sentences = [Sentence(_gone_answer(answer)), *(Sentence(text) for text in _crash_sentences(answer, verbose))]
+    if answer.address is None:
+        sentences = [*sentences[1:], sentences[0]]
+    return Document((*sentences, *_gone_parts(answer, verbose), *notes, *_gone_remedy(answer)))
+
+
+def _crash_sentences(answer: GoneDlls, verbose: bool) -> Iterator[str]:
+    """Yield what an exception had to do with unloaded DLLs or with no module; with ``verbose`` all of it."""
+    crash = answer.crash
+    if crash is None or not (verbose or any(word.unloaded is not False for word in crash.words)):
+        return
+    name = _EXCEPTIONS.get(crash.code)
+    number = f"thread {crash.thread.number} " if crash.thread.number >= 0 else "a thread that is not listed "
+    yield (
+        f"Exception {crash.code:#x}{f' ({name})' if name else ''} in {number}(TID {crash.thread.tid:#x}): "
+        + "; ".join([_crash_words(answer, crash, word) for word in crash.words])
+        + (f"; called from {crash.caller.module}+{crash.caller.offset:#x}" if crash.caller else "")
+        + "."
+    )
+
+
+def _crash_words(answer: GoneDlls, crash: Crash, word: CrashWord) -> str:
+    if word.module is not None:
+        place = f"{word.module or 'a module without a name'}+{word.offset or 0:#x}"
+        place += ", which is unloaded" if word.unloaded else ""
+    elif answer.records:
+        place = "in no module that is loaded, or unloaded and on record"
+    else:
+        place = "in no loaded module, and of unloaded ones there is no record"
+    if word.role == "instruction":
+        return f"raised at {word.value:#x}, {place}"
+    if word.role == "data":
+        return f"the {crash.access or 'access'} was of {word.value:#x}, {place}"
+    holder = f"the object at {word.register}" if word.register else "what was accessed"
+    return f"{holder} begins with {word.value:#x}, {place}"
 
 
 def _gone_answer(answer: GoneDlls) -> str:
     gone = answer.unloaded
     if answer.address is None:
         if not gone:
+            if not answer.records:
+                return f"{_TARGETS.get(answer.target.kind, 'This target')} has no record of unloaded DLLs."
             return "No unloaded DLL is on record."
         pointed = sum(bool(each.pointers) for each in gone)
         tail = f"; a thread still points into {pointed} of them" if pointed else ""
@@ -35,6 +83,8 @@ def _gone_answer(answer: GoneDlls) -> str:
     if answer.loaded_at_address and not gone:
         return f"{where} lies in {answer.loaded_at_address}, which is loaded."
     if not gone:
+        if not answer.records:
+            return f"{where} lies in no loaded DLL, and there is no record of unloaded ones."
         return f"{where} lies in no unloaded DLL that is on record."
     if len(gone) > 1 or answer.loaded_at_address:
         now = f" It lies in {answer.loaded_at_address} now." if answer.loaded_at_address else ""
@@ -71,8 +121,10 @@ def _gone_parts(answer: GoneDlls, verbose: bool) -> Iterator[Part]:
     pointers = []
     for each in answer.unloaded:
         for pointer in each.pointers if verbose else each.pointers[:_SHOWN_POINTERS]:
-            thread = f"thread {pointer.thread.number} (TID {pointer.thread.tid:#x})"
+            number = f"thread {pointer.thread.number}" if pointer.thread.number >= 0 else "a thread"
+            thread = f"{number} (TID {pointer.thread.tid:#x})"
             place = pointer.register or f"stack at {pointer.address:#x}"
+            place += " of the exception" if pointer.in_exception else ""
             offset = pointer.value - each.image.base
             pointers.append((thread, place, f"{pointer.value:#x}", f"{each.image.name or '?'}+{offset:#x}"))
         hidden = each.pointers_omitted + (0 if verbose else max(0, len(each.pointers) - _SHOWN_POINTERS))

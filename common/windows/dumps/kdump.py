@@ -31,6 +31,7 @@ from ...target import AddressSpace, Capability
 from ..kernel.kernel import rsds
 from ..kernel.paging import PAGE_SIZE, Pager, PagingMode
 from ..strings import read_unicode_string
+from ..target import TRIAGE_REFUSAL
 
 SIGNATURE_64 = b"PAGEDU64"
 SIGNATURE_32 = b"PAGEDUMP"
@@ -263,10 +264,7 @@ class KernelDump:
 
     def _checked(self, header: _Header) -> _Header:
         if header.dump_type == _TRIAGE:
-            raise UnsupportedError(
-                f"{self._path} is a small (triage) dump, which has no VADs: set the machine to write kernel or "
-                "complete memory dumps"
-            )
+            raise UnsupportedError(f"{self._path} {TRIAGE_REFUSAL}")
         if header.dump_type not in _TYPES:
             raise UnsupportedError(f"{self._path} is a kernel dump of unknown type {header.dump_type}")
         return header

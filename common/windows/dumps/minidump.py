@@ -20,13 +20,14 @@ from ...files import open_regular, read_at
 from ...model import Layout, Module, Platform, Problem, Thread
 from ...target import Capability
 from ..model import ListedImage, SystemVersion, UnloadedImage
+from ..target import PROCESSOR_REFUSAL, SYSTEM_REFUSAL, RaisedException
 
 SIGNATURE = b"MDMP"
 
-_THREAD_LIST, _MODULE_LIST, _MEMORY_LIST, _SYSTEM_INFO, _MEMORY64_LIST = 3, 4, 5, 7, 9
+_THREAD_LIST, _MODULE_LIST, _MEMORY_LIST, _EXCEPTION, _SYSTEM_INFO, _MEMORY64_LIST = 3, 4, 5, 6, 7, 9
 _UNLOADED_MODULE_LIST, _MISC_INFO, _THREAD_NAMES = 14, 15, 24
 
-_THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE = 48, 108, 24
+_THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE, _EXCEPTION_SIZE = 48, 108, 24, 168
 MAX_STREAMS = 4096
 MAX_STRING = 65536
 
@@ -75,6 +76,8 @@ class _Range(NamedTuple):
 class _ThreadEntry(NamedTuple):
     tid: int
     teb: int
+    stack: int
+    stack_size: int
     context_at: int
     context_size: int
 
@@ -225,9 +228,9 @@ class MinidumpTarget:
         (arch,) = struct.unpack_from("<H", data)
         if arch not in _ARCHITECTURES:
             name = _OTHER_ARCHITECTURES.get(arch, f"processor {arch}")
-            raise UnsupportedError(f"{self.path} is of {name}: only x86 and x64 are supported")
+            raise UnsupportedError(f"{self.path} {PROCESSOR_REFUSAL.format(name)}")
         if struct.unpack_from("<I", data, 20)[0] != _PLATFORM_WINDOWS_NT:
-            raise UnsupportedError(f"{self.path} is no minidump of Windows, but of a program of another system")
+            raise UnsupportedError(f"{self.path} {SYSTEM_REFUSAL}")
         self.system = SystemVersion(*struct.unpack_from("<III", data, 8))
         return _ARCHITECTURES[arch]
 
@@ -348,16 +351,16 @@ class MinidumpTarget:
         """List the modules."""
         return [Module(image.path, image.base) for image in self.images()]
 
-    def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """List the UnloadedModuleList stream, in its order; its header has the sizes."""
+    def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
+        """List the UnloadedModuleList stream, in its order, None without one; its header has the sizes."""
         offset, length = self._streams.get(_UNLOADED_MODULE_LIST, (0, 0))
         data = self._file.peek(offset, 12) if length >= 12 else b""
         if len(data) < 12:
-            return ()
+            return None
         header, size, count = struct.unpack("<III", data)
         if header < 12 or not _UNLOADED_SIZE <= size <= _BLOCK:
             self._note("unloaded module list", f"its header of {header} and entries of {size} bytes make no sense")
-            return ()
+            return None
         found = []
         pieces = self._pieces(
             "unloaded module list", offset + header, max(0, length - header), count, size, MAX_UNLOADED
@@ -373,9 +376,9 @@ class MinidumpTarget:
 
     def _read_threads(self) -> Iterator[_ThreadEntry]:
         for raw in self._entries(_THREAD_LIST, "thread list", _THREAD_SIZE, MAX_THREADS):
-            tid, teb = struct.unpack_from("<I12xQ", raw)
+            tid, teb, stack, stack_size = struct.unpack_from("<I12xQQI", raw)
             size, offset = struct.unpack_from("<II", raw, 40)
-            yield _ThreadEntry(tid, teb, offset, min(size, _MAX_CONTEXT))
+            yield _ThreadEntry(tid, teb, stack, stack_size, offset, min(size, _MAX_CONTEXT))
 
     def threads(self) -> Sequence[Thread]:
         """List the threads in the dump's order."""
@@ -395,8 +398,12 @@ class MinidumpTarget:
         if not 1 <= thread.number <= len(self._thread_entries):
             return {}
         entry = self._thread_entries[thread.number - 1]
-        found = {"thread_pointer": entry.teb}
-        context = self._file.read(entry.context_at, entry.context_size)
+        found = self._registers_of(self._file.read(entry.context_at, entry.context_size))
+        return {"thread_pointer": entry.teb, **found}
+
+    def _registers_of(self, context: bytes) -> dict[str, int]:
+        """Return the registers in a CONTEXT, none if it is truncated."""
+        found: dict[str, int] = {}
         if self.platform.pointer_size == 8:
             if len(context) >= _AMD64_FIRST + 8 * len(_AMD64_REGISTERS):
                 values = struct.unpack_from(f"<{len(_AMD64_REGISTERS)}Q", context, _AMD64_FIRST)
@@ -407,6 +414,24 @@ class MinidumpTarget:
                 esp=struct.unpack_from("<I", context, _X86_ESP)[0],
             )
         return found
+
+    def stack(self, thread: Thread) -> Optional[tuple[int, int]]:
+        """Return start and end of the memory that the thread list names as a thread's stack."""
+        if not 1 <= thread.number <= len(self._thread_entries):
+            return None
+        entry = self._thread_entries[thread.number - 1]
+        return (entry.stack, entry.stack + entry.stack_size) if entry.stack_size else None
+
+    def exception(self) -> Optional[RaisedException]:
+        """Return the exception of the Exception stream, with its own context."""
+        data = self._stream(_EXCEPTION)
+        if len(data) < _EXCEPTION_SIZE:
+            return None
+        tid, code, _, _, address, count = struct.unpack_from("<I4xIIQQI", data)
+        parameters = struct.unpack_from("<15Q", data, 40)[: min(count, 15)]
+        size, where = struct.unpack_from("<II", data, 160)
+        context = self._file.read(where, min(size, _MAX_CONTEXT))
+        return RaisedException(tid, code, address, parameters, self._registers_of(context))
 
     def peb(self) -> Optional[int]:
         """Return the PEB that a thread's TEB points at."""

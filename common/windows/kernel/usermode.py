@@ -9,7 +9,7 @@ from ...errors import CorruptError, FaultError, IncompleteSearchError, LayoutErr
 from ...model import Layout, Module, Problem, Thread
 from ...target import AddressSpace, Capability, KernelTarget
 from ..model import ListedImage, SystemVersion, UnloadedImage
-from ..target import LOADER_NAMES
+from ..target import LOADER_NAMES, RaisedException
 from .files import FileReader
 from .kernel import Nt, find_nt
 from .processes import Process, list_processes
@@ -125,9 +125,17 @@ class MachineProcess:
             self._images_complete = False
             self._problems.append(Problem(self._process.name, f"the files of {unread} of its views cannot be read"))
 
-    def unloaded_images(self) -> Sequence[UnloadedImage]:
-        """Return no unloaded images: the loader's own record lists them."""
-        return ()
+    def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
+        """Return None: the loader's own record lists them."""
+        return None
+
+    def stack(self, thread: Thread) -> Optional[tuple[int, int]]:
+        """Return None: there are no threads."""
+        return None
+
+    def exception(self) -> Optional[RaisedException]:
+        """Return None: a dump of a machine is written for none of a process."""
+        return None
 
     def modules(self) -> Sequence[Module]:
         """Return no modules: there is no debugger."""
