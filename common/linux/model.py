@@ -23,10 +23,11 @@ class CodeSymbol(NamedTuple):
 class TlsDestructor(NamedTuple):
     """A pending ``__cxa_thread_atexit_impl`` registration.
 
-    ``object`` is the address that is passed to the function.
+    ``object`` is the address that is passed to the function.  ``thread`` is None if the thread does not exist: the
+    process was forked from one that has it, or it ended by a system call.  Then the function is never called.
     """
 
-    thread: ThreadRef
+    thread: Optional[ThreadRef]
     function: CodeSymbol
     object: int
 
@@ -54,11 +55,15 @@ PERMANENT = frozenset(
 
 
 class Root(NamedTuple):
-    """The root of a chain of holds: its library's name, its own holds, and who opened it (user or libc)."""
+    """The root of a chain of holds: its library's name, its own holds, and who opened it (user or libc).
+
+    ``never_ends`` is True if it is owed a TLS destructor by a thread that does not exist.
+    """
 
     library: str
     kinds: tuple[HoldKind, ...]
     opened_by: Optional[str] = None
+    never_ends: bool = False
 
 
 class Hold(NamedTuple):
@@ -79,6 +84,13 @@ class Hold(NamedTuple):
     destructors: tuple[TlsDestructor, ...] = ()
     chain: tuple[str, ...] = ()
     root: Optional[Root] = None
+
+    @property
+    def never_ends(self) -> bool:
+        """Return True if a thread that does not exist owes a TLS destructor, to the library or to the chain's root."""
+        if self.root is not None:
+            return self.root.never_ends
+        return any(destructor.thread is None for destructor in self.destructors)
 
 
 class FixKind(Enum):

@@ -359,8 +359,8 @@ def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
     for root in roots:
         if after.kept.is_permanent(root.address):
             library = after.verdict(root, identify=False)
-            blocker = library._replace(holds=tuple(h for h in library.holds if h.kind in PERMANENT))
-            return Remedy(blocker=blocker, rebuild=after.rebuild(link_map))
+            lasting = tuple(h for h in library.holds if h.kind in PERMANENT or (h.never_ends and not h.chain))
+            return Remedy(blocker=library._replace(holds=lasting), rebuild=after.rebuild(link_map))
     exits: list[Step] = []
     closes: list[Step] = []
     for root in roots:

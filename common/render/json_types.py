@@ -119,7 +119,7 @@ class DestructorFunctionDocument(TypedDict):
 
 
 class DestructorDocument(TypedDict):
-    thread: ThreadDocument
+    thread: Optional[ThreadDocument]
     function: DestructorFunctionDocument
     object: str
 

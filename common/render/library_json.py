@@ -109,7 +109,7 @@ def rebuild_document(rebuild: Rebuild) -> RebuildDocument:
 def _destructor(destructor: TlsDestructor) -> DestructorDocument:
     function = destructor.function
     return {
-        "thread": thread_document(destructor.thread),
+        "thread": thread_document(destructor.thread) if destructor.thread else None,
         "function": {
             "address": optional_hexadecimal(function.address or None),
             "name": function.name,

@@ -33,6 +33,12 @@ _STARTUP_REMEDIES = {
 #: What is said of a library that something keeps for good.
 NOTHING_UNLOADS = "Nothing unloads it in this process."
 
+#: Of a destructor that a thread owes which does not exist.
+_LOST = (
+    "If the process was forked while the thread ran, fork before the thread uses the library, or execute a program in "
+    "the child."
+)
+
 _LIBC_PURPOSES = (
     ("libgcc_s", "thread cancellation and backtraces", "libc never closes it"),
     ("libnss_", "name service look-ups", "libc never closes it"),
@@ -55,6 +61,8 @@ def brief(hold: Hold) -> str:
     if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
         return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
+    if hold.kind is HoldKind.TLS_DESTRUCTORS:
+        return quantity(hold.total or 0, "pending TLS destructor")
     return reason(hold)
 
 
@@ -80,7 +88,8 @@ def reason(hold: Hold) -> str:
             return f"opened {times(hold.total)} by libc for itself"
         return f"opened {times(hold.total)}, not closed"
     if kind is HoldKind.TLS_DESTRUCTORS:
-        return quantity(hold.total or 0, "pending TLS destructor")
+        ending = ", owed by a thread that does not exist here" if hold.never_ends else ""
+        return quantity(hold.total or 0, "pending TLS destructor") + ending
     if kind is HoldKind.DEPENDENCY:
         return f"needed by {hold.chain[-2]}{_root_note(hold)}"
     return f"bound by {hold.chain[-2]}{_symbol_note(hold)}{_root_note(hold)}"
@@ -163,7 +172,16 @@ def permanent_remedy(library: Library, hold: Hold) -> str:
         return NOTHING_UNLOADS
     if hold.kind is HoldKind.OPEN_COUNT and hold.origin == "libc":
         return f"No dlclose of yours can lower this count: {libc_purpose(library)[1]}."
+    if hold.kind is HoldKind.TLS_DESTRUCTORS and hold.never_ends:
+        return (
+            f"Nothing unloads it in this process: a thread that does not exist here owes it a TLS destructor. {_LOST}"
+        )
     root = hold.root
+    if root is not None and root.never_ends:
+        return (
+            f"Nothing unloads it in this process, because a thread that does not exist here owes {root.library} a TLS "
+            f"destructor. {_LOST}"
+        )
     if root is not None:
         for kind, words in (
             (HoldKind.MAIN_PROGRAM, "is the main program"),

@@ -58,10 +58,13 @@ def nodelete(origin: str, symbols: Sequence[str] = (), omitted: int = 0, early: 
     )
 
 
-def chain_hold(kind: HoldKind, chain: Sequence[str], kinds: Sequence[HoldKind], **more: Any) -> Hold:
+def chain_hold(
+    kind: HoldKind, chain: Sequence[str], kinds: Sequence[HoldKind], *, never_ends: bool = False, **more: Any
+) -> Hold:
     """Make a dependency or a relocation."""
     member = "l_initfini" if kind is HoldKind.DEPENDENCY else "l_reldeps"
-    return Hold(kind, evidence((member, 0x555555571000)), chain=tuple(chain), root=Root(chain[0], tuple(kinds)), **more)
+    root = Root(chain[0], tuple(kinds), never_ends=never_ends)
+    return Hold(kind, evidence((member, 0x555555571000)), chain=tuple(chain), root=root, **more)
 
 
 def opened(count: int, by: str = "user") -> Hold:
@@ -103,11 +106,17 @@ HOLDS: dict[str, Hold] = {
     "open-count": opened(1),
     "open-count-twice": opened(2),
     "open-count-libc": opened(1, "libc"),
-    "tls-destructors": owed(destructor(1)),
+    "tls-destructors": owed(destructor(2)),
+    "tls-destructors-main-thread": owed(destructor(1), destructor(2)),
+    "tls-destructors-lost": owed(destructor(2)._replace(thread=None), destructor(3)),
+    "tls-destructors-partly-seen": owed(destructor(2), total=2),
     "tls-destructors-unseen": owed(total=2),
     "dependency": chain_hold(HoldKind.DEPENDENCY, ["libA.so", "libB.so"], [HoldKind.OPEN_COUNT]),
     "dependency-indirect": chain_hold(
         HoldKind.DEPENDENCY, ["libtop.so", "libA.so", "libB.so"], [HoldKind.TLS_DESTRUCTORS, HoldKind.OPEN_COUNT]
+    ),
+    "dependency-lost": chain_hold(
+        HoldKind.DEPENDENCY, ["libA.so", "libB.so"], [HoldKind.TLS_DESTRUCTORS], never_ends=True
     ),
     "relocation": chain_hold(
         HoldKind.RELOCATION,

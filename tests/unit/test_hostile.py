@@ -66,7 +66,7 @@ def test_the_undamaged_process_is_as_it_was_built(patient: Patient) -> None:
         assert [hold.kind.value for hold in library.holds[:1]] == ([kind] if kind else []), name
     destructors = patient.library("libowed.so").holds[0].destructors
     assert [each.function.name for each in destructors] == ["Cache::~Cache()"] * 3
-    assert len({each.thread.tid for each in destructors}) == 3
+    assert len({each.thread for each in destructors}) == 3
     namespaces = {library.namespace for library in patient.baseline.libraries}
     assert namespaces == {0, 1}
 

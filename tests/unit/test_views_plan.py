@@ -25,6 +25,7 @@ LIB = library(opened(2))
 MANY = tuple(library(name=f"lib{number:02}.so")._replace(link_map=LINK_MAP + 4096 * number) for number in range(1, 21))
 OTHER, THIRD = MANY[:2]
 SIZE = 0x8E000
+MAIN = ThreadRef(1, 4711, "progA")
 THREADS = (ThreadRef(7, 4717, "worker"), ThreadRef(9, 4719, None))
 
 
@@ -109,6 +110,18 @@ SAMPLES: dict[str, Plan] = {
     ),
     "blocked by a NODELETE holder": blocked(
         Outcome.KEEPS, OTHER._replace(holds=(nodelete("elf-flag"),)), library(HOLDS["dependency"])
+    ),
+    "keeps: a destructor of the main thread": kept(
+        Outcome.KEEPS, library(HOLDS["tls-destructors-main-thread"]), steps=(exit_of(MAIN, THREADS[0]), COLLECT)
+    ),
+    "keeps: a holder's destructor of the main thread": kept(
+        Outcome.KEEPS, library(HOLDS["relocation"]), steps=(exit_of(MAIN, of=OTHER), COLLECT)
+    ),
+    "blocked by a destructor of a thread that does not exist": blocked(
+        Outcome.KEEPS, library(HOLDS["tls-destructors-lost"]), library(HOLDS["tls-destructors-lost"])
+    ),
+    "blocked by a holder's destructor that never runs": blocked(
+        Outcome.KEEPS, OTHER._replace(holds=(HOLDS["tls-destructors-lost"],)), library(HOLDS["dependency-lost"])
     ),
     "blocked by a start-up library": blocked(
         Outcome.KEEPS, OTHER._replace(holds=(startup("needed"),)), library(HOLDS["dependency"])

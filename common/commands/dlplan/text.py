@@ -41,7 +41,7 @@ def plan_view(plans: Plans, verbose: bool) -> Document:
     if plans.asked is None:
         return Document((*_ranking_parts(plans), *notes))
     plan = plans.plans[0]
-    ending = [Sentence(text) for text in (_advice(plan), _reopening(plan)) if text]
+    ending = [Sentence(text) for text in (_advice(plan, plans.target.pid), _reopening(plan)) if text]
     return Document((*_plan_parts(plans, plan, verbose), *notes, *ending))
 
 
@@ -246,7 +246,7 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 # -- what would unload it -------------------------------------------------------------------------------------
 
 
-def _advice(plan: Plan) -> str:
+def _advice(plan: Plan, pid: Optional[int]) -> str:
     change = plan.remedy
     if plan.is_being_unloaded:
         return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
@@ -256,6 +256,15 @@ def _advice(plan: Plan) -> str:
         return _never(plan.library, change.blocker, change.rebuild)
     if plan.outcome is Outcome.DEFERRED and not plan.is_unloaded and _only_collects(change):
         return f"{plan.library.name} goes at the next dlclose in its namespace, {plan.library.namespace}."
+    for step in change.steps:
+        for thread in step.threads:
+            if thread.tid == pid:
+                owed = "it" if step.link_map == plan.library.link_map else step.library
+                name, debtor = plan.library.name, _thread(thread)
+                return (
+                    f"{name} goes at the end of the process: {debtor} owes {owed} a TLS destructor, and is the main "
+                    "thread, which runs it then."
+                )
     words = [_step_words(plan, step) for step in change.steps]
     return f"To make {plan.library.name} go: {_then(words)}."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ...linux.model import PERMANENT, Hold, HoldKind, Library, Rebuild, State, runs_wine
 from ...model import ThreadRef
@@ -31,7 +31,7 @@ def state_view(state: State, verbose: bool) -> Document:
     notes = [*(layout_parts(state.target, state.loader) if verbose else ()), *problem_parts(state.problems)]
     if len(state.libraries) == 1 and state.asked is not None:
         library = state.libraries[0]
-        return Document((*_library_parts(library, verbose), *notes, Sentence(_remedy(library))))
+        return Document((*_library_parts(library, verbose), *notes, Sentence(_remedy(library, state.target.pid))))
     return Document((*_table_parts(state), *notes))
 
 
@@ -147,7 +147,7 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
             where = f" in {function.library}" if function.library else ""
             yield (
                 "TLS destructor",
-                thread_words(destructor.thread),
+                thread_words(destructor.thread) if destructor.thread else "a thread that does not exist here",
                 name + where,
                 f"object {destructor.object:#x}",
             )
@@ -190,7 +190,7 @@ def thread_words(thread: ThreadRef) -> str:
 # -- remedies -------------------------------------------------------------------------------------------------
 
 
-def _remedy(library: Library) -> str:
+def _remedy(library: Library, pid: Optional[int]) -> str:
     if library.is_being_unloaded:
         return "It goes when that dlclose ends, unless a destructor opens it again."
     if library.held is False:
@@ -207,6 +207,12 @@ def _remedy(library: Library) -> str:
         text = permanent_remedy(library, hold)
         if text:
             return text
+    main = next((t for hold in library.holds for t in _debtors(hold) if t.tid == pid), None)
+    if main is not None:
+        return (
+            f"It goes at the end of the process: thread {main.number} owes it a TLS destructor, and is the main "
+            "thread, which runs it then."
+        )
     if not conditions:
         return "What keeps it could not be read, so there is no advice."
     collector = (
@@ -233,16 +239,24 @@ class _Condition(NamedTuple):
     collects: bool = False
 
 
+def _debtors(hold: Hold) -> Iterator[ThreadRef]:
+    """Yield the threads that owe a library TLS destructors."""
+    return (destructor.thread for destructor in hold.destructors if destructor.thread is not None)
+
+
 def _conditions(hold: Hold) -> Iterator[_Condition]:
     if hold.kind is HoldKind.OPEN_COUNT:
         yield _Condition(f"dlclose has been called on it {times(hold.total)} more", collects=True)
+    elif hold.never_ends:
+        yield _Condition("no fork has left behind a thread that owes a TLS destructor")
     elif hold.kind is HoldKind.TLS_DESTRUCTORS:
-        threads = sorted({d.thread.number for d in hold.destructors})
+        threads = sorted({thread.number for thread in _debtors(hold)})
         if threads:
             noun, verb = ("thread", "has") if len(threads) == 1 else ("threads", "have")
             yield _Condition(f"{noun} {join([str(t) for t in threads])} {verb} exited")
-        else:
-            yield _Condition("the threads that owe it a destructor have exited")
+        if not threads or len(hold.destructors) < (hold.total or 0):
+            others = "the other threads" if threads else "the threads"
+            yield _Condition(f"{others} that owe it a destructor have exited")
     elif hold.kind is HoldKind.HALF_LOADED:
         yield _Condition("the dlopen in progress has returned")
     elif hold.kind is HoldKind.NODELETE and hold.origin == "pending":

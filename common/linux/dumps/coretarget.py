@@ -12,11 +12,14 @@ from ...model import Layout, Module, Problem, Thread
 from ...target import THREAD_POINTER, Capability
 from ..auxv import AT_PHDR
 from ..elf.machine import PROGRAM_COUNTER, is_x32, platform_of
-from .elfcore import NT_ARM_TLS, NT_PRSTATUS, ElfCore
+from .elfcore import NT_ARM_TLS, NT_PRPSINFO, NT_PRSTATUS, ElfCore
 
 # The thread pointer's offset in struct elf_prstatus: pr_reg begins at 112, then fs_base, r13, tp, or the access
 # registers 0 and 1 (arch/*/include/asm/elf.h and user_regs_struct of each).
 _THREAD_POINTER_OFFSETS = {"x86_64": 112 + 21 * 8, "ppc64le": 112 + 13 * 8, "riscv64": 112 + 4 * 8, "s390x": 112 + 144}
+
+# pr_pid of struct elf_prpsinfo, which is behind a user and a group id of 16 bits each on these, else of 32.
+_PROCESS_ID_OFFSETS = {"i386": 12, "arm": 12}
 
 # The same for the program counter, and the registers that calls preserve.  32-bit processes have pr_reg at 72.
 _REGISTER_OFFSETS: Mapping[str, Mapping[str, int]] = {
@@ -86,8 +89,11 @@ class CoreTarget:
 
     @property
     def pid(self) -> Optional[int]:
-        """Return the process id, which in a core of the kernel's is the first thread's."""
-        return next(iter(self._thread_pointers), None)
+        """Return the process id: that of the first thread, which in a kernel's core has crashed, if it is not noted."""
+        offset = _PROCESS_ID_OFFSETS.get(self.platform.arch, 24)
+        notes = (note for note in self._core.notes if note.type == NT_PRPSINFO)
+        found = next((self._integer(note.data, offset, 4) for note in notes), None)
+        return found or next(iter(self._thread_pointers), None)
 
     @property
     def description(self) -> str:

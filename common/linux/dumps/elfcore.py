@@ -24,6 +24,7 @@ from ..elf.image import MAX_NOTE_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, find_bu
 
 ET_CORE = 4
 NT_PRSTATUS = 1
+NT_PRPSINFO = 3
 NT_AUXV = 6
 NT_ARM_TLS = 0x401
 NT_FILE = 0x46494C45
@@ -223,7 +224,13 @@ class ElfCore:
     def _for_each_note(self) -> Iterator[Note]:
         """Yield the notes that matter, in their order; a thread's notes follow its NT_PRSTATUS."""
         read = threads = 0
-        limits = {NT_PRSTATUS: _MAX_NOTE, NT_ARM_TLS: _MAX_NOTE, NT_AUXV: MAX_AUXV, NT_FILE: MAX_FILE_NOTE}
+        limits = {
+            NT_PRSTATUS: _MAX_NOTE,
+            NT_PRPSINFO: _MAX_NOTE,
+            NT_ARM_TLS: _MAX_NOTE,
+            NT_AUXV: MAX_AUXV,
+            NT_FILE: MAX_FILE_NOTE,
+        }
         seen: set[int] = set()
         for header in self._note_headers:
             for kind, offset, size in self._notes_of(header):

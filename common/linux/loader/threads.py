@@ -8,7 +8,8 @@ table distributions keep for libthread_db.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
 
 from ...lists import follow_ring
 from ...memory import Memory
@@ -27,6 +28,7 @@ _VARIANT_I_BIAS = {"aarch64": 0, "arm": 0, "riscv64": 0, "loongarch64": 0, "ppc6
 
 _IN_RTLD_GLOBAL = ("_dl_stack_used", "_dl_stack_user")
 _IN_LIBPTHREAD = ("stack_used", "__stack_user")
+_CACHE_IN_RTLD_GLOBAL, _CACHE_IN_LIBPTHREAD = ("_dl_stack_cache",), ("stack_cache",)
 
 
 def find_thread_pointers(
@@ -36,38 +38,75 @@ def find_thread_pointers(
 
     :param problems: receives a problem for each list that cannot be followed to its end.
     """
-    pthread = layouts.find("pthread")
-    if pthread is None or "list.next" not in pthread.fields or "tid" not in pthread.fields:
-        return {}
-    link = pthread.fields["list.next"].offset
-    tid = pthread.fields["tid"]
-    bias = _VARIANT_I_BIAS.get(memory.platform.arch)
-    shift = 0 if bias is None else pthread.size + bias
-    found: dict[int, int] = {}
-    for head in _heads(memory, layouts, graph, rtld_global):
-        walk = follow_ring(
-            memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="threads"
-        )
-        for block in walk.all():
-            number = memory.try_unsigned(block + tid.offset, tid.size)
-            if number is not None:
-                found[number] = block + shift
-        if walk.reason is not None:
-            problems.append(Problem("glibc's threads", f"{walk.reason}: threads can be missing"))
-    return found
+    blocks = _Blocks(memory, layouts)
+    heads = _heads(memory, layouts, graph, rtld_global, _IN_RTLD_GLOBAL, _IN_LIBPTHREAD)
+    return {tid: pointer for tid, pointer in blocks.follow(heads, problems) if tid is not None}
 
 
-def _heads(memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int) -> Iterator[int]:
+def find_lost_threads(
+    memory: Memory, layouts: LayoutSet, graph: Graph, rtld_global: int, problems: list[Problem]
+) -> Sequence[int]:
+    """Find the thread pointers of threads that do not exist any more, but whose blocks are still in memory.
+
+    In a forked process fork has put the stacks of all other threads into the cache of free stacks (nptl's
+    reclaim_stacks), with all that was on them.  A thread that ended by the system call exit is still in the list of the
+    used ones, and the kernel has set its id to 0.
+
+    :param problems: receives a problem for each list that cannot be followed to its end.
+    """
+    blocks = _Blocks(memory, layouts)
+    cached = _heads(memory, layouts, graph, rtld_global, _CACHE_IN_RTLD_GLOBAL, _CACHE_IN_LIBPTHREAD)
+    used = _heads(memory, layouts, graph, rtld_global, _IN_RTLD_GLOBAL, _IN_LIBPTHREAD)
+    found = [pointer for _, pointer in blocks.follow(cached, problems)]
+    return [*found, *(pointer for tid, pointer in blocks.follow(used, problems) if tid == 0)]
+
+
+class _Blocks:
+    """Reads lists of ``struct pthread``."""
+
+    def __init__(self, memory: Memory, layouts: LayoutSet) -> None:
+        self._memory = memory
+        pthread = layouts.find("pthread")
+        names = ("list.next", "tid")
+        self._pthread = pthread if pthread and all(name in pthread.fields for name in names) else None
+
+    def follow(self, heads: Iterator[int], problems: list[Problem]) -> Iterator[tuple[Optional[int], int]]:
+        """Yield each thread's kernel id, None if it cannot be read, and thread pointer."""
+        memory, pthread = self._memory, self._pthread
+        if pthread is None:
+            return
+        link, tid = pthread.fields["list.next"].offset, pthread.fields["tid"]
+        bias = _VARIANT_I_BIAS.get(memory.platform.arch)
+        shift = 0 if bias is None else pthread.size + bias
+        for head in heads:
+            walk = follow_ring(
+                memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="threads"
+            )
+            for block in walk.all():
+                yield memory.try_unsigned(block + tid.offset, tid.size), block + shift
+            if walk.reason is not None:
+                problems.append(Problem("glibc's threads", f"{walk.reason}: threads can be missing"))
+
+
+def _heads(
+    memory: Memory,
+    layouts: LayoutSet,
+    graph: Graph,
+    rtld_global: int,
+    members: Sequence[str],
+    variables: Sequence[str],
+) -> Iterator[int]:
+    """Yield the addresses of list heads: members of ``_rtld_global``, or variables of libpthread."""
     fields = layouts.require("rtld_global").fields
-    if all(name in fields for name in _IN_RTLD_GLOBAL):
-        for name in _IN_RTLD_GLOBAL:
+    if all(name in fields for name in members):
+        for name in members:
             yield rtld_global + fields[name].offset
         return
     images = ElfImages(memory)
     threads = [link_map for link_map in graph.by_address.values() if is_libpthread(link_map.name)]
     for link_map in threads[:MAX_NAMESPACES]:
         image = images.at(link_map.field("l_map_start") or 0)
-        for name in _IN_LIBPTHREAD if image else ():
+        for name in variables if image else ():
             address = find_local_symbol(memory, image, link_map.name, name) if image else None
             if address is not None:
                 yield address

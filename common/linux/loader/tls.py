@@ -46,10 +46,18 @@ _NOT_MANGLED = frozenset({"riscv64"})
 _SELF_OFFSET = {"x86_64": 0x10, "i386": 0x8, "s390x": 0x10}
 
 
-class PendingDestructor(NamedTuple):
-    """A pending destructor: thread, function (None: cannot be demangled), object, library."""
+_WHY_LACKING = (
+    "a thread is registering or running one just now, was not seen, or is one of the process that forked this one"
+)
 
-    thread: Thread
+
+class PendingDestructor(NamedTuple):
+    """A pending destructor: thread, function (None: cannot be demangled), object, library.
+
+    ``thread`` is None if the thread does not exist any more: the destructor is never called.
+    """
+
+    thread: Optional[Thread]
     function: Optional[int]
     object: int
     link_map: int
@@ -69,38 +77,61 @@ def read_destructors(
     rules: CollectorRules,
     rtld: ElfImage,
     listed: Callable[[], Mapping[int, int]],
+    lost: Callable[[], Sequence[PendingDestructor]] = tuple,
 ) -> Destructors:
-    """Read the destructor lists of all threads.
+    """Read the destructor lists of all threads; if these have too few, add those of threads that are gone.
 
     The number found for a library must equal its ``l_tls_dtor_count``; otherwise there is a problem.
 
     :param libcs: the C libraries of all namespaces.
     :param rtld: ld.so.
     :param listed: returns the thread pointers in glibc's own lists, by LWP, for targets without registers.
+    :param lost: returns the destructors of threads that do not exist any more.
     """
-    wanted = {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
+    wanted = _find_owed(graph)
     if not wanted:
         return Destructors({}, ())
     problems: list[Problem] = []
     threads = list(_thread_pointers(memory, listed, problems))
-    found: dict[int, list[PendingDestructor]] = {}
     finder = _Finder(memory, graph, wanted)
-    for libc in libcs:
-        for thread, pointer, nodes in finder.find(libc, threads):
-            guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
-            for function, obj, link_map in nodes:
-                plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
-                found.setdefault(link_map, []).append(PendingDestructor(thread, plain, obj, link_map))
+    found: dict[int, list[PendingDestructor]] = {}
+    for pending in finder.read(libcs, rules, rtld, threads):
+        found.setdefault(pending.link_map, []).append(pending)
+    if any(len(found.get(address, ())) < (count or 0) for address, count in wanted.items()):
+        for pending in lost():
+            found.setdefault(pending.link_map, []).append(pending)
     for address, count in wanted.items():
         seen = len(found.get(address, ()))
         if seen != count:
             name = graph.by_address[address].name or "the main program"
             message = (
                 f"l_tls_dtor_count is {count}, but {seen} pending destructors were found in "
-                f"{len(threads)} threads: {finder.cut or 'a thread is registering one just now, or was not seen'}"
+                f"{len(threads)} threads: {finder.cut or _WHY_LACKING}"
             )
             problems.append(Problem(name, message))
     return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))
+
+
+def read_lost_destructors(
+    memory: Memory,
+    graph: Graph,
+    libcs: Sequence[LinkMap],
+    rules: CollectorRules,
+    rtld: ElfImage,
+    pointers: Callable[[], Sequence[int]],
+) -> tuple[PendingDestructor, ...]:
+    """Read the destructor lists of threads that do not exist any more: a thread that ends by itself leaves none.
+
+    :param pointers: returns the thread pointers of such threads.
+    """
+    wanted = _find_owed(graph)
+    threads = [(None, pointer) for pointer in pointers()] if wanted else []
+    return tuple(_Finder(memory, graph, wanted).read(libcs, rules, rtld, threads)) if threads else ()
+
+
+def _find_owed(graph: Graph) -> Mapping[int, Optional[int]]:
+    """Return the numbers of pending destructors of the libraries that have any, by link map address."""
+    return {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
 
 
 def _thread_pointers(
@@ -152,12 +183,30 @@ class _Finder:
         self.cut: Optional[str] = None
         self._longest = 0
 
-    def find(self, libc: LinkMap, threads: Sequence[tuple[Thread, int]]) -> list[tuple[Thread, int, Sequence[_Node]]]:
+    def read(
+        self,
+        libcs: Sequence[LinkMap],
+        rules: CollectorRules,
+        rtld: ElfImage,
+        threads: Sequence[tuple[Optional[Thread], int]],
+    ) -> Iterator[PendingDestructor]:
+        """Yield the destructors in the lists of some threads, given with their thread pointers."""
+        memory = self._memory
+        for libc in libcs:
+            for thread, pointer, nodes in self.find(libc, threads):
+                guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
+                for function, obj, link_map in nodes:
+                    plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
+                    yield PendingDestructor(thread, plain, obj, link_map)
+
+    def find(
+        self, libc: LinkMap, threads: Sequence[tuple[Optional[Thread], int]]
+    ) -> list[tuple[Optional[Thread], int, Sequence[_Node]]]:
         """Find the offset whose word begins a destructor chain, and return every thread's chain there."""
         memory = self._memory
         size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
         word = memory.pointer_size
-        candidates: dict[int, list[tuple[Thread, int, Sequence[_Node]]]] = {}
+        candidates: dict[int, list[tuple[Optional[Thread], int, Sequence[_Node]]]] = {}
         for thread, pointer in threads:
             start = find_static_block(memory.platform, pointer, libc)
             memory.spend(_WORD_UNITS * size // word, "thread-local blocks")
@@ -168,7 +217,7 @@ class _Finder:
         best = min(candidates, key=lambda offset: self._mismatch(candidates[offset]), default=None)
         return candidates[best] if best is not None else []
 
-    def _mismatch(self, lists: Sequence[tuple[Thread, int, Sequence[_Node]]]) -> int:
+    def _mismatch(self, lists: Sequence[tuple[Optional[Thread], int, Sequence[_Node]]]) -> int:
         """Count by how many destructors the lists differ from the libraries' counts."""
         seen: dict[int, int] = {}
         for _, _, nodes in lists:

@@ -119,6 +119,7 @@ class HoldChains:
                 self._process.name(maps[0]),
                 kinds,
                 opened_by(maps[0].name) if HoldKind.OPEN_COUNT in kinds else None,
+                self._kept.destructors_never_end(path[0]),
             ),
             symbols=symbols[:MAX_SYMBOLS],
             symbols_omitted=max(0, len(symbols) - MAX_SYMBOLS) + unnamed,
@@ -179,4 +180,4 @@ def _find_direct_dependencies(process: GlibcProcess, link_map: LinkMap) -> Itera
 
 
 def _is_permanent(hold: Hold) -> bool:
-    return hold.root is not None and not PERMANENT.isdisjoint(hold.root.kinds)
+    return hold.root is not None and (hold.root.never_ends or not PERMANENT.isdisjoint(hold.root.kinds))

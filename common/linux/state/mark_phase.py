@@ -11,6 +11,7 @@ from ..loader.maps import LinkMap
 from ..loader.roots import RootKind
 from ..model import PERMANENT, HoldKind
 from .process import GlibcProcess
+from .tls import PendingDestructors
 
 ROOT_HOLDS = {
     RootKind.EXECUTABLE: HoldKind.MAIN_PROGRAM,
@@ -27,12 +28,13 @@ class MarkPhase:
     For other open counts there is another instance, so everything cached here belongs to these counts.
     """
 
-    def __init__(self, process: GlibcProcess, counts: Mapping[int, int]) -> None:
+    def __init__(self, process: GlibcProcess, counts: Mapping[int, int], destructors: PendingDestructors) -> None:
         """Create the mark phase of a process.
 
         :param counts: the open counts that differ from memory, by link map address.
         """
         self.counts = counts
+        self._destructors = destructors
         self._process = process
 
     @cached_property
@@ -62,7 +64,14 @@ class MarkPhase:
     def is_permanent(self, root: int) -> bool:
         """Return True if a root, by its link map's address, stays for good."""
         kinds = (ROOT_HOLDS[kind] for kind in self.marks[root])
-        return not PERMANENT.isdisjoint(kinds) or bool(self._process.graph.by_address[root].l_auditing)
+        if not PERMANENT.isdisjoint(kinds) or self._process.graph.by_address[root].l_auditing:
+            return True
+        return self.destructors_never_end(root)
+
+    def destructors_never_end(self, root: int) -> bool:
+        """Return True if a thread that does not exist owes a root a TLS destructor."""
+        is_owed = RootKind.TLS_DESTRUCTORS in self.marks[root]
+        return is_owed and self._destructors.never_end(self._process.graph.by_address[root])
 
     @cached_property
     def holders(self) -> Mapping[int, list[int]]:

@@ -72,13 +72,17 @@ class _Bound(NamedTuple):
 def find_rebuild(
     process: GlibcProcess, kept: MarkPhase, nodelete: NodeleteOrigins, link_map: LinkMap
 ) -> Optional[Rebuild]:
-    """Return what would let a library go; None if it was loaded at start, or if nothing keeps it for good."""
+    """Return what would let a library go; None if it was loaded at start, or if nothing keeps it for good.
+
+    None also if only a thread that does not exist does: no build changes that.
+    """
     namespace = process.namespaces.get(link_map.l_ns)
     if link_map.l_type != LT_LOADED or link_map.is_proxy or namespace is None:
         return None
     if link_map.address not in kept.from_permanent.before:
         return None
-    return _Attempt(process, nodelete, namespace, link_map).run()
+    found = _Attempt(process, nodelete, namespace, link_map).run()
+    return found if found.fixes or found.obstacle else None
 
 
 class _Attempt:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from ...model import ThreadRef
 from ..loader.find import is_libc
@@ -29,8 +29,12 @@ class PendingDestructors:
 
     def threads(self, link_map: LinkMap) -> tuple[ThreadRef, ...]:
         """Return the threads with pending destructors of a library, sorted by LWP."""
-        found = {pending.thread.lwp: _thread(pending) for pending in self.of(link_map)}
-        return tuple(found[lwp] for lwp in sorted(found))
+        found = {thread.tid: thread for thread in map(_thread, self.of(link_map)) if thread is not None}
+        return tuple(found[tid] for tid in sorted(found))
+
+    def never_end(self, link_map: LinkMap) -> bool:
+        """Return True if a library is owed a destructor by a thread that does not exist: its count never falls to 0."""
+        return any(pending.link_map == link_map.address for pending in self._lost)
 
     def describe(self, pending: PendingDestructor) -> TlsDestructor:
         """Describe a pending destructor: its function and its thread."""
@@ -47,17 +51,32 @@ class PendingDestructors:
         from ..loader.tls import read_destructors  # few libraries are kept by any
 
         process = self._process
-        libcs = [m for m in process.graph.by_address.values() if not m.is_proxy and is_libc(m.name)]
         found = read_destructors(
             process.memory,
             process.graph,
-            libcs[:MAX_NAMESPACES],
+            self._libcs,
             process.rules,
             process.private.rtld,
             self._listed_threads,
+            lambda: self._lost,
         )
         process.problems.extend(found.problems)
         return found.by_map
+
+    @cached_property
+    def _lost(self) -> tuple[PendingDestructor, ...]:
+        """Return the destructors that threads owed which do not exist any more."""
+        from ..loader.tls import read_lost_destructors
+
+        process = self._process
+        return read_lost_destructors(
+            process.memory, process.graph, self._libcs, process.rules, process.private.rtld, self._lost_threads
+        )
+
+    @cached_property
+    def _libcs(self) -> Sequence[LinkMap]:
+        maps = self._process.graph.by_address.values()
+        return [m for m in maps if not m.is_proxy and is_libc(m.name)][:MAX_NAMESPACES]
 
     def _listed_threads(self) -> Mapping[int, int]:
         from ..loader.threads import find_thread_pointers
@@ -66,6 +85,14 @@ class PendingDestructors:
         place = process.private.rtld_global
         return find_thread_pointers(process.memory, process.layouts, process.graph, place, process.problems)
 
+    def _lost_threads(self) -> Sequence[int]:
+        from ..loader.threads import find_lost_threads
 
-def _thread(pending: PendingDestructor) -> ThreadRef:
-    return ThreadRef(pending.thread.number, pending.thread.lwp, pending.thread.name)
+        process = self._process
+        place = process.private.rtld_global
+        return find_lost_threads(process.memory, process.layouts, process.graph, place, process.problems)
+
+
+def _thread(pending: PendingDestructor) -> Optional[ThreadRef]:
+    thread = pending.thread
+    return None if thread is None else ThreadRef(thread.number, thread.lwp, thread.name)

@@ -49,7 +49,7 @@ class GlibcExamination:
         """
         self.process = facts.process
         self.destructors = facts.destructors
-        self.kept = MarkPhase(facts.process, counts)
+        self.kept = MarkPhase(facts.process, counts, facts.destructors)
         self._facts = facts
         self._brief = brief
         self._chains = HoldChains(facts.process, self.kept, brief=brief)
