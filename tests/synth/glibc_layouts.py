@@ -182,6 +182,13 @@ S390X_241 = Layout(
 _RTLD_GLOBAL_SIZES = {V235: 4304, V236: 4328, V236_TIP: 4336}
 
 
+#: What an answer says if thread 4711 holds the loader's lock, and its registers are not known.
+LOCK_IS_HELD = (
+    "thread 4711 holds the loader's lock: it can be inside dlopen or dlclose, and the state in motion "
+    "(dlsym, dladdr and dl_iterate_phdr take it, too)"
+)
+
+
 def process_of(libraries: Sequence[Library], version: tuple[int, int] = (2, 40), layout: Layout = V239) -> Process:
     """Make a process of the main program, libc, ld.so and these libraries."""
     start = [Library("main", type=0), Library("libc.so.6", type=1, tls_size=0x90), Library("ld.so", type=1)]

@@ -176,7 +176,7 @@ def test_every_list_of_breakpoints_is_as_it_was(host: str, program: Path, tmp_pa
 def test_without_the_loaders_own_pointers(host: str, program: Path, tmp_path: Path) -> None:
     # As where no layout of _rtld_global_ro is known: what is exported is watched, and the report says so.
     module = "importlib.import_module('dlwhy.common.linux.trace.entry_points')"
-    forget = f"{'python' if host == GDB else 'script'} import importlib; {module}._read_pointers = lambda *_: {{}}"
+    forget = f"{'python' if host == GDB else 'script'} import importlib; {module}.read_open_close = lambda *_: {{}}"
     result = run(host, tmp_path, program, "spaces", [forget, "start", "go", "report"])
     assert result.report["breakpoints"] == {"opens": "dlopen and dlmopen", "closes": "dlclose"}
     assert [each["library"]["namespace"] for each in result.events("close")] == [0, 1, 0, 1, 0, 1, 0]

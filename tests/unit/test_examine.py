@@ -14,6 +14,7 @@ from dlwhy.common.model import Platform
 from dlwhy.common.target import Capability
 from dlwhy.tests.support.live_glibc import Script
 from dlwhy.tests.synth.glibc import Library
+from dlwhy.tests.synth.glibc_layouts import LOCK_IS_HELD
 
 
 class Clock:
@@ -146,9 +147,7 @@ def test_a_thread_that_stays_inside_dlopen_is_waited_for_a_moment_and_told(clock
     running.made.process.lock = (4711, 1)
     running.made.refresh()
     state = running.explain()
-    assert [problem.message for problem in state.problems] == [
-        "thread 4711 is inside dlopen or dlclose: the state is in motion"
-    ]
+    assert [problem.message for problem in state.problems] == [LOCK_IS_HELD]
     assert 100.1 < clock.now < 100.5
 
 

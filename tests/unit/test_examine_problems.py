@@ -17,10 +17,10 @@ from dlwhy.common.model import Problem
 from dlwhy.common.target import Capability
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.synth.glibc import Library, Process
-from dlwhy.tests.synth.glibc_layouts import V240_LIVE, process_of
+from dlwhy.tests.synth.glibc_layouts import LOCK_IS_HELD, V240_LIVE, process_of
 
 EARLY, LATE = Problem("core", "has always been damaged"), Problem("core", "is cut off")
-IN_MOTION = Problem("loader", "thread 4711 is inside dlopen or dlclose: the state is in motion")
+IN_MOTION = Problem("loader", LOCK_IS_HELD)
 
 
 class Telling(FakeTarget):

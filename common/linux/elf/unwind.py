@@ -140,6 +140,17 @@ def find_row(image: ElfImage, address: int) -> Optional[Row]:
     return _Description(image, start).row(address) if start is not None else None
 
 
+def find_function_range(image: ElfImage, address: int) -> Optional[tuple[int, int]]:
+    """Return where the function begins and ends that the tables have for an address; None if they have none.
+
+    :raises CorruptError: if the tables contradict themselves.
+    :raises FaultError: if they are not in memory.
+    """
+    start = _find_description(image, address)
+    found = _Description(image, start).range if start is not None else None
+    return found if found is not None and found[0] <= address < found[1] else None
+
+
 def _find_description(image: ElfImage, address: int) -> Optional[int]:
     """Find the FDE by the search table."""
     header = image.find_header(PT_GNU_EH_FRAME)
@@ -278,6 +289,10 @@ class _Description:
             raise CorruptError(f"call frame information of {size} bytes", address)
         reader = _Reader(self._memory, address + 4, self._memory.read(address + 4, size), 0)
         return reader, reader.unsigned(4)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        return self._start, self._start + self._size
 
     def row(self, address: int) -> Optional[Row]:
         """Execute the instructions up to an address."""

@@ -8,13 +8,14 @@ from typing import NamedTuple, Optional
 from ...errors import DlwhyError
 from ...memory import Memory
 from ...paths import base_name
-from ..elf.image import ElfImage
-from ..layouts.resolve import Fingerprint
+from ..elf.image import PT_LOAD, ElfImage
+from ..layouts.resolve import Fingerprint, LayoutSet
 from .rendezvous import PublicMap, Rendezvous, find_rtld
 
 #: Names of the C library's own object, 2.17 to 2.43.
 LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
 BANNER_SCAN_BYTES = 4 << 20
+PF_X = 1
 
 _BANNER = rb"GNU C Library [^\n]{0,80}?release version (\d+)\.(\d+)"
 
@@ -110,3 +111,27 @@ def _scan_for_banner(memory: Memory, libc: ElfImage) -> Optional[tuple[int, int]
         if match:
             return int(match.group(1)), int(match.group(2))
     return None
+
+
+def read_open_close(memory: Memory, layouts: LayoutSet, private: LoaderGlobals) -> dict[str, tuple[int, int]]:
+    """Read the offsets and values of GLRO(dl_open) and GLRO(dl_close); empty unless both point into ld.so's code."""
+    layout = layouts.find("rtld_global_ro")
+    try:
+        symbol = private.rtld.find_symbol("_rtld_global_ro")
+    except DlwhyError:
+        return {}
+    found = {}
+    for name in ("_dl_open", "_dl_close"):
+        member = layout.fields.get(name) if layout else None
+        if member is None or symbol is None:
+            return {}
+        value = memory.try_unsigned(symbol[0] + member.offset, member.size) or 0
+        if not _is_code(private.rtld, value):
+            return {}
+        found[name] = (member.offset, value)
+    return found
+
+
+def _is_code(image: ElfImage, address: int) -> bool:
+    offset = (address - image.bias) & image.memory.platform.address_mask
+    return any(h.type == PT_LOAD and h.flags & PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers)

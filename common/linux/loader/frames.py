@@ -59,11 +59,17 @@ def find_positions(
 
     :param image_of: returns a library's image, None if it cannot be read.
     """
-    finder = _Finder(memory, graph, image_of, frozenset(link_map.address for link_map in wanted))
+    addresses = frozenset(link_map.address for link_map in wanted)
+
+    def wanted_at(address: int) -> Optional[int]:
+        link_map = graph.find_map(address)
+        return link_map.address if link_map is not None and link_map.address in addresses else None
+
+    finder = _Finder(memory, graph, image_of, wanted_at)
     known: list[Position] = []
     unknown: list[Thread] = []
     target = memory.target
-    names = (PROGRAM_COUNTER, *REGISTERS.get(memory.platform.arch, {0: stack_register(memory.platform)}).values())
+    names = _names(memory.platform)
     # Debuggers and cores number threads differently.
     for thread in sorted(target.threads(), key=lambda each: (each.lwp != target.pid, each.lwp)):
         registers = target.registers(thread, names) if memory.spend(_THREAD_UNITS, "frames of threads") else {}
@@ -74,23 +80,56 @@ def find_positions(
     return Positions(tuple(known), tuple(unknown))
 
 
+def is_within(
+    memory: Memory,
+    graph: Graph,
+    image_of: Callable[[LinkMap], Optional[ElfImage]],
+    thread: Thread,
+    functions: Sequence[tuple[int, int]],
+) -> Optional[bool]:
+    """Return True if a thread has a frame of one of several functions; None if that is not known.
+
+    :param image_of: returns a library's image, None if it cannot be read.
+    :param functions: where each function begins and ends.
+    """
+    registers = memory.target.registers(thread, _names(memory.platform))
+    if PROGRAM_COUNTER not in registers:
+        return None
+
+    def wanted_at(address: int) -> Optional[int]:
+        return next((start for start, end in functions if start <= address < end), None)
+
+    finder = _Finder(memory, graph, image_of, wanted_at)
+    certain, possible = finder.find(registers)
+    if certain or possible:
+        return True
+    return False if finder.is_whole else None
+
+
+def _names(platform: Platform) -> tuple[str, ...]:
+    return (PROGRAM_COUNTER, *REGISTERS.get(platform.arch, {0: stack_register(platform)}).values())
+
+
 class _Finder:
     def __init__(
         self,
         memory: Memory,
         graph: Graph,
         image_of: Callable[[LinkMap], Optional[ElfImage]],
-        wanted: frozenset[int],
+        wanted_at: Callable[[int], Optional[int]],
     ) -> None:
+        """Create a finder of the code for which ``wanted_at``, of an address, returns a number."""
         self._memory = memory
         self._graph = graph
         self._image_of = image_of
-        self._wanted = wanted
+        self._wanted_at = wanted_at
         self._rows: dict[int, Optional[Row]] = {}
         self._sites: dict[int, Optional[int]] = {}
+        #: True if the frames of the thread that was looked at last were found to the outermost one.
+        self.is_whole = False
 
     def find(self, registers: Mapping[str, int]) -> tuple[frozenset[int], frozenset[int]]:
-        """Find the libraries that a thread is in, those of words apart."""
+        """Find what a thread is in, that of words apart."""
         memory = self._memory
         pc, stack = registers[PROGRAM_COUNTER], registers.get(stack_register(memory.platform))
         certain = {self._wanted_at(pc)}
@@ -106,13 +145,10 @@ class _Finder:
                 if count >= MAX_FRAMES or not memory.spend(_FRAME_UNITS, "frames of threads"):
                     break
             is_whole = self._is_outermost(pc, count > 0)
+        self.is_whole = is_whole
         possible = set() if is_whole or stack is None else self._search(stack)
         found = frozenset(address for address in certain if address is not None)
         return found, frozenset(possible - found)
-
-    def _wanted_at(self, address: int) -> Optional[int]:
-        link_map = self._graph.find_map(address)
-        return link_map.address if link_map is not None and link_map.address in self._wanted else None
 
     def _image_at(self, pc: int) -> Optional[ElfImage]:
         link_map = self._graph.find_map(pc)

@@ -450,31 +450,32 @@ def _find_implausible(link_map: LinkMap) -> Optional[str]:
 
 
 class LoadLock(NamedTuple):
-    """The state of the loader's lock ``_dl_load_lock``.
+    """The state of the loader's lock ``_dl_load_lock``, which dlopen, dlclose, dlsym, dladdr and dl_iterate_phdr take.
 
     ``owner`` is the kernel's id of the thread that holds it, None if it is free or unknown; ``depth`` is how many
     nested opens and closes that thread is in.  Until glibc 2.33 (d6163dfd3831) a process without libpthread has no
-    owner.
+    owner.  ``is_known`` is False if the lock cannot be read.
     """
 
     owner: Optional[int]
     depth: int = 0
+    is_known: bool = True
 
     @property
     def is_held(self) -> bool:
-        """Return True if a thread is inside dlopen or dlclose."""
+        """Return True if a thread holds the lock, or the lock counts opens and closes."""
         return self.owner is not None or self.depth > 0
 
 
 def read_load_lock(memory: Memory, layouts: LayoutSet, rtld_global: int) -> LoadLock:
-    """Read the state of ``_dl_load_lock``: the thread inside dlopen or dlclose."""
+    """Read the state of ``_dl_load_lock``."""
     member = layouts.require("rtld_global").fields.get("_dl_load_lock")
     if member is None:
-        return LoadLock(None)
+        return LoadLock(None, is_known=False)
     # pthread_mutex_t begins {int lock; unsigned count; int owner} on every architecture.
     raw = memory.try_read(rtld_global + member.offset, 12)
     if raw is None:
-        return LoadLock(None)
+        return LoadLock(None, is_known=False)
     lock, count, owner = struct.unpack(memory.struct_prefix + "IIi", raw)
     return LoadLock(owner if lock and owner > 0 else None, count if count < MAX_DEPTH else 0)
 

@@ -21,7 +21,7 @@ from ...memory import Memory
 from ...paths import base_name
 from ..elf.image import PT_LOAD, ElfImage
 from ..layouts.resolve import LayoutSet
-from ..loader.find import LoaderGlobals, is_libc
+from ..loader.find import LoaderGlobals, is_libc, read_open_close
 from ..loader.maps import Graph
 
 PF_X = 1
@@ -91,7 +91,7 @@ def find_entry_points(
     :param in_rtld: prefer ld.so's own functions.
     :raises UnsupportedError: if no such instruction is found.
     """
-    pointers = _read_pointers(memory, layouts, private)
+    pointers = read_open_close(memory, layouts, private)
     if in_rtld and pointers:
         entries = {pointers["_dl_open"][1]: EntryPoint.DL_OPEN, pointers["_dl_close"][1]: EntryPoint.DL_CLOSE}
         return EntryPoints(entries, "_dl_open, by _rtld_global_ro", "_dl_close, by _rtld_global_ro")
@@ -104,30 +104,6 @@ def find_entry_points(
         opens, closes = f"{opens}, and libc's own call of _dl_open", f"{closes}, and libc's own call of _dl_close"
     found.update(inner)
     return EntryPoints(found, opens, closes)
-
-
-def _read_pointers(memory: Memory, layouts: LayoutSet, private: LoaderGlobals) -> dict[str, tuple[int, int]]:
-    """Read the offsets and values of GLRO(dl_open) and GLRO(dl_close); empty unless both point into ld.so's code."""
-    layout = layouts.find("rtld_global_ro")
-    try:
-        symbol = private.rtld.find_symbol("_rtld_global_ro")
-    except DlwhyError:
-        return {}
-    found = {}
-    for name in ("_dl_open", "_dl_close"):
-        member = layout.fields.get(name) if layout else None
-        if member is None or symbol is None:
-            return {}
-        value = memory.try_unsigned(symbol[0] + member.offset, member.size) or 0
-        if not _is_code(private.rtld, value):
-            return {}
-        found[name] = (member.offset, value)
-    return found
-
-
-def _is_code(image: ElfImage, address: int) -> bool:
-    offset = (address - image.bias) & image.memory.platform.address_mask
-    return any(h.type == PT_LOAD and h.flags & PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers)
 
 
 def _find_exported(memory: Memory, graph: Graph) -> Iterator[tuple[int, EntryPoint]]:
