@@ -25,11 +25,14 @@ class TlsDestructor(NamedTuple):
 
     ``object`` is the address that is passed to the function.  ``thread`` is None if the thread does not exist: the
     process was forked from one that has it, or it ended by a system call.  Then the function is never called.
+    ``variable`` is the demangled name of the thread-local variable that the object is; None if it is none, or has no
+    symbol that can be read.
     """
 
     thread: Optional[ThreadRef]
     function: CodeSymbol
     object: int
+    variable: Optional[str] = None
 
 
 class HoldKind(Enum):

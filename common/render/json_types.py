@@ -122,6 +122,7 @@ class DestructorDocument(TypedDict):
     thread: Optional[ThreadDocument]
     function: DestructorFunctionDocument
     object: str
+    variable: Optional[str]
 
 
 class RootDocument(TypedDict):

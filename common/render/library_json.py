@@ -116,4 +116,5 @@ def _destructor(destructor: TlsDestructor) -> DestructorDocument:
             "library": function.library,
         },
         "object": hexadecimal(destructor.object),
+        "variable": destructor.variable,
     }

@@ -13,10 +13,10 @@ A fixture is one source file, or one folder, in tests/fixtures. Its comments say
 
 STATE: held, garbage ("held": false), unknown ("held": null), gone (not listed), any. KIND: the holds in their
 order; a "*" among them stands for any others. Details: list values are separated by "|" and must all be there
-(`symbols`, `functions`; `symbols=` is an empty list) or be exactly those (`threads`); alternatives of a scalar or
-of a `chain` (a->b->c) are separated by "|"; `root` is one of the kinds of hold at the chain's root. A detail that
-begins with "l_" is one of the library's fields. A library is named by its basename or by the end of its path,
-"main" is the program.
+(`symbols`, `functions`, `variables`; `symbols=` is an empty list) or be exactly those (`threads`); alternatives of a
+scalar or of a `chain` (a->b->c) are separated by "|"; `root` is one of the kinds of hold at the chain's root. A
+detail that begins with "l_" is one of the library's fields. A library is named by its basename or by the end of its
+path, "main" is the program.
 """
 
 from __future__ import annotations
@@ -308,6 +308,8 @@ def mismatch(hold: Json, key: str, expected: str, thread_names: bool) -> bool:
     if key == "functions":
         names = {destructor["function"]["name"] for destructor in hold["destructors"]}
         return not set(expected.split("|")) <= names
+    if key == "variables":
+        return not set(expected.split("|")) <= {destructor["variable"] for destructor in hold["destructors"]}
     if key == "threads":
         threads = {destructor["thread"]["name"] for destructor in hold["destructors"]}
         return thread_names and threads != set(expected.split("|"))

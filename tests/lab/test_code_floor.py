@@ -39,6 +39,7 @@ LINUX_ONLY = {
         "tests/unit/test_rendezvous.py",
         "tests/unit/test_reads.py",
         "tests/unit/test_rebuild.py",
+        "tests/unit/test_tls_variables.py",
     ),
     "measures the memory of a child by /proc": ("tests/unit/test_totals.py",),
     "asks other readers, which are not there for CPython 3.9": ("tests/unit/test_kernel_witnesses.py",),

@@ -149,7 +149,7 @@ def _detail_rows(library: Library, hold: Hold, verbose: bool) -> Iterator[tuple[
                 "TLS destructor",
                 thread_words(destructor.thread) if destructor.thread else "a thread that does not exist here",
                 name + where,
-                f"object {destructor.object:#x}",
+                f"object {f'{destructor.variable} at ' if destructor.variable else ''}{destructor.object:#x}",
             )
         if len(shown) < len(hold.destructors):
             yield ("TLS destructor", f"and {len(hold.destructors) - len(shown)} more; -v shows them")

@@ -79,6 +79,20 @@ def name_function(memory: Memory, image: ElfImage, path: str, base: int, address
     return covering[0] if covering else None
 
 
+def name_tls_variable(memory: Memory, image: ElfImage, path: str, base: int, offset: int) -> Optional[str]:
+    """Return the name of the thread-local variable that covers an offset in a library's block.
+
+    :param path: the file's path.
+    :param base: the address of the image's ELF header.
+    :return: the mangled name, from the file, its debug file, or memory; None if no symbol covers the offset.
+    """
+    from .symbols import covering_variable
+
+    build_id = image.read_build_id()
+    found = _search(memory, Module(path, base, build_id), covering_variable, str(offset)) if build_id else ""
+    return found or image.covering_variable(offset)
+
+
 def hides_names(memory: Memory, image: ElfImage, path: str, base: int) -> bool:
     """Return True if a file's symbol table has local names of external linkage: its compiler or linker hid them.
 

@@ -453,6 +453,11 @@ class ElfImage:
         symbol = self.symbol(index)
         return self.string(symbol.name), self.address(symbol.value)
 
+    def covering_variable(self, offset: int) -> Optional[str]:
+        """Find the thread-local dynamic symbol that covers an offset in the image's block; return its name."""
+        index = _SymbolRanges(self, of_threads=True).find(offset)
+        return None if index is None else self.string(self.symbol(index).name)
+
     def for_each_symbolic_relocation(self) -> Iterator[Relocation]:
         """Yield the relocations that name a symbol, including the PLT's.
 
@@ -487,11 +492,12 @@ class ElfImage:
 
 
 class _SymbolRanges:
-    """The defined dynamic symbols of an image by the addresses that they cover, thread-local ones left out."""
+    """The defined dynamic symbols of an image by the addresses that they cover."""
 
-    def __init__(self, image: ElfImage) -> None:
+    def __init__(self, image: ElfImage, of_threads: bool = False) -> None:
         """Read the symbol table.
 
+        :param of_threads: only the thread-local symbols, by their offsets in the block; else all others.
         :raises FaultError: if it is not in memory.
         """
         from array import array
@@ -504,7 +510,7 @@ class _SymbolRanges:
             form = image.symbol_struct()
             for index, values in enumerate(for_each_struct(memory, form, table, count * form.size)):
                 symbol = image.decode_symbol(values)
-                if symbol.shndx and symbol.size and symbol.type != STT_TLS:
+                if symbol.shndx and symbol.size and (symbol.type == STT_TLS) is of_threads:
                     starts.append(symbol.value)
                     ends.append(min(symbol.value + symbol.size, memory.platform.address_mask))
                     indexes.append(index)

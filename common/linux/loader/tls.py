@@ -52,12 +52,13 @@ _WHY_LACKING = (
 
 
 class PendingDestructor(NamedTuple):
-    """A pending destructor: thread, function (None: cannot be demangled), object, library.
+    """A pending destructor: thread and its pointer, function (None: cannot be demangled), object, library.
 
     ``thread`` is None if the thread does not exist any more: the destructor is never called.
     """
 
     thread: Optional[Thread]
+    thread_pointer: int
     function: Optional[int]
     object: int
     link_map: int
@@ -197,7 +198,7 @@ class _Finder:
                 guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
                 for function, obj, link_map in nodes:
                     plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
-                    yield PendingDestructor(thread, plain, obj, link_map)
+                    yield PendingDestructor(thread, pointer, plain, obj, link_map)
 
     def find(
         self, libc: LinkMap, threads: Sequence[tuple[Optional[Thread], int]]

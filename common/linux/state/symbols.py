@@ -5,6 +5,7 @@ Both are slow, so results for unchanged libraries are carried over from an earli
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional
 
@@ -25,6 +26,8 @@ _FUNCTION_UNITS = 250_000
 _SEARCH_UNITS = 120
 _NAME_UNITS = 500
 TEXT_UNITS = 8
+
+_RUST_INNER = re.compile(r"::(?:\{\{|\{constant#|__getit::).*")
 
 
 class FunctionNames:
@@ -48,6 +51,29 @@ class FunctionNames:
             found = None if image is None else _find_name(memory, image, path, link_map.l_map_start, address)
             known = self._known[address] = link_map, found
         return known[1]
+
+
+def name_variable(
+    memory: Memory, image: Optional[ElfImage], path: str, link_map: LinkMap, offset: int
+) -> Optional[str]:
+    """Return the demangled name of a thread-local variable, None if there is none.
+
+    :param offset: the variable's offset, or that of a part of it, in the library's block.
+    """
+    if image is None or not memory.spend(_FUNCTION_UNITS, "names of variables"):
+        return None
+    from ..elf.demangle import demangle  # few answers need these
+    from ..elf.files import name_tls_variable
+
+    try:
+        name = name_tls_variable(memory, image, path, link_map.l_map_start, offset)
+    except DlwhyError:
+        return None
+    found = demangle(name) if name else None
+    if found is not None and not memory.spend(TEXT_UNITS * len(found), "names of variables"):
+        return None
+    # Rust keeps the value of a thread_local! in a variable within it.
+    return found and _RUST_INNER.sub("", found)
 
 
 def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: int) -> Optional[str]:

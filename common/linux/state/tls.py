@@ -11,7 +11,7 @@ from ..loader.find import is_libc
 from ..loader.maps import MAX_NAMESPACES, LinkMap
 from ..model import CodeSymbol, TlsDestructor
 from .process import GlibcProcess
-from .symbols import TEXT_UNITS
+from .symbols import TEXT_UNITS, name_variable
 
 if TYPE_CHECKING:
     from ..loader.tls import PendingDestructor
@@ -22,6 +22,7 @@ class PendingDestructors:
 
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
+        self._variables: dict[tuple[int, int], Optional[str]] = {}
 
     def of(self, link_map: LinkMap) -> tuple[PendingDestructor, ...]:
         """Return the pending destructors that keep a library; record a problem if its own count differs."""
@@ -43,7 +44,24 @@ class PendingDestructors:
         size = len(function.name or "") + len(function.library or "")
         if not self._process.memory.spend(TEXT_UNITS * size, "names of destructors"):
             function = CodeSymbol(function.address, None, None)
-        return TlsDestructor(_thread(pending), function, pending.object)
+        return TlsDestructor(_thread(pending), function, pending.object, self._variable(pending))
+
+    def _variable(self, pending: PendingDestructor) -> Optional[str]:
+        """Return the name of the thread-local variable that is the object; None if it is none, or not known."""
+        from ..loader.tls_blocks import find_offset
+
+        process = self._process
+        link_map = process.graph.by_address[pending.link_map]
+        offset = find_offset(process.memory, pending.thread_pointer, link_map, pending.object)
+        if offset is None:
+            return None
+        key = (pending.link_map, offset)
+        if key not in self._variables:
+            name = name_variable(
+                process.memory, process.image(link_map), process.path(link_map) or "", link_map, offset
+            )
+            self._variables[key] = name
+        return self._variables[key]
 
     @cached_property
     def _by_map(self) -> Mapping[int, tuple[PendingDestructor, ...]]:
