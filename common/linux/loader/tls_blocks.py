@@ -1,8 +1,8 @@
 """Where does a thread have the thread-local variables of a library?
 
 Each thread has a vector of them, the DTV, of pairs ``{ void *val; void *to_free; }`` (dl-dtv.h), with
-an entry for each module id, which the loader allots to libraries with thread-local variables.  The control block has its
-address: ``tcbhead_t.dtv`` of sysdeps/*/nptl/tls.h, fixed by the compilers' ABIs.
+an entry for each module id, which the loader allots to libraries with thread-local variables.  The control block has
+its address: ``tcbhead_t.dtv`` of sysdeps/*/nptl/tls.h, fixed by the compilers' ABIs.
 """
 
 from __future__ import annotations
