@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 import pykd
 
-from ..common.errors import FaultError, NoTargetError, UnsupportedError
+from ..common.errors import DlwhyError, FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
 from ..common.memory import Memory
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import AddressSpace, Capability
+from ..common.windows.dumps.minidump import MinidumpTarget
 from ..common.windows.kernel.kernel import rsds
 from ..common.windows.model import ListedImage, SystemVersion, UnloadedImage
 from ..common.windows.target import PROCESSOR_REFUSAL, SYSTEM_REFUSAL, TRIAGE_REFUSAL, RaisedException
+from .regions import list_writable
 
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
@@ -43,6 +45,9 @@ _SET_CONTEXT = "Last set context:"
 _EXCEPTION_EVENT = re.compile(r"^Last event: [0-9a-f]+\.(?P<tid>[0-9a-f]+): .* - code [0-9a-f]{8}\b", re.MULTILINE)
 _WINDOWS = re.compile(r"^Windows ", re.MULTILINE)
 _REGISTER = re.compile(r"\b(?P<name>r[a-z0-9]+|e[a-z]{2})=(?P<value>[0-9a-f]+)")
+# A thread's first line has its number, the current one's after a dot or hash; its start is the address in brackets.
+_THREAD_LINE = re.compile(r"^[.# ] *(\d+) +Id: ", re.MULTILINE)
+_THREAD_START = re.compile(r"Start: [^\0]*?\(([0-9a-f`]+)\)\n")
 _REGISTERS = {
     "x86_64": ("rip", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))),
     "i386": ("eip", "esp", "ebp", "eax", "ebx", "ecx", "edx", "esi", "edi"),
@@ -238,6 +243,29 @@ class ProcessTarget(EngineTarget):
             )
             for match in _UNLOADED_MODULE.finditer(found[-1])
         ]
+
+    def thread_starts(self) -> Mapping[int, int]:
+        """Return where threads began, which the engine reports only as text."""
+        found = re.split(_THREAD_LINE, pykd.dbgCommand("~*") or "")
+        starts = {}
+        for number, text in zip(found[1::2], found[2::2]):
+            address = _THREAD_START.search(text)
+            if address:
+                starts[int(number)] = int(address[1].replace("`", ""), 16) & self.platform.address_mask
+        return starts
+
+    def memory_ranges(self) -> Optional[Sequence[tuple[int, int]]]:
+        """List the ranges of a dump by our own reader, and of a process on this machine as the system lists them."""
+        if not self._is_dump:
+            return list_writable(self.pid)
+        try:
+            dump = MinidumpTarget(self._where)
+        except DlwhyError:
+            return None
+        try:
+            return dump.memory_ranges()
+        finally:
+            dump.close()
 
     def peb(self) -> Optional[int]:
         """Return the address of the native PEB."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from ..windows.model import (
     Dll,
     DllHold,
     DllHoldKind,
     LoaderRules,
+    LoadHolder,
 )
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 
 if TYPE_CHECKING:
-    from .json_types import DllHoldDocument, DllReferenceDocument, DllRuleDocument, DllVerdictDocument, KeptDllDocument
+    from .json_types import (
+        DllHoldDocument,
+        DllReferenceDocument,
+        DllRuleDocument,
+        DllVerdictDocument,
+        KeptDllDocument,
+        LoadHolderDocument,
+    )
 
 
 def dll_rules(rules: Sequence[LoaderRules]) -> list[DllRuleDocument]:
@@ -44,6 +52,23 @@ def kept_dll_document(dll: Dll) -> KeptDllDocument:
     return {**dll_reference(dll), **dll_verdict(dll)}
 
 
+def holder_documents(holders: Optional[Sequence[LoadHolder]]) -> Optional[list[LoadHolderDocument]]:
+    """Build the list of those whose loads a DLL has, null if they were not looked for."""
+    return None if holders is None else [_holder(each) for each in holders]
+
+
+def _holder(holder: LoadHolder) -> LoadHolderDocument:
+    thread = holder.thread
+    return {
+        "kind": holder.kind.value,
+        "address": hexadecimal(holder.address),
+        "thread": None if thread is None else {"tid": thread.tid, "name": thread.name},
+        "library": holder.library,
+        "runtime": holder.runtime,
+        "frees_itself": holder.frees_itself,
+    }
+
+
 def _hold(hold: DllHold) -> DllHoldDocument:
     document: DllHoldDocument = {
         "kind": hold.kind.value,
@@ -56,6 +81,7 @@ def _hold(hold: DllHold) -> DllHoldDocument:
         document["chain"] = list(hold.chain)
     elif hold.kind is DllHoldKind.LOAD_COUNT:
         document["count"] = hold.total
+        document["holders"] = holder_documents(hold.holders)
     elif hold.kind is DllHoldKind.DEPENDENCY:
         document["chain"] = list(hold.chain)
         kinds = [kind.value for kind in hold.root_kinds]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..windows.model import Dll, DllHold, DllHoldKind, LoaderRule, LoaderRules
+from ..model import ThreadRef
+from ..windows.model import Dll, DllHold, DllHoldKind, HolderKind, LoaderRule, LoaderRules, LoadHolder
 from .document import Part, Sentence
 from .words import times
 
@@ -23,6 +24,15 @@ _RULES = {
     LoaderRule.WIN7: "Windows 7 (16-bit counts along the import tables)",
     LoaderRule.WIN8: "Windows 8 to 11 (one count for each edge of the graph)",
     LoaderRule.WINE: "Wine (16-bit counts along the edges of the graph)",
+}
+
+#: When an interpreter frees an extension module.
+_RUNTIME_REMEDIES = {
+    "python": "Python never frees one, so that it goes when the process ends; FreeLibrary crashes it",
+    "node": "Node.js frees one when the environment that loaded it ends; FreeLibrary crashes it",
+    "jvm": "the JVM frees one when the class loader that loaded it is collected; FreeLibrary crashes it",
+    "lua": "Lua frees one when its state is closed; FreeLibrary crashes it",
+    "ruby": "Ruby never frees one, so that it goes when the process ends; FreeLibrary crashes it",
 }
 
 #: Why FreeLibrary does nothing.
@@ -95,6 +105,49 @@ def _root_words(hold: DllHold, brief: bool) -> str:
         DllHoldKind.LOADING: "being loaded",
     }
     return f" ({', '.join(words[kind] for kind in hold.root_kinds if kind in words)})"
+
+
+def load_words(name: str, holder: LoadHolder) -> str:
+    """Return in a few words whose a load of the DLL ``name`` is, and by what that shows."""
+    if holder.thread is not None:
+        return f"{_thread_words(holder.thread)}, which began in {name} at {holder.address:#x}"
+    if holder.kind is HolderKind.COM:
+        return f"COM: its table at {holder.address:#x} has its handle and DllGetClassObject"
+    if holder.kind is HolderKind.DELAY_LOAD:
+        return f"a delay load of {holder.library}, whose slot at {holder.address:#x} has its handle"
+    return f"{holder.library}, of which it is an extension module (entry at {holder.address:#x})"
+
+
+def _thread_words(thread: ThreadRef) -> str:
+    return f"thread {thread.number} (TID {thread.tid:#x})"
+
+
+def load_remedy(name: str, holder: LoadHolder) -> str:
+    """Return what undoes a holder's load of the DLL ``name``, where FreeLibrary would crash."""
+    if holder.thread is not None:
+        frees = ", and frees it by FreeLibraryAndExitThread if the load is its own" if holder.frees_itself else ""
+        who = _thread_words(holder.thread)
+        return f"End {who} first: it began in {name}{frees}; a FreeLibrary before that crashes the process."
+    if holder.kind is HolderKind.COM:
+        if not holder.frees_itself:
+            return "COM has loaded it: CoUninitialize alone frees it, without DllCanUnloadNow; FreeLibrary crashes COM."
+        return (
+            "COM has loaded it: CoFreeUnusedLibraries frees it once its DllCanUnloadNow returns S_OK, CoUninitialize "
+            "always; FreeLibrary crashes COM."
+        )
+    if holder.kind is HolderKind.DELAY_LOAD:
+        linked = "" if holder.frees_itself else f" once {holder.library} is linked with /DELAY:UNLOAD"
+        return (
+            f'{holder.library} has delay-loaded it: __FUnloadDelayLoadedDLL2("{name}") in {holder.library} frees '
+            f"it{linked}; FreeLibrary crashes its next call."
+        )
+    return f"{holder.library} has loaded it as an extension module: {_RUNTIME_REMEDIES[holder.runtime or '']}."
+
+
+def foreign_loads(holders: Sequence[LoadHolder]) -> int:
+    """Return how many loads are known to be those of holders: of threads that free the DLL at most one."""
+    others = sum(holder.thread is None for holder in holders)
+    return others + any(holder.thread is not None and bool(holder.frees_itself) for holder in holders)
 
 
 SHOWN_NAMES = 16

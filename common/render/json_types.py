@@ -256,11 +256,21 @@ class _DllHoldDocument(TypedDict):
     evidence: list[EvidenceDocument]
 
 
+class LoadHolderDocument(TypedDict):
+    kind: str
+    address: str
+    thread: Optional[ThreadDocument]
+    library: Optional[str]
+    runtime: Optional[str]
+    frees_itself: Optional[bool]
+
+
 class DllHoldDocument(_DllHoldDocument, total=False):
     # the keys that its kind has
     origin: Optional[str]
     chain: list[str]
     count: Optional[int]
+    holders: Optional[list[LoadHolderDocument]]
     root: Optional[DllHoldRootDocument]
 
 
@@ -509,6 +519,7 @@ class DllplanDocument(Envelope):
     unload_bytes: Optional[int]
     kept: list[KeptDllDocument]
     remedy: Optional[DllRemedyDocument]
+    load_holders: Optional[list[LoadHolderDocument]]
 
 
 class PointerDocument(TypedDict):

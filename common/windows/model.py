@@ -71,12 +71,41 @@ class DllHoldKind(enum.Enum):
     UNLOADING = "unloading"
 
 
+class HolderKind(enum.Enum):
+    """Whose a load is."""
+
+    THREAD = "thread"
+    COM = "com"
+    DELAY_LOAD = "delay-load"
+    INTERPRETER = "interpreter"
+
+
+class LoadHolder(NamedTuple):
+    """Somebody whose load a DLL has; a FreeLibrary by anybody else would crash them.
+
+    :param address: where a thread began; of COM's table, a delay-load descriptor's slot, an extension module's entry.
+    :param thread: the thread that began in the DLL.
+    :param library: the DLL that has delay-loaded it, or the interpreter.
+    :param runtime: the interpreter's kind: ``python``, ``node``, ``jvm``, ``lua`` or ``ruby``.
+    :param frees_itself: whether the DLL imports FreeLibraryAndExitThread (a thread), exports DllCanUnloadNow (COM), or
+        the importer is linked with /DELAY:UNLOAD (a delay load); None if unknown.
+    """
+
+    kind: HolderKind
+    address: int
+    thread: Optional[ThreadRef] = None
+    library: Optional[str] = None
+    runtime: Optional[str] = None
+    frees_itself: Optional[bool] = None
+
+
 class DllHold(NamedTuple):
     """One reason why a DLL stays loaded.
 
     Which of the optional members are set depends on ``kind``: ``origin`` for pins (``loader``, ``explicit``,
     ``inherited``, ``shim``, ``verifier``, ``clr`` or ``unknown``), ``total`` for load counts, ``chain`` (names from the
     root to this DLL) for dependencies and static imports; ``root_kinds`` says why the first DLL of the chain stays.
+    ``holders`` are those of the loads that memory shows, None if they were not looked for.
     """
 
     kind: DllHoldKind
@@ -85,6 +114,7 @@ class DllHold(NamedTuple):
     total: Optional[int] = None
     chain: tuple[str, ...] = ()
     root_kinds: tuple[DllHoldKind, ...] = ()
+    holders: Optional[tuple[LoadHolder, ...]] = None
 
 
 class ListPositions(NamedTuple):
@@ -196,6 +226,7 @@ class DllPlan(NamedTuple):
     :param unload_bytes: the total SizeOfImage of ``unloads``, in bytes.
     :param steps: what else must be freed to unload it.
     :param blocker: the permanent DLL that keeps it, None if there is none.
+    :param holders: those whose loads of ``library`` memory shows, None if they were not looked for.
     """
 
     library: Dll
@@ -218,6 +249,7 @@ class DllPlan(NamedTuple):
     unload_bytes: int = 0
     steps: tuple[DllStep, ...] = ()
     blocker: Optional[Dll] = None
+    holders: Optional[tuple[LoadHolder, ...]] = None
 
     @property
     def is_unloaded(self) -> bool:

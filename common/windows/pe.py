@@ -16,6 +16,9 @@ from ..memory import Memory
 _PE32, _PE32_PLUS = 0x10B, 0x20B
 _EXPORT, _IMPORT, _BOUND_IMPORT, _DELAY_IMPORT = 0, 1, 11, 13
 
+#: Of a delay-load descriptor's attributes.
+_RVA_BASED = 1
+
 MAX_DESCRIPTORS = 4096
 MAX_FUNCTIONS = 20_000
 MAX_NAME = 512
@@ -30,6 +33,18 @@ class ImportedDll(NamedTuple):
     name: str
     skipped: bool
     names_rva: int
+
+
+class DelayLoad(NamedTuple):
+    """A delay-load descriptor: the DLL's name, its handle once it is loaded, and where that lies.
+
+    ``can_unload`` says that it has a table for __FUnloadDelayLoadedDLL2 (/DELAY:UNLOAD).
+    """
+
+    name: str
+    handle: int
+    handle_address: int
+    can_unload: bool
 
 
 class PeImage:
@@ -106,6 +121,24 @@ class PeImage:
             slot = self.memory.try_read(self.base + first, self.pointer_size)
             yield ImportedDll(self._name(name), slot is not None and not any(slot), names or first)
         raise CorruptError("an import directory without end", self.base + rva)
+
+    def delay_loads(self) -> Iterator[DelayLoad]:
+        """Yield the delay-load descriptors; those of old compilers, which have addresses for RVAs, are left out.
+
+        :raises CorruptError: if the table has no end.
+        :raises FaultError: if it is not in memory.
+        """
+        rva, _ = self._directory(_DELAY_IMPORT)
+        for number in range(MAX_DESCRIPTORS if rva else 0):
+            descriptor = struct.unpack("<8I", self.memory.read(self.base + rva + 32 * number, 32))
+            attributes, name, slot, _, _, _, unload, _ = descriptor
+            if not name:
+                return
+            if attributes & _RVA_BASED and slot:
+                handle = self.memory.unsigned(self.base + slot, self.pointer_size)
+                yield DelayLoad(self._name(name), handle, self.base + slot, bool(unload))
+        if rva:
+            raise CorruptError("a delay-load directory without end", self.base + rva)
 
     def imports_any(self, wanted: frozenset[str]) -> bool:
         """Return True if one of these functions is imported by name, delay loads included.

@@ -47,8 +47,10 @@ def plan_free(
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]
         raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)
     loader, graph, entry = examined.find(found[0])
+    (library,) = examined.with_holders(found)
     problems = list(examined.problems)
     plan = _plan(examined, loader, graph, entry, frees, problems)
+    plan = plan._replace(holders=next((hold.holders for hold in library.holds if hold.holders is not None), None))
     return DllPlans(
         examined.target_info(),
         examined.loader_info(),

@@ -11,6 +11,7 @@ from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
+from .holders import HolderSearch
 from .loader.lists import (
     ENTRY_FIELDS,
     FLAG_COR_IMAGE,
@@ -41,6 +42,8 @@ from .target import LOADER_NAMES, WindowsTarget
 #: DLLs that the loader itself pins.
 CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
 MAX_DEPENDENCY_HOLDS = 16
+#: For at most this many DLLs at once it is searched whose their loads are.
+MAX_HELD = 8
 #: Chains of more names are shortened.
 MAX_CHAIN = 62
 #: Maximum number of names that are compared to find similar ones.
@@ -162,6 +165,22 @@ class WindowsExamination:
             gaps.append(Problem("DLLs", f"the names of {nameless} cannot be read"))
         return gaps
 
+    def with_holders(self, dlls: Sequence[Dll]) -> tuple[Dll, ...]:
+        """Add to the loads of DLLs that were asked about those whose loads they are; many DLLs stay as they are."""
+        if len(dlls) > MAX_HELD:
+            return tuple(dlls)
+        return tuple(self._with_holders(dll) for dll in dlls)
+
+    def _with_holders(self, dll: Dll) -> Dll:
+        if not any(hold.kind is DllHoldKind.LOAD_COUNT for hold in dll.holds):
+            return dll
+        loader, graph, entry = self.find(dll)
+        search = HolderSearch(self.target, loader, graph)
+        holders = search.find(entry)
+        self.problems += [problem for problem in search.problems if problem not in self.problems]
+        holds = (h._replace(holders=holders) if h.kind is DllHoldKind.LOAD_COUNT else h for h in dll.holds)
+        return dll._replace(holds=tuple(holds))
+
     def find(self, dll: Dll) -> tuple[Loader, ImportGraph, LdrEntry]:
         """Find the loader and entry that a description came from.
 
@@ -258,7 +277,8 @@ def explain_chosen_dlls(
     """
     examined = WindowsExamination(target, pid)
     state = examined.state()
-    return state._replace(dlls=examined.choose(state.dlls, text, evaluate), asked=text)
+    chosen = examined.with_holders(examined.choose(state.dlls, text, evaluate))
+    return state._replace(dlls=chosen, asked=text, problems=examined.all_problems())
 
 
 def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) -> tuple[Dll, ...]:

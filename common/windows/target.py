@@ -40,6 +40,12 @@ class WindowsTarget(Target, Protocol):
     def images_complete(self) -> bool:
         """Return False if `images` can lack modules: their list is missing or truncated, or was not read completely."""
 
+    def thread_starts(self) -> Mapping[int, int]:
+        """Return the addresses at which threads began, by the threads' numbers, as far as known."""
+
+    def memory_ranges(self) -> Optional[Sequence[tuple[int, int]]]:
+        """List the ranges of all memory that can be read, each with its end, sorted; None if they are not known."""
+
     def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
         """List the modules that the debugger or dump knows to be unloaded, the oldest first; None without a list."""
 

@@ -7,7 +7,7 @@ DllMains are called at their entry points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Optional
 
@@ -88,6 +88,14 @@ class LiveWindows(Breakpoints, FakeTarget):
     def images_complete(self) -> bool:
         """Say that all are listed."""
         return True
+
+    def thread_starts(self) -> Mapping[int, int]:
+        """Know none."""
+        return {}
+
+    def memory_ranges(self) -> Optional[Sequence[tuple[int, int]]]:
+        """Know none."""
+        return None
 
     def unloaded_images(self) -> Sequence[UnloadedImage]:
         """List none."""

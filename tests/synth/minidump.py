@@ -647,10 +647,12 @@ class Process:
         pid: int = 4711,
         raised: Optional[Raised] = None,
         platform: int = 2,
+        starts: Optional[dict[int, int]] = None,
     ) -> bytes:
         """Write the minidump, with a Memory64List, or a MemoryList of the same.
 
-        It has a list of unloaded modules, if need be an empty one, unless that is None; `platform` is 2 for Windows.
+        It has a list of unloaded modules, if need be an empty one, unless that is None; `platform` is 2 for Windows;
+        `starts` are the addresses at which threads began, by their ids.
         """
         out = _File()
         wide = self.loader.wide
@@ -689,6 +691,11 @@ class Process:
                 name = out.string(event.name)
                 body += struct.pack("<QIIII", event.base, event.size, event.checksum, event.timestamp, name)
             out.stream(14, body)
+        if starts:
+            body = struct.pack("<III", 12, 64, len(starts))
+            for tid, start in starts.items():
+                body += struct.pack("<IIIIQQQQQQ", tid, 0, 0, 0x103, 0, 0, 0, 0, start, 3)
+            out.stream(17, body)
         pieces = sorted(self.memory.pieces)
         if full:
             size = 16 + 16 * len(pieces)

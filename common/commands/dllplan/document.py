@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional
 
 from ...model import Outcome
-from ...render.dll_json import dll_reference, dll_rules, kept_dll_document
+from ...render.dll_json import dll_reference, dll_rules, holder_documents, kept_dll_document
 from ...render.json_parts import envelope, problem_documents
 from ...windows.model import DllPlan, DllPlans
 
@@ -44,6 +44,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "unload_bytes": plan.unload_bytes if is_known else None,
         "kept": [kept_dll_document(dll) for dll in plan.kept],
         "remedy": _remedy(plan),
+        "load_holders": holder_documents(plan.holders),
         "problems": problem_documents(plans.problems),
     }
 

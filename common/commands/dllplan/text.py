@@ -14,12 +14,14 @@ from ...render.dll_words import (
     dll_names,
     dll_reason,
     dll_rule_parts,
+    load_remedy,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 from ...windows.model import DllHoldKind, DllPlan, DllPlans, ImportCycleAlternative, LoaderRule
 
+_OWN_LOADS = "Free only what you have loaded: a load of somebody else's, once freed, crashes the process."
 _ORDERS = {
     "import-order": "depth first, siblings in import order",
     "reverse-initialization": "reverse initialisation order",
@@ -34,8 +36,9 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
         notes += layout_parts(plans.target, plans.loader)
     notes += dll_rule_parts(plans.rules, verbose)
     notes += problem_parts(plans.problems)
+    warnings = [Sentence(load_remedy(plan.library.name, holder)) for holder in plan.holders or ()]
     ending = _plan_remedy(plan)
-    return Document((*_plan_parts(plan, verbose), *notes, *([Sentence(ending)] if ending else [])))
+    return Document((*_plan_parts(plan, verbose), *notes, *warnings, *([Sentence(ending)] if ending else [])))
 
 
 def _plan_answer(plan: DllPlan) -> str:
@@ -142,5 +145,5 @@ def _plan_remedy(plan: DllPlan) -> str:
         words = [f"free {step.library} {times(step.total)}{' more' if step.library == name else ''}" for step in shown]
         if len(shown) < len(plan.steps):
             words.append(f"{len(plan.steps) - len(shown)} more")
-        return f"To make {name} go: {join(words)}."
+        return f"To make {name} go: {join(words)}. {_OWN_LOADS}"
     return ""

@@ -12,6 +12,9 @@ from ...render.dll_words import (
     dll_names,
     dll_reason,
     dll_rule_parts,
+    foreign_loads,
+    load_remedy,
+    load_words,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
@@ -21,6 +24,7 @@ from ...windows.model import Dll, DllHoldKind, DllState
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_RELATIONS = 4
+_NOT_RECORDED = "Who that is is not recorded (dlltrace tells it); freeing a load that is not yours crashes the process."
 #: Why the first DLL of a chain stays, if that can end.
 _CAN_GO = frozenset({DllHoldKind.LOAD_COUNT, DllHoldKind.LOADING})
 #: Of DLLs that are unloaded by no FreeLibrary of the program's, by State.
@@ -118,6 +122,7 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
         relations.append(("place in order of", "  ".join(orders)))
     shown = dll.holds if verbose else dll.holds[:_SHOWN_HOLDS]
     for hold in shown:
+        relations += [("load of", load_words(dll.name, holder)) for holder in hold.holders or ()]
         if len(hold.chain) > 2 and hold.kind is not DllHoldKind.PINNED:
             relations.append(("chain", " → ".join(hold.chain)))
     if len(shown) < len(dll.holds):
@@ -182,10 +187,16 @@ def _remedy(dll: Dll, lock_owner: Optional[int]) -> str:
     if dll.holds and all(hold.kind is DllHoldKind.DEPENDENCY and not hold.root_kinds for hold in dll.holds):
         return "Only modules that import one another keep it, as far as is known: no FreeLibrary lowers that."
     conditions = []
+    known: list[str] = []
+    rest = ""
     roots: dict[str, None] = {}
     for hold in dll.holds:
         if hold.kind is DllHoldKind.LOAD_COUNT and hold.total:
-            conditions.append(f"FreeLibrary has been called on it {times(hold.total)} more")
+            known = [load_remedy(dll.name, holder) for holder in hold.holders or ()]
+            others = hold.total - foreign_loads(hold.holders or ())
+            if others > 0:
+                conditions.append(f"FreeLibrary has been called on it {times(others)} more by whoever loaded it")
+                rest = f" {_NOT_RECORDED}"
         elif hold.kind is DllHoldKind.DEPENDENCY:
             root = hold.chain[0] if hold.root_kinds else hold.chain[-2]
             if hold.root_kinds and _CAN_GO.isdisjoint(hold.root_kinds):
@@ -196,6 +207,8 @@ def _remedy(dll: Dll, lock_owner: Optional[int]) -> str:
     if roots:
         names = [*list(roots)[:SHOWN_STEPS], *([f"{more} more"] if more else [])]
         conditions.append(f"{join(names)} {'has' if len(names) == 1 else 'have'} been unloaded")
+    if known and not conditions:
+        return " ".join(known)
     if not conditions:
         return f"How often it must be freed is not known; dllplan {dll.name} --frees all tries."
-    return f"It goes once {' and '.join(conditions)}."
+    return " ".join([*known, f"It goes once {' and '.join(conditions)}.{rest}"])

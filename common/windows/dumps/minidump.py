@@ -25,9 +25,12 @@ from ..target import PROCESSOR_REFUSAL, SYSTEM_REFUSAL, RaisedException
 SIGNATURE = b"MDMP"
 
 _THREAD_LIST, _MODULE_LIST, _MEMORY_LIST, _EXCEPTION, _SYSTEM_INFO, _MEMORY64_LIST = 3, 4, 5, 6, 7, 9
-_UNLOADED_MODULE_LIST, _MISC_INFO, _THREAD_NAMES = 14, 15, 24
+_UNLOADED_MODULE_LIST, _MISC_INFO, _THREAD_INFO_LIST, _THREAD_NAMES = 14, 15, 17, 24
 
 _THREAD_SIZE, _MODULE_SIZE, _UNLOADED_SIZE, _EXCEPTION_SIZE = 48, 108, 24, 168
+_THREAD_INFO_SIZE = 64
+#: MINIDUMP_THREAD_INFO.StartAddress.
+_START_ADDRESS = 48
 MAX_STREAMS = 4096
 MAX_STRING = 65536
 
@@ -369,6 +372,25 @@ class MinidumpTarget:
             base, length, checksum, timestamp, name = struct.unpack_from("<QIIII", raw)
             found.append(UnloadedImage(self._string(name), base, length, timestamp, checksum))
         return found
+
+    def thread_starts(self) -> Mapping[int, int]:
+        """Return where threads began, by the ThreadInfoList stream; its header has the sizes."""
+        offset, length = self._streams.get(_THREAD_INFO_LIST, (0, 0))
+        data = self._file.peek(offset, 12) if length >= 12 else b""
+        if len(data) < 12:
+            return {}
+        header, size, count = struct.unpack("<III", data)
+        if header < 12 or not _THREAD_INFO_SIZE <= size <= _BLOCK:
+            self._note("thread information", f"its header of {header} and entries of {size} bytes make no sense")
+            return {}
+        room = max(0, length - header)
+        pieces = self._pieces("thread information", offset + header, room, count, size, MAX_THREADS)
+        starts = {struct.unpack_from("<I", raw)[0]: struct.unpack_from("<Q", raw, _START_ADDRESS)[0] for raw in pieces}
+        return {thread.number: starts[thread.lwp] for thread in self.threads() if starts.get(thread.lwp)}
+
+    def memory_ranges(self) -> Optional[Sequence[tuple[int, int]]]:
+        """List the ranges of a dump with all memory, None for others."""
+        return list(zip(self._starts, self._ends)) if _MEMORY64_LIST in self._streams else None
 
     def find_layout(self, type_name: str, module: Module) -> Optional[Layout]:
         """Return None: there is no debugger."""

@@ -125,6 +125,14 @@ class MachineProcess:
             self._images_complete = False
             self._problems.append(Problem(self._process.name, f"the files of {unread} of its views cannot be read"))
 
+    def thread_starts(self) -> Mapping[int, int]:
+        """Return none: threads are not read."""
+        return {}
+
+    def memory_ranges(self) -> Optional[Sequence[tuple[int, int]]]:
+        """Return None: the memory of a machine is too much to search."""
+        return None
+
     def unloaded_images(self) -> Optional[Sequence[UnloadedImage]]:
         """Return None: the loader's own record lists them."""
         return None
