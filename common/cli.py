@@ -13,6 +13,7 @@ from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import NoReturn, Optional, Union
 
+from .. import __version__
 from .charset import own_path
 from .commands.arguments import argument, byte_count
 from .commands.parser import HelpFormatter, ShellParser, add_arguments
@@ -25,6 +26,9 @@ from .target import LiveTarget, Target
 
 #: The exit status by which shells report a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
+
+#: The only option of dlwhy itself that can stand among those of a command.
+STRICT = "--strict"
 
 ARGUMENTS = (
     argument("--pid", type=int, choice="target", help="examine this process; it is neither attached to nor stopped"),
@@ -45,10 +49,11 @@ ARGUMENTS = (
         help="how much room the content of a compressed file may take on disk, such as 500M or 16G (default: 4G)",
     ),
     argument(
-        "--strict",
+        STRICT,
         action="store_true",
-        help="exit with 1 if there are findings: what was asked about stays, or something is wrong",
+        help="exit with 1 if there are findings: what was asked about stays, or something is wrong; also after COMMAND",
     ),
+    argument("--version", action="version", version=f"dlwhy {__version__}", help="show the version"),
     argument("command", metavar="COMMAND", help="what to do, or help; the options below stand before it"),
     argument("words", metavar="ARGUMENT", nargs=REMAINDER, help="the command's own arguments"),
 )
@@ -141,30 +146,35 @@ def _run(arguments: Namespace) -> int:
     command = find_command(arguments.command)
     if command is None:
         return _help(arguments.command, arguments.words)
-    _refuse_misplaced(arguments.words)
-    result = run(CliHost(_open(arguments)), command, arguments.words)
+    words, is_strict = _take_own(arguments.words)
+    result = run(CliHost(_open(arguments)), command, words)
     if result is None:
         return 0
     if result.has_problems:
         return EXIT_PROBLEMS
-    return EXIT_FINDINGS if arguments.strict and result.has_findings else 0
+    return EXIT_FINDINGS if (arguments.strict or is_strict) and result.has_findings else 0
 
 
-def _refuse_misplaced(words: Sequence[str]) -> None:
-    """Raise UsageError if options of dlwhy itself are among those of a command.
+def _take_own(words: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """Return a command's words without ``--strict``, and whether it is among them.
 
-    :raises UsageError: if there are any.
+    :raises UsageError: if other options of dlwhy itself are among them.
     """
-    own = [flag for item in ARGUMENTS if item.choice == "target" for flag in item.flags]
-    for word in words:
+    end = words.index("--") if "--" in words else len(words)
+    own = {flag for item in ARGUMENTS for flag in item.flags if flag.startswith("--")} - {STRICT}
+    for word in words[:end]:
         option = word.partition("=")[0]
         if option in own:
-            raise UsageError(
-                f"{option} says what is examined: give it before the command, as in dlwhy {option} … dlstate"
-            )
+            raise UsageError(f"{option} is an option of dlwhy itself: give it before the command")
+    kept = [word for word in words[:end] if word != STRICT]
+    return [*kept, *words[end:]], len(kept) < end
 
 
 class _Parser(ShellParser):
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Write what the option --version says."""
+        write_to(sys.stdout, message)
+
     def format_help(self) -> str:
         """Return the help with the names of the commands."""
         self.epilog = f"Commands: {', '.join(names())}. dlwhy help COMMAND explains one."

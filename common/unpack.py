@@ -39,6 +39,7 @@ _MAX_MESSAGES = 1 << 16
 _MAX_LINE = 200
 # Matches the beginning of ``/usr/bin/xz: (stdin): no end``, ``gzip: stdin: no end``, ``/*stdin*\ : no end``.
 _SPEAKER = r"^(?:\S*(?:zstd|xz|bzip2|gzip|lz4)\S*: )?(?:\(?stdin\)?: |/\*stdin\*\\ *: )?"
+_ALLOW_MORE = "allow more by --max-size SIZE, in Python by max_size"
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in Python since 3.10
 
 
@@ -118,7 +119,7 @@ def _unpack(
             process.stdout.close()
         flaw = _told(messages, is_filter=source is not None) or f"exit status {status}" if status else ""
         if seconds and status == -getattr(signal, "SIGXCPU", 0):
-            flaw = f"it takes more than {seconds} seconds of processor time: allow more by --max-size SIZE"
+            flaw = f"it takes more than {seconds} seconds of processor time: {_ALLOW_MORE}"
     return Unpacked(keeper.stream, keeper.size, flaw)
 
 
@@ -183,7 +184,7 @@ class _SparseWriter:
 
     def _check(self, size: int, limit: int, what: str) -> None:
         if size > limit:
-            message = f"decompressed it {what} more than {_in_words(limit)}: allow more by --max-size SIZE"
+            message = f"decompressed it {what} more than {_in_words(limit)}: {_ALLOW_MORE}"
             raise DumpFormatError(self._name, message)
 
 

@@ -86,7 +86,8 @@ def imported(path: PurePosixPath, tree: ast.Module) -> Iterator[tuple[ast.stmt, 
         elif isinstance(node, ast.ImportFrom):
             package = path.parts[: len(path.parts) - node.level]
             for alias in node.names:
-                yield node, ".".join([*package, *(node.module or "").split("."), alias.name]).replace("..", "."), True
+                parts = [*package, *(node.module or "").split("."), alias.name]
+                yield node, ".".join(part for part in parts if part), True
 
 
 def room(name: str) -> str:

@@ -55,6 +55,7 @@ RULES = (
     Rule(r"\bto thank\b", "DCSJM", "cause"),
     Rule(r"(?i)(?<![a-z])vain(?![a-z])", "DCSNKJM", "closes_not_open"),
     Rule(r"(?i)(?<![a-z])went(?![a-z])", "DCNKJ", "unloaded"),
+    Rule(r"\bThese go\b|\bTo make .{1,40} go\b|\bwould go\b|\b[Nn]othing (?:more )?goes\b", "SM", "unloaded"),
     Rule(r"(?i)(?<![a-z])deeds?(?![a-z])", "DCSNKJM", "call sites"),
     Rule(r"(?i)(?<![a-z])remark(?:ed|s)?(?![a-z])", "DCSNKJM", "predicted by nested closes"),
     Rule(r"(?i)(?<![a-z])surpris(?:e|es|ing)(?![a-z])", "DCSNKJM", "not predicted"),

@@ -29,7 +29,8 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that raises: argparse's own exit would end the debugger."""
 
     def __init__(self, name: str, summary: str, description: str) -> None:
-        super().__init__(prog=name, description=description, formatter_class=HelpFormatter)
+        # An abbreviation would be refused once another option begins with it.
+        super().__init__(prog=name, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self._summary = summary
         self._optionals.title = "options"  # "optional arguments" until Python 3.9
 

@@ -66,8 +66,8 @@ def require_kernel(target: Target) -> KernelTarget:
     """
     if Capability.KERNEL not in target.capabilities:
         raise UnsupportedError(
-            "what maps a file is known to the kernel alone: give a kernel or complete memory dump by --dump, or ask in "
-            "a kernel debug session"
+            "what maps a file is known to the kernel alone: give a kernel or complete memory dump, or ask in a "
+            "kernel debug session"
         )
     return target  # type: ignore[return-value]
 

@@ -90,7 +90,7 @@ def test_a_close_inside_a_close_is_deferred(tmp_path: Path) -> None:
         dying = document(session, "lib00.so", status=4)
         assert (dying["outcome"], dying["remedy"], dying["statics_after_reopen"]) == ("not-open", None, "fresh")
         text = " ".join(dlplan(session, "lib00.so", status=4).split())
-        assert "lib00.so goes when the dlclose that is running ends, unless a destructor opens it again." in text
+        assert "lib00.so is unloaded when the dlclose that is running ends, unless a destructor opens it again." in text
         assert "Opening lib00.so after that maps it anew, with fresh statics." in text
         assert "stays" not in text
         session.send("x")

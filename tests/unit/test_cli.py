@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import dlwhy
@@ -42,14 +43,27 @@ def test_json_is_a_document(rich_core: Path) -> None:
 def test_strict_makes_a_held_library_a_finding(rich_core: Path) -> None:
     assert run("--core", str(rich_core), "--strict", "dlstate", "libplain.so").returncode == 1
     assert run("--core", str(rich_core), "--strict", "dlstate").returncode == 0
+    assert run("--core", str(rich_core), "dlstate", "--strict", "libplain.so").returncode == 1
+    assert run("--core", str(rich_core), "dlstate", "libplain.so", "--strict", "--json").returncode == 1
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dlwhy {dlwhy.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["dlstate", "--verb"], ["dlplan", "libplain.so", "--clos", "1"], ["dlplan", "--al"]])
+def test_options_are_not_abbreviated(rich_core: Path, words: Sequence[str]) -> None:
+    done = run("--core", str(rich_core), *words)
+    assert (done.returncode, "unrecognized arguments: --" in done.stderr) == (2, True), done.stderr
 
 
 def test_where_strict_stands_is_said() -> None:
     told = " ".join(run("--help").stdout.split())
     assert "the options below stand before it" in told
-    assert "exit with 1 if there are findings: what was asked about stays, or something is wrong" in told
+    assert "exit with 1 if there are findings: what was asked about stays, or something is wrong; also after" in told
     for page in ("README.md", "docs/scripts.md"):
-        assert "with `--strict` before the command" in (ROOT / page).read_text(encoding="utf-8")
+        assert "answered, with `--strict`, and there are findings" in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -82,8 +96,13 @@ def test_where_strict_stands_is_said() -> None:
         (["--core", "CORE", "dlstate", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--core", "CORE", "dlstate", "libnone.so"], 2, "no loaded library matches 'libnone.so'"),
         (["--core", "CORE", "dlstate", ""], 2, "no loaded library matches ''"),
-        (["dlstate", "--pid", "1"], 2, "give it before the command, as in dlwhy --pid"),
-        (["dlplan", "--core=CORE", "libplain.so"], 2, "give it before the command, as in dlwhy --core"),
+        (["dlstate", "--pid", "1"], 2, "--pid is an option of dlwhy itself: give it before the command"),
+        (
+            ["dlplan", "--core=CORE", "libplain.so"],
+            2,
+            "--core is an option of dlwhy itself: give it before the command",
+        ),
+        (["--core", "CORE", "dlstate", "--sysroot", "/"], 2, "--sysroot is an option of dlwhy itself: give it before"),
         (["--core", "CORE", "--sysroot", "/nonexistent", "dlstate"], 2, "there is no folder /nonexistent"),
         (
             ["--core", "CORE", "--exe", "/nonexistent", "dlstate"],

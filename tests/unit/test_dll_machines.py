@@ -59,7 +59,9 @@ def test_the_32_bit_loader_in_a_kernel_dump(tmp_path: Path) -> None:
 
 def test_a_process_that_is_not_there(tmp_path: Path) -> None:
     whole = KernelDump(str(machine(process()).save(tmp_path / "MEMORY.DMP")))
-    with pytest.raises(NotFoundError, match=r"no process has the id 99: give one by --process; near: prog\.exe"):
+    with pytest.raises(
+        NotFoundError, match=r"no process has the id 99: give one by --process, in Python by pid; near: prog\.exe"
+    ):
         explain_dlls(whole, 99)
     state = explain_dlls(whole)
     assert state.dlls == ()

@@ -328,6 +328,23 @@ def test_a_question_that_does_not_fit(
         getattr(examined, method)(*([] if parameter is None else [parameter]))
 
 
+def test_an_error_that_names_an_option_of_the_shell_names_the_parameter_too() -> None:
+    """What a script can meet says what a script can do: not what only those have who type a command."""
+    parameters = {"--exe": "executable", "--sysroot": "sysroot", "--max-size": "max_size", "--process": "pid"}
+    root = Path(dlwhy.__file__).parent / "common"
+    shell_only = {root / "cli.py", *(root / "setup").iterdir(), *(root / "commands").rglob("*.py")}
+    lacking = []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path not in shell_only else ():
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            lacking += [
+                f"{path}: {option} in {text}"
+                for option, parameter in parameters.items()
+                if option in text and not re.search(rf"in Python (?:by )?{parameter}\b", text)
+            ]
+    assert lacking == []
+
+
 def test_an_address_stands_for_a_library(files: Path) -> None:
     with dlwhy.open(files / "core.4711") as core:
         library = core.library("libplain.so")

@@ -322,7 +322,7 @@ def test_what_is_wrong_is_said(
 
 def test_a_process_is_no_machine(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = shell(capsys, "--pid", str(os.getpid()), "dllshare", "x")
-    assert (status, "give a kernel or complete memory dump by --dump" in err) == (3, True)
+    assert (status, "give a kernel or complete memory dump, or ask" in err) == (3, True)
 
 
 # -- who maps it, where the lists are damaged -----------------------------------------------------------------

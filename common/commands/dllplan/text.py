@@ -72,7 +72,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
     if plan.unloads:
         how = _ORDERS[plan.order_algorithm or "import-order"]
         expected = "" if plan.order_certain else "; the order of siblings is expected, not certain"
-        yield Sentence(f"These go, detached in this order ({how}{expected}):")
+        yield Sentence(f"These are unloaded, detached in this order ({how}{expected}):")
         shown = plan.unloads if verbose else plan.unloads[:SHOWN_NAMES]
         rows = [
             (
@@ -85,7 +85,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
         ]
         if len(shown) < len(plan.unloads):
             rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", "", ""))
-        yield Table(("", "goes", "range", "detach"), tuple(rows))
+        yield Table(("", "unloaded", "range", "detach"), tuple(rows))
     if plan.excess_closes:
         frees = "One of these calls takes" if plan.excess_closes == 1 else f"{plan.excess_closes} of these calls take"
         yield Sentence(f"{frees} what its importers hold, which LoadLibrary never gave: that is an over-free.")
@@ -106,7 +106,7 @@ def _plan_parts(plan: DllPlan, verbose: bool) -> Iterator[Part]:
 def _cycle_words(plan: DllPlan, cycle: Sequence[str]) -> str:
     names = " → ".join([*cycle[:SHOWN_NAMES], cycle[0]])
     if plan.rule is LoaderRule.WIN8:
-        return f"Import cycle {names}: these share one count and come and go together, whichever is freed."
+        return f"Import cycle {names}: these share one count, and are loaded and unloaded together, whichever is freed."
     words = f"Import cycle {names}: entered at {cycle[0]}."
     others = [each for each in plan.import_cycle_alternatives if each.library in cycle]
     return " ".join([words, *(_entry_words(plan, others, each) for each in dict.fromkeys(map(_effect, others)))])
@@ -124,8 +124,8 @@ def _entry_words(
     gone, pinned = alike[0].would_unload, alike[0].would_pin
     through = f"Freed through {join([each.library for each in alike[:SHOWN_NAMES]])} instead"
     if not pinned and set(gone) == {each.name for each in plan.unloads}:
-        return f"{through}, the same would go."
-    words = f"{join(gone[:SHOWN_NAMES])} would go" if gone else "nothing would go"
+        return f"{through}, the same would be unloaded."
+    words = f"{join(gone[:SHOWN_NAMES]) if gone else 'nothing'} would be unloaded"
     if pinned:
         words += f", and {join(pinned)} would stay for good: a count that falls below 0 means pinned"
     return f"{through}, {words}."
@@ -145,5 +145,5 @@ def _plan_remedy(plan: DllPlan) -> str:
         words = [f"free {step.library} {times(step.total)}{' more' if step.library == name else ''}" for step in shown]
         if len(shown) < len(plan.steps):
             words.append(f"{len(plan.steps) - len(shown)} more")
-        return f"To make {name} go: {join(words)}. {_OWN_LOADS}"
+        return f"To unload {name}: {join(words)}. {_OWN_LOADS}"
     return ""

@@ -165,7 +165,9 @@ def _unloading_words(dll: Dll) -> str:
 
 
 def _remedy(dll: Dll, lock_owner: Optional[int]) -> str:
-    inside = f" Thread {lock_owner:#x} owns the loader lock: while that waits, nothing goes." if lock_owner else ""
+    inside = (
+        f" Thread {lock_owner:#x} owns the loader lock: while that waits, nothing is unloaded." if lock_owner else ""
+    )
     if dll.held is False and dll.ddag_state == "Unloaded":
         users = dll.fields.get("ReferenceCount")
         left = f": ReferenceCount is {users}" if users else ""

@@ -82,11 +82,11 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
         )
         for plan in handles
     )
-    yield Table(("library", "ns", "open", "closes", "outcome", "go", "frees", "with it"), rows)
+    yield Table(("library", "ns", "open", "closes", "outcome", "unloads", "frees", "with it"), rows)
     yield from _inside_parts(handles)
     if plans.garbage:
         names = _names(plans.garbage)
-        yield Sentence(f"Garbage that goes with the first close that collects in its namespace: {names}.")
+        yield Sentence(f"Garbage that the first close that collects in its namespace unloads: {names}.")
 
 
 def _inside_parts(plans: tuple[Plan, ...]) -> Iterator[Part]:
@@ -158,8 +158,8 @@ def _answer(plans: Plans, plan: Plan) -> str:
     count = plan.open_count or 0
     left = max(0, count - plan.close_count)
     if plan.outcome is Outcome.DEFERRED:
-        verb = "goes" if len(plan.unloads) == 1 else "go"
-        then = f"Then {atleast}{freed} {verb}." if plan.unloads else "Then nothing more goes."
+        verb = "is" if len(plan.unloads) == 1 else "are"
+        then = f"Then {atleast}{freed} {verb} unloaded." if plan.unloads else "Then nothing more is unloaded."
         return (
             f"{close} is deferred: a dlclose is running, so the count drops to 0 and that dlclose collects again "
             f"when its destructors have run. {then}"
@@ -168,7 +168,7 @@ def _answer(plans: Plans, plan: Plan) -> str:
         return f"{close} unloads nothing: it lowers the open count from {count} to {left}."
     kept = plan.kept[0]
     why = reason(kept.holds[0]) if kept.holds else "another library keeps it"
-    verb = "goes" if len(plan.unloads) == 1 else "go"
+    verb = "is unloaded" if len(plan.unloads) == 1 else "are unloaded"
     rest = f" {atleast.capitalize()}{freed} that nothing keeps any more {verb}." if plan.unloads else ""
     return f"{close} does not unload it: the open count drops to 0, but {name} stays: {why}.{rest}"
 
@@ -179,15 +179,15 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     shown = plan.unloads if verbose else plan.unloads[:_SHOWN_LIBRARIES]
     sorted_by = f" (sorting: {plan.order_algorithm})" if verbose and plan.order_algorithm else ""
     if plan.order_algorithm is None:
-        yield Sentence("These go; the order of their finalisers is not known:")
+        yield Sentence("These are unloaded; the order of their finalisers is not known:")
     elif not plan.order_certain:
-        yield Sentence(f"These go, finalised in this order if GLIBC_TUNABLES leaves the default{sorted_by}:")
+        yield Sentence(f"These are unloaded, finalised in this order if GLIBC_TUNABLES leaves the default{sorted_by}:")
     else:
-        yield Sentence(f"These go, finalised in this order{sorted_by}:")
+        yield Sentence(f"These are unloaded, finalised in this order{sorted_by}:")
     rows = [(str(number), library.name, range_words(library)) for number, library in enumerate(shown, 1)]
     if len(shown) < len(plan.unloads):
         rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
-    yield Table(("", "goes", "range"), tuple(rows))
+    yield Table(("", "unloaded", "range"), tuple(rows))
     unread = set(plan.imports_unread)
     importing = [name for name in plan.may_unload_more if name not in unread]
     if importing:
@@ -249,13 +249,14 @@ def _keep_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
 def _advice(plan: Plan, pid: Optional[int]) -> str:
     change = plan.remedy
     if plan.is_being_unloaded:
-        return f"{plan.library.name} goes when the dlclose that is running ends, unless a destructor opens it again."
+        name = plan.library.name
+        return f"{name} is unloaded when the dlclose that is running ends, unless a destructor opens it again."
     if change is None:
         return ""
     if change.blocker is not None:
         return _never(plan.library, change.blocker, change.rebuild)
     if plan.outcome is Outcome.DEFERRED and not plan.is_unloaded and _only_collects(change):
-        return f"{plan.library.name} goes at the next dlclose in its namespace, {plan.library.namespace}."
+        return f"{plan.library.name} is unloaded at the next dlclose in its namespace, {plan.library.namespace}."
     for step in change.steps:
         for thread in step.threads:
             if thread.tid == pid:
@@ -266,7 +267,7 @@ def _advice(plan: Plan, pid: Optional[int]) -> str:
                     "thread, which runs it then."
                 )
     words = [_step_words(plan, step) for step in change.steps]
-    return f"To make {plan.library.name} go: {_then(words)}."
+    return f"To unload {plan.library.name}: {_then(words)}."
 
 
 def _only_collects(change: Remedy) -> bool:

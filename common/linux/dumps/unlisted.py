@@ -65,7 +65,7 @@ class _Finder:
         if not path:
             raise UnsupportedError(
                 f"{core} has neither the program's headers nor the names of its files, as qemu-user writes cores: name "
-                "the program (in the shell --exe FILE, in gdb file FILE)"
+                "the program (in the shell --exe FILE, in Python executable=FILE, in gdb file FILE)"
             )
         try:
             stream = open_regular(path)

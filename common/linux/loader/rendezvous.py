@@ -122,7 +122,7 @@ def _find_main_image(memory: Memory) -> ElfImage:
         if isinstance(failure, OmittedFileError):
             raise UnsupportedError(
                 f"the core lacks the program's headers, and {failure.path} {failure.why}: name the program (in the "
-                "shell --exe FILE, in gdb file FILE, in LLDB target create FILE --core CORE)"
+                "shell --exe FILE, in Python executable=FILE, in gdb file FILE, in LLDB target create FILE --core CORE)"
             )
     reasons = "".join(f"; by {way}: {failure}" for way, failure in failures.items())
     raise CorruptError(f"the main program's ELF headers cannot be read{reasons}")
@@ -193,7 +193,7 @@ def lacks_loader(path: str, why: str) -> UnsupportedError:
     """Return the refusal of a core that lacks the headers of the dynamic loader, whose file is not here either."""
     return UnsupportedError(
         f"the core lacks the headers of the dynamic loader, and {path} {why}: name the folder with the libraries of "
-        "the process (in the shell --sysroot DIR, in gdb set sysroot DIR)"
+        "the process (in the shell --sysroot DIR, in Python sysroot=DIR, in gdb set sysroot DIR)"
     )
 
 

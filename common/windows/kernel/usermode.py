@@ -190,12 +190,12 @@ def open_process(machine: KernelTarget, pid: Optional[int] = None) -> MachinePro
     for process in listed:
         if process.pid == pid or (pid is None and process.eprocess == current):
             what = f"the process {process.name} ({process.pid}) has exited, and its memory is gone"
-            raise NotFoundError(f"{what}: give another one by --process", near)
+            raise NotFoundError(f"{what}: give another one by --process, in Python by pid", near)
     if problems:
         failure = IncompleteSearchError(f"{what}, but not all processes are known", near)
         failure.add(problems)
         raise failure
-    raise NotFoundError(f"{what}: give one by --process", near)
+    raise NotFoundError(f"{what}: give one by --process, in Python by pid", near)
 
 
 if TYPE_CHECKING:
