@@ -13,7 +13,8 @@ from ..common.errors import FaultError, NoTargetError, UnsupportedError
 from ..common.files import open_first
 from ..common.linux.auxv import AT_PHDR
 from ..common.linux.dumps.elfcore import ElfCore
-from ..common.linux.dumps.procfs import open_file_of, program_of, thread_name
+from ..common.linux.dumps.mappings import open_module
+from ..common.linux.dumps.procfs import program_of, thread_name
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import THREAD_POINTER, Capability
 from .charset import output_of, text_of
@@ -209,7 +210,7 @@ class GdbTarget:
         if sysroot and not sysroot.startswith("target:"):
             stream = open_first([path], sysroot)
         elif self.kind == "live":
-            stream = open_file_of(int(self._inferior.pid), path)
+            stream = open_module(int(self._inferior.pid), module)
         else:
             stream = open_first([path], "/")
         return stream or open_first(self._files_with(module.build_id))

@@ -16,7 +16,8 @@ from ..common.files import open_first, open_regular
 from ..common.linux.auxv import parse_auxv
 from ..common.linux.dumps.coretarget import CoreTarget
 from ..common.linux.dumps.elfcore import ET_CORE, ElfCore
-from ..common.linux.dumps.procfs import find_inner_id, open_file_of, read_exactly, thread_name
+from ..common.linux.dumps.mappings import open_module
+from ..common.linux.dumps.procfs import find_inner_id, read_exactly, thread_name
 from ..common.linux.layouts.tables import load_table
 from ..common.model import Field, Layout, Module, Platform, Problem, Thread
 from ..common.target import THREAD_POINTER, Capability, Target
@@ -189,7 +190,7 @@ class LldbTarget:
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: as the process names it, else where LLDB has found it."""
-        stream = open_file_of(self.pid, module.path) if self._is_local else open_first([module.path], "/")
+        stream = open_module(self.pid, module) if self._is_local else open_first([module.path], "/")
         return stream or open_first(self._files_with(module.build_id))
 
     def _files_with(self, build_id: Optional[str]) -> Iterator[str]:

@@ -172,7 +172,8 @@ class Library(NamedTuple):
     address of the ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are
     the loader's own members, each None if this version of the loader lacks it.  ``held`` is None if unknown.
     ``proxy`` is True for the link map that another namespace has for ld.so.  ``rebuild`` is there for a library that
-    was asked about and that something keeps for good.
+    was asked about and that something keeps for good.  ``file_state`` is how its file has changed since it was
+    loaded: ``deleted``, ``replaced``, ``truncated`` or ``written``, None for nothing, or if that is not known.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Library(NamedTuple):
     holds_omitted: int = 0
     proxy: bool = False
     rebuild: Optional[Rebuild] = None
+    file_state: Optional[str] = None
 
     @property
     def base(self) -> Optional[int]:

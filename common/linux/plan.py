@@ -28,6 +28,7 @@ from .model import PERMANENT, Library
 from .plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
 from .state.activity import note_activity
 from .state.examine import examine
+from .state.files import LoadedFiles
 from .state.matching import select
 from .state.musl import explain_musl
 from .state.naming import missing_names, opened_by, target_info
@@ -266,11 +267,17 @@ class Planner:
             return plan
         after = self.examined.after({link_map.address: left})
         stays = [m for m in self.closure(link_map) if m.address not in unloads]
+        for each in {*(by_address[address] for address in unloads), link_map, *stays}:
+            self._files.state(each)  # notes the trouble of files that have changed
         keeps = tuple(after.verdict(m, identify=False) for m in stays)
         is_unloaded = link_map.address in unloads or link_map.address in self._condemned
         known = self._process.graph.complete and not is_unloaded
         remedy = find_remedy(after, link_map) if known else None
         return plan._replace(kept=keeps, remedy=remedy)
+
+    @cached_property
+    def _files(self) -> LoadedFiles:
+        return LoadedFiles(self._process)
 
     @cached_property
     def _positions(self) -> Positions:

@@ -320,6 +320,7 @@ class _LibraryDocument(PlaceDocument):
     held: Optional[bool]
     holds: list[HoldDocument]
     holds_omitted: int
+    file_state: Optional[str]
 
 
 class LibraryDocument(_LibraryDocument, total=False):

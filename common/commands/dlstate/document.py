@@ -42,6 +42,7 @@ def _library(library: Library, is_asked: bool) -> LibraryDocument:
         "held": library.held,
         "holds": [hold_document(hold) for hold in library.holds],
         "holds_omitted": library.holds_omitted,
+        "file_state": library.file_state,
     }
     if is_asked:
         document["rebuild"] = rebuild_document(library.rebuild) if library.rebuild else None

@@ -24,6 +24,13 @@ _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
 _SHOWN_SYMBOLS = 4
+_SHOWN_FILES = 8
+
+#: How a file has changed; what makes the library itself doubtful is a problem of its own.
+_FILE_STATES = {
+    "deleted": "has been deleted",
+    "replaced": "has been replaced by another",
+}
 
 
 def state_view(state: State, verbose: bool) -> Document:
@@ -55,8 +62,18 @@ def _table_parts(state: State) -> Iterator[Part]:
         for library in libraries
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
+    yield from _file_sentences(libraries)
     if state.asked is None and runs_wine(libraries):
         yield Sentence("Wine runs this process: the Windows modules in it are loaded by Wine, and are not listed here.")
+
+
+def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:
+    for state, words in _FILE_STATES.items():
+        names = [library.name for library in libraries if library.file_state == state]
+        if names:
+            more = [f"{len(names) - _SHOWN_FILES} more"] if len(names) > _SHOWN_FILES else []
+            whose = join([*names[:_SHOWN_FILES], *more])
+            yield Sentence(f"The file of {whose} {words} since it was loaded.")
 
 
 def _state_word(library: Library) -> str:
@@ -73,6 +90,8 @@ def _state_word(library: Library) -> str:
 def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
     yield Sentence(_answer(library))
     yield Facts(tuple(_identity_rows(library)))
+    if library.file_state in _FILE_STATES:
+        yield Facts(((f"the file {_FILE_STATES[library.file_state]} since it was loaded",),))
     fields = _field_cells(library)
     if fields:
         yield Facts((("    ".join(fields),),))

@@ -8,10 +8,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple, Optional
+from typing import BinaryIO, NamedTuple, Optional
 
 from ...charset import decode
+from ...files import open_first, read_at
+from ...model import Module
 from ...target import Target
+from .elfcore import build_id_in_first_page
+from .procfs import open_file_of
 
 #: More than vm.max_map_count allows, unless it was raised.
 _MAX_BYTES = 64 << 20
@@ -63,12 +67,15 @@ class Mappings:
         return self._found[bisect_right(self._starts, start - 1) : bisect_right(self._starts, end - 1)]
 
 
-def read_mappings(target: Target) -> Optional[Mappings]:
+def mappings_of(target: Target) -> Optional[Mappings]:
     """Read the mappings of a process of this machine; None for other targets, or if they cannot be read."""
-    if target.kind != "live" or target.pid is None:
-        return None
+    return None if target.kind != "live" or target.pid is None else read_mappings(target.pid)
+
+
+def read_mappings(pid: int) -> Optional[Mappings]:
+    """Read the mappings of a process; None if they cannot be read."""
     try:
-        with open(f"/proc/{target.pid}/maps", "rb") as stream:
+        with open(f"/proc/{pid}/maps", "rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
     except OSError:
         return None
@@ -82,3 +89,32 @@ def _parse(line: bytes) -> Mapping:
     start, _, end = parts[0].partition(b"-")
     path = decode(parts[5].replace(b"\\012", b"\n")) if len(parts) > 5 else ""
     return Mapping(int(start, 16), int(end, 16), decode(parts[1]), int(parts[2], 16), path)
+
+
+def open_mapped(pid: int, mapping: Mapping) -> Optional[BinaryIO]:
+    """Open the very file that a mapping shows, also one without a name; None without the right to.
+
+    Only who has CAP_CHECKPOINT_RESTORE, as root has it, may.
+    """
+    if not mapping.is_of_file:
+        return None
+    return open_first([f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"])
+
+
+def open_module(pid: int, module: Module) -> Optional[BinaryIO]:
+    """Open the file of a module of a process, by its name or, if another one has that now, as it is mapped."""
+    stream = open_file_of(pid, module.path)
+    if module.build_id is None or _is_build(stream, module.build_id):
+        return stream
+    mappings = read_mappings(pid)
+    mapping = mappings.at(module.base) if mappings is not None else None
+    mapped = open_mapped(pid, mapping) if mapping is not None else None
+    if mapped is None:
+        return stream
+    if stream is not None:
+        stream.close()
+    return mapped
+
+
+def _is_build(stream: Optional[BinaryIO], build_id: str) -> bool:
+    return stream is not None and build_id_in_first_page(read_at(stream, 0, 4096)) == build_id

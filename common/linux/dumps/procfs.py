@@ -211,4 +211,6 @@ class ProcTarget:
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file in the process's own mount namespace."""
-        return open_file_of(self.pid, module.path)
+        from .mappings import open_module  # few answers need a file
+
+        return open_module(self.pid, module)

@@ -160,6 +160,10 @@ class GlibcProcess:
         if problem not in known:
             known.append(problem)
 
+    def has_trouble(self, link_map: LinkMap) -> bool:
+        """Return True if a library has problems of its own."""
+        return link_map.address in self._troubles
+
     def concern(self, link_map: LinkMap) -> None:
         """Record that an answer concerns a library, and look for its trouble."""
         self._concerned[link_map.address] = None
@@ -193,7 +197,7 @@ class GlibcProcess:
 
     def _headless_problems(self) -> Iterator[Problem]:
         """Yield one problem for all libraries whose headers cannot be read: a core can lack those of hundreds."""
-        names = list(self._headless.values())
+        names = [name for address, name in self._headless.items() if address not in self._troubles]
         if names:
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             whose = "its ELF headers" if len(names) == 1 else "their ELF headers"

@@ -14,7 +14,7 @@ from ...errors import FaultError, IncompleteSearchError, NotFoundError
 from ...memory import Memory
 from ...model import Problem
 from ...paths import base_name
-from ..dumps.mappings import Mapping, read_mappings
+from ..dumps.mappings import Mapping, mappings_of
 from .matching import UnmatchedAddressError
 from .process import GlibcProcess
 
@@ -81,7 +81,7 @@ def _describe(process: GlibcProcess, error: UnmatchedAddressError) -> str:
 
 def _describe_place(memory: Memory, address: int) -> str:
     """Return what is at an address that lies in no library."""
-    mappings = read_mappings(memory.target)
+    mappings = mappings_of(memory.target)
     if mappings is not None:
         mapping = mappings.at(address)
         return "nothing is mapped there" if mapping is None else _mapping_words(mapping)

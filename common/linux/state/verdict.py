@@ -13,6 +13,7 @@ from ..model import Hold, HoldKind, Library, Rebuild, State
 from .activity import note_activity
 from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
 from .evidence import read_evidence, reported_fields
+from .files import LoadedFiles
 from .mark_phase import MarkPhase
 from .naming import missing_names, opened_by, target_info
 from .nodelete import NodeleteOrigins, without_guards
@@ -82,7 +83,10 @@ class GlibcExamination:
         note_activity(process)
         by_address = process.graph.by_address
         maps = by_address.values() if chosen is None else [by_address[library.link_map] for library in chosen]
-        libraries = tuple(self.verdict(m, identify=not self._brief) for m in maps)
+        files = LoadedFiles(process)
+        libraries = tuple(
+            self.verdict(m, identify=not self._brief)._replace(file_state=files.state_word(m)) for m in maps
+        )
         if chosen is not None:
             held = (library.held is True for library in libraries)
             libraries = tuple(

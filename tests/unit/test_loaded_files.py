@@ -1,0 +1,199 @@
+"""Is it said how a library's file has changed since the library was loaded?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Optional
+
+import dlwhy
+import pytest
+from dlwhy.common.commands.dlstate.text import state_view
+from dlwhy.common.linux.dumps.elfcore import build_id_in_first_page
+from dlwhy.common.linux.dumps.mappings import open_module, read_mappings
+from dlwhy.common.model import Module
+from dlwhy.common.render.text import render
+from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.synth.process import compile_file
+
+HOST = """
+#include <dlfcn.h>
+#include <stdio.h>
+int main(void)
+{
+    puts("started");
+    fflush(stdout);
+    getchar();
+    dlopen(PLUGIN_PATH, RTLD_NOW);
+    puts("opened");
+    fflush(stdout);
+    getchar();
+    return 0;
+}
+"""
+SOURCES = {
+    "plugin": "int answer(void) { return 1; }",
+    "other constant": "int answer(void) { return 7; }",
+    "other code": "int more[100] = {1}; int answer(void) { return 2; } int next(void) { return answer() + more[3]; }",
+}
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile the builds of a plugin."""
+    folder = tmp_path_factory.mktemp("builds")
+    options = ("-shared", "-fPIC", "-Wl,--build-id")
+    return {
+        name: compile_file(folder, name.replace(" ", "-") + ".so", source, *options, language="c")
+        for name, source in SOURCES.items()
+    }
+
+
+class Running:
+    """A program that opens a plugin when it is told to."""
+
+    def __init__(self, folder: Path, builds: dict[str, Path]) -> None:
+        self.builds = builds
+        self.plugin = folder / "plug.so"
+        shutil.copy(builds["plugin"], self.plugin)
+        host = compile_file(folder, "host", HOST, f'-DPLUGIN_PATH="{self.plugin}"', language="c")
+        time.sleep(0.1)  # the kernel notes times to the tick of its clock
+        self._process = subprocess.Popen(
+            [str(host)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment({})
+        )
+        self.pid = self._process.pid
+        self._wait("started")
+
+    def _wait(self, word: str) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n"
+
+    def open_plugin(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._wait("opened")
+        time.sleep(0.1)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def running(tmp_path: Path, builds: dict[str, Path]) -> Iterator[Running]:
+    program = Running(tmp_path, builds)
+    try:
+        yield program
+    finally:
+        program.end()
+
+
+def remove(running: Running) -> None:
+    running.plugin.unlink()
+
+
+def rename_over(running: Running) -> None:
+    shutil.copy(running.builds["other code"], running.plugin.with_name("next.so"))
+    running.plugin.with_name("next.so").rename(running.plugin)
+
+
+def install_again(running: Running) -> None:
+    shutil.copy(running.builds["plugin"], running.plugin.with_name("next.so"))
+    running.plugin.with_name("next.so").rename(running.plugin)
+
+
+def overwrite(running: Running) -> None:
+    shutil.copy(running.builds["other code"], running.plugin)
+
+
+def overwrite_constant(running: Running) -> None:
+    shutil.copy(running.builds["other constant"], running.plugin)
+
+
+def truncate(running: Running) -> None:
+    os.truncate(running.plugin, 0)
+
+
+def shorten(running: Running) -> None:
+    os.truncate(running.plugin, 0x2000)
+
+
+def leave(running: Running) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "problem", "words"),
+    [
+        (leave, None, "", ""),
+        (install_again, None, "", ""),
+        (remove, "deleted", "", "has been deleted since it was loaded"),
+        (rename_over, "replaced", "", "has been replaced by another since it was loaded"),
+        (overwrite, "written", "the file was overwritten while it was loaded", "overwritten"),
+        (overwrite_constant, "written", "the file was written in place since the process was started", "in place"),
+        (truncate, "truncated", "the file was truncated while it was loaded", "truncated"),
+        (shorten, "truncated", "the file was truncated while it was loaded", "truncated"),
+    ],
+)
+def test_what_has_become_of_a_file(
+    running: Running, change: Callable[[Running], None], state: Optional[str], problem: str, words: str
+) -> None:
+    running.open_plugin()
+    change(running)
+    with dlwhy.open(running.pid) as process:
+        one, every, libc = process.state("plug.so"), process.state(), process.state("libc.so.6")
+        plans = process.plan("plug.so")
+    assert one.libraries[0].file_state == state
+    assert {library.name: library.file_state for library in every.libraries if library.file_state} == (
+        {"plug.so": state} if state else {}
+    )
+    for answer in (one, every, plans):
+        messages = [each.message for each in answer.problems if each.where == "plug.so"]
+        assert bool(messages) is bool(problem)
+        assert all(
+            any(text.startswith(problem) and "replace files by rename" in text for text in messages) for _ in messages
+        )
+    assert libc.problems == ()
+    assert one.libraries[0].held is True
+    for text in (render(state_view(one, verbose=False)), render(state_view(every, verbose=False))):
+        assert words in " ".join(text.split())
+    assert "imports dlclose" not in str(plans)
+
+
+def test_a_file_that_was_built_and_opened_after_the_start_is_as_it_was(running: Running) -> None:
+    running.plugin.unlink()
+    overwrite(running)
+    time.sleep(0.1)
+    running.open_plugin()
+    with dlwhy.open(running.pid) as process:
+        state = process.state("plug.so")
+    assert (state.libraries[0].file_state, state.problems) == (None, ())
+
+
+@pytest.mark.parametrize("change", [remove, rename_over])
+def test_the_mapped_file_is_opened_in_place_of_the_one_with_its_name(
+    running: Running, change: Callable[[Running], None]
+) -> None:
+    running.open_plugin()
+    with dlwhy.open(running.pid) as process:
+        library = process.library("plug.so")
+    change(running)
+    assert library.base is not None
+    mappings = read_mappings(running.pid)
+    assert mappings is not None
+    mapping = mappings.at(library.base)
+    assert mapping is not None
+    assert (mapping.is_deleted, mapping.file) == (True, str(running.plugin))
+    stream = open_module(running.pid, Module(str(running.plugin), library.base, library.build_id))
+    if os.geteuid():  # only root may open it
+        assert (stream is None) is (change is remove)
+    else:
+        assert stream is not None
+        assert build_id_in_first_page(stream.read(4096)) == library.build_id
+    if stream is not None:
+        stream.close()
