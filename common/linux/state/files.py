@@ -1,8 +1,8 @@
 """How has a library's file changed since the library was loaded?
 
-A file that is replaced by rename lives on in the processes that have mapped it.  One that is written in place changes under
-them: pages that a process has not written to itself show what was written, or are gone.  Only for processes of this
-machine the kernel shows which file is mapped.
+A file that is replaced by rename lives on in the processes that have mapped it.  One that is written in place changes
+under them: pages that a process has not written to itself show what was written, or are gone.  Only for processes of
+this machine the kernel shows which file is mapped.
 
 Sources: proc_pid_maps(5), proc_pid_map_files(5), proc_pid_stat(5), statx(2).
 """
