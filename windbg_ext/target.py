@@ -28,6 +28,7 @@ from .regions import list_writable
 PLATFORMS = {
     "AMD64": Platform("x86_64", 8, "little", "windows"),
     "I386": Platform("i386", 4, "little", "windows"),
+    "ARM64": Platform("aarch64", 8, "little", "windows"),
 }
 # An unnamed type; each compiler has its own word for it.
 _UNNAMED = re.compile(r"<unnamed-|<anonymous-|__unnamed")
@@ -44,12 +45,13 @@ _UNLOADED_STREAM = "UnloadedModuleListStream"
 _SET_CONTEXT = "Last set context:"
 _EXCEPTION_EVENT = re.compile(r"^Last event: [0-9a-f]+\.(?P<tid>[0-9a-f]+): .* - code [0-9a-f]{8}\b", re.MULTILINE)
 _WINDOWS = re.compile(r"^Windows ", re.MULTILINE)
-_REGISTER = re.compile(r"\b(?P<name>r[a-z0-9]+|e[a-z]{2})=(?P<value>[0-9a-f]+)")
+_REGISTER = re.compile(r"\b(?P<name>r[a-z0-9]+|e[a-z]{2}|x[0-9]+|fp|lr|sp|pc)=(?P<value>[0-9a-f]+)")
 # A thread's first line has its number, the current one's after a dot or hash; its start is the address in brackets.
 _THREAD_LINE = re.compile(r"^[.# ] *(\d+) +Id: ", re.MULTILINE)
 _THREAD_START = re.compile(r"Start: [^\0]*?\(([0-9a-f`]+)\)\n")
 _REGISTERS = {
     "x86_64": ("rip", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))),
+    "aarch64": (*(f"x{n}" for n in range(29)), "fp", "lr", "sp", "pc"),
     "i386": ("eip", "esp", "ebp", "eax", "ebx", "ecx", "edx", "esi", "edi"),
 }
 

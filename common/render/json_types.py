@@ -542,7 +542,7 @@ class CrashWordDocument(TypedDict):
 
 class CrashCallerDocument(TypedDict):
     return_address: str
-    stack_address: str
+    stack_address: Optional[str]
     module: str
     offset: int
 

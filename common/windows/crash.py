@@ -12,13 +12,15 @@ from typing import NamedTuple, Optional
 from ..memory import Memory
 from ..model import ThreadRef
 from .model import Crash, CrashCaller, CrashWord, UnloadedImage
-from .target import RaisedException
+from .target import LINK_REGISTER, PROGRAM_COUNTERS, STACK_POINTERS, RaisedException
 
 #: EXCEPTION_ACCESS_VIOLATION and EXCEPTION_IN_PAGE_ERROR: their parameters are the kind of access and the address.
 _ACCESS_ERRORS = frozenset({0xC0000005, 0xC0000006})
 _ACCESSES = {0: "read", 1: "write", 8: "execute"}
 #: How many words of the stack are looked at for a return address.
 _CALLER_WORDS = 128
+#: BL, BLR, and BLRAA and its kin, each after the mask of the bits that identify it.
+_ARM64_CALLS = ((0xFC000000, 0x94000000), (0xFFFFFC1F, 0xD63F0000), (0xFEFFF800, 0xD63F0800))
 #: The longest indirect call, in bytes; a relative call has 5.
 _LONGEST_CALL = 7
 
@@ -70,7 +72,7 @@ def describe_crash(memory: Memory, raised: RaisedException, thread: ThreadRef, r
 
 def instruction_addresses(raised: RaisedException) -> tuple[int, ...]:
     """Return where an exception was raised: by its record, and by its context if that differs."""
-    counter = next((raised.registers[name] for name in ("rip", "eip") if name in raised.registers), raised.address)
+    counter = next((raised.registers[name] for name in PROGRAM_COUNTERS if name in raised.registers), raised.address)
     return tuple(dict.fromkeys((raised.address, counter)))
 
 
@@ -80,7 +82,8 @@ def _words(memory: Memory, raised: RaisedException, data: Optional[int], ranges:
         yield _word("instruction", address, ranges)
     if data is not None and data not in instructions:
         yield _word("data", data, ranges)
-    holders = {name: value for name, value in raised.registers.items() if name not in ("rip", "eip", "rsp", "esp")}
+    no_holders = (*PROGRAM_COUNTERS, *STACK_POINTERS)
+    holders = {name: value for name, value in raised.registers.items() if name not in no_holders}
     seen: set[int] = set()
     for register, holder in (*sorted(holders.items()), (None, data)):
         if holder is None or holder in seen:
@@ -99,8 +102,12 @@ def _word(role: str, address: int, ranges: ModuleRanges) -> CrashWord:
 
 
 def _find_caller(memory: Memory, raised: RaisedException, ranges: ModuleRanges) -> Optional[CrashCaller]:
-    """Find the first word of the stack that can be a return address into a loaded module, None if there is none."""
-    pointer = next((raised.registers[name] for name in ("rsp", "esp") if name in raised.registers), 0)
+    """Find the link register or the first word of the stack that can be a return address into a loaded module."""
+    link = raised.registers.get(LINK_REGISTER, 0)
+    linked = ranges.find_loaded(link)
+    if linked is not None and _can_return_to(memory, link):
+        return CrashCaller(link, None, linked.module, linked.offset)
+    pointer = next((raised.registers[name] for name in STACK_POINTERS if name in raised.registers), 0)
     size = memory.pointer_size
     for place in range(pointer, pointer + _CALLER_WORDS * size, size) if pointer else ():
         value = memory.try_unsigned(place, size)
@@ -114,6 +121,9 @@ def _find_caller(memory: Memory, raised: RaisedException, ranges: ModuleRanges) 
 
 def _can_return_to(memory: Memory, address: int) -> bool:
     """Return False if the code before an address is in memory and does not end with a call."""
+    if memory.platform.arch == "aarch64":
+        word = memory.try_unsigned(address - 4, 4)
+        return not word or any(word & mask == call for mask, call in _ARM64_CALLS)
     code = memory.try_read(address - _LONGEST_CALL, _LONGEST_CALL)
     if code is None or not any(code):
         return True

@@ -16,7 +16,7 @@ from .loader.gone import find_unloads
 from .loader.wow64 import find_wow64_thread
 from .model import Crash, GoneDll, GoneDlls, Pointer, UnloadedImage
 from .state import WindowsExamination
-from .target import RaisedException
+from .target import STACK_POINTERS, RaisedException
 
 #: Bytes read of each thread's stack, and of all stacks.
 MAX_STACK = 1 << 20
@@ -260,7 +260,7 @@ def _native_stack(
     """Find a thread's stack: by its TEB, else by the dump's list of threads, else from its stack pointer on."""
     memory = examined.memory
     size = memory.pointer_size
-    pointer = registers.get("rsp" if size == 8 else "esp", 0)
+    pointer = next((registers[name] for name in STACK_POINTERS if name in registers), 0)
     # _NT_TIB.StackBase, .StackLimit
     raw = memory.try_read(teb + size, 2 * size) if teb else None
     if raw is not None:

@@ -300,10 +300,13 @@ class CrashWord(NamedTuple):
 
 
 class CrashCaller(NamedTuple):
-    """The probable caller of the code at which an exception was raised: a return address on the stack."""
+    """The probable caller of the code at which an exception was raised.
+
+    The return address is on the stack at ``stack_address``; if that is None, in ARM64's link register.
+    """
 
     return_address: int
-    stack_address: int
+    stack_address: Optional[int]
     module: str
     offset: int
 

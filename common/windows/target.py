@@ -11,19 +11,25 @@ from .model import ListedImage, SystemVersion, UnloadedImage
 
 #: Why dumps are refused, after the name of the dump.
 TRIAGE_REFUSAL = "is a small (triage) dump, which has no VADs: set the machine to write kernel or complete memory dumps"
-PROCESSOR_REFUSAL = "is of {}: only x86 and x64 are supported"
+PROCESSOR_REFUSAL = "is of {}: only x86, x64 and ARM64 are supported"
 SYSTEM_REFUSAL = "is no minidump of Windows, but of a program of another system"
 
 #: What problems call a loader that could not be read, by its kind.
 LOADER_NAMES = {"native": "the loader", "wow64": "the 32-bit loader"}
 
 
+#: What the architectures call these registers.
+PROGRAM_COUNTERS, STACK_POINTERS = ("rip", "eip", "pc"), ("rsp", "esp", "sp")
+#: Of ARM64, the return address until a function stores it.
+LINK_REGISTER = "lr"
+
+
 class WindowsTarget(Target, Protocol):
     """A Windows process, or a dump of one.
 
     ``platform.os`` is ``windows``, and ``platform.arch`` the native loader's: x86_64 also for a process of 32-bit
-    code on 64-bit Windows.  ``registers(thread)`` has the thread's TEB as ``thread_pointer``, and the registers by
-    their own names.
+    code on 64-bit Windows; aarch64 is ARM64.  ``registers(thread)`` has the thread's TEB as ``thread_pointer``, and
+    the registers by their own names.
     """
 
     @property

@@ -186,6 +186,8 @@ class Loader:
         self.ring: Optional[list[Unloaded]] = None
         self.ring_slots = 16
         self.shutdown = False
+        #: Whether its processor is an ARM64, whose structures are those of x64.
+        self.arm64 = False
         #: Where the loader keeps what it knows of a module; one that comes again gets the same place.
         self.slots: dict[str, int] = {}
         self._next_base = base or (0x7FF8_0000_0000 if wide else 0x1000_0000)
@@ -619,7 +621,9 @@ class Process:
             self.memory.number(at + 2 * word + 4, 4, event.timestamp)
             self.memory.number(at + 2 * word + 8, 4, event.checksum)
             self.memory.write(at + 2 * word + 12, event.name.encode("utf-16-le")[:64])
-        if word == 8:
+        if loader.arm64:
+            text = _arm64_ring(code, variables)
+        elif word == 8:
             text = b""
             for number, store in enumerate((b"\x48\x89\x01", b"\x48\x89\x02", b"\x49\x89\x00")):
                 target = variables + 4 * number
@@ -658,20 +662,21 @@ class Process:
         wide = self.loader.wide
         major, minor, build = self.loader.form.version
         if arch is None:
-            arch = 9 if wide else 0
+            arch = 12 if self.loader.arm64 else 9 if wide else 0
         out.stream(
             7, struct.pack("<HHHBBIIIIIHH", arch, 6, 0, 8, 1, major, minor, build, platform, 0, 0, 0) + b"\0" * 24
         )
         out.stream(15, struct.pack("<III", 24, 1, pid) + b"\0" * 12)
         threads = [(0x5BC, self.teb, self.registers), *self.threads]
+        kind = 12 if arch == 12 else 9 if wide else 0
         stack = (self.stack_base - 0x2000, 0x2000)
         piece, offset = self.memory.find(*stack)
         where = out.blob(bytes(piece[offset : offset + 0x2000]))
         body = struct.pack("<I", len(threads))
         for tid, teb, registers in threads:
-            context = out.blob(_context(wide, registers))
-            size = 1232 if wide else 716
-            body += struct.pack("<IIIIQQIIII", tid, 0, 0, 0, teb, stack[0], stack[1], where, size, context)
+            context = _context(kind, registers)
+            places = where, len(context), out.blob(context)
+            body += struct.pack("<IIIIQQIIII", tid, 0, 0, 0, teb, *stack, *places)
         out.stream(3, body)
         if modules:
             listed = [*self.loader.loaded, *(self.wow64.loaded if self.wow64 else ())]
@@ -681,10 +686,10 @@ class Process:
                 body += struct.pack("<QIIII", module.base, module.size, 0, module.timestamp, name) + b"\0" * 84
             out.stream(4, body)
         if raised is not None:
-            context = out.blob(_context(wide, raised.registers))
+            context = _context(kind, raised.registers)
             body = struct.pack("<IIIIQQII", raised.tid, 0, raised.code, 0, 0, raised.address, len(raised.parameters), 0)
             body += struct.pack("<15Q", *raised.parameters, *[0] * (15 - len(raised.parameters)))
-            out.stream(6, body + struct.pack("<II", 1232 if wide else 716, context))
+            out.stream(6, body + struct.pack("<II", len(context), out.blob(context)))
         if unloaded is not None:
             body = struct.pack("<III", 12, 24, len(unloaded))
             for event in unloaded:
@@ -769,14 +774,31 @@ def write_image(image: bytearray, module: Module, wide: bool) -> dict[str, int]:
     return places
 
 
-def _context(wide: bool, registers: dict[str, int]) -> bytes:
-    raw = bytearray(1232 if wide else 716)
-    offsets = {"sp": 0x98, "ip": 0xF8, "a": 0x78, "b": 0x90, "c": 0x80}
-    if not wide:
-        offsets = {"sp": 0xC4, "ip": 0xB8, "a": 0xB0, "b": 0xA4, "c": 0xAC}
+def _arm64_ring(code: int, variables: int) -> bytes:
+    """Write BTI, for each variable ADRP, ADD and STR, and RET."""
+    words = [0xD503245F]
+    for number in range(3):
+        target = variables + 4 * number
+        pages = (target >> 12) - (code + 4 * len(words) >> 12)
+        words.append(0x90000008 | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5)
+        words.append(0x91000108 | (target & 0xFFF) << 10)
+        words.append(0xF9000008 | number << 5)
+    return struct.pack(f"<{len(words) + 1}I", *words, 0xD65F03C0)
+
+
+def _context(kind: int, registers: dict[str, int]) -> bytes:
+    sizes = {0: (716, 4), 9: (1232, 8), 12: (912, 8)}
+    places = {
+        0: {"sp": 0xC4, "ip": 0xB8, "a": 0xB0, "b": 0xA4, "c": 0xAC, "flags": 0},
+        9: {"sp": 0x98, "ip": 0xF8, "a": 0x78, "b": 0x90, "c": 0x80, "flags": 0x30},
+        12: {"sp": 0x100, "ip": 0x108, "a": 8, "b": 0x10, "lr": 0xF8, "flags": 0},
+    }
+    size, word = sizes[kind]
+    raw = bytearray(size)
     for name, value in registers.items():
-        struct.pack_into("<Q" if wide else "<I", raw, offsets[name], value)
-    struct.pack_into("<I", raw, 0x30 if wide else 0, 0x10000B if wide else 0x10007)
+        struct.pack_into("<Q" if word == 8 else "<I", raw, places[kind][name], value)
+    flags = {0: 0x10007, 9: 0x10000B, 12: 0x40000F}
+    struct.pack_into("<I", raw, places[kind]["flags"], flags[kind])
     return bytes(raw)
 
 

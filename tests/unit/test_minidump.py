@@ -61,9 +61,9 @@ def test_ranges_that_touch_or_overlap_are_read_through(tmp_path: Path) -> None:
     assert dump.read(0x7000_0FFE, 4) == b"aabb"
 
 
-@pytest.mark.parametrize(("arch", "name"), [(12, "ARM64"), (5, "ARM"), (6, "Itanium"), (777, "processor 777")])
+@pytest.mark.parametrize(("arch", "name"), [(5, "ARM"), (6, "Itanium"), (777, "processor 777")])
 def test_another_processor_is_refused_by_name(tmp_path: Path, arch: int, name: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"is of {name}: only x86 and x64"):
+    with pytest.raises(UnsupportedError, match=f"is of {name}: only x86, x64 and ARM64"):
         MinidumpTarget(str(write(tmp_path, process().dump(arch=arch))))
 
 

@@ -81,7 +81,7 @@ def _crash(crash: Crash) -> CrashDocument:
 def _caller(caller: CrashCaller) -> CrashCallerDocument:
     return {
         "return_address": hexadecimal(caller.return_address),
-        "stack_address": hexadecimal(caller.stack_address),
+        "stack_address": optional_hexadecimal(caller.stack_address),
         "module": caller.module,
         "offset": caller.offset,
     }

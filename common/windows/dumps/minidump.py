@@ -54,14 +54,22 @@ _MISC1_PROCESS_ID = 1
 _PLATFORM_WINDOWS_NT = 2
 
 #: PROCESSOR_ARCHITECTURE_*: what they are called, and whether their loader is known.
-_ARCHITECTURES = {0: Platform("i386", 4, "little", "windows"), 9: Platform("x86_64", 8, "little", "windows")}
-_OTHER_ARCHITECTURES = {1: "MIPS", 2: "Alpha", 3: "PowerPC", 5: "ARM", 6: "Itanium", 12: "ARM64"}
+_ARCHITECTURES = {
+    0: Platform("i386", 4, "little", "windows"),
+    9: Platform("x86_64", 8, "little", "windows"),
+    12: Platform("aarch64", 8, "little", "windows"),
+}
+_OTHER_ARCHITECTURES = {1: "MIPS", 2: "Alpha", 3: "PowerPC", 5: "ARM", 6: "Itanium"}
 
 _AMD64_REGISTERS = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"),
 )
 _AMD64_FIRST = 0x78
+#: CONTEXT_ARM64, after ContextFlags and Cpsr.
+_ARM64_REGISTERS = (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc")
+_ARM64_FIRST = 8
+_WIDE_REGISTERS = {"x86_64": (_AMD64_FIRST, _AMD64_REGISTERS), "aarch64": (_ARM64_FIRST, _ARM64_REGISTERS)}
 _X86_REGISTERS = ["edi", "esi", "ebx", "edx", "ecx", "eax", "ebp", "eip"]
 _X86_FIRST, _X86_ESP = 0x9C, 0xC4
 
@@ -427,9 +435,9 @@ class MinidumpTarget:
         """Return the registers in a CONTEXT, none if it is truncated."""
         found: dict[str, int] = {}
         if self.platform.pointer_size == 8:
-            if len(context) >= _AMD64_FIRST + 8 * len(_AMD64_REGISTERS):
-                values = struct.unpack_from(f"<{len(_AMD64_REGISTERS)}Q", context, _AMD64_FIRST)
-                found.update(zip(_AMD64_REGISTERS, values))
+            first, names = _WIDE_REGISTERS[self.platform.arch]
+            if len(context) >= first + 8 * len(names):
+                found.update(zip(names, struct.unpack_from(f"<{len(names)}Q", context, first)))
         elif len(context) >= _X86_ESP + 4:
             found.update(
                 zip(_X86_REGISTERS, struct.unpack_from(f"<{len(_X86_REGISTERS)}I", context, _X86_FIRST)),

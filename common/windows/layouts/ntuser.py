@@ -54,7 +54,8 @@ def for_each_candidate(arch: str, build: int) -> Iterator[NtLayouts]:
 
     :raises LayoutError: if there are none for the architecture.
     """
-    document = _load(arch)
+    # The structures of ARM64 are those of x64, which it also emulates.
+    document = _load("x86_64" if arch == "aarch64" else arch)
     seen: set[tuple[int, ...]] = set()
     entries = sorted(document["builds"], key=lambda entry: _distance(entry, build))
     for entry in entries:

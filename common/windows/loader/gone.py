@@ -2,7 +2,7 @@
 
 ntdll keeps a ring of RTL_UNLOAD_EVENT_TRACE.  RtlGetUnloadEventTraceEx returns the addresses of three variables:
 element size, count and pointer.  Without symbols and without a call, they are read from its code, whose bytes are the
-same from Windows 10 to Wine.
+same from Windows 10 to Wine on x64 and x86; on ARM64 it is followed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ _X86 = re.compile(
     re.S,
 )
 _CODE_BYTES = 48
+# ARM64, each after the mask of the bits that identify it: hints (BTI, PACIBSP, NOP), ADRP and ADR, ADD with a number, STR, RET.
+_HINT, _ADDRESS, _ADD, _STORE, _RETURN = (
+    (0xFFFFF01F, 0xD503201F),
+    (0x1F000000, 0x10000000),
+    (0xFF800000, 0x91000000),
+    (0xFFC00000, 0xF9000000),
+    (0xFFFFFC1F, 0xD65F0000),
+)
 
 
 class UnloadRecord(NamedTuple):
@@ -77,6 +85,8 @@ def find_unloads(loader: Loader) -> tuple[Optional[UnloadRecord], Optional[Probl
 
 
 def _variables(memory: Memory, address: int, size: int) -> Optional[tuple[int, ...]]:
+    if size == 8 and memory.platform.arch == "aarch64":
+        return _arm64_variables(memory, address)
     code = memory.try_read(address, _CODE_BYTES)
     if code is None:
         return None
@@ -87,6 +97,36 @@ def _variables(memory: Memory, address: int, size: int) -> Optional[tuple[int, .
         return tuple(address + found.end(i) + struct.unpack("<i", found.group(i))[0] for i in (1, 2, 3))
     found = _X86.match(code)
     return None if found is None else tuple(struct.unpack("<I", found.group(i))[0] for i in (1, 2, 3))
+
+
+def _arm64_variables(memory: Memory, address: int) -> Optional[tuple[int, ...]]:
+    """Follow code that computes addresses and stores them where its three arguments, X0 to X2, point."""
+    registers: dict[int, int] = {}
+    stored: dict[int, int] = {}
+    for place in range(address, address + _CODE_BYTES, 4):
+        word = memory.try_unsigned(place, 4)
+        if word is None:
+            return None
+        target, source = word & 31, word >> 5 & 31
+        immediate = word >> 10 & 0xFFF
+        if word & _RETURN[0] == _RETURN[1]:
+            return tuple(stored[each] for each in (0, 1, 2)) if stored.keys() == {0, 1, 2} else None
+        if word & _ADDRESS[0] == _ADDRESS[1]:
+            registers[target] = _arm64_address(word, place)
+        elif word & _ADD[0] == _ADD[1] and source in registers:
+            registers[target] = registers[source] + (immediate << 12 if word >> 22 & 1 else immediate)
+        elif word & _STORE[0] == _STORE[1] and target in registers and source not in registers and not immediate:
+            stored[source] = registers[target]
+        elif word & _HINT[0] != _HINT[1]:
+            return None
+    return None
+
+
+def _arm64_address(word: int, place: int) -> int:
+    """Return what ADR or ADRP computes."""
+    distance = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
+    distance -= (distance & 1 << 20) << 1
+    return (place & ~0xFFF) + (distance << 12) if word >> 31 else place + distance
 
 
 def _event(raw: bytes, size: int) -> UnloadedImage:
