@@ -36,7 +36,8 @@ _X86 = re.compile(
     re.S,
 )
 _CODE_BYTES = 48
-# ARM64, each after the mask of the bits that identify it: hints (BTI, PACIBSP, NOP), ADRP and ADR, ADD with a number, STR, RET.
+# ARM64: hints (BTI, PACIBSP, NOP), ADRP and ADR, ADD of a number, STR, RET; each after the mask of the bits that
+# identify it.
 _HINT, _ADDRESS, _ADD, _STORE, _RETURN = (
     (0xFFFFF01F, 0xD503201F),
     (0x1F000000, 0x10000000),
