@@ -67,11 +67,15 @@ class EventThreadDocument(TypedDict):
     tid: int
 
 
-class SiteDocument(TypedDict):
+class _SiteDocument(TypedDict):
     address: str
     library: Optional[str]
     function: Optional[str]
     line: Optional[str]
+
+
+class SiteDocument(_SiteDocument, total=False):
+    through: str  # if a library only passed the call on
 
 
 class MomentDocument(TypedDict):

@@ -29,12 +29,15 @@ def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
     """Build the document of a call site; unknown is null."""
     if site is None:
         return None
-    return {
+    document: SiteDocument = {
         "address": hexadecimal(site.address),
         "library": site.library,
         "function": site.function,
         "line": site.line,
     }
+    if site.through is not None:
+        document["through"] = site.through
+    return document
 
 
 class _Named(Protocol):

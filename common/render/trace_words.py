@@ -74,7 +74,8 @@ def site_words(site: Optional[Site], verbose: bool = False, home: Optional[str] 
         function = cut(compact(function), _FUNCTION_WIDTH)
     line = site.line and f"({short_name(site.line, verbose)})"
     library = f"in {short_name(site.library, verbose)}" if site.library and site.library != home else None
-    return " ".join(filter(None, (function, line, library)))
+    through = f"through {short_name(site.through, verbose)}" if site.through else None
+    return " ".join(filter(None, (function, line, library, through)))
 
 
 def some_of(words: Sequence[str], verbose: bool) -> list[str]:

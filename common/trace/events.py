@@ -9,12 +9,16 @@ _T = TypeVar("_T")
 
 
 class Site(NamedTuple):
-    """A location in code: address, library, function and source line (``main.c:12``), each None if unknown."""
+    """A location in code: address, library, function and source line (``main.c:12``), each None if unknown.
+
+    ``through`` is the library by which this one called, and which only passed the call on; None if there was none.
+    """
 
     address: int
     library: Optional[str] = None
     function: Optional[str] = None
     line: Optional[str] = None
+    through: Optional[str] = None
 
 
 class EventHeader(NamedTuple):

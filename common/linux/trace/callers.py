@@ -7,7 +7,7 @@ frames have fixed sizes, later calls are recognised by their return addresses on
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple, Optional
 
@@ -22,19 +22,28 @@ from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
 from .entry_points import CallingConvention, EntryPoint
+from .wrappers import only_wraps
 
 #: At most this many frames are between a caller and the loader: NSS and gconv take about ten.
 MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
 STACK_BYTES = 2048
+#: How far above the stack pointer a caller's frame can be.
+_STACK_RANGE = 8 << 20
+#: Which argument is the name of what is to be opened.
+_NAME_ARGUMENT = {EntryPoint.DLOPEN: 0, EntryPoint.DLMOPEN: 1, EntryPoint.DL_OPEN: 0}
 
 
 class Caller(NamedTuple):
-    """A return address outside libc and ld.so (None: not found), and who called: "user" or "libc"."""
+    """A return address outside libc and ld.so (None: not found), and who called: "user" or "libc".
+
+    ``through`` is the name of the library that only passed the call on; None if there was none.
+    """
 
     pc: Optional[int]
     by: str
+    through: Optional[str] = None
 
 
 class _CallPath(NamedTuple):
@@ -55,6 +64,8 @@ class Callers:
         self._rtld = rtld
         self._ways: list[_CallPath] = []
         self._sites: dict[int, tuple[Optional[LinkMap], Site]] = {}
+        #: The libraries that opened what their callers named; None for those that opened a name of their own.
+        self._passing: dict[int, Optional[LinkMap]] = {}
 
     def argument(self, hit: Hit, memory: Memory, index: int) -> int:
         """Read an argument of the function that is about to begin."""
@@ -78,7 +89,77 @@ class Callers:
         return memory.try_unsigned(stack, memory.pointer_size) if self._convention.link is None else None
 
     def find(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
-        """Find the caller of a loader function."""
+        """Find the caller of a loader function, or of the library that only passed the call on."""
+        found = self._find_direct(hit, process, entry, stack)
+        return found if found.pc is None or found.by != "user" else self._look_behind(hit, process, entry, stack, found)
+
+    def _look_behind(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int, direct: Caller) -> Caller:
+        """Find the first caller outside the libraries that only passed a call on.
+
+        These are known by their names, or by the name of what is to be opened: it is a constant of a library further
+        out, or a variable in the frame of one of its functions.
+        """
+        link_map = process.find_map(direct.pc or 0)
+        if link_map is None:
+            return direct
+        index = _NAME_ARGUMENT.get(entry)
+        name = 0 if index is None else self.argument(hit, process.memory, index)
+        outer = self._find_owner(hit, process, stack, name, link_map)
+        if outer is not None:
+            return Caller(outer, "user", process.name(link_map))
+        # A library that passed on a constant can have built this name itself.
+        passing = self._passing if index is None else {}
+        if not self._only_wraps(process, direct.pc or 0, link_map, passing):
+            return direct
+        for frame in self._frames(hit, process, lambda *_: True):
+            there = process.find_map(frame.pc)
+            if there is None:
+                break
+            if not (self._is_inner(process, frame.pc) or self._only_wraps(process, frame.pc, there, passing)):
+                return Caller(frame.pc, "user", process.name(link_map) if there is not link_map else None)
+        return direct
+
+    def _only_wraps(
+        self, process: GlibcProcess, pc: int, link_map: LinkMap, passing: Mapping[int, Optional[LinkMap]]
+    ) -> bool:
+        """Return True if a caller is known to pass on what it is called for."""
+        known = passing.get(link_map.address)
+        if known is not None and is_same_library(known, link_map):
+            return True
+        site = self.name(process, pc)
+        return site is not None and only_wraps(site)
+
+    def _find_owner(self, hit: Hit, process: GlibcProcess, stack: int, name: int, direct: LinkMap) -> Optional[int]:
+        """Find the caller in another library whose constant or variable the name is; None if it is the direct one's."""
+        owner = process.find_map(name)
+        if len(self._passing) >= MAX_SITES:
+            self._passing.clear()
+        if owner is direct:
+            self._passing[direct.address] = None
+        if not name or owner is direct or (owner is None and not stack < name < stack + _STACK_RANGE):
+            return None
+        passed: dict[int, tuple[LinkMap, int]] = {}
+        before: Optional[LinkMap] = None
+        for frame in self._frames(hit, process, lambda *_: True):
+            if owner is None and before is not None and name < frame.stack:
+                owner = before
+                break
+            link_map = process.find_map(frame.pc)
+            if link_map is None:
+                return None
+            before = None if self._is_inner(process, frame.pc) else link_map
+            if before is not None:
+                passed.setdefault(before.address, (before, frame.pc))
+                if before is owner:
+                    break
+        if owner is None or owner is direct or owner.address not in passed:
+            return None
+        _, found = passed.pop(owner.address)
+        for address, (link_map, _) in passed.items():
+            self._passing.setdefault(address, link_map)
+        return found
+
+    def _find_direct(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
         memory = process.memory
         if entry in (EntryPoint.DLOPEN, EntryPoint.DLMOPEN, EntryPoint.DLCLOSE):
             return Caller(self.return_address(hit, memory), "user")

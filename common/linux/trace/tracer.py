@@ -297,7 +297,9 @@ class Tracer:
     def _call_start(self, hit: Hit, entry: EntryPoint, stack: int) -> CallStart:
         process = self._snapshot.process
         found = self._callers.find(hit, process, entry, stack)
-        header = self._header(hit, stack, self._callers.name(process, found.pc), found.by)
+        site = self._callers.name(process, found.pc)
+        caller = site and site._replace(through=found.through)
+        header = self._header(hit, stack, caller, found.by)
         returns_to = self._callers.saved_return(process.memory, stack)
         return CallStart(header, stack, returns_to, {} if self._descriptors is None else self._descriptors.read())
 
