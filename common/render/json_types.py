@@ -195,21 +195,21 @@ class CloseDocument(AnyEventDocument):
 
 class PinDocument(AnyEventDocument):
     origin: Optional[str]
-    symbols: list[str]
+    symbols: Optional[list[str]]
     symbols_omitted: int
-    looked_up_by: list[str]
+    looked_up_by: Optional[list[str]]
 
 
 class TlsRegistrationDocument(AnyEventDocument):
     destructor: Optional[SiteDocument]
     object: str
-    destructor_library: Optional[str]
+    destructor_elsewhere: Optional[bool]
 
 
 class DescriptorLeakDocument(AnyEventDocument):
     descriptor: int
     descriptor_target: str
-    opened_at: list[Optional[SiteDocument]]
+    opened_at: Optional[list[Optional[SiteDocument]]]
 
 
 EventDocument = Union[OpenDocument, CloseDocument, PinDocument, TlsRegistrationDocument, DescriptorLeakDocument]

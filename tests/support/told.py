@@ -33,12 +33,12 @@ def _tell(event: Event) -> str:
         return _tell_close(event)
     name = event.library.name if event.library else "?"
     if isinstance(event, Pin):
-        causes = [event.origin or "?", *event.symbols]
-        return f"pin {name}: {' '.join(causes)}" + _list(" for", event.looked_up_by)
+        causes = [event.origin or "?", *(event.symbols or ())]
+        return f"pin {name}: {' '.join(causes)}" + _list(" for", event.looked_up_by or ())
     if isinstance(event, DescriptorLeak):
-        return f"leak {name}: {event.descriptor_target}" + _list(" by", (place(site) for site in event.opened_at))
+        return f"leak {name}: {event.descriptor_target}" + _list(" by", (place(site) for site in event.opened_at or ()))
     return f"register {name}: {place(event.destructor)}" + (
-        f", of {event.destructor_library}" if event.destructor_library else ""
+        f", of {event.destructor.library}" if event.is_elsewhere else ""
     )
 
 

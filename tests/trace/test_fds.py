@@ -42,7 +42,7 @@ def test_names_the_library_and_what_is_open(host: str, program: Path, tmp_path: 
     leaks = result.events("descriptor-leak")
     assert [each["library"]["name"] for each in leaks] == ["libleaky.so"] * 3
     assert {each["descriptor_target"] for each in leaks} == {str(program.parent / "leaky.lock")}
-    assert [each["opened_at"] for each in leaks] == [[], [], []]
+    assert [each["opened_at"] for each in leaks] == [None, None, None]
     assert len({each["descriptor"] for each in leaks}) == 3
     assert "libleaky.so" in result.output.partition("left open")[2]
 

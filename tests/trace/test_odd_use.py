@@ -112,7 +112,8 @@ def test_a_process_that_is_let_go(host: str, program: Path, tmp_path: Path) -> N
 def test_a_destructor_of_a_library_just_opened(host: str, program: Path, tmp_path: Path) -> None:
     result = run(host, tmp_path, program, "owes", ["dltrace start --tls --log $LOG", "go", "dltrace report"])
     (registered,) = result.events("tls-registration")
-    assert (registered["library"]["name"], registered["destructor_library"]) == ("libother.so", "libm.so.6")
+    assert (registered["library"]["name"], registered["destructor"]["library"]) == ("libother.so", "libm.so.6")
+    assert registered["destructor_elsewhere"] is True
     assert (registered["destructor"]["library"], registered["within_event"]) == ("libm.so.6", None)
     assert "wrong owner: libm.so.6" in result.output
 

@@ -57,7 +57,7 @@ def test_says_who_registered_the_destructor(host: str, stories: dict[str, Traced
     assert registered["destructor"]["function"] == "Tally::~Tally()"
     assert registered["caller"]["library"] == "libB.so"
     assert registered["caller"]["function"] == "libb_add"
-    assert registered["destructor_library"] is None
+    assert registered["destructor_elsewhere"] is False
     assert "Tally::~Tally() (libb.cpp:" in stories[host].output
 
 

@@ -579,6 +579,15 @@ def test_a_count_whose_share_of_loads_is_unknown_is_null_and_not_the_whole_count
     assert ["x.dll", "?", "0", "1", "?"] in rows
 
 
+def test_flags_that_cannot_be_read_are_null() -> None:
+    made = script()
+    made.begin()
+    made.main.load("x.dll", flags=0x7000_0000_0000)
+    (document,) = [json.loads(dump_dll_event(event)) for event in made.events]
+    validator_of("dll_event").validate(document)
+    assert document["flags"] is None
+
+
 def test_what_is_not_loaded_any_more_has_no_count_and_says_so() -> None:
     made = script()
     made.main.load("x.dll")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from dlwhy.common.commands.dltrace.document import dump_event
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import TlsRegistration
+from dlwhy.tests.schema import validator_of
 from dlwhy.tests.support.live_glibc import LIBC_FUNCTIONS, Script
 from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import Library
@@ -30,7 +34,7 @@ def test_a_registration_is_told_with_its_destructor_and_its_caller() -> None:
     register(made, "libb.so", "libb.so", "libb.so")
     (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
     assert told([event]) == ["register libb.so: libb.so:~Tally"]
-    assert (place(event.header.caller), event.object, event.destructor_library) == ("libb.so:code", 0x1234, None)
+    assert (place(event.header.caller), event.object, event.is_elsewhere) == ("libb.so:code", 0x1234, False)
     assert made.report().tls_registrations == (event,)
 
 
@@ -41,6 +45,18 @@ def test_a_destructor_of_another_library_than_the_one_that_it_keeps_is_said_so()
     made.report()
     register(made, "liba.so", "liba.so", "libb.so")
     assert told(made.events[-1:]) == ["register libb.so: liba.so:~Tally, of liba.so"]
+
+
+def test_which_library_it_keeps_is_unknown_while_not_all_can_be_read() -> None:
+    made = script()
+    made.begin(tls=True)
+    made.main.dlopen("liba.so")
+    made.target.forget(made.handle("liba.so"), 8)
+    register(made, "libb.so", "libb.so", "libb.so")
+    (event,) = [event for event in made.events if isinstance(event, TlsRegistration)]
+    document = json.loads(dump_event(event))
+    validator_of("event").validate(document)
+    assert (document["library"], document["destructor_elsewhere"]) == (None, None)
 
 
 def test_a_library_that_came_a_moment_ago_is_known() -> None:

@@ -84,7 +84,7 @@ REGISTRATIONS = (
     TlsRegistration(
         header(2, Site(0x7FFFF7A01160, "libB.so", "libb_add", "libb.cpp:13")), instance("libB.so"), DESTRUCTOR, 8
     ),
-    TlsRegistration(header(3, MAIN), None, DESTRUCTOR._replace(library="libX.so"), 16, "libX.so"),
+    TlsRegistration(header(3, MAIN), instance("progA"), DESTRUCTOR._replace(library="libX.so"), 16),
 )
 LEAKS = (
     DescriptorLeak(header(8), instance("libfds.so"), 5, "/dev/null", (Site(1, "libfds.so", "open_one", None), MAIN)),
@@ -133,7 +133,7 @@ LONG = trace(
         WRONG._replace(library=instance(LONG_LIBRARY), predicted_unloads=tuple(map(instance, "abcdefgh"))),
     ),
     pins=(PINS[0]._replace(library=instance(LONG_LIBRARY), looked_up_by=(LONG_LIBRARY,) * 5),),
-    tls_registrations=(REGISTRATIONS[0]._replace(destructor=LONG_SITE, destructor_library=LONG_LIBRARY),),
+    tls_registrations=(REGISTRATIONS[0]._replace(destructor=LONG_SITE),),
     descriptor_leaks=(LEAKS[0]._replace(descriptor_target=LONG_PATH, opened_at=(LONG_SITE,) * 3),),
     end_not_seen=(LONG_CLOSE, OPEN._replace(requested=LONG_PATH)),
     closes_not_open=(LONG_CLOSE,),

@@ -124,9 +124,9 @@ def _pin_document(event: Pin) -> PinDocument:
         "initiated_by": event.header.initiated_by,
         "library": _instance(event.library),
         "origin": event.origin,
-        "symbols": list(event.symbols),
+        "symbols": optional_list(event.symbols, str),
         "symbols_omitted": event.symbols_omitted,
-        "looked_up_by": list(event.looked_up_by),
+        "looked_up_by": optional_list(event.looked_up_by, str),
     }
 
 
@@ -138,7 +138,7 @@ def _registration_document(event: TlsRegistration) -> TlsRegistrationDocument:
         "library": _instance(event.library),
         "destructor": site_document(event.destructor),
         "object": hexadecimal(event.object),
-        "destructor_library": event.destructor_library,
+        "destructor_elsewhere": event.is_elsewhere,
     }
 
 
@@ -150,7 +150,7 @@ def _leak_document(event: DescriptorLeak) -> DescriptorLeakDocument:
         "library": _instance(event.library),
         "descriptor": event.descriptor,
         "descriptor_target": event.descriptor_target,
-        "opened_at": [site_document(site) for site in event.opened_at],
+        "opened_at": optional_list(event.opened_at, site_document),
     }
 
 

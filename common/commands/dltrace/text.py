@@ -26,7 +26,7 @@ from ...render.trace_words import (
     trace_table,
 )
 from ...render.words import join, layout_parts, problem_parts, quantity, times
-from ...trace.events import LibraryTotals
+from ...trace.events import LibraryTotals, Site
 
 _PIN_REASONS = {
     "elf-flag": "its own file (-z nodelete)",
@@ -216,11 +216,11 @@ def _pin_parts(pins: Sequence[Pin], verbose: bool) -> Iterator[Part]:
         return
     rows = []
     for pin in pins:
-        count = len(pin.symbols) + pin.symbols_omitted
+        count = len(pin.symbols or ()) + pin.symbols_omitted
         symbols = quantity(count, "symbol") if count else ""
         if verbose and count:
             more = [f"{pin.symbols_omitted} more"] if pin.symbols_omitted else []
-            symbols = ", ".join([*pin.symbols, *more])
+            symbols = ", ".join([*(pin.symbols or ()), *more])
         during = f"#{pin.header.within_event}" if pin.header.within_event else "no open"
         looked_up = f"looked up by {_names(pin.looked_up_by, verbose)}" if pin.looked_up_by else ""
         by_dlsym = pin.origin == "bound-by-startup" and not pin.symbols
@@ -234,9 +234,9 @@ def _registration_parts(registrations: Sequence[TlsRegistration], verbose: bool)
         return
     grouped: dict[tuple[str, ...], int] = {}
     for each in registrations:
-        warning = f"wrong owner: {each.destructor_library}" if each.destructor_library else ""
-        name = each.library.name if each.library else "the program"
-        function = site_words(each.destructor, verbose, home=each.destructor_library or name)
+        warning = f"wrong owner: {each.destructor.library}" if each.is_elsewhere else ""
+        name = each.library.name if each.library else "?"
+        function = site_words(each.destructor, verbose, home=each.destructor.library)
         key = (name, function, site_words(each.header.caller, verbose, home=name), warning)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
@@ -248,15 +248,17 @@ def _leak_parts(leaks: Sequence[DescriptorLeak], verbose: bool) -> Iterator[Part
         return
     grouped: dict[tuple[str, str, str], int] = {}
     for each in leaks:
-        sites = _sites(each, verbose) if each.opened_at else "not watched"
+        sites = "not watched" if each.opened_at is None else _sites(each, each.opened_at, verbose)
         key = (each.library.name, each.descriptor_target, sites)
         grouped[key] = grouped.get(key, 0) + 1
     rows = [(key[0], str(count), *key[1:]) for key, count in grouped.items()]
     yield trace_table(("gone library", "times", "left open", "opened by"), rows, verbose, 2)
 
 
-def _sites(leak: DescriptorLeak, verbose: bool) -> str:
-    words = [site_words(site, verbose, home=leak.library.name) for site in leak.opened_at]
+def _sites(leak: DescriptorLeak, sites: Sequence[Site], verbose: bool) -> str:
+    words = [site_words(site, verbose, home=leak.library.name) for site in sites]
+    if not words:
+        return "no call of its own"
     return join(words if verbose or len(words) == 1 else [words[0], f"{len(words) - 1} more"])
 
 

@@ -88,8 +88,9 @@ class _DescriptorCall(NamedTuple):
 class Descriptors:
     """The open descriptors of a process, now and when each library was loaded."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, watches_calls: bool) -> None:
         self._pid = pid
+        self._watches_calls = watches_calls
         self._first = self.read()
         self._born: dict[int, OpenDescriptors] = {}
         self._reported: set[tuple[int, str]] = set()
@@ -141,7 +142,9 @@ class Descriptors:
         # A number that has been closed can be leaked again.
         self._reported = {(number, path) for number, path in self._reported if now.get(number) == path}
 
-    def _sites(self, instances: list[LibraryInstance], path: str) -> tuple[Site, ...]:
+    def _sites(self, instances: list[LibraryInstance], path: str) -> Optional[tuple[Site, ...]]:
+        if not self._watches_calls or len(self._calls) >= MAX_CALLS:
+            return None
         addresses = {instance.link_map for instance in instances}
         calls = [call for call in self._calls if call.library in addresses]
         named = [call for call in calls if call.path and base_name(call.path) == base_name(path)]

@@ -114,33 +114,38 @@ class Pin(NamedTuple):
     """A library that became NODELETE: why, through which symbols and lookups, during or after which open.
 
     :param origin: what made it NODELETE, as in `Hold`; None if unknown.
-    :param symbols: demangled names of the symbols that caused it.
-    :param looked_up_by: names of the libraries that looked these up.
+    :param symbols: demangled names of the symbols that caused it, None if unknown.
+    :param looked_up_by: names of the libraries that looked these up, None if unknown.
     :param symbols_omitted: how many more symbols are left out.
     """
 
     header: EventHeader
     library: LibraryInstance
     origin: Optional[str]
-    symbols: tuple[str, ...] = ()
-    looked_up_by: tuple[str, ...] = ()
+    symbols: Optional[tuple[str, ...]] = ()
+    looked_up_by: Optional[tuple[str, ...]] = ()
     symbols_omitted: int = 0
 
 
 class TlsRegistration(NamedTuple):
     """A call of ``__cxa_thread_atexit_impl``: the library that it keeps, by its dso_symbol, and the destructor.
 
-    :param destructor: the destructor function.
+    :param library: None if unknown.
+    :param destructor: the destructor function; if its library is another one, that can be unloaded before it runs.
     :param object: the address of the object that it destroys.
-    :param destructor_library: the destructor's own library if that is another one: it can be unloaded before the
-        destructor runs.
     """
 
     header: EventHeader
     library: Optional[LibraryInstance]
     destructor: Site
     object: int
-    destructor_library: Optional[str] = None
+
+    @property
+    def is_elsewhere(self) -> Optional[bool]:
+        """Return whether the destructor is in another library than the one that it keeps; None if unknown."""
+        if self.library is None or self.destructor.library is None:
+            return None
+        return self.destructor.library != self.library.name
 
 
 class DescriptorLeak(NamedTuple):
@@ -148,14 +153,14 @@ class DescriptorLeak(NamedTuple):
 
     :param descriptor: its number.
     :param descriptor_target: the target of /proc/PID/fd/NUMBER.
-    :param opened_at: the call sites in that library that created descriptors, as far as these were watched.
+    :param opened_at: the call sites in that library that created descriptors, None if these were not watched.
     """
 
     header: EventHeader
     library: LibraryInstance
     descriptor: int
     descriptor_target: str
-    opened_at: tuple[Site, ...] = ()
+    opened_at: Optional[tuple[Site, ...]] = None
 
 
 Event = Union[Open, Close, Pin, TlsRegistration, DescriptorLeak]

@@ -16,14 +16,14 @@ _RTLD_NODELETE = 0x1000
 
 
 class NodeleteCause(NamedTuple):
-    """Why a library became NODELETE: the origin, the symbols, and the libraries that looked them up.
+    """Why a library became NODELETE: the origin, the symbols, and the libraries that looked them up, None if unknown.
 
     ``symbols_omitted`` more symbols are left out.
     """
 
     origin: Optional[str]
-    symbols: tuple[str, ...]
-    lookups: tuple[str, ...]
+    symbols: Optional[tuple[str, ...]]
+    lookups: Optional[tuple[str, ...]]
     symbols_omitted: int
 
 
@@ -46,16 +46,19 @@ def find_nodelete_cause(
     :param open_calls: the opens that may have caused it.
     """
     hold = next((h for h in library.holds if h.kind is HoldKind.NODELETE), Hold(HoldKind.NODELETE))
-    lookups: list[str] = []
     origin = hold.origin
     flagged = [open_call for open_call in open_calls if open_call.request.flags & _RTLD_NODELETE]
     if any(each.library and each.library.link_map == link_map.address for each in flagged) and origin != "elf-flag":
         origin = "dlopen-flag"
     elif origin == "dlopen-flag-or-dlsym" and not flagged:
         origin = "bound-by-startup"  # by a lookup with dlsym, which leaves no trace
+    if origin in ("elf-flag", "dlopen-flag"):
+        return NodeleteCause(origin, (), (), 0)
+    lookups: Sequence[str] = ()
     if open_calls and origin in ("unique-symbol", "bound-by-startup"):
         lookups = _find_lookups(process, link_map, open_calls[-1], origin)
-    return NodeleteCause(origin, hold.symbols, tuple(lookups), hold.symbols_omitted)
+    # A lookup with dlsym leaves no trace, and neither does one before the open.
+    return NodeleteCause(origin, hold.symbols or None, tuple(lookups) or None, hold.symbols_omitted)
 
 
 def _find_lookups(process: GlibcProcess, link_map: LinkMap, during: OpenCall, origin: str) -> list[str]:

@@ -17,16 +17,15 @@ REGISTER = "__cxa_thread_atexit_impl"
 
 
 class RegistrationCall(NamedTuple):
-    """A call that registers a destructor: caller, library kept, destructor and object, destructor's library.
+    """A call that registers a destructor: caller, library kept, destructor and object.
 
-    ``owner`` is None if the destructor is in the library that it keeps.
+    ``library`` is None if not all libraries could be read, and it is none of the others.
     """
 
     caller: Optional[Site]
-    library: LibraryInstance
+    library: Optional[LibraryInstance]
     function: Site
     object: int
-    owner: Optional[str]
 
 
 def read_registration(hit: Hit, memory: Memory, snapshot: LoaderSnapshot, callers: Callers) -> RegistrationCall:
@@ -43,8 +42,8 @@ def read_registration(hit: Hit, memory: Memory, snapshot: LoaderSnapshot, caller
         snapshot.refresh()  # for names only: changes are found at the next event
     process = snapshot.process
     caller = callers.name(process, callers.skip_libstdcxx(hit, process, pc))
-    kept = process.find_map(symbol) or process.graph.namespaces[0].maps[0]
+    kept = process.find_map(symbol)
+    if kept is None and process.graph.complete:
+        kept = process.graph.namespaces[0].maps[0]
     code = callers.name(process, function, before=0) or Site(function)
-    library = instance_of(process, kept)
-    owner = code.library if code.library != library.name else None
-    return RegistrationCall(caller, library, code, subject, owner)
+    return RegistrationCall(caller, instance_of(process, kept) if kept else None, code, subject)

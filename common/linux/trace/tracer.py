@@ -179,7 +179,7 @@ class Tracer:
         pid = self.target.pid
         if self.target.kind != "live" or pid is None:
             raise UnsupportedError("descriptors can be watched only in a process on this machine")
-        return Descriptors(pid)
+        return Descriptors(pid, watches_calls=bool(self.options.libraries))
 
     def stop(self) -> None:
         """Remove the breakpoints, and finish the calls that can be seen to have returned."""
@@ -344,7 +344,7 @@ class Tracer:
         """Handle a thread about to register a TLS destructor."""
         found = read_registration(hit, Memory(self.target), self._snapshot, self._callers)
         header = self._header(hit, self._callers.stack(hit), found.caller, "user")
-        self._summary.tell(TlsRegistration(header, found.library, found.function, found.object, found.owner))
+        self._summary.tell(TlsRegistration(header, found.library, found.function, found.object))
         return Reaction.RESUME
 
     def _on_descriptor(self, hit: Hit) -> Reaction:

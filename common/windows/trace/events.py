@@ -29,7 +29,7 @@ class DllInstance(NamedTuple):
 class DllOpen(NamedTuple):
     """A load: the request, the function of ntdll, its NTSTATUS, and its effects.
 
-    :param flags: the function's flags as a number, None if it has none.
+    :param flags: the function's flags as a number, None if it has none or they are unknown.
     :param loaded: all DLLs that were mapped during the call.
     :param unloaded: all DLLs that were unmapped during the call.
     :param load_count_before: the load count of ``library``, as ``load_count_after``; None if the DLL is not loaded, is

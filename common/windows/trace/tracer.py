@@ -9,6 +9,7 @@ DLL_PROCESS_DETACH.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Optional
 
 from ...errors import DlwhyError, LayoutError, UnsupportedError
 from ...guards import call_handler, event_bug, traceback_of
@@ -205,9 +206,11 @@ class DllTracer:
         flags, name, output = hit.registers(("rdx", "r8", "r9"))
         memory = Memory(self._target)
         # Windows passes a pointer to the flags, Wine the flags themselves.
+        known: Optional[int] = flags
         if flags >= FIRST_ADDRESS:
-            flags = int.from_bytes(memory.try_read(flags, 4) or b"", "little")
-        load_call.note_request(find_name(memory, name), flags, output)
+            data = memory.try_read(flags, 4)
+            known = None if data is None else int.from_bytes(data, "little")
+        load_call.note_request(find_name(memory, name), known, output)
 
     def _begin_add_ref(self, hit: Hit) -> None:
         flags, base = hit.registers(("rcx", "rdx"))
