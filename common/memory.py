@@ -92,6 +92,11 @@ class Memory:
             self._cut = what if address is None else f"{what} {address:#x}"
         return self._left >= 0
 
+    @property
+    def units_left(self) -> int:
+        """Return what is left of the command's budget; negative if it is exhausted."""
+        return self._left
+
     def problems(self) -> tuple[Problem, ...]:
         """Return a problem naming where the budget ran out, none if it did not."""
         if not self._cut:

@@ -28,6 +28,7 @@ ORDER = (
     ("linux.elf", "linux.layouts"),
     ("windows.layouts", "windows.pe", "windows.share_rules", "windows.strings", "windows.target"),
     ("linux.loader", "windows.loader", "windows.kernel"),
+    ("windows.loaded",),
     ("linux.dumps", "windows.dumps", "windows.holders", "windows.share"),
     ("linux.state", "windows.state", "windows.crash"),
     ("linux.plan", "windows.plan", "windows.gone"),

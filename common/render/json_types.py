@@ -645,9 +645,9 @@ class MappingDocument(TypedDict):
     pid: int
     process_name: str
     range: Range
-    vad: str
+    vad: Optional[str]
     section_kind: str
-    protection: str
+    protection: Optional[str]
     commit_pages: Optional[int]
     wow64: bool
 
@@ -664,6 +664,7 @@ class OpenerDocument(FileObjectDocument):
     pid: int
     process_name: str
     handle: str
+    object_kind: str
     granted_access: str
 
 
@@ -677,11 +678,17 @@ class OperationDocument(TypedDict):
     reason: str
 
 
-class MappedFileDocument(FileObjectDocument):
+class MappedFileDocument(TypedDict):
     file_name: Optional[str]
-    file_name_address: str
-    device_object: str
+    file_name_source: Optional[str]
+    file_name_address: Optional[str]
+    device_object: Optional[str]
     control_area: Optional[str]
+    file_object: Optional[str]
+    access: Optional[FileAccessDocument]
+    sharing: Optional[FileSharingDocument]
+    access_string: Optional[str]
+    delete_pending: Optional[bool]
     fast_ref: Optional[int]
     section_kind: Optional[str]
     sections: list[SectionDocument]

@@ -367,7 +367,8 @@ class FileView(NamedTuple):
     """A view of a file in a process.
 
     :param end: address of the last byte.
-    :param vad: address of its _MMVAD.
+    :param vad: address of its _MMVAD, None if it is one of the kernel's own images.
+    :param protection: None likewise.
     :param image: whether it is mapped as an image, else as data.
     :param commit_pages: the commit charge in pages, None if there is none.
     :param wow64: whether the process runs 32-bit code on x64.
@@ -377,9 +378,9 @@ class FileView(NamedTuple):
     process_name: str
     base: int
     end: int
-    vad: int
+    vad: Optional[int]
     image: bool
-    protection: str
+    protection: Optional[str]
     commit_pages: Optional[int] = None
     wow64: bool = False
 
@@ -404,13 +405,14 @@ class OpenFile(NamedTuple):
 
 
 class Opener(NamedTuple):
-    """An open handle of the file; ``granted_access`` is an ACCESS_MASK."""
+    """An open handle of the file, or with ``section`` of a section of it; ``granted_access`` is an ACCESS_MASK."""
 
     pid: int
     process_name: str
     handle: int
     granted_access: int
     file: OpenFile
+    section: bool = False
 
 
 class SectionUse(NamedTuple):
@@ -458,20 +460,23 @@ class FileOperation(NamedTuple):
 
 
 class MappedFile(NamedTuple):
-    """A file that processes map, and the operations that are possible on it.
+    """A file that processes map or have open, and the operations that are possible on it.
 
     :param file_name: the file object's name, relative to its volume; None if unreadable.
-    :param file_name_address: the address of the name's characters, even if unreadable.
-    :param device_object: the address of the volume's _DEVICE_OBJECT.
-    :param file: the section's file object.
+    :param file_name_source: ``file-object``; if its name is unreadable, ``loader`` (of a process it is mapped in) or
+        ``module-list`` (the kernel's); None if no name is known.
+    :param file_name_address: the address of the name's characters, even if unreadable; None without a file object.
+    :param device_object: the address of the volume's _DEVICE_OBJECT; None likewise.
+    :param file: the section's file object, None for a kernel image that the boot loader has loaded.
     :param sections: image or data or both.
     :param evidence: the members behind the verdicts.
     """
 
     file_name: Optional[str]
-    file_name_address: int
-    device_object: int
-    file: OpenFile
+    file_name_source: Optional[str]
+    file_name_address: Optional[int]
+    device_object: Optional[int]
+    file: Optional[OpenFile]
     sections: tuple[SectionUse, ...]
     mappings: tuple[FileView, ...]
     openers: tuple[Opener, ...]

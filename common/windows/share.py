@@ -10,15 +10,18 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from ..errors import CorruptError, FaultError, NotFoundError, UnsupportedError
+from ..errors import CorruptError, FaultError, IncompleteSearchError, NotFoundError, UnsupportedError
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .kernel.files import ControlArea, FileObject, FileReader
 from .kernel.handles import HandleReader
-from .kernel.kernel import find_nt
+from .kernel.kernel import SYSTEM_PID, find_nt
+from .kernel.modules import list_modules
 from .kernel.processes import Process, ProcessReader, list_processes
+from .kernel.sections import SectionReader
 from .kernel.vad import Vad, VadReader
+from .loaded import LoadedNames
 from .model import FileView, MappedFile, Opener, OpenFile, SectionUse, Share
 from .share_rules import FileUsage, check_operations
 
@@ -46,17 +49,37 @@ _FIRST_BUILDS = (
 MAX_PROBLEMS = 32
 #: Maximum number of names that are compared to find similar ones.
 MAX_COMPARED = 4096
+#: How many processes' loaders are searched for the name of a file whose own cannot be read.
+_ASKED_LOADERS = 4
 
 # Costs of a reported view and a reported open, in Memory's units.
 _MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
 class _Found(NamedTuple):
-    """A mapped file: its control areas by address, its file objects, and its views."""
+    """A file: its control areas and file objects by address, its views, and what a module list calls it."""
 
     areas: dict[int, ControlArea]
     files: dict[int, FileObject]
     mappings: list[FileView]
+    listed_names: list[str]
+
+
+class _Opened(NamedTuple):
+    """An open handle of a file, or of a section of it."""
+
+    process: Process
+    handle: int
+    access: int
+    file: FileObject
+    section: bool
+
+
+class _Gap(NamedTuple):
+    """Why a file may have been missed: in the process of that id, or in all for None."""
+
+    pid: Optional[int]
+    problem: Problem
 
 
 def require_kernel(target: Target) -> KernelTarget:
@@ -78,15 +101,18 @@ def share_file(target: Target, text: str, evaluate: Callable[[str], int], pid: O
     :param evaluate: returns the value of an expression.
     :param pid: only files that this process maps, its views first; None for all processes, for an address the current.
     :raises NotFoundError: if none fits, or there is no such process.
+    :raises IncompleteSearchError: if none fits, but not all could be looked at: processes, VADs, names, handles.
     :raises UnsupportedError: if the target is not a kernel.
     :raises LayoutError: if no layouts of this kernel's structures are known.
     """
     machine = _Machine(require_kernel(target))
-    matching = machine.by_name(text, pid) or machine.by_address(text, evaluate, pid)
+    machine.add_unmapped()
+    matching = machine.by_name(text, pid)
+    if matching:
+        return machine.answer(matching, text, pid)
+    matching = machine.by_address(text, evaluate, pid)
     if not matching:
-        failure = NotFoundError(f"no process maps a file that '{text}' fits", machine.near(text))
-        failure.add(machine.reported_problems())
-        raise failure
+        raise machine.not_found(text, pid)
     return machine.answer(matching, text, pid)
 
 
@@ -105,7 +131,7 @@ def share_all(target: Target, pid: Optional[int] = None) -> Share:
     ]
     if not keys and pid is not None:
         machine.require_process(pid)
-    keys.sort(key=lambda key: (machine.name(key) or "\U0010ffff").lower())
+    keys.sort(key=lambda key: (machine.name(key)[0] or "\U0010ffff").lower())
     return machine.answer(keys, None, pid)
 
 
@@ -116,15 +142,31 @@ class _Machine:
         self.nt = find_nt(target)
         self.problems: list[Problem] = list(target.problems())
         self.files = FileReader(self.nt)
+        self._sections_of_handles = SectionReader(self.nt, self.files)
+        self._loaded = LoadedNames(self.nt)
+        #: Why files may have been missed, and which views cannot be attributed to a file.
+        self._gaps: list[_Gap] = []
+        self._unidentified: list[tuple[Process, Vad]] = []
+        listed = list(self.problems)
         self.processes = list_processes(self.nt, self.problems)
+        self._gaps += [_Gap(None, problem) for problem in self.problems[len(listed) :]]
         self._all_listed = not self.problems
+        self._by_pid = {process.pid: process for process in reversed(self.processes)}
         self._process_reader = ProcessReader(self.nt)
         self._vad_reader = VadReader(self.nt)
         self.found: dict[int, _Found] = {}
+        self._opened: Optional[dict[int, list[_Opened]]] = None
+        self._handles_complete = True
+        #: Files that can have sections which could not be read.
+        self._unread_sections: set[int] = set()
         self._sections: dict[int, Optional[tuple[int, ControlArea]]] = {}
+        self._unread: set[int] = set()
         for process in self.processes:
             where = _process_words(process)
-            for vad in () if process.exited else self._vad_reader.read_tree(process.eprocess, where, self.problems):
+            before = len(self.problems)
+            vads = [] if process.exited else self._vad_reader.read_tree(process.eprocess, where, self.problems)
+            self._gaps += [_Gap(process.pid, problem) for problem in self.problems[before:]]
+            for vad in vads:
                 if vad.section:
                     self._take(process, vad)
 
@@ -133,15 +175,12 @@ class _Machine:
             self._sections[vad.section] = self._find_section(process, vad)
         section = self._sections[vad.section]
         if section is None:
+            if vad.section in self._unread:
+                self._unidentified.append((process, vad))
             return
         key, area = section
-        found = self.found.setdefault(key, _Found({}, {}, []))
-        if area.address not in found.areas:
-            found.areas[area.address] = area
-            file = self.files.find_file(area.file_object)
-            if file is not None:
-                found.files[file.address] = file
-        found.mappings.append(
+        self._take_area(key, area)
+        self.found[key].mappings.append(
             FileView(
                 pid=process.pid,
                 process_name=process.name,
@@ -154,6 +193,81 @@ class _Machine:
                 wow64=bool(process.wow64),
             )
         )
+
+    def _take_area(self, key: int, area: ControlArea) -> None:
+        found = self.found.setdefault(key, _Found({}, {}, [], []))
+        if area.address not in found.areas:
+            found.areas[area.address] = area
+            file = self.files.find_file(area.file_object)
+            if file is not None:
+                found.files[file.address] = file
+
+    # -- files that no process maps ----------------------------------------------------------------------------
+
+    def add_unmapped(self) -> None:
+        """Add the files that are open, or whose sections are, and the images of the kernel."""
+        for key, opened in self._open_handles().items():
+            found = self.found.setdefault(key, _Found({}, {}, [], []))
+            for each in opened:
+                found.files.setdefault(each.file.address, each.file)
+        self._add_kernel_images()
+
+    def _add_kernel_images(self) -> None:
+        modules = list_modules(self.nt)
+        if modules is None or not modules.is_complete:
+            reason = "it is not known" if modules is None else modules.reason
+            self._gaps.append(_Gap(SYSTEM_PID, Problem("PsLoadedModuleList", f"{reason}: a driver can be missing")))
+        nameless = 0
+        for module in modules or ():
+            nameless += not module.path
+            area = self._sections_of_handles.find_control_area(module.section) if module.section else None
+            file = self.files.find_file(area.file_object) if area is not None and area.file_object else None
+            key = module.entry if file is None else file.section_object_pointer or file.address
+            if area is not None and file is not None:
+                self._take_area(key, area)
+            found = self.found.setdefault(key, _Found({}, {}, [], []))
+            if module.path:
+                found.listed_names.append(module.path)
+            if file is None:
+                self._unread_sections.add(key)
+            end = module.base + module.size - 1
+            found.mappings.append(FileView(SYSTEM_PID, "System", module.base, end, None, True, None))
+        if nameless:
+            problem = Problem("PsLoadedModuleList", f"the names of {nameless} of its modules cannot be read")
+            self._gaps.append(_Gap(SYSTEM_PID, problem))
+
+    def _open_handles(self) -> dict[int, list[_Opened]]:
+        """Find the open handles of files and of their sections, by the files' section object pointers."""
+        if self._opened is None:
+            self._opened = {}
+            before = len(self.problems)
+            for process in self.processes:
+                if process.object_table:
+                    start = len(self.problems)
+                    self._read_handles(process, self._opened)
+                    self._gaps += [_Gap(process.pid, problem) for problem in self.problems[start:]]
+            self._handles_complete = len(self.problems) == before
+        return self._opened
+
+    def _read_handles(self, process: Process, opened: dict[int, list[_Opened]]) -> None:
+        where = _process_words(process)
+        unread = 0
+        for handle in HandleReader(self.nt).for_each(process.object_table, where, self.problems):
+            file, is_section = self.files.find_file(handle.object), False
+            if file is None:
+                # The first words of a file object say that it is one.
+                unread += self.nt.memory.try_read(handle.object, 4) is None
+                area = self._sections_of_handles.find_control_area(handle.object)
+                file, is_section = self.files.find_file(area.file_object) if area else None, True
+                if file is None:
+                    continue
+            if not self.nt.memory.spend(_OPEN_UNITS, "open handles"):
+                self.problems.append(Problem(where, "not all its handles are looked at"))
+                break
+            key = file.section_object_pointer or file.address
+            opened.setdefault(key, []).append(_Opened(process, handle.value, handle.granted_access, file, is_section))
+        if unread:
+            self.problems.append(Problem(where, f"the objects of {unread} of its handles cannot be read"))
 
     def _take_from_ring(self, key: int) -> None:
         """Add the views that only the sections' lists show: their process is in no list, or its tree is damaged."""
@@ -170,7 +284,10 @@ class _Machine:
                     process = known.get(view.eprocess) or self._process_reader.read(view.eprocess)
                     vad = self._vad_reader.read_long(view.vad)
                     is_view = vad.section and self.files.control_area_of(vad.section) == area.address
-                except FaultError:
+                except FaultError as error:
+                    # Not a view: then the ring led elsewhere.  Or one that cannot be read.
+                    message = f"a view of the section {area.address:#x} cannot be read: {error}"
+                    self.problems.append(Problem(f"section {area.address:#x}", message))
                     continue
                 if vad.address in seen or not is_view or process.exited or not process.is_plausible:
                     continue
@@ -185,11 +302,13 @@ class _Machine:
             area = self.files.control_area(self.files.control_area_of(vad.section))
         except (FaultError, CorruptError) as error:
             self.problems.append(Problem(_process_words(process), f"the section of VAD {vad.address:#x}: {error}"))
+            self._unread.add(vad.section)
             return None
         if area.file_object == 0:
             return None
         file = self.files.find_file(area.file_object)
         if file is None:
+            self._unread.add(vad.section)
             message = f"the file of VAD {vad.address:#x}: no file object at {area.file_object:#x}"
             self.problems.append(Problem(_process_words(process), message))
             return None
@@ -197,22 +316,42 @@ class _Machine:
 
     # -- requested files -------------------------------------------------------------------------------------
 
-    def name(self, key: int) -> Optional[str]:
-        """Return a file's name, None if it cannot be read."""
-        return next((file.name.text for file in self.found[key].files.values() if file.name.text), None)
+    def name(self, key: int) -> tuple[Optional[str], Optional[str]]:
+        """Return a file's name and whose it is: its own, else that of a module list or a loader; None if unknown."""
+        found = self.found[key]
+        own = next((file.name.text for file in found.files.values() if file.name.text), None)
+        if own is not None:
+            return own, "file-object"
+        if found.listed_names:
+            return found.listed_names[0], "module-list"
+        if any(file.name.text == "" for file in found.files.values()):
+            return None, None  # it has none, as a volume or a pipe
+        for mapping in found.mappings[:_ASKED_LOADERS]:
+            process = self._by_pid.get(mapping.pid)
+            path = self._loaded.paths(process).get(mapping.base) if process is not None and mapping.image else None
+            if path:
+                return path, "loader"
+        return None, None
+
+    def _is_nameless(self, key: int) -> bool:
+        """Return True if a file has a name that cannot be read."""
+        found = self.found[key]
+        return self.name(key)[0] is None and not any(file.name.text == "" for file in found.files.values())
+
+    def _is_of(self, key: int, pid: Optional[int]) -> bool:
+        """Return True if a process maps a file or has it open; of None, any."""
+        if pid is None:
+            return True
+        opened = self._open_handles().get(key, ())
+        mapped = any(mapping.pid == pid for mapping in self.found[key].mappings)
+        return mapped or any(each.process.pid == pid for each in opened)
 
     def by_name(self, text: str, pid: Optional[int]) -> list[int]:
-        """List the files that match a name, the end of a path or a pattern, and that a process maps."""
+        """List the files that match a name, the end of a path or a pattern, and that a process maps or has open."""
         if pid is not None:
             self.require_process(pid)
-        wanted = text.replace("/", "\\").lower()
-        if wanted[1:2] == ":":
-            wanted = wanted[2:]
-        names = {
-            key: (self.name(key) or "").lower()
-            for key, found in self.found.items()
-            if pid is None or any(mapping.pid == pid for mapping in found.mappings)
-        }
+        wanted = _comparable(text)
+        names = {key: _comparable(self.name(key)[0] or "") for key in self.found if self._is_of(key, pid)}
         exact = [key for key, name in names.items() if name and _names(name, wanted)]
         if exact or not set("*?[") & set(wanted):
             return exact
@@ -224,38 +363,105 @@ class _Machine:
             if name and (fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(windows_base_name(name), wanted))
         ]
 
+    def not_found(self, text: str, pid: Optional[int]) -> NotFoundError:
+        """Return the failure to find a file: an IncompleteSearchError if it can be where nothing could be read."""
+        near = self.near(text)
+        gaps = [gap.problem for gap in self._gaps if pid is None or gap.pid in (None, pid)]
+        unidentified = [process for process, _ in self._unidentified if pid in (None, process.pid)]
+        if unidentified:
+            who = ", ".join(list(dict.fromkeys(map(_process_words, unidentified)))[:3])
+            gaps.append(Problem(who, f"the files of {len(unidentified)} views cannot be read"))
+        nameless = sum(self._is_nameless(key) for key in self.found if self._is_of(key, pid))
+        if nameless:
+            gaps.append(Problem("names", f"those of {nameless} files that are mapped or open cannot be read"))
+        if not self._sections_of_handles.is_known:
+            gaps.append(Problem("sections", "those without a view are not looked for: their layout is not known"))
+        gaps += self.nt.memory.problems()
+        if not gaps:
+            failure = NotFoundError(f"no process maps a file that '{text}' fits, or has one open", near)
+            failure.add(self.reported_problems())
+            return failure
+        message = f"no file that '{text}' fits was found, but not everything could be looked at"
+        incomplete = IncompleteSearchError(message, near)
+        incomplete.add((*self._listed_by_loaders(text, pid), *gaps))
+        return incomplete
+
+    def _listed_by_loaders(self, text: str, pid: Optional[int], seen: Iterable[int] = ()) -> Iterator[Problem]:
+        """Yield which processes, of those whose VADs cannot be read completely, have loaded a file by their loaders."""
+        wanted = _comparable(text)
+        unread = {gap.pid for gap in self._gaps} | {process.pid for process, _ in self._unidentified}
+        for process in self.processes:
+            if process.pid not in unread or pid not in (None, process.pid) or process.pid in seen:
+                continue
+            for base, path in self._loaded.paths(process).items():
+                if _names(_comparable(path), wanted):
+                    message = f"its loader lists {path} at {base:#x}: it maps the file, but its VADs cannot be read"
+                    yield Problem(_process_words(process), message)
+
     def by_address(self, text: str, evaluate: Callable[[str], int], pid: Optional[int]) -> list[int]:
         """List the file that is mapped at an address of a process, the current one unless another is named."""
         try:
             address = evaluate(text)
         except NotFoundError:
-            return []
+            return []  # it is a name, and `not_found` says what could not be looked at
+        in_kernel = [
+            key
+            for key, found in self.found.items()
+            if any(mapping.vad is None and mapping.base <= address <= mapping.end for mapping in found.mappings)
+        ]
+        if in_kernel:
+            return in_kernel
         if pid is None:
             current = self.nt.target.current_process
             pid = next((process.pid for process in self.processes if process.eprocess == current), None)
             if pid is None:
                 raise NotFoundError(f"'{text}' is an address, and no process is current: name one by -p PID")
-        return [
+        keys = [
             key
             for key, found in self.found.items()
             if any(mapping.pid == pid and mapping.base <= address <= mapping.end for mapping in found.mappings)
         ]
+        if not keys:
+            raise self._nothing_at(text, address, pid)
+        return keys
+
+    def _nothing_at(self, text: str, address: int, pid: int) -> NotFoundError:
+        """Return the failure to find a file at an address, which can be in what could not be read of the process."""
+        gaps = [gap.problem for gap in self._gaps if gap.pid == pid]
+        there = [
+            process for process, vad in self._unidentified if process.pid == pid and vad.start <= address <= vad.end
+        ]
+        if not gaps and not there:
+            return NotFoundError(f"no process maps a file that '{text}' fits, or has one open", self.near(text))
+        failure = IncompleteSearchError(f"which file is at {address:#x} of process {pid} cannot be read")
+        process = self._by_pid[pid]
+        listed = [(base, path) for base, path in self._loaded.paths(process).items() if base <= address]
+        if listed:
+            base, path = max(listed)
+            gaps.insert(0, Problem(_process_words(process), f"its loader lists {path} at {base:#x}"))
+        failure.add(gaps)
+        return failure
 
     def require_process(self, pid: int) -> Process:
         """Find a process.
 
-        :raises NotFoundError: if there is no such process.
+        :raises NotFoundError: if there is no such process; an IncompleteSearchError if not all are known.
         """
         for process in self.processes:
             if process.pid == pid:
                 return process
+        gaps = [gap.problem for gap in self._gaps if gap.pid is None]
+        if gaps:
+            failure = IncompleteSearchError(f"there is no process {pid} among those that could be read")
+            failure.add(gaps)
+            raise failure
         raise NotFoundError(f"there is no process {pid}")
 
     def near(self, text: str) -> list[str]:
         """List names similar to one that was not found."""
         import difflib
 
-        names = sorted({windows_base_name(self.name(key) or "") for key in self.found} - {""})
+        names = sorted({windows_base_name(self.name(key)[0] or "") for key in self.found} - {""})
         wanted = windows_base_name(text).lower()
         names = names[:MAX_COMPARED]
         close = difflib.get_close_matches(wanted, [name.lower() for name in names], n=3, cutoff=0.5)
@@ -266,11 +472,14 @@ class _Machine:
     def answer(self, keys: Sequence[int], asked: Optional[str], pid: Optional[int]) -> Share:
         """Return the verdicts on files."""
         for key in keys:
+            self._add_areas(key)
             self._take_from_ring(key)
-        before = len(self.problems)
-        openers = self._openers(frozenset(keys))
-        complete = self._all_listed and len(self.problems) == before
+        openers = self._open_handles()
+        complete = self._all_listed and self._handles_complete
         files = tuple(self._describe_file(key, openers.get(key, []), complete, pid) for key in keys)
+        if asked is not None:
+            mappers = {mapping.pid for file in files for mapping in file.mappings}
+            self.problems += self._listed_by_loaders(asked, pid, mappers)
         return Share(
             target=self._target_info(),
             loader=LoaderInfo("nt", self._version(), self.nt.source),
@@ -300,67 +509,71 @@ class _Machine:
         index = bisect.bisect_right(_FIRST_BUILDS, (build, "~")) - 1
         return f"{_FIRST_BUILDS[max(index, 0)][1]}.{build}"
 
-    def _openers(self, keys: frozenset[int]) -> dict[int, list[tuple[Process, int, int, FileObject]]]:
-        """Find the open handles of files, by the files' section object pointers."""
-        reader = HandleReader(self.nt)
-        found: dict[int, list[tuple[Process, int, int, FileObject]]] = {}
-        for process in self.processes:
-            if not process.object_table:
-                continue
-            for handle in reader.for_each(process.object_table, _process_words(process), self.problems):
-                file = self.files.find_file(handle.object)
-                if file is not None and file.section_object_pointer in keys:
-                    if not self.nt.memory.spend(_OPEN_UNITS, "open handles"):
-                        self.problems.append(Problem(_process_words(process), "not all its handles are looked at"))
-                        return found
-                    opened = (process, handle.value, handle.granted_access, file)
-                    found.setdefault(file.section_object_pointer, []).append(opened)
-        return found
+    def _add_areas(self, key: int) -> None:
+        """Add the sections that a file's section object pointers name."""
+        found = self.found[key]
+        if not any(file.section_object_pointer == key for file in found.files.values()):
+            return
+        pointers = self.files.section_pointers(key)
+        if pointers is None:
+            self.problems.append(Problem("section", f"the section object pointers at {key:#x} cannot be read"))
+            self._unread_sections.add(key)
+            return
+        for address in (pointers.image, pointers.data):
+            if address and address not in found.areas:
+                try:
+                    self._take_area(key, self.files.control_area(address))
+                except (FaultError, CorruptError) as error:
+                    self.problems.append(Problem("section", str(error)))
+                    self._unread_sections.add(key)
 
     def _describe_file(
         self,
         key: int,
-        handles: Sequence[tuple[Process, int, int, FileObject]],
+        handles: Sequence[_Opened],
         complete: bool,
         pid: Optional[int],
     ) -> MappedFile:
         found = self.found[key]
-        areas = dict(found.areas)
-        pointers = self.files.section_pointers(key)
-        for address in (pointers.image, pointers.data) if pointers else ():
-            if address and address not in areas:
-                area = self._area_of_file(address)
-                if area is not None:
-                    areas[address] = area
+        areas = found.areas
         sections = tuple(_section_use(area) for area in sorted(areas.values(), key=lambda area: not area.image))
-        files = dict(found.files)
-        for area in areas.values():
-            other = self.files.find_file(area.file_object)
-            if other is not None:
-                files.setdefault(other.address, other)
-        opened = {file.address for _, _, _, file in handles}
+        files = {**found.files, **{each.file.address: each.file for each in handles}}
+        opened = {each.file.address for each in handles if not each.section}
         references = {area.file_object: area.fast_ref for area in areas.values()}
         opens = {
-            file.address: _open_file(file, file.address in opened, references.get(file.address))
-            for file in (*files.values(), *(file for _, _, _, file in handles))
+            address: _open_file(file, address in opened, references.get(address)) for address, file in files.items()
         }
         main = next((area.file_object for area in sorted(areas.values(), key=lambda area: not area.image)), 0)
-        file = files.get(main) or next(iter(files.values()))
+        file = files.get(main) or next(iter(files.values()), None)
+        name, source = self.name(key)
+        usage = FileUsage(
+            sections,
+            tuple(opens.values()),
+            complete,
+            self.nt.target.build_number,
+            sections_complete=key not in self._unread_sections,
+        )
         return MappedFile(
-            file_name=file.name.text,
-            file_name_address=file.name.buffer,
-            device_object=file.device,
-            file=opens[file.address],
+            file_name=name,
+            file_name_source=source,
+            file_name_address=file.name.buffer if file else None,
+            device_object=file.device if file else None,
+            file=opens[file.address] if file else None,
             sections=sections,
             mappings=tuple(self._affordable(sorted(found.mappings, key=lambda mapping: _mapping_order(mapping, pid)))),
             openers=tuple(
-                Opener(process.pid, process.name, value, access, opens[file.address])
-                for process, value, access, file in handles
+                Opener(
+                    each.process.pid,
+                    each.process.name,
+                    each.handle,
+                    each.access,
+                    opens[each.file.address],
+                    each.section,
+                )
+                for each in handles
             ),
             evidence=tuple(self._evidence(areas.values(), opens.values())),
-            operations=check_operations(
-                FileUsage(sections, tuple(opens.values()), complete, self.nt.target.build_number)
-            ),
+            operations=check_operations(usage),
         )
 
     def _affordable(self, mappings: Sequence[FileView]) -> Iterator[FileView]:
@@ -385,12 +598,17 @@ class _Machine:
                     if value is not None:
                         yield Evidence(place, expression, value, field.offset, nt.source, member)
 
-    def _area_of_file(self, address: int) -> Optional[ControlArea]:
-        try:
-            return self.files.control_area(address)
-        except (FaultError, CorruptError) as error:
-            self.problems.append(Problem("section", str(error)))
-            return None
+
+def _comparable(name: str) -> str:
+    """Return a path in lower case, as a file object has it: without a drive, and with the folder of Windows by name."""
+    found = name.replace("/", "\\").lower()
+    if found.startswith("\\??\\"):
+        found = found[4:]
+    if found[1:2] == ":":
+        found = found[2:]
+    if found.startswith("\\systemroot\\"):
+        found = found.replace("\\systemroot", "\\windows", 1)
+    return found
 
 
 def _names(name: str, wanted: str) -> bool:

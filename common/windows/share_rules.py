@@ -33,13 +33,17 @@ _OPENING_FAILS = "whoever opens it for writing now gets ERROR_SHARING_VIOLATION 
 _UNSEEN = "; not all handle tables could be read, so another opener can object"
 
 
+_UNSEEN_SECTION = "; not all its sections are known, so one can be in use"
+
+
 class FileUsage(NamedTuple):
-    """The known sections and opens of a file, and whether there can be unseen opens."""
+    """The known sections and opens of a file, and whether these are all."""
 
     sections: Sequence[SectionUse]
     opens: Sequence[OpenFile]
     handles_complete: bool
     build: Optional[int]
+    sections_complete: bool = True
 
     def section_in_use(self, image: bool) -> Optional[SectionUse]:
         """Return the image or data section if it is in use."""
@@ -83,9 +87,11 @@ def _withheld(name: str, usage: FileUsage, letter: str) -> Optional[FileOperatio
 
 
 def _allowed(name: str, usage: FileUsage, why: str, possible: Allowed = Allowed.YES) -> FileOperation:
-    """Return a permission, weakened if there may be unseen openers."""
-    if not usage.handles_complete:
-        return FileOperation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + _UNSEEN)
+    """Return a permission, weakened if there may be unseen openers or sections."""
+    unseen = "" if usage.handles_complete else _UNSEEN
+    unseen += "" if usage.sections_complete else _UNSEEN_SECTION
+    if unseen:
+        return FileOperation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + unseen)
     return FileOperation(name, possible, None, why)
 
 

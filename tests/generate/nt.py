@@ -61,6 +61,8 @@ FIELDS: Mapping[str, str] = {
     "_OBJECT_HEADER": "",
     "_RTL_AVL_TREE": "",
     "_RTL_BALANCED_NODE": "",
+    "_SECTION": "u1",
+    "_SECTION_OBJECT": "Segment",
     "_SECTION_OBJECT_POINTERS": "",
     "_SEGMENT": "ControlArea TotalNumberOfPtes SizeOfSegment PrototypePte",
     "_SUBSECTION": "",

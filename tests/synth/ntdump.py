@@ -245,6 +245,19 @@ class Process:
         self.handles.append((file.address, access))
         return 4 * len(self.handles)
 
+    def open_section(self, section: Section, access: int = 0xF001F) -> int:
+        """Open a handle of a section; gives its value."""
+        self.handles.append((self.machine.section_object(section), access))
+        return 4 * len(self.handles)
+
+    def lose_vads(self) -> None:
+        """Lead the tree of VADs nowhere, once it is written."""
+        m = self.machine
+        root = self.eprocess + m.field("_EPROCESS", "VadRoot")[0]
+        if m.has("_MM_AVL_TABLE", "BalancedRoot"):
+            root += m.field("_MM_AVL_TABLE", "BalancedRoot")[0] + m.field("_MMADDRESS_NODE", "RightChild")[0]
+        m.put_pointer(root, m.nowhere)
+
     def write_user(self, address: int, data: bytes) -> None:
         """Put bytes into the process's own memory."""
         for start in range(address - address % PAGE, address + len(data), PAGE):
@@ -279,6 +292,7 @@ class Machine:
         self.roots: list[int] = []
         self.kernel_root = self.new_root()
         self.processes: list[Process] = []
+        self.drivers: list[int] = []
         for offset in range(0, self.image_size, PAGE):
             self.map_page(self.kernel_root, self.base + offset, self.new_frame())
         self.write(self.base, content)
@@ -340,6 +354,43 @@ class Machine:
             if self.has("_CONTROL_AREA", ring):
                 self.empty_list(area + self.field("_CONTROL_AREA", ring)[0])
         return Section(area, subsection, prototypes, file, is_image)
+
+    def section_object(self, section: Section) -> int:
+        """Make a section object, which a handle can be of."""
+        name = "_SECTION" if "_SECTION" in self.structs else "_SECTION_OBJECT"
+        address = self.allocate(name, b"Sect", before=self.body)
+        if name == "_SECTION":
+            self.put(address, name, "u1.ControlArea", section.control_area)
+        else:
+            self.put(address, name, "Segment", self.get(section.control_area, "_CONTROL_AREA", "Segment"))
+        return address
+
+    def driver(
+        self, path: str, base: int, size: int, section: Optional[Section] = None, where: str = "resident"
+    ) -> int:
+        """Load a driver; without a section the boot loader has done so.  Gives its entry in the list of modules."""
+        wide = self.pointer_size == 8
+        entry = self.pool(0xA0 if wide else 0x5C, b"MmLd")
+        at_base, at_name, at_section = (0x30, 0x48, 0x70) if wide else (0x18, 0x24, 0x3C)
+        self.put_pointer(entry + at_base, base)
+        self.write(entry + at_base + 2 * self.pointer_size, struct.pack("<I", size))
+        data = path.encode("utf-16-le")
+        self.write(entry + at_name, struct.pack("<HH", len(data), len(data) + 2))
+        self.put_pointer(entry + at_name + self.pointer_size, self.text(data, where))
+        self.put_pointer(entry + at_section, self.section_object(section) if section else 0)
+        self.drivers.append(entry)
+        return entry
+
+    def cut_processes(self, process: Process) -> None:
+        """Lead the list of processes nowhere at this one, in both directions, once it is written."""
+        links = process.eprocess + self.field("_EPROCESS", "ActiveProcessLinks")[0]
+        self.put_pointer(links, self.nowhere)
+        self.put_pointer(links + self.pointer_size, self.nowhere)
+
+    @property
+    def nowhere(self) -> int:
+        """Give an address in kernel space at which there is nothing."""
+        return 0xFFFFFA80_7FFF0000 if self.pointer_size == 8 else 0x9FFF0000
 
     def event(self) -> FileObject:
         """Make an object that is no file: the type of a semaphore is 5 too, as that of a file object."""
@@ -722,6 +773,8 @@ class Machine:
         self.empty_list(head)
         self.link_tail(head, entry)
         base, full = (0x30, 0x48) if size == 8 else (0x18, 0x24)
+        for driver in self.drivers:
+            self.link_tail(head, driver)
         self.put_pointer(entry + base, self.base)
         self.put_pointer(entry + base + size, self.symbol("KeBugCheckEx"))
         self.write(entry + base + 2 * size, struct.pack("<I", self.image_size))

@@ -10,10 +10,10 @@ COMMAND = Command(
     os="windows",
     summary="tell whether a mapped file can be renamed, deleted or overwritten, and who maps it",
     description="""\
-Says for a file that processes of a Windows machine map, as a DLL or as data, whether it can be
-renamed, deleted or overwritten while it is mapped, how Windows refuses what it refuses, and which
-processes map it or have it open. Needs the kernel: a kernel debug session, or a kernel or complete
-memory dump.
+Says for a file that processes of a Windows machine map, as a DLL or as data, or have open, or that
+the kernel has loaded (ntoskrnl.exe, a driver), whether it can be renamed, deleted or overwritten
+while it is mapped, how Windows refuses what it refuses, and which processes map it or have it
+open. Needs the kernel: a kernel debug session, or a kernel or complete memory dump.
 Permissions and the read-only attribute are not looked at.
 
 FILE is a name (python35.dll), the end of a path, a pattern (python*.dll), or an expression for an

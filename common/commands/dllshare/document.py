@@ -38,13 +38,19 @@ def share_document(command: str, share: Share) -> DllshareDocument:
 
 def _file(file: MappedFile) -> MappedFileDocument:
     main = file.sections[0] if file.sections else None
+    own = None if file.file is None else _file_object(file.file)
     return {
         "file_name": file.file_name,
-        "file_name_address": hexadecimal(file.file_name_address),
-        "device_object": hexadecimal(file.device_object),
+        "file_name_source": file.file_name_source,
+        "file_name_address": optional_hexadecimal(file.file_name_address),
+        "device_object": optional_hexadecimal(file.device_object),
         "control_area": optional_hexadecimal(main.control_area if main else None),
-        **_file_object(file.file),
-        "fast_ref": file.file.fast_ref,
+        "file_object": own["file_object"] if own else None,
+        "access": own["access"] if own else None,
+        "sharing": own["sharing"] if own else None,
+        "access_string": own["access_string"] if own else None,
+        "delete_pending": own["delete_pending"] if own else None,
+        "fast_ref": file.file.fast_ref if file.file else None,
         "section_kind": _section_word(file),
         "sections": [_section(section) for section in file.sections],
         "mappings": [_mapping(mapping) for mapping in file.mappings],
@@ -95,7 +101,7 @@ def _mapping(mapping: FileView) -> MappingDocument:
         "pid": mapping.pid,
         "process_name": mapping.process_name,
         "range": [hexadecimal(mapping.base), hexadecimal(mapping.end + 1)],
-        "vad": hexadecimal(mapping.vad),
+        "vad": optional_hexadecimal(mapping.vad),
         "section_kind": "image" if mapping.image else "data",
         "protection": mapping.protection,
         "commit_pages": mapping.commit_pages,
@@ -108,6 +114,7 @@ def _opener(opener: Opener) -> OpenerDocument:
         "pid": opener.pid,
         "process_name": opener.process_name,
         "handle": hexadecimal(opener.handle),
+        "object_kind": "section" if opener.section else "file",
         "granted_access": hexadecimal(opener.granted_access),
         **_file_object(opener.file),
     }

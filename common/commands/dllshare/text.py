@@ -31,7 +31,7 @@ def share_view(share: Share, verbose: bool) -> Document:
 
 def _table_parts(share: Share) -> Iterator[Part]:
     files = share.files
-    count = quantity(len(files), "mapped file")
+    count = quantity(len(files), "mapped file" if all(file.mappings for file in files) else "file")
     if share.asked is not None:
         yield Sentence(f"{count} match {share.asked}:")
     else:
@@ -39,7 +39,7 @@ def _table_parts(share: Share) -> Iterator[Part]:
         yield Sentence(f"{count}: {stuck} cannot even be renamed, {len(files) - stuck} can or may be.")
     rows = tuple(
         (
-            file.base_name or f"name at {file.file_name_address:#x} cannot be read",
+            file.base_name or f"name at {file.file_name_address or 0:#x} cannot be read",
             *(_operation(file, name).allowed.value for name in _IN_TEXT),
             "/".join("image" if section.image else "data" for section in file.sections),
             _mapped_by(file),
@@ -51,6 +51,10 @@ def _table_parts(share: Share) -> Iterator[Part]:
 
 def _mapped_by(file: MappedFile) -> str:
     processes = list(dict.fromkeys(f"{mapping.process_name} ({mapping.pid})" for mapping in file.mappings))
+    if not processes:
+        openers = list(dict.fromkeys(f"{opener.process_name} ({opener.pid})" for opener in file.openers))
+        more = f" +{len(openers) - 1}" if len(openers) > 1 else ""
+        return f"nobody; open in {openers[0]}{more}" if openers else ""
     return " ".join(processes[:2]) + (f" +{len(processes) - 2}" if len(processes) > 2 else "")
 
 
@@ -58,7 +62,11 @@ def _mapped_by(file: MappedFile) -> str:
 
 
 def _file_parts(file: MappedFile, wide: bool, verbose: bool) -> Iterator[Part]:
-    yield Sentence(file.file_name or f"(the name at {_pointer(file.file_name_address, wide)} is paged out)")
+    unread = f"the name at {_pointer(file.file_name_address or 0, wide)} is paged out"
+    if file.file_name_source == "loader":
+        yield Sentence(f"{file.file_name} (as a loader lists it; {unread})")
+    else:
+        yield Sentence(file.file_name or f"({unread})")
     rows = [*_identity_rows(file, wide, verbose), *_operation_rows(file, verbose), *_other_rows(file)]
     width = _VERBOSE_LABEL if verbose else _LABEL
     yield Facts(tuple((f"{label:<{width}} {text}",) for label, text in rows))
@@ -71,11 +79,14 @@ def _identity_rows(file: MappedFile, wide: bool, verbose: bool) -> Iterator[tupl
         yield "process", _mapping_words(file.mappings[0], wide)
     for section in file.sections if verbose else file.sections[:1]:
         yield "control area", _section_words(section, wide)
-    yield "file object", _file_words(file.file, wide)
+    if file.file is not None:
+        yield "file object", _file_words(file.file, wide)
 
 
 def _mapping_words(mapping: FileView, wide: bool) -> str:
     width = 16 if wide and mapping.end >> 32 else 8
+    if mapping.vad is None:
+        return f"System (0n{mapping.pid})   base {mapping.base:0{width}x}-{mapping.end:0{width}x}   kernel image"
     kind = "Mapped Exe" if mapping.image else "Mapped"
     commit = "" if mapping.commit_pages is None else f"  commit 0n{mapping.commit_pages}"
     bits = "  32-bit" if mapping.wow64 and mapping.end >> 32 == 0 else ""
@@ -135,12 +146,14 @@ def _other_rows(file: MappedFile) -> Iterator[tuple[str, str]]:
     first = file.mappings[0] if file.mappings else None
     for mapping in file.mappings:
         if first is None or mapping.pid != first.pid:
-            others[f"{mapping.process_name} (0n{mapping.pid}{'' if mapping.image else ', as data'})"] = None
+            kind = ", as a kernel image" if mapping.vad is None else "" if mapping.image else ", as data"
+            others[f"{mapping.process_name} (0n{mapping.pid}{kind})"] = None
     if others:
         yield from _listed("also mapped by ", list(others))
     if file.openers:
         words = [
-            f"{each.process_name} (0n{each.pid}, handle {each.handle:x}, {each.file.access}{each.file.sharing})"
+            f"{each.process_name} (0n{each.pid}, handle {each.handle:x}, "
+            + ("of a section)" if each.section else f"{each.file.access}{each.file.sharing})")
             for each in file.openers
         ]
         yield from _listed("open in", words)
@@ -167,9 +180,9 @@ def _verbose_parts(file: MappedFile) -> Iterator[Part]:
             mapping.process_name,
             str(mapping.pid),
             f"{mapping.base:x}-{mapping.end:x}",
-            f"{mapping.vad:x}",
+            "" if mapping.vad is None else f"{mapping.vad:x}",
             "image" if mapping.image else "data",
-            mapping.protection,
+            mapping.protection or "",
         )
         for mapping in file.mappings
     )
@@ -198,13 +211,15 @@ def _verbose_parts(file: MappedFile) -> Iterator[Part]:
 
 def _remedy(file: MappedFile) -> str:
     rename, delete, overwrite = (_operation(file, name) for name in _IN_TEXT)
-    if any(opened.delete_pending for opened in (file.file, *(opener.file for opener in file.openers))):
+    if any(each.delete_pending for each in (file.file, *(opener.file for opener in file.openers)) if each):
         return "It goes when its last handle is closed and nothing maps it; then a new one can take its name."
     if delete.allowed is Allowed.YES and overwrite.allowed is Allowed.YES:
         return "Nothing stands in the way: replace it."
     if rename.allowed is Allowed.NO:
         who = ", ".join(
-            dict.fromkeys(f"{o.process_name} (0n{o.pid})" for o in file.openers if "d" not in o.file.sharing)
+            dict.fromkeys(
+                f"{o.process_name} (0n{o.pid})" for o in file.openers if "d" not in o.file.sharing and not o.section
+            )
         )
         return (
             f"To replace it, close its handle in {who} first." if who else "To replace it, close its open handle first."

@@ -41,6 +41,8 @@ OPTIONAL_TYPES = (
     "_MM_AVL_TABLE",
     "_RTL_AVL_TREE",
     "_RTL_BALANCED_NODE",
+    "_SECTION",
+    "_SECTION_OBJECT",
     "_SEGMENT",
     "_SUBSECTION",
 )
@@ -48,7 +50,8 @@ OPTIONAL_TYPES = (
 # The budget for a machine of unknown memory size, and the bytes of a dump for each unit of the budget.
 _LIVE_ALLOWANCE = 16 * ALLOWANCE
 _BYTES_FOR_UNIT = 8
-_SYSTEM_PID = 4
+#: The process of the kernel itself.
+SYSTEM_PID = 4
 _CHECKED_PROCESSES = 8
 
 
@@ -211,7 +214,7 @@ class _ProcessChecker:
         pid = self._members.read(self._memory, process)["UniqueProcessId"]
         name = self._memory.read(process + self._name.offset, self._name.size).partition(b"\0")[0]
         base = self._memory.unsigned(process + self._table_base.offset, self._table_base.size)
-        if first and (pid != _SYSTEM_PID or name != b"System"):
+        if first and (pid != SYSTEM_PID or name != b"System"):
             return f"the first process is not System with id 4 but {name!r} with {pid}"
         if pid % 4 or not name or any(byte < 0x20 for byte in name):
             return f"there is no process at {process:#x}"
