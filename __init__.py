@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         State,
         TlsDestructor,
     )
-    from .common.linux.plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
+    from .common.linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step, ThreadInside
     from .common.linux.trace.events import (
         Close,
         DescriptorLeak,
@@ -93,6 +93,8 @@ __all__ = [
     "Allowed",
     "Calls",
     "Close",
+    "Closer",
+    "ClosingWay",
     "CodeSymbol",
     "CorruptError",
     "Crash",
@@ -190,7 +192,7 @@ _HOMES = {
     "common.linux.model": (
         "CodeSymbol Fix FixKind Hiding Hold HoldKind Library Obstacle ObstacleKind Rebuild Root State TlsDestructor"
     ),
-    "common.linux.plan_model": "Action Plan Plans Remedy Step ThreadInside",
+    "common.linux.plan_model": "Action Closer ClosingWay Plan Plans Remedy Step ThreadInside",
     "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
     "common.trace.events": "Calls EventHeader LibraryTotals OpenResult Site Totals",

@@ -11,13 +11,12 @@ from functools import cached_property
 from itertools import islice
 from typing import Optional, Union
 
-from ..errors import DlwhyError, NotFoundError
+from ..errors import NotFoundError
 from ..graph import Search
 from ..memory import Memory
 from ..model import Outcome, ThreadRef
 from ..target import Target
 from .auxv import AT_PAGESZ
-from .elf.image import DT_STRSZ, DT_STRTAB, ElfImage
 from .loader.collector import mark
 from .loader.frames import Positions, find_positions
 from .loader.maps import LinkMap, Namespace
@@ -27,6 +26,7 @@ from .loader.roots import LT_LOADED, RootKind
 from .model import PERMANENT, Library
 from .plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
 from .state.activity import note_activity
+from .state.closers import Closers
 from .state.examine import examine
 from .state.files import LoadedFiles
 from .state.matching import select
@@ -36,8 +36,6 @@ from .state.process import GlibcProcess
 from .state.unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .state.verdict import GlibcExamination
 
-#: Imports through which a library's destructors can close others.
-CLOSERS = ("dlclose", "__libc_dlclose")
 #: Each open library takes a mark phase of its own.
 MAX_RANKED = 4000
 
@@ -47,8 +45,6 @@ _MARK_UNITS = 24
 _EDGE_UNITS = 2
 _UNLOAD_UNITS = 1000
 _TEXT_UNITS = 8
-
-MAX_STRING_TABLE = 64 << 20
 
 DEFAULT_PAGE_SIZE = 4096
 
@@ -133,7 +129,7 @@ class Planner:
     def __init__(self, examined: GlibcExamination) -> None:
         self.examined = examined
         self._process = examined.process
-        self._closers: dict[int, Optional[bool]] = {}
+        self._closers = Closers(examined.process)
 
     def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
         """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
@@ -249,6 +245,7 @@ class Planner:
             ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule, self._spend)
             if ordered is not None:
                 unloads, order = tuple(ordered), rule.sorting.value
+        closers = tuple(filter(None, (self._closers.find(by_address[address]) for address in unloads)))
         plan = Plan(
             library=self._describe(link_map),
             open_count=link_map.l_direct_opencount,
@@ -257,8 +254,9 @@ class Planner:
             unloads=tuple(self._describe(by_address[address]) for address in unloads),
             order_algorithm=order,
             order_certain=order is None or rule.certain,
-            may_unload_more=self._names(unloads, self.can_close),
-            imports_unread=self._names(unloads, lambda each: self.imports_closer(each) is None),
+            may_unload_more=tuple(closer.library for closer in closers),
+            imports_unread=self._names(unloads, lambda each: self._closers.imports(each) is None),
+            closers=closers,
             unload_bytes=sum(self._size(by_address[address]) for address in unloads),
             threads_inside=tuple(self._threads_inside(unloads)),
             threads_unknown=len(self._positions.unknown) if unloads else 0,
@@ -324,35 +322,8 @@ class Planner:
         return tuple(self._process.name(each) for each in maps if condition(each))
 
     def can_close(self, link_map: LinkMap) -> bool:
-        """Return True if a library's destructors can close others, or if that cannot be read."""
-        return self.imports_closer(link_map) is not False
-
-    def imports_closer(self, link_map: LinkMap) -> Optional[bool]:
-        """Return True if a library imports dlclose, None if its imports cannot be read."""
-        if link_map.address not in self._closers:
-            image = self._process.image(link_map)
-            try:
-                self._closers[link_map.address] = None if image is None else imports_any(image, CLOSERS)
-            except DlwhyError as error:
-                self._closers[link_map.address] = None
-                self._process.note_trouble(link_map, f"its imports cannot be read: {error}")
-        return self._closers[link_map.address]
-
-
-def imports_any(image: ElfImage, names: Sequence[str]) -> bool:
-    """Return True if an image imports one of several symbols.
-
-    :raises DlwhyError: if its tables cannot be read.
-    """
-    start = image.dynamic_address(DT_STRTAB)
-    if start is None:
-        return False
-    strings = image.memory.read(start, min(image.dynamic.get(DT_STRSZ, 0), MAX_STRING_TABLE))
-    if not any(name.encode() + b"\0" in strings for name in names):
-        return False
-    indexes = {relocation.symbol for relocation in image.for_each_symbolic_relocation()}
-    symbols = (image.symbol(index) for index in indexes)
-    return any(symbol.shndx == 0 and image.string(symbol.name) in names for symbol in symbols)
+        """Return True if a library imports dlclose, so that its destructors can close others, or if it is unread."""
+        return self._closers.imports(link_map) is not False
 
 
 def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:

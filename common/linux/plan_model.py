@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple, Optional
 
 from ..model import LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
-from .model import Library, Rebuild
+from .model import CodeSymbol, Library, Rebuild
 
 
 class Action(Enum):
@@ -16,6 +16,30 @@ class Action(Enum):
     LIBC_CLOSE = "libc-close"
     THREAD_EXIT = "thread-exit"
     COLLECT = "collect"
+
+
+class ClosingWay(Enum):
+    """How a library's finalisers can reach dlclose.
+
+    IMPORT: it imports dlclose.  LOOKUP: it looks dlclose up by dlsym.  CALL: through a function of another library that
+    imports dlclose.  UNKNOWN: it cannot be read, or is too large to be followed.
+    """
+
+    IMPORT = "import"
+    LOOKUP = "lookup"
+    CALL = "call"
+    UNKNOWN = None
+
+
+class Closer(NamedTuple):
+    """A library whose finalisers can close others: how, and for CALL the function that they call.
+
+    ``library`` is its base name; the address in ``through`` is 0 if only its symbol is known.
+    """
+
+    library: str
+    way: ClosingWay
+    through: Optional[CodeSymbol] = None
 
 
 class Step(NamedTuple):
@@ -66,8 +90,8 @@ class Plan(NamedTuple):
     ``order_algorithm`` (the name of the algorithm that sorts them) is None; ``order_certain`` is False if the process
     may sort otherwise.  ``kept`` are the library and its dependencies as far as they stay, with their holds then.
     ``may_unload_more`` names unloaded libraries whose destructors could close others, ``imports_unread`` those of them
-    that are named because their imports cannot be read.  ``unload_bytes`` is the size of the unloaded mappings, in
-    bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
+    that are named because their imports cannot be read, and ``closers`` says by what each could.  ``unload_bytes`` is
+    the size of the unloaded mappings, in bytes.  ``remedy`` is None if the library is unloaded, or if it is unknown.
     ``threads_inside`` are the threads that are in code which is unloaded, ``threads_unknown`` is the number of threads
     that can be, because their program counters are not known; 0 if nothing is unloaded.
     """
@@ -82,6 +106,7 @@ class Plan(NamedTuple):
     kept: tuple[Library, ...] = ()
     may_unload_more: tuple[str, ...] = ()
     imports_unread: tuple[str, ...] = ()
+    closers: tuple[Closer, ...] = ()
     unload_bytes: int = 0
     remedy: Optional[Remedy] = None
     threads_inside: tuple[ThreadInside, ...] = ()

@@ -116,7 +116,7 @@ class ThreadDocument(TypedDict):
     name: Optional[str]
 
 
-class DestructorFunctionDocument(TypedDict):
+class FunctionDocument(TypedDict):
     address: Optional[str]
     name: Optional[str]
     library: Optional[str]
@@ -124,7 +124,7 @@ class DestructorFunctionDocument(TypedDict):
 
 class DestructorDocument(TypedDict):
     thread: Optional[ThreadDocument]
-    function: DestructorFunctionDocument
+    function: FunctionDocument
     object: str
     variable: Optional[str]
 
@@ -335,6 +335,12 @@ class DlstateDocument(Envelope):
     libraries: list[LibraryDocument]
 
 
+class CloserDocument(TypedDict):
+    library: str
+    way: Optional[str]
+    through: Optional[FunctionDocument]
+
+
 class ThreadInsideDocument(TypedDict):
     library: str
     link_map: str
@@ -352,6 +358,7 @@ class PlanDocument(TypedDict):
     order_certain: bool
     may_unload_more: Optional[list[str]]
     imports_unread: Optional[list[str]]
+    closers: Optional[list[CloserDocument]]
     unload_bytes: Optional[int]
     statics_after_reopen: Optional[str]
     threads_inside: Optional[list[ThreadInsideDocument]]

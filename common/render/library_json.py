@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Union, cast
 
-from ..linux.model import Hold, HoldKind, Library, Rebuild, TlsDestructor
+from ..linux.model import CodeSymbol, Hold, HoldKind, Library, Rebuild, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..linux.trace.events import LibraryInstance
     from .json_types import (
         DestructorDocument,
+        FunctionDocument,
         HoldDocument,
         KeptLibraryDocument,
         PlaceDocument,
@@ -106,15 +107,20 @@ def rebuild_document(rebuild: Rebuild) -> RebuildDocument:
     }
 
 
+def function_document(function: CodeSymbol) -> FunctionDocument:
+    """Build the document of a function."""
+    return {
+        "address": optional_hexadecimal(function.address or None),
+        "name": function.name,
+        "library": function.library,
+    }
+
+
 def _destructor(destructor: TlsDestructor) -> DestructorDocument:
     function = destructor.function
     return {
         "thread": thread_document(destructor.thread) if destructor.thread else None,
-        "function": {
-            "address": optional_hexadecimal(function.address or None),
-            "name": function.name,
-            "library": function.library,
-        },
+        "function": function_document(function),
         "object": hexadecimal(destructor.object),
         "variable": destructor.variable,
     }

@@ -32,6 +32,7 @@ LINUX_ONLY = {
         "tests/unit/test_elf_image.py::test_through_the_program_headers",
         "tests/unit/test_elf_image.py::test_which_symbol_covers_an_address",
         "tests/unit/test_elf_unwind.py",
+        "tests/unit/test_closers.py",
         "tests/unit/test_frames.py",
         "tests/unit/test_lost_threads.py",
         "tests/unit/test_loaded_files.py",

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
-from dlwhy.common.linux.model import HoldKind, Library
-from dlwhy.common.linux.plan_model import Action, Plan, Plans, Remedy, Step, ThreadInside
+from dlwhy.common.linux.model import CodeSymbol, HoldKind, Library
+from dlwhy.common.linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step, ThreadInside
 from dlwhy.common.model import LoaderInfo, Outcome, ThreadRef
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import MAX_WIDTH, render
@@ -37,6 +37,11 @@ def close(total: int, of: Library = LIB) -> Step:
 def exit_of(*threads: ThreadRef, of: Library = LIB) -> Step:
     """Make a step in which threads exit."""
     return Step(Action.THREAD_EXIT, of.name, of.link_map, 0, 2, threads)
+
+
+def closing(*closers: Closer, **more: Any) -> Plan:
+    """Make a plan of a library that goes, with another one, while destructors may close more."""
+    return gone(OTHER, may_unload_more=tuple(each.library for each in closers), closers=closers, **more)
 
 
 def inside(of: Library, count: int, *, certain: bool = True) -> tuple[ThreadInside, ...]:
@@ -70,8 +75,14 @@ SAMPLES: dict[str, Plan] = {
     "unloads three": gone(OTHER, THIRD),
     "unloads many": gone(*MANY),
     "unloads by two closes": gone(OTHER, count=2, close_count=2),
-    "unloads at least": gone(OTHER, may_unload_more=(OTHER.name,)),
-    "unloads at least, two": gone(OTHER, may_unload_more=(LIB.name, OTHER.name)),
+    "unloads at least": closing(Closer(OTHER.name, ClosingWay.IMPORT)),
+    "unloads at least, two": closing(*(Closer(each.name, ClosingWay.IMPORT) for each in (LIB, OTHER))),
+    "unloads at least, by dlsym": closing(Closer(OTHER.name, ClosingWay.LOOKUP)),
+    "unloads at least, by a call": closing(Closer(OTHER.name, ClosingWay.CALL, CodeSymbol(1, "f_close", "libwrap.so"))),
+    "unloads at least, by many calls": closing(
+        *(Closer(each.name, ClosingWay.CALL, CodeSymbol(0x4711, None, None)) for each in MANY)
+    ),
+    "unloads at least, not followed": closing(Closer(OTHER.name, ClosingWay.UNKNOWN)),
     "unloads in an uncertain order": gone(OTHER, order_certain=False),
     "unloads in an unknown order": gone(OTHER, order_algorithm=None),
     "unloads and keeps a dependency": gone(OTHER, kept=(library(HOLDS["nodelete-unique-symbol"], name="libC.so"),)),
@@ -200,7 +211,7 @@ def test_json_follows_the_schema(name: str) -> None:
     assert document["outcome"] == SAMPLES[name].outcome.value
     if SAMPLES[name].outcome is Outcome.UNKNOWN:
         unknown = ("unloads", "may_unload_more", "imports_unread", "unload_bytes", "statics_after_reopen")
-        assert [document[key] for key in (*unknown, "threads_inside", "threads_unknown")] == [None] * 7
+        assert [document[key] for key in (*unknown, "closers", "threads_inside", "threads_unknown")] == [None] * 8
     else:
         assert names_of(document["unloads"]) == [each.name for each in SAMPLES[name].unloads]
         assert document["statics_after_reopen"] == ("fresh" if "libB.so" in names_of(document["unloads"]) else "same")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Union
 
-from ...linux.plan_model import Plan, Plans, Remedy, ThreadInside
+from ...linux.plan_model import Closer, Plan, Plans, Remedy, ThreadInside
 from ...model import Outcome
 from ...render.json_parts import envelope, hexadecimal, problem_documents
-from ...render.library_json import kept_document, library_reference, rebuild_document, thread_document
+from ...render.library_json import (
+    function_document,
+    kept_document,
+    library_reference,
+    rebuild_document,
+    thread_document,
+)
 
 if TYPE_CHECKING:
     from ...render.json_types import (
+        CloserDocument,
         DlplanAllDocument,
         DlplanDocument,
         PlanDocument,
@@ -49,10 +56,20 @@ def _plan(plan: Plan) -> PlanDocument:
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
         "imports_unread": list(plan.imports_unread) if is_known else None,
+        "closers": [_closer(closer) for closer in plan.closers] if is_known else None,
         "unload_bytes": plan.unload_bytes if is_known else None,
         "statics_after_reopen": ("fresh" if plan.is_unloaded else "same") if is_known else None,
         "threads_inside": [_thread_inside(each) for each in plan.threads_inside] if is_known else None,
         "threads_unknown": plan.threads_unknown if is_known else None,
+    }
+
+
+def _closer(closer: Closer) -> CloserDocument:
+    through = closer.through
+    return {
+        "library": closer.library,
+        "way": closer.way.value,
+        "through": function_document(through) if through is not None else None,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from ...linux.model import Library, Rebuild
-from ...linux.plan_model import Action, Plan, Plans, Remedy, Step
+from ...linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import (
@@ -21,8 +21,9 @@ from ...render.rebuild_words import rebuild_words
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
 
 _SHOWN_LIBRARIES = 16
-#: Libraries that threads run in.
+#: Libraries that threads run in, and that close others by a function of another library.
 _SHOWN_THREADS = 3
+_SHOWN_CLOSERS = 3
 
 _OUTCOMES = {
     Outcome.UNLOADS: "unloads",
@@ -188,14 +189,42 @@ def _unload_parts(plan: Plan, verbose: bool) -> Iterator[Part]:
     if len(shown) < len(plan.unloads):
         rows.append(("", f"and {len(plan.unloads) - len(shown)} more; -v shows them", ""))
     yield Table(("", "unloaded", "range"), tuple(rows))
-    unread = set(plan.imports_unread)
-    importing = [name for name in plan.may_unload_more if name not in unread]
-    if importing:
-        verb, whose = ("imports", "its") if len(importing) == 1 else ("import", "their")
-        yield Sentence(f"At least these: {_first(importing)} {verb} dlclose, so {whose} destructors can close others.")
-    if unread:
+    yield from _closer_parts(plan)
+
+
+def _closer_parts(plan: Plan) -> Iterator[Part]:
+    """Yield which finalisers can close other libraries, and by what."""
+    by_way: dict[ClosingWay, list[Closer]] = {}
+    for closer in plan.closers:
+        by_way.setdefault(closer.way, []).append(closer)
+    for way, verb, what in (
+        (ClosingWay.IMPORT, "import", "dlclose"),
+        (ClosingWay.LOOKUP, "look", "dlclose up by dlsym"),
+    ):
+        names = [closer.library for closer in by_way.get(way, ())]
+        if names:
+            verb, whose = (f"{verb}s", "its") if len(names) == 1 else (verb, "their")
+            yield Sentence(f"At least these: {_first(names)} {verb} {what}, so {whose} destructors can close others.")
+    calls = by_way.get(ClosingWay.CALL, [])
+    if calls:
+        words = [f"those of {closer.library} call {_called(closer)}" for closer in calls[:_SHOWN_CLOSERS]]
+        more = len(calls) - len(words)
+        shown = join([*words, *([f"those of {more} more libraries call others"] if more > 0 else [])])
+        yield Sentence(f"At least these, because destructors can close others: {shown}, by which dlclose is reached.")
+    if plan.imports_unread:
         which = _first(plan.imports_unread)
         yield Sentence(f"At least these: what {which} can close is not known, because the imports cannot be read.")
+    unread = set(plan.imports_unread)
+    unknown = [closer.library for closer in by_way.get(ClosingWay.UNKNOWN, ()) if closer.library not in unread]
+    if unknown:
+        yield Sentence(f"At least these: what destructors of {_first(unknown)} can close is too much to follow.")
+
+
+def _called(closer: Closer) -> str:
+    function = closer.through
+    if function is None:
+        return "a function not known"
+    return f"{function.name or f'{function.address:#x}'} in {function.library or 'no library'}"
 
 
 def _first(names: Sequence[str]) -> str:

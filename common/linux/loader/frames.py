@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional
 from ...errors import DlwhyError
 from ...memory import PAGE_SIZE, Memory
 from ...model import Platform, Thread
-from ..elf.image import ElfImage
+from ..elf.image import PT_LOAD, ElfImage
 from ..elf.machine import PROGRAM_COUNTER, stack_register
 from ..elf.unwind import REGISTERS, Row, find_row, walk
 from .maps import Graph, LinkMap
@@ -190,7 +190,9 @@ class _Finder:
         if image is None:
             return False
         offset = address - 1 - image.bias & self._memory.platform.address_mask
-        if not any(h.type == 1 and h.flags & _PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers):
+        if not any(
+            h.type == PT_LOAD and h.flags & _PF_X and h.vaddr <= offset < h.vaddr + h.memsz for h in image.headers
+        ):
             return False
         code = self._memory.try_read(address - _LONGEST_CALL - 1, _LONGEST_CALL + 1)
         return code is None or ends_with_call(self._memory.platform, code)
