@@ -14,7 +14,11 @@ from ..errors import CorruptError, DlwhyError, FaultError
 from ..memory import Memory
 
 _PE32, _PE32_PLUS = 0x10B, 0x20B
-_EXPORT, _IMPORT, _BOUND_IMPORT, _DELAY_IMPORT = 0, 1, 11, 13
+_EXPORT, _IMPORT, _EXCEPTION, _BOUND_IMPORT, _DELAY_IMPORT = 0, 1, 3, 11, 13
+#: RUNTIME_FUNCTION of x64 {begin, end, unwind information}, and of the latter's first byte: it continues another one.
+_RUNTIME_FUNCTION, _CHAINED = 12, 4 << 3
+_AMD64 = 0x8664
+_MAX_CHAIN = 32
 
 #: Of a delay-load descriptor's attributes.
 _RVA_BASED = 1
@@ -170,6 +174,39 @@ class PeImage:
         if raw is None:
             return False
         return raw.split(b"\0", 1)[0].decode("latin-1") in wanted
+
+    def find_function(self, address: int) -> Optional[int]:
+        """Find the start of the function that covers an address, by the exception directory; None beyond x64.
+
+        :raises DlwhyError: if the tables cannot be read.
+        """
+        rva, size = self._directory(_EXCEPTION)
+        low, high = 0, size // _RUNTIME_FUNCTION if self.machine == _AMD64 and rva else 0
+        wanted = address - self.base
+        while low < high:
+            middle = (low + high) // 2
+            begin, end, unwind = self._runtime_function(rva + _RUNTIME_FUNCTION * middle)
+            if begin <= wanted < end:
+                return self.base + self._first_begin(begin, unwind)
+            if wanted < begin:
+                high = middle
+            else:
+                low = middle + 1
+        return None
+
+    def _runtime_function(self, rva: int) -> tuple[int, int, int]:
+        begin, end, unwind = struct.unpack("<3I", self.memory.read(self.base + rva, _RUNTIME_FUNCTION))
+        return begin, end, unwind
+
+    def _first_begin(self, begin: int, unwind: int) -> int:
+        """Return the start of a function one of whose parts begins at ``begin``."""
+        for _ in range(_MAX_CHAIN):
+            header = self.memory.read(self.base + unwind, 4)
+            if not header[0] & _CHAINED:
+                break
+            # After the codes of 2 bytes each, of which there is room for an even number.
+            begin, _, unwind = self._runtime_function(unwind + 4 + 2 * (header[2] + header[2] % 2))
+        return begin
 
     def find_export(self, wanted: str) -> Optional[int]:
         """Find the address of an exported name, None if there is none or it is forwarded.

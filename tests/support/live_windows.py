@@ -255,6 +255,8 @@ class Thread:
         """Call LdrGetDllHandleEx, which may have LdrAddRefDll count; flag 1 leaves the count, 2 pins."""
 
         def work() -> int:
+            if all(each.name != name for each in self.script.loader.loaded):
+                return NOT_FOUND
             if not flags & 1 and not by_add_ref:
                 self.script.count(name, bool(flags & 2))
             elif not flags & 1:

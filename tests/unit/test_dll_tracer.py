@@ -122,6 +122,16 @@ def test_a_handle_that_counts_is_one_load_and_one_that_does_not_is_none() -> Non
     ]
 
 
+def test_a_handle_of_what_is_not_loaded_is_no_failed_load() -> None:
+    """Neither GetModuleHandleEx nor LoadLibraryEx with LOAD_LIBRARY_AS_DATAFILE loads a DLL, or fails to."""
+    made = script()
+    made.begin()
+    assert made.main.get_handle("x.dll") == NOT_FOUND
+    assert made.main.load("no.dll") == NOT_FOUND
+    assert told_dlls(made.events) == ["load no.dll ?-?: failed"]
+    assert counted(made) == {"opens": 1, "opens_failed": 1}
+
+
 @pytest.mark.parametrize("how", ["LdrAddRefDll", "LdrGetDllHandleEx"])
 def test_a_pin_is_told_once_with_what_did_it(how: str) -> None:
     made = script()

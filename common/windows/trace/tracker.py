@@ -10,7 +10,7 @@ from ...trace.events import OpenResult
 from ..model import Dll
 from .call import DllCall, FreeCall, FreePrediction, LoadCall
 from .events import DllClose, DllInstance, DllOpen, DllPin
-from .functions import LOAD
+from .functions import GET_HANDLE, LOAD
 from .in_flight import InFlightDllCalls
 from .snapshot import DllSnapshot, instance_of, load_counts
 from .summary import DllTraceSummary
@@ -57,6 +57,9 @@ class DllCallTracker:
     def _finish_loading(self, load_call: LoadCall, status: int, memory: Memory) -> None:
         examined = self._snapshot.refresh()
         has_failed = bool(status & _FAILED)
+        if has_failed and load_call.function == GET_HANDLE:
+            # It was asked whether a DLL is loaded, by GetModuleHandleEx, or by LoadLibraryEx before it maps data.
+            return
         base = load_call.base
         if load_call.output and not has_failed:
             base = memory.unsigned(load_call.output, 8)
