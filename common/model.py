@@ -152,12 +152,12 @@ class TargetInfo(NamedTuple):
 class LoaderInfo(NamedTuple):
     """The loader, and the source of its structure offsets.
 
-    ``kind`` is ``glibc``, ``musl`` or ``nt`` (Windows' loader and Wine's), ``version`` that of the C library, or of
-    Windows as major.minor.build, None if unknown; ``layout`` is None if no offsets are needed, or the loader could not
-    be read.
+    ``kind`` is ``glibc``, ``musl`` or ``nt`` (Windows' loader and Wine's), None if unknown, ``version`` that of the C
+    library, or of Windows as major.minor.build, None if unknown; ``layout`` is None if no offsets are needed, or the
+    loader could not be read.
     """
 
-    kind: str
+    kind: Optional[str]
     version: Optional[str]
     layout: Optional[Source] = None
 

@@ -13,6 +13,7 @@ from .linux.dumps.elfcore import require_core
 from .model import Problem
 
 if TYPE_CHECKING:
+    from .linux.dumps.minidump import LinuxMinidump
     from .unpack import Unpacked
     from .windows.dumps.kdump import KernelDump
     from .windows.dumps.minidump import MinidumpTarget
@@ -38,7 +39,7 @@ _USER_DUMPS = (b"USERDU64", b"USERDUMP")
 
 def open_file(
     path: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None
-) -> Union[CoreTarget, MinidumpTarget, KernelDump]:
+) -> Union[CoreTarget, MinidumpTarget, LinuxMinidump, KernelDump]:
     """Open a core or a Windows dump, recognised by its content; a compressed one is decompressed first.
 
     ``sysroot`` and ``executable`` are for a core; ``max_size`` is the disk space that the temporary file may take, in
@@ -112,7 +113,7 @@ def _core_of(path: str, content: Optional[Unpacked], sysroot: str, executable: s
     return target
 
 
-def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget, KernelDump]:
+def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget, LinuxMinidump, KernelDump]:
     """Open a Windows dump by its signature; a compressed one is first decompressed into a temporary file.
 
     ``max_size`` is the disk space that the temporary file may take, in bytes (None: 4 GiB).
@@ -126,19 +127,29 @@ def open_dump(path: str, max_size: Optional[int] = None) -> Union[MinidumpTarget
     return _dump_of(path, content, start)
 
 
-def _dump_of(path: str, content: Optional[Unpacked], start: bytes) -> Union[MinidumpTarget, KernelDump]:
+def _dump_of(path: str, content: Optional[Unpacked], start: bytes) -> Union[MinidumpTarget, LinuxMinidump, KernelDump]:
     stream = content.stream if content else None
-    target: Union[MinidumpTarget, KernelDump]
+    target: Union[MinidumpTarget, LinuxMinidump, KernelDump]
     if start.startswith(_MINIDUMP):
-        from .windows.dumps.minidump import MinidumpTarget
-
-        target = MinidumpTarget(path, stream)
+        target = _minidump_of(path, stream)
     else:
         from .windows.dumps.kdump import KernelDump
 
         target = KernelDump(path, stream)
     _note(target, content)
     return target
+
+
+def _minidump_of(path: str, stream: Optional[BinaryIO]) -> Union[MinidumpTarget, LinuxMinidump]:
+    from .minidumps import is_of_linux
+
+    if is_of_linux(path, stream):
+        from .linux.dumps.minidump import LinuxMinidump
+
+        return LinuxMinidump(path, stream)
+    from .windows.dumps.minidump import MinidumpTarget
+
+    return MinidumpTarget(path, stream)
 
 
 def open_coredump(match: str, sysroot: str = "", executable: str = "", max_size: Optional[int] = None) -> CoreTarget:
@@ -213,7 +224,7 @@ def _first_bytes(path: str, content: Optional[Unpacked]) -> bytes:
         return read_at(stream, 0, _HEADER_SIZE)
 
 
-def _note(target: Union[CoreTarget, MinidumpTarget, KernelDump], content: Optional[Unpacked]) -> None:
+def _note(target: Union[CoreTarget, MinidumpTarget, LinuxMinidump, KernelDump], content: Optional[Unpacked]) -> None:
     if content and content.flaw:
         message = f"not all of it could be decompressed: {content.flaw}"
         target.add_problems([Problem(target.description, message)])

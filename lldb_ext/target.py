@@ -221,20 +221,30 @@ def selected_target(debugger: Any) -> Target:
 
 
 def open_target(target: Any) -> Target:
-    """Open an ``SBTarget``; a Windows minidump by its file: LLDB's API has neither TEBs nor unloaded modules.
+    """Open an ``SBTarget``; a minidump by its file: LLDB's API has neither TEBs, unloaded modules, nor all streams.
 
     :raises NoTargetError: if it has neither a stopped process nor a core.
     :raises UnsupportedError: if its architecture is not supported, or LLDB does not say which minidump it has open.
     """
     process = target.GetProcess()
-    if process.IsValid() and process.GetPluginName() == "minidump" and "windows" in target.GetTriple():
-        from ..common.windows.dumps.minidump import SIGNATURE, MinidumpTarget  # not for programs of Linux
+    if process.IsValid() and process.GetPluginName() == "minidump":
+        from ..common.minidumps import SIGNATURE, MinidumpFile  # no other target needs it
 
-        path = _find_file(process, MinidumpTarget, lambda start: start.startswith(SIGNATURE))
+        path = _find_file(process, MinidumpFile, lambda start: start.startswith(SIGNATURE))
         if path is None:
             raise UnsupportedError("LLDB does not tell which file it has open: ask as dlwhy --dump FILE in the shell")
-        return MinidumpTarget(path)
+        return _open_minidump(path, is_of_windows="windows" in target.GetTriple())
     return LldbTarget(target)
+
+
+def _open_minidump(path: str, is_of_windows: bool) -> Target:
+    if not is_of_windows:
+        from ..common.linux.dumps.minidump import LinuxMinidump
+
+        return LinuxMinidump(path)
+    from ..common.windows.dumps.minidump import MinidumpTarget
+
+    return MinidumpTarget(path)
 
 
 def _require_stopped(process: Any) -> None:

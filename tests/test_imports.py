@@ -19,7 +19,7 @@ ORDER = (
     ("charset", "errors", "graph", "imports"),
     ("files", "guards", "model", "paths"),
     ("helper", "target"),
-    ("host", "layouts", "memory"),
+    ("host", "layouts", "memory", "minidumps"),
     ("lists", "structs"),
     ("trace.events",),
     ("linux.auxv", "linux.model", "windows.model"),

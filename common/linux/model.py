@@ -168,19 +168,19 @@ class Library(NamedTuple):
     """A loaded library and the verdict on it.
 
     ``path`` is None if unknown, or if the loader has none; then ``name``, else its base name, is a substitute.
-    ``load_bias`` is ``l_addr``, ``[start, end)`` the address range of the mappings, None if unknown, ``link_map`` the
-    address of the ``struct link_map``, which is also dlopen's handle; ``namespace`` is an ``Lmid_t``.  ``fields`` are
-    the loader's own members, each None if this version of the loader lacks it.  ``held`` is None if unknown.
-    ``proxy`` is True for the link map that another namespace has for ld.so.  ``rebuild`` is there for a library that
-    was asked about and that something keeps for good.  ``file_state`` is how its file has changed since it was
-    loaded: ``deleted``, ``replaced``, ``truncated`` or ``written``, None for nothing, or if that is not known.
+    ``load_bias`` is ``l_addr``, ``[start, end)`` the address range of the mappings, each None if unknown, ``link_map``
+    the address of the ``struct link_map``, which is also dlopen's handle, 0 if unknown; ``namespace`` is an
+    ``Lmid_t``.  ``fields`` are the loader's own members, each None if this version of the loader lacks it.  ``held`` is
+    None if unknown.  ``proxy`` is True for the link map that another namespace has for ld.so.  ``rebuild`` is there for
+    a library that was asked about and that something keeps for good.  ``file_state`` is how its file has changed since
+    it was loaded: ``deleted``, ``replaced``, ``truncated`` or ``written``, None for nothing, or if that is not known.
     """
 
     name: str
     path: Optional[str]
     soname: Optional[str]
     build_id: Optional[str]
-    load_bias: int
+    load_bias: Optional[int]
     start: Optional[int]
     end: Optional[int]
     namespace: int

@@ -25,7 +25,7 @@ class LoaderLayoutDocument(TypedDict):
 
 
 class LoaderDocument(TypedDict):
-    kind: str
+    kind: Optional[str]
     version: Optional[str]
     layout: Optional[LoaderLayoutDocument]
 
@@ -48,7 +48,7 @@ class Envelope(EnvelopeHead):
 
 class PlaceDocument(TypedDict):
     base: Optional[str]
-    load_bias: str
+    load_bias: Optional[str]
     range: Optional[Range]
 
 
@@ -318,7 +318,7 @@ class _LibraryDocument(PlaceDocument):
     soname: Optional[str]
     build_id: Optional[str]
     namespace: int
-    link_map: str
+    link_map: Optional[str]
     proxy: bool
     fields: dict[str, Optional[int]]
     held: Optional[bool]

@@ -27,7 +27,7 @@ def place_document(library: Union[Library, LibraryInstance]) -> PlaceDocument:
     start, end = library.start, library.end
     return {
         "base": optional_hexadecimal(library.base),
-        "load_bias": hexadecimal(library.load_bias),
+        "load_bias": optional_hexadecimal(library.load_bias),
         "range": None if start is None or end is None else [hexadecimal(start), hexadecimal(end)],
     }
 

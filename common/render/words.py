@@ -27,7 +27,7 @@ def quantity(count: int, noun: str, plural: str = "") -> str:
 def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
     """Yield the target, the loader and the source of the offsets."""
     version = f" {loader.version}" if loader.version else ""
-    rows = [(f"{loader.kind}{version}, {target.arch}", target.description)]
+    rows = [(f"{loader.kind or 'loader not known'}{version}, {target.arch}", target.description)]
     if loader.layout:
         rows.append((f"offsets: {loader.layout.kind.value}", loader.layout.detail))
     yield Facts(tuple(rows))

@@ -79,9 +79,12 @@ def _extracted(version: str) -> Lldb:
 
 
 def _extract(version: str, tree: Path) -> None:
-    """Download the packages beside a tree and unpack them there; the mirror is the one that apt is configured with."""
+    extract_packages(tree, *(pattern.format(version) for pattern in PACKAGES))
+
+
+def extract_packages(tree: Path, *packages: str) -> None:
+    """Download packages beside a tree and unpack them there; the mirror is the one that apt is configured with."""
     folder = tree.parent
-    packages = (pattern.format(version) for pattern in PACKAGES)
     words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
     run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if run.returncode != 0:

@@ -57,13 +57,20 @@ def test_the_users_context_stays(lab: Lab, tmp_path: Path) -> None:
     assert f"rip={GONE + 0x42:016x}" in late
 
 
-@pytest.mark.parametrize("kind", ["linux", "macos", "arm64", "arm", "triage"])
+def test_a_dump_of_linux_is_refused(lab: Lab, tmp_path: Path) -> None:
+    """The shell says what it lists."""
+    write(tmp_path, process().dump(platform=LINUX))
+    for text in type_at_prompt(lab, ("-z", windows_path(tmp_path / "x.dmp")), ["!dllstate", "!dllshare ntdll.dll"]):
+        assert "is no minidump of Windows, but of a program of another system" in text
+
+
+@pytest.mark.parametrize("kind", ["macos", "arm64", "arm", "triage"])
 def test_what_the_shell_refuses_is_refused(lab: Lab, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.dmp"
     if kind == "triage":
         build(windows("10.0.19041.3570")).save(path, "triage")
-    elif kind in ("linux", "macos"):
-        write(tmp_path, process().dump(platform=LINUX if kind == "linux" else MACOS))
+    elif kind == "macos":
+        write(tmp_path, process().dump(platform=MACOS))
     else:
         write(tmp_path, process().dump(arch=12 if kind == "arm64" else 5))
     shell = ask_shell(path, ["dllgone"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...linux.model import Library, State
-from ...render.json_parts import envelope, hexadecimal, problem_documents
+from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
 from ...render.library_json import hold_document, place_document, rebuild_document
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _library(library: Library, is_asked: bool) -> LibraryDocument:
         "load_bias": place["load_bias"],
         "range": place["range"],
         "namespace": library.namespace,
-        "link_map": hexadecimal(library.link_map),
+        "link_map": optional_hexadecimal(library.link_map or None),
         "proxy": library.proxy,
         "fields": dict(library.fields),
         "held": library.held,

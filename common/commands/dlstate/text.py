@@ -134,7 +134,7 @@ def _answer(library: Library) -> str:
 
 
 def _identity_rows(library: Library) -> Iterator[tuple[str, ...]]:
-    bias = "" if library.load_bias == library.base else f", load bias {library.load_bias:#x}"
+    bias = "" if library.load_bias in (None, library.base) else f", load bias {library.load_bias:#x}"
     yield (f"namespace {library.namespace}", f"base {base_words(library)}{bias}", library.path or "path not known")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Optional, TypeVar, Union
 
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, NotFoundError, UnsupportedError
 from ...helper import shared_helper
@@ -20,6 +20,9 @@ from .activity import LoaderActivity, find_activity
 from .process import GlibcProcess, read_process
 from .unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .verdict import GlibcExamination
+
+if TYPE_CHECKING:
+    from ..dumps.minidump import LinuxMinidump
 
 _Answer = TypeVar("_Answer")
 #: Chooses libraries by what they are, without a verdict; may raise NotFoundError.
@@ -48,7 +51,13 @@ def explain(target: Target, brief: bool = False) -> State:
     def explain_glibc(process: GlibcProcess) -> State:
         return GlibcExamination.of(process, brief=brief).state()
 
-    state, racy = examine(target, explain_glibc, _explain_musl)
+    try:
+        state, racy = examine(target, explain_glibc, _explain_musl)
+    except UnsupportedError:
+        listed = _explain_listed(target)
+        if listed is None:
+            raise
+        return listed
     return state._replace(problems=(*state.problems, *racy))
 
 
@@ -78,7 +87,13 @@ def explain_chosen(target: Target, choose: Choice) -> State:
             found.add(state.problems)
             return found
 
-    answer, racy = examine(target, explain_glibc, explain_musl)
+    try:
+        answer, racy = examine(target, explain_glibc, explain_musl)
+    except UnsupportedError:
+        listed = _explain_listed(target)
+        if listed is None:
+            raise
+        return listed._replace(libraries=tuple(choose(listed.libraries)))
     if isinstance(answer, NotFoundError):
         raise unfound_in_motion(answer, racy)
     return answer._replace(problems=(*answer.problems, *racy))
@@ -106,7 +121,10 @@ def examine(
     """
     shared_helper().renew()
     if Capability.RUNNING not in target.capabilities:
-        answer, _, met = _examine_once(target, of_glibc, of_musl)
+        try:
+            answer, _, met = _examine_once(target, of_glibc, of_musl)
+        except (CorruptError, FaultError, LayoutError, UnsupportedError) as error:
+            raise _refusal(target) or error from None
         return answer, met
     begin = time.monotonic()
     latest: Optional[_Answer] = None
@@ -130,6 +148,35 @@ def examine(
             message = "the loader never stood still while it was read: the answer can mix two states"
             return latest, (*problems, Problem("racy", message))
         time.sleep(max(RETRY_SECONDS, (now - started) * PAUSE_PER_READING))
+
+
+def _refusal(target: Target) -> Optional[UnsupportedError]:
+    """Return the refusal of a minidump, which seldom has the loader's memory; None for another target."""
+    dump = _as_minidump(target)
+    if dump is None:
+        return None
+    from .listed import refusal_of
+
+    return refusal_of(dump)
+
+
+def _as_minidump(target: Target) -> Optional[LinuxMinidump]:
+    """Return the target if it is a minidump."""
+    if target.kind != "dump":
+        return None
+    from ..dumps.minidump import LinuxMinidump  # few targets are
+
+    return target if isinstance(target, LinuxMinidump) else None
+
+
+def _explain_listed(target: Target) -> Optional[State]:
+    """Return what a minidump lists; None for another target."""
+    dump = _as_minidump(target)
+    if dump is None:
+        return None
+    from .listed import explain_listed
+
+    return explain_listed(dump)
 
 
 def _examine_once(
