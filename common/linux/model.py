@@ -142,6 +142,7 @@ class ObstacleKind(Enum):
     AUDIT = "audit"
     GO_RUNTIME = "go-runtime"
     ON_PURPOSE = "on-purpose"
+    THREADS = "threads"
     SYSTEM = "system"
     TOO_MUCH = "too-much"
 

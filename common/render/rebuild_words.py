@@ -42,6 +42,11 @@ def _obstacle_words(name: str, obstacle: Obstacle) -> str:
         return f"What keeps it is {other}, which was loaded at program start."
     if obstacle.kind is ObstacleKind.AUDIT:
         return f"What keeps it is {other}, which was loaded by LD_AUDIT; start the process without that."
+    if obstacle.kind is ObstacleKind.THREADS:
+        return (
+            f"Do not try to unload {other} as long as threads run in its code, which is perhaps why it is linked with "
+            "-z nodelete: it could be linked without that if its destructors ended them."
+        )
     kept = "" if other == name else ", which keeps it"
     return f"Do not try to unload {other}{kept}: {_DO_NOT[obstacle.kind]}."
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from dlwhy.common.linux.model import Fix, FixKind, Hiding, ObstacleKind, Rebuild
+from dlwhy.common.linux.model import Fix, FixKind, Hiding, HoldKind, ObstacleKind, Rebuild
 from dlwhy.tests.support.plugins import (
     RTLD_GLOBAL,
     RTLD_LAZY,
@@ -161,6 +161,54 @@ def test_a_symbol_that_its_holder_cannot_do_without_is_not_hidden(folder: Path) 
     build_plugin(folder, "libpinned.so", source, *flags)
     with hosting(folder, *lines) as host:
         assert not host.is_loaded("libplug.so")
+
+
+def test_a_library_that_would_be_bound_to_it_is_found(folder: Path) -> None:
+    """As long as it is NODELETE, nothing records that what stays for good is bound to its function."""
+    weak = "__attribute__((weak)) int common() { return 2; }\n"
+    build_plugin(folder, "libpinned.so", weak + PINNED.replace("int common() { return 1; }\n", ""), NODELETE)
+    lines = [
+        f"open ./libplug.so {RTLD_NOW | RTLD_GLOBAL}",
+        f"open ./libpinned.so {RTLD_NOW}",
+        "close ./libpinned.so",
+        "close ./libplug.so",
+    ]
+    build_plugin(folder, "libplug.so", weak + OWN)
+    with hosting(folder, *lines) as host:
+        assert [hold.kind for hold in host.verdict("libplug.so").holds] == [HoldKind.NODELETE]
+        fix = only_fix(rebuild_of(host))
+        assert (fix.bound_by, fix.some_unique) == (("libpinned.so",), True)
+        assert set(fix.ways) == {Hiding.VERSION_SCRIPT, Hiding.VISIBILITY}
+    for flag in NO_UNIQUE, SCRIPT, HIDDEN:
+        build_plugin(folder, "libplug.so", weak + OWN, flag)
+        with hosting(folder, *lines) as host:
+            assert host.is_loaded("libplug.so") is (flag == NO_UNIQUE), flag
+
+
+def test_what_dlsym_found_in_the_global_scope_is_not_put_there(folder: Path) -> None:
+    source = "#define _GNU_SOURCE\n#include <dlfcn.h>\nvoid *volatile found;\n"
+    source += 'void look(void) { found = dlsym(RTLD_DEFAULT, "use"); }\n'
+    build_plugin(folder, "libpinned.so", source, "-xc", NODELETE)
+    build_plugin(folder, "libplug.so", "void use(void) {}\n", "-xc")
+    for mode in RTLD_NOW | RTLD_GLOBAL, RTLD_NOW:
+        lines = [f"open ./libplug.so {mode}", f"open ./libpinned.so {RTLD_NOW}", "call ./libpinned.so look"]
+        with hosting(folder, *lines, "close ./libplug.so") as host:
+            assert host.is_loaded("libplug.so") is bool(mode & RTLD_GLOBAL)
+            if mode & RTLD_GLOBAL:
+                expected = Fix(FixKind.OPEN_LOCALLY, "libplug.so", bound_by=("libpinned.so",))
+                assert only_fix(rebuild_of(host)) == expected
+
+
+def test_threads_of_its_own_are_a_reason_to_stay(folder: Path) -> None:
+    """Of a running process the kernel says where a thread waits: here for pause(2), called by the library itself."""
+    source = 'static void *run(void *unused) { for (;;) asm volatile("syscall" : : "a"(34) : "rcx", "r11"); }\n'
+    source += "void use(void) { pthread_t each; pthread_create(&each, 0, run, 0); usleep(100000); }\n"
+    source = f"#include <pthread.h>\n#include <unistd.h>\n{source}"
+    build_plugin(folder, "libplug.so", source, "-xc", NODELETE)
+    with hosting(folder, *CYCLE) as host:
+        obstacle = rebuild_of(host).obstacle
+        assert obstacle is not None
+        assert tuple(obstacle) == (ObstacleKind.THREADS, "libplug.so")
 
 
 def test_what_dlopen_was_told_is_left_out(folder: Path) -> None:

@@ -29,14 +29,18 @@ class Bindings:
         #: The addresses and bytes that were read.
         self._pieces: list[tuple[int, bytes]] = []
         self._names: dict[int, str] = {}
+        #: Whether all relocated words were found and read.
+        self.is_complete = True
         try:
             # Without relocations in memory no symbol can be named.
             places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
         except DlwhyError:
+            self.is_complete = False
             places = []
         words: list[int] = []
         for run in _group(places, memory.pointer_size):
             words += self._read(memory, run) or [word for each in run for word in self._read(memory, [each])]
+        self.is_complete = self.is_complete and len(words) == len(places)
         words.sort()
         self._values = _packed("Q", [word >> _INDEX_BITS for word in words])
         self._symbols = _packed("I", [word & _INDEX_MASK for word in words])

@@ -96,8 +96,9 @@ class _Attempt:
         self._namespace = namespace
         self._link_map = link_map
         self._freed: set[int] = set()
-        self._cut: set[tuple[int, int]] = set()
-        self._added: set[tuple[int, int]] = set()
+        # Relocation dependencies that would not be there, and those that would: by holder.
+        self._cut: dict[int, set[int]] = {}
+        self._added: dict[int, set[int]] = {}
         self._hidden: dict[int, _Bound] = {}
         self._fixes: dict[tuple[FixKind, int], Fix] = {}
 
@@ -105,6 +106,9 @@ class _Attempt:
         """Remove holds until the mark phase does not keep the library, or one cannot be removed."""
         obstacle: Optional[Obstacle] = None
         for _ in range(MAX_LIFTED):
+            if not self._spend():
+                obstacle = self._obstacle(ObstacleKind.TOO_MUCH, self._link_map)
+                break
             path = self._path()
             if not path:
                 break
@@ -112,7 +116,7 @@ class _Attempt:
             if obstacle is not None:
                 break
         else:
-            obstacle = Obstacle(ObstacleKind.TOO_MUCH, self._process.name(self._link_map))
+            obstacle = self._obstacle(ObstacleKind.TOO_MUCH, self._link_map)
         hidden = (self._hide(self._map(address), found) for address, found in self._hidden.items())
         return Rebuild((*hidden, *self._fixes.values()), obstacle)
 
@@ -145,15 +149,20 @@ class _Attempt:
         for each in self._namespace.maps:
             graph.by_address[each.address] = self._changed(each)
         maps = tuple(graph.by_address[each.address] for each in self._namespace.maps)
-        edges = sum(len(each.needed) + len(each.relocated_to) for each in maps)
-        self._process.memory.spend(_MARK_UNITS * len(maps) + _EDGE_UNITS * edges, _WHAT)
         return graph, self._namespace._replace(maps=maps)
+
+    def _spend(self) -> bool:
+        """Charge one more mark phase; return False if the budget is spent."""
+        maps = self._namespace.maps
+        edges = sum(len(each.needed) + len(each.relocated_to) for each in maps)
+        edges += sum(map(len, self._added.values()))
+        return self._process.memory.spend(_MARK_UNITS * len(maps) + _EDGE_UNITS * edges, _WHAT)
 
     def _changed(self, link_map: LinkMap) -> LinkMap:
         """Return a link map without its destructors, its mark if that is lifted, and its lifted dependencies."""
         address = link_map.address
-        cut = {held for holder, held in self._cut if holder == address}
-        added = [held for holder, held in self._added if holder == address and held not in cut]
+        cut = self._cut.get(address, set())
+        added = self._added.get(address, set()) - cut
         if not (cut or added or address in self._freed or link_map.l_tls_dtor_count):
             return link_map
         changed = copy.copy(link_map)
@@ -174,6 +183,11 @@ class _Attempt:
         for holder, held in reversed(edges):
             if held not in self._map(holder).needed and self._unbind(self._map(holder), self._map(held)):
                 return None
+        for holder, held in reversed(edges):
+            if held not in self._map(holder).needed and self._is_looked_up(self._map(holder), self._map(held)):
+                self._cut.setdefault(holder, set()).add(held)
+                self._note_open(FixKind.OPEN_LOCALLY, self._map(held), self._map(holder))
+                return None
         root = self._map(path[0])
         if root.l_type != LT_LOADED:
             return self._open_locally(edges, root)
@@ -186,11 +200,18 @@ class _Attempt:
         names = self._process.bindings.symbols_into(holder, held)
         if not names or self._stays_as_it_is(held, "bound") or not self._can_do_without(holder, held):
             return False
-        self._cut.add((holder.address, held.address))
+        self._cut.setdefault(holder.address, set()).add(held.address)
         found = self._hidden.setdefault(held.address, _Bound(set(), set(), {}))
         found.bound.update(names)
         found.holders[self._process.name(holder)] = None
         return True
+
+    def _is_looked_up(self, holder: LinkMap, held: LinkMap) -> bool:
+        """Return True if a library found another in the global scope by dlsym, which leaves no relocation."""
+        bindings = self._process.bindings.of(holder)
+        if bindings is None or not bindings.is_complete or not held.field("l_global"):
+            return False
+        return not bindings.count_into(*held.extent)
 
     def _can_do_without(self, holder: LinkMap, held: LinkMap) -> bool:
         """Return True if each symbol that a library has from another is also defined by itself or by a third one."""
@@ -211,7 +232,7 @@ class _Attempt:
         """Remove what a start-up library found in the global scope; return an obstacle if it was not there."""
         for holder, held in reversed(edges):
             if held not in self._map(holder).needed and self._map(held).field("l_global"):
-                self._cut.add((holder, held))
+                self._cut.setdefault(holder, set()).add(held)
                 self._note_open(FixKind.OPEN_LOCALLY, self._map(held), self._map(holder))
                 return None
         is_program = root.l_type == LT_EXECUTABLE
@@ -246,7 +267,7 @@ class _Attempt:
         for holder in self._may_be_bound_to(root):
             known = (*holder.needed, *holder.relocated_to)
             if root.address not in known and self._process.bindings.symbols_into(holder, root):
-                self._added.add((holder.address, root.address))
+                self._added.setdefault(holder.address, set()).add(root.address)
         return None
 
     def _may_be_bound_to(self, link_map: LinkMap) -> Iterator[LinkMap]:
@@ -269,9 +290,20 @@ class _Attempt:
             return Obstacle(ObstacleKind.GO_RUNTIME, name)
         if origin == "elf-flag" and name.startswith(_ON_PURPOSE):
             return Obstacle(ObstacleKind.ON_PURPOSE, name)
+        if origin == "elf-flag" and self._has_threads(link_map):
+            return Obstacle(ObstacleKind.THREADS, name)
         if _SYSTEM.fullmatch(self._process.path(link_map) or ""):
             return Obstacle(ObstacleKind.SYSTEM, name)
         return None
+
+    def _has_threads(self, link_map: LinkMap) -> bool:
+        """Return True if threads other than the main one certainly are in a library's code."""
+        from ..loader.frames import find_positions  # few libraries are linked with -z nodelete
+
+        process = self._process
+        positions = find_positions(process.memory, process.graph, process.image, [link_map])
+        own = (each for each in positions.known if each.thread.lwp != process.memory.target.pid)
+        return any(link_map.address in each.certain for each in own)
 
     def _is_go(self, link_map: LinkMap) -> bool:
         image = self._process.image(link_map)
