@@ -154,7 +154,9 @@ class Planner:
         """Build the answer from plans."""
         process = self._process
         note_activity(process)
-        garbage = tuple(self._describe(m) for m in process.graph.by_address.values() if self.is_garbage(m))
+        found = [m for m in process.graph.by_address.values() if self.is_garbage(m)]
+        # A library that was not read can keep any other.
+        garbage = tuple(map(self._describe, found)) if process.graph.complete else None
         problems = tuple(dict.fromkeys((*process.concerned_problems(), *missing_names())))
         return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 

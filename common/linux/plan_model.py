@@ -124,11 +124,14 @@ class Plan(NamedTuple):
 
 
 class Plans(NamedTuple):
-    """The answer of ``dlplan``: one plan, or one for each open library; any close also unloads ``garbage``."""
+    """The answer of ``dlplan``: one plan, or one for each open library.
+
+    Any close also unloads ``garbage``, which is None if unknown, because not all libraries could be read.
+    """
 
     target: TargetInfo
     loader: LoaderInfo
     plans: tuple[Plan, ...]
     asked: Optional[str] = None
-    garbage: tuple[Library, ...] = ()
+    garbage: Optional[tuple[Library, ...]] = ()
     problems: tuple[Problem, ...] = ()

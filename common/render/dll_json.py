@@ -35,8 +35,8 @@ def dll_reference(dll: Dll) -> DllReferenceDocument:
     return {
         "name": dll.name,
         "path": dll.path or None,
-        "base": hexadecimal(dll.base),
-        "range": [hexadecimal(dll.start), hexadecimal(dll.end)],
+        "base": optional_hexadecimal(dll.base or None),
+        "range": [hexadecimal(dll.start), hexadecimal(dll.end)] if dll.base and dll.end > dll.start else None,
         "loader": dll.loader,
         "ldr_entry": optional_hexadecimal(dll.ldr_entry or None),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import TYPE_CHECKING, Optional, Protocol, TypeVar
 
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from .jsontext import dumps
@@ -61,6 +61,16 @@ def optional_hexadecimal(value: Optional[int]) -> Optional[str]:
 def optional_list(items: Optional[Iterable[_T]], build: Callable[[_T], _Document]) -> Optional[list[_Document]]:
     """Build the document of each item; unknown is null."""
     return None if items is None else [build(item) for item in items]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def optional_names(instances: Optional[Iterable[_Named]]) -> Optional[list[str]]:
+    """Return the names of libraries; unknown is null."""
+    return optional_list(instances, lambda each: each.name)
 
 
 def evidence_document(evidence: Evidence) -> EvidenceDocument:

@@ -244,8 +244,8 @@ class DllOpenDocument(AnyDllEventDocument):
 class DllReferenceDocument(TypedDict):
     name: str
     path: Optional[str]
-    base: str
-    range: Range
+    base: Optional[str]
+    range: Optional[Range]
     loader: str
     ldr_entry: Optional[str]
 
@@ -382,14 +382,14 @@ class RemedyDocument(TypedDict):
 
 
 class DlplanDocument(Envelope, PlanDocument):
-    kept: list[KeptLibraryDocument]
+    kept: Optional[list[KeptLibraryDocument]]
     remedy: Optional[RemedyDocument]
-    garbage: list[str]
+    garbage: Optional[list[str]]
 
 
 class DlplanAllDocument(Envelope):
     plans: list[PlanDocument]
-    garbage: list[str]
+    garbage: Optional[list[str]]
 
 
 class BreakpointsDocument(TypedDict):
@@ -477,9 +477,9 @@ class DllDocument(DllReferenceDocument, DllVerdictDocument):
     load_reason: Optional[str]
     ddag_state: Optional[str]
     first_loaded_by: Optional[str]
-    imports: list[str]
-    importers: list[str]
-    import_cycle: list[str]
+    imports: Optional[list[str]]
+    importers: Optional[list[str]]
+    import_cycle: Optional[list[str]]
 
 
 class DllstateDocument(Envelope):
@@ -526,10 +526,10 @@ class DllplanDocument(Envelope):
     order_algorithm: Optional[str]
     order_certain: bool
     may_unload_more: Optional[list[str]]
-    import_cycles: list[list[str]]
-    import_cycle_alternatives: list[ImportCycleAlternativeDocument]
+    import_cycles: Optional[list[list[str]]]
+    import_cycle_alternatives: Optional[list[ImportCycleAlternativeDocument]]
     unload_bytes: Optional[int]
-    kept: list[KeptDllDocument]
+    kept: Optional[list[KeptDllDocument]]
     remedy: Optional[DllRemedyDocument]
     load_holders: Optional[list[LoadHolderDocument]]
 

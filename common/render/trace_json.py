@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Optional, Protocol, cast
+from typing import TYPE_CHECKING, Optional, cast
 
 from ..trace.events import EventHeader, Site, Totals
-from .json_parts import hexadecimal, optional_list
+from .json_parts import hexadecimal
 
 if TYPE_CHECKING:
     from .json_types import MomentDocument, SiteDocument, TotalsDocument
@@ -38,16 +37,6 @@ def site_document(site: Optional[Site]) -> Optional[SiteDocument]:
     if site.through is not None:
         document["through"] = site.through
     return document
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-def optional_names(instances: Optional[Iterable[_Named]]) -> Optional[list[str]]:
-    """Return the names of libraries; unknown is null."""
-    return optional_list(instances, lambda each: each.name)
 
 
 def totals_document(totals: Totals) -> TotalsDocument:

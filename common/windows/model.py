@@ -135,7 +135,9 @@ class Dll(NamedTuple):
     :param fields: members of these structures as numbers, None for an unreadable one.
     :param load_reason: an LDR_DLL_LOAD_REASON, from Windows 8 on.
     :param ddag_state: an LDR_DDAG_STATE, from Windows 8 on.
-    :param import_cycle: the other DLLs of an import cycle, which are loaded and unloaded as one.
+    :param imports: names of the DLLs that it imports, None if unknown; ``importers`` likewise.
+    :param import_cycle: the other DLLs of an import cycle, which are loaded and unloaded as one, from Windows 8 on;
+        None if unknown.
     :param held: whether it stays, None if unknown.
     :param load_count: the count by which FreeLibrary decides; None if it is pinned, or the count is unknown.
     :param loadlibrary_count: the part of ``load_count`` that LoadLibrary contributed; None likewise.
@@ -154,9 +156,9 @@ class Dll(NamedTuple):
     load_reason: Optional[str]
     ddag_state: Optional[str]
     first_loaded_by: Optional[str]
-    imports: tuple[str, ...]
-    importers: tuple[str, ...]
-    import_cycle: tuple[str, ...]
+    imports: Optional[tuple[str, ...]]
+    importers: Optional[tuple[str, ...]]
+    import_cycle: Optional[tuple[str, ...]]
     held: Optional[bool]
     holds: tuple[DllHold, ...] = ()
     holds_omitted: int = 0

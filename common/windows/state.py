@@ -332,9 +332,9 @@ def _from_image(image: ListedImage, is_first: bool) -> Dll:
         load_reason=None,
         ddag_state=None,
         first_loaded_by=None,
-        imports=(),
-        importers=(),
-        import_cycle=(),
+        imports=None,
+        importers=None,
+        import_cycle=None,
         held=True if is_first else None,
         holds=holds,
     )
@@ -629,9 +629,9 @@ class DllExplainer:
             load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
             ddag_state=None if state is None else STATES.get(state, str(state)),
             first_loaded_by=entry_name(parent) if parent and parent is not entry else None,
-            imports=self._names(unit.children),
-            importers=self._names(unit.parents),
-            import_cycle=tuple(entry_name(each) for each in unit.entries if each is not entry),
+            imports=self._names(unit.children, self.graph.knows_imports(entry)),
+            importers=self._names(unit.parents, self.graph.knows_importers(entry)),
+            import_cycle=self._cycle(unit, entry),
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
@@ -639,9 +639,17 @@ class DllExplainer:
             loadlibrary_count=None if unit.pinned or self.is_loading(unit) else unit.own,
         )
 
-    def _names(self, keys: Sequence[int]) -> tuple[str, ...]:
+    def _names(self, keys: Sequence[int], is_complete: bool) -> Optional[tuple[str, ...]]:
+        """Return the names of units; None if there can be some, but none is known."""
         names = tuple(self.name(key) for key in dict.fromkeys(keys) if key in self.graph.units)
-        return names if self._spend(names) else ()
+        return names if self._spend(names) and (names or is_complete) else None
+
+    def _cycle(self, unit: LoadUnit, entry: LdrEntry) -> Optional[tuple[str, ...]]:
+        """Return the names of the other modules of a DLL's node; None if there is none, or it cannot be read."""
+        if self.graph.rule is not LoaderRule.WIN8 or entry.node is None:
+            return None
+        names = tuple(entry_name(each) for each in unit.entries if each is not entry)
+        return names if names or not entry.node.cut else None
 
 
 def entry_name(entry: LdrEntry) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Optional
 
 import pytest
+from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux import plan as plan_module
@@ -19,6 +21,7 @@ from dlwhy.common.memory import Memory
 from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
 from dlwhy.tests.synth.glibc_layouts import LOCK_IS_HELD, V233, V235, V236, V239, V240_LIVE, process_of
@@ -215,7 +218,7 @@ def test_all_open_libraries_are_ranked() -> None:
         ("libalone.so", 2, Outcome.UNLOADS),
         ("libpinned.so", 5, Outcome.NO_EFFECT),
     ]
-    assert [library.name for library in plans.garbage] == ["libgarbage.so"]
+    assert [library.name for library in plans.garbage or ()] == ["libgarbage.so"]
     assert ranked([]).plans == ()
 
 
@@ -264,6 +267,9 @@ def test_where_libraries_are_not_known_what_a_close_unloads_is_not_known() -> No
     made = damaged([Library("liba.so", opencount=1), Library("libhidden.so", opencount=1)], "libhidden.so")
     (found,) = plan_close(made, "liba.so", number).plans
     assert (found.outcome, names(found), found.remedy) == (Outcome.UNKNOWN, [], None)
+    document = json.loads(json.dumps(plan_document("dlplan", plan_close(made, "liba.so", number))))
+    VALIDATOR.validate(document)
+    assert [document[key] for key in ("outcome", "unloads", "kept", "garbage", "remedy")] == [None] * 5
     assert found.kept[0].held is None
     # What does not depend on the others is known all the same.
     made = damaged([Library("liba.so", opencount=2), Library("libhidden.so", opencount=1)], "libhidden.so")
@@ -369,7 +375,7 @@ def test_without_the_lock_nothing_is_being_closed_whatever_marks_were_left() -> 
     plans = plan_close(closing("libone.so", "libtwo.so", held=False), "libx.so", number)
     (found,) = plans.plans
     assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["libx.so", "libone.so", "libtwo.so", "liby.so"])
-    assert [library.name for library in plans.garbage] == ["libone.so", "libtwo.so"]
+    assert [library.name for library in plans.garbage or ()] == ["libone.so", "libtwo.so"]
     assert plans.problems == ()
 
 

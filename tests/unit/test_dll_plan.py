@@ -180,8 +180,8 @@ def test_a_count_that_is_not_there_is_not_known(tmp_path: Path) -> None:
     found = plan(tmp_path, made, "libA.dll")
     assert (found.outcome, found.refusal, found.unloads, found.steps) == (Outcome.UNKNOWN, None, (), ())
     written = document(tmp_path, made, "libA.dll")
-    unknown = ("outcome", "excess_closes", "unloads", "may_unload_more", "unload_bytes")
-    assert [written[key] for key in unknown] == [None] * 5
+    unknown = ("outcome", "excess_closes", "unloads", "may_unload_more", "unload_bytes", "kept", "import_cycles")
+    assert [written[key] for key in unknown] == [None] * 7
 
 
 def test_the_remedy_is_there_where_something_helps_or_nothing_does(tmp_path: Path) -> None:

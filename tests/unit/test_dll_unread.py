@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dlwhy.common import cli
+from dlwhy.common.commands.dllstate.document import dll_state_document
 from dlwhy.common.errors import IncompleteSearchError, NotFoundError
 from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_chosen_dlls, explain_dlls
-from dlwhy.tests.synth.minidump import WIDE, WIN10, Process
+from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.synth.minidump import WIDE, WIN7, WIN10, Process
 from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import process, story, write
 
@@ -91,13 +95,54 @@ def test_what_is_in_no_complete_list_is_absent(
     assert "no loaded DLL matches 'nosuch.dll'" in err
 
 
+def relations(target: MinidumpTarget) -> dict[str, tuple[Any, ...]]:
+    """Return what JSON says of the imports, importers and import cycle of each DLL."""
+    document = json.loads(json.dumps(dll_state_document("dllstate", explain_dlls(target))))
+    VALIDATOR.validate(document)
+    return {each["name"]: (each["imports"], each["importers"], each["import_cycle"]) for each in document["libraries"]}
+
+
+def test_imports_that_cannot_be_read_are_null_and_not_none(tmp_path: Path) -> None:
+    made = process()
+    made.memory.forget(made.loader.known["libb.dll"].node, 0x50)
+    found = relations(MinidumpTarget(str(write(tmp_path, made.dump()))))
+    assert found["libB.dll"] == (None, None, None)
+    assert found["libC.dll"][0] == []
+    assert found["libC.dll"][2] == []
+
+
+def test_importers_are_unknown_as_long_as_an_import_table_is_unread(tmp_path: Path) -> None:
+    made = process(WIN7)
+    made.memory.forget(made.loader.known["liba.dll"].base, 0x3000)
+    found = relations(MinidumpTarget(str(write(tmp_path, made.dump()))))
+    assert found["libA.dll"] == (None, None, None)
+    assert found["libC.dll"][0] == [], "its own table says so"
+
+
+def test_of_what_only_the_module_list_has_no_import_is_known(tmp_path: Path) -> None:
+    made = process()
+    forget_loader(made)
+    found = relations(MinidumpTarget(str(write(tmp_path, made.dump(modules=True)))))
+    assert set(found.values()) == {(None, None, None)}
+
+
+def test_a_base_and_a_size_that_cannot_be_read_are_null(tmp_path: Path) -> None:
+    made = process()
+    at = made.loader.known["libb.dll"].entry
+    for offset in (WIDE.dll_base, WIDE.size):
+        made.memory.forget(at + offset, 4)
+    state = explain_dlls(MinidumpTarget(str(write(tmp_path, made.dump()))))
+    document = dll_state_document("dllstate", state)
+    assert (None, None) in [(each["base"], each["range"]) for each in document["libraries"]]
+
+
 def test_a_name_that_cannot_be_read_is_that_of_the_module_list(tmp_path: Path) -> None:
     made = process()
     forget_names(made)
     target = MinidumpTarget(str(write(tmp_path, made.dump())))
     (found,) = explain_chosen_dlls(target, "libB.dll", no_number).dlls
     assert (found.ldr_entry, found.held) == (made.loader.known["libb.dll"].entry, True)
-    assert any("libB.dll" in dll.imports for dll in explain_dlls(target).dlls)
+    assert any("libB.dll" in (dll.imports or ()) for dll in explain_dlls(target).dlls)
 
 
 def test_a_module_list_that_is_cut_off(tmp_path: Path) -> None:

@@ -100,11 +100,11 @@ def test_what_a_running_close_has_condemned_is_no_garbage(
     process = process_of(every, layout=V240_LIVE)
     process.lock = (4711, 1)
     plans = plan_close(process.target(), "libx.so", number)
-    assert [library.name for library in plans.garbage] == ([] if is_going else ["libone.so"])
+    assert [library.name for library in plans.garbage or ()] == ([] if is_going else ["libone.so"])
     assert plans.plans[0].outcome is (Outcome.DEFERRED if is_going else Outcome.UNLOADS)
     process.lock = (0, 0)
     plans = plan_close(process.target(), "libx.so", number)
-    assert [library.name for library in plans.garbage] == ["libone.so"]
+    assert [library.name for library in plans.garbage or ()] == ["libone.so"]
 
 
 def test_what_is_kept_is_not_being_closed_whatever_its_marks_say() -> None:
@@ -122,7 +122,7 @@ def test_ld_so_that_nothing_needs_in_another_namespace_is_no_garbage() -> None:
         Library("libgarbage.so", namespace=1),
     ]
     plans = plan_all(process_of(space, layout=V240_LIVE).target())
-    assert [library.name for library in plans.garbage] == ["libgarbage.so"]
+    assert [library.name for library in plans.garbage or ()] == ["libgarbage.so"]
     assert [names(each) for each in plans.plans] == [["libspace.so", "libgarbage.so"]]
 
 

@@ -36,13 +36,15 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
-        "import_cycles": [list(cycle) for cycle in plan.import_cycles],
+        "import_cycles": [list(cycle) for cycle in plan.import_cycles] if is_known else None,
         "import_cycle_alternatives": [
             {"library": each.library, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
             for each in plan.import_cycle_alternatives
-        ],
+        ]
+        if is_known
+        else None,
         "unload_bytes": plan.unload_bytes if is_known else None,
-        "kept": [kept_dll_document(dll) for dll in plan.kept],
+        "kept": [kept_dll_document(dll) for dll in plan.kept] if is_known else None,
         "remedy": _remedy(plan),
         "load_holders": holder_documents(plan.holders),
         "problems": problem_documents(plans.problems),

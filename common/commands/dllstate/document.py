@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...render.dll_json import dll_reference, dll_rules, dll_verdict
-from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
+from ...render.json_parts import envelope, optional_hexadecimal, optional_list, problem_documents
 from ...windows.model import (
     Dll,
     DllState,
@@ -39,8 +39,8 @@ def _dll(dll: Dll) -> DllDocument:
         "load_reason": dll.load_reason,
         "ddag_state": dll.ddag_state,
         "first_loaded_by": dll.first_loaded_by,
-        "imports": list(dll.imports),
-        "importers": list(dll.importers),
-        "import_cycle": list(dll.import_cycle),
+        "imports": optional_list(dll.imports, str),
+        "importers": optional_list(dll.importers, str),
+        "import_cycle": optional_list(dll.import_cycle, str),
         **dll_verdict(dll),
     }

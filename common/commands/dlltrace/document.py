@@ -12,10 +12,11 @@ from ...render.json_parts import (
     hexadecimal,
     optional_hexadecimal,
     optional_list,
+    optional_names,
     problem_documents,
 )
 from ...render.jsontext import dumps
-from ...render.trace_json import header_document, optional_names, site_document, totals_document
+from ...render.trace_json import header_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 from ...windows.trace.events import DllClose, DllEvent, DllInstance, DllOpen, DllPin, DllTrace
 

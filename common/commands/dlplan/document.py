@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Union
 
 from ...linux.plan_model import Closer, Plan, Plans, Remedy, ThreadInside
 from ...model import Outcome
-from ...render.json_parts import envelope, hexadecimal, problem_documents
+from ...render.json_parts import envelope, hexadecimal, optional_names, problem_documents
 from ...render.library_json import (
     function_document,
     kept_document,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAllDocument]:
     """Build the document of a prediction: of one close, or of all open libraries."""
     head = envelope(command, plans.target, plans.loader)
-    garbage = [library.name for library in plans.garbage]
+    garbage = optional_names(plans.garbage)
     if plans.asked is None:
         found = [_plan(plan) for plan in plans.plans]
         return {**head, "plans": found, "garbage": garbage, "problems": problem_documents(plans.problems)}
@@ -37,7 +37,7 @@ def plan_document(command: str, plans: Plans) -> Union[DlplanDocument, DlplanAll
     return {
         **head,
         **_plan(plan),
-        "kept": [kept_document(library) for library in plan.kept],
+        "kept": None if plan.outcome is Outcome.UNKNOWN else [kept_document(library) for library in plan.kept],
         "remedy": _remedy(plan.remedy) if plan.remedy else None,
         "garbage": garbage,
         "problems": problem_documents(plans.problems),

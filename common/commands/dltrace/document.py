@@ -12,11 +12,12 @@ from ...render.json_parts import (
     hexadecimal,
     optional_hexadecimal,
     optional_list,
+    optional_names,
     problem_documents,
 )
 from ...render.jsontext import dumps
 from ...render.library_json import kept_document, place_document
-from ...render.trace_json import header_document, optional_names, site_document, totals_document
+from ...render.trace_json import header_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 
 if TYPE_CHECKING:

@@ -126,7 +126,7 @@ class Fit(enum.IntEnum):
 class DdagNode:
     """An LDR_DDAG_NODE: a module or the modules of an import cycle, with its imports and importers."""
 
-    __slots__ = ("address", "children", "cut", "modules", "parents", "record")
+    __slots__ = ("address", "children", "cut", "knows_children", "knows_parents", "modules", "parents", "record")
 
     def __init__(self, record: StructView) -> None:
         self.record = record
@@ -136,6 +136,8 @@ class DdagNode:
         self.cut: Optional[str] = None
         self.children: Optional[tuple[int, ...]] = None
         self.parents: Optional[tuple[int, ...]] = None
+        #: Whether they are all of them.
+        self.knows_children = self.knows_parents = False
 
     @property
     def count(self) -> Optional[int]:
@@ -437,9 +439,9 @@ class Loader:
         if reason is not None and name in node.record.layout.fields:
             self._add_problem(where, f"{reason}: not all its edges are known")
         if outgoing:
-            node.children = tuple(found)
+            node.children, node.knows_children = tuple(found), reason is None
         else:
-            node.parents = tuple(found)
+            node.parents, node.knows_parents = tuple(found), reason is None
         return budget - len(found)
 
     def _node_name(self, node: DdagNode) -> str:

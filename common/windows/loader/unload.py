@@ -108,6 +108,18 @@ class ImportGraph:
         """Return the unit of an entry."""
         return self.units[self.by_entry[entry.address]]
 
+    def knows_imports(self, entry: LdrEntry) -> bool:
+        """Return True if all imports of a DLL could be read."""
+        if self.rule in (LoaderRule.WIN8, LoaderRule.WINE):
+            return entry.node is not None and entry.node.knows_children
+        return entry.address not in self.unread
+
+    def knows_importers(self, entry: LdrEntry) -> bool:
+        """Return True if all importers of a DLL are known."""
+        if self.rule in (LoaderRule.WIN8, LoaderRule.WINE):
+            return entry.node is not None and entry.node.knows_parents
+        return not self.unread
+
     def children(self, key: int) -> Sequence[int]:
         """Return the keys of the units that a unit imports."""
         return [child for child in self.units[key].children if child in self.units]
