@@ -201,5 +201,8 @@ class LiveTarget(Target, Protocol):
 class LiveLinuxTarget(LiveTarget, Protocol):
     """A process of Linux that a debugger runs."""
 
+    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
+        """Switch breakpoints of `add_breakpoint` off or on; also from within a handler."""
+
     def stack_pointer(self, lwp: int) -> Optional[int]:
         """Read the stack pointer of a stopped thread; None if it cannot be read."""

@@ -69,6 +69,11 @@ class GdbLiveTarget(GdbTarget):
         self._listen()
         return _BreakpointSubscription(self, made)
 
+    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
+        """Switch breakpoints off or on."""
+        assert isinstance(breakpoints, _BreakpointSubscription)
+        breakpoints.switch(on)
+
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Listen to the end of the process, and to another program in it."""
         return _EndSubscription(self, callback)
@@ -214,6 +219,10 @@ class _BreakpointSubscription:
 
     def remove(self) -> None:
         self._target.remove(self._breakpoints)
+
+    def switch(self, on: bool) -> None:
+        for each in self._breakpoints:
+            each.enabled = on
 
 
 class _EndSubscription:

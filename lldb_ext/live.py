@@ -99,6 +99,11 @@ class LldbLiveTarget(LldbTarget):
             made.append(breakpoint_)
         return _BreakpointSubscription(self, made)
 
+    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
+        """Switch breakpoints off or on."""
+        assert isinstance(breakpoints, _BreakpointSubscription)
+        breakpoints.switch(on)
+
     def remove(self, breakpoints: Sequence[Any]) -> None:
         """Delete breakpoints; within a handler only disable them, to be deleted at the next `is_alive`."""
         self._doomed += breakpoints
@@ -176,6 +181,10 @@ class _BreakpointSubscription:
 
     def remove(self) -> None:
         self._target.remove(self._breakpoints)
+
+    def switch(self, on: bool) -> None:
+        for each in self._breakpoints:
+            each.SetEnabled(on)
 
 
 class _EndSubscription:

@@ -31,10 +31,11 @@ class Arrival:
 
 
 class Removal:
-    """What a test set up and can take back."""
+    """What a test set up and can take back, and as a breakpoint switch off and on."""
 
     def __init__(self, remove: Callable[[], None]) -> None:
         self._remove = remove
+        self.is_on = True
 
     def remove(self) -> None:
         """Take it back."""
@@ -52,16 +53,25 @@ class Breakpoints:
 
     def add_breakpoint(self, places: Sequence[int], on_hit: Handler) -> Subscription:
         """Set breakpoints."""
-        for place in places:
-            self.handlers.setdefault(place, []).append(on_hit)
+
+        def handle(hit: Hit) -> Reaction:
+            return on_hit(hit) if subscription.is_on else Reaction.RESUME
 
         def remove() -> None:
             for place in places:
-                self.handlers[place].remove(on_hit)
+                self.handlers[place].remove(handle)
                 if not self.handlers[place]:
                     del self.handlers[place]
 
-        return Removal(remove)
+        for place in places:
+            self.handlers.setdefault(place, []).append(handle)
+        subscription = Removal(remove)
+        return subscription
+
+    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
+        """Switch breakpoints off or on."""
+        assert isinstance(breakpoints, Removal)
+        breakpoints.is_on = on
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Listen to the end."""

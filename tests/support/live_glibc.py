@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Optional
 
 from dlwhy.common.linux.trace.events import Event, Stop, Trace
@@ -20,7 +21,7 @@ from dlwhy.common.linux.trace.tracer import Tracer, begin
 from dlwhy.common.target import Reaction
 from dlwhy.tests.fakes import X86_64, FakeTarget
 from dlwhy.tests.support.live import Arrival, Breakpoints
-from dlwhy.tests.synth.glibc import RTLD_GLOBAL_RO, SLOTS, Layout, Library, Process
+from dlwhy.tests.synth.glibc import DATA, RTLD_GLOBAL_RO, SLOTS, Layout, Library, Process
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE
 
 MAIN = 4711
@@ -70,6 +71,14 @@ NOWHERE, NOWHERE_ADDRESS = ("", "code"), 0x1234_0000
 DL_OPEN, DL_CLOSE, CATCH_ERROR = ("ld.so", "_dl_open"), ("ld.so", "_dl_close"), ("ld.so", "_dl_catch_error")
 #: What a constructor or destructor does.
 Work = Callable[["Thread"], object]
+
+
+class Way(IntEnum):
+    """Where a trace sees opens and closes: at exported functions, in ld.so, or there where they have the lock."""
+
+    EXPORTED = 0
+    IN_RTLD = 1
+    LOCKED = 2
 
 
 class LiveGlibc(Breakpoints, FakeTarget):
@@ -147,6 +156,8 @@ class Thread:
         script.target.stack_memory[self._start] = bytearray(STACK_SIZE)
         self.at: Place = ("main", "main")
         self.namespace = 0
+        #: The answer to its latest taking of the lock.
+        self.reaction = Reaction.RESUME
         self.move_to(self._start + STACK_SIZE - 0x100)
 
     def move_to(self, stack: int) -> None:
@@ -288,13 +299,13 @@ class Script:
         self,
         *known: Library,
         started: Sequence[Library] = (),
-        in_rtld: bool = True,
+        in_rtld: int = Way.IN_RTLD,
         version: tuple[int, int] = (2, 40),
         layout: Layout = V240_LIVE,
     ) -> None:
         """Start a process that can load ``known`` libraries, and has loaded ``started`` ones with the program.
 
-        With ``in_rtld`` the debugger keeps breakpoints in ld.so.
+        :param in_rtld: a `Way`; unless it is EXPORTED the debugger keeps breakpoints in ld.so.
         """
         main = Library("main", type=0, init_called=True, functions={"main": 0x18, "worker": 0x18})
         self.raiser = "libc.so.6" if version < (2, 37) else "ld.so"
@@ -315,7 +326,10 @@ class Script:
             mangles=True,
         )
         self._write_inner_calls(libc)
-        self.target = LiveGlibc(self.process, keeps_breakpoints=in_rtld)
+        self._has_locks = in_rtld == Way.LOCKED
+        if self._has_locks:
+            self._write_lock_calls(rtld)
+        self.target = LiveGlibc(self.process, keeps_breakpoints=in_rtld != Way.EXPORTED)
         self.constructors: dict[str, Work] = {}
         self.destructors: dict[str, Work] = {}
         self.threads: dict[int, Thread] = {}
@@ -337,11 +351,32 @@ class Script:
             code[name] = load + call + offset.to_bytes(4, "little")
         libc.code = code
 
+    def _write_lock_calls(self, rtld: Library) -> None:
+        """Let ld.so's functions keep their first argument in rbx and call what takes the lock."""
+        process = self.process
+        member = process.layout.load_lock or 0
+        lock = process.base(rtld) + DATA + member
+        code = {}
+        for name in ("_dl_open", "_dl_close"):
+            start = b"\x48\x89\xfb"
+            distance = lock - (process.base(rtld) + rtld.function(name) + len(start) + 7)
+            load = b"\x48\x8d\x3d" + distance.to_bytes(4, "little", signed=True)
+            code[name] = start + load + b"\xe8" + bytes(4)
+        rtld.code = code
+
+    def take_lock(self, thread: Thread, place: Place, argument: int) -> None:
+        """Let a thread come to where it has just taken the lock."""
+        if self._has_locks:
+            library, name = self.function(place)
+            address = self.address(place) + len(library.code[name])
+            thread.reaction = thread.arrive(address, rbx=argument, rsp=thread.sp - library.functions[name])
+
     def begin(self, *libraries: str, **options: Any) -> Tracer:
         """Begin a trace."""
         self.refresh()
         chosen = TraceOptions(libraries, **options)
         self.tracer = begin(self.target, chosen, self.events.append, self.stops.append)
+        assert ("lock" in self.tracer.report().closes_by) is self._has_locks
         return self.tracer
 
     def report(self) -> Trace:
@@ -408,6 +443,7 @@ class Script:
     def open(self, thread: Thread, name: Optional[str], flags: int, namespace: int) -> int:
         """Open as _dl_open does; gives the map's address, 0 if nothing of that name is known."""
         with self.locked(thread):
+            self.take_lock(thread, DL_OPEN, 0)
             if name is None:
                 self.library("main").opencount += 1
                 return self.handle("main")
@@ -462,6 +498,7 @@ class Script:
         """Close as _dl_close does; gives -1 for what is not open."""
         library = next((each for each in self.process.libraries if self.process.maps[each.key] == handle), None)
         with self.locked(thread):
+            self.take_lock(thread, DL_CLOSE, handle)
             if library is None or (library.opencount == 0 and not library.nodelete):
                 return -1
             if library.nodelete:

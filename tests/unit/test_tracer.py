@@ -19,7 +19,7 @@ from dlwhy.common.linux.trace.tracer import EXITED, begin
 from dlwhy.common.render.text import render
 from dlwhy.common.target import Reaction
 from dlwhy.tests.schema import VALIDATOR, validator_of
-from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread
+from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread, Way
 from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import NOTE, Library
 
@@ -28,13 +28,21 @@ CODE = {"code": 0x18}
 NO_HANDLE = 0x1000
 
 
-@pytest.fixture(params=[True, False], ids=["in-rtld", "exported"])
-def in_rtld(request: pytest.FixtureRequest) -> bool:
-    """Have breakpoints in ld.so, or where libc passes on to it."""
-    return bool(request.param)
+@pytest.fixture(params=list(Way), ids=[way.name.lower() for way in Way])
+def in_rtld(request: pytest.FixtureRequest) -> Way:
+    """Have breakpoints in ld.so, also where it has the lock, or where libc passes on to it."""
+    assert isinstance(request.param, Way)
+    return request.param
 
 
-def script(in_rtld: bool = True) -> Script:
+@pytest.fixture(params=[Way.EXPORTED, Way.IN_RTLD], ids=["exported", "in_rtld"])
+def unlocked(request: pytest.FixtureRequest) -> Way:
+    """Have breakpoints in ld.so or outside, but not where it has the lock."""
+    assert isinstance(request.param, Way)
+    return request.param
+
+
+def script(in_rtld: int = Way.IN_RTLD) -> Script:
     """Return a process that can load some libraries."""
     return Script(
         Library("liba.so", needs=["libb.so"], functions=CODE),
@@ -56,7 +64,7 @@ def counted(made: Script) -> dict[str, int]:
 # -- opens ----------------------------------------------------------------------------------------------------
 
 
-def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
+def test_an_open_loads_or_counts_or_fails(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("/usr/lib/liba.so")
@@ -82,7 +90,7 @@ def test_an_open_loads_or_counts_or_fails(in_rtld: bool) -> None:
     assert place(first.header.caller) == "main:main"
 
 
-def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
+def test_an_open_of_the_program_itself(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen(None)
@@ -92,7 +100,7 @@ def test_an_open_of_the_program_itself(in_rtld: bool) -> None:
     assert made.events[0].requested_namespace == (-2 if in_rtld else 0)
 
 
-def test_a_constructor_that_opens(in_rtld: bool) -> None:
+def test_a_constructor_that_opens(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.constructors["libb.so"] = lambda thread: thread.dlopen("libx.so")
     made.begin()
@@ -105,7 +113,7 @@ def test_a_constructor_that_opens(in_rtld: bool) -> None:
     assert place(made.events[1].header.caller) == "libb.so:code"
 
 
-def test_what_libc_opens_for_itself_is_libcs(in_rtld: bool) -> None:
+def test_what_libc_opens_for_itself_is_libcs(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libx.so", by_libc=True)
@@ -118,8 +126,8 @@ def test_what_libc_opens_for_itself_is_libcs(in_rtld: bool) -> None:
     assert [place(event.header.caller) for event in made.events] == ["main:main", "main:main"]
 
 
-def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_a_failed_open_that_makes_the_collector_find_something(unlocked: Way) -> None:
+    made = script(unlocked)
     handle = made.main.dlopen("libx.so")
     made.library("libx.so").opencount = 0
     made.begin()
@@ -134,7 +142,7 @@ def test_a_failed_open_that_makes_the_collector_find_something(in_rtld: bool) ->
     assert told(made.events) == ["open libmissing.so: failed - libx.so"]
 
 
-def test_a_name_that_cannot_be_read(in_rtld: bool) -> None:
+def test_a_name_that_cannot_be_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("?")
@@ -145,7 +153,7 @@ def test_a_name_that_cannot_be_read(in_rtld: bool) -> None:
     assert [event.requested for event in made.events if isinstance(event, Open)] == ["?", None]
 
 
-def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
+def test_a_namespace_of_its_own_comes_and_goes(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     first = made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
@@ -173,7 +181,7 @@ def test_a_namespace_of_its_own_comes_and_goes(in_rtld: bool) -> None:
 # -- closes ---------------------------------------------------------------------------------------------------
 
 
-def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> None:
+def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("liba.so")
@@ -194,7 +202,7 @@ def test_a_close_lowers_the_count_and_the_last_one_unloads(in_rtld: bool) -> Non
     assert (close.handle, close.predicted_exactly) == (handle, True)
 
 
-def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: bool) -> None:
+def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     first = made.main.dlopen("liba.so")
@@ -216,7 +224,7 @@ def test_a_last_close_that_keeps_says_what_stays_and_why(in_rtld: bool) -> None:
     assert [verdict.chain for verdict in made.report().kept[0].library.holds] == [("libc1.so", "libb.so")]
 
 
-def test_a_close_of_what_is_nodelete_returns_early(in_rtld: bool) -> None:
+def test_a_close_of_what_is_nodelete_returns_early(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libpinned.so")
@@ -254,7 +262,7 @@ def test_a_close_of_no_link_map_has_ended_where_that_is_seen() -> None:
     assert (report.totals.closes, report.totals.end_not_seen) == (2, 1)
 
 
-def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) -> None:
+def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("liba.so")
@@ -273,7 +281,7 @@ def test_a_close_of_what_is_not_open_is_told_and_counted_apart(in_rtld: bool) ->
     assert [calls.total for calls in account.closes_by_caller] == [1]
 
 
-def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
+def test_a_destructor_that_closes_is_within_the_close(in_rtld: Way) -> None:
     made = script(in_rtld)
     other = made.main.dlopen("libx.so")
     made.destructors["liba.so"] = lambda thread: thread.dlclose(other)
@@ -296,7 +304,7 @@ def test_a_destructor_that_closes_is_within_the_close(in_rtld: bool) -> None:
     assert place(made.events[2].header.caller) == "liba.so:code"
 
 
-def test_a_destructor_that_opens_and_closes_again(in_rtld: bool) -> None:
+def test_a_destructor_that_opens_and_closes_again(in_rtld: Way) -> None:
     made = script(in_rtld)
 
     def work(thread: Thread) -> None:
@@ -314,7 +322,7 @@ def test_a_destructor_that_opens_and_closes_again(in_rtld: bool) -> None:
     assert made.report().closes_mispredicted == ()
 
 
-def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: bool) -> None:
+def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: Way) -> None:
     made = Script(Library("liba.so", imports={"dlclose": "libc.so.6"}), Library("libb.so"), in_rtld=in_rtld)
     made.begin()
     made.main.dlclose(made.main.dlopen("liba.so"))
@@ -323,7 +331,7 @@ def test_libraries_whose_destructors_can_close_others_are_named(in_rtld: bool) -
     assert [event.may_unload_more for event in made.events if isinstance(event, Close)] == [("liba.so",), ()]
 
 
-def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -> None:
+def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     for _ in range(3):
@@ -339,7 +347,7 @@ def test_the_same_library_at_the_same_place_is_another_instance(in_rtld: bool) -
     }
 
 
-def test_another_library_whose_map_lies_where_one_lay(in_rtld: bool) -> None:
+def test_another_library_whose_map_lies_where_one_lay(in_rtld: Way) -> None:
     made = script(in_rtld)
     handle = made.main.dlopen("libx.so")
     made.begin()
@@ -365,7 +373,7 @@ def build_id(name: str) -> str:
     return name.encode().ljust(20, b".").hex()
 
 
-def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None:
+def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: Way) -> None:
     made = script(in_rtld)
     handle = made.main.dlopen("liba.so")
     made.main.dlopen("liby.so")
@@ -385,7 +393,7 @@ def test_what_came_and_what_has_gone_tell_their_build_ids(in_rtld: bool) -> None
     assert closed.predicted_exactly
 
 
-def test_a_file_that_was_built_anew_and_lies_where_the_old_one_lay_has_its_own_build_id(in_rtld: bool) -> None:
+def test_a_file_that_was_built_anew_and_lies_where_the_old_one_lay_has_its_own_build_id(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlclose(made.main.dlopen("libx.so"))
@@ -397,7 +405,7 @@ def test_a_file_that_was_built_anew_and_lies_where_the_old_one_lay_has_its_own_b
     assert found == [build_id("libx.so")] * 2 + [b"built once more, now".hex()] * 2
 
 
-def test_a_library_without_a_build_id_or_without_an_image_to_read(in_rtld: bool) -> None:
+def test_a_library_without_a_build_id_or_without_an_image_to_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.known["libx.so"].data = {NOTE + 8: b"\7"}  # a note of another type
     made.begin()
@@ -441,8 +449,8 @@ def test_build_ids_of_what_has_gone_are_not_kept_for_ever(
 # -- when an end is seen --------------------------------------------------------------------------------------
 
 
-def test_at_a_stop_what_has_returned_is_over_and_what_has_not_is_not(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_at_a_stop_what_has_returned_is_over_and_what_has_not_is_not(unlocked: Way) -> None:
+    made = script(unlocked)
     made.begin()
     handle = made.main.dlopen("liba.so")
     call = made.main.begin_close(handle)
@@ -453,8 +461,8 @@ def test_at_a_stop_what_has_returned_is_over_and_what_has_not_is_not(in_rtld: bo
     assert told(made.events)[1:] == ["close liba.so 1: unloads - liba.so libb.so"]
 
 
-def test_where_the_stack_pointer_is_not_known_the_return_address_tells(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_where_the_stack_pointer_is_not_known_the_return_address_tells(unlocked: Way) -> None:
+    made = script(unlocked)
     made.begin()
     call = made.main.begin_open("libmissing.so")
     made.target.stacks[4711] = None
@@ -466,7 +474,7 @@ def test_where_the_stack_pointer_is_not_known_the_return_address_tells(in_rtld: 
     assert told(made.events) == ["open libmissing.so: failed"]
 
 
-def test_a_call_that_was_left_by_an_exception_is_over_when_the_thread_comes_again(in_rtld: bool) -> None:
+def test_a_call_that_was_left_by_an_exception_is_over_when_the_thread_comes_again(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libx.so")
@@ -480,7 +488,7 @@ def test_a_call_that_was_left_by_an_exception_is_over_when_the_thread_comes_agai
     ]
 
 
-def test_a_thread_that_a_signal_brings_to_the_breakpoint_twice_closes_once(in_rtld: bool) -> None:
+def test_a_thread_that_a_signal_brings_to_the_breakpoint_twice_closes_once(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libx.so")
@@ -492,8 +500,8 @@ def test_a_thread_that_a_signal_brings_to_the_breakpoint_twice_closes_once(in_rt
     assert told(made.events)[2:] == ["close libx.so 2: keeps", "close libx.so 1: unloads - libx.so"]
 
 
-def test_a_close_from_the_same_place_with_another_handle_is_another_close(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_a_close_from_the_same_place_with_another_handle_is_another_close(unlocked: Way) -> None:
+    made = script(unlocked)
     made.begin()
     first, second = made.main.dlopen("libx.so"), made.main.dlopen("liby.so")
     made.main.begin_close(first).leave()
@@ -509,8 +517,8 @@ def test_a_close_from_the_same_place_with_another_handle_is_another_close(in_rtl
 # -- the end --------------------------------------------------------------------------------------------------
 
 
-def test_the_end_of_the_process_while_a_close_goes_on(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_the_end_of_the_process_while_a_close_goes_on(unlocked: Way) -> None:
+    made = script(unlocked)
     made.begin()
     call = made.main.begin_close(made.main.dlopen("liba.so"))
     assert call.reaction is Reaction.RESUME
@@ -524,7 +532,7 @@ def test_the_end_of_the_process_while_a_close_goes_on(in_rtld: bool) -> None:
     assert made.report() == report
 
 
-def test_a_debugger_that_does_not_tell_of_the_end(in_rtld: bool) -> None:
+def test_a_debugger_that_does_not_tell_of_the_end(in_rtld: Way) -> None:
     made = script(in_rtld)
     tracer = made.begin()
     assert tracer.is_watching()
@@ -533,7 +541,7 @@ def test_a_debugger_that_does_not_tell_of_the_end(in_rtld: bool) -> None:
     assert made.report().end_reason == EXITED
 
 
-def test_a_stopped_trace_leaves_nothing_behind(in_rtld: bool) -> None:
+def test_a_stopped_trace_leaves_nothing_behind(in_rtld: Way) -> None:
     made = script(in_rtld)
     tracer = made.begin(tls=True)
     made.main.dlopen("libx.so")
@@ -547,7 +555,7 @@ def test_a_stopped_trace_leaves_nothing_behind(in_rtld: bool) -> None:
     assert tracer.report().end_reason == "it was stopped"
 
 
-def test_another_program_ends_the_trace(in_rtld: bool) -> None:
+def test_another_program_ends_the_trace(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("libx.so")
@@ -559,7 +567,7 @@ def test_another_program_ends_the_trace(in_rtld: bool) -> None:
     assert made.target.handlers == {}
 
 
-def test_new_symbols_of_the_same_program_are_no_other_program(in_rtld: bool) -> None:
+def test_new_symbols_of_the_same_program_are_no_other_program(in_rtld: Way) -> None:
     made = script(in_rtld)
     tracer = made.begin()
     made.target.tell_end(ANOTHER_PROGRAM)
@@ -569,7 +577,7 @@ def test_new_symbols_of_the_same_program_are_no_other_program(in_rtld: bool) -> 
     assert not tracer.is_watching()
 
 
-def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: bool) -> None:
+def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: Way) -> None:
     made = script(in_rtld)
     handle = made.main.dlopen("libx.so")
     made.begin()
@@ -585,7 +593,7 @@ def test_at_exit_finalisers_close_and_no_count_is_unseen(in_rtld: bool) -> None:
     assert report.end_reason == "the process ended"
 
 
-def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
+def test_counts_that_change_without_a_call_are_unseen(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.main.dlopen("libx.so")
     made.begin()
@@ -602,8 +610,8 @@ def test_counts_that_change_without_a_call_are_unseen(in_rtld: bool) -> None:
 # -- several threads ------------------------------------------------------------------------------------------
 
 
-def test_two_threads_that_open_at_once(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_two_threads_that_open_at_once(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     made.begin()
     first, second = made.main.begin_open("libx.so"), other.begin_open("liby.so")
@@ -620,8 +628,8 @@ def test_two_threads_that_open_at_once(in_rtld: bool) -> None:
     assert place(events[1].header.caller) == "main:worker"
 
 
-def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_two_threads_that_close_at_once(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     first, second = made.main.dlopen("libx.so"), made.main.dlopen("liby.so")
     made.begin()
@@ -637,8 +645,8 @@ def test_two_threads_that_close_at_once(in_rtld: bool) -> None:
     ]
 
 
-def test_a_close_that_waited_while_another_thread_opened_what_it_closes(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_a_close_that_waited_while_another_thread_opened_what_it_closes(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     handle = made.main.dlopen("liba.so")
     made.begin()
@@ -655,8 +663,8 @@ def test_a_close_that_waited_while_another_thread_opened_what_it_closes(in_rtld:
     ]
 
 
-def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     handle = made.main.dlopen("libx.so")
     made.begin()
@@ -671,8 +679,8 @@ def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(in
     assert made.report().closes_mispredicted == ()
 
 
-def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_a_thread_inside_a_constructor_while_another_one_waits(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     waiting = []
 
@@ -697,8 +705,8 @@ def test_a_thread_inside_a_constructor_while_another_one_waits(in_rtld: bool) ->
     assert sorted(added) == ["liba.so", "libb.so", "libx.so", "liby.so"]
 
 
-def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(in_rtld: bool) -> None:
-    made = script(in_rtld)
+def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(unlocked: Way) -> None:
+    made = script(unlocked)
     other = made.thread(4712)
     made.main.dlopen("libx.so")
     made.begin()
@@ -715,6 +723,110 @@ def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(in_rtld: bool) -
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
     assert made.report().totals.opens_unseen == 1
+
+
+# -- several threads, seen where they have the lock -----------------------------------------------------------
+
+
+def test_who_has_the_lock_has_waited_for_all_before() -> None:
+    made = script(Way.LOCKED)
+    other = made.thread(4712)
+    handle = made.main.dlopen("liba.so")
+    made.begin()
+    closing, opening = made.main.begin_close(handle), other.begin_open("liba.so")
+    again = made.thread(4713).begin_open("libx.so")
+    opening.end()
+    closing.end()
+    again.end()
+    other.dlclose(handle)
+    report = made.report()
+    # In the order in which they took the lock, not in which they came to it; each as if it were alone.
+    assert told(made.events) == [
+        "open liba.so: already-loaded",
+        "close liba.so 2: keeps",
+        "open libx.so: loaded + libx.so",
+        "close liba.so 1: unloads - liba.so libb.so",
+    ]
+    assert [event.header.tid for event in made.events] == [4712, 4711, 4713, 4712]
+    assert (report.totals.closes_raced, report.totals.closes_predicted_exactly) == (0, 2)
+    assert place(made.events[2].header.caller) == "main:worker"
+
+
+def test_an_open_that_waits_while_a_constructor_opens_is_not_within_it() -> None:
+    made = script(Way.LOCKED)
+    waiting = []
+
+    def construct(thread: Thread) -> None:
+        waiting.append(made.thread(4712).begin_open("liby.so"))
+        thread.dlopen("libx.so")
+
+    made.constructors["liba.so"] = construct
+    made.begin()
+    made.main.dlopen("liba.so")
+    waiting[0].end()
+    made.report()
+    assert told(sorted(made.events)) == [
+        "open liba.so: loaded + liba.so libb.so",
+        "in 1: open libx.so: loaded + libx.so",
+        "open liby.so: loaded + liby.so",
+    ]
+
+
+def test_an_open_that_fails_before_it_takes_the_lock_is_told() -> None:
+    made = script(Way.LOCKED)
+    made.begin()
+
+    def refuse() -> int:
+        made.raise_error(made.main, "libx.so", "invalid mode for dlopen()", code=22)
+        return 0
+
+    for _ in range(2):
+        made.main.begin_open("libx.so", 0, work=refuse).end()
+    made.main.dlopen("liby.so")
+    made.main.begin_open("libx.so", 0, work=refuse).end()
+    report = made.report()
+    assert told(made.events) == [
+        "open libx.so: failed",
+        "open libx.so: failed",
+        "open liby.so: loaded + liby.so",
+        "open libx.so: failed",
+    ]
+    error = "libx.so: invalid mode for dlopen(): Invalid argument"
+    assert [(each.error, each.errno) for each in report.opens_failed] == [(error, 22)] * 3
+
+
+def test_an_open_that_waits_for_the_lock_at_the_end_has_no_result() -> None:
+    made = script(Way.LOCKED)
+    made.begin()
+    made.main.begin_open("libx.so")
+    made.end("the process ended")
+    assert told(made.events) == ["open libx.so: None"]
+    assert made.report().totals.end_not_seen == 1
+
+
+def test_a_signal_at_the_breakpoints_of_an_open_makes_it_no_second_one() -> None:
+    made = script(Way.LOCKED)
+    made.begin()
+    made.main.begin_open("libx.so", work=lambda: 0).leave()
+    opening = made.main.begin_open("libx.so")
+    opening.end()
+    made.report()
+    assert told(made.events) == ["open libx.so: loaded + libx.so"]
+
+
+def test_breakpoints_leave_the_loader_before_a_namespace_comes() -> None:
+    made = script(Way.LOCKED)
+    made.target.keeps_breakpoints = False
+    made.begin()
+    made.main.dlclose(made.main.dlopen("libx.so"))
+    waiting = made.thread(4712).begin_open("liby.so")
+    handle = made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    waiting.end()
+    made.main.dlclose(handle)
+    report = made.report()
+    assert report.closes_by.startswith("dlclose")
+    assert report.closes_by.endswith("but not those by code in namespaces that came later")
+    assert (report.totals.opens, report.totals.closes, report.totals.end_not_seen) == (3, 2, 0)
 
 
 # -- what is predicted ----------------------------------------------------------------------------------------
@@ -734,7 +846,7 @@ def test_a_close_within_another_namespace_that_no_breakpoint_sees_is_explained_a
     assert (report.totals.closes_unseen, report.closes_mispredicted) == (1, ())
 
 
-def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -> None:
+def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     other = made.main.dlopen("libc1.so")
@@ -752,7 +864,7 @@ def test_what_stays_is_judged_anew_when_something_else_keeps_it(in_rtld: bool) -
     assert chains == [[("libc1.so", "libb.so")], [("libc1.so", "libb.so")], ["open-count"]]
 
 
-def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: bool) -> None:
+def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: Way) -> None:
     made = Script(
         Library("libuser.so", imports={"one": None, "two": None}, bound_to=["libp.so"]),
         Library("libp.so", symbols={"one": (0x2000, 8), "two": (0x2010, 8)}),
@@ -773,7 +885,7 @@ def test_what_stays_is_judged_anew_when_what_binds_it_has_changed(in_rtld: bool)
     assert symbols == [("one",), ("one",), ("two",)]
 
 
-def test_a_library_of_the_start_that_is_closed_stays_as_that(in_rtld: bool) -> None:
+def test_a_library_of_the_start_that_is_closed_stays_as_that(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libc.so.6")
@@ -783,7 +895,7 @@ def test_a_library_of_the_start_that_is_closed_stays_as_that(in_rtld: bool) -> N
     assert told(made.events)[-1] == "close libc.so.6 1: keeps; stays libc.so.6"
 
 
-def test_what_goes_with_a_close_need_not_be_what_was_closed(in_rtld: bool) -> None:
+def test_what_goes_with_a_close_need_not_be_what_was_closed(in_rtld: Way) -> None:
     made = script(in_rtld)
     handle = made.main.dlopen("liba.so")
     made.main.dlopen("libx.so")
@@ -798,7 +910,7 @@ def test_what_goes_with_a_close_need_not_be_what_was_closed(in_rtld: bool) -> No
 # -- memory that cannot be read -------------------------------------------------------------------------------
 
 
-def test_lists_that_cannot_be_read_at_an_event_are_a_problem_and_the_trace_goes_on(in_rtld: bool) -> None:
+def test_lists_that_cannot_be_read_at_an_event_are_a_problem_and_the_trace_goes_on(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("libx.so")
@@ -814,7 +926,7 @@ def test_lists_that_cannot_be_read_at_an_event_are_a_problem_and_the_trace_goes_
     assert told(made.events) == ["open libx.so: loaded + libx.so liby.so", "close libx.so 1: unloads - libx.so"]
 
 
-def test_what_a_close_does_is_unknown_while_not_all_libraries_can_be_read(in_rtld: bool) -> None:
+def test_what_a_close_does_is_unknown_while_not_all_libraries_can_be_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     handles = [made.main.dlopen(name) for name in ("liba.so", "libx.so", "liby.so")]
     made.begin()
@@ -838,7 +950,7 @@ def test_what_a_close_does_is_unknown_while_not_all_libraries_can_be_read(in_rtl
     assert "2 closes: not all libraries could be read" in render(trace_view(report, verbose=False))
 
 
-def test_whether_a_library_is_still_there_is_unknown_while_not_all_can_be_read(in_rtld: bool) -> None:
+def test_whether_a_library_is_still_there_is_unknown_while_not_all_can_be_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.main.dlopen("liba.so")
     made.begin()
@@ -861,7 +973,7 @@ def totals_of(report: Trace) -> tuple[dict[str, tuple[Any, ...]], str]:
     return found, render(trace_view(report, verbose=True))
 
 
-def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: bool) -> None:
+def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("libx.so")
@@ -872,7 +984,7 @@ def test_lists_that_cannot_be_read_at_a_stop_or_at_the_exit(in_rtld: bool) -> No
     assert told(made.report().end_not_seen) == ["open libx.so: None"]
 
 
-def test_a_process_whose_random_bytes_cannot_be_read_is_traced_all_the_same(in_rtld: bool) -> None:
+def test_a_process_whose_random_bytes_cannot_be_read_is_traced_all_the_same(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.target.forget(RANDOM, 16)
     made.begin()
@@ -881,7 +993,7 @@ def test_a_process_whose_random_bytes_cannot_be_read_is_traced_all_the_same(in_r
     assert told(made.events) == ["open libx.so: loaded + libx.so"]
 
 
-def test_an_event_whose_stack_cannot_be_read(in_rtld: bool) -> None:
+def test_an_event_whose_stack_cannot_be_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     handle = made.main.dlopen("libx.so")
@@ -897,7 +1009,7 @@ def test_an_event_whose_stack_cannot_be_read(in_rtld: bool) -> None:
         assert [problem.where for problem in report.problems] == ["dlclose in thread 4711"]
 
 
-def test_problems_are_not_listed_without_end(in_rtld: bool) -> None:
+def test_problems_are_not_listed_without_end(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.target.forget(made.process.base(made.library("ld.so")), 0x5000)
@@ -907,7 +1019,7 @@ def test_problems_are_not_listed_without_end(in_rtld: bool) -> None:
     assert len(made.report().problems) == 50
 
 
-def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: bool) -> None:
+def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("liba.so")
@@ -927,7 +1039,7 @@ def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: 
 # -- what is asked for ----------------------------------------------------------------------------------------
 
 
-def test_only_events_about_the_libraries_that_were_asked_for(in_rtld: bool) -> None:
+def test_only_events_about_the_libraries_that_were_asked_for(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin("libb*")
     first = made.main.dlopen("liba.so")
@@ -940,7 +1052,7 @@ def test_only_events_about_the_libraries_that_were_asked_for(in_rtld: bool) -> N
     assert (report.totals.opens, report.totals.closes, report.filter) == (1, 1, ("libb*",))
 
 
-def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
+def test_accounts_show_who_opened_and_never_closed(in_rtld: Way) -> None:
     made = script(in_rtld)
     before = made.main.dlopen("libx.so")
     made.begin()
@@ -953,7 +1065,7 @@ def test_accounts_show_who_opened_and_never_closed(in_rtld: bool) -> None:
     assert [calls.total for calls in account.closes_by_caller] == [1]
 
 
-def test_what_was_loaded_at_the_start_is_said_so(in_rtld: bool) -> None:
+def test_what_was_loaded_at_the_start_is_said_so(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.begin()
     made.main.dlopen("libc.so.6")
@@ -992,7 +1104,7 @@ def test_without_the_functions_of_libc_itself_those_of_ld_so_do() -> None:
     assert report.totals.opens_unseen == 1
 
 
-def test_the_report_of_a_process_that_opens_nothing(in_rtld: bool) -> None:
+def test_the_report_of_a_process_that_opens_nothing(in_rtld: Way) -> None:
     made = script(in_rtld)
     tracer = made.begin()
     report = tracer.report()

@@ -22,6 +22,7 @@ from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
 from .entry_points import CallingConvention, EntryPoint
+from .lock_points import LockPoint
 from .wrappers import only_wraps
 
 #: At most this many frames are between a caller and the loader: NSS and gconv take about ten.
@@ -74,9 +75,18 @@ class Callers:
             return hit.registers(names[index : index + 1])[0]
         return memory.pointer(self.stack(hit) + (index + 1) * memory.pointer_size)
 
-    def stack(self, hit: Hit) -> int:
-        """Read the stack pointer."""
+    def stack(self, hit: Hit, point: Optional[LockPoint] = None) -> int:
+        """Read the stack pointer, with ``point`` as it was at the function's start."""
+        if point is not None:
+            register, offset = point.frame
+            return hit.registers((register,))[0] + offset
         return hit.registers((self._convention.stack,))[0]
+
+    def handle(self, hit: Hit, memory: Memory, point: Optional[LockPoint]) -> int:
+        """Read the handle that a function is about to close."""
+        if point is not None and point.argument is not None:
+            return hit.registers((point.argument,))[0]
+        return self.argument(hit, memory, 0)
 
     def return_address(self, hit: Hit, memory: Memory) -> int:
         """Read the return address of the function about to begin."""

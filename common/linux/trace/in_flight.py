@@ -97,6 +97,11 @@ class InFlightCalls:
             return None
         return None if last.does_nothing or last.has_effect else last
 
+    def has_open_at(self, lwp: int, stack: int) -> bool:
+        """Return True if a thread's latest call is an open that began at this stack pointer and had no effect yet."""
+        last = next(reversed(self.of_thread(lwp)), None)
+        return isinstance(last, OpenCall) and last.stack == stack and not last.has_effect
+
     def enclosing_call(self, lwp: int, stack: int) -> Optional[int]:
         """Return the number of the innermost call of a thread that encloses a stack address, None without one."""
         found = [each.header.number for each in self.of_thread(lwp) if each.stack > stack]
@@ -119,14 +124,21 @@ class InFlightCalls:
         """Return the in-flight closes."""
         return [each for each in self._running if isinstance(each, CloseCall)]
 
-    def ended(self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int]) -> list[LoaderCall]:
+    def ended(
+        self, lwp: Optional[int], stack: Optional[int], depth: Callable[[int], int], *, has_lock: bool = False
+    ) -> list[LoaderCall]:
         """Return the calls that have returned; one that cannot be shown to have returned is still in flight.
 
         :param lwp: the thread that hit a breakpoint, None at a stop.
         :param stack: its stack pointer.
         :param depth: returns how deeply a thread holds the loader's lock: this many of its calls, the outermost ones,
             have not returned.
+        :param has_lock: it has just taken the lock for a call that is not in flight yet, so no other thread has it.
         """
+        if has_lock:
+            others = [each for each in self._running if each.header.tid != lwp]
+            own = [each for each in self._running if each.header.tid == lwp]
+            return [*others, *(each for each in own if self._has_ended(each, lwp, stack, depth(each.header.tid) - 1))]
         return [each for each in self._running if self._has_ended(each, lwp, stack, depth(each.header.tid))]
 
     def _has_ended(self, call: LoaderCall, lwp: Optional[int], stack: Optional[int], depth: int) -> bool:

@@ -7,18 +7,24 @@ deeply than the call would; without such a hit, if the call does not hold the lo
 stack address the new call is nested in it, if the lock agrees.  At a stop of the process the threads' stacks are read,
 too.  What a call did is the difference between the snapshots of two events.
 
+Where the debugger keeps a breakpoint in ld.so, and its code is understood (`lock_points`), calls are seen where they
+have just taken the loader's lock.  Then threads cannot race: the order of these hits is the order of the calls, and
+when a thread has the lock, the calls of all others are over.  gdb 13 to 17 loses breakpoints in ld.so when a namespace
+is unloaded; there they are replaced as soon as one is requested.
+
 Sources: glibc's elf/dl-close.c (a nested close is deferred, and makes the outer one mark again), elf/dl-open.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Optional
+from typing import Optional, Union
 
 from ...errors import DlwhyError, NoTargetError, UnsupportedError
 from ...guards import call_handler, event_bug, traceback_of
 from ...memory import Memory
-from ...target import Hit, LiveLinuxTarget, Reaction
+from ...model import Problem
+from ...target import Hit, LiveLinuxTarget, Reaction, Subscription
 from ...trace.events import EventHeader, Site
 from ...trace.session import TraceSession
 from ..elf.unwind import REGISTERS
@@ -27,21 +33,33 @@ from ..loader.rendezvous import Rendezvous
 from ..state.examine import examine
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
+from .arrivals import Arrival, Arrivals
 from .call import CallStart, CloseCall, LoaderCall, OpenCall
-from .callers import Callers
+from .callers import Caller, Callers
 from .descriptors import DESCRIPTOR_FUNCTIONS, Descriptors, name_call, read_path
-from .entry_points import CONVENTIONS, EntryPoint, find_entry_points, find_function
+from .entry_points import (
+    CALLERS_NAMESPACE,
+    CONVENTIONS,
+    NEW_NAMESPACE,
+    EntryPoint,
+    EntryPoints,
+    find_entry_points,
+    find_function,
+)
 from .events import Event, Stop, TlsRegistration, Trace
 from .failures import StoredErrors, find_raisers, read_failure
 from .in_flight import InFlightCalls, instance_of
+from .lock_points import LockPoint
 from .registrations import REGISTER, read_registration
-from .request import RTLD_NOLOAD, read_request
+from .request import RTLD_NOLOAD, OpenRequest, read_request
 from .snapshot import ANOTHER_PROGRAM, LoaderSnapshot
 from .stops import StopRules, TraceOptions
 from .summary import TraceSummary
 from .tracker import CallTracker
 
 EXITED = "the process ended"
+
+_CLOSES = (EntryPoint.DL_CLOSE, EntryPoint.DL_CLOSE_LOCKED, EntryPoint.DLCLOSE)
 
 
 def begin(
@@ -106,11 +124,27 @@ class Tracer:
             stored_errors,
         )
         self._makers: Mapping[int, str] = {}
+        self._arrivals = Arrivals()
+        self._entry_points, self._fallback = self._find_entry_points(process)
+        self._entries = {**(self._fallback or self._entry_points).entries, **self._entry_points.entries}
+        self._in_rtld: Optional[Subscription] = None
+        self._outside: Optional[Subscription] = None
+        for problem in self._entry_points.problems:
+            self._summary.add_problem(*problem)
+
+    def _find_entry_points(self, process: GlibcProcess) -> tuple[EntryPoints, Optional[EntryPoints]]:
+        """Find where to watch opens and closes, and where after a namespace is requested; None: at the same places."""
+
+        def find(in_rtld: bool) -> EntryPoints:
+            return find_entry_points(process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld)
+
         # The callers of ld.so's own functions are found by unwinding, for which not every architecture has a table.
-        in_rtld = target.keeps_breakpoints and arch in REGISTERS
-        self._entry_points = find_entry_points(
-            process.memory, process.layouts, process.private, process.graph, in_rtld=in_rtld
-        )
+        can_unwind = process.memory.platform.arch in REGISTERS
+        if self.target.keeps_breakpoints or not can_unwind:
+            return find(in_rtld=can_unwind), None
+        outside = find(in_rtld=False)
+        points = find(in_rtld=True) if len(process.graph.namespaces) == 1 else outside
+        return (points, outside) if points.locked else (outside, None)
 
     # -- start and end -----------------------------------------------------------------------------------------
 
@@ -120,25 +154,39 @@ class Tracer:
         :raises UnsupportedError: if a breakpoint is not possible, or a function to break at is missing.
         """
         libc = [self._snapshot.process.private.libc]
-        entries = {address: entry.value for address, entry in self._entry_points.entries.items()}
-        watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = [(entries, self._on_entry)]
-        leave = find_function(libc, "_exit")
+        self._in_rtld = self._watch(self._entry_points)
+        if self._fallback is not None:
+            self._outside = self._watch(self._fallback)
+            self.target.switch(self._outside, on=False)
+        watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = []
+        problems: list[Problem] = []
+        leave = find_function(libc, "_exit", problems)
         if leave:
             watched.append(({leave: "_exit"}, self._on_exit))
         if self._raisers:
             watched.append((self._raisers, self._on_error))
         if self.options.tls:
-            register = find_function(libc, REGISTER)
-            if register is None:
+            register = find_function(libc, REGISTER, problems)
+            if register is not None:
+                watched.append(({register: REGISTER}, self._on_registration))
+            elif not any(problem.where == REGISTER for problem in problems):
                 raise UnsupportedError(f"this glibc has no {REGISTER}: it is older than 2.18")
-            watched.append(({register: REGISTER}, self._on_registration))
         if self._descriptors is not None and self.options.libraries:
-            makers = {find_function(libc, name): name for name in DESCRIPTOR_FUNCTIONS}
+            makers = {find_function(libc, name, problems): name for name in DESCRIPTOR_FUNCTIONS}
             self._makers = {address: name for address, name in makers.items() if address is not None}
             watched.append((self._makers, self._on_descriptor))
         for names, handler in watched:
             self._session.keep(self.target.add_breakpoint(tuple(names), self._guarded(names, handler)))
+        for problem in problems:
+            self._summary.add_problem(*problem)
         self._session.keep(self.target.on_end(self._on_end))
+
+    def _watch(self, points: EntryPoints) -> Subscription:
+        """Set the breakpoints at which opens and closes are seen."""
+        names = {address: entry.function for address, entry in points.entries.items()}
+        subscription = self.target.add_breakpoint(tuple(names), self._guarded(names, self._on_entry))
+        self._session.keep(subscription)
+        return subscription
 
     def _guarded(self, names: Mapping[int, str], handler: Callable[[Hit], Reaction]) -> Callable[[Hit], Reaction]:
         """Wrap a handler so that no failure in it stops the process.
@@ -190,6 +238,7 @@ class Tracer:
     def end(self, why: str) -> None:
         """End the trace for a reason."""
         if self._session.end(why):
+            self._begin_all_arrivals()
             self._summary.tell_unended(self._in_flight.end_all())
 
     def _on_end(self, why: str) -> None:
@@ -223,12 +272,17 @@ class Tracer:
         self._snapshot.refresh()
         self._tracker.advance(None, None)
         for call in reversed(self._in_flight.running()):
-            if self._has_returned(call):
+            if self._has_returned(call.header.tid, call):
                 self._tracker.finish(call)
+        for lwp in self._arrivals.threads():
+            arrival = self._arrivals.find(lwp)
+            if arrival is not None and self._has_returned(lwp, arrival):
+                self._arrivals.take(lwp)
+                self._tell_unlocked(lwp, arrival)
 
-    def _has_returned(self, call: LoaderCall) -> bool:
+    def _has_returned(self, lwp: int, call: Union[LoaderCall, Arrival]) -> bool:
         """Return True if a stopped thread's stack shows that a call has returned."""
-        stack = self.target.stack_pointer(call.header.tid)
+        stack = self.target.stack_pointer(lwp)
         # At the same stack pointer it has not begun.
         if stack is not None and stack > call.stack:
             return True
@@ -247,16 +301,73 @@ class Tracer:
 
     def _on_entry(self, hit: Hit) -> Reaction:
         """Handle a thread about to open or close a library."""
-        entry = self._entry_points.entries[hit.address]
+        entry = self._entries[hit.address]
         self._snapshot.refresh()
-        stack = self._callers.stack(hit)
-        is_close = entry in (EntryPoint.DL_CLOSE, EntryPoint.DLCLOSE)
-        if is_close:
-            self._forget_repeated(hit, stack)
-        self._tracker.advance(hit.lwp, stack)
-        return self._begin_close(hit, entry, stack) if is_close else self._begin_open(hit, entry, stack)
+        if entry is EntryPoint.DL_OPEN and self._entry_points.locked:
+            return self._on_arrival(hit)
+        return self._on_call(hit, entry, self._entry_points.locked.get(hit.address))
 
-    def _forget_repeated(self, hit: Hit, stack: int) -> None:
+    def _on_arrival(self, hit: Hit) -> Reaction:
+        """Handle a thread about to wait for the loader's lock, for an open."""
+        stack = self._callers.stack(hit)
+        arrival = self._arrival(hit, EntryPoint.DL_OPEN, stack)
+        before = self._arrivals.add(hit.lwp, arrival)
+        if before is not None:
+            self._tell_unlocked(hit.lwp, before)
+        if self._fallback is not None and arrival.request.space == NEW_NAMESPACE:
+            return self._leave_rtld(hit.lwp)
+        return Reaction.RESUME
+
+    def _arrival(self, hit: Hit, entry: EntryPoint, stack: int) -> Arrival:
+        process = self._snapshot.process
+        request = read_request(self._callers, hit, process.memory, entry)
+        caller = self._callers.find(hit, process, entry, stack)
+        return Arrival(stack, request, caller, self._callers.saved_return(process.memory, stack))
+
+    def _on_call(self, hit: Hit, entry: EntryPoint, point: Optional[LockPoint]) -> Reaction:
+        """Handle a thread that begins an open or close, with ``point`` one that has the lock for it."""
+        stack = self._callers.stack(hit, point)
+        has_lock = point is not None and self._snapshot.depth(hit.lwp) > 0
+        is_close = entry in _CLOSES
+        arrival = self._arrivals.take(hit.lwp) if point is not None else None
+        if arrival is None and not is_close and point is not None and self._in_flight.has_open_at(hit.lwp, stack):
+            return Reaction.RESUME  # a signal was handled, and the thread has come here once more
+        if is_close:
+            self._forget_repeated(hit, stack, point)
+        self._tracker.advance(hit.lwp, stack, has_lock=has_lock)
+        if arrival is not None and (is_close or arrival.stack != stack):
+            self._tell_unlocked(hit.lwp, arrival)
+            arrival = None
+        if is_close:
+            return self._begin_close(hit, entry, stack, point)
+        if arrival is None and point is not None:
+            # The thread was on its way when the trace began.
+            caller = self._callers.find(hit, self._snapshot.process, entry, stack)
+            arrival = Arrival(stack, OpenRequest(None, 0, CALLERS_NAMESPACE), caller, None)
+        return self._begin_open(hit.lwp, arrival or self._arrival(hit, entry, stack))
+
+    def _leave_rtld(self, lwp: int) -> Reaction:
+        """Switch to the breakpoints outside ld.so, and begin the opens that wait for its lock.
+
+        :param lwp: the thread that requests a namespace.
+        """
+        assert self._in_rtld is not None
+        assert self._outside is not None
+        assert self._fallback is not None
+        self.target.switch(self._in_rtld, on=False)
+        self.target.switch(self._outside, on=True)
+        self._entry_points, self._fallback = self._fallback, None
+        for problem in self._entry_points.problems:
+            self._summary.add_problem(*problem)
+        self._tracker.advance(lwp, None)
+        return self._begin_all_arrivals()
+
+    def _begin_all_arrivals(self) -> Reaction:
+        """Start the opens whose threads have come to the loader, but were not seen to take its lock."""
+        reactions = [self._begin_open(lwp, arrival) for lwp, arrival in self._arrivals.take_all()]
+        return Reaction.STOP if Reaction.STOP in reactions else Reaction.RESUME
+
+    def _forget_repeated(self, hit: Hit, stack: int, point: Optional[LockPoint]) -> None:
         """Discard a close whose first instruction is about to be executed again.
 
         A signal that arrives at a breakpoint is handled first; then the thread hits the breakpoint again.
@@ -266,7 +377,7 @@ class Tracer:
         if last is None or link_map is None:
             return
         process = self._snapshot.process
-        if self._callers.argument(hit, process.memory, 0) == link_map.address:
+        if self._callers.handle(hit, process.memory, point) == link_map.address:
             now = process.graph.by_address.get(link_map.address)
             if (
                 now is not None
@@ -275,12 +386,14 @@ class Tracer:
             ):
                 self._in_flight.forget(last)
 
-    def _begin_close(self, hit: Hit, entry: EntryPoint, stack: int) -> Reaction:
+    def _begin_close(self, hit: Hit, entry: EntryPoint, stack: int, point: Optional[LockPoint]) -> Reaction:
         process = self._snapshot.process
-        handle = self._callers.argument(hit, process.memory, 0)
+        handle = self._callers.handle(hit, process.memory, point)
         link_map = process.graph.by_address.get(handle)
         library = instance_of(process, link_map) if link_map else None
-        close_call = CloseCall(self._call_start(hit, entry, stack), handle, link_map, library)
+        caller = self._callers.find(hit, process, entry, stack)
+        returns_to = self._callers.saved_return(process.memory, stack)
+        close_call = CloseCall(self._call_start(hit.lwp, stack, caller, returns_to), handle, link_map, library)
         self._tracker.predict(close_call, link_map)
         self._in_flight.add(close_call)
         stop = self._stops.find_at_close(close_call, self._in_flight.close_calls())
@@ -288,24 +401,32 @@ class Tracer:
             self._tracker.finish(close_call)
         return self._stops.react(stop, close_call)
 
-    def _begin_open(self, hit: Hit, entry: EntryPoint, stack: int) -> Reaction:
-        request = read_request(self._callers, hit, self._snapshot.process.memory, entry)
-        open_call = OpenCall(self._call_start(hit, entry, stack), request)
+    def _begin_open(self, lwp: int, arrival: Arrival) -> Reaction:
+        open_call = self._open_call(lwp, arrival)
         self._in_flight.add(open_call)
+        if arrival.request.space == NEW_NAMESPACE:
+            self._entry_points = self._entry_points.with_new_namespace()
         return self._stops.react(self._stops.find_at_open(open_call), open_call)
 
-    def _call_start(self, hit: Hit, entry: EntryPoint, stack: int) -> CallStart:
-        process = self._snapshot.process
-        found = self._callers.find(hit, process, entry, stack)
-        site = self._callers.name(process, found.pc)
-        caller = site and site._replace(through=found.through)
-        header = self._header(hit, stack, caller, found.by)
-        returns_to = self._callers.saved_return(process.memory, stack)
+    def _open_call(self, lwp: int, arrival: Arrival) -> OpenCall:
+        start = self._call_start(lwp, arrival.stack, arrival.caller, arrival.returns_to)
+        open_call = OpenCall(start, arrival.request)
+        if arrival.failure is not None:
+            open_call.note_failure(arrival.failure)
+        return open_call
+
+    def _tell_unlocked(self, lwp: int, arrival: Arrival) -> None:
+        """Report an open that has failed before it took the loader's lock."""
+        self._tracker.tell_failed(self._open_call(lwp, arrival))
+
+    def _call_start(self, lwp: int, stack: int, caller: Caller, returns_to: Optional[int]) -> CallStart:
+        site = self._callers.name(self._snapshot.process, caller.pc)
+        header = self._header(lwp, stack, site and site._replace(through=caller.through), caller.by)
         return CallStart(header, stack, returns_to, {} if self._descriptors is None else self._descriptors.read())
 
-    def _header(self, hit: Hit, stack: int, caller: Optional[Site], by: str) -> EventHeader:
-        now, inside = self._session.now(), self._in_flight.enclosing_call(hit.lwp, stack)
-        return EventHeader(self._session.count(), now, hit.lwp, caller, by, inside, self._snapshot.is_exiting)
+    def _header(self, lwp: int, stack: int, caller: Optional[Site], by: str) -> EventHeader:
+        now, inside = self._session.now(), self._in_flight.enclosing_call(lwp, stack)
+        return EventHeader(self._session.count(), now, lwp, caller, by, inside, self._snapshot.is_exiting)
 
     def _on_exit(self, hit: Hit) -> Reaction:
         """Handle the process about to exit: assume that every call that can have returned has."""
@@ -318,15 +439,19 @@ class Tracer:
 
     def _on_error(self, hit: Hit) -> Reaction:
         """Handle an error that ld.so raises, in an open or another call of the thread; no list has changed."""
+        memory = Memory(self.target)
+        arrival = self._arrivals.find(hit.lwp)
         own = self._in_flight.of_thread(hit.lwp)
         open_call = own[-1] if own else None
-        if isinstance(open_call, OpenCall) and open_call.failure is None:
-            memory = Memory(self.target)
-            if self._is_within(open_call, hit, memory):
-                open_call.note_failure(read_failure(self._callers, hit, memory, self._raisers[hit.address]))
+        if arrival is not None:
+            if self._is_within(arrival, hit, memory):
+                failure = read_failure(self._callers, hit, memory, self._raisers[hit.address])
+                self._arrivals.note_failure(hit.lwp, failure)
+        elif isinstance(open_call, OpenCall) and open_call.failure is None and self._is_within(open_call, hit, memory):
+            open_call.note_failure(read_failure(self._callers, hit, memory, self._raisers[hit.address]))
         return Reaction.RESUME
 
-    def _is_within(self, open_call: OpenCall, hit: Hit, memory: Memory) -> bool:
+    def _is_within(self, open_call: Union[OpenCall, Arrival], hit: Hit, memory: Memory) -> bool:
         """Return True if a thread is within an open, as far as its stack shows.
 
         An open with RTLD_NOLOAD raises no error if the file exists and is not loaded.  Its return is not seen, and a
@@ -343,7 +468,7 @@ class Tracer:
     def _on_registration(self, hit: Hit) -> Reaction:
         """Handle a thread about to register a TLS destructor."""
         found = read_registration(hit, Memory(self.target), self._snapshot, self._callers)
-        header = self._header(hit, self._callers.stack(hit), found.caller, "user")
+        header = self._header(hit.lwp, self._callers.stack(hit), found.caller, "user")
         self._summary.tell(TlsRegistration(header, found.library, found.function, found.object))
         return Reaction.RESUME
 

@@ -61,13 +61,16 @@ class CallTracker:
         elif outer is not None:
             outer.note_nested(prediction.for_outer_close)
 
-    def advance(self, lwp: Optional[int], stack: Optional[int]) -> None:
-        """Attribute what changed since the previous event, and finish the calls that have returned."""
+    def advance(self, lwp: Optional[int], stack: Optional[int], *, has_lock: bool = False) -> None:
+        """Attribute what changed since the previous event, and finish the calls that have returned.
+
+        :param has_lock: as `InFlightCalls.ended` has it.
+        """
         before = self._snapshot.take_previous()
         if before is not None:
             self._compare(before)
-        ended = self._in_flight.ended(lwp, stack, self._snapshot.depth)
-        for close_call in self._in_flight.close_calls():
+        ended = self._in_flight.ended(lwp, stack, self._snapshot.depth, has_lock=has_lock)
+        for close_call in self._in_flight.close_calls() if not has_lock else ():
             if not close_call.has_effect and close_call.header.tid != lwp:
                 self._predict_again(close_call)
         for call in ended:
@@ -119,6 +122,12 @@ class CallTracker:
             header = call.header._replace(within_event=call.header.number)
             for leak in self._descriptors.find_leaks(call.unloaded, call.library, call.open_before, header):
                 self._summary.tell(leak._replace(header=header._replace(number=self._session.count())))
+
+    def tell_failed(self, open_call: OpenCall) -> None:
+        """Report an open that has failed before it was in flight."""
+        if open_call.failure is None:
+            self._find_failure(open_call)
+        self._summary.tell(open_call.event(ended=True))
 
     def _find_failure(self, open_call: OpenCall) -> None:
         """Find the error that libc stored for a failed open; errors of its own opens are not stored."""
