@@ -201,8 +201,13 @@ class LiveTarget(Target, Protocol):
 class LiveLinuxTarget(LiveTarget, Protocol):
     """A process of Linux that a debugger runs."""
 
-    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
-        """Switch breakpoints of `add_breakpoint` off or on; also from within a handler."""
+    def add_breakpoint(
+        self, places: Sequence[int], on_hit: Callable[[Hit], Reaction], *, enabled: bool = True
+    ) -> Subscription:
+        """Set breakpoints that the user's own lists do not show; those that are not enabled wait for `exchange`."""
+
+    def exchange(self, old: Sequence[Subscription], new: Sequence[Subscription]) -> None:
+        """Replace breakpoints by others for good, at once, also from within a handler."""
 
     def stack_pointer(self, lwp: int) -> Optional[int]:
         """Read the stack pointer of a stopped thread; None if it cannot be read."""

@@ -62,17 +62,27 @@ class GdbLiveTarget(GdbTarget):
         """Return True if the inferior still has the same process."""
         return bool(self._inferior.is_valid() and self._inferior.pid == self._pid)
 
-    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
+    def add_breakpoint(
+        self, places: Sequence[int], on_hit: Callable[[Hit], Reaction], *, enabled: bool = True
+    ) -> Subscription:
         """Set internal breakpoints, which gdb lists only by ``maintenance info breakpoints``."""
         made = [_Breakpoint(self, place, on_hit) for place in places]
+        for each in made:
+            each.enabled = enabled
         self._breakpoints += made
         self._listen()
         return _BreakpointSubscription(self, made)
 
-    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
-        """Switch breakpoints off or on."""
-        assert isinstance(breakpoints, _BreakpointSubscription)
-        breakpoints.switch(on)
+    def exchange(self, old: Sequence[Subscription], new: Sequence[Subscription]) -> None:
+        """Replace breakpoints by others; gdb deletes the disabled ones as soon as it has handled the hit.
+
+        When ld.so seems to be unloaded, gdb warns of breakpoints in it even if they are disabled.
+        """
+        for each in (*old, *new):
+            assert isinstance(each, _BreakpointSubscription)
+            each.enable(each in new)
+            if each in old:
+                gdb.post_event(each.delete)
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Listen to the end of the process, and to another program in it."""
@@ -109,9 +119,14 @@ class GdbLiveTarget(GdbTarget):
         """Delete breakpoints, within a handler when the process next stops."""
         if self._is_in_handler:
             self._doomed += breakpoints
-            return
+        else:
+            self.delete(breakpoints)
+
+    def delete(self, breakpoints: Sequence[_Breakpoint]) -> None:
+        """Delete breakpoints that have not been deleted yet."""
         for each in breakpoints:
-            self._breakpoints.remove(each)
+            if each in self._breakpoints:
+                self._breakpoints.remove(each)
             if each.is_valid():
                 each.delete()
         self._listen()
@@ -220,9 +235,13 @@ class _BreakpointSubscription:
     def remove(self) -> None:
         self._target.remove(self._breakpoints)
 
-    def switch(self, on: bool) -> None:
+    def enable(self, on: bool) -> None:
         for each in self._breakpoints:
             each.enabled = on
+
+    def delete(self) -> None:
+        # gdb calls this between two events.
+        self._target.delete(self._breakpoints)
 
 
 class _EndSubscription:

@@ -85,7 +85,9 @@ class LldbLiveTarget(LldbTarget):
         ended = (lldb.eStateExited, lldb.eStateDetached, lldb.eStateInvalid, lldb.eStateUnloaded)
         return int(process.GetUniqueID()) == self._unique_id and process.GetState() not in ended
 
-    def add_breakpoint(self, places: Sequence[int], on_hit: Callable[[Hit], Reaction]) -> Subscription:
+    def add_breakpoint(
+        self, places: Sequence[int], on_hit: Callable[[Hit], Reaction], *, enabled: bool = True
+    ) -> Subscription:
         """Set breakpoints that are not listed."""
         name = lldb.SBBreakpointName(self._target, NAME)
         name.SetAllowList(False)
@@ -96,13 +98,15 @@ class LldbLiveTarget(LldbTarget):
             breakpoint_ = self._target.BreakpointCreateByAddress(place)
             self._dispatcher.add(breakpoint_, lambda frame, location: self._react(frame, location, on_hit))
             breakpoint_.AddName(NAME)
+            breakpoint_.SetEnabled(enabled)
             made.append(breakpoint_)
         return _BreakpointSubscription(self, made)
 
-    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
-        """Switch breakpoints off or on."""
-        assert isinstance(breakpoints, _BreakpointSubscription)
-        breakpoints.switch(on)
+    def exchange(self, old: Sequence[Subscription], new: Sequence[Subscription]) -> None:
+        """Replace breakpoints by others."""
+        for each in (*old, *new):
+            assert isinstance(each, _BreakpointSubscription)
+            each.enable(each in new)
 
     def remove(self, breakpoints: Sequence[Any]) -> None:
         """Delete breakpoints; within a handler only disable them, to be deleted at the next `is_alive`."""
@@ -182,7 +186,7 @@ class _BreakpointSubscription:
     def remove(self) -> None:
         self._target.remove(self._breakpoints)
 
-    def switch(self, on: bool) -> None:
+    def enable(self, on: bool) -> None:
         for each in self._breakpoints:
             each.SetEnabled(on)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..trace.events import Calls, LibraryTotals, Site
 from .document import Facts, Part, Sentence, Table
@@ -92,7 +93,69 @@ def never_closed(accounts: Sequence[LibraryTotals], opened: str, closed: str, ve
         excess = total(each.opens_by_caller) - total(each.closes_by_caller)
         is_open = each.open_count_now != 0 and each.loaded_now
         if is_open and excess > 0 and not each.at_start:
-            name, opener = short_name(each.name, verbose), _by_words(each.opens_by_caller[0], verbose)
-            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {opener}")
+            name, openers = short_name(each.name, verbose), _opener_words(each, excess, verbose)
+            words.append(f"{name} was {opened} {times(excess)} more than {closed}, {openers}")
     if words:
         yield Sentence(f"Never {closed}: {'; '.join(some_of(words, verbose))}.")
+
+
+def _opener_words(account: LibraryTotals, excess: int, verbose: bool) -> str:
+    """Return the words for who can have opened a library without closing it."""
+    openers = unbalanced_openers(account)
+    words = [_by_words(each, verbose) for each in openers]
+    if len(openers) == 1:
+        return words[0]
+    if sum(each.total for each in openers) == excess:
+        words = [f"{times(each.total)} {text}" for each, text in zip(openers, words)]
+        return ", ".join(some_of(words, verbose))
+    return " or ".join(some_of(words, verbose))
+
+
+def unbalanced_openers(account: LibraryTotals) -> list[Calls]:
+    """Return who opened a library more often than it closed the library, and by how much, the most frequent first.
+
+    Each function's opens are held against its own closes first, then each calling library's against those of all its
+    functions.  A function that opens at several places has no line.
+    """
+    groups: dict[_Function, list[Calls]] = {}
+    for calls in account.opens_by_caller:
+        groups.setdefault(_function_of(calls), []).append(calls)
+    left = {function: total(calls) for function, calls in groups.items()}
+    closes: Counter[_Function] = Counter()
+    for calls in account.closes_by_caller:
+        closes[_function_of(calls)] += calls.total
+    for function in left:
+        taken = min(left[function], closes[function])
+        left[function] -= taken
+        closes[function] -= taken
+    for library in dict.fromkeys(function.library for function in left):
+        own = [function for function in left if function.library == library and left[function]]
+        count = sum(closes[function] for function in closes if function.library == library)
+        if len(own) == 1 or count >= sum(left[function] for function in own):
+            for function in own:
+                left[function] = max(0, left[function] - count)
+    found = [_merged(groups[function], count) for function, count in left.items() if count]
+    return sorted(found, key=lambda each: -each.total)
+
+
+class _Function(NamedTuple):
+    """A calling function: its library and its name, or its address if it has no name."""
+
+    library: Optional[str]
+    name: object
+    initiated_by: str
+
+
+def _function_of(calls: Calls) -> _Function:
+    site = calls.caller
+    if site is None:
+        return _Function(None, None, calls.initiated_by)
+    return _Function(site.library, site.function or site.address, calls.initiated_by)
+
+
+def _merged(group: Sequence[Calls], count: int) -> Calls:
+    """Return one item for all the places at which a function opens."""
+    site = group[0].caller
+    if len(group) > 1 and site is not None:
+        site = site._replace(line=None)
+    return Calls(site, group[0].initiated_by, count)

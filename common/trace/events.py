@@ -45,10 +45,14 @@ class EventHeader(NamedTuple):
 
 
 class OpenResult(Enum):
-    """The result of a dlopen; UNKNOWN: its return was not seen."""
+    """The result of a dlopen; UNKNOWN: its return was not seen.
+
+    OPENED: it has not failed; as threads raced, it is unknown whether it loaded the library.
+    """
 
     LOADED = "loaded"
     ALREADY_LOADED = "already-loaded"
+    OPENED = "opened"
     FAILED = "failed"
     UNKNOWN = None
 

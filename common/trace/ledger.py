@@ -141,6 +141,10 @@ class Ledger:
         self._counts["opens_unseen"] += opens
         self._counts["closes_unseen"] += closes
 
+    def count_unloaded(self, number: int) -> None:
+        """Count libraries that one of several closes unloaded."""
+        self._counts["libraries_unloaded"] += number
+
     def _list(self, name: str, listed: list[_T], event: _T) -> None:
         """List an event, or count it if there are too many of its kind, ``name``."""
         if len(listed) < MAX_LISTED:

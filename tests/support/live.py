@@ -51,7 +51,7 @@ class Breakpoints:
         self.alive = True
         self._callbacks: list[Callable[[str], None]] = []
 
-    def add_breakpoint(self, places: Sequence[int], on_hit: Handler) -> Subscription:
+    def add_breakpoint(self, places: Sequence[int], on_hit: Handler, *, enabled: bool = True) -> Subscription:
         """Set breakpoints."""
 
         def handle(hit: Hit) -> Reaction:
@@ -66,12 +66,14 @@ class Breakpoints:
         for place in places:
             self.handlers.setdefault(place, []).append(handle)
         subscription = Removal(remove)
+        subscription.is_on = enabled
         return subscription
 
-    def switch(self, breakpoints: Subscription, *, on: bool) -> None:
-        """Switch breakpoints off or on."""
-        assert isinstance(breakpoints, Removal)
-        breakpoints.is_on = on
+    def exchange(self, old: Sequence[Subscription], new: Sequence[Subscription]) -> None:
+        """Switch some breakpoints off, and others on."""
+        for each in (*old, *new):
+            assert isinstance(each, Removal)
+            each.is_on = each in new
 
     def on_end(self, callback: Callable[[str], None]) -> Subscription:
         """Listen to the end."""

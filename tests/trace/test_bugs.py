@@ -18,12 +18,12 @@ module, owner, name, error = {module!r}, {owner!r}, {name!r}, {error}
 calls = 0
 cls = getattr(importlib.import_module(module), owner)
 method = getattr(cls, name)
-def broken(*arguments):
+def broken(*arguments, **named):
     global calls
     calls += 1
     if calls in {calls}:
         raise error
-    return method(*arguments)
+    return method(*arguments, **named)
 setattr(cls, name, broken)
 """
 #: The modules of the classes whose methods are broken.

@@ -50,7 +50,11 @@ FAILING += ["./libshort.so", "./libfolder.so", "space=./libundefined.so"]
 OTHERS = ["noload=./libgood.so", "dlsym", "./libasking.so", "dlsym", "./libgood.so", "dlsym"]
 
 
-NO_BREAKPOINT = "python import dlwhy.common.linux.trace.tracer as tracer; tracer.find_raisers = lambda *_, **__: {}"
+#: As in gdb 13 to 17 when there is a namespace.
+NO_BREAKPOINT = (
+    "python import dlwhy.common.linux.trace.tracer as tracer, dlwhy.common.linux.trace.entry_points as points; "
+    "tracer.find_raisers = lambda *_, **__: {}; points.find_lock_point = lambda *_: None"
+)
 
 
 def errors_of(program: Path) -> list[str]:

@@ -178,7 +178,8 @@ def test_without_the_loaders_own_pointers(host: str, program: Path, tmp_path: Pa
     module = "importlib.import_module('dlwhy.common.linux.trace.entry_points')"
     forget = f"{'python' if host == GDB else 'script'} import importlib; {module}.read_open_close = lambda *_: {{}}"
     result = run(host, tmp_path, program, "spaces", [forget, "start", "go", "report"])
-    assert result.report["breakpoints"] == {"opens": "dlopen and dlmopen", "closes": "dlclose"}
+    later = ", but not those by code in namespaces that came later"
+    assert result.report["breakpoints"] == {"opens": f"dlopen and dlmopen{later}", "closes": f"dlclose{later}"}
     assert [each["library"]["namespace"] for each in result.events("close")] == [0, 1, 0, 1, 0, 1, 0]
     assert all(each["predicted_exactly"] for each in result.events("close"))
     assert {each["caller"]["function"] for each in result.events("close")} <= {"cycle", "space", "main"}

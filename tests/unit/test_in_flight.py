@@ -18,27 +18,32 @@ def opening(number: int, lwp: int) -> OpenCall:
     return OpenCall(beginning, OpenRequest("libA.so", 1, -2))
 
 
-def test_what_begins_while_a_race_may_go_on_is_raced() -> None:
+def test_calls_of_several_threads_race() -> None:
     operations = InFlightCalls()
     first, second = opening(1, 100), opening(2, 200)
     operations.add(first)
     operations.add(second)
     assert first.header.raced
     assert second.header.raced
-    # One effect is seen, and taken for the second's; both are taken to be over.
+    assert operations.are_raced()
     operations.remove(second)
     operations.remove(first)
+    assert not operations.are_raced()
     third = opening(3, 100)
     operations.add(third)
-    assert third.header.raced  # thread 200 may not have begun
-    operations.remove(third)
-    fourth = opening(4, 200)
-    operations.add(fourth)
-    assert fourth.header.raced  # nor thread 100
-    operations.remove(fourth)
-    last = opening(40, 100)
-    operations.add(last)
-    assert not last.header.raced
+    assert not third.header.raced
+
+
+def test_what_seems_to_be_the_effect_of_a_call_that_raced_does_not_end_it() -> None:
+    operations = InFlightCalls()
+    first, second = opening(1, 100), opening(2, 200)
+    operations.add(first)
+    first.has_effect = True
+    assert operations.ended(200, 0x9000, lambda _: 0) == [first]
+    operations.add(second)
+    second.has_effect = True
+    assert operations.ended(300, 0x9000, lambda _: 0) == []
+    assert operations.ended(200, 0x9000, lambda _: 0) == [second]
 
 
 def test_a_prediction_that_is_made_again_keeps_nothing_of_the_one_before() -> None:

@@ -640,8 +640,8 @@ def test_two_threads_that_close_at_once(unlocked: Way) -> None:
     assert report.closes_mispredicted == ()
     assert (report.totals.closes_raced, report.totals.libraries_unloaded, report.totals.end_not_seen) == (2, 2, 0)
     assert told(made.events) == [
-        "raced: close libx.so 1: unloads - libx.so",
-        "raced: close liby.so 1: unloads - liby.so",
+        "raced: close libx.so 0: None",
+        "raced: close liby.so 0: None",
     ]
 
 
@@ -652,14 +652,13 @@ def test_a_close_that_waited_while_another_thread_opened_what_it_closes(unlocked
     made.begin()
     waiting = made.main.begin_close(handle)
     other.dlopen("liba.so")
-    # By now the close unloads nothing any more, which is what is predicted of it.
     other.dlopen("libx.so")
     waiting.end()
     made.report()
-    assert told(made.events) == [
-        "raced: open liba.so: already-loaded",
-        "raced: close liba.so 2: keeps",
-        "raced: open libx.so: loaded + libx.so",
+    assert sorted(told(made.events)) == [
+        "raced: close liba.so 0: None",
+        "raced: open liba.so: opened",
+        "raced: open libx.so: opened",
     ]
 
 
@@ -673,10 +672,10 @@ def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(un
     two.end()
     made.report()
     assert told(made.events) == [
-        "raced: open libx.so: already-loaded",
-        "raced: close libx.so 1: unloads - libx.so; mistaken in libx.so",
+        "raced: open libx.so: opened",
+        "raced: close libx.so 0: None",
     ]
-    assert made.report().closes_mispredicted == ()
+    assert made.report().closes_mispredicted == made.report().closes_not_open == ()
 
 
 def test_a_thread_inside_a_constructor_while_another_one_waits(unlocked: Way) -> None:
@@ -700,12 +699,13 @@ def test_a_thread_inside_a_constructor_while_another_one_waits(unlocked: Way) ->
         ("libx.so", 1),
     ]
     assert all(event.header.raced for event in events)
-    # Which of them has loaded liby.so cannot be told; that it came once can.
-    added = [instance.name for event in events for instance in event.loaded]
-    assert sorted(added) == ["liba.so", "libb.so", "libx.so", "liby.so"]
+    # Which of them has loaded what cannot be told; that each has opened what it requested can.
+    assert [event.result.value for event in events] == ["opened"] * 3
+    assert [event.library and event.library.name for event in events] == [event.requested for event in events]
+    assert [json.loads(dump_event(event))["loaded"] for event in events] == [None] * 3
 
 
-def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(unlocked: Way) -> None:
+def test_what_is_unseen_is_not_counted_while_threads_race(unlocked: Way) -> None:
     made = script(unlocked)
     other = made.thread(4712)
     made.main.dlopen("libx.so")
@@ -713,13 +713,8 @@ def test_after_a_race_what_is_unseen_for_a_while_is_not_counted(unlocked: Way) -
     one, two = made.main.begin_open("libx.so"), other.begin_open("liby.so")
     two.end()
     one.end()
-    other.dlclose(NO_HANDLE)
-    made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
-    made.main.dlclose(NO_HANDLE)
     assert made.report().totals.opens_unseen == 0
-    for _ in range(20):
-        made.main.dlclose(NO_HANDLE)
     made.library("libx.so").opencount += 1
     made.main.dlclose(NO_HANDLE)
     assert made.report().totals.opens_unseen == 1
@@ -1027,13 +1022,19 @@ def test_a_map_that_a_thread_is_just_adding_is_not_taken_for_the_state(in_rtld: 
     # Another thread comes while the list is shorter than it says.
     head = made.process.base(made.library("ld.so")) + 0x2000
     made.target.overwrite(head + 8, (9).to_bytes(4, "little"))
-    made.thread(4712).begin_open("libmissing.so").leave()
+    made.thread(4712).begin_open("libmissing.so").end()
     made.target.heal()
     call.end()
     made.report()
-    assert told(made.events)[0] == "open liba.so: loaded + liba.so libb.so"
-    added = [each.name for event in made.events[1:] if isinstance(event, Open) for each in event.loaded]
-    assert added == ["libx.so"]
+    events = [
+        "open liba.so: loaded + liba.so libb.so",
+        "raced: open libx.so: opened",
+        "raced: open libmissing.so: failed",
+    ]
+    if in_rtld == Way.LOCKED:
+        # Whoever has the lock sees no change under way: the list is damaged, and who did what is unknown.
+        events[:2] = ["raced: open liba.so: opened", "open libx.so: loaded + libx.so"]
+    assert sorted(told(made.events)) == sorted(events)
 
 
 # -- what is asked for ----------------------------------------------------------------------------------------

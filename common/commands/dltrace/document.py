@@ -80,7 +80,7 @@ def event_document(event: Event) -> EventDocument:
 
 
 def _open_document(event: Open) -> OpenDocument:
-    has_ended = event.result is not OpenResult.UNKNOWN
+    is_known = event.result is not OpenResult.UNKNOWN and not event.header.raced
     return {
         "event": "open",
         **header_document(event.header),
@@ -92,8 +92,8 @@ def _open_document(event: Open) -> OpenDocument:
         "error": event.error,
         "errno": event.errno,
         "library": _instance(event.library),
-        "loaded": _instances(event.loaded) if has_ended else None,
-        "unloaded": _instances(event.unloaded) if has_ended else None,
+        "loaded": _instances(event.loaded) if is_known else None,
+        "unloaded": _instances(event.unloaded) if is_known else None,
     }
 
 

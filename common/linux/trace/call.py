@@ -13,7 +13,7 @@ from ..model import Library
 from .descriptors import OpenDescriptors
 from .events import Close, Event, LibraryInstance, Open
 from .failures import OpenFailure
-from .request import OpenRequest
+from .request import RTLD_NOLOAD, OpenRequest
 
 
 class CallStart(NamedTuple):
@@ -66,11 +66,28 @@ class OpenCall(LoaderCall):
         self.added: dict[int, LibraryInstance] = {}
         #: The first error raised during the open: code that catches it on the way raises it again.
         self.failure: Optional[OpenFailure] = None
+        self.raced_result = OpenResult.UNKNOWN
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if the open requests a library of this base name."""
         name = self.request.name
         return name is not None and base_name(name) == base_name(link_map.name)
+
+    def decide(self, library: Optional[LibraryInstance], *, is_failure_seen: bool) -> None:
+        """Decide how an open ended that raced, by what it requested.
+
+        :param library: the library of that name, None if none is loaded, or several are.
+        :param is_failure_seen: if the open had failed, its error would have been seen.
+        """
+        self.library = None if self.failure is not None else library
+        has_no_error = self.failure is None and is_failure_seen and not self.request.flags & RTLD_NOLOAD
+        if self.library is not None or (library is None and has_no_error):
+            self.raced_result = OpenResult.OPENED
+        elif library is None:
+            self.raced_result = OpenResult.FAILED
+        else:
+            # A constructor can have caused the error.
+            self.raced_result = OpenResult.UNKNOWN
 
     def note_library(self, library: LibraryInstance) -> None:
         """Record the library whose handle the open returns."""
@@ -89,7 +106,10 @@ class OpenCall(LoaderCall):
     def event(self, ended: bool) -> Open:
         """Return the event; an open that returned without a library has failed."""
         result = OpenResult.UNKNOWN
-        if self.library is not None:
+        raced = self.header.raced
+        if raced:
+            result = self.raced_result if ended else OpenResult.UNKNOWN
+        elif self.library is not None:
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
         elif ended:
             result = OpenResult.FAILED
@@ -100,9 +120,9 @@ class OpenCall(LoaderCall):
             flags=self.request.flags,
             requested_namespace=self.request.space,
             result=result,
-            library=self.library,
-            loaded=_by_name(self.added.values()),
-            unloaded=_by_name(self.unloaded.values()),
+            library=self.library if ended or not raced else None,
+            loaded=() if raced else _by_name(self.added.values()),
+            unloaded=() if raced else _by_name(self.unloaded.values()),
             error=failure.text if failure else None,
             errno=failure.errno if failure else None,
         )
@@ -125,7 +145,7 @@ class ClosePrediction(NamedTuple):
 
 #: The prediction for a close of a handle that is not a library's.
 _NOTHING = ClosePrediction(Outcome.NOT_OPEN, {}, {}, (), ())
-#: The prediction if the handle can be that of a library that was not read.
+#: The prediction if the handle can be that of a library that was not read, or if threads race.
 UNPREDICTABLE = ClosePrediction(Outcome.UNKNOWN, {}, {}, (), ())
 
 
@@ -149,9 +169,12 @@ class CloseCall(LoaderCall):
     def does_nothing(self) -> bool:
         """Return True if the close is certain to change nothing, and to return.
 
-        A handle that is no link map can be anything: _dl_close reads through it, and may not survive that.
+        A handle that is no link map can be anything: _dl_close reads through it, and may not survive that.  If threads
+        race, the library can be open once more by the time the close begins.
         """
-        return self.link_map is not None and self.prediction.outcome in (Outcome.NO_EFFECT, Outcome.NOT_OPEN)
+        outcome = self.prediction.outcome
+        is_nothing = outcome is Outcome.NO_EFFECT or (outcome is Outcome.NOT_OPEN and not self.header.raced)
+        return self.link_map is not None and is_nothing
 
     def is_expected_to_unload(self, address: int) -> bool:
         """Return True if one of the close's mark phases condemns the library whose link map is at an address."""
@@ -175,22 +198,27 @@ class CloseCall(LoaderCall):
         self.has_effect = self.is_counted = True
 
     def event(self, ended: bool) -> Close:
-        """Return the event; its unloaded libraries are unknown until the close has returned."""
-        prediction = self.prediction
+        """Return the event; its unloaded libraries are unknown until the close has returned.
+
+        If threads raced, nothing is concluded but that a close of a NODELETE library has no effect.
+        """
+        raced = self.header.raced and self.prediction.outcome is not Outcome.NO_EFFECT
+        prediction = UNPREDICTABLE if raced else self.prediction
         known = prediction.outcome is not Outcome.UNKNOWN
         nested_known = known and not self.is_nested_unknown
         return Close(
             header=self.header,
             library=self.library,
-            open_count_before=self.link_map.l_direct_opencount if self.link_map else None,
+            open_count_before=self.link_map.l_direct_opencount if self.link_map and not raced else None,
             predicted_outcome=prediction.outcome,
             predicted_unloads=_by_name(prediction.unloads.values()) if known else None,
             predicted_by_nested_closes=_by_name(self.by_nested_closes.values()) if nested_known else None,
             may_unload_more=prediction.may_unload_more if known else None,
             kept=prediction.kept if known else None,
-            unloaded=_by_name(self.unloaded.values()) if ended else None,
+            unloaded=_by_name(self.unloaded.values()) if ended and not raced else None,
             predicted_for_outer_close=_by_name(prediction.for_outer_close.values()) if known else None,
             handle=self.handle,
+            has_returned=ended,
         )
 
 

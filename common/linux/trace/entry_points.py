@@ -100,6 +100,11 @@ class EntryPoints(NamedTuple):
     locked: Mapping[int, LockPoint] = {}
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def functions(self) -> Mapping[int, str]:
+        """Return the name of the function at each address."""
+        return {address: entry.function for address, entry in self.entries.items()}
+
     def with_new_namespace(self) -> EntryPoints:
         """Return the same for a process that requests a namespace, whose libc's functions are not watched."""
         if EntryPoint.DLCLOSE not in self.entries.values() or self.opens_by.endswith(_NOT_BY_OTHERS):

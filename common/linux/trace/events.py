@@ -39,8 +39,8 @@ class Open(NamedTuple):
     :param flags: the RTLD flags.
     :param requested_namespace: the Lmid_t requested, -1 for a new one (LM_ID_NEWLM), -2 for the caller's.
     :param library: the library whose handle is returned, None if unknown or if the open failed.
-    :param loaded: all libraries that it loaded.
-    :param unloaded: the libraries that the collector unloaded because the open failed.
+    :param loaded: all libraries that it loaded; empty if threads raced, because it is unknown then.
+    :param unloaded: the libraries that the collector unloaded because the open failed, alike.
     :param error: dlerror's text, None if the open did not fail or the text is unknown.
     :param errno: the number from which strerror's part of the text comes, None if there is none or it is unknown.
     """
@@ -60,7 +60,7 @@ class Open(NamedTuple):
 class Close(NamedTuple):
     """A dlclose: the prediction at its start, and what it did; libraries sorted by name.
 
-    What could not be predicted is None, as is what it did if its return was not seen.
+    What could not be predicted is None, as is what it did if its return was not seen, or if threads raced.
 
     :param library: the library whose handle is closed, None if the handle is not a library's.
     :param open_count_before: its l_direct_opencount before the close, None if the handle is not a library's.
@@ -72,6 +72,7 @@ class Close(NamedTuple):
     :param unloaded: the libraries that it unloaded.
     :param predicted_for_outer_close: the libraries that this nested close adds to the outer one.
     :param handle: the argument.
+    :param has_returned: its return was seen, although what it unloaded is unknown.
     """
 
     header: EventHeader
@@ -85,18 +86,16 @@ class Close(NamedTuple):
     unloaded: Optional[tuple[LibraryInstance, ...]] = None
     predicted_for_outer_close: Optional[tuple[LibraryInstance, ...]] = ()
     handle: Optional[int] = None
+    has_returned: bool = False
 
     @property
     def ended(self) -> bool:
         """Return False if the close was not seen to return."""
-        return self.unloaded is not None
+        return self.unloaded is not None or self.has_returned
 
     @property
     def predicted_but_kept(self) -> Optional[tuple[LibraryInstance, ...]]:
-        """Return the libraries that were predicted to be unloaded but stayed; None if that is unknown.
-
-        It is an error of the prediction, unless threads raced.
-        """
+        """Return the libraries that were predicted to be unloaded but stayed; None if that is unknown."""
         return without(joined(self.predicted_unloads, self.predicted_by_nested_closes), self.unloaded)
 
     @property

@@ -10,9 +10,6 @@ from ..state.process import GlibcProcess
 from .call import CloseCall, LoaderCall, OpenCall
 from .events import Event, LibraryInstance
 
-#: For this many events after threads raced, attribution is unreliable.
-_RACE_EVENTS = 16
-
 
 class Attribution(NamedTuple):
     """The differences between two events: the libraries that opens loaded, and all that were unloaded.
@@ -29,38 +26,27 @@ class Attribution(NamedTuple):
 class InFlightCalls:
     """The in-flight opens and closes, in the order in which they began.
 
-    A call is added when its thread hits the breakpoint and removed when it has returned.  After a race, attribution is
-    unreliable for `_RACE_EVENTS` events.
+    A call is added when its thread hits the breakpoint and removed when it has returned.  Those of several threads
+    race: which of them caused a change is unknown.
     """
 
     def __init__(self) -> None:
         self._running: list[LoaderCall] = []
         #: The call whose thread has not resumed since it began.
         self._waiting: Optional[LoaderCall] = None
-        #: The last event at which attribution is unreliable.
-        self._raced_until = 0
-        #: Threads whose latest call was removed after a race: the effect that showed its return may be another
-        #: call's, so it may still run.  The value is the number of the last event for which this is assumed.
-        self._doubtful: dict[int, int] = {}
 
     def add(self, call: LoaderCall) -> None:
         """Add a call that has begun."""
-        number = call.header.number
-        self._doubtful.pop(call.header.tid, None)
         others = [each for each in self._running if each.header.tid != call.header.tid]
-        if others or any(number <= until for until in self._doubtful.values()):
+        if others:
             for each in (*others, call):
                 each.note_race()
-        if others:
-            self._raced_until = number + _RACE_EVENTS
         self._running.append(call)
         self._waiting = call
 
     def remove(self, call: LoaderCall) -> None:
         """Remove a call that has returned."""
         self._running.remove(call)
-        if call.header.raced:
-            self._doubtful[call.header.tid] = self._raced_until
         if self._waiting is call:
             self._waiting = None
 
@@ -78,9 +64,9 @@ class InFlightCalls:
         """Record that the latest call's thread has resumed."""
         self._waiting = None
 
-    def is_raced(self, number: int) -> bool:
-        """Return True if attribution is unreliable at an event, because threads raced shortly before."""
-        return number <= self._raced_until
+    def are_raced(self) -> bool:
+        """Return True if changes cannot be attributed, because calls of several threads are in flight."""
+        return any(call.header.raced for call in self._running)
 
     def running(self) -> tuple[LoaderCall, ...]:
         """Return all in-flight calls."""
@@ -146,14 +132,15 @@ class InFlightCalls:
 
         If its own thread hit a breakpoint, the stack pointer and the lock decide.  Otherwise it must not hold the lock,
         and must have had an effect or have called another call; at a stop this is not required of a call whose thread
-        has resumed since it began.
+        has resumed since it began.  What seems to be the effect of a call that raced can be another one's.
         """
         own = self.of_thread(call.header.tid)
         if call.header.tid == lwp and stack is not None:
             return call.stack <= stack or own.index(call) >= depth
         if own.index(call) < depth:
             return False
-        return call.has_effect or call is not own[-1] or (lwp is None and call is not self._waiting)
+        has_effect = call.has_effect and not call.header.raced
+        return has_effect or call is not own[-1] or (lwp is None and call is not self._waiting)
 
     def attribute_changes(self, before: Graph, process: GlibcProcess, *, exiting: bool) -> Attribution:
         """Attribute each difference between two snapshots to an in-flight call."""
@@ -214,6 +201,7 @@ class InFlightCalls:
         """
         found = 0
         waiting = [each for each in reversed(self.open_calls()) if each.library is None]
+        waiting = [each for each in waiting if each.is_for(link_map) or not each.header.raced]
         if exiting:
             waiting = [each for each in waiting if each.is_for(link_map)]
         for call in sorted(waiting, key=lambda each: not each.is_for(link_map)):

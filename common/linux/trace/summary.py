@@ -65,6 +65,10 @@ class TraceSummary:
         """Count changes of open counts that no seen call explains."""
         self._ledger.count_unseen(opens, closes)
 
+    def count_unloaded(self, number: int) -> None:
+        """Count libraries that closes unloaded while threads raced, whichever close it was."""
+        self._ledger.count_unloaded(number)
+
     def add_problem(self, where: str, message: str) -> None:
         """Record a problem."""
         if len(self._problems) < MAX_PROBLEMS:

@@ -109,11 +109,12 @@ class Tracer:
         self._stops = StopRules(options, announce)
         self._summary = TraceSummary(process, options.libraries, self._stops, sink)
         self._descriptors = self._watch_descriptors() if options.fds else None
-        libc = process.private.libc
-        self._raisers = find_raisers(
-            libc, process.private.rtld, process.layouts.version, in_rtld=target.keeps_breakpoints
-        )
-        stored_errors = None if self._raisers else StoredErrors.of(libc)
+        self._entry_points, self._fallback = self._find_entry_points(process)
+        self._entries = {**(self._fallback or self._entry_points).entries, **self._entry_points.entries}
+        libc, rtld, version = process.private.libc, process.private.rtld, process.layouts.version
+        stays_in_rtld = target.keeps_breakpoints
+        self._raisers = find_raisers(libc, rtld, version, in_rtld=stays_in_rtld or self._fallback is not None)
+        self._lasting_raisers = find_raisers(libc, rtld, version, in_rtld=stays_in_rtld)
         self._tracker = CallTracker(
             self._snapshot,
             self._session,
@@ -121,14 +122,15 @@ class Tracer:
             self._stops,
             self._summary,
             self._descriptors,
-            stored_errors,
+            None if self._lasting_raisers else StoredErrors.of(libc),
+            lambda call: self._has_returned(call.header.tid, call),
+            sees_errors=bool(self._raisers),
         )
         self._makers: Mapping[int, str] = {}
         self._arrivals = Arrivals()
-        self._entry_points, self._fallback = self._find_entry_points(process)
-        self._entries = {**(self._fallback or self._entry_points).entries, **self._entry_points.entries}
-        self._in_rtld: Optional[Subscription] = None
-        self._outside: Optional[Subscription] = None
+        #: The breakpoints that are given up when a namespace is requested, and those that take their place.
+        self._given_up: list[Subscription] = []
+        self._kept_ready: list[Subscription] = []
         for problem in self._entry_points.problems:
             self._summary.add_problem(*problem)
 
@@ -154,17 +156,18 @@ class Tracer:
         :raises UnsupportedError: if a breakpoint is not possible, or a function to break at is missing.
         """
         libc = [self._snapshot.process.private.libc]
-        self._in_rtld = self._watch(self._entry_points)
+        self._given_up.append(self._watch(self._entry_points.functions, self._on_entry))
         if self._fallback is not None:
-            self._outside = self._watch(self._fallback)
-            self.target.switch(self._outside, on=False)
+            self._kept_ready.append(self._watch(self._fallback.functions, self._on_entry, enabled=False))
+        if self._raisers:
+            raisers = self._watch(self._raisers, self._on_error)
+            if self._raisers != self._lasting_raisers:
+                self._given_up.append(raisers)
         watched: list[tuple[Mapping[int, str], Callable[[Hit], Reaction]]] = []
         problems: list[Problem] = []
         leave = find_function(libc, "_exit", problems)
         if leave:
             watched.append(({leave: "_exit"}, self._on_exit))
-        if self._raisers:
-            watched.append((self._raisers, self._on_error))
         if self.options.tls:
             register = find_function(libc, REGISTER, problems)
             if register is not None:
@@ -176,15 +179,17 @@ class Tracer:
             self._makers = {address: name for address, name in makers.items() if address is not None}
             watched.append((self._makers, self._on_descriptor))
         for names, handler in watched:
-            self._session.keep(self.target.add_breakpoint(tuple(names), self._guarded(names, handler)))
+            self._watch(names, handler)
         for problem in problems:
             self._summary.add_problem(*problem)
         self._session.keep(self.target.on_end(self._on_end))
 
-    def _watch(self, points: EntryPoints) -> Subscription:
-        """Set the breakpoints at which opens and closes are seen."""
-        names = {address: entry.function for address, entry in points.entries.items()}
-        subscription = self.target.add_breakpoint(tuple(names), self._guarded(names, self._on_entry))
+    def _watch(
+        self, functions: Mapping[int, str], handler: Callable[[Hit], Reaction], *, enabled: bool = True
+    ) -> Subscription:
+        """Set breakpoints; ``functions`` are the function at each."""
+        guarded = self._guarded(functions, handler)
+        subscription = self.target.add_breakpoint(tuple(functions), guarded, enabled=enabled)
         self._session.keep(subscription)
         return subscription
 
@@ -286,6 +291,8 @@ class Tracer:
         # At the same stack pointer it has not begun.
         if stack is not None and stack > call.stack:
             return True
+        if stack is None and all(lwp != thread.lwp for thread in self.target.threads()):
+            return True
         saved = self._callers.saved_return(self._snapshot.process.memory, call.stack)
         return None not in (saved, call.returns_to) and saved != call.returns_to
 
@@ -301,11 +308,13 @@ class Tracer:
 
     def _on_entry(self, hit: Hit) -> Reaction:
         """Handle a thread about to open or close a library."""
-        entry = self._entries[hit.address]
+        entry, point = self._entries[hit.address], self._entry_points.locked.get(hit.address)
+        # First of all: an arrival that is left behind would be taken for an open that has failed.
+        arrival = self._arrivals.take(hit.lwp) if point is not None else None
         self._snapshot.refresh()
         if entry is EntryPoint.DL_OPEN and self._entry_points.locked:
             return self._on_arrival(hit)
-        return self._on_call(hit, entry, self._entry_points.locked.get(hit.address))
+        return self._on_call(hit, entry, point, arrival)
 
     def _on_arrival(self, hit: Hit) -> Reaction:
         """Handle a thread about to wait for the loader's lock, for an open."""
@@ -324,12 +333,11 @@ class Tracer:
         caller = self._callers.find(hit, process, entry, stack)
         return Arrival(stack, request, caller, self._callers.saved_return(process.memory, stack))
 
-    def _on_call(self, hit: Hit, entry: EntryPoint, point: Optional[LockPoint]) -> Reaction:
+    def _on_call(self, hit: Hit, entry: EntryPoint, point: Optional[LockPoint], arrival: Optional[Arrival]) -> Reaction:
         """Handle a thread that begins an open or close, with ``point`` one that has the lock for it."""
         stack = self._callers.stack(hit, point)
         has_lock = point is not None and self._snapshot.depth(hit.lwp) > 0
         is_close = entry in _CLOSES
-        arrival = self._arrivals.take(hit.lwp) if point is not None else None
         if arrival is None and not is_close and point is not None and self._in_flight.has_open_at(hit.lwp, stack):
             return Reaction.RESUME  # a signal was handled, and the thread has come here once more
         if is_close:
@@ -351,12 +359,10 @@ class Tracer:
 
         :param lwp: the thread that requests a namespace.
         """
-        assert self._in_rtld is not None
-        assert self._outside is not None
         assert self._fallback is not None
-        self.target.switch(self._in_rtld, on=False)
-        self.target.switch(self._outside, on=True)
+        self.target.exchange(self._given_up, self._kept_ready)
         self._entry_points, self._fallback = self._fallback, None
+        self._tracker.sees_errors = bool(self._lasting_raisers)
         for problem in self._entry_points.problems:
             self._summary.add_problem(*problem)
         self._tracker.advance(lwp, None)

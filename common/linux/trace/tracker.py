@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Optional
 
 from ...model import Outcome
 from ...trace.events import EventHeader
 from ...trace.session import TraceSession
-from ..loader.maps import Graph, LinkMap, is_same_library
+from ..loader.maps import Graph, LinkMap
 from .call import UNPREDICTABLE, CloseCall, LoaderCall, OpenCall
 from .descriptors import Descriptors
 from .events import Pin
@@ -15,6 +16,7 @@ from .failures import StoredErrors
 from .in_flight import InFlightCalls, instance_of
 from .pins import find_new_nodelete, find_nodelete_cause
 from .predictor import ClosePredictor
+from .requested import find_requested
 from .snapshot import LoaderSnapshot
 from .stops import StopRules
 from .summary import TraceSummary
@@ -32,11 +34,18 @@ class CallTracker:
         summary: TraceSummary,
         descriptors: Optional[Descriptors],
         stored_errors: Optional[StoredErrors],
+        has_returned: Callable[[LoaderCall], bool],
+        *,
+        sees_errors: bool,
     ) -> None:
         """Create a tracker from the parts of a trace.
 
-        :param stored_errors: used if no breakpoint sees errors.
+        :param stored_errors: used as long as no breakpoints see errors.
+        :param has_returned: returns whether the stack of a call's thread shows that it has returned.
+        :param sees_errors: breakpoints see the errors of all opens; can change.
         """
+        self.sees_errors = sees_errors
+        self._has_returned = has_returned
         self._snapshot = snapshot
         self._session = session
         self._in_flight = in_flight
@@ -69,11 +78,11 @@ class CallTracker:
         before = self._snapshot.take_previous()
         if before is not None:
             self._compare(before)
+        # As long as the lists cannot be read, what was in flight stays so: its effect is not seen.
+        has_lock = has_lock and self._snapshot.process.graph.complete
         ended = self._in_flight.ended(lwp, stack, self._snapshot.depth, has_lock=has_lock)
-        for close_call in self._in_flight.close_calls() if not has_lock else ():
-            if not close_call.has_effect and close_call.header.tid != lwp:
-                self._predict_again(close_call)
-        for call in ended:
+        others = (call for call in self._in_flight.running() if call.header.tid != lwp and call not in ended)
+        for call in [*ended, *filter(self._has_returned, others)]:
             self.finish(call)
         if lwp is not None:
             self._in_flight.note_resumed()
@@ -88,7 +97,7 @@ class CallTracker:
                 self._descriptors.note_load(link_map, open_call.open_before)
             self._stops.note_added(open_call, instance_of(process, link_map))
         is_unseen = bool(changes.opens or changes.closes)
-        if is_unseen and not exiting and not self._in_flight.is_raced(self._session.number):
+        if is_unseen and not exiting and not self._in_flight.are_raced():
             self._summary.count_unseen(changes.opens, changes.closes)
             for close_call in self._in_flight.close_calls() if changes.closes else ():
                 close_call.note_nested(self._predictor.explain(before, process, close_call))
@@ -96,28 +105,19 @@ class CallTracker:
             self._summary.tell(self._pin(link_map))
         process.forget_build_ids(changes.gone)
 
-    def _predict_again(self, close_call: CloseCall) -> None:
-        """Predict a close again that had no effect yet when another thread's call changed something."""
-        link_map = close_call.link_map
-        current = self._snapshot.process.graph.by_address.get(link_map.address) if link_map else None
-        if link_map is None or current is None or not is_same_library(link_map, current) or close_call.does_nothing:
-            return
-        close_call.predict(current, close_call.prediction._replace(unloads={}, for_outer_close={}))
-        self.predict(close_call, current)
-
     def finish(self, call: LoaderCall) -> None:
         """Finish a call: report its event, and the descriptors that it leaked."""
         process = self._snapshot.process
-        if isinstance(call, OpenCall) and call.library is None and call.header.raced:
-            # A close by another thread can have lowered the open count before it was read.
-            maps = process.graph.by_address.values()
-            found = next((m for m in maps if call.is_for(m) and not m.is_proxy), None)
-            if found is not None:
-                call.note_library(instance_of(process, found))
-        if isinstance(call, OpenCall) and call.library is None:
+        if isinstance(call, OpenCall) and call.failure is None and (call.library is None or call.header.raced):
             self._find_failure(call)
+        if isinstance(call, OpenCall) and call.header.raced:
+            found = find_requested(process, call.request, call.header.caller)
+            library = instance_of(process, found) if found else None
+            call.decide(library, is_failure_seen=self.sees_errors)
         self._in_flight.remove(call)
         self._summary.tell(call.event(ended=not call.is_uncertain))
+        if call.header.raced and isinstance(call, CloseCall):
+            self._summary.count_unloaded(len(call.unloaded))
         if self._descriptors is not None and isinstance(call, CloseCall) and call.unloaded:
             header = call.header._replace(within_event=call.header.number)
             for leak in self._descriptors.find_leaks(call.unloaded, call.library, call.open_before, header):
@@ -131,7 +131,9 @@ class CallTracker:
 
     def _find_failure(self, open_call: OpenCall) -> None:
         """Find the error that libc stored for a failed open; errors of its own opens are not stored."""
-        if self._stored_errors is not None and open_call.header.initiated_by == "user" and not open_call.is_uncertain:
+        if self.sees_errors or self._stored_errors is None:
+            return
+        if open_call.header.initiated_by == "user" and not open_call.is_uncertain:
             failure = self._stored_errors.find(self._snapshot.process, self._snapshot.tid(open_call.header.tid))
             if failure is not None:
                 open_call.note_failure(failure)
@@ -141,7 +143,10 @@ class CallTracker:
         open_calls = self._in_flight.open_calls()
         cause = find_nodelete_cause(self._snapshot.process, link_map, library, open_calls)
         header = EventHeader(self._session.count(), self._session.now(), 0)
-        if open_calls:
+        if any(open_call.header.raced for open_call in open_calls):
+            header = header._replace(raced=True)
+            cause = cause._replace(lookups=())
+        elif open_calls:
             inside = open_calls[-1].header
             header = header._replace(
                 tid=inside.tid, caller=inside.caller, initiated_by=inside.initiated_by, within_event=inside.number

@@ -1,0 +1,63 @@
+"""Which loaded library did an open request?
+
+glibc records the names by which a library has been found in l_libname (elf/dl-load.c: ``_dl_new_object``,
+``add_name_to_object``), so after an open its name is there, or it is l_name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from ...errors import DlwhyError
+from ...paths import base_name
+from ...trace.events import Site
+from ..elf.image import MAX_NAME
+from ..loader.maps import LinkMap
+from ..loader.roots import LT_EXECUTABLE
+from ..state.process import GlibcProcess
+from .entry_points import CALLERS_NAMESPACE
+from .request import OpenRequest
+
+_MAX_NAMES = 64
+
+
+def find_requested(process: GlibcProcess, request: OpenRequest, caller: Optional[Site]) -> Optional[LinkMap]:
+    """Find the library that an open with this request returns if it does not fail; None unless it is the only one."""
+    space: Optional[int] = request.space if request.space >= 0 else None
+    if request.space == CALLERS_NAMESPACE and caller is not None:
+        # Code that is in no library is taken for the program's (elf/dl-open.c: dl_open_worker_begin).
+        own = process.find_map(caller.address)
+        space = own.l_ns if own is not None else 0
+    maps = [m for m in process.graph.by_address.values() if not m.is_proxy and space in (None, m.l_ns)]
+    for matches in (is_named, has_base_name):
+        found = [link_map for link_map in maps if matches(process, link_map, request)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def is_named(process: GlibcProcess, link_map: LinkMap, request: OpenRequest) -> bool:
+    """Return True if glibc knows a library by just the name that is requested."""
+    if not request.name:
+        return request.name is not None and link_map.l_type == LT_EXECUTABLE
+    return request.name == link_map.name or request.name in _names(process, link_map)
+
+
+def has_base_name(_: GlibcProcess, link_map: LinkMap, request: OpenRequest) -> bool:
+    """Return True if a library has the base name of the one that is requested."""
+    return bool(request.name) and base_name(request.name or "") == base_name(link_map.name)
+
+
+def _names(process: GlibcProcess, link_map: LinkMap) -> Iterator[str]:
+    """Yield the names in l_libname, a list of ``struct libname_list {char *name; struct libname_list *next;}``."""
+    memory = process.memory
+    address = link_map.field("l_libname") or 0
+    try:
+        for _ in range(_MAX_NAMES):
+            if not address:
+                return
+            name, address = memory.words(address, 2)
+            yield memory.c_string(name, MAX_NAME)
+    except DlwhyError:
+        return  # then its base name decides, and if that is not enough, the library is said to be unknown
