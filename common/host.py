@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple, Optional, Protocol, TextIO
+from collections.abc import Callable
+from typing import NamedTuple, Optional, Protocol, TextIO, runtime_checkable
 
 from .charset import escape_unencodable
 from .errors import ClosedOutputError, OutputError
-from .target import LiveTarget, Target
+from .target import LiveTarget, Subscription, Target
 
 
 class Screen(NamedTuple):
@@ -53,6 +54,17 @@ class Host(Protocol):
 
     def screen(self) -> Screen:
         """Return the width and whether escape codes can be shown."""
+
+
+@runtime_checkable
+class ProgramHost(Host, Protocol):
+    """A program that can also start the processes that are traced."""
+
+    def when_loaded(self, callback: Callable[[], None]) -> Subscription:
+        """Call back, perhaps several times, when the loader of the program that is started may have run.
+
+        :raises NoTargetError: if there is no program that could be started.
+        """
 
 
 def write_to(stream: TextIO, text: str) -> None:

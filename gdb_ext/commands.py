@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 import gdb
@@ -12,7 +12,7 @@ import gdb
 from ..common.charset import from_native
 from ..common.commands.registry import Command, commands_of
 from ..common.commands.run import Failure, attempt, run
-from ..common.errors import DlwhyError, NotFoundError
+from ..common.errors import DlwhyError, NoTargetError, NotFoundError
 from ..common.host import Screen
 from ..common.imports import OwnImports
 from ..common.linux.loader.rendezvous import find_rendezvous
@@ -20,6 +20,7 @@ from ..common.memory import Memory
 from ..common.paths import base_name
 from ..common.render.jsontext import to_strict
 from ..common.render.text import escape
+from ..common.target import Subscription
 from .charset import host_charset, shown
 from .live import GdbLiveTarget
 from .target import GdbTarget, selected_target
@@ -43,6 +44,15 @@ class GdbHost:
         from .live import GdbLiveTarget
 
         return GdbLiveTarget(gdb.selected_inferior())
+
+    def when_loaded(self, callback: Callable[[], None]) -> Subscription:
+        """Call back when gdb has read the symbols of another library."""
+        from .live import SymbolSubscription
+
+        progspace = gdb.current_progspace()
+        if (progspace is None or progspace.filename is None) and not gdb.selected_inferior().pid:
+            raise NoTargetError("no program: use file, or attach, first")
+        return SymbolSubscription(callback)
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression to a number; a function or array to its address."""

@@ -271,6 +271,24 @@ class _EndSubscription:
         gdb.events.clear_objfiles.disconnect(self._on_cleared)
 
 
+class SymbolSubscription:
+    """A subscription to gdb's event that it has read the symbols of a library.
+
+    When the loader has loaded all libraries, gdb stops in it and reads them, before any code of theirs runs.
+    """
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        gdb.events.new_objfile.connect(self._on_new)
+
+    def _on_new(self, _: Any) -> None:
+        self._callback()
+
+    def remove(self) -> None:
+        """Cancel the subscription."""
+        gdb.events.new_objfile.disconnect(self._on_new)
+
+
 if TYPE_CHECKING:
     from ..common.target import LiveLinuxTarget
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import lldb
@@ -14,9 +15,9 @@ from ..common.commands.run import Failure, attempt, run
 from ..common.errors import NoTargetError, NotFoundError, UsageError
 from ..common.host import Screen
 from ..common.imports import OwnImports
-from ..common.target import Target
+from ..common.target import Subscription, Target
 from .charset import shown
-from .live import Dispatcher, LldbLiveTarget, dispatcher_of
+from .live import Dispatcher, EntrySubscription, LldbLiveTarget, dispatcher_of
 from .target import open_target, selected_target
 
 
@@ -42,6 +43,13 @@ class LldbHost:
         """Return the target of the command's context, for a trace."""
         target = self._context.GetTarget()
         return LldbLiveTarget(target if target.IsValid() else self._debugger.GetSelectedTarget(), self._calls)
+
+    def when_loaded(self, callback: Callable[[], None]) -> Subscription:
+        """Call back when the process comes to the program's first instruction."""
+        target = self._context.GetTarget()
+        return EntrySubscription(
+            target if target.IsValid() else self._debugger.GetSelectedTarget(), self._calls, callback
+        )
 
     def evaluate(self, expression: str) -> int:
         """Evaluate an expression; LLDB 14 cannot in 32-bit minidumps, but a number needs no LLDB."""

@@ -26,6 +26,7 @@ class Dispatcher:
 
     def __init__(self, session: dict[str, Any]) -> None:
         self._handlers: dict[tuple[int, int], Callable[[Any, Any], bool]] = {}
+        self._session = session
         session[CALLBACK] = self._on_hit
 
     def add(self, breakpoint_: Any, handler: Callable[[Any, Any], bool]) -> None:
@@ -39,7 +40,13 @@ class Dispatcher:
 
     def _on_hit(self, frame: Any, location: Any, _: Any, __: Any = None) -> bool:
         handler = self._handlers.get(_key(location.GetBreakpoint()))
-        return handler is not None and handler(frame, location)
+        names = len(self._session)
+        is_stop = handler is not None and handler(frame, location)
+        if len(self._session) != names:
+            # LLDB's function for a new breakpoint is there now.  The caller, its function for this one, copies all
+            # names of the session back from its globals, in which that one is missing.
+            sys._getframe(1).f_globals.update(self._session)
+        return is_stop
 
 
 def dispatcher_of(session: dict[str, Any]) -> Dispatcher:
@@ -198,6 +205,33 @@ class _EndSubscription:
 
     def remove(self) -> None:
         self._callbacks.remove(self._callback)
+
+
+class EntrySubscription:
+    """A breakpoint at the program's first instruction, to which the loader goes when it has run."""
+
+    def __init__(self, target: Any, dispatcher: Dispatcher, callback: Callable[[], None]) -> None:
+        """Set the breakpoint, which waits for the process if there is none.
+
+        :raises NoTargetError: if there is no program.
+        """
+        entry = target.GetModuleAtIndex(0).GetObjectFileEntryPointAddress() if target.IsValid() else None
+        if entry is None or not entry.IsValid():
+            raise NoTargetError("no program: use target create, or attach, first")
+        self._target = target
+        self._dispatcher = dispatcher
+        self._callback = callback
+        self._breakpoint = target.BreakpointCreateBySBAddress(entry)
+        dispatcher.add(self._breakpoint, self._on_hit)
+
+    def _on_hit(self, _frame: Any, _location: Any) -> bool:
+        self._callback()
+        return False
+
+    def remove(self) -> None:
+        """Remove the breakpoint, which is only disabled: its own callback can call this."""
+        self._dispatcher.drop(self._breakpoint)
+        self._breakpoint.SetEnabled(False)
 
 
 if TYPE_CHECKING:

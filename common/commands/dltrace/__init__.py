@@ -17,6 +17,7 @@ predicted when it begins, and compared with what it then does.
   dltrace report           sums up: who opened and closed what how often, what stayed and why
   dltrace stop             ends, and sums up
 
+Started before the program runs, or before its loader has, the trace begins when the loader has run.
 On a terminal a line tells every ten seconds how much has been seen.
 The process never stops for it unless --stop-when asks for that: at a close by which LIB stays (kept)
 or goes (unloaded), or at a dlopen of LIB (opened; where LIB comes as a dependency, at the open or

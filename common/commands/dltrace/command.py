@@ -6,14 +6,17 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
-from ...errors import UsageError
+from ...errors import NoTargetError, UnsupportedError, UsageError
+from ...host import ProgramHost
+from ...linux.loader.rendezvous import NOT_YET
 from ...linux.trace.events import Close, Event, Open, Stop, Trace
 from ...linux.trace.stops import TraceOptions
 from ...linux.trace.tracer import Tracer, begin
 from ...model import Problem
+from ...render.document import Document, Sentence
 from ...render.text import render
 from ...render.words import quantity
 from ...target import LiveLinuxTarget
@@ -21,6 +24,7 @@ from ..eventlog import EventLog
 from ..session import Result, Session
 from .document import dump_event, trace_document
 from .text import started_view, stop_view, trace_view
+from .waiting import WaitingTrace
 
 #: Seconds between two progress lines, if there is a terminal to show them.
 PROGRESS_SECONDS = 10.0
@@ -35,6 +39,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     if arguments.library or arguments.stop_when or arguments.log or arguments.tls or arguments.fds:
         raise UsageError(f"dltrace {arguments.action} takes no libraries and no options of dltrace start")
     tracing = session.host.kept.get("dltrace")
+    if isinstance(tracing, WaitingTrace):
+        return _waiting_result(session, tracing, arguments.action)
     if not isinstance(tracing, _Tracing):
         raise UsageError("nothing has been traced: use dltrace start first")
     if arguments.action == "stop":
@@ -47,11 +53,53 @@ def _start(session: Session, arguments: Namespace) -> Result:
     before = session.host.kept.get("dltrace")
     if isinstance(before, _Tracing) and before.tracer.is_watching():
         raise UsageError("a trace is going on: use dltrace stop first")
-    tracing = _Tracing(session, arguments)
+    if isinstance(before, WaitingTrace):
+        before.cancel()
+    log = EventLog(arguments.log)
+    try:
+        tracing = _Tracing(session, arguments, log)
+    except (NoTargetError, UnsupportedError) as error:
+        is_too_early = isinstance(error, NoTargetError) or str(error).startswith(NOT_YET)
+        if arguments.json or not is_too_early or not isinstance(session.host, ProgramHost):
+            raise
+        return _wait(session, session.host, arguments, log)
     session.host.kept["dltrace"] = tracing
     trace = tracing.report()
     result = _result(trace)
     return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
+
+
+def _wait(session: Session, host: ProgramHost, arguments: Namespace, log: EventLog) -> Result:
+    """Start the trace when the loader has run."""
+
+    def begin_now() -> None:
+        tracing = _Tracing(session, arguments, log)
+        host.kept["dltrace"] = tracing
+        host.live_target().say(render(started_view(tracing.report(), arguments.library)))
+
+    host.kept["dltrace"] = WaitingTrace(host, begin_now)
+    return _sentence("The loader has not run yet: the trace begins when it has.")
+
+
+def _waiting_result(session: Session, waiting: WaitingTrace, action: str) -> Result:
+    """Answer a command while the trace has not begun."""
+    if waiting.failure is not None:
+        raise UsageError(f"the trace could not begin: {waiting.failure}")
+    if action == "report":
+        raise UsageError("the loader has not run yet: the trace begins when it has")
+    waiting.cancel()
+    del session.host.kept["dltrace"]
+    return _sentence("The trace was ended before it began.")
+
+
+def _sentence(text: str) -> Result:
+    """Return a result without a trace: nothing is known that JSON could have."""
+
+    def refuse() -> Mapping[str, object]:
+        raise UsageError("the loader has not run yet: there is no trace for --json")
+
+    view = Document((Sentence(text),))
+    return Result(document=refuse, view=lambda _verbose: view, has_problems=False, has_findings=False)
 
 
 def _result(trace: Trace) -> Result:
@@ -93,11 +141,11 @@ def _write_progress(text: str) -> None:
 class _Tracing:
     """A trace with its log."""
 
-    def __init__(self, session: Session, arguments: Namespace) -> None:
+    def __init__(self, session: Session, arguments: Namespace, log: EventLog) -> None:
 
         libraries: Sequence[str] = arguments.library
         self._target: LiveLinuxTarget = session.host.live_target()  # type: ignore[assignment]
-        self._log = EventLog(arguments.log)
+        self._log = log
         self._progress = ProgressLine(_write_progress if os.isatty(2) else None)
         options = TraceOptions(tuple(libraries), arguments.stop_when, arguments.tls, arguments.fds)
         self.tracer: Tracer = begin(self._target, options, self._write, self._announce)

@@ -111,6 +111,20 @@ def not_yet(target: Target) -> UnsupportedError:
     return UnsupportedError(NOT_YET + ("; continue to main, then ask again" if is_live else ""))
 
 
+def has_loader_run(memory: Memory) -> bool:
+    """Return True if the loader has loaded the program's libraries, and is not about to change its list.
+
+    :raises UnsupportedError: if the process has no dynamic loader.
+    :raises CorruptError: if the program's own headers contradict themselves.
+    """
+    try:
+        return find_rendezvous(memory).r_state == 0
+    except UnsupportedError as error:
+        if str(error).startswith(NOT_YET):
+            return False
+        raise
+
+
 def _find_main_image(memory: Memory) -> ElfImage:
     failures: dict[str, DlwhyError] = {}
     for image in _main_image_candidates(memory, failures):

@@ -145,7 +145,7 @@ class CallTracker:
         header = EventHeader(self._session.count(), self._session.now(), 0)
         if any(open_call.header.raced for open_call in open_calls):
             header = header._replace(raced=True)
-            cause = cause._replace(lookups=())
+            cause = cause._replace(lookups=None)
         elif open_calls:
             inside = open_calls[-1].header
             header = header._replace(
