@@ -139,7 +139,7 @@ def _loaded_names() -> set[str]:
         with OwnImports():
             maps = find_rendezvous(Memory(selected_target())).maps
     except DlwhyError:
-        return set()
+        return set()  # a completion has nowhere to say why; the command itself does
     names = {base_name(entry.l_name) for entry in maps if entry.l_name}
     return {name for name in names if shown(escape(name)) == name}
 

@@ -342,7 +342,7 @@ def _agree(process: Any, path: str, open_dump: Callable[[str], _Dump], samples: 
     try:
         core = open_dump(path)
     except DlwhyError:
-        return False
+        return False  # not the file that LLDB has open; the caller tries the next one
     try:
         return all(_or_none(core.read, *s) == _or_none(lambda a, n: _read(process, a, n), *s) for s in samples)
     finally:
@@ -353,7 +353,7 @@ def _is_in_table(arch: str, build_id: Optional[str]) -> bool:
     try:
         return any(build.ld_build_id == build_id for build in load_table(arch).builds)
     except LayoutError:
-        return False
+        return False  # no table for this architecture: LLDB is asked
 
 
 def _no_image(_: Module) -> Optional[BinaryIO]:
@@ -364,7 +364,7 @@ def _or_none(read: Callable[[int, int], bytes], address: int, size: int) -> Opti
     try:
         return read(address, size)
     except FaultError:
-        return None
+        return None  # compared with what the other reader makes of the same place
 
 
 def _mapped_files() -> list[str]:

@@ -145,6 +145,7 @@ class ObstacleKind(Enum):
     THREADS = "threads"
     SYSTEM = "system"
     TOO_MUCH = "too-much"
+    UNREAD = "unread"
 
 
 class Obstacle(NamedTuple):

@@ -67,7 +67,7 @@ def hold_document(hold: Hold) -> HoldDocument:
         document["count"] = cast("int", hold.total)
         document["opened_by"] = cast("str", hold.origin)
     elif hold.kind is HoldKind.NODELETE:
-        document["origin"] = cast("str", hold.origin)
+        document["origin"] = hold.origin
         document["symbols"] = list(hold.symbols)
         document["symbols_omitted"] = hold.symbols_omitted
         document["dlclose_returns_early"] = hold.dlclose_returns_early

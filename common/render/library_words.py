@@ -57,7 +57,7 @@ def because(library: Library) -> str:
 def brief(hold: Hold) -> str:
     """Return a hold in words, without symbols, which can be long."""
     if hold.kind is HoldKind.NODELETE:
-        return _NODELETE_BRIEFS[hold.origin or "dlopen-flag-or-dlsym"]
+        return _NODELETE_BRIEFS[hold.origin] if hold.origin is not None else "NODELETE (cause not known)"
     if hold.kind in (HoldKind.DEPENDENCY, HoldKind.RELOCATION):
         verb = "needed" if hold.kind is HoldKind.DEPENDENCY else "bound"
         return f"{verb} by {hold.chain[-2]}{_root_note(hold)}"
@@ -104,6 +104,8 @@ def _nodelete_reason(hold: Hold) -> str:
         return f"NODELETE because what was loaded at start is bound to {hold.symbols[0]}" + _more_symbols(hold)
     if hold.origin == "dlopen-flag":
         return "NODELETE by dlopen's flag RTLD_NODELETE"
+    if hold.origin is None:
+        return "NODELETE, for a cause that could not be read"
     if hold.origin == "pending":
         return "to become NODELETE when the dlopen in progress ends"
     return "NODELETE, by RTLD_NODELETE or a dlsym(RTLD_DEFAULT) of what was loaded at start"

@@ -36,6 +36,8 @@ def _obstacle_words(name: str, obstacle: Obstacle) -> str:
     other = obstacle.library
     if obstacle.kind is ObstacleKind.TOO_MUCH:
         return "What keeps it is too much to look at, so there is no advice."
+    if obstacle.kind is ObstacleKind.UNREAD:
+        return f"What made {other} NODELETE could not all be read, so there is no advice."
     if obstacle.kind is ObstacleKind.MAIN_PROGRAM:
         return f"What keeps it is {other}, the main program."
     if obstacle.kind is ObstacleKind.STARTUP:

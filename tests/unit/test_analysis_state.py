@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,7 +12,7 @@ from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux.loader.maps import LinkMap
-from dlwhy.common.linux.model import HoldKind, State
+from dlwhy.common.linux.model import HoldKind, Obstacle, ObstacleKind, State
 from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
@@ -23,7 +23,7 @@ from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget, snapshot
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.support.limits import lower
-from dlwhy.tests.synth.glibc import Layout, Library
+from dlwhy.tests.synth.glibc import Layout, Library, Process
 from dlwhy.tests.synth.glibc_layouts import LOCK_IS_HELD, V228, V235, V239, V240_LIVE, process_of
 
 
@@ -315,9 +315,11 @@ def test_until_2_30_the_file_tells_whether_it_asked_for_nodelete() -> None:
     target = process.target()
     target.forget(process.base(process.library("liba.so")) + 0x1000, 0x10)
     state = explain(target)
-    assert reasons(state.libraries[3]) == [("nodelete", "dlopen-flag")]
-    assert [each.where for each in state.problems] == ["liba.so"]
-    assert state.problems[0].message.startswith("its dynamic section cannot be read: ")
+    assert reasons(state.libraries[3]) == [("nodelete", None)]
+    # Of a library that is NODELETE all bindings are edges.
+    assert {each.where for each in state.problems} == {"liba.so", "libb.so"}
+    message = "not all that can have made it NODELETE is known: its dynamic section cannot be read"
+    assert Problem("liba.so", message) in state.problems
 
 
 def test_symbols_by_which_the_program_bound_to_a_library() -> None:
@@ -505,8 +507,8 @@ def test_unique_symbols_that_cannot_be_read_are_a_problem_and_no_reason() -> Non
     size_at = process.base(process.library("ld.so")) + 0x2000 + 88
     target.overwrite(size_at, (1 << 40).to_bytes(8, "little"))
     state = explain(target)
-    assert reasons(state.libraries[3]) == [("nodelete", "dlopen-flag")]
-    assert [each.where for each in state.problems] == ["unique symbols of namespace 0"]
+    assert reasons(state.libraries[3]) == [("nodelete", None)]
+    assert [each.where for each in state.problems] == ["unique symbols of namespace 0", "liba.so"]
 
 
 def test_one_library_whose_dynamic_section_cannot_be_read_does_not_cost_the_answer() -> None:
@@ -519,3 +521,82 @@ def test_one_library_whose_dynamic_section_cannot_be_read_does_not_cost_the_answ
         "libb.so": (True, None),
         "libc1.so": (False, "libc1.so"),
     }
+
+
+def nodelete_process(version: tuple[int, int] = (2, 40), layout: Layout = V239) -> Process:
+    """Make a process with a library that is NODELETE for no cause that leaves a trace."""
+    made = process_of(
+        [Library("libpin.so", opencount=1, nodelete=True), Library("libx.so", opencount=1)], version, layout
+    )
+    made.library("libc.so.6").imports = {"malloc": None}
+    return made
+
+
+def lose_relocations(made: Process, target: FakeTarget) -> None:
+    target.forget(made.base(made.library("libc.so.6")) + 0x3000, 8)
+
+
+def lose_bound_words(made: Process, target: FakeTarget) -> None:
+    target.forget(made.base(made.library("libc.so.6")) + 0x3800, 8)
+
+
+def lose_headers(made: Process, target: FakeTarget) -> None:
+    target.forget(made.base(made.library("libpin.so")), 0x40)
+
+
+@pytest.mark.parametrize(
+    ("damage", "version", "layout", "unread"),
+    [
+        (lose_relocations, (2, 40), V239, "what libc.so.6 is bound to cannot be read"),
+        (lose_bound_words, (2, 40), V239, "what libc.so.6 is bound to cannot be read"),
+        (lose_headers, (2, 28), V228, "its dynamic section cannot be read"),
+    ],
+)
+def test_a_cause_that_cannot_be_read_is_not_the_flag_of_dlopen(
+    damage: Callable[[Process, FakeTarget], None], version: tuple[int, int], layout: Layout, unread: str
+) -> None:
+    made = nodelete_process(version, layout)
+    sound = explain(made.target())
+    assert reasons(sound.libraries[3])[0] == ("nodelete", "dlopen-flag")
+    target = made.target()
+    damage(made, target)
+    state = explain(target)
+    assert reasons(state.libraries[3])[0] == ("nodelete", None)
+    assert state.libraries[3].held is True
+    messages = [problem.message for problem in state.problems if problem.where == "libpin.so"]
+    assert f"not all that can have made it NODELETE is known: {unread}" in messages
+    text = words_on(state, "libpin.so")
+    assert "NODELETE, for a cause that could not be read" in text
+    assert "RTLD_NODELETE" not in text
+    VALIDATOR.validate(json.loads(dump(state_document("dlstate", state))))
+    asked = explain_chosen(target, lambda found: by_address(found, made.map_of("libpin.so")))
+    assert asked.libraries[0].rebuild is not None
+    assert asked.libraries[0].rebuild.obstacle == Obstacle(ObstacleKind.UNREAD, "libpin.so")
+    view = state_view(asked._replace(asked="libpin.so"), verbose=False)
+    assert "could not all be read, so there is no advice" in " ".join(render(view).split())
+    # A library that is not NODELETE is answered without it.
+    assert not any("NODELETE" in p.message for p in explain_chosen(target, by_name(made, "libx.so")).problems)
+
+
+def by_name(made: Process, name: str) -> Choice:
+    return lambda found: by_address(found, made.map_of(name))
+
+
+def test_a_version_that_cannot_be_read_is_a_problem() -> None:
+    made = process_of([Library("liba.so", opencount=1)])
+    target = made.target()
+    libc = made.base(made.library("libc.so.6"))
+    target.forget(libc, 0x40)
+    (problem,) = [each for each in explain(target).problems if each.where == "glibc"]
+    assert problem.message == "its version cannot be read: the rules of the newest release are assumed"
+
+
+def test_a_chain_whose_links_cannot_be_read_says_so() -> None:
+    made = process_of([Library("liba.so", opencount=1, needs=["libb.so"]), Library("libb.so")])
+    target = made.target()
+    target.forget(made.base(made.library("liba.so")) + 0x700, 0x100)
+    state = explain_chosen(target, by_name(made, "libb.so"))
+    assert any(
+        problem.where == "liba.so" and problem.message.startswith("what it needs itself cannot be read")
+        for problem in state.problems
+    )

@@ -32,7 +32,6 @@ class Bindings:
         #: Whether all relocated words were found and read.
         self.is_complete = True
         try:
-            # Without relocations in memory no symbol can be named.
             places = sorted(place << _INDEX_BITS | symbol for place, symbol in image.for_each_symbolic_relocation())
         except DlwhyError:
             self.is_complete = False

@@ -225,6 +225,7 @@ class ElfImage:
         try:
             return cls.at(memory, address - header_size)
         except (CorruptError, FaultError):
+            # Not position-independent, or moved to where its dynamic section is not found, which is an error then.
             return cls(memory, headers, 0, 0)
 
     @staticmethod
@@ -320,7 +321,7 @@ class ElfImage:
                 offset = self.dynamic.get(DT_SONAME)
                 self._soname = None if offset is None else self.string(offset)
             except DlwhyError:
-                return None
+                return None  # `GlibcProcess.lacks_soname` finds the difference to a library without one
         return self._soname
 
     def symbol(self, index: int) -> ElfSymbol:

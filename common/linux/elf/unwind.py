@@ -92,7 +92,7 @@ def walk(
             row = rows[place] = rows[place] if place in rows else find_row(image, place)
             stepped = _step(memory, row, known, is_call) if row else None
         except DlwhyError:
-            return
+            return  # the caller looks whether the last frame is the outermost
         if stepped is None:
             return
         frame, known = stepped

@@ -60,7 +60,7 @@ def _find_libc(memory: Memory, start: Rendezvous) -> Optional[ElfImage]:
             try:
                 return ElfImage.at(memory, entry.l_addr)
             except DlwhyError:
-                return None
+                return None  # the version is then that of the layout, or not known, which is a problem
     return None
 
 
@@ -80,7 +80,7 @@ def _read_descriptor_offset(memory: Memory, libc: Optional[ElfImage], name: str)
         symbol = libc.find_symbol(name) if libc else None
         raw = memory.read(symbol[0], 12) if symbol and symbol[1] == 12 else None
     except DlwhyError:
-        return None
+        return None  # one anchor less to tell layouts apart by; each is compared with the lists
     return struct.unpack(memory.struct_prefix + "III", raw)[2] if raw else None
 
 
@@ -93,7 +93,7 @@ def _read_version(memory: Memory, libc: Optional[ElfImage]) -> Optional[tuple[in
         if len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal():
             return int(parts[0]), int(parts[1])
     except DlwhyError:
-        pass
+        pass  # the banner has the version, too
     return _scan_for_banner(memory, libc)
 
 
@@ -119,7 +119,7 @@ def read_open_close(memory: Memory, layouts: LayoutSet, private: LoaderGlobals) 
     try:
         symbol = private.rtld.find_symbol("_rtld_global_ro")
     except DlwhyError:
-        return {}
+        return {}  # other places are watched then, and what the lock's holder does is not known
     found = {}
     for name in ("_dl_open", "_dl_close"):
         member = layout.fields.get(name) if layout else None

@@ -61,7 +61,7 @@ class IncrementalGraphReader:
             try:
                 graph = self._update(memory, last)
             except (_InconsistentListsError, FaultError, CorruptError):
-                graph = None
+                graph = None  # read as a whole below, which reports what is wrong
         if graph is None:
             graph = self._reader.read(memory)
             if not graph.complete:

@@ -138,7 +138,7 @@ def _disagreements(memory: Memory, private: LoaderGlobals, used: LayoutSet) -> I
     try:
         table = load_table(memory.platform.arch)
     except LayoutError:
-        return
+        return  # no table for this architecture, so nothing to compare with
     other = next(iter(for_each_candidate(table, private.fingerprint)), None)
     if other is None or not other.exact:
         return

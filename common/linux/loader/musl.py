@@ -31,14 +31,14 @@ def is_musl(memory: Memory, start: Rendezvous) -> bool:
             if found[1].find_symbol("_dl_debug_addr") and found[1].find_symbol("__dls3"):
                 return True
         except DlwhyError:
-            pass
+            pass  # the program's PT_INTERP says it, too
     header = start.main.find_header(PT_INTERP)
     if header is None:
         return False
     try:
         return "ld-musl-" in memory.c_string(start.main.address(header.vaddr))
     except DlwhyError:
-        return False
+        return False  # then the loader is glibc's, or refused as one that is not known
 
 
 def read_dso(memory: Memory, entry: PublicMap) -> Optional[Mapping[str, int]]:
@@ -50,7 +50,7 @@ def read_dso(memory: Memory, entry: PublicMap) -> Optional[Mapping[str, int]]:
         structure = Structure(load_musl_dso(memory.platform.arch), memory.struct_prefix)
         values = structure.read(memory, entry.address)
     except (LayoutError, FaultError):
-        return None
+        return None  # the caller says that the members are not known
     is_sound = (
         values["phentsize"] == _PHDR_SIZES[memory.pointer_size]
         and all(values[name] in (0, 1) for name in FIELDS)

@@ -96,7 +96,7 @@ def _read_sort_tunable(memory: Memory, private: LoaderGlobals) -> Optional[bytes
                     if name == _SORT_TUNABLE and given in (b"1", b"2"):
                         value = given
     except DlwhyError:
-        pass
+        return None  # the order is then said to be uncertain
     return None
 
 

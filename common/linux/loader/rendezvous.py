@@ -163,8 +163,11 @@ def _find_r_debug(main: ElfImage) -> int:
     try:
         # ld.so itself was started as the program: `ld.so ./prog`.
         symbol = main.find_symbol("_r_debug")
-    except DlwhyError:
-        symbol = None
+    except DlwhyError as error:
+        if main.find_header(PT_INTERP) is None:
+            message = "whether the program is statically linked, or the dynamic loader itself, is not known"
+            raise CorruptError(f"{message}: {error}") from error
+        symbol = None  # a program that has a loader has no _r_debug of its own
     if symbol:
         return symbol[0]
     if main.find_header(PT_INTERP) is None:

@@ -262,7 +262,7 @@ def _read_guard(memory: Memory, rtld: ElfImage, pointer: int) -> Optional[int]:
         symbol = rtld.find_symbol(_GUARD_SYMBOL) if arch in _GUARD_IN_RTLD else None
         return memory.pointer(symbol[0]) if symbol else None
     except DlwhyError:
-        return None
+        return None  # the destructor is shown as a function that is not known
 
 
 def _demangle(platform: Platform, value: int, guard: Optional[int]) -> Optional[int]:

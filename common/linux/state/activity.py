@@ -32,7 +32,7 @@ def find_activity(process: GlibcProcess) -> LoaderActivity:
     try:
         unchanged = process.graph.is_unchanged(memory)
     except DlwhyError:
-        return LoaderActivity.MOVING
+        return LoaderActivity.MOVING  # what was readable has gone
     owner = read_load_lock(memory, process.layouts, process.private.rtld_global).owner
     if owner != process.lock.owner or not unchanged:
         return LoaderActivity.MOVING
@@ -72,7 +72,7 @@ def _is_inside(process: GlibcProcess, owner: int) -> Optional[bool]:
     try:
         ranges = [find_function_range(process.private.rtld, address) for _, address in pointers.values()]
     except DlwhyError:
-        return None
+        return None  # the answer says that it can be inside
     functions = [each for each in ranges if each is not None]
     if len(functions) < len(ranges):
         return None

@@ -165,7 +165,9 @@ def _find_direct_dependencies(process: GlibcProcess, link_map: LinkMap) -> Itera
     image = process.image(link_map)
     try:
         wanted = {base_name(name) for name in image.read_needed()} if image else set()
-    except DlwhyError:
+    except DlwhyError as error:
+        message = f"what it needs itself cannot be read, so chains from it can lack links: {error}"
+        process.note_trouble(link_map, message)
         return
     for address in link_map.needed:
         other = process.graph.by_address.get(address)

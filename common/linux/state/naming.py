@@ -35,10 +35,9 @@ def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
     if rtld is not None and modules and rtld.contains(modules[0].base):
         try:
             symbol = rtld.find_symbol("_dl_argv")
-            if symbol:
-                path = _read_path(memory, memory.pointer(memory.pointer(symbol[0]))) or path
+            path = _read_path(memory, memory.pointer(memory.pointer(symbol[0]))) if symbol else ""
         except DlwhyError:
-            pass
+            path = ""  # ld.so's path is not the program's
     return path
 
 
@@ -62,7 +61,7 @@ def _read_path(memory: Memory, address: int) -> str:
     try:
         return memory.c_string(address) if address else ""
     except DlwhyError:
-        return ""
+        return ""  # then it is called the main program
 
 
 def opened_by(path: str) -> str:

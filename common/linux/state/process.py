@@ -52,6 +52,8 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
         functions=FunctionNames(),
         build_ids=BuildIds(),
     )
+    if choice.layouts.version is None:
+        process.add_problem("glibc", "its version cannot be read: the rules of the newest release are assumed")
     for contradiction in choice.contradictions:
         link_map = contradiction.link_map
         if link_map is not None and contradiction.in_headers:
@@ -193,7 +195,7 @@ class GlibcProcess:
         try:
             return image is None or (DT_SONAME in image.dynamic and image.read_soname() is None)
         except DlwhyError:
-            return True
+            return True  # without a dynamic section nothing is known of a soname
 
     def _headless_problems(self) -> Iterator[Problem]:
         """Yield one problem for all libraries whose headers cannot be read: a core can lack those of hundreds."""

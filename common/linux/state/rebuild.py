@@ -252,6 +252,8 @@ class _Attempt:
         """Remove a NODELETE mark; return an obstacle if the library should keep it, or cannot be built otherwise."""
         name = self._process.name(root)
         for origin, symbols in self._nodelete.for_each_origin(root):
+            if origin is None:
+                return self._obstacle(ObstacleKind.UNREAD, root)
             obstacle = self._stays_as_it_is(root, origin)
             if obstacle is not None:
                 return obstacle
@@ -361,4 +363,4 @@ def _defines(image: ElfImage, name: str) -> bool:
     try:
         return image.find_symbol(name) is not None
     except DlwhyError:
-        return False
+        return False  # without a definition that is certain the symbol stays

@@ -85,7 +85,7 @@ def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: 
     try:
         name = name_function(memory, image, path, start, address)
     except DlwhyError:
-        return None
+        return None  # as for one that no symbol covers: the address is shown
     return demangle(name) if name else None
 
 
@@ -137,6 +137,11 @@ class BindingCache:
 
                 self._found[holder.address] = holder, Bindings(self._memory, image)
         return self._found[holder.address][1]
+
+    def is_complete(self, holder: LinkMap) -> bool:
+        """Return True if all that a library is bound to could be read."""
+        bindings = self.of(holder)
+        return bindings is not None and bindings.is_complete
 
     def symbols_into(self, holder: LinkMap, held: LinkMap) -> tuple[str, ...]:
         """Return the linker's names of the symbols by which one library points into another."""

@@ -112,7 +112,7 @@ def _recall(memory: Memory, address: int) -> Optional[str]:
         place = memory.pointer(words[_L_LIBNAME])  # struct libname_list begins with the pointer to the name
         raw = memory.read(place, _NAME_WINDOW)
     except FaultError:
-        return None
+        return None  # the freed block is gone; the address is described without a name
     name, _, _ = raw.partition(b"\0")
     known = name[: _intact_length(memory, address, place, len(name))]
     text = decode(known)

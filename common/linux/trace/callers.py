@@ -247,7 +247,7 @@ class Callers:
         try:
             symbol = image.covering_symbol(pc - 1) if image else None
         except DlwhyError:
-            return None
+            return None  # the caller is shown by its address
         return symbol[0] if symbol else None
 
     def name(self, process: GlibcProcess, pc: Optional[int], before: int = 1) -> Optional[Site]:

@@ -156,7 +156,7 @@ def read_path(memory: Memory, address: int) -> Optional[str]:
     try:
         return memory.c_string(address) if address else None
     except DlwhyError:
-        return None
+        return None  # all descriptors that the library opened can be this one
 
 
 def name_call(callers: Callers, process: GlibcProcess, pc: int) -> Optional[tuple[LinkMap, Site]]:

@@ -58,7 +58,7 @@ class LoaderSnapshot:
         try:
             return self._target.read(self._random, 16) if self._random else None
         except FaultError:
-            return None
+            return None  # another program than one whose bytes were read
 
     def take_previous(self) -> Optional[Graph]:
         """Return the previous snapshot's graph if this one differs; later events are compared with this one.
