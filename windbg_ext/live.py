@@ -45,7 +45,7 @@ class EngineLiveTarget(ProcessTarget):
                 return bool(pykd.isValid(self.peb() or 0))
             return self._traced_pid in [int(each.systemID) for each in _processes()]
         except pykd.DbgException:
-            return False
+            return False  # the engine has no process any more
 
     def is_current(self) -> bool:
         """Return True if the last event came from this process."""
@@ -81,7 +81,7 @@ class EngineLiveTarget(ProcessTarget):
         try:
             return [StackFrame(int(each.ip) & _MASK, int(each.sp) & _MASK) for each in pykd.getStack()[:most]]
         except pykd.DbgException:
-            return ()
+            return ()  # then the event has no caller, which is: not known
 
     def find_symbol(self, address: int) -> Optional[str]:
         """Return the function by the module's PDB, else by its exports."""
@@ -90,7 +90,7 @@ class EngineLiveTarget(ProcessTarget):
             pykd.dbgCommand(f"ln {address:#x}")
             _, name, offset = pykd.findSymbolAndDisp(address)
         except (pykd.DbgException, ValueError, TypeError):
-            return None
+            return None  # then the caller is shown by its module and offset
         if not name:
             return None
         return f"{name}{offset:+#x}" if offset else str(name)
@@ -100,7 +100,7 @@ class EngineLiveTarget(ProcessTarget):
         try:
             path, line, _ = pykd.getSourceLine(address)
         except (pykd.DbgException, ValueError, TypeError):
-            return None
+            return None  # there is no PDB with lines: the function is shown alone
         name = windows_base_name(str(path))
         return f"{name}:{line}" if name else None
 
@@ -185,7 +185,7 @@ class _Removal:
             try:
                 each.remove()
             except pykd.DbgException:
-                continue
+                continue  # it ended with the process
         self._made.clear()
 
 

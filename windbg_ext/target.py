@@ -22,7 +22,7 @@ from ..common.target import AddressSpace, Capability
 from ..common.windows.dumps.minidump import MinidumpTarget
 from ..common.windows.kernel.kernel import rsds
 from ..common.windows.model import ListedImage, SystemVersion, UnloadedImage
-from ..common.windows.target import PROCESSOR_REFUSAL, SYSTEM_REFUSAL, TRIAGE_REFUSAL, RaisedException
+from ..common.windows.target import MACHINE_REFUSAL, PROCESSOR_REFUSAL, SYSTEM_REFUSAL, TRIAGE_REFUSAL, RaisedException
 from .regions import list_writable
 
 PLATFORMS = {
@@ -40,6 +40,7 @@ _UNLOADED_MODULE = re.compile(
     r" +Checksum: +(?P<checksum>[0-9A-F]+)\n +ImageSize: +(?P<size>[0-9A-F]+)",
     re.MULTILINE,
 )
+_MACHINE_ARM64 = 0xAA64
 _UNLOADED_STREAM = "UnloadedModuleListStream"
 #: How `r` begins if .cxr or .ecxr has set a context.
 _SET_CONTEXT = "Last set context:"
@@ -75,6 +76,7 @@ class EngineTarget:
             raise UnsupportedError(f"{self._name} {PROCESSOR_REFUSAL.format(name)}")
         self.platform = PLATFORMS[name]
         self._native = getattr(pykd.CPUType, name)
+        self._problems: list[Problem] = []
         self.kind = "dump" if self._is_dump else "live"
 
     @contextmanager
@@ -106,8 +108,8 @@ class EngineTarget:
         return self._where or "the target"
 
     def problems(self) -> Sequence[Problem]:
-        """Return none: the engine itself reports what is wrong with a dump."""
-        return ()
+        """Return what could not be read; what is wrong with a dump the engine itself reports."""
+        return self._problems
 
     def read(self, address: int, size: int) -> bytes:
         """Read virtual memory."""
@@ -148,7 +150,7 @@ class EngineTarget:
             fields = dict(_fields(info))
             return Layout(type_name, int(info.size()), fields) if fields else None
         except pykd.DbgException:
-            return None
+            return None  # then the tables serve, and the answer names its source
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open the module's file, which is on this machine if the process is."""
@@ -192,7 +194,7 @@ class ProcessTarget(EngineTarget):
         try:
             return int(pykd.targetProcess.getCurrent().systemID)
         except pykd.DbgException:
-            return None
+            return None  # which is: not known
 
     @property
     def description(self) -> str:
@@ -206,7 +208,7 @@ class ProcessTarget(EngineTarget):
             version = pykd.getSystemVersion()
             return SystemVersion(int(version.win32Major), int(version.win32Minor), int(version.buildNumber))
         except pykd.DbgException:
-            return SystemVersion(0, 0, 0)
+            return SystemVersion(0, 0, 0)  # which is: not known; the PEB has its own
 
     def images(self) -> Sequence[ListedImage]:
         """List the modules with what their headers say, the main program first."""
@@ -274,7 +276,7 @@ class ProcessTarget(EngineTarget):
         try:
             return int(pykd.getProcessOffset()) & self.platform.address_mask or None
         except pykd.DbgException:
-            return None
+            return None  # a problem of the answer says that it is not in memory
 
     def threads(self) -> Sequence[Thread]:
         """List the threads by the engine's numbers."""
@@ -282,7 +284,7 @@ class ProcessTarget(EngineTarget):
             found = pykd.targetProcess.getCurrent().threads()
             return [Thread(int(each.id), int(each.systemID)) for each in found]
         except pykd.DbgException:
-            return ()
+            return ()  # who looks for pointers in threads says that none are listed
 
     def registers(self, thread: Thread, names: Sequence[str] = ()) -> Mapping[str, int]:
         """Read a thread's registers, and its TEB as ``thread_pointer``; the user's selected thread stays selected."""
@@ -297,7 +299,7 @@ class ProcessTarget(EngineTarget):
                 with self._native_mode():
                     values.update((name, int(pykd.reg(name))) for name in _REGISTERS[self.platform.arch])
             except pykd.DbgException:
-                return {}
+                return {}  # without a stack pointer the stack counts as unread
             finally:
                 before.setCurrent()
         return {name: value & self.platform.address_mask for name, value in values.items()}
@@ -330,7 +332,8 @@ class ProcessTarget(EngineTarget):
         try:
             record = pykd.getLastException()
             registers = self._exception_registers(tid)
-        except pykd.DbgException:
+        except pykd.DbgException as error:
+            self._problems.append(Problem("exception", f"it cannot be read: {' '.join(str(error).split())}"))
             return None
         if registers is None:
             return None
@@ -363,6 +366,8 @@ class MachineTarget(EngineTarget):
         :raises UnsupportedError: if the structures of its processor are not known, or the dump is a small one.
         """
         super().__init__()
+        if self.platform.arch == "aarch64":
+            raise UnsupportedError(f"{self._name} {MACHINE_REFUSAL.format(_MACHINE_ARM64)}")
         if self._is_dump and int(pykd.getDumpType()) == int(pykd.dumpType.KernelSmall):
             raise UnsupportedError(f"{self._name} {TRIAGE_REFUSAL}")
 
@@ -411,7 +416,7 @@ class MachineTarget(EngineTarget):
         try:
             return int(pykd.getSystemVersion().buildNumber) or None
         except pykd.DbgException:
-            return None
+            return None  # which is: not known
 
     @property
     def current_process(self) -> Optional[int]:
@@ -419,14 +424,14 @@ class MachineTarget(EngineTarget):
         try:
             return int(pykd.getImplicitProcess()) & self.platform.address_mask or None
         except pykd.DbgException:
-            return None
+            return None  # who needs one asks for its id
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find a global of the kernel in its PDB, without one in its exports and the dump's header."""
         try:
             return int(pykd.module("nt").offset(name)) & self.platform.address_mask
         except pykd.DbgException:
-            pass
+            pass  # the dump's header follows, and without that the caller reports it
         text = pykd.dbgCommand(".dumpdebug") or "" if self._is_dump else ""
         found = re.search(rf"^{re.escape(name)} +([0-9a-f`]+)\s*$", text, re.MULTILINE)
         return int(found[1].replace("`", ""), 16) & self.platform.address_mask if found else None

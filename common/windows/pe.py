@@ -166,13 +166,15 @@ class PeImage:
                 left -= 1
                 if not thunk & by_ordinal and self._is_one_of(thunk + 2, wanted):
                     return True
+            else:
+                raise CorruptError(f"more than {MAX_FUNCTIONS} imported functions", self.base + table)
         return False
 
     def _is_one_of(self, rva: int, wanted: frozenset[str]) -> bool:
         longest = max(map(len, wanted)) + 1
         raw = self.memory.try_read(self.base + rva, longest)
         if raw is None:
-            return False
+            return self._name(rva) in wanted  # shorter, at the end of what is in memory, or unreadable
         return raw.split(b"\0", 1)[0].decode("latin-1") in wanted
 
     def find_function(self, address: int) -> Optional[int]:

@@ -183,7 +183,7 @@ def _frees_others(loader: Loader, entry: LdrEntry) -> Optional[bool]:
     try:
         return image.imports_any(FREERS)
     except DlwhyError:
-        return None
+        return None  # a problem of the plan
 
 
 def _cycles(explainer: DllExplainer, graph: ImportGraph, entry: LdrEntry) -> Iterator[tuple[str, ...]]:

@@ -255,8 +255,7 @@ class _Machine:
         for handle in HandleReader(self.nt).for_each(process.object_table, where, self.problems):
             file, is_section = self.files.find_file(handle.object), False
             if file is None:
-                # The first words of a file object say that it is one.
-                unread += self.nt.memory.try_read(handle.object, 4) is None
+                unread += self.files.can_be_file(handle.object)
                 area = self._sections_of_handles.find_control_area(handle.object)
                 file, is_section = self.files.find_file(area.file_object) if area else None, True
                 if file is None:

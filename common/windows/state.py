@@ -310,7 +310,7 @@ def _by_expression(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int
     try:
         address = evaluate(text)
     except NotFoundError:
-        return ()
+        return ()  # it is a name, which the caller has looked for
     entries = tuple(dll for dll in dlls if dll.ldr_entry and dll.ldr_entry == address)
     return entries or tuple(dll for dll in dlls if dll.start <= address < dll.end)
 

@@ -12,6 +12,7 @@ from .model import ListedImage, SystemVersion, UnloadedImage
 #: Why dumps are refused, after the name of the dump.
 TRIAGE_REFUSAL = "is a small (triage) dump, which has no VADs: set the machine to write kernel or complete memory dumps"
 PROCESSOR_REFUSAL = "is of {}: only x86, x64 and ARM64 are supported"
+MACHINE_REFUSAL = "is of machine type {:#x}: only x64 and x86 are supported"
 SYSTEM_REFUSAL = "is no minidump of Windows, but of a program of another system"
 
 #: What problems call a loader that could not be read, by its kind.

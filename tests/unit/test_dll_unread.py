@@ -16,7 +16,7 @@ from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_chosen_dlls, explain_dlls
 from dlwhy.tests.schema import VALIDATOR
-from dlwhy.tests.synth.minidump import WIDE, WIN7, WIN10, Process
+from dlwhy.tests.synth.minidump import WIDE, WIN7, WIN10, Module, Process
 from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import process, story, write
 
@@ -172,3 +172,30 @@ def test_a_list_of_processes_that_is_cut_off(tmp_path: Path) -> None:
     assert explain_dlls(target, PID).dlls
     with pytest.raises(IncompleteSearchError, match="no process has the id 99, but not all processes are known"):
         explain_dlls(target, 99)
+
+
+def test_a_32_bit_loader_whose_tebs_are_missing(tmp_path: Path) -> None:
+    loader = story()
+    loader.define(Module("wow64.dll"))
+    loader.load("wow64.dll")
+    made = Process(loader)
+    state = explain_dlls(MinidumpTarget(str(write(tmp_path, made.dump()))))
+    assert [problem.message for problem in state.problems if problem.where == "the 32-bit loader"] == [
+        "wow64.dll is loaded, but no TEB of 32-bit code is in memory: its DLLs are not known"
+    ]
+    narrow = Process(loader, story(WIN10, False))
+    problems = explain_dlls(MinidumpTarget(str(write(tmp_path, narrow.dump())))).problems
+    assert not any(problem.where == "the 32-bit loader" for problem in problems)
+
+
+def test_a_name_of_an_imported_function_that_cannot_be_read(tmp_path: Path) -> None:
+    made = process()
+    base = made.loader.known["liba.dll"].base
+    piece, at = made.memory.find(base, 0x4000)
+    name = base + bytes(piece[at : at + 0x4000]).index(b"FreeLibrary\0")
+    path = write(tmp_path, made.dump())
+    plan = plan_free(MinidumpTarget(str(path)), "libA", no_number, None).plan
+    assert "libA.dll" in plan.may_unload_more
+    made.memory.forget(name, 0x10)
+    plans = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA", no_number, None)
+    assert "libA.dll" in [problem.where for problem in plans.problems]

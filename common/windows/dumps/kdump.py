@@ -31,7 +31,7 @@ from ...target import AddressSpace, Capability
 from ..kernel.kernel import rsds
 from ..kernel.paging import PAGE_SIZE, Pager, PagingMode
 from ..strings import read_unicode_string
-from ..target import TRIAGE_REFUSAL
+from ..target import MACHINE_REFUSAL, TRIAGE_REFUSAL
 
 SIGNATURE_64 = b"PAGEDU64"
 SIGNATURE_32 = b"PAGEDUMP"
@@ -259,7 +259,7 @@ class KernelDump:
     def _platform(self, machine: int, pointer_size: int) -> Platform:
         platform = _PLATFORMS.get(machine)
         if platform is None or platform.pointer_size != pointer_size:
-            raise UnsupportedError(f"{self._path} is of machine type {machine:#x}: only x64 and x86 are supported")
+            raise UnsupportedError(f"{self._path} {MACHINE_REFUSAL.format(machine)}")
         return platform
 
     def _checked(self, header: _Header) -> _Header:
@@ -439,7 +439,7 @@ class KernelDump:
             thread = memory.pointer(memory.pointer(block) + in_prcb)
             return memory.pointer(thread + in_thread) or None
         except FaultError:
-            return None
+            return None  # who needs a current process asks for its id
 
     def find_symbol(self, name: str) -> Optional[int]:
         """Find one of the two globals whose addresses are in the header."""
@@ -458,7 +458,7 @@ class KernelDump:
         try:
             data = self.read(self._header.debugger_data, _KDBG_SIZE)
         except FaultError:
-            return None
+            return None  # the header has the lists' heads too; what it lacks, find_symbol does not find
         return data if data[offset : offset + 4] == tag else None
 
     def _debugger_pointer(self, offset: int) -> Optional[int]:

@@ -91,7 +91,7 @@ class MinidumpTarget(MinidumpFile):
         try:
             return int.from_bytes(self.read(address, size), "little")
         except FaultError:
-            return None
+            return None  # without a PEB the answer has a problem
 
     def auxv(self) -> Mapping[int, int]:
         """Return an empty mapping: Windows has no auxiliary vector."""

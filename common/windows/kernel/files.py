@@ -7,6 +7,7 @@ data section, so that structure identifies the file.
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, FaultError
@@ -204,7 +205,7 @@ class FileReader:
                 return None
             name = self._read_name(address + self._name)
         except FaultError:
-            return None
+            return None  # `can_be_file` says whether it is another object
         return FileObject(
             address=address,
             device=values["DeviceObject"],
@@ -220,6 +221,14 @@ class FileReader:
             cleaned_up=bool(values["Flags"] & FO_CLEANUP_COMPLETE),
         )
 
+    def can_be_file(self, address: int) -> bool:
+        """Return True if what is at an address is not known to be another object than a file's.
+
+        For an address at which `find_file` finds none: the object, or what follows its type and size, is unreadable.
+        """
+        head = self._nt.memory.try_read(address, 4)
+        return head is None or head == struct.pack("<HH", IO_TYPE_FILE, self._file_size)
+
     def _read_name(self, address: int) -> UnicodeString:
         found = read_unicode_string(self._nt.memory, address, self._nt.pointer_size, errors="surrogatepass")
         # A length of 0 with a buffer: the name is not empty but unknown.
@@ -230,5 +239,5 @@ class FileReader:
         try:
             values = self._pointers.read(self._nt.memory, address)
         except FaultError:
-            return None
+            return None  # the caller reports that sections can be missing
         return SectionPointers(values["DataSectionObject"], values["ImageSectionObject"])

@@ -93,7 +93,7 @@ class HandleReader:
         try:
             pointers = memory.words(address, count)
         except FaultError:
-            yield address
+            yield address  # which cannot be read either, and so is counted as unread
             return
         for pointer in pointers:
             if pointer == 0:

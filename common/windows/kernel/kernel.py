@@ -194,7 +194,7 @@ def _misfit(nt: Nt) -> Optional[str]:
             if entry == head or problem is not None:
                 return problem
     except FaultError:
-        return None
+        return None  # whoever lists processes reports the end of the list
     return None
 
 
@@ -246,5 +246,5 @@ def rsds(read: Memory, base: int) -> Optional[str]:
                 age = int.from_bytes(record[20:24], "little")
                 return f"{first:08X}{second:04X}{third:04X}{record[12:20].hex().upper()}{age:X}"
     except DlwhyError:
-        return None
+        return None  # the build then decides by its number alone, and the layout is checked
     return None

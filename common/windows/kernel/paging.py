@@ -145,7 +145,7 @@ class Pager:
             try:
                 self._tables[table] = self._read_physical(table, entries * size)
             except FaultError:
-                self._tables[table] = None
+                self._tables[table] = None  # then a read of what it maps faults
         content = self._tables[table]
         return None if content is None else int.from_bytes(content[index * size : (index + 1) * size], "little")
 
@@ -176,7 +176,7 @@ class Pager:
         try:
             entry = int.from_bytes(self.read(address, self._mode.entry_size), "little")
         except FaultError:
-            return None
+            return None  # then the read of its page faults
         finally:
             self._resolving.discard(address)
         if entry & _VALID:

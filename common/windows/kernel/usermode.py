@@ -96,7 +96,7 @@ class MachineProcess:
                 self._process.eprocess + self._nt.field("_EPROCESS", "SectionBaseAddress").offset
             )
         except (FaultError, LayoutError):
-            return 0
+            return 0  # then the list of images is empty, and counts as incomplete
 
     def _mapped_images(self) -> Iterator[ListedImage]:
         try:

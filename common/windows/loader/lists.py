@@ -97,6 +97,9 @@ LOAD_REASONS = {
 #: _NT_TIB.Self, _TEB.ProcessEnvironmentBlock and _PEB.Ldr of 32-bit code; a 64-bit TEB points at the 32-bit one.
 _TEB32_SELF, _TEB32_PEB, _PEB32_LDR = 0x18, 0x30, 0xC
 
+#: Every process of 32-bit code on 64-bit Windows has loaded it, and no other.
+_WOW64_DLL = "wow64.dll"
+
 _LISTS = (
     ("load", "InLoadOrderModuleList", "InLoadOrderLinks"),
     ("memory", "InMemoryOrderModuleList", "InMemoryOrderLinks"),
@@ -337,7 +340,7 @@ class Loader:
         try:
             found = read_unicode_string(self.memory, address, self.pointer_size, limit)
         except FaultError:
-            return ""
+            return ""  # the module list can have it; else a search for a name is incomplete
         return found.text or "" if found.length <= found.maximum_length else ""
 
     def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
@@ -560,6 +563,9 @@ def find_loaders(
                 loaders.append(loader)
             if problem:
                 problems.append(problem)
+        elif any(windows_base_name(image.path).lower() == _WOW64_DLL for image in target.images()):
+            message = f"{_WOW64_DLL} is loaded, but no TEB of 32-bit code is in memory: its DLLs are not known"
+            problems.append(Problem(LOADER_NAMES["wow64"], message))
     for loader in loaders:
         problems += loader.problems
     return loaders, problems
@@ -703,7 +709,7 @@ def _links_fit(loader: Loader) -> Fit:
             link = loader.pointer(entry.address + place)
             back = loader.pointer(link + loader.pointer_size)
         except FaultError:
-            continue
+            continue  # it counts for neither; if all are unreadable, so is the fit
         fits.append(back == entry.address + place)
     return _most(fits)
 

@@ -171,6 +171,7 @@ class ImportGraph:
                 if any(each is entry for each in dead) or unit.pinned:
                     break
         except _TooLongError:
+            # The outcome is unknown.
             return FreeResult((), None, False, "unknown", 0)
         return FreeResult(tuple(dead), rule.order if dead else None, rule.certain, refusal, effective)
 
@@ -264,6 +265,7 @@ def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
                     graph.units[entry.address].children.append(target)
                     graph.units[target].parents.append(entry.address)
         except DlwhyError:
+            # What is unread is a problem, and the importers are then not all known.
             graph.unread.add(entry.address)
 
 

@@ -33,4 +33,4 @@ def find_name(memory: Memory, address: int) -> Optional[str]:
     try:
         return read_unicode_string(memory, address, memory.pointer_size).text
     except FaultError:
-        return None
+        return None  # the event then has no name, which is: not known
