@@ -688,6 +688,9 @@ class OperationDocument(TypedDict):
 class MappedFileDocument(TypedDict):
     file_name: Optional[str]
     file_name_source: Optional[str]
+    image_bytes: Optional[int]
+    timestamp: Optional[int]
+    link_time: Optional[int]
     file_name_address: Optional[str]
     device_object: Optional[str]
     control_area: Optional[str]

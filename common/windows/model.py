@@ -472,6 +472,9 @@ class MappedFile(NamedTuple):
     :param file: the section's file object, None for a kernel image that the boot loader has loaded.
     :param sections: image or data or both.
     :param evidence: the members behind the verdicts.
+    :param image_bytes: the size of its mapped image, None if it is mapped as none.
+    :param timestamp: TimeDateStamp of the image's PE header, None if that is not in memory, or was not read.
+    :param link_time: the same as seconds since 1970; None if the header has a hash instead, or that is unknown.
     """
 
     file_name: Optional[str]
@@ -484,6 +487,9 @@ class MappedFile(NamedTuple):
     openers: tuple[Opener, ...]
     operations: tuple[FileOperation, ...]
     evidence: tuple[Evidence, ...] = ()
+    image_bytes: Optional[int] = None
+    timestamp: Optional[int] = None
+    link_time: Optional[int] = None
 
     @property
     def base_name(self) -> str:

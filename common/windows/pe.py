@@ -15,6 +15,8 @@ from ..memory import Memory
 
 _PE32, _PE32_PLUS = 0x10B, 0x20B
 _EXPORT, _IMPORT, _EXCEPTION, _BOUND_IMPORT, _DELAY_IMPORT = 0, 1, 3, 11, 13
+#: IMAGE_DIRECTORY_ENTRY_DEBUG, the size of an entry, and IMAGE_DEBUG_TYPE_REPRO: the stamp is a hash.
+_DEBUG, _DEBUG_ENTRY, _REPRODUCIBLE = 6, 28, 16
 #: RUNTIME_FUNCTION of x64 {begin, end, unwind information}, and of the latter's first byte: it continues another one.
 _RUNTIME_FUNCTION, _CHAINED = 12, 4 << 3
 _AMD64 = 0x8664
@@ -125,6 +127,17 @@ class PeImage:
             slot = self.memory.try_read(self.base + first, self.pointer_size)
             yield ImportedDll(self._name(name), slot is not None and not any(slot), names or first)
         raise CorruptError("an import directory without end", self.base + rva)
+
+    def link_time(self) -> Optional[int]:
+        """Return when it was linked, in seconds since 1970; None if its TimeDateStamp is a hash (/Brepro) or 0.
+
+        :raises FaultError: if its debug directory is not in memory.
+        """
+        rva, size = self._directory(_DEBUG)
+        for place in range(rva, rva + min(size, MAX_DESCRIPTORS * _DEBUG_ENTRY), _DEBUG_ENTRY) if rva else ():
+            if self.memory.unsigned(self.base + place + 12, 4) == _REPRODUCIBLE:
+                return None
+        return self.timestamp or None
 
     def delay_loads(self) -> Iterator[DelayLoad]:
         """Yield the delay-load descriptors; those of old compilers, which have addresses for RVAs, are left out.

@@ -7,10 +7,12 @@ VAD.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from ..errors import CorruptError, FaultError, IncompleteSearchError, NotFoundError, UnsupportedError
+from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
@@ -20,9 +22,11 @@ from .kernel.kernel import SYSTEM_PID, find_nt
 from .kernel.modules import list_modules
 from .kernel.processes import Process, ProcessReader, list_processes
 from .kernel.sections import SectionReader
+from .kernel.usermode import MachineProcess
 from .kernel.vad import Vad, VadReader
 from .loaded import LoadedNames
 from .model import FileView, MappedFile, Opener, OpenFile, SectionUse, Share
+from .pe import find_image
 from .share_rules import FileUsage, check_operations
 
 _SECTION_EVIDENCE = (
@@ -47,12 +51,15 @@ _FIRST_BUILDS = (
 
 #: Maximum number of reported problems: one damaged structure can make many others unreadable.
 MAX_PROBLEMS = 32
+#: At most this many processes are asked for a file's PE header.
+MAX_HEADERS = 4
 #: Maximum number of names that are compared to find similar ones.
 MAX_COMPARED = 4096
 #: How many processes' loaders are searched for the name of a file whose own cannot be read.
 _ASKED_LOADERS = 4
 
 # Costs of a reported view and a reported open, in Memory's units.
+_HEADER_UNITS = 10_000
 _MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
@@ -403,6 +410,9 @@ class _Machine:
             address = evaluate(text)
         except NotFoundError:
             return []  # it is a name, and `not_found` says what could not be looked at
+        of_kernel = [key for key, found in self.found.items() if address in found.areas or address in found.files]
+        if of_kernel:
+            return of_kernel
         in_kernel = [
             key
             for key, found in self.found.items()
@@ -476,6 +486,7 @@ class _Machine:
         openers = self._open_handles()
         complete = self._all_listed and self._handles_complete
         files = tuple(self._describe_file(key, openers.get(key, []), complete, pid) for key in keys)
+        files = self._with_link_times(files, all_of_them=asked is not None)
         if asked is not None:
             mappers = {mapping.pid for file in files for mapping in file.mappings}
             self.problems += self._listed_by_loaders(asked, pid, mappers)
@@ -574,6 +585,40 @@ class _Machine:
             evidence=tuple(self._evidence(areas.values(), opens.values())),
             operations=check_operations(usage),
         )
+
+    def _with_link_times(self, files: Sequence[MappedFile], *, all_of_them: bool) -> tuple[MappedFile, ...]:
+        """Add what the PE headers in memory say, for files that share a name even if not for all."""
+        names = Counter(file.base_name.lower() for file in files)
+        return tuple(
+            self._with_link_time(file) if all_of_them or names[file.base_name.lower()] > 1 else file for file in files
+        )
+
+    def _with_link_time(self, file: MappedFile) -> MappedFile:
+        images = [mapping for mapping in file.mappings if mapping.image]
+        if not images:
+            return file
+        file = file._replace(image_bytes=max(mapping.end + 1 - mapping.base for mapping in images))
+        for mapping in images[:MAX_HEADERS]:
+            memory = self._memory_of(mapping)
+            image = find_image(memory, mapping.base) if memory is not None else None
+            if image is None:
+                continue
+            try:
+                return file._replace(timestamp=image.timestamp, link_time=image.link_time())
+            except FaultError:
+                file = file._replace(timestamp=image.timestamp)
+        return file
+
+    def _memory_of(self, mapping: FileView) -> Optional[Memory]:
+        """Return the memory in which a view is mapped."""
+        if mapping.vad is None:
+            return self.nt.memory
+        process = next((each for each in self.processes if each.pid == mapping.pid and not each.exited), None)
+        if process is None or not self.nt.memory.spend(_HEADER_UNITS, "PE headers"):
+            return None
+        target = self.nt.target
+        space = target.address_space(process.eprocess, process.directory_table_base)
+        return Memory(MachineProcess(target, self.nt, process, space))
 
     def _affordable(self, mappings: Sequence[FileView]) -> Iterator[FileView]:
         """Yield the views that the budget allows to report."""

@@ -42,6 +42,9 @@ def _file(file: MappedFile) -> MappedFileDocument:
     return {
         "file_name": file.file_name,
         "file_name_source": file.file_name_source,
+        "image_bytes": file.image_bytes,
+        "timestamp": file.timestamp,
+        "link_time": file.link_time,
         "file_name_address": optional_hexadecimal(file.file_name_address),
         "device_object": optional_hexadecimal(file.device_object),
         "control_area": optional_hexadecimal(main.control_area if main else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from ...render.document import Document, Facts, Part, Sentence, Table
@@ -12,6 +13,7 @@ from ...windows.model import Allowed, FileOperation, FileView, MappedFile, OpenF
 _LABEL = 11
 _VERBOSE_LABEL = len("posix-delete")
 _SHOWN_PROCESSES = 16
+_SHOWN_NAMESAKES = 8
 _IN_TEXT = ("rename", "delete", "overwrite")
 
 
@@ -47,6 +49,55 @@ def _table_parts(share: Share) -> Iterator[Part]:
         for file in files
     )
     yield Table(("file", *_IN_TEXT, "section", "mapped by"), rows)
+    yield from _namesake_parts(share)
+
+
+def _namesake_parts(share: Share) -> Iterator[Part]:
+    """Yield how files of one name differ, and which of them is newer."""
+    wide = share.target.arch != "i386"
+    groups: dict[str, list[MappedFile]] = {}
+    for file in share.files:
+        if file.base_name:
+            groups.setdefault(file.base_name.lower(), []).append(file)
+    namesakes = [group for group in groups.values() if len(group) > 1]
+    if not namesakes:
+        return
+    rows = [
+        (file.base_name, _main_area(file, wide), _size_words(file), _link_words(file), _mapped_by(file))
+        for group in namesakes[:_SHOWN_NAMESAKES]
+        for file in group
+    ]
+    yield Table(("of one name", "control area", "size", "linked", "mapped by"), tuple(rows))
+    for group in namesakes[:_SHOWN_NAMESAKES]:
+        yield Sentence(f"{quantity(len(group), 'file')} are named {group[0].base_name}: {_newest_words(group, wide)}.")
+    yield Sentence(
+        "A name is that by which a file was opened: one that was renamed while it was mapped keeps its old one here. "
+        "Ask about one of them by its control area: dllshare ADDRESS."
+    )
+
+
+def _main_area(file: MappedFile, wide: bool) -> str:
+    return _pointer(file.sections[0].control_area, wide) if file.sections else "?"
+
+
+def _size_words(file: MappedFile) -> str:
+    return "?" if file.image_bytes is None else f"{file.image_bytes:#x}"
+
+
+def _link_words(file: MappedFile) -> str:
+    if file.link_time is not None:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(file.link_time))
+    return "?" if file.timestamp is None else f"a hash, or not known ({file.timestamp:#x})"
+
+
+def _newest_words(group: Sequence[MappedFile], wide: bool) -> str:
+    times = [file.link_time for file in group if file.link_time is not None]
+    newest = [file for file in group if file.link_time == max(times, default=None)]
+    if len(times) < len(group):
+        return "which is newer is not known, because not all link dates are"
+    if len(newest) > 1:
+        return "which is newer is not known: their link dates are the same"
+    return f"that of control area {_main_area(newest[0], wide)} is the newest by link date"
 
 
 def _mapped_by(file: MappedFile) -> str:
