@@ -511,6 +511,28 @@ class DllRemedyDocument(TypedDict):
     steps: list[DllStepDocument]
 
 
+class DllRankedDocument(TypedDict):
+    library: DllReferenceDocument
+    rule: str
+    load_count: Optional[int]
+    loadlibrary_count: Optional[int]
+    load_count_after: Optional[int]
+    close_count: int
+    excess_closes: Optional[int]
+    outcome: Optional[str]
+    refusal: Optional[str]
+    unloads: Optional[list[DyingDllDocument]]
+    order_algorithm: Optional[str]
+    order_certain: bool
+    may_unload_more: Optional[list[str]]
+    unload_bytes: Optional[int]
+
+
+class DllplanAllDocument(Envelope):
+    rules: list[DllRuleDocument]
+    plans: list[DllRankedDocument]
+
+
 class DllplanDocument(Envelope):
     rules: list[DllRuleDocument]
     library: DllReferenceDocument

@@ -270,6 +270,19 @@ class DllPlans(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
+class DllRanking(NamedTuple):
+    """The answer of ``dllplan --all``: plans of the DLLs that LoadLibrary has loaded, the largest unload first.
+
+    What such a plan says of its DLL is complete, but not what stays and what else could be done.
+    """
+
+    target: TargetInfo
+    loader: LoaderInfo
+    rules: tuple[LoaderRules, ...]
+    plans: tuple[DllPlan, ...]
+    problems: tuple[Problem, ...] = ()
+
+
 class Pointer(NamedTuple):
     """A word that points into an unloaded module: in a register, or on a stack at ``address``.
 

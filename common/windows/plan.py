@@ -6,16 +6,16 @@ is a lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Optional
 
-from ..errors import DlwhyError, NotFoundError
+from ..errors import DlwhyError, NotFoundError, UnsupportedError
 from ..graph import Search
 from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import LdrEntry, Loader
 from .loader.unload import FreeResult, ImportGraph, LoadUnit, components, effective_count, gets_detached
-from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
+from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllRanking, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
 from .state import DllExplainer, WindowsExamination
 
@@ -24,6 +24,9 @@ from .state import DllExplainer, WindowsExamination
 FREERS = frozenset({"FreeLibrary", "LdrUnloadDll"})
 #: Maximum number of simulated calls.
 MAX_FREES = 1 << 20
+#: Maximum number of ranked DLLs, each on a copy of all counts, and the cost of one count of it, in Memory's units.
+MAX_RANKED = 1024
+_COPY_UNITS = 60
 #: Maximum number of simulated other entries into import cycles, each on a copy of all counts.
 MAX_CYCLE_ENTRIES = 16
 
@@ -61,6 +64,98 @@ def plan_free(
     )
 
 
+def rank_frees(target: Target, frees: Optional[int] = None, pid: Optional[int] = None) -> DllRanking:
+    """Predict for each DLL that LoadLibrary has loaded what freeing it would do, the largest unload first.
+
+    :param frees: how many calls of FreeLibrary for each DLL; None: as many as LoadLibrary's.
+    :param pid: a process of a machine, None for the current one.
+    :raises NotFoundError: if the target has no such process.
+    :raises UnsupportedError: if the target is not a Windows process, or the loader's lists are not in memory.
+    """
+    examined = WindowsExamination(target, pid)
+    if not examined.loaders:
+        raise UnsupportedError("; ".join(f"{each.where}: {each.message}" for each in examined.problems))
+    problems = list(examined.problems)
+    plans: list[DllPlan] = []
+    for loader, graph in zip(examined.loaders, examined.import_graphs):
+        unknown = [unit for unit in graph.units.values() if unit.own is None and not unit.pinned]
+        if unknown:
+            what = "1 DLL" if len(unknown) == 1 else f"{len(unknown)} DLLs"
+            message = f"how often LoadLibrary has loaded {what} is not known: not ranked"
+            problems.append(Problem("ranking", message))
+        loaded = [unit.entries[0] for unit in graph.units.values() if (unit.own or 0) > 0 and not unit.pinned]
+        if len(loaded) > MAX_RANKED:
+            message = f"{len(loaded)} DLLs were loaded, only {MAX_RANKED} are ranked"
+            problems.append(Problem("ranking", message))
+        plans += _ranked(examined, loader, graph, loaded[:MAX_RANKED], frees, problems)
+    plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.name.lower(), plan.library.base))
+    return DllRanking(
+        examined.target_info(),
+        examined.loader_info(),
+        examined.rules(),
+        tuple(plans),
+        (*problems, *examined.memory.problems()),
+    )
+
+
+def _ranked(
+    examined: WindowsExamination,
+    loader: Loader,
+    graph: ImportGraph,
+    entries: Sequence[LdrEntry],
+    frees: Optional[int],
+    problems: list[Problem],
+) -> Iterator[DllPlan]:
+    """Yield a plan for each DLL, as far as the budget allows."""
+    explainer = DllExplainer(loader, graph)
+    order = loader.in_initialization_order()
+    for entry in entries:
+        if not loader.memory.spend(_COPY_UNITS * len(graph.units), "the ranking of DLLs"):
+            return
+        unit, after = graph.unit_of(entry), graph.copy()
+        wanted = frees if frees is not None else min(max(1, unit.own or 0), MAX_FREES)
+        result = after.free(entry, wanted, bool(loader.shutdown), order)
+        yield DllPlan(
+            library=explainer.describe(entry, examined.images.get(entry.base)),
+            rule=graph.rule,
+            load_count=effective_count(unit, graph.rule),
+            loadlibrary_count=unit.own,
+            close_count=wanted,
+            outcome=_outcome(result, entry),
+            load_count_after=_count_left(after, entry),
+            excess_closes=_count_excess(unit, result),
+            refusal=result.refusal,
+            unloads=tuple(explainer.describe(each, examined.images.get(each.base)) for each in result.dead),
+            gets_process_detach=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
+            order_algorithm=result.order,
+            order_certain=result.order_certain,
+            may_unload_more=_freers(loader, result, problems),
+            unload_bytes=sum(each.size for each in result.dead),
+        )
+
+
+def _freers(loader: Loader, result: FreeResult, problems: list[Problem]) -> tuple[str, ...]:
+    """Return the names of the unloaded DLLs that can free others; ``problems`` says of which it is not known."""
+    found = []
+    for each in result.dead:
+        frees_others = _frees_others(loader, each)
+        if frees_others is None:
+            message = "its imports are not in memory: if its DllMain frees others, more than this goes"
+            if (problem := Problem(each.name, message)) not in problems:
+                problems.append(problem)
+        elif frees_others:
+            found.append(each.name)
+    return tuple(found)
+
+
+def _outcome(result: FreeResult, entry: LdrEntry) -> Outcome:
+    if result.refusal == "unknown":
+        return Outcome.UNKNOWN
+    if any(each is entry for each in result.dead):
+        return Outcome.UNLOADS
+    return Outcome.NO_EFFECT if result.refusal and not result.effective else Outcome.KEEPS
+
+
 def plan_once(examined: WindowsExamination, loader: Loader, graph: ImportGraph, entry: LdrEntry) -> DllPlan:
     """Predict one call of FreeLibrary; ``examined.problems`` says what is uncertain."""
     return _plan(examined, loader, graph, entry, 1, examined.problems)
@@ -83,26 +178,12 @@ def _plan(
     result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
     dead = {each.address for each in result.dead}
     unloads = tuple(before.describe(each, examined.images.get(each.base)) for each in result.dead)
-    outcome = Outcome.KEEPS
-    if result.refusal == "unknown":
-        outcome = Outcome.UNKNOWN
-    elif entry.address in dead:
-        outcome = Outcome.UNLOADS
-    elif result.refusal and not result.effective:
-        outcome = Outcome.NO_EFFECT
+    outcome = _outcome(result, entry)
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
         keeps = tuple(_keeps(examined, loader, graph, after, entry, dead))
     steps, blocker = _remedy(examined, loader, after, entry) if entry.address not in dead else ((), None)
-    at_least = []
-    for each in result.dead:
-        frees_others = _frees_others(loader, each)
-        if frees_others is None:
-            problems.append(
-                Problem(each.name, "its imports are not in memory: if its DllMain frees others, more than this goes")
-            )
-        elif frees_others:
-            at_least.append(each.name)
+    at_least = _freers(loader, result, problems)
     return DllPlan(
         library=described,
         rule=graph.rule,
@@ -118,7 +199,7 @@ def _plan(
         order_algorithm=result.order,
         order_certain=result.order_certain,
         kept=keeps,
-        may_unload_more=tuple(at_least),
+        may_unload_more=at_least,
         import_cycles=tuple(_cycles(before, graph, entry)),
         import_cycle_alternatives=tuple(_cycle_entries(before, loader, graph, entry, wanted)),
         unload_bytes=sum(each.size for each in result.dead),

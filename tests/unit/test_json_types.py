@@ -10,6 +10,7 @@ import pytest
 from dlwhy.common.render import json_types
 from dlwhy.common.render.json_types import (
     DllgoneDocument,
+    DllplanAllDocument,
     DllplanDocument,
     DllshareDocument,
     DllstateDocument,
@@ -32,6 +33,7 @@ DOCUMENTS = {
     "dllshare": DllshareDocument,
     "dllstate": DllstateDocument,
     "dllplan": DllplanDocument,
+    "dllplan_all": DllplanAllDocument,
     "dllgone": DllgoneDocument,
     "dlltrace": DlltraceDocument,
 }

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Optional
 from ...model import Outcome
 from ...render.dll_json import dll_reference, dll_rules, holder_documents, kept_dll_document
 from ...render.json_parts import envelope, problem_documents
-from ...windows.model import DllPlan, DllPlans
+from ...windows.model import DllPlan, DllPlans, DllRanking
 
 if TYPE_CHECKING:
-    from ...render.json_types import DllplanDocument, DllRemedyDocument, DyingDllDocument
+    from ...render.json_types import (
+        DllplanAllDocument,
+        DllplanDocument,
+        DllRankedDocument,
+        DllRemedyDocument,
+        DyingDllDocument,
+    )
 
 
 def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     """Build the document of a prediction."""
     plan = plans.plan
     is_known = plan.outcome is not Outcome.UNKNOWN
-    unloads: list[DyingDllDocument] = [
-        {**dll_reference(dll), "gets_process_detach": dll.base in plan.gets_process_detach} for dll in plan.unloads
-    ]
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
@@ -32,7 +35,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "excess_closes": plan.excess_closes,
         "outcome": plan.outcome.value,
         "refusal": plan.refusal,
-        "unloads": unloads if is_known else None,
+        "unloads": _unloads(plan) if is_known else None,
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
@@ -49,6 +52,40 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "load_holders": holder_documents(plan.holders),
         "problems": problem_documents(plans.problems),
     }
+
+
+def dll_ranking_document(command: str, ranking: DllRanking) -> DllplanAllDocument:
+    """Build the document of all predictions."""
+    return {
+        **envelope(command, ranking.target, ranking.loader),
+        "rules": dll_rules(ranking.rules),
+        "plans": [_ranked(plan) for plan in ranking.plans],
+        "problems": problem_documents(ranking.problems),
+    }
+
+
+def _ranked(plan: DllPlan) -> DllRankedDocument:
+    is_known = plan.outcome is not Outcome.UNKNOWN
+    return {
+        "library": dll_reference(plan.library),
+        "rule": plan.rule.value,
+        "load_count": plan.load_count,
+        "loadlibrary_count": plan.loadlibrary_count,
+        "load_count_after": plan.load_count_after,
+        "close_count": plan.close_count,
+        "excess_closes": plan.excess_closes,
+        "outcome": plan.outcome.value,
+        "refusal": None if plan.refusal == "unknown" else plan.refusal,
+        "unloads": _unloads(plan) if is_known else None,
+        "order_algorithm": plan.order_algorithm,
+        "order_certain": plan.order_certain,
+        "may_unload_more": list(plan.may_unload_more) if is_known else None,
+        "unload_bytes": plan.unload_bytes if is_known else None,
+    }
+
+
+def _unloads(plan: DllPlan) -> list[DyingDllDocument]:
+    return [{**dll_reference(dll), "gets_process_detach": dll.base in plan.gets_process_detach} for dll in plan.unloads]
 
 
 def _remedy(plan: DllPlan) -> Optional[DllRemedyDocument]:

@@ -19,8 +19,14 @@ from ...render.dll_words import (
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
-from ...windows.model import DllHoldKind, DllPlan, DllPlans, ImportCycleAlternative, LoaderRule
+from ...windows.model import DllHoldKind, DllPlan, DllPlans, DllRanking, ImportCycleAlternative, LoaderRule
 
+_OUTCOMES = {
+    Outcome.UNLOADS: "is unloaded",
+    Outcome.KEEPS: "stays",
+    Outcome.NO_EFFECT: "is not freed",
+    Outcome.UNKNOWN: "not known",
+}
 _OWN_LOADS = "Free only what you have loaded: a load of somebody else's, once freed, crashes the process."
 _ORDERS = {
     "import-order": "depth first, siblings in import order",
@@ -39,6 +45,43 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
     warnings = [Sentence(load_remedy(plan.library.name, holder)) for holder in plan.holders or ()]
     ending = _plan_remedy(plan)
     return Document((*_plan_parts(plan, verbose), *notes, *warnings, *([Sentence(ending)] if ending else [])))
+
+
+def dll_ranking_view(ranking: DllRanking, verbose: bool) -> Document:
+    """Build the text of a ranking: a row for each DLL that LoadLibrary has loaded."""
+    notes: list[Part] = []
+    if verbose:
+        notes += layout_parts(ranking.target, ranking.loader)
+    notes += dll_rule_parts(ranking.rules, verbose)
+    notes += problem_parts(ranking.problems)
+    ending = [Sentence(_OWN_LOADS)] if ranking.plans else []
+    return Document((*_ranking_parts(ranking), *notes, *ending))
+
+
+def _ranking_parts(ranking: DllRanking) -> Iterator[Part]:
+    plans = ranking.plans
+    if not plans:
+        yield Sentence("No DLL that is known was loaded by LoadLibrary and not freed: there is nothing to free.")
+        return
+    best = plans[0]
+    answer = f"{quantity(len(plans), 'DLL')} {'was' if len(plans) == 1 else 'were'} loaded by LoadLibrary"
+    if best.unloads:
+        size = f"{quantity(len(best.unloads), 'DLL')}, {size_words(best.unload_bytes)}"
+        yield Sentence(f"{answer}; freeing {best.library.name} unloads the most: {size}.")
+    else:
+        yield Sentence(f"{answer}; freeing any of them unloads nothing.")
+    rows = tuple(
+        (
+            plan.library.name,
+            str(plan.loadlibrary_count),
+            str(plan.close_count),
+            _OUTCOMES[plan.outcome],
+            f"{'at least ' if plan.may_unload_more else ''}{len(plan.unloads)}",
+            size_words(plan.unload_bytes) if plan.unloads else "",
+        )
+        for plan in plans
+    )
+    yield Table(("DLL", "loads", "frees", "then it", "unloads", "size"), rows)
 
 
 def _plan_answer(plan: DllPlan) -> str:
