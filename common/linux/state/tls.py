@@ -35,7 +35,8 @@ class PendingDestructors:
 
     def never_end(self, link_map: LinkMap) -> bool:
         """Return True if a library is owed a destructor by a thread that does not exist: its count never falls to 0."""
-        return any(pending.link_map == link_map.address for pending in self._lost)
+        # Threads that do not exist are looked for only if the others owe too few.
+        return any(pending.thread is None for pending in self.of(link_map))
 
     def describe(self, pending: PendingDestructor) -> TlsDestructor:
         """Describe a pending destructor: its function and its thread."""
