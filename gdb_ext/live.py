@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import gdb
 
 from ..common.errors import NoTargetError, UnsupportedError
+from ..common.guards import call_handler
 from ..common.paths import base_name
 from ..common.render.text import escape
 from ..common.target import Hit, Reaction, Subscription
@@ -97,15 +98,24 @@ class GdbLiveTarget(GdbTarget):
         is_stop = False
         self._is_in_handler = True
         try:
-            selected = gdb.selected_inferior()
-            thread = gdb.selected_thread()
-            # Otherwise it is a child process that gdb follows.
-            if selected.num == self._inferior.num and selected.pid == self._pid and thread is not None:
-                is_stop = breakpoint_.on_hit(_GdbHit(breakpoint_.place, thread)) is Reaction.STOP
+            failures: list[Exception] = []
+            hit: Optional[Hit] = call_handler(lambda: self._hit(breakpoint_), None, failures.append)
+            if failures:
+                hit = _UnreadableHit(breakpoint_.place, failures[0])
+            if hit is not None:
+                is_stop = breakpoint_.on_hit(hit) is Reaction.STOP
         finally:
             self._is_in_handler = False
             is_interrupted = _set_mask(self._mask) or is_interrupted
         return is_stop or (is_interrupted and self._interrupt())
+
+    def _hit(self, breakpoint_: _Breakpoint) -> Optional[_GdbHit]:
+        """Return the hit of the selected thread; None if it is of a child process that gdb follows."""
+        selected = gdb.selected_inferior()
+        thread = gdb.selected_thread()
+        if selected.num != self._inferior.num or selected.pid != self._pid or thread is None:
+            return None
+        return _GdbHit(breakpoint_.place, thread)
 
     def _interrupt(self) -> bool:
         """Stop the process as gdb's interrupt key does; return True if it stops here."""
@@ -221,6 +231,21 @@ class _GdbHit:
         except (gdb.error, ValueError) as error:
             raise UnsupportedError(f"gdb cannot read the registers {', '.join(names)}: {error}") from error
         return tuple(self._registers[name] for name in names)
+
+
+class _UnreadableHit:
+    """A hit of which gdb does not say anything: its handler meets the reason, and reports it."""
+
+    def __init__(self, address: int, failure: Exception) -> None:
+        self.address = address
+        self._failure = failure
+
+    @property
+    def lwp(self) -> int:
+        raise UnsupportedError(f"gdb does not say which thread is there: {self._failure}") from self._failure
+
+    def registers(self, names: Sequence[str]) -> tuple[int, ...]:
+        raise UnsupportedError(f"gdb cannot read the registers {', '.join(names)}: {self._failure}")
 
 
 def _unsigned(value: Any) -> int:

@@ -105,3 +105,20 @@ def test_only_who_asks_sees_a_traceback(
         run(host, tmp_path, program, "leave", ["start", broken, "go", "report"])
     assert "Traceback (most recent call last):\n" in str(caught.value)
     assert "done" in str(caught.value)
+
+
+#: gdb does not say which thread is selected: at the second hit only.
+NO_THREAD = (
+    "python import importlib, itertools; own, hits = importlib.import_module('dlwhy.gdb_ext.live'), itertools.count(); "
+    "real, fail = own.GdbLiveTarget._hit, lambda: (_ for _ in ()).throw(RuntimeError('no thread')); "
+    "own.GdbLiveTarget._hit = lambda self, each: fail() if next(hits) == 1 else real(self, each)"
+)
+
+
+def test_gdb_itself_fails_at_a_hit(program: Path, tmp_path: Path) -> None:
+    result = run(GDB, tmp_path, program, "leave", ["start", NO_THREAD, "go", "dltrace report", "report"])
+    assert "done" in result.output
+    assert "exited" in result.output
+    (problem,) = result.report["problems"]
+    assert problem["where"] == "_dl_open"
+    assert problem["message"] == "gdb does not say which thread is there: no thread"

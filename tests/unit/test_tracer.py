@@ -607,6 +607,39 @@ def test_counts_that_change_without_a_call_are_unseen(in_rtld: Way) -> None:
     assert (totals.opens_unseen, totals.closes_unseen) == (3, 4)
 
 
+def test_libraries_that_come_and_go_between_two_events_are_unseen(in_rtld: Way) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    private, fields = tracer.process.private, tracer.process.layouts.require("rtld_global").fields
+    counter = private.rtld_global + fields["_dl_load_adds"].offset
+
+    def load(count: int) -> None:
+        made.target.overwrite(counter, count.to_bytes(8, "little"))
+
+    made.main.dlclose(NO_HANDLE)
+    load(2)
+    handle = made.main.dlopen("libx.so")
+    load(3)  # libx.so itself
+    made.main.dlclose(handle)
+    assert (made.report().totals.opens_unseen, made.report().totals.closes_unseen) == (2, 2)
+    # An open that fails can have loaded what it has unloaded.
+    made.main.dlopen("libmissing.so")
+    load(9)
+    made.main.dlclose(NO_HANDLE)
+    made.main.exit()
+    assert made.report().totals.opens_unseen == 2
+
+
+def test_libraries_that_come_and_go_at_exit_are_unseen(in_rtld: Way) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    private, fields = tracer.process.private, tracer.process.layouts.require("rtld_global").fields
+    made.target.overwrite(private.rtld_global + fields["_dl_load_adds"].offset, (1).to_bytes(8, "little"))
+    made.main.exit()
+    totals = made.report().totals
+    assert (totals.opens_unseen, totals.closes_unseen) == (1, 1)
+
+
 # -- several threads ------------------------------------------------------------------------------------------
 
 

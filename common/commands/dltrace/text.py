@@ -39,7 +39,8 @@ _PIN_REASONS = {
 
 def started_view(trace: Trace, libraries: Sequence[str]) -> Document:
     """Build the text that says what the trace watches."""
-    what = f"opens and closes of {_names(libraries)}" if libraries else "all opens and closes"
+    every = "opens and closes" if trace.problems else "all opens and closes"
+    what = f"opens and closes of {_names(libraries)}" if libraries else every
     parts: list[Part] = [Sentence(f"Tracing {what}; dltrace report sums up, dltrace stop ends.")]
     parts.append(Facts((("opens", trace.opens_by), ("closes", trace.closes_by))))
     return Document((*parts, *problem_parts(trace.problems)))

@@ -129,7 +129,7 @@ def find_entry_points(
         raise UnsupportedError("neither _dl_close nor dlclose can be found in this process")
     problems += _missing(graph, set(found.values()), problems)
     opens, closes = "dlopen and dlmopen", "dlclose"
-    inner = dict(_find_inner_calls(memory, private, pointers)) if pointers else {}
+    inner = dict(_find_inner_calls(memory, private, graph, pointers)) if pointers else {}
     if set(inner.values()) == {EntryPoint.DL_OPEN, EntryPoint.DL_CLOSE}:
         opens, closes = f"{opens}, and libc's own call of _dl_open", f"{closes}, and libc's own call of _dl_close"
     found.update(inner)
@@ -195,13 +195,27 @@ def _missing(graph: Graph, found: set[EntryPoint], problems: Sequence[Problem]) 
 
 
 def _find_inner_calls(
-    memory: Memory, private: LoaderGlobals, pointers: Mapping[str, tuple[int, int]]
+    memory: Memory, private: LoaderGlobals, graph: Graph, pointers: Mapping[str, tuple[int, int]]
 ) -> Iterator[tuple[int, EntryPoint]]:
-    """Find libc's calls through the pointers in _rtld_global_ro, whose address is in its GOT."""
-    libc = private.libc
+    """Find the calls through the pointers in _rtld_global_ro in the libc of each namespace."""
     symbol = private.rtld.find_symbol("_rtld_global_ro")
-    if libc is None or symbol is None or memory.platform.arch != "x86_64":
+    if symbol is None or memory.platform.arch != "x86_64":
         return
+    images = [private.libc] if private.libc else []
+    for link_map in _exporters(graph):
+        if link_map.l_ns and is_libc(base_name(link_map.name)):
+            try:
+                images.append(ElfImage.at(memory, link_map.l_map_start))
+            except DlwhyError:
+                continue  # its exported functions could not be read either, which is a problem of the report
+    for libc in images:
+        yield from _find_calls(memory, libc, symbol[0], pointers)
+
+
+def _find_calls(
+    memory: Memory, libc: ElfImage, rtld_global_ro: int, pointers: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[int, EntryPoint]]:
+    """Find a libc's calls through the pointers in _rtld_global_ro, whose address is in its GOT."""
     wanted = {
         EntryPoint.DL_OPEN: re.compile(_CALL + re.escape(struct.pack("<i", pointers["_dl_open"][0]))),
         EntryPoint.DL_CLOSE: re.compile(_JUMP + re.escape(struct.pack("<i", pointers["_dl_close"][0]))),
@@ -215,7 +229,7 @@ def _find_inner_calls(
             for match in pattern.finditer(code or b""):
                 if not memory.spend(_MATCH_UNITS, "libc's code"):
                     return
-                if _loads(memory, start, code or b"", match.start(), symbol[0]):
+                if _loads(memory, start, code or b"", match.start(), rtld_global_ro):
                     yield start + match.start(), entry
 
 

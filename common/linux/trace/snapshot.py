@@ -34,6 +34,7 @@ class LoaderSnapshot:
         self._compared: Graph = process.graph
         self._was_running = False
         self._tids: dict[int, int] = {}
+        self._compared_loads = self._read_loads()
 
     @property
     def process(self) -> GlibcProcess:
@@ -71,6 +72,25 @@ class LoaderSnapshot:
         before, self._compared = self._compared, graph
         self._note_exit(graph)
         return before if before is not graph else None
+
+    def take_loads(self) -> int:
+        """Return how many libraries were loaded since the last time, those that have gone again included.
+
+        0 if that is unknown.
+        """
+        loads = self._read_loads()
+        if loads is None or not self.process.graph.complete:
+            return 0
+        before, self._compared_loads = self._compared_loads, loads
+        return 0 if before is None else loads - before
+
+    def _read_loads(self) -> Optional[int]:
+        """Read _dl_load_adds, which counts each link map that is put into a list (elf/dl-object.c)."""
+        process = self.process
+        member = process.layouts.require("rtld_global").fields.get("_dl_load_adds")
+        if member is None:
+            return None
+        return process.memory.try_unsigned(process.private.rtld_global + member.offset, member.size)
 
     def _note_exit(self, graph: Graph) -> None:
         """Record whether the program's finalisers run: _dl_fini clears l_init_called of the program first."""

@@ -148,6 +148,11 @@ class Tracer:
         points = find(in_rtld=True) if len(process.graph.namespaces) == 1 else outside
         return (points, outside) if points.locked else (outside, None)
 
+    @property
+    def process(self) -> GlibcProcess:
+        """Return the process as last read."""
+        return self._snapshot.process
+
     # -- start and end -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -204,7 +209,8 @@ class Tracer:
 
             def act() -> Reaction:
                 nonlocal where
-                where = f"{names[hit.address]} in thread {hit.lwp}"
+                where = names[hit.address]
+                where = f"{where} in thread {hit.lwp}"
                 self._snapshot.process.memory.renew_allowance()
                 return handler(hit)
 

@@ -8,7 +8,7 @@ from typing import Optional
 from ...model import Outcome
 from ...trace.events import EventHeader
 from ...trace.session import TraceSession
-from ..loader.maps import Graph, LinkMap
+from ..loader.maps import Graph, LinkMap, is_same_library
 from .call import UNPREDICTABLE, CloseCall, LoaderCall, OpenCall
 from .descriptors import Descriptors
 from .events import Pin
@@ -78,6 +78,7 @@ class CallTracker:
         before = self._snapshot.take_previous()
         if before is not None:
             self._compare(before)
+        self._count_passing(before)
         # As long as the lists cannot be read, what was in flight stays so: its effect is not seen.
         has_lock = has_lock and self._snapshot.process.graph.complete
         ended = self._in_flight.ended(lwp, stack, self._snapshot.depth, has_lock=has_lock)
@@ -104,6 +105,21 @@ class CallTracker:
         for link_map in find_new_nodelete(before, process.graph):
             self._summary.tell(self._pin(link_map))
         process.forget_build_ids(changes.gone)
+
+    def _count_passing(self, before: Optional[Graph]) -> None:
+        """Count libraries that an open and a close that were not seen loaded and unloaded since the previous snapshot.
+
+        An open that is failing can have loaded and unloaded some itself.
+        """
+        loads = self._snapshot.take_loads()
+        if loads <= 0:
+            return
+        graph = self._snapshot.process.graph
+        there = before.by_address if before is not None else graph.by_address
+        new = sum(not is_same_library(m, there.get(m.address)) for m in graph.by_address.values())
+        is_failing = any(open_call.library is None for open_call in self._in_flight.open_calls())
+        if loads > new and not is_failing and not self._in_flight.are_raced():
+            self._summary.count_unseen(loads - new, loads - new)
 
     def finish(self, call: LoaderCall) -> None:
         """Finish a call: report its event, and the descriptors that it leaked."""
