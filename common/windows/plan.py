@@ -30,6 +30,8 @@ _COPY_UNITS = 60
 #: Maximum number of simulated other entries into import cycles, each on a copy of all counts.
 MAX_CYCLE_ENTRIES = 16
 
+#: Refusals of a free that no other one changes.
+_NO_REMEDY = frozenset({"process-exiting", "unloading"})
 _STAYS = frozenset({DllHoldKind.MAIN_PROGRAM, DllHoldKind.STATIC_IMPORT, DllHoldKind.PINNED})
 
 
@@ -182,7 +184,8 @@ def _plan(
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
         keeps = tuple(_keeps(examined, loader, graph, after, entry, dead))
-    steps, blocker = _remedy(examined, loader, after, entry) if entry.address not in dead else ((), None)
+    has_remedy = entry.address not in dead and result.refusal not in _NO_REMEDY
+    steps, blocker = _remedy(examined, loader, after, entry) if has_remedy else ((), None)
     at_least = _freers(loader, result, problems)
     return DllPlan(
         library=described,

@@ -171,6 +171,7 @@ def test_an_exiting_process_frees_nothing(tmp_path: Path) -> None:
     loader.shutdown = True
     found = plan(tmp_path, Process(loader), "libA.dll", 3)
     assert (found.outcome, found.refusal) == (Outcome.NO_EFFECT, "process-exiting")
+    assert (found.steps, found.blocker) == ((), None), "no other free helps"
 
 
 def test_a_count_that_is_not_there_is_not_known(tmp_path: Path) -> None:
