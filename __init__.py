@@ -71,10 +71,12 @@ if TYPE_CHECKING:
         FileView,
         GoneDll,
         GoneDlls,
+        HolderKind,
         ImportCycleAlternative,
         ListPositions,
         LoaderRule,
         LoaderRules,
+        LoadHolder,
         MappedFile,
         Opener,
         OpenFile,
@@ -128,6 +130,7 @@ __all__ = [
     "Hiding",
     "Hold",
     "HoldKind",
+    "HolderKind",
     "ImportCycleAlternative",
     "IncompleteSearchError",
     "KeptDll",
@@ -138,6 +141,7 @@ __all__ = [
     "LibraryTotals",
     "LimitError",
     "ListPositions",
+    "LoadHolder",
     "LoaderInfo",
     "LoaderRule",
     "LoaderRules",
@@ -199,8 +203,8 @@ _HOMES = {
     "common.windows.model": (
         "Allowed Crash CrashCaller CrashWord "
         "Dll DllHold DllHoldKind DllPlan DllPlans DllState DllStep FileOperation FileView GoneDll "
-        "GoneDlls ImportCycleAlternative ListPositions LoaderRule LoaderRules MappedFile Opener OpenFile "
-        "Pointer SectionUse Share Status UnloadedImage"
+        "GoneDlls HolderKind ImportCycleAlternative ListPositions LoadHolder LoaderRule LoaderRules MappedFile "
+        "Opener OpenFile Pointer SectionUse Share Status UnloadedImage"
     ),
     "common.windows.trace.events": "DllClose DllInstance DllOpen DllPin DllTrace KeptDll",
 }

@@ -463,8 +463,11 @@ def _require_pid(pid: object) -> None:
 def _count(option: str, value: Union[int, str]) -> Optional[int]:
     """Return a number of times; None stands for 'all'.
 
+    :raises TypeError: if it is neither an int nor a str.
     :raises UsageError: if it is neither a number of at least 1 nor 'all'.
     """
+    if not isinstance(value, (int, str)) or isinstance(value, bool):
+        raise TypeError(f"{option} is a number (int) or 'all'; not {type(value).__name__}")
     from .commands.arguments import number_or_all
 
     return number_or_all(option, str(value))

@@ -72,13 +72,14 @@ class HolderSearch:
         """Yield the threads that began in a DLL."""
         frees_itself: Optional[bool] = None
         starts = self._target.thread_starts()
-        threads = [each for each in self._target.threads() if _is_in(starts.get(each.number, 0), entry)]
+        known = [each for each in self._target.threads() if each.number in starts]
+        threads = [each for each in known if _is_in(starts[each.number], entry)]
         image = find_image(self._loader.memory, entry.base) if threads else None
         if image is not None:
             try:
                 frees_itself = image.imports_any(_FREES_ITSELF)
             except DlwhyError as error:
-                self.problems.append(Problem(entry.name, f"its imports cannot be read: {error}"))
+                self.problems.append(Problem(entry.label, f"its imports cannot be read: {error}"))
         for thread in threads[:MAX_HOLDERS]:
             who = ThreadRef(thread.number, thread.lwp, thread.name)
             address = starts[thread.number]
@@ -97,7 +98,7 @@ class HolderSearch:
             yield LoadHolder(HolderKind.COM, address=address, frees_itself=bool(can_unload))
         elif not is_complete:
             message = "whether COM has loaded it is not known: not all memory is in the target, or could be searched"
-            self.problems.append(Problem(entry.name, message))
+            self.problems.append(Problem(entry.label, message))
 
     def _search(self, words: bytes) -> tuple[Optional[int], bool]:
         """Search memory beyond images and stacks for words, aligned; return their address, and if all was searched."""
@@ -168,7 +169,7 @@ class HolderSearch:
         if unread:
             more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
             names = ", ".join(unread[:3]) + more
-            self.problems.append(Problem(entry.name, f"whether {names} delay-loaded it is not known: not in memory"))
+            self.problems.append(Problem(entry.label, f"whether {names} delay-loaded it is not known: not in memory"))
 
     def _runtimes(self, entry: LdrEntry) -> Iterator[LoadHolder]:
         """Yield the interpreter whose extension module a DLL is."""

@@ -143,10 +143,10 @@ def _freers(loader: Loader, result: FreeResult, problems: list[Problem]) -> tupl
         frees_others = _frees_others(loader, each)
         if frees_others is None:
             message = "its imports are not in memory: if its DllMain frees others, more than this goes"
-            if (problem := Problem(each.name, message)) not in problems:
+            if (problem := Problem(each.label, message)) not in problems:
                 problems.append(problem)
         elif frees_others:
-            found.append(each.name)
+            found.append(each.label)
     return tuple(found)
 
 
@@ -279,8 +279,8 @@ def _cycles(explainer: DllExplainer, graph: ImportGraph, entry: LdrEntry) -> Ite
         for key in Search([graph.by_entry[entry.address]], graph.children):
             unit = graph.units[key]
             if len(unit.entries) > 1:
-                names = [each.name for each in unit.entries]
-                yield tuple([entry.name, *(n for n in names if n != entry.name)] if entry in unit.entries else names)
+                names = [each.label for each in unit.entries]
+                yield tuple([entry.label, *(n for n in names if n != entry.label)] if entry in unit.entries else names)
         return
     for component in components(graph, [entry.address]):
         if len(component) > 1:
@@ -308,5 +308,5 @@ def _cycle_entries(
             continue
         pins = [each for each, unit in after.units.items() if unit.pinned and not graph.units[each].pinned]
         yield ImportCycleAlternative(
-            explainer.name(key), tuple(each.name for each in result.dead), tuple(explainer.name(each) for each in pins)
+            explainer.name(key), tuple(each.label for each in result.dead), tuple(explainer.name(each) for each in pins)
         )

@@ -24,6 +24,7 @@ from .loader.lists import (
     LOAD_REASONS,
     NO_PEB,
     NODE_FIELDS,
+    NOT_WINDOWS,
     PINNED,
     PINNED_16,
     READY_TO_RUN,
@@ -89,7 +90,7 @@ class WindowsExamination:
         :raises NotFoundError: if the machine has no such process, or the target is another one.
         """
         if target.platform.os != "windows":
-            raise UnsupportedError("it is not a process of Windows: ask with dlstate or dlplan")
+            raise UnsupportedError(NOT_WINDOWS)
         wow64_peb: Optional[int] = None
         no_peb = NO_PEB
         if Capability.KERNEL in target.capabilities:
@@ -401,7 +402,7 @@ class DllExplainer:
     def name(self, key: int) -> str:
         """Return a unit's name, which is its first module's."""
         unit = self.graph.units.get(key)
-        return entry_name(unit.entries[0]) if unit else f"{key:#x}"
+        return unit.entries[0].label if unit else f"{key:#x}"
 
     def state(self, unit: LoadUnit) -> Optional[int]:
         """Return the state of a unit's node, None before Windows 8."""
@@ -614,7 +615,7 @@ class DllExplainer:
         parent = self._by_base.get(entry.parent_base) if entry.parent_base else None
         path = entry.path or (image.path if image else "")
         return Dll(
-            name=entry_name(entry),
+            name=entry.label,
             path=path,
             base=entry.base,
             start=entry.base,
@@ -628,7 +629,7 @@ class DllExplainer:
             fields=fields,
             load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
             ddag_state=None if state is None else STATES.get(state, str(state)),
-            first_loaded_by=entry_name(parent) if parent and parent is not entry else None,
+            first_loaded_by=parent.label if parent and parent is not entry else None,
             imports=self._names(unit.children, self.graph.knows_imports(entry)),
             importers=self._names(unit.parents, self.graph.knows_importers(entry)),
             import_cycle=self._cycle(unit, entry),
@@ -648,10 +649,5 @@ class DllExplainer:
         """Return the names of the other modules of a DLL's node; None if there is none, or it cannot be read."""
         if self.graph.rule is not LoaderRule.WIN8 or entry.node is None:
             return None
-        names = tuple(entry_name(each) for each in unit.entries if each is not entry)
+        names = tuple(each.label for each in unit.entries if each is not entry)
         return names if names or not entry.node.cut else None
-
-
-def entry_name(entry: LdrEntry) -> str:
-    """Return a DLL's base name, or its base address if it is unknown."""
-    return entry.name or windows_base_name(entry.path) or f"{entry.base:#x}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dlwhy.common import cli
+from dlwhy.common.commands.dllplan.document import dll_plan_document
 from dlwhy.common.commands.dllstate.document import dll_state_document
 from dlwhy.common.errors import IncompleteSearchError, NotFoundError
 from dlwhy.common.windows.dumps.kdump import KernelDump
@@ -16,7 +17,7 @@ from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_chosen_dlls, explain_dlls
 from dlwhy.tests.schema import VALIDATOR
-from dlwhy.tests.synth.minidump import WIDE, WIN7, WIN10, Module, Process
+from dlwhy.tests.synth.minidump import WIDE, WIN7, WIN10, Form, Module, Process
 from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import process, story, write
 
@@ -134,6 +135,26 @@ def test_a_base_and_a_size_that_cannot_be_read_are_null(tmp_path: Path) -> None:
     state = explain_dlls(MinidumpTarget(str(write(tmp_path, made.dump()))))
     document = dll_state_document("dllstate", state)
     assert (None, None) in [(each["base"], each["range"]) for each in document["libraries"]]
+
+
+@pytest.mark.parametrize("form", [WIN7, WIN10])
+def test_whatever_cannot_be_read_answers_keep_the_contract(tmp_path: Path, form: Form) -> None:
+    """Leave out two members of an entry, one pair after the other: no stand-in, and nothing that the schema forbids."""
+    members = [WIDE.dll_base, WIDE.size, WIDE.full_name + 8, WIDE.base_name + 8, 0x68]
+    for one in members:
+        for other in members:
+            made = process(form)
+            entry = made.loader.known["libb.dll"].entry
+            for offset in (one, other):
+                made.memory.forget(entry + offset, 8)
+            target = MinidumpTarget(str(write(tmp_path, made.dump())))
+            state = dll_state_document("dllstate", explain_dlls(target))
+            plan = dll_plan_document("dllplan", plan_free(target, "libA.dll", no_number, None))
+            for document in (state, plan):
+                written = json.dumps(document)
+                VALIDATOR.validate(json.loads(written))
+                assert '"0x0"' not in written
+                assert '""' not in written
 
 
 def test_a_name_that_cannot_be_read_is_that_of_the_module_list(tmp_path: Path) -> None:

@@ -395,6 +395,8 @@ def test_how_often(files: Path) -> None:
         ("prog.dmp", "dlls", [None, "1"], "str"),
         ("prog.dmp", "dll_plan", [None], "NoneType"),
         ("prog.dmp", "dll_plan", ["libA", 1, 1.5], "float"),
+        ("prog.dmp", "dll_plan", ["libA", 1.5], "float"),
+        ("core.4711", "plan", ["libplain.so", True], "bool"),
         ("prog.dmp", "gone", [b"1"], "bytes"),
         ("prog.dmp", "gone", [1.5], "float"),
         ("prog.dmp", "gone", [None, True], "bool"),

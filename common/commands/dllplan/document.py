@@ -46,7 +46,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         ]
         if is_known
         else None,
-        "unload_bytes": plan.unload_bytes if is_known else None,
+        "unload_bytes": _unload_bytes(plan),
         "kept": [kept_dll_document(dll) for dll in plan.kept] if is_known else None,
         "remedy": _remedy(plan),
         "load_holders": holder_documents(plan.holders),
@@ -80,8 +80,13 @@ def _ranked(plan: DllPlan) -> DllRankedDocument:
         "order_algorithm": plan.order_algorithm,
         "order_certain": plan.order_certain,
         "may_unload_more": list(plan.may_unload_more) if is_known else None,
-        "unload_bytes": plan.unload_bytes if is_known else None,
+        "unload_bytes": _unload_bytes(plan),
     }
+
+
+def _unload_bytes(plan: DllPlan) -> Optional[int]:
+    are_sizes_known = all(dll.end > dll.start for dll in plan.unloads)
+    return plan.unload_bytes if plan.outcome is not Outcome.UNKNOWN and are_sizes_known else None
 
 
 def _unloads(plan: DllPlan) -> list[DyingDllDocument]:

@@ -27,6 +27,7 @@ from ..target import LOADER_NAMES, WindowsTarget
 MAX_ENTRIES = 1 << 14
 #: Why there is no PEB, in a target of one process.
 NO_PEB = "not in memory: neither load counts nor pins are known, only the module list"
+NOT_WINDOWS = "it is not a process of Windows: ask with dlstate or dlplan, in Python by state or plan"
 #: Bytes of a base name: NAME_MAX of NTFS is 255 characters.
 _MAX_NAME = 512
 #: Costs of an entry, a node and an edge, in Memory's units, in addition to the bytes read.
@@ -182,6 +183,12 @@ class LdrEntry:
         self.path = ""
         self.node: Optional[DdagNode] = None
         self.orders: dict[str, int] = {}
+
+    @property
+    def label(self) -> str:
+        """Return the DLL's name, or what stands for it: that of its file, else its address or its entry's."""
+        at = f"{self.base:#x}" if self.base else f"entry {self.address:#x}"
+        return self.name or windows_base_name(self.path) or at
 
     @property
     def flags(self) -> Optional[int]:
@@ -371,14 +378,14 @@ class Loader:
             if node is None:
                 node = self.read_node(address)
                 if node is None:
-                    missing.append(entry.name)
+                    missing.append(entry.label)
                     continue
                 self.nodes[address] = node
                 if node.cut:
-                    self._add_problem(entry.name, f"{node.cut}: not all modules of its import cycle are known")
+                    self._add_problem(entry.label, f"{node.cut}: not all modules of its import cycle are known")
             entry.node = node
             if entry.address not in node.modules:
-                self._add_problem(entry.name, f"its node {address:#x} does not list it: the node is not used")
+                self._add_problem(entry.label, f"its node {address:#x} does not list it: the node is not used")
                 entry.node = None
         self.has_nodes = bool(self.nodes)
         budget = MAX_RECORDS
@@ -448,7 +455,7 @@ class Loader:
         return budget - len(found)
 
     def _node_name(self, node: DdagNode) -> str:
-        return next((self.entries[a].name for a in node.modules if a in self.entries), f"node {node.address:#x}")
+        return next((self.entries[a].label for a in node.modules if a in self.entries), f"node {node.address:#x}")
 
     # -- the rules --------------------------------------------------------------------------------------------
 
@@ -543,7 +550,7 @@ def find_loaders(
     :raises UnsupportedError: if the target is not a Windows process.
     """
     if target.platform.os != "windows":
-        raise UnsupportedError("it is not a process of Windows: ask with dlstate, dlplan or dlgone")
+        raise UnsupportedError(NOT_WINDOWS)
     problems: list[Problem] = []
     loaders: list[Loader] = []
     peb = target.peb()

@@ -8,7 +8,7 @@ from typing import Optional
 from ...trace.ledger import LibraryKey, LoadedNow
 from ..loader.lists import LdrEntry, Loader, find_entry_at
 from ..loader.unload import ImportGraph, effective_count
-from ..state import CORE_DLLS, WindowsExamination, entry_name
+from ..state import CORE_DLLS, WindowsExamination
 from ..target import LiveWindowsTarget
 from .events import DllInstance
 
@@ -87,12 +87,12 @@ def own_count(graph: ImportGraph, entry: LdrEntry) -> Optional[int]:
 def instance_of(entry: LdrEntry) -> DllInstance:
     """Describe a DLL as it is loaded now."""
     path = entry.path or None
-    return DllInstance(entry_name(entry), path, entry.address, entry.base, entry.size, entry.timestamp)
+    return DllInstance(entry.label, path, entry.address, entry.base, entry.size, entry.timestamp)
 
 
 def key_of(entry: LdrEntry) -> LibraryKey:
     """Return the key of a DLL's account."""
-    return LibraryKey(entry.path or None, 0, entry_name(entry))
+    return LibraryKey(entry.path or None, 0, entry.label)
 
 
 def is_core(entry: Optional[LdrEntry]) -> bool:
