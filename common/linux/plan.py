@@ -171,6 +171,7 @@ class Planner:
             not link_map.is_proxy
             and link_map.address not in self.examined.kept.marks
             and link_map.address not in self._condemned
+            and self.examined.is_surely_unmarked(link_map)
         )
 
     @cached_property
@@ -198,6 +199,8 @@ class Planner:
         """Predict how a close ends: the outcome, the remaining open count, and the unloaded link maps in list order."""
         count = link_map.l_direct_opencount
         left = max(0, count - times)
+        if self.examined.is_doubted(link_map):
+            return Outcome.UNKNOWN, left, ()
         if link_map.nodelete:
             return Outcome.NO_EFFECT, count, ()
         if count == 0:
@@ -205,7 +208,8 @@ class Planner:
         if left > 0 or link_map.l_type != LT_LOADED:
             return Outcome.KEEPS, left, ()
         unloads = self._find_unloaded(link_map)
-        if unloads is None:
+        by_address = self._process.graph.by_address
+        if unloads is None or any(self.examined.is_doubted(by_address[address]) for address in unloads):
             return Outcome.UNKNOWN, left, ()
         if self._condemned:
             return Outcome.DEFERRED, left, unloads
@@ -271,7 +275,7 @@ class Planner:
             self._files.state(each)  # notes the trouble of files that have changed
         keeps = tuple(after.verdict(m, identify=False) for m in stays)
         is_unloaded = link_map.address in unloads or link_map.address in self._condemned
-        known = self._process.graph.complete and not is_unloaded
+        known = self._process.graph.complete and not is_unloaded and outcome is not Outcome.UNKNOWN
         remedy = find_remedy(after, link_map) if known else None
         return plan._replace(kept=keeps, remedy=remedy)
 

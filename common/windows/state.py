@@ -12,6 +12,7 @@ from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .holders import HolderSearch
+from .loader.doubts import find_doubts
 from .loader.lists import (
     ENTRY_FIELDS,
     FLAG_COR_IMAGE,
@@ -105,6 +106,8 @@ class WindowsExamination:
         self.memory = Memory(target)
         self.loaders, problems = find_loaders(self.memory, self.target, wow64_peb, no_peb)
         self.images: Mapping[int, ListedImage] = {image.base: image for image in self.target.images()}
+        for loader in self.loaders:
+            find_doubts(loader, self.images)
         self.problems = [*target.problems(), *problems]
         unread = any(problem.where in LOADER_NAMES.values() for problem in self.problems)
         self._all_loaders_read = bool(self.loaders) and self.loaders[0].kind == "native" and not unread
@@ -114,6 +117,12 @@ class WindowsExamination:
         for loader, graph, explainer in zip(self.loaders, self.import_graphs, self._explainers):
             self.problems += _graph_problems(loader, graph, explainer)
         self.problems += self._compare_with_images()
+        self.problems += [
+            Problem(entry.label, f"{text}: whether it stays is not known")
+            for loader in self.loaders
+            for entry in loader.entries.values()
+            for text in entry.doubts
+        ]
 
     def dlls(self) -> list[Dll]:
         """Describe every DLL, the native loader's first, in load order."""
@@ -368,6 +377,8 @@ def _graph_problems(loader: Loader, graph: ImportGraph, explainer: DllExplainer)
 def _state_words(loader: Loader, explainer: DllExplainer, unit: LoadUnit) -> str:
     """Return why a unit is neither ready nor simply being unloaded; empty if it is."""
     state = explainer.state(unit)
+    if unit.is_doubted:
+        return ""
     if state in _STATE_WORDS:
         return f"its State is {STATES[state]}: {_STATE_WORDS[state]}"
     if state in (UNLOADING, UNLOADED) and unit.count and not unit.pinned:
@@ -411,6 +422,8 @@ class DllExplainer:
 
     def is_unloading(self, unit: LoadUnit) -> bool:
         """Return True if a unit is being unloaded."""
+        if unit.is_doubted:
+            return False
         if self.graph.rule is not LoaderRule.WIN8:
             return unit.count == 0
         flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
@@ -425,6 +438,8 @@ class DllExplainer:
     def own_holds(self, unit: LoadUnit) -> list[DllHold]:
         """Return the holds that a unit has itself, not through an importer."""
         first = unit.entries[0]
+        if unit.is_doubted:
+            return []
         if unit.key == self._main:
             return [DllHold(DllHoldKind.MAIN_PROGRAM, self._count_evidence(unit))]
         holds = []
@@ -566,6 +581,8 @@ class DllExplainer:
     def holds(self, unit: LoadUnit) -> tuple[tuple[DllHold, ...], int]:
         """Return a unit's holds, strongest first, and the number of further importers."""
         own = self.own_holds(unit)
+        if unit.is_doubted:
+            return (), 0
         if unit.pinned or unit.key == self._main or self.is_unloading(unit):
             return tuple(own), 0
         parents = list(dict.fromkeys(key for key in unit.parents if key in self.graph.units and key != unit.key))
@@ -589,8 +606,28 @@ class DllExplainer:
         if self.is_unloading(unit):
             return False
         if holds:
-            return True
+            return True if self._is_surely_held(unit, holds) else None
         return None
+
+    def _is_surely_held(self, unit: LoadUnit, holds: Sequence[DllHold]) -> bool:
+        """Return True unless everything that keeps a unit does so through units that are contradicted."""
+        if any(hold.kind is not DllHoldKind.DEPENDENCY for hold in holds):
+            return True
+        units = self.graph.units
+        if not any(each.is_doubted for each in units.values()):
+            return True
+        doubted: list[int] = []
+
+        def importers(key: int) -> Sequence[int]:
+            found = self.graph.parents(key)
+            doubted.extend(each for each in found if units[each].is_doubted)
+            return [each for each in found if not units[each].is_doubted]
+
+        def spend(count: int) -> bool:
+            return self.loader.memory.spend(_NAME_UNITS * (1 + count), "what is known of importers")
+
+        self._find_held()
+        return any(key in self._kinds for key in Search([unit.key], importers, spend)) or not doubted
 
     # -- one DLL ----------------------------------------------------------------------------------------------
 

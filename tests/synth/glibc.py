@@ -131,6 +131,8 @@ class Library:
     soname: Optional[str] = None
     path: Optional[str] = None
     relocated: bool = True
+    #: It names the function that registers TLS destructors: such a library can outlast its last close.
+    registers_destructors: bool = True
 
     @property
     def key(self) -> str:
@@ -257,6 +259,8 @@ class Process:
             strings += needed.encode() + b"\0"
         dynamic.append((DT_SONAME, len(strings)))
         strings += (library.soname or library.name).encode() + b"\0"
+        if library.registers_destructors:
+            strings += b"__cxa_thread_atexit\0"
         put(SYMBOLS, symbols)
         put(STRINGS, strings)
         put(CONSTANTS, library.constants)
@@ -347,6 +351,13 @@ class Process:
         # Version 1; the pointer to .eh_frame and the count of 4 bytes; the table relative to this header.
         return b"\1\x1b\x03\x3b" + out.number(head - 4, 4) + out.number(count, 4) + table + records
 
+    def needs(self, library: Library) -> list[str]:
+        """List what the loader has noted that a library needs: of the program it is all that was loaded at start."""
+        if library is not self.libraries[0]:
+            return list(library.needs)
+        startup = (each.name for each in self.namespace(0) if each.type == 1)
+        return list(dict.fromkeys((*library.needs, *startup)))
+
     # -- the loader's state ------------------------------------------------------------------------------------
 
     def blob(self, content: bytes, owner: Optional[Library] = None) -> int:
@@ -409,9 +420,14 @@ class Process:
         put(layout.loader, neighbours[0] if place else 0)
         put(layout.map_start, base)
         put(layout.map_start + word, base + IMAGE_SIZE)
-        needs = [self.map_of(name, number) for name in library.needs]
+        needs = [self.map_of(name, number) for name in self.needs(library)]
         needs = [*needs, address] if library.listed_last else [address, *needs]
-        put(layout.initfini, self.blob(out.words([*needs, 0]), library))
+        listed = self.blob(out.words([*needs, 0]), library)
+        put(layout.initfini, listed)
+        if library.opencount:
+            # l_searchlist and l_symbolic_searchlist, two words each, are before l_loader.
+            put(layout.loader - 4 * word, listed)
+            put(layout.loader - 3 * word, len(needs), 4)
         if library.bound_to:
             count = out.number(len(library.bound_to), 4).ljust(word, b"\0")
             bound = [self.map_of(name, number) for name in library.bound_to]

@@ -375,7 +375,7 @@ def test_without_the_lock_nothing_is_being_closed_whatever_marks_were_left() -> 
     plans = plan_close(closing("libone.so", "libtwo.so", held=False), "libx.so", number)
     (found,) = plans.plans
     assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["libx.so", "libone.so", "libtwo.so", "liby.so"])
-    assert [library.name for library in plans.garbage or ()] == ["libone.so", "libtwo.so"]
+    assert not plans.garbage  # no finished close leaves such marks: whether they go by themselves is not known
     assert plans.problems == ()
 
 

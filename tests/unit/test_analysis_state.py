@@ -270,19 +270,24 @@ def test_a_library_that_is_half_loaded_may_stay_or_not() -> None:
 
 
 def test_nodelete_that_is_pending() -> None:
-    found = verdicts([Library("liba.so", opencount=1, nodelete_pending=True)])["liba.so"]
+    process = process_of([Library("liba.so", opencount=1, nodelete_pending=True)], layout=V240_LIVE)
+    process.lock = (4711, 1)
+    found = explain(process.target()).libraries[3]
     assert reasons(found) == [("nodelete", "pending"), ("open-count", "user")]
     assert evidence(found) == {"l_nodelete_pending": 1}
 
 
 def test_a_library_that_audits() -> None:
-    found = verdicts([Library("liba.so", opencount=1, auditing=True), Library("libb.so")])["liba.so"]
+    auditor = Library("liba.so", opencount=1, auditing=True, namespace=1, functions={"la_version": 0})
+    found = verdicts([auditor, Library("libb.so")])["liba.so"]
     assert reasons(found) == [("audit", None)]
     assert evidence(found) == {"l_auditing": 1, "l_direct_opencount": 1}
 
 
 def test_what_an_auditing_library_needs_stays_because_of_that() -> None:
-    libraries = [Library("liba.so", opencount=1, auditing=True, needs=["libb.so"]), Library("libb.so")]
+    functions = {"la_version": 0}
+    auditor = Library("liba.so", opencount=1, auditing=True, needs=["libb.so"], namespace=1, functions=functions)
+    libraries = [auditor, Library("libb.so", namespace=1)]
     (hold,) = verdicts(libraries)["libb.so"].holds
     assert hold.root is not None
     assert (hold.root.kinds, hold.root.opened_by) == ((HoldKind.AUDIT,), None)
@@ -292,15 +297,15 @@ def test_what_an_auditing_library_needs_stays_because_of_that() -> None:
     ("library", "origin"),
     [
         (Library("liba.so", nodelete=True, elf_nodelete=True), "elf-flag"),
-        (Library("liba.so", nodelete=True, extra_flags_1=1), "dlopen-flag"),
+        (Library("liba.so", opencount=1, nodelete=True, extra_flags_1=1), "dlopen-flag"),
         (Library("liba.so", nodelete=True, is_global=True), "dlopen-flag-or-dlsym"),
     ],
 )
 def test_what_made_a_library_nodelete(library: Library, origin: str) -> None:
     found = verdicts([library])["liba.so"]
     assert reasons(found) == [("nodelete", origin)]
-    assert evidence(found) == {"l_nodelete_active": 1, "l_direct_opencount": 0}
-    assert found.holds[0].dlclose_returns_early is False
+    assert evidence(found) == {"l_nodelete_active": 1, "l_direct_opencount": library.opencount}
+    assert found.holds[0].dlclose_returns_early is (library.opencount > 0)
 
 
 def test_until_2_30_the_file_tells_whether_it_asked_for_nodelete() -> None:

@@ -118,11 +118,15 @@ def test_the_count_of_the_node_is_shown_and_not_the_obsolete_one(tmp_path: Path)
     assert (evidence.address, evidence.value) == (dll.ddag_node + 0x18, 4)
 
 
-def test_the_obsolete_count_alone_pins_nothing(tmp_path: Path) -> None:
+def test_the_obsolete_count_alone_pins_nothing_and_contradicts_the_nodes(tmp_path: Path) -> None:
     made = process(WIN10)
     lib = made.loader.known["liba.dll"]
     made.memory.number(lib.entry + WIDE.load_count, 2, 0xFFFF)
-    assert kinds(find(explain(tmp_path, made), "libA.dll")) == [KINDS.LOAD_COUNT]
+    state = explain(tmp_path, made)
+    assert (find(state, "libA.dll").held, find(state, "libA.dll").holds) == (None, ())
+    (problem,) = state.problems
+    place = lib.node + WIDE.node_count
+    assert problem.message.startswith(f"LoadCount at {place:#x} is 0x3, but ObsoleteLoadCount is 0xffff")
 
 
 def test_both_loaders_of_a_process_of_32_bit_code(tmp_path: Path) -> None:

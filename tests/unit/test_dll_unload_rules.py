@@ -182,6 +182,7 @@ def test_an_entry_without_a_node_has_no_count(tmp_path: Path, flag: int, count: 
     made = Process(loader)
     entry = loader.known["a.dll"].entry
     made.memory.number(entry + WIDE.ddag, 8, 0)
+    made.memory.forget(loader.known["a.dll"].node, WIDE.node_size)
     made.memory.number(entry + WIDE.load_count, 2, count)
     made.memory.number(entry + WIDE.flags, 4, 0xA2CC | 0x80000 | flag)
     asked = Asked(tmp_path, made)
@@ -440,6 +441,7 @@ def test_without_a_node_wines_edges_are_not_known(tmp_path: Path) -> None:
     loader = load(WINE, graph(a="b", b="c", c=""), ["a"])
     made = Process(loader)
     made.memory.number(loader.known["a.dll"].entry + WIDE.ddag, 8, 0)
+    made.memory.forget(loader.known["a.dll"].node, WIDE.node_size)
     asked = Asked(tmp_path, made)
     assert asked.world.unread == {asked.entry("a").address}
     assert asked.unit("a").children == []

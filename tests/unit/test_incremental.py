@@ -184,8 +184,12 @@ def test_a_list_that_is_being_changed_is_read_whole_and_said_to_be_incomplete() 
     made = script()
     made.main.dlopen("liba.so")
     reader = Reader(made)
-    assert reader.read().complete
+    whole = reader.read()
+    assert whole.complete
     made.target.overwrite(reader.member("libb.so", "l_next"), (0).to_bytes(8, "little"))
+    assert reader.read().doubts  # the next one still points back
+    (following,) = (m for m in whole.by_address.values() if m.l_prev == reader.member("libb.so", "l_next") - 24)
+    made.target.overwrite(following.address + 32, (0).to_bytes(8, "little"))  # l_prev
     graph = reader.read()
     assert not graph.complete
     assert [problem.message for problem in graph.problems][:1] == ["_ns_nloaded is 11, the list has 5 libraries"]

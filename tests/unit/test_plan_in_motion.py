@@ -104,7 +104,8 @@ def test_what_a_running_close_has_condemned_is_no_garbage(
     assert plans.plans[0].outcome is (Outcome.DEFERRED if is_going else Outcome.UNLOADS)
     process.lock = (0, 0)
     plans = plan_close(process.target(), "libx.so", number)
-    assert [library.name for library in plans.garbage or ()] == ["libone.so"]
+    # With a mark that no finished close leaves it is not known.
+    assert [library.name for library in plans.garbage or ()] == (["libone.so"] if used or index < 0 else [])
 
 
 def test_what_is_kept_is_not_being_closed_whatever_its_marks_say() -> None:
@@ -151,9 +152,9 @@ def test_in_a_namespace_that_is_not_there_nothing_is_known(namespace: int) -> No
     made = believed(pinned, "libb.so", namespace)
     found = plan(made, "liba.so")
     assert (found.outcome, names(found)) == (Outcome.UNLOADS, ["liba.so"])
-    assert plan(made, "libb.so").outcome is Outcome.NO_EFFECT
+    assert plan(made, "libb.so").outcome is Outcome.UNKNOWN
     both = [Library("liba.so", opencount=1, needs=["libb.so"]), Library("libb.so")]
     found = plan(believed(both, "libb.so", namespace), "liba.so")
-    assert (found.outcome, sorted(names(found))) == (Outcome.UNLOADS, ["liba.so", "libb.so"])
+    assert (found.outcome, names(found)) == (Outcome.UNKNOWN, [])
     found = plan(believed(both, "liba.so", namespace), "liba.so")
     assert (found.outcome, names(found)) == (Outcome.UNKNOWN, [])

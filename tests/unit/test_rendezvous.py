@@ -119,8 +119,8 @@ def test_the_loader_has_run_but_has_no_list_yet(folder: Path) -> None:
         (((0, at(1), 0), (1, at(2), at(0)), (2, at(1), at(1))), 3, "loops"),
         (((0, at(1), 0), (1, 0x1234_5678_0000, at(0))), 2, "cannot be read"),
         (((0, at(1), 0), (1, 0xFFFF_FFFF_FFFF_FFF8, at(0))), 2, "cannot be read"),
-        (((0, at(1), 0), (1, at(2), at(2)), (2, 0, at(1))), 1, "l_prev"),
-        (((0, at(1), at(2)), (1, 0, at(0))), 0, "l_prev"),
+        (((0, at(1), 0), (1, at(2), at(2)), (2, 0, at(2))), 1, "l_prev"),
+        (((0, at(1), at(2)), (1, 0, at(1))), 0, "l_prev"),
     ],
 )
 def test_a_damaged_list(folder: Path, links: tuple[tuple[int, int, int], ...], seen: int, message: str) -> None:
@@ -128,6 +128,12 @@ def test_a_damaged_list(folder: Path, links: tuple[tuple[int, int, int], ...], s
     assert len(start.maps) == seen
     assert not start.complete
     assert [message in problem.message for problem in start.problems] == [True]
+
+
+@pytest.mark.parametrize("links", [((0, at(1), 0), (1, at(2), at(2)), (2, 0, at(1))), ((0, at(1), 7), (1, 0, at(0)))])
+def test_one_damaged_link_back_does_not_end_the_list(folder: Path, links: tuple[tuple[int, int, int], ...]) -> None:
+    start = start_of(folder / "dynamic", chain(*links))
+    assert (len(start.maps), start.complete) == (len(links), True)
 
 
 def test_a_list_without_end(folder: Path) -> None:

@@ -36,6 +36,7 @@ def random_libraries(dice: random.Random) -> list[Made]:
             name,
             opencount=dice.choice((0, 0, 1, 1, 2)),
             nodelete=dice.random() < 0.1,
+            is_global=True,
             owed=dice.choice((0, 0, 0, 0, 1)),
             needs=others(name, 3),
             bound_to=others(name, 2),
@@ -122,7 +123,8 @@ def test_a_process_that_has_gone_on_is_judged_as_if_it_had_been_read_anew(seed: 
             each.opencount = dice.choice((0, 1, 2))
             each.nodelete = each.nodelete or dice.random() < 0.2
             each.owed = dice.choice((each.owed, 0, 1))
-        unique = [("_ZGVx", dice.choice(libraries).name)] if dice.random() < 0.5 else []
+        owners = [each.name for each in libraries if each.nodelete]
+        unique = [("_ZGVx", dice.choice(owners))] if owners and dice.random() < 0.5 else []
         now = target_of(libraries, unique)
         target._segments, target._starts = now._segments, now._starts
         examined = examined.later(follower)

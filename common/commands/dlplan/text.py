@@ -149,7 +149,9 @@ def _answer(plans: Plans, plan: Plan) -> str:
     if plan.outcome is Outcome.NOT_OPEN:
         return f'{name} is not open: its count is 0, so dlclose would fail with "shared object not open".'
     if plan.outcome is Outcome.UNKNOWN:
-        return f"{close}: not known what it unloads, because not all libraries could be read."
+        return (
+            f"{close}: not known what it unloads: not all libraries could be read, or what was read contradicts itself."
+        )
     if plan.outcome is Outcome.NO_EFFECT:
         return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
     freed = f"{quantity(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.unload_bytes)})"

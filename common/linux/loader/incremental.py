@@ -64,7 +64,7 @@ class IncrementalGraphReader:
                 graph = None  # read as a whole below, which reports what is wrong
         if graph is None:
             graph = self._reader.read(memory)
-            if not graph.complete:
+            if not graph.complete or graph.doubts:
                 return graph
             self._users.clear()
             self._known.clear()

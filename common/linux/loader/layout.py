@@ -160,8 +160,8 @@ def _is_agreed(choice: LayoutChoice) -> bool:
     """Return True if a layout that some libraries contradict is right by all others.
 
     That of the exact build needs few witnesses.  Of any other the contradictions must be those of headers, in the
-    smaller part of the libraries, and the C library must agree; it has thread-local storage, whose members most others
-    leave 0.
+    smaller part of the libraries, but for one damaged link map, and the C library must agree; it has thread-local
+    storage, whose members most others leave 0.
     """
     if any(each.link_map is None for each in choice.contradictions):
         return False
@@ -175,7 +175,7 @@ def _is_agreed(choice: LayoutChoice) -> bool:
     if choice.layouts.exact:
         return True
     return (
-        all(each.in_headers for each in choice.contradictions)
+        len({each.link_map for each in choice.contradictions if not each.in_headers}) <= 1
         and 2 * len(agreeing) > len(compared)
         and any(is_libc(each.name) for each in agreeing)
     )
@@ -190,17 +190,20 @@ def for_each_contradiction(
         return
     base = graph.namespaces[0]
     first = base.maps[0] if base.maps else None
-    if first is None or first.address != next(iter(start.list)).address:
+    public = next(iter(start.list), None)
+    if first is None or public is None or first.address != public.address:
         yield Contradiction("_dl_ns[0]._ns_loaded is not the first library of r_debug")
         return
     if first.l_type != LT_EXECUTABLE:
-        yield Contradiction(f"the main program's l_type is {first.l_type}")
+        yield Contradiction(f"the main program's l_type is {first.l_type}", first)
     for namespace in graph.namespaces:
         for index, link_map in enumerate(namespace.maps[:_SAMPLE] if exact else namespace.maps):
             if link_map.l_type == LT_EXECUTABLE and link_map is not first:
                 yield Contradiction("l_type is that of the main program", link_map)
             if link_map.l_ns != namespace.number:
                 yield Contradiction(f"l_ns is {link_map.l_ns}", link_map)
+            for doubt in graph.doubts.get(link_map.address, ()):
+                yield Contradiction(doubt.text, link_map)
             yield from _map_contradictions(graph, link_map)
             if index < _SAMPLE or _is_telling(link_map):
                 for text in header_contradictions(images.at(link_map.l_map_start), link_map):
@@ -276,7 +279,7 @@ def header_contradictions(image: Optional[ElfImage], link_map: LinkMap) -> Itera
     entry = link_map.field("l_entry")
     if link_map.l_type != LT_EXECUTABLE and entry and image.entry:
         seen_entry = (entry - link_map.l_addr) & image.memory.platform.address_mask
-        if seen_entry != image.entry:
+        if seen_entry != image.entry and image.bias == link_map.l_addr:
             yield "l_entry is not the ELF header's entry point"
 
 

@@ -11,17 +11,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 from ...errors import CorruptError, FaultError
 from ...lists import Walk
-from ...memory import Memory
+from ...memory import CHUNK_SIZE, Memory
 from ...model import Layout, Problem
 from ...structs import Structure
 from ..elf.image import MAX_NAME
 from ..layouts.resolve import LayoutSet
 from .rendezvous import MAX_LIBRARIES, read_name
-from .roots import LT_LOADED, RootKind
+from .roots import LT_LIBRARY, LT_LOADED, RootKind
 
 DF_1_NODELETE = 8
 
@@ -34,6 +34,19 @@ MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
 _UNIQUE_AT_ONCE = 1 << 12
 MAX_DEPTH = 1 << 16
+
+# The highest plausible value of a member.
+_LIMITS = {
+    "l_type": LT_LOADED,
+    "l_direct_opencount": MAX_COUNT,
+    "l_tls_dtor_count": MAX_COUNT,
+    "l_nodelete_active": 1,
+    "l_nodelete_pending": 1,
+}
+_pick_limited = attrgetter(*_LIMITS)
+
+#: How many chunks of memory on either side of a link map are searched for one that is lost.
+_SEARCHED_CHUNKS = 64
 
 # The charge for each, in Memory's units, in addition to the bytes that are read.
 _MAP_UNITS = 1000
@@ -206,18 +219,40 @@ class MapReader:
         """Read the lists of link maps that one keeps; ``edges`` has what was read even if an error follows.
 
         :raises FaultError: if they cannot be read.
-        :raises CorruptError: if a list has no end.
+        :raises CorruptError: if a list has no end, or a relocated library has none.
         """
         pieces: list[tuple[int, bytes]] = []
         link_map.edges = pieces
+        try:
+            self._read_dependencies(link_map, pieces)
+        finally:
+            if link_map.l_reldeps:
+                link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps, pieces)
+
+    def _read_dependencies(self, link_map: LinkMap, pieces: list[tuple[int, bytes]]) -> None:
         if link_map.l_initfini:
             entries = self._read_null_terminated(link_map.l_initfini, pieces)
             if link_map.address not in entries:
                 raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
             link_map.listed = entries
             link_map.needed = entries[1:]
-        if link_map.l_reldeps:
-            link_map.relocated_to = self._read_relocation_dependencies(link_map.l_reldeps, pieces)
+        elif link_map.l_type != LT_LIBRARY and link_map.l_relocated and not link_map.is_proxy:
+            # _dl_map_object_deps makes the list before the library is relocated.
+            raise CorruptError("l_initfini is 0, though l_relocated is 1", link_map.address)
+
+    def read_search_list(self, link_map: LinkMap) -> Sequence[int]:
+        """Read the link maps that symbols of an opened library are looked up in: itself, and all that it needs.
+
+        They are those of l_initfini in another order (elf/dl-deps.c); empty if it was never opened itself, or the list
+        is implausible.
+        """
+        start = link_map.field("l_searchlist.r_list")
+        count = link_map.field("l_searchlist.r_nlist")
+        if not start or not count or count > MAX_EDGES:
+            return ()
+        self.memory.spend(_EDGE_UNITS * count, "l_searchlist", start)
+        entries = self.memory.try_words(start, count) or ()
+        return entries if entries[:1] == (link_map.address,) else ()
 
     def _read_null_terminated(self, address: int, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
         word = self.memory.pointer_size
@@ -258,12 +293,20 @@ class Namespace(NamedTuple):
     maps: tuple[LinkMap, ...]
 
 
+class Doubt(NamedTuple):
+    """A member of a link map that something else in the process contradicts, and both values in words."""
+
+    member: str
+    text: str
+
+
 class Graph:
     """All libraries of all namespaces.
 
     ``heads`` are the addresses and bytes of the list heads, ``strays`` are link maps that were read but cannot be
     where they were found.  ``complete`` is False if a list could not be followed: then a library that nothing seems to
-    keep may be kept by one that was not read.
+    keep may be kept by one that was not read.  ``doubts`` are the contradictions met on the way, by the address of the
+    link map.
     """
 
     def __init__(self, heads: Sequence[tuple[int, bytes]] = ()) -> None:
@@ -272,6 +315,9 @@ class Graph:
         self.by_address: dict[int, LinkMap] = {}
         self.strays: list[LinkMap] = []
         self.problems: list[Problem] = []
+        self.doubts: dict[int, list[Doubt]] = {}
+        #: By the address of the link map: why its lists could not be read.
+        self.unread_edges: dict[int, Doubt] = {}
 
     @property
     def pieces(self) -> Sequence[tuple[int, bytes]]:
@@ -294,6 +340,10 @@ class Graph:
     def complete(self) -> bool:
         """Return True if every library was read."""
         return not self.problems
+
+    def doubt(self, link_map: LinkMap, member: str, text: str) -> None:
+        """Record that a member of a link map is contradicted."""
+        self.doubts.setdefault(link_map.address, []).append(Doubt(member, text))
 
     def is_unchanged(self, memory: Memory) -> bool:
         """Return True if memory still holds the bytes that the graph was read from.
@@ -356,12 +406,12 @@ class GraphReader:
                 message = f"_ns_nloaded is {loaded}, but the list is empty"
                 graph.problems.append(Problem(f"namespace {number}", message))
             if first:
-                maps = tuple(_follow(self.maps, first, graph))
+                maps = tuple(_ListReader(self.maps, graph, loaded).follow(first))
                 if graph.complete and loaded != len(maps):
                     message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
                     graph.problems.append(Problem(f"namespace {number}", message))
                 graph.namespaces.append(Namespace(number, address, maps))
-        _check_edges(graph)
+        _check_edges(graph, self.maps)
         for link_map in graph.by_address.values():
             link_map.name = read_name(memory, link_map.l_name)
         return graph
@@ -388,65 +438,193 @@ class GraphReader:
         return Heads(tuple(lists), tuple((address, memory.read(address, size)) for address, size in places))
 
 
-def _check_edges(graph: Graph) -> None:
-    """Record a problem for each link map that depends on an address without one."""
+def _check_edges(graph: Graph, reader: MapReader) -> None:
+    """Record a doubt about each link map whose lists are damaged, and a problem if its needs are then unknown."""
     there = set(graph.by_address)
+    is_whole = graph.complete
     for address, link_map in graph.by_address.items():
-        if not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
+        damage = graph.unread_edges.get(address)
+        if damage is None and not (there.issuperset(link_map.needed) and there.issuperset(link_map.relocated_to)):
+            member = "l_reldeps" if there.issuperset(link_map.needed) else "l_initfini"
             unknown = next(a for a in (*link_map.needed, *link_map.relocated_to) if a not in there)
-            message = f"depends on {unknown:#x}, which is no library"
+            damage = Doubt(member, f"{member} has {unknown:#x}, which is no library")
+            if not is_whole:  # it can be one of those that were not read
+                graph.problems.append(Problem(f"link_map {address:#x}", damage.text))
+                continue
+        if damage is None:
+            continue
+        graph.doubt(link_map, *damage)
+        entries = reader.read_search_list(link_map) if damage.member == "l_initfini" else ()
+        if entries and there.issuperset(entries):
+            link_map.listed, link_map.needed = tuple(entries), tuple(entries[1:])
+        else:
+            message = f"what it depends on is not known: {damage.text}"
             graph.problems.append(Problem(f"link_map {address:#x}", message))
 
 
-def _follow(reader: MapReader, head: int, graph: Graph) -> Sequence[LinkMap]:
-    """Follow the list of a namespace; record in ``graph.problems`` where and why it ends early."""
+_ReadError = Union[FaultError, CorruptError]
 
-    def read(address: int, previous: int) -> tuple[LinkMap, int]:
-        if address in graph.by_address:
-            raise CorruptError("the list runs into that of another namespace")
-        link_map = reader.read(address)
+
+class _ListReader:
+    """Follows the list of a namespace; a single damaged link does not end it.
+
+    Each link is stored twice, in l_next of one link map and l_prev of the next.  Where the two disagree, the libraries
+    around decide which is right: it is recorded as a doubt about the other one's library.
+    """
+
+    def __init__(self, reader: MapReader, graph: Graph, loaded: Optional[int]) -> None:
+        """Create a reader of one list.
+
+        :param loaded: the number of link maps by the list's head, None if it is not counted.
+        """
+        self._reader = reader
+        self._graph = graph
+        self._loaded = loaded
+        self._before: Optional[LinkMap] = None
+        self._count = 0
+
+    def follow(self, head: int) -> Sequence[LinkMap]:
+        """Follow the list; record in ``graph.problems`` where and why it ends early."""
+        graph = self._graph
+        taken = len(graph.by_address)
+        walk = Walk(head, self._read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="libraries")
+        maps = walk.all()
+        reason = f"{walk.error}: this library and those after it are not known" if walk.error else walk.reason
+        if reason is not None:
+            graph.problems.append(Problem(f"link_map {walk.address:#x}", reason))
+        return maps
+
+    def _read(self, address: int, previous: int) -> tuple[LinkMap, int]:
+        graph = self._graph
+        if self._before is not None:
+            previous = self._before.address
+        link_map, objection = self._read_next(address, previous)
+        if objection is not None:
+            found = self._find_successor(previous) if self._before is not None else None
+            if found is not None and self._before is not None:
+                self._doubt_next(self._before, found)
+                link_map = found
+            elif link_map is None or not self._is_in_list(link_map):
+                if link_map is not None:
+                    graph.strays.append(link_map)
+                raise objection
+            else:
+                text = f"l_prev is {link_map.l_prev:#x}, but l_next of {previous:#x} is {link_map.address:#x}"
+                if not previous:
+                    text = f"l_prev is {link_map.l_prev:#x}, but it is the first of its list"
+                graph.doubt(link_map, "l_prev", text)
+        assert link_map is not None
+        self._take(link_map)
+        return link_map, self._following(link_map)
+
+    def _read_next(self, address: int, previous: int) -> tuple[Optional[LinkMap], Optional[_ReadError]]:
+        """Read a link map; also return why it cannot follow the previous one, None if it can."""
+        if address in self._graph.by_address:
+            return None, CorruptError(f"the list runs into {address:#x} again, or into that of another namespace")
         try:
-            reader.read_edges(link_map)
-        except (FaultError, CorruptError) as error:
-            message = f"what it depends on is not known: {error}"
-            graph.problems.append(Problem(f"link_map {address:#x}", message))
+            link_map = self._reader.read(address)
+        except FaultError as error:
+            return None, error
         objection = find_link_error(link_map, previous)
-        if objection:
-            graph.strays.append(link_map)
-            raise CorruptError(objection)
-        graph.by_address[address] = link_map
-        return link_map, link_map.l_next
+        return link_map, None if objection is None else CorruptError(objection)
 
-    taken = len(graph.by_address)
-    walk = Walk(head, read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="libraries")
-    maps = walk.all()
-    reason = f"{walk.error}: this library and those after it are not known" if walk.error else walk.reason
-    if reason is not None:
-        graph.problems.append(Problem(f"link_map {walk.address:#x}", reason))
-    return maps
+    def _take(self, link_map: LinkMap) -> None:
+        graph = self._graph
+        try:
+            self._reader.read_edges(link_map)
+        except (FaultError, CorruptError) as error:
+            # l_initfini is read first.
+            member = "l_initfini" if not link_map.listed else "l_reldeps"
+            graph.unread_edges[link_map.address] = Doubt(member, str(error))
+        for member, text in for_each_implausible(link_map):
+            graph.doubt(link_map, member, text)
+        graph.by_address[link_map.address] = link_map
+        self._before = link_map
+        self._count += 1
+
+    def _following(self, link_map: LinkMap) -> int:
+        """Return the next link map's address: at an end or loop that comes too early, of the one that points back."""
+        is_end = not link_map.l_next or link_map.l_next in self._graph.by_address
+        if not is_end or self._loaded is None or self._count >= min(self._loaded, MAX_LIBRARIES):
+            return link_map.l_next
+        found = self._find_successor(link_map.address)
+        if found is None:
+            return link_map.l_next
+        self._doubt_next(link_map, found)
+        return found.address
+
+    def _doubt_next(self, link_map: LinkMap, found: LinkMap) -> None:
+        text = f"l_next is {link_map.l_next:#x}, but l_prev of {found.address:#x} is {link_map.address:#x}"
+        self._graph.doubt(link_map, "l_next", text)
+
+    def _is_in_list(self, link_map: LinkMap) -> bool:
+        """Return True if a link map is in the list by those behind it: the next one points back, or it is the last."""
+        if not self._is_likely(link_map):
+            return False
+        if not link_map.l_next:
+            return self._loaded == self._count + 1
+        try:
+            return self._reader.read(link_map.l_next).l_prev == link_map.address
+        except FaultError:
+            return False
+
+    def _find_successor(self, address: int) -> Optional[LinkMap]:
+        """Find the link map whose l_prev is an address; the loader allocates them near one another."""
+        memory = self._reader.memory
+        word = address.to_bytes(memory.pointer_size, "little" if memory.struct_prefix == "<" else "big")
+        shift = self._reader.layout.fields["l_prev"].offset
+        for place in _for_each_place(memory, address, word):
+            if place - shift in self._graph.by_address or not memory.spend(_MAP_UNITS, "libraries behind", address):
+                continue
+            try:
+                link_map = self._reader.read(place - shift)
+            except FaultError:
+                continue
+            # The memory of a library that is gone can still hold its link map.
+            if link_map.l_prev == address and self._is_in_list(link_map):
+                return link_map
+        return None
+
+    def _is_likely(self, link_map: LinkMap) -> bool:
+        """Return True if memory has the form of a link map of this list: lists of link maps hold addresses, too."""
+        if self._before is not None and link_map.l_ns != self._before.l_ns:
+            return False
+        if link_map.is_proxy:
+            return link_map.l_real in self._graph.by_address
+        has_range = link_map.l_map_start <= link_map.l_ld < link_map.l_map_end
+        return has_range and not any(True for _ in for_each_implausible(link_map))
+
+
+def _for_each_place(memory: Memory, address: int, word: bytes) -> Iterator[int]:
+    """Yield the places near an address that hold a word, the nearest chunk first."""
+    first = address - address % CHUNK_SIZE
+    for distance in range(_SEARCHED_CHUNKS):
+        for start in dict.fromkeys((first + distance * CHUNK_SIZE, first - distance * CHUNK_SIZE)):
+            data = memory.try_read(start, CHUNK_SIZE) if start >= 0 else None
+            at = -1 if data is None else data.find(word)
+            while data is not None and at >= 0:
+                if at % len(word) == 0:
+                    yield start + at
+                at = data.find(word, at + 1)
 
 
 def find_link_error(link_map: LinkMap, previous: int) -> Optional[str]:
     """Return why a link map cannot follow the previous one, None if it can."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
-    implausible = _find_implausible(link_map)
-    return f"{implausible}: this library and those after it are not known" if implausible else None
-
-
-def _find_implausible(link_map: LinkMap) -> Optional[str]:
-    """Return an implausible value in a link map, None if there is none; the loader does not maintain proxies."""
-    if link_map.is_proxy:
-        return None
-    if link_map.l_type > LT_LOADED:
-        return f"l_type is {link_map.l_type}"
-    if link_map.l_direct_opencount > MAX_COUNT:
-        return f"l_direct_opencount is {link_map.l_direct_opencount}"
-    if (link_map.l_tls_dtor_count or 0) > MAX_COUNT:
-        return f"l_tls_dtor_count is {link_map.l_tls_dtor_count}"
-    if (link_map.l_nodelete_active or 0) > 1:
-        return f"l_nodelete_active is {link_map.l_nodelete_active}"
+    implausible = [text for _, text in for_each_implausible(link_map)]
+    if len(implausible) > 1:
+        return f"{', '.join(implausible)}: this library and those after it are not known"
     return None
+
+
+def for_each_implausible(link_map: LinkMap) -> Iterator[tuple[str, str]]:
+    """Yield the implausible members of a link map, each with its value in words; not the loader's of proxies."""
+    if link_map.is_proxy:
+        return
+    for name, limit, value in zip(_LIMITS, _LIMITS.values(), _pick_limited(link_map)):
+        if value is not None and value > limit:
+            yield name, f"{name} is {value}"
 
 
 class LoadLock(NamedTuple):
@@ -503,6 +681,22 @@ def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namesp
     :raises FaultError: if the table cannot be read.
     :raises CorruptError: if its size is implausible.
     """
+    for _, name, owner in _for_each_unique_entry(memory, layouts, namespace):
+        yield UniqueSymbol(_read_symbol_name(memory, name), owner)
+
+
+def for_each_unique_owner(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[tuple[int, int]]:
+    """Yield the link map that owns each of these symbols, and the address of the symbol's entry.
+
+    :raises FaultError: if the table cannot be read.
+    :raises CorruptError: if its size is implausible.
+    """
+    for place, _, owner in _for_each_unique_entry(memory, layouts, namespace):
+        yield owner, place
+
+
+def _for_each_unique_entry(memory: Memory, layouts: LayoutSet, namespace: Namespace) -> Iterator[tuple[int, int, int]]:
+    """Yield the address of each entry in use, and the addresses of its name and its owner."""
     names = layouts.require("link_namespaces").fields
     entries_at = names.get("_ns_unique_sym_table.entries")
     size_at = names.get("_ns_unique_sym_table.size")
@@ -515,9 +709,10 @@ def for_each_unique_symbol(memory: Memory, layouts: LayoutSet, namespace: Namesp
     if size > MAX_UNIQUE_ENTRIES:
         raise CorruptError(f"unique symbol table of {size} entries", namespace.address + size_at.offset)
     # struct unique_sym { uint32_t hashval; const char *name; const ElfW(Sym) *sym; const struct link_map *map; }
+    step = 4 * memory.pointer_size
     for first in range(0, size, _UNIQUE_AT_ONCE):
-        words = memory.words(entries + first * 4 * memory.pointer_size, 4 * min(_UNIQUE_AT_ONCE, size - first))
-        for name, owner in zip(words[1::4], words[3::4]):
+        words = memory.words(entries + first * step, 4 * min(_UNIQUE_AT_ONCE, size - first))
+        for index, (name, owner) in enumerate(zip(words[1::4], words[3::4]), first):
             if name:
                 memory.spend(_UNIQUE_UNITS, f"unique symbols of namespace {namespace.number}")
-                yield UniqueSymbol(_read_symbol_name(memory, name), owner)
+                yield entries + index * step, name, owner

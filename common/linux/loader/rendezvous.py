@@ -54,7 +54,8 @@ def _follow_public(memory: Memory, head: int) -> Walk[PublicMap]:
 
     def read(address: int, before: int) -> tuple[PublicMap, int]:
         l_addr, l_name, l_ld, l_next, l_prev = memory.words(address, 5)
-        if l_prev != before:
+        # One damaged link does not end the list.
+        if l_prev != before and (memory.try_words(l_next, 5) or ())[4:] != (address,):
             raise CorruptError(f"l_prev is {l_prev:#x}, not {before:#x}: the libraries from here on are not known")
         return PublicMap(memory, address, l_addr, l_name, l_ld), l_next
 
@@ -190,7 +191,8 @@ def read_name(memory: Memory, address: int) -> str:
 def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, ElfImage]]:
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
-    Its base is AT_BASE, unless ld.so was started as the program; then it is recognised by its name.
+    Its base is AT_BASE, unless ld.so was started as the program; then it is recognised by its name.  If the list does
+    not lead to it, because a link map is damaged, the entry returned has the address 0.
 
     :raises UnsupportedError: if a core lacks its headers, and so does this machine.
     """
@@ -203,7 +205,14 @@ def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[Publi
                 raise lacks_loader(error.path, error.why) from error
             except DlwhyError:
                 continue
-    return None
+    try:
+        image = ElfImage.at(memory, base) if base else None
+    except DlwhyError:
+        image = None
+    if image is None:
+        return None
+    named = next(filter(_is_named_as_rtld, maps), None)
+    return named or PublicMap(memory, 0, base, 0, 0), image
 
 
 def lacks_loader(path: str, why: str) -> UnsupportedError:

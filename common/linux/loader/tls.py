@@ -135,6 +135,21 @@ def _find_owed(graph: Graph) -> Mapping[int, Optional[int]]:
     return {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
 
 
+def count_destructors(
+    memory: Memory, graph: Graph, libcs: Sequence[LinkMap], pointers: Sequence[int]
+) -> Mapping[int, int]:
+    """Count the pending destructors of each library in the lists of threads, given by their thread pointers."""
+    wanted = {m.address: m.l_tls_dtor_count or 0 for m in graph.by_address.values()}
+    threads = [(None, pointer) for pointer in pointers]
+    finder = _Finder(memory, graph, wanted)
+    counts: dict[int, int] = {}
+    for libc in libcs:
+        for _, _, nodes in finder.find(libc, threads):
+            for _, _, link_map in nodes:
+                counts[link_map] = counts.get(link_map, 0) + 1
+    return counts
+
+
 def _thread_pointers(
     memory: Memory, listed: Callable[[], Mapping[int, int]], problems: list[Problem]
 ) -> Iterator[tuple[Thread, int]]:

@@ -57,9 +57,7 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
     for contradiction in choice.contradictions:
         link_map = contradiction.link_map
         if link_map is not None and contradiction.in_headers:
-            process.image(link_map)  # notes all that differs
-        elif link_map is not None:
-            process.note_trouble(link_map, f"{contradiction.text}: its link map is damaged")
+            process.image(link_map)  # notes all that differs; the others are found by `Doubts`
     return process
 
 
@@ -108,6 +106,7 @@ class GlibcProcess:
         self._troubles: dict[int, list[Problem]] = {}
         self._concerned: dict[int, None] = {}
         self._headless: dict[int, str] = {}
+        self._overwritten: set[int] = set()
         self.program = program
         self._images = ElfImages(memory, self._agrees)
         if bindings is None:
@@ -248,7 +247,12 @@ class GlibcProcess:
         texts = [] if link_map is None else list(header_contradictions(image, link_map))
         if texts and link_map is not None:
             self.note_trouble(link_map, overwritten_words(texts))
+            self._overwritten.add(link_map.address)
         return not texts
+
+    def is_overwritten(self, link_map: LinkMap) -> bool:
+        """Return True if a library's image was read, and is not the one that the loader has read."""
+        return link_map.address in self._overwritten
 
     def build_id(self, link_map: LinkMap) -> Optional[str]:
         """Return a library's build-id in hex; also after the unload, if it was read before that."""

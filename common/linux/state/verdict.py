@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from ...graph import Search
 from ...model import Evidence
 from ...paths import base_name
 from ..loader.maps import LinkMap
@@ -12,6 +13,7 @@ from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..model import Hold, HoldKind, Library, Rebuild, State
 from .activity import note_activity
 from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
+from .doubts import Doubts
 from .evidence import read_evidence, reported_fields
 from .files import LoadedFiles
 from .mark_phase import MarkPhase
@@ -26,8 +28,9 @@ from .tls import PendingDestructors
 if TYPE_CHECKING:
     from ..loader.incremental import IncrementalGraphReader
 
-# The cost of a library that is reported with its fields, in Memory's units.
+# Costs in Memory's units: of a library that is reported with its fields, and of a step along an edge.
 _LIBRARY_UNITS = 6000
+_STEP_UNITS = 4
 
 
 class ProcessFacts(NamedTuple):
@@ -37,6 +40,7 @@ class ProcessFacts(NamedTuple):
     startup: Startup
     nodelete: NodeleteOrigins
     destructors: PendingDestructors
+    doubts: Doubts
 
 
 class GlibcExamination:
@@ -53,13 +57,19 @@ class GlibcExamination:
         self.kept = MarkPhase(facts.process, counts, facts.destructors)
         self._facts = facts
         self._brief = brief
+        self._surely_kept: set[int] = set()
         self._chains = HoldChains(facts.process, self.kept, brief=brief)
 
     @classmethod
     def of(cls, process: GlibcProcess, *, brief: bool = False) -> GlibcExamination:
         """Examine a process under its actual open counts."""
-        facts = ProcessFacts(process, Startup(process), NodeleteOrigins(process), PendingDestructors(process))
-        return cls(facts, brief=brief)
+        return cls._of(process, brief=brief, compared=True)
+
+    @classmethod
+    def _of(cls, process: GlibcProcess, *, brief: bool, compared: bool) -> GlibcExamination:
+        nodelete = NodeleteOrigins(process)
+        doubts = Doubts(process, nodelete, compared=compared)
+        return cls(ProcessFacts(process, Startup(process), nodelete, PendingDestructors(process), doubts), brief=brief)
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Examine the same process as if some libraries had other open counts, by link map address."""
@@ -71,7 +81,7 @@ class GlibcExamination:
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are implausible.
         """
-        return GlibcExamination.of(self.process.later(follower), brief=self._brief)
+        return GlibcExamination._of(self.process.later(follower), brief=self._brief, compared=False)
 
     def all_facts(self) -> list[Library]:
         """Return the facts of every library, without verdicts."""
@@ -107,6 +117,8 @@ class GlibcExamination:
     def verdict(self, link_map: LinkMap, identify: bool) -> Library:
         """Return the verdict on one library."""
         self.process.concern(link_map)
+        if self._facts.doubts.of(link_map):
+            return self.describe(link_map, identify)
         holds, omitted = self._holds(link_map)
         return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
 
@@ -153,10 +165,54 @@ class GlibcExamination:
 
     def _held(self, link_map: LinkMap, holds: Sequence[Hold]) -> Optional[bool]:
         if link_map.address in self.kept.marks:
-            return True
+            return True if self._is_surely_kept(link_map) else None
         if not self.process.graph.complete or any(hold.kind is HoldKind.HALF_LOADED for hold in holds):
             return None
-        return False
+        if self.is_surely_unmarked(link_map):
+            return False
+        self._facts.doubts.note_unmarked(link_map)
+        return None
+
+    def _is_surely_kept(self, link_map: LinkMap) -> bool:
+        """Return True if a root keeps a marked library through libraries whose link maps nothing contradicts."""
+        by_address, doubted = self.process.graph.by_address, []
+
+        def holders(address: int) -> Sequence[int]:
+            found = []
+            for each in self.kept.holders.get(address, ()):
+                if self._facts.doubts.of(by_address[each]):
+                    doubted.append(by_address[each])
+                else:
+                    found.append(each)
+            return found
+
+        search = Search([link_map.address], holders, self._spend_steps)
+        for address in search:
+            if self.kept.marks[address] or address in self._surely_kept:
+                self._surely_kept.update(search.path(address))
+                return True
+        for each in doubted:
+            self.process.concern(each)
+        return not doubted
+
+    def is_doubted(self, link_map: LinkMap) -> bool:
+        """Return True if something contradicts a library's link map."""
+        return bool(self._facts.doubts.of(link_map))
+
+    def is_surely_unmarked(self, link_map: LinkMap) -> bool:
+        """Return True if nothing contradicts that nothing keeps a library, and its own link map."""
+        doubts = self._facts.doubts
+        by_address = self.process.graph.by_address
+        if not self.kept.counts and doubts.of_unmarked(link_map):
+            return False
+        for address in Search([link_map.address], doubts.users, self._spend_steps):
+            if doubts.of(by_address[address]):
+                self.process.concern(by_address[address])
+                return False
+        return True
+
+    def _spend_steps(self, count: int) -> bool:
+        return self.process.memory.spend(_STEP_UNITS * (1 + count), "what is known of the libraries that keep others")
 
     def _holds(self, link_map: LinkMap) -> tuple[tuple[Hold, ...], int]:
         if link_map.is_proxy:

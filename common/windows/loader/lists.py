@@ -34,6 +34,8 @@ _MAX_NAME = 512
 _ENTRY_UNITS, _NODE_UNITS, _EDGE_UNITS = 2000, 1000, 64
 #: Maximum number of records read from the graph: a damaged graph can be endless.
 MAX_RECORDS = 500_000
+#: In the low bits of an edge's ParentNode: a forwarder or a delay load made it.
+_FORWARDER_LINK = 1
 #: Ends the list of a node's edges; never an address.
 _NO_RECORD = -1
 #: How many entries decide whether a layout fits.
@@ -81,6 +83,7 @@ INIT_ERROR, SNAP_ERROR = -4, -3
 #: From Mapping to Initializing: a load that has not returned.
 LOADING = range(1, READY_TO_RUN)
 
+DYNAMIC_LOAD = 4
 LOAD_REASONS = {
     -1: "unknown",
     0: "static-dependency",
@@ -130,7 +133,18 @@ class Fit(enum.IntEnum):
 class DdagNode:
     """An LDR_DDAG_NODE: a module or the modules of an import cycle, with its imports and importers."""
 
-    __slots__ = ("address", "children", "cut", "knows_children", "knows_parents", "modules", "parents", "record")
+    __slots__ = (
+        "address",
+        "children",
+        "cut",
+        "cut_edges",
+        "forwarders",
+        "knows_children",
+        "knows_parents",
+        "modules",
+        "parents",
+        "record",
+    )
 
     def __init__(self, record: StructView) -> None:
         self.record = record
@@ -142,6 +156,9 @@ class DdagNode:
         self.parents: Optional[tuple[int, ...]] = None
         #: Whether they are all of them.
         self.knows_children = self.knows_parents = False
+        #: Those of the children whose edge was made by a forwarder or a delay load, and the lists that were cut.
+        self.forwarders: set[int] = set()
+        self.cut_edges: set[str] = set()
 
     @property
     def count(self) -> Optional[int]:
@@ -160,6 +177,7 @@ class LdrEntry:
     __slots__ = (
         "address",
         "base",
+        "doubts",
         "entry_point",
         "name",
         "node",
@@ -183,6 +201,15 @@ class LdrEntry:
         self.path = ""
         self.node: Optional[DdagNode] = None
         self.orders: dict[str, int] = {}
+        #: What contradicts the entry or its node, in words.
+        self.doubts: list[str] = []
+
+    def doubt(self, record: StructView, member: str, text: str) -> None:
+        """Record that a member of the entry or its node is contradicted."""
+        field = record.layout.fields[member]
+        self.doubts.append(
+            f"{member} at {record.address + field.offset:#x} is {record.get(member) or 0:#x}, but {text}"
+        )
 
     @property
     def label(self) -> str:
@@ -372,21 +399,22 @@ class Loader:
         missing = []
         for entry in self.entries.values():
             address = entry.record.get("DdagNode")
-            if not address:
+            if address is None:
                 continue
-            node = self.nodes.get(address)
-            if node is None:
-                node = self.read_node(address)
-                if node is None:
-                    missing.append(entry.label)
-                    continue
-                self.nodes[address] = node
-                if node.cut:
-                    self._add_problem(entry.label, f"{node.cut}: not all modules of its import cycle are known")
-            entry.node = node
-            if entry.address not in node.modules:
+            node = self._node(entry, address) if address else None
+            if node is not None and entry.address in node.modules:
+                entry.node = node
+                continue
+            entry.node = self._find_node_by_ring(entry)
+            if entry.node is not None:
+                text = f"its NodeModuleLink is in the ring of the node at {entry.node.address:#x}"
+                entry.doubt(entry.record, "DdagNode", text)
+            elif node is None and address:
+                missing.append(entry.label)
+            elif node is not None:
                 self._add_problem(entry.label, f"its node {address:#x} does not list it: the node is not used")
-                entry.node = None
+        used = {entry.node.address for entry in self.entries.values() if entry.node}
+        self.nodes = {address: node for address, node in self.nodes.items() if address in used}
         self.has_nodes = bool(self.nodes)
         budget = MAX_RECORDS
         for node in self.nodes.values():
@@ -396,6 +424,36 @@ class Loader:
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             self._add_problem("LDR_DDAG_NODE", f"not in memory: the load counts of {names} are not known")
 
+    def _node(self, entry: LdrEntry, address: int) -> Optional[DdagNode]:
+        """Return the node at an address, which an entry names, None if it is not in memory."""
+        node = self.nodes.get(address)
+        if node is None:
+            node = self.read_node(address)
+            if node is not None:
+                self.nodes[address] = node
+                if node.cut:
+                    self._add_problem(entry.label, f"{node.cut}: not all modules of its import cycle are known")
+        return node
+
+    def _find_node_by_ring(self, entry: LdrEntry) -> Optional[DdagNode]:
+        """Find the node in whose ring of modules an entry is; None if the ring is damaged, too."""
+        link = entry.address + self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
+        links = {each + link - entry.address for each in self.entries}
+        ring = follow_ring(
+            self.memory,
+            link,
+            lambda each: each,
+            limit=4 * MAX_ENTRIES,
+            taken=4 * MAX_ENTRIES - self._ring_budget,
+            pointer_size=self.pointer_size,
+        )
+        for address in ring:
+            self._ring_budget -= 1
+            if address not in links:
+                node = self._node(entry, address)
+                return node if node is not None and entry.address in node.modules else None
+        return None
+
     def read_node(self, address: int) -> Optional[DdagNode]:
         """Read a node, None if it is not in memory."""
         self.memory.spend(_NODE_UNITS, "the node", address)
@@ -403,20 +461,28 @@ class Loader:
         if node.count is None or node.state is None:
             return None
         links = self.layouts.require("_LDR_DATA_TABLE_ENTRY").fields["NodeModuleLink"].offset
-        walk = follow_ring(
+        walk = self._follow_modules(address, links)
+        node.modules = dict.fromkeys(walk.all())
+        node.cut = walk.reason
+        if node.cut is not None:
+            rest = self._follow_modules(address, links, backwards=True).all()
+            node.modules = dict.fromkeys((*node.modules, *reversed(rest)))
+        self._ring_budget -= len(node.modules)
+        return node
+
+    def _follow_modules(self, address: int, links: int, *, backwards: bool = False) -> Walk[int]:
+        """Follow the ring of a node's modules, whose links have that offset."""
+        return follow_ring(
             self.memory,
             address,
             lambda link: link - links,
             limit=4 * MAX_ENTRIES,
             taken=4 * MAX_ENTRIES - self._ring_budget,
+            backwards=backwards,
             pointer_size=self.pointer_size,
             subject="Modules of its node",
             noun="modules",
         )
-        node.modules = dict.fromkeys(walk.all())
-        node.cut = walk.reason
-        self._ring_budget -= len(node.modules)
-        return node
 
     def _read_edges(self, node: DdagNode, outgoing: bool, budget: int) -> int:
         """Read a circular LDRP_CSLIST of {Link, ChildNode, BackLink, ParentNode}; Tail is the last record.
@@ -437,6 +503,8 @@ class Loader:
             if (parent if outgoing else child) != node.address:
                 raise CorruptError(f"{name} has a record at {link - shift:#x} of another node")
             following = words[0 if outgoing else 2]
+            if outgoing and words[3] & _FORWARDER_LINK:
+                node.forwarders.add(child)
             return child if outgoing else parent, _NO_RECORD if link == tail else following
 
         first = _NO_RECORD if tail == 0 else self.memory.try_unsigned(tail, size) if tail else None
@@ -447,6 +515,7 @@ class Loader:
             walk = Walk(first, read, limit=MAX_RECORDS, taken=taken, last=_NO_RECORD, subject=name, noun="records")
             found, reason = walk.all(), walk.reason
         if reason is not None and name in node.record.layout.fields:
+            node.cut_edges.add(name)
             self._add_problem(where, f"{reason}: not all its edges are known")
         if outgoing:
             node.children, node.knows_children = tuple(found), reason is None

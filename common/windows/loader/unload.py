@@ -45,13 +45,15 @@ class LoadUnit:
     have a key for each edge.
     """
 
-    __slots__ = ("children", "count", "entries", "key", "own", "parents", "pinned")
+    __slots__ = ("children", "count", "entries", "is_doubted", "key", "own", "parents", "pinned")
 
     def __init__(self, key: int, entries: Sequence[LdrEntry], count: Optional[int], pinned: Optional[bool]) -> None:
         self.key = key
         self.entries = tuple(entries)
-        self.count = count
-        self.pinned = pinned
+        #: Something contradicts the loader's own record: then nothing is taken from it.
+        self.is_doubted = any(entry.doubts for entry in entries)
+        self.count = None if self.is_doubted else count
+        self.pinned = None if self.is_doubted else pinned
         self.own: Optional[int] = None
         self.children: list[int] = []
         self.parents: list[int] = []
