@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Rebuild,
         Root,
         State,
+        StaticTls,
         TlsDestructor,
     )
     from .common.linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step, ThreadInside
@@ -169,6 +170,7 @@ __all__ = [
     "Source",
     "SourceKind",
     "State",
+    "StaticTls",
     "Status",
     "Step",
     "TargetInfo",
@@ -194,7 +196,8 @@ _HOMES = {
         "NotFoundError UnsupportedError UsageError"
     ),
     "common.linux.model": (
-        "CodeSymbol Fix FixKind Hiding Hold HoldKind Library Obstacle ObstacleKind Rebuild Root State TlsDestructor"
+        "CodeSymbol Fix FixKind Hiding Hold HoldKind Library Obstacle ObstacleKind Rebuild Root State StaticTls "
+        "TlsDestructor"
     ),
     "common.linux.plan_model": "Action Closer ClosingWay Plan Plans Remedy Step ThreadInside",
     "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",

@@ -210,14 +210,31 @@ class Library(NamedTuple):
         return any(hold.kind is HoldKind.CLOSE_IN_PROGRESS for hold in self.holds)
 
 
+class StaticTls(NamedTuple):
+    """What is left of the static TLS block for libraries that dlopen loads, in bytes.
+
+    Of ``size`` bytes ``free`` can still be handed out.  ``held`` has the base names of the loaded libraries with a
+    piece, and its size; ``lost`` bytes belong to no loaded library, and no later one gets them.
+    """
+
+    size: int
+    free: int
+    held: tuple[tuple[str, int], ...]
+    lost: int
+
+
 class State(NamedTuple):
-    """The answer of ``dlstate``: libraries with their verdicts."""
+    """The answer of ``dlstate``: libraries with their verdicts.
+
+    ``static_tls`` is None in an answer about single libraries, or if it is unknown.
+    """
 
     target: TargetInfo
     loader: LoaderInfo
     libraries: tuple[Library, ...]
     asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
+    static_tls: Optional[StaticTls] = None
 
 
 def runs_wine(libraries: Sequence[Library]) -> bool:

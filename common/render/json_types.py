@@ -331,8 +331,21 @@ class LibraryDocument(_LibraryDocument, total=False):
     rebuild: Optional[RebuildDocument]  # of libraries that were asked about
 
 
+class StaticTlsPieceDocument(TypedDict):
+    library: str
+    size: int
+
+
+class StaticTlsDocument(TypedDict):
+    size: int
+    free: int
+    held: list[StaticTlsPieceDocument]
+    lost: int
+
+
 class DlstateDocument(Envelope):
     libraries: list[LibraryDocument]
+    static_tls: Optional[StaticTlsDocument]
 
 
 class CloserDocument(TypedDict):

@@ -79,7 +79,7 @@ FIELDS: Mapping[str, str] = {
     "rtld_global": (
         "_dl_ns _dl_nns _dl_load_lock _dl_load_write_lock _dl_load_tls_lock _dl_load_adds _dl_initfirst"
         " _dl_rtld_map _dl_tls_max_dtv_idx _dl_tls_dtv_slotinfo_list _dl_tls_generation _dl_stack_used"
-        " _dl_stack_user _dl_stack_cache"
+        " _dl_stack_user _dl_stack_cache _dl_tls_static_used _dl_tls_static_size"
     ),
     "rtld_global_ro": (
         "_dl_debug_mask _dl_initial_searchlist _dl_auxv _dl_tls_static_size _dl_tls_static_align _dl_open"

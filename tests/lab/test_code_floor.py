@@ -34,6 +34,7 @@ LINUX_ONLY = {
         "tests/unit/test_elf_unwind.py",
         "tests/unit/test_closers.py",
         "tests/unit/test_frames.py",
+        "tests/unit/test_static_tls.py",
         "tests/unit/test_lost_threads.py",
         "tests/unit/test_loaded_files.py",
         "tests/unit/test_lock_holder.py",

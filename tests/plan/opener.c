@@ -32,6 +32,7 @@ int main(int count, char **words)
     void *handle = count > 1 ? dlopen(words[1], RTLD_NOW) : NULL;
     if (!handle)
         return 2;
+    printf("%p\n", handle);
     show_all();
     if (read(0, &byte, 1) != 1)
         return 3;

@@ -54,7 +54,7 @@ def close(opener: Path, library: Path) -> Optional[tuple[Plan, set[str]]]:
             if before is None:
                 return None
             with dlwhy.open(process.pid) as examined:
-                (plan,) = examined.plan(str(library)).plans
+                (plan,) = examined.plan(f"&{before.pop(0)}").plans
             assert process.stdin is not None
             process.stdin.write("x")
             process.stdin.flush()

@@ -21,6 +21,7 @@ from dlwhy.common.linux.model import (
     Rebuild,
     Root,
     State,
+    StaticTls,
 )
 from dlwhy.common.model import LoaderInfo, Problem, Source, SourceKind
 from dlwhy.common.render.text import MAX_WIDTH, render
@@ -131,6 +132,16 @@ def written() -> str:
     parts.append(f"==== all\n{text_of(state(*every, problems=problems), verbose=False)}")
     parts.append(f"==== all -v\n{text_of(state(*every[:2], problems=problems), verbose=True)}")
     parts.append(f"==== pattern\n{text_of(state(*every[3:6], asked='lib0*'), verbose=False)}")
+    for size, free, held, lost in (
+        (1664, 1664, (), 0),
+        (1664, 1464, (("plug.so", 200),), 0),
+        (1664, 1264, (("plug.so", 200),), 200),
+        (1664, 1000, (("plug.so", 200),), 464),
+        (1664, 64, tuple((f"lib{number:02}.so", 8 * number) for number in range(1, 16)), 640),
+        (1664, 0, (), 1664),
+    ):
+        left = state(*every[:1])._replace(static_tls=StaticTls(size, free, held, lost))
+        parts.append(f"==== static TLS: {free} free, {lost} lost\n{text_of(left, verbose=False)}")
     parts.append(f"==== none\n{text_of(state(), verbose=False)}")
     musl = state(*every[:2])._replace(loader=LoaderInfo("musl", None))
     parts.append(f"==== musl -v\n{text_of(musl, verbose=True)}")

@@ -258,6 +258,13 @@ def test_what_is_not_known_is_null() -> None:
         assert running[key] is None
 
 
+def test_a_failure_for_lack_of_static_tls_says_where_to_look() -> None:
+    lacking = FAILED._replace(error="./plug.so: cannot allocate memory in static TLS block")
+    for failed, is_said in ((lacking, True), (FAILED._replace(error="out of memory"), False)):
+        words = " ".join(render(trace_view(trace(opens_failed=(failed,)), verbose=False)).split())
+        assert ("How much of the static TLS block is left" in words) is is_said
+
+
 def test_what_came_and_went_can_be_told_apart() -> None:
     (gone,) = json_of(CLOSE._replace(unloaded=(instance()._replace(build_id="c0ffee"),)))["unloaded"]
     assert gone == {

@@ -25,6 +25,8 @@ _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
 _SHOWN_SYMBOLS = 4
 _SHOWN_FILES = 8
+#: Little is left if less than one in this many bytes of the static TLS block is free; as large a share is much to lose.
+_LOW_SHARE = 4
 
 #: How a file has changed; what makes the library itself doubtful is a problem of its own.
 _FILE_STATES = {
@@ -63,8 +65,32 @@ def _table_parts(state: State) -> Iterator[Part]:
     )
     yield Table(("library", "ns", "base", "verdict", "because"), rows)
     yield from _file_sentences(libraries)
+    yield from _static_tls_sentences(state)
     if state.asked is None and runs_wine(libraries):
         yield Sentence("Wine runs this process: the Windows modules in it are loaded by Wine, and are not listed here.")
+
+
+def _static_tls_sentences(state: State) -> Iterator[Sentence]:
+    """Yield who has the static TLS block, if little of it is left or some of it is lost."""
+    found = state.static_tls
+    if found is None:
+        return
+    is_low = found.free * _LOW_SHARE < found.size
+    if not is_low and found.lost * _LOW_SHARE < found.size:
+        return
+    shown = [f"{size} in {name}" for name, size in sorted(found.held, key=lambda each: -each[1])[:_SHOWN_FILES]]
+    others = sum(size for _, size in found.held) - sum(
+        sorted((size for _, size in found.held), reverse=True)[:_SHOWN_FILES]
+    )
+    parts = [*shown, *([f"{others} in others"] if others else [])]
+    parts += [f"{found.lost} lost to libraries that were unloaded, or to alignment"] if found.lost else []
+    used = f": {join(parts)}" if parts else ""
+    yield Sentence(f"Static TLS for libraries that are opened: {found.free} of {found.size} bytes are free{used}.")
+    if is_low:
+        yield Sentence(
+            'With too few, dlopen fails: "cannot allocate memory in static TLS block". Compile without '
+            "-ftls-model=initial-exec, or start the process with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=BYTES."
+        )
 
 
 def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:

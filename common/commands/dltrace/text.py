@@ -194,6 +194,10 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
         yield from call_parts(active, "opened", "closed")
 
 
+#: What dlerror says of a library for which too little of the static TLS block is left.
+_STATIC_TLS = "static TLS block"
+
+
 def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
     """List the opens that failed, and why, in the words of dlerror."""
     grouped = Counter(_event_words(each, verbose) + _error_words(each, verbose) for each in failures)
@@ -201,6 +205,10 @@ def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
         yield Sentence(f"Failed{f' {times(number)}' if number > 1 else ''}: {words}.")
     if not verbose and len(grouped) > SHOWN:
         yield Sentence(f"Failed: {len(grouped) - SHOWN} more; -v shows them.")
+    if any(_STATIC_TLS in (each.error or "") for each in failures):
+        yield Sentence(
+            "How much of the static TLS block is left in a process, and which libraries have it, says dlstate."
+        )
 
 
 def _error_words(failed: Open, verbose: bool) -> str:

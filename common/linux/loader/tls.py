@@ -174,6 +174,11 @@ def _is_thread_block(memory: Memory, pointer: int) -> bool:
     return memory.try_unsigned(pointer + offset, memory.pointer_size) == pointer
 
 
+def counts_downwards(platform: Platform) -> bool:
+    """Return True if l_tls_offset counts downwards from the thread pointer."""
+    return platform.arch in _VARIANT_II
+
+
 def find_static_block(platform: Platform, pointer: int, link_map: LinkMap) -> int:
     """Return the address of a start-up library's thread-local block, given the thread pointer."""
     shift = link_map.field("l_tls_offset") or 0

@@ -10,7 +10,8 @@ from ...model import Evidence
 from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
-from ..model import Hold, HoldKind, Library, Rebuild, State
+from ..loader.static_tls import read_static_surplus
+from ..model import Hold, HoldKind, Library, Rebuild, State, StaticTls
 from .activity import note_activity
 from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
 from .doubts import Doubts
@@ -108,7 +109,17 @@ class GlibcExamination:
             process.loader_info(),
             libraries,
             problems=(*process.concerned_problems(), *missing_names()),
+            static_tls=self._static_tls() if chosen is None else None,
         )
+
+    def _static_tls(self) -> Optional[StaticTls]:
+        process = self.process
+        maps = process.graph.by_address
+        found = read_static_surplus(process.memory, process.layouts, process.private, maps.values())
+        if found is None:
+            return None
+        held = tuple((process.name(maps[address]), size) for address, size in found.held.items())
+        return StaticTls(found.size, found.free, held, found.lost)
 
     def rebuild(self, link_map: LinkMap) -> Optional[Rebuild]:
         """Return what would let a library go that something keeps for good; None for others, and for start-up ones."""
