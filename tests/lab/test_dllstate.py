@@ -43,6 +43,18 @@ def test_both_loaders_of_a_process_of_32_bit_code(lab: Lab, tmp_path: Path) -> N
     assert {each["loader"] for each in answers["prompt"][0]["libraries"]} == {"native", "wow64"}
 
 
+def test_a_dump_of_an_arm64(lab: Lab, tmp_path: Path) -> None:
+    loader = story(WIN11)
+    loader.arm64 = True
+    made = Process(loader)
+    made.registers["lr"] = 0x5013_0044
+    start = loader.known["liba.dll"].base + 0x1100
+    answers = ask_all(lab, write(tmp_path, made.dump(starts={0x5BC: start})), [["dllstate", "libA.dll"], ["dllgone"]])
+    assert_equal(answers)
+    assert [each["kind"] for each in answers["prompt"][0]["libraries"][0]["holds"][0]["holders"]] == ["thread"]
+    assert [each["register"] for each in answers["prompt"][1]["unloaded"][-1]["pointers"]] == ["lr"]
+
+
 @pytest.mark.parametrize("name", ["tiny-exe-fastfail.dmp", "tiny-exe-with-cet-xsave.dmp"])
 def test_a_dump_of_a_real_windows(lab: Lab, name: str) -> None:
     for dump in real_dumps(name):
