@@ -30,7 +30,7 @@ places, _ = examine(
         process.layouts,
         process.private,
         process.graph,
-        in_rtld=target.keeps_breakpoints,
+        in_rtld=True,  # there is one namespace, so gdb 13 to 17 stay in ld.so, too
     ),
     refuse,
 )

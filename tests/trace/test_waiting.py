@@ -88,6 +88,20 @@ def test_without_a_program_there_is_nothing_to_wait_for(program: Path) -> None:
     assert "dltrace: no program: use file, or attach, first" in debug(GDB, program, ["file", "dltrace start"])
 
 
+def test_a_core_is_not_waited_for(program: Path, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    commands = [
+        "break __libc_start_main",
+        "run",
+        f"generate-core-file {core}",
+        "kill",
+        f"core-file {core}",
+        "dltrace start",
+    ]
+    output = debug(GDB, program, ["set breakpoint pending on", *commands])
+    assert "dltrace: a core file does not run: dltrace needs a process" in output
+
+
 def test_a_program_that_cannot_be_traced_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "still.c").write_text("int main(void) { return 0; }\n", encoding="ascii")
     program = tmp_path / "still"

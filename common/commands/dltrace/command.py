@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import Optional
+from typing import Optional, Union
 
 from ...errors import NoTargetError, UnsupportedError, UsageError
 from ...host import ProgramHost
@@ -59,14 +59,24 @@ def _start(session: Session, arguments: Namespace) -> Result:
     try:
         tracing = _Tracing(session, arguments, log)
     except (NoTargetError, UnsupportedError) as error:
-        is_too_early = isinstance(error, NoTargetError) or str(error).startswith(NOT_YET)
-        if arguments.json or not is_too_early or not isinstance(session.host, ProgramHost):
+        if arguments.json or not isinstance(session.host, ProgramHost) or not _is_too_early(session, error):
             raise
         return _wait(session, session.host, arguments, log)
     session.host.kept["dltrace"] = tracing
     trace = tracing.report()
     result = _result(trace)
     return result._replace(view=lambda _verbose: started_view(trace, arguments.library), has_findings=False)
+
+
+def _is_too_early(session: Session, error: Union[NoTargetError, UnsupportedError]) -> bool:
+    """Return True if there is no process yet, or its loader has not run; a core has no process and never will."""
+    if isinstance(error, UnsupportedError):
+        return str(error).startswith(NOT_YET)
+    try:
+        session.host.target()
+    except NoTargetError:
+        return True
+    return False
 
 
 def _wait(session: Session, host: ProgramHost, arguments: Namespace, log: EventLog) -> Result:
