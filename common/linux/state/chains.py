@@ -28,7 +28,7 @@ MAX_SEARCH_STEPS = 20_000
 
 # Costs in Memory's units: a step of that search, and a reported hold in addition to its characters.
 _STEP_UNITS = 4
-_HOLD_UNITS = 500
+_HOLD_UNITS = 600
 
 # Subject and text of the problem that reports a truncated search for holds.
 _REASONS = "reasons why libraries stay"
