@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 import dlwhy
 import pytest
 from dlwhy.common.linux.plan_model import Closer, ClosingWay, Plan
+from dlwhy.common.linux.state import closers
 from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.synth.process import compile_file
 
@@ -208,6 +209,12 @@ def test_also_if_only_what_is_unloaded_too_imports_it(folder: Path, name: str) -
     # The wrapper itself imports dlclose; that its destructors do not call it is not looked at.
     assert found.pop("libwrap.so") is ClosingWay.IMPORT
     assert found == ({} if case.way is None else {"libplugin.so": case.way})
+
+
+def test_what_is_too_much_to_follow_is_not_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closers, "ALLOWANCE", 1000)
+    with planned(folder / "host", build(folder, CASES["by a wrapper"], "-lwrap")) as (plan, _):
+        assert [(each.library, each.way) for each in plan.closers] == [("libplugin.so", ClosingWay.UNKNOWN)]
 
 
 def test_without_another_library_that_imports_it_no_code_is_read(folder: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MAX_STACK = 1 << 18
 # Costs in Memory's units: a thread whose registers are read, a frame, a word.
 _THREAD_UNITS = 5000
 _FRAME_UNITS = 1500
-_WORD_UNITS = 4
+_WORD_UNITS = 12
 
 #: The longest call instruction of x86, in bytes.
 _LONGEST_CALL = 7

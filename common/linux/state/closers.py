@@ -49,10 +49,14 @@ MAX_FINALISERS = 1 << 12
 _UNKNOWN_END = 512
 _ALIGNMENT = 16
 
-# Costs in Memory's units: for each function that is followed, each byte that is searched, a call that is found, and a
+#: What all libraries of a command may take together, in Memory's units.
+ALLOWANCE = 60_000_000
+
+# Costs in these units: for each function that is followed, each byte that is searched, a call that is found, and a
 # symbol that is looked up.
 _FUNCTION_UNITS = 15_000
 _BYTE_UNITS = 1
+_SITE_UNITS = 30
 _CALL_UNITS = 60
 _LOOKUP_UNITS = 1500
 
@@ -79,6 +83,7 @@ class Closers:
 
     def __init__(self, process: GlibcProcess) -> None:
         self._process = process
+        self._left = ALLOWANCE
         self._imports: dict[int, Optional[bool]] = {}
         self._known: dict[int, Optional[Closer]] = {}
         self._code: dict[int, _Code] = {}
@@ -182,8 +187,9 @@ class Closers:
         return None
 
     def spend(self, units: int) -> bool:
-        """Charge work on finalisers."""
-        return self._process.memory.spend(units, "what finalisers can close")
+        """Charge work on finalisers to an allowance of their own: the rest of the answer does not depend on them."""
+        self._left -= units
+        return self._left >= 0
 
     def code(self, link_map: LinkMap) -> Optional[_Code]:
         """Return the code of a library, None if it has none that is followed."""
@@ -351,6 +357,8 @@ class _Code:
         """Yield each instruction that can be one of a kind, with the address that it names."""
         low, high = self.link_map.extent
         for match in pattern.finditer(data):
+            if not self._closers.spend(_SITE_UNITS):
+                raise _TooMuchError
             place = start + match.end(1) + struct.unpack("<i", match[1])[0]
             if low <= place < high:
                 yield start + match.start(), place
