@@ -123,7 +123,7 @@ def test_at_the_prompt(lab: Lab, story: Path) -> None:
     assert ran.endswith("Breakpoint 0 hit\n")
     assert report.startswith("3 loads (0 failed), 1 free: 1 unloaded 1 DLL, 0 did not unload the DLL.\n")
     last = " ".join(report.split()).partition("Never freed: ")[2]
-    assert "b.dll was loaded once more than freed, by touch+" in last
+    assert "b.dll was loaded once more than freed, by nearest export touch+" in last
     assert last.endswith(" in keeper.dll.")
     assert "going on" in report
     assert "over: stopped" in stopped
