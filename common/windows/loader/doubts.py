@@ -154,7 +154,7 @@ def _compare_static_imports(loader: Loader) -> None:
 
     closure = Search([main.address], imports, spend).run()
     # To a node that is pinned already no edge is made.
-    pinned = [node.address for node in loader.nodes.values() if node.count == PINNED]
+    pinned = [node.address for node in loader.nodes.values() if _is_pinned_at_start(loader, node)]
     reachable = Search([main.address, *pinned], imports, spend).run()
     if closure.is_cut or reachable.is_cut:
         return
@@ -173,6 +173,12 @@ def _compare_static_imports(loader: Loader) -> None:
         elif not is_static and node.address in closure.before and node.count != PINNED:
             text = f"that lacks ProcessStaticImport, and edges lead from the program to its node at {node.address:#x}"
             entries[0].doubt(entries[0].record, "Flags", text)
+
+
+def _is_pinned_at_start(loader: Loader, node: DdagNode) -> bool:
+    """Return True if a node can be pinned since the start: no importer explains the pin, no LoadLibrary the load."""
+    reasons = {entry.record.get("LoadReason") for entry in _entries(loader, node)}
+    return node.count == PINNED and not node.parents and DYNAMIC_LOAD not in reasons
 
 
 # -- images ---------------------------------------------------------------------------------------------------
