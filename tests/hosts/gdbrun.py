@@ -202,7 +202,7 @@ def comparable(document: Json) -> Json:
     """Return a document without what may differ between a process and its core.
 
     That is the target and where offsets came from, and of a thread all but its id: a debugger numbers the threads
-    anew, and a core has no thread names.
+    anew, and a core has no thread names.  A process can also be continued.
     """
 
     def strip(value: Any) -> Any:
@@ -210,6 +210,8 @@ def comparable(document: Json) -> Json:
             if "tid" in value:
                 return {"tid": value["tid"]}
             return {key: strip(each) for key, each in value.items() if key not in ("target", "layout")}
+        if isinstance(value, str):
+            return value.partition("; continue to main")[0]
         if isinstance(value, list):
             return [strip(each) for each in value]
         return value

@@ -527,7 +527,8 @@ def test_a_core_cut_off_at_every_hundredth(
             target.close()
         assert contradictions(patient.baseline, answers[-1]) == [], f"at {length} of {len(whole)} bytes"
     assert not isinstance(answers[0], DlwhyError)
-    assert answers[0].problems == ()  # that was the whole core
+    # That was the whole core; the version is among libc's constants, which that of gdb leaves to libc's file.
+    assert [problem.where for problem in answers[0].problems] == ([] if known or with_files else ["glibc"])
     assert isinstance(answers[-1], DlwhyError)
     # The maps go one by one; a layout that was found by trying every known one is taken for whole lists only.
     layout = answers[0].loader.layout

@@ -122,7 +122,7 @@ def hold_of(written: Any) -> Any:
         ("open-count", lambda d: hold_of(d).pop("opened_by")),
         ("open-count", lambda d: hold_of(d)["evidence"][0].update(value="1")),
         ("startup-needed", lambda d: hold_of(d).update(origin="user")),
-        ("nodelete-elf-flag", lambda d: hold_of(d).update(origin=None)),
+        ("nodelete-elf-flag", lambda d: hold_of(d).update(origin="needed")),
         ("nodelete-elf-flag", lambda d: hold_of(d).update(symbols=["a"])),
         ("nodelete-unique-symbol", lambda d: hold_of(d).update(symbols=[])),
         ("nodelete-unique-symbol", lambda d: hold_of(d).pop("dlclose_returns_early")),

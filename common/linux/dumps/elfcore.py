@@ -144,6 +144,7 @@ class ElfCore:
         self.files = self._parse_files(self._first_note(NT_FILE))
         self._file_starts = [f.start for f in self.files]
         self._beginnings: Optional[Mapping[str, CoreFileMapping]] = None
+        self._in_pieces: set[str] = set()
         self._objections: dict[str, str] = {}
         self._trusted: set[str] = set()
         self._lacking: dict[str, list[str]] = {}
@@ -403,6 +404,7 @@ class ElfCore:
     def _open_verified(self, path: str) -> Optional[BinaryIO]:
         if self._beginnings is None:
             self._beginnings = {f.path: f for f in reversed(self.files) if f.offset == 0}
+            self._in_pieces = {f.path for f in self.files if f.offset}
         first = self._beginnings.get(path)
         if first is None:
             return None
@@ -411,17 +413,26 @@ class ElfCore:
             if self._opened == MAX_OPENED + 1:
                 self._note_cut(f"it maps more than {MAX_OPENED} files that are needed: the others are not opened")
             return None
-        build_id = build_id_in_first_page(self.recorded(first.start, 4096))
+        header = self.recorded(first.start, 4096)
+        build_id = build_id_in_first_page(header)
+        if header and build_id is None:
+            return None  # nothing of it is known to be lacking but for what is read now, which says so
         stream = self.open_image(Module(path, first.start, build_id))
         objection = self._find_objection(stream, first, build_id) if stream else NOT_HERE
         if not objection:
             return stream
         self._objections[path] = objection
-        if not self.recorded(first.start, 1) and not self._is_required(first):
+        if not header and self._is_library(first, stream) and not self._is_required(first):
             self._lacking.setdefault(f"it {objection}: what the core lacks of it is not known", []).append(path)
         if stream is not None:
             stream.close()
         return None
+
+    def _is_library(self, first: CoreFileMapping, stream: Optional[BinaryIO]) -> bool:
+        """Return True if a file is an ELF file; if it is not here, if it was mapped in several pieces, as these are."""
+        if stream is not None:
+            return read_at(stream, 0, 4) == b"\x7fELF"
+        return first.path in self._in_pieces
 
     def _is_required(self, first: CoreFileMapping) -> bool:
         """Return True if a file is the program's or the dynamic loader's, without which every command refuses."""

@@ -29,9 +29,6 @@ def fits(core: ElfCore, stream: BinaryIO, first: CoreFileMapping) -> bool:
     loads = [header for header in file.headers if header.type == PT_LOAD and header.filesz]
     if not loads or any(header.offset + header.filesz > size for header in loads):
         return False
-    recorded = core.recorded(first.start, 64)
-    if recorded and recorded != read_at(stream, 0, len(recorded)):
-        return False
     bias = first.start - min(header.vaddr - header.offset for header in loads)
     for header in loads:
         address = bias + header.vaddr & file.platform.address_mask
