@@ -70,7 +70,8 @@ def test_what_opens_and_destructors_hold_needs_no_other_build() -> None:
 
 
 def test_what_is_auditing_stays() -> None:
-    libraries = [made("liba.so", auditing=True, opencount=1, needs=["libx.so"]), made("libx.so")]
+    auditor = made("liba.so", auditing=True, opencount=1, needs=["libx.so"], namespace=1, functions={"la_version": 0})
+    libraries = [auditor, made("libx.so", namespace=1)]
     assert obstacle_of(libraries) == (ObstacleKind.AUDIT, "liba.so")
 
 
@@ -97,7 +98,13 @@ def test_more_than_can_be_lifted_is_not_said_to_be_complete(monkeypatch: pytest.
 def built_otherwise(libraries: Sequence[Library], names: Collection[str]) -> list[Library]:
     """Link some libraries without -z nodelete; nothing is open any more, and nothing owed."""
     return [
-        replace(each, opencount=0, owed=0, nodelete=each.nodelete and each.name not in names, elf_nodelete=False)
+        replace(
+            each,
+            opencount=0,
+            owed=0,
+            nodelete=each.nodelete and each.name not in names,
+            elf_nodelete=each.elf_nodelete and each.name not in names,
+        )
         for each in libraries
     ]
 
