@@ -199,13 +199,9 @@ class GdbTarget:
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file: below the sysroot, else as the target names it, else where gdb has found it.
 
-        A core's program is the one that the user has named.
+        For a core's program that is not there, the one that the user has named.
         """
         path = self._core.path_of(module) if self._core else module.path
-        if self._core and path in [program.path for program in self.modules()]:
-            stream = open_first([_program()])
-            if stream is not None:
-                return stream
         sysroot = text_of(lambda: gdb.parameter("sysroot"))  # type: ignore[arg-type,return-value,unused-ignore]
         if sysroot and not sysroot.startswith("target:"):
             stream = open_first([path], sysroot)
@@ -213,7 +209,10 @@ class GdbTarget:
             stream = open_module(int(self._inferior.pid), module)
         else:
             stream = open_first([path], "/")
-        return stream or open_first(self._files_with(module.build_id))
+        stream = stream or open_first(self._files_with(module.build_id))
+        if stream is None and self._core and path in [program.path for program in self.modules()]:
+            return open_first([_program()])
+        return stream
 
     @staticmethod
     def _files_with(build_id: Optional[str]) -> Iterator[str]:

@@ -202,11 +202,14 @@ class _Core(CoreTarget):
 
     def __init__(self, path: str, files_with: Callable[[Optional[str]], Iterator[str]], executable: str) -> None:
         self._files_with = files_with
-        super().__init__(path, executable=executable)
+        self._named_program = executable
+        super().__init__(path)
 
     def open_image(self, module: Module) -> Optional[BinaryIO]:
         """Open a module's file."""
-        return super().open_image(module) or open_first(self._files_with(module.build_id))
+        stream = super().open_image(module) or open_first(self._files_with(module.build_id))
+        is_program = module.path in [program.path for program in self.modules()]
+        return stream or (open_first([self._named_program]) if is_program else None)
 
 
 def selected_target(debugger: Any) -> Target:

@@ -7,7 +7,7 @@ several segments show are in the file once.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -211,6 +211,13 @@ class Crowd:
         """Let the image's second segment reach further."""
         self.words(self.image + HEADER + 2 * ENTRY + 40, size)
 
+    def start_with(self, indexes: Iterable[int]) -> None:
+        """Add libraries to those that the main program has started with."""
+        main = self.made.maps["main"]
+        listed = struct.pack("<2Q", main, self.made.maps["libc.so.6"])
+        added = b"".join(struct.pack("<Q", self.address(index)) for index in indexes)
+        self.words(main + self.layout.initfini, self.new(listed + added + bytes(8)))
+
     def save(self, path: Path, change: Optional[Callable[[int], Words]] = None) -> Path:
         """Write the core; ``change`` gives for each library words of its link_map that differ from the others'."""
         size, put = self.layout.size, struct.Struct("<Q").pack_into
@@ -281,13 +288,16 @@ def pinned_by_startup(layout: Layout, path: Path) -> Path:
     """Let half of the libraries be NODELETE, and half be loaded at start, which may be why."""
     crowd = Crowd(layout, 16_000)
     kinds = crowd.kind(startup=True), crowd.kind(startup=False, nodelete=True)
+    crowd.start_with(range(0, crowd.count, 2))
     return crowd.save(path, lambda index: kinds[index % 2])
 
 
 def relocations(layout: Layout, path: Path) -> Path:
     """Give all of these 40 MB of relocations."""
     crowd = Crowd(layout, 2000)
-    kinds = crowd.kind(startup=True), crowd.kind(startup=False, nodelete=True)
+    end = {layout.map_start + 8: crowd.image + PAGE + SIZE}
+    kinds = {**crowd.kind(startup=True), **end}, {**crowd.kind(startup=False, nodelete=True), **end}
+    crowd.start_with(range(0, crowd.count, 2))
     count = (40 << 20) // 24
     table = (struct.pack("<3Q", DATA + 8 * (i % 1024), 1 + i % 100_000 << 32 | 6, 0) for i in range(count))
     crowd.core.show(crowd.image + 0x100_000, crowd.core.put(b"".join(table)), count * 24)

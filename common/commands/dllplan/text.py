@@ -88,7 +88,7 @@ def _plan_answer(plan: DllPlan) -> str:
     name = plan.library.name
     call = f"FreeLibrary({name})" if plan.close_count == 1 else f"FreeLibrary({name}), {times(plan.close_count)},"
     if plan.outcome is Outcome.UNKNOWN:
-        return f"{call}: not known what it unloads, because its load count is not in memory."
+        return f"{call}: not known what it unloads, because its load count is not known."
     if plan.outcome is Outcome.NO_EFFECT:
         is_static = any(hold.kind is DllHoldKind.STATIC_IMPORT for hold in plan.library.holds)
         return f"{call} does nothing: {REFUSALS['static' if is_static else plan.refusal or 'pinned']}."

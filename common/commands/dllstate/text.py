@@ -146,7 +146,7 @@ def _answer(dll: Dll) -> str:
     if dll.held is False:
         return f"{name} {_UNLOADING.get(dll.ddag_state or '') or _unloading_words(dll)}."
     if dll.held is None:
-        why = "its load count is not in memory" if dll.load_count is None else f"its load count is {dll.load_count}"
+        why = "its load count is not known" if dll.load_count is None else f"its load count is {dll.load_count}"
         also = f", but its State is {dll.ddag_state}" if dll.load_count is not None and dll.ddag_state else ""
         return f"{name}: not known whether FreeLibrary unloads it: {why}{also}."
     if dll.holds and dll.holds[0].kind is DllHoldKind.MAIN_PROGRAM:
