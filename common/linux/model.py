@@ -95,6 +95,11 @@ class Hold(NamedTuple):
             return self.root.never_ends
         return any(destructor.thread is None for destructor in self.destructors)
 
+    @property
+    def has_unseen_debtors(self) -> bool:
+        """Return True if more TLS destructors are owed than were found: by threads not seen, or that do not exist."""
+        return self.kind is HoldKind.TLS_DESTRUCTORS and len(self.destructors) < (self.total or 0)
+
 
 class FixKind(Enum):
     """What must be built or opened otherwise, before the next start, for a library not to stay for good."""

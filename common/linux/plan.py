@@ -353,7 +353,8 @@ def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:
         if RootKind.TLS_DESTRUCTORS in kinds:
             threads = after.destructors.threads(root)
             owed = root.l_tls_dtor_count or 0
-            exits.append(Step(Action.THREAD_EXIT, name, root.address, root.l_ns, owed, threads))
+            unseen = max(0, owed - len(after.destructors.of(root)))
+            exits.append(Step(Action.THREAD_EXIT, name, root.address, root.l_ns, owed, threads, unseen))
         if RootKind.OPEN_COUNT in kinds:
             action = Action.LIBC_CLOSE if opened_by(root.name) == "libc" else Action.CLOSE
             closes.append(Step(action, name, root.address, root.l_ns, after.kept.open_count(root)))

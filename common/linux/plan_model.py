@@ -47,7 +47,8 @@ class Step(NamedTuple):
 
     ``library`` is the base name of the library to close or with the destructors, ``link_map`` the address of its
     ``struct link_map``, ``namespace`` an ``Lmid_t``; ``total`` is the number of closes, or of pending destructors;
-    ``threads`` are the threads that must exit, as far as they were found.
+    ``threads`` are the threads that must exit, as far as they were found, and ``unseen`` is the number of pending
+    destructors whose threads were not found: these may not exist.
     """
 
     action: Action
@@ -56,6 +57,7 @@ class Step(NamedTuple):
     namespace: int
     total: int = 0
     threads: tuple[ThreadRef, ...] = ()
+    unseen: int = 0
 
 
 class Remedy(NamedTuple):
@@ -68,6 +70,13 @@ class Remedy(NamedTuple):
     steps: tuple[Step, ...] = ()
     blocker: Optional[Library] = None
     rebuild: Optional[Rebuild] = None
+
+    @property
+    def is_possible(self) -> Optional[bool]:
+        """Return whether the steps can happen; None if they need threads to exit that may not exist."""
+        if self.blocker is not None:
+            return False
+        return None if any(step.unseen for step in self.steps) else True
 
 
 class ThreadInside(NamedTuple):

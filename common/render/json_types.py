@@ -388,7 +388,7 @@ class StepDocument(TypedDict):
 
 
 class RemedyDocument(TypedDict):
-    possible: bool
+    possible: Optional[bool]
     blocker: Optional[KeptLibraryDocument]
     rebuild: Optional[RebuildDocument]
     steps: list[StepDocument]

@@ -160,6 +160,14 @@ def libc_purpose(library: Library) -> tuple[str, str]:
     return "character set conversion (iconv)", "libc closes it some time after the last iconv_close"
 
 
+def unless_lost(owed: str, name: str, advice: str) -> str:
+    """Return advice on a library for the case that the threads exist which owe a destructor, and were not seen."""
+    return (
+        f"A thread that was not seen, or does not exist, owes {owed} a TLS destructor. If it does not exist, nothing "
+        f"unloads {name} in this process; otherwise {advice}"
+    )
+
+
 def permanent_remedy(library: Library, hold: Hold) -> str:
     """Return what would have prevented a permanent hold; empty for other holds."""
     if hold.kind is HoldKind.MAIN_PROGRAM:

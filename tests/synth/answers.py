@@ -110,6 +110,7 @@ HOLDS: dict[str, Hold] = {
     "tls-destructors-main-thread": owed(destructor(1), destructor(2)),
     "tls-destructors-lost": owed(destructor(2)._replace(thread=None), destructor(3)),
     "tls-destructors-partly-seen": owed(destructor(2), total=2),
+    "tls-destructors-main-thread-partly-seen": owed(destructor(1), total=2),
     "tls-destructors-unseen": owed(total=2),
     "dependency": chain_hold(HoldKind.DEPENDENCY, ["libA.so", "libB.so"], [HoldKind.OPEN_COUNT]),
     "dependency-indirect": chain_hold(

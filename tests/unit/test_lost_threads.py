@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dlwhy
 import pytest
+from dlwhy.common.commands.dlplan.document import plan_document
 from dlwhy.common.commands.dlplan.text import plan_view
 from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
@@ -66,15 +67,21 @@ static void *forker(void *unused)
     for (;;)
         pause();
 }
+static void *forking_debtor(void *unused) { owe(); return forker(unused); }
 int main(int count, char **names)
 {
     pthread_t thread;
     (void)count;
     how = names[1];
     plugin = dlopen(PLUGIN, RTLD_NOW);
-    if (!strcmp(how, "main")) {
+    if (!strncmp(how, "main", 4))
         owe();
+    if (!strcmp(how, "main"))
         tell();
+    if (!strcmp(how, "main, forked by a debtor")) {
+        pthread_create(&thread, 0, forking_debtor, 0);
+        for (;;)
+            pause();
     }
     pthread_create(&thread, 0, strcmp(how, "exited") ? work : brief, 0);
     if (!strcmp(how, "exited"))
@@ -195,6 +202,26 @@ def test_the_main_thread_runs_its_destructors_at_the_end_of_the_process(programs
     words = " ".join(render(state_view(state, verbose=False)).split())
     assert f"It goes at the end of the process: thread 1 {ending}" in words
     assert f"libowed.so goes at the end of the process: thread 1 (LWP {pid}) {ending}" in advice(plans)
+
+
+def test_while_too_few_destructors_are_found_no_remedy_is_certain(programs: Programs) -> None:
+    # The thread that forks owes one and is the child's main thread; the parent's, which also does, exists no more.
+    with ready(programs.direct, "main, forked by a debtor") as (pid, process):
+        with dlwhy.open(pid) as examined:
+            state = examined.state("libowed.so")
+            plans = examined.plan("libowed.so")
+        assert close(process) == "stays"
+    remedy = plans.plans[0].remedy
+    assert remedy is not None
+    assert remedy.is_possible is None
+    document: Any = plan_document("dlplan", plans)
+    assert document["remedy"]["possible"] is None
+    words = " ".join(render(state_view(state, verbose=False)).split())
+    doubt = (
+        "If it does not exist, nothing unloads libowed.so in this process; otherwise {} goes at the end of the process"
+    )
+    assert "A thread that was not seen, or does not exist, owes it a TLS destructor. " + doubt.format("it") in words
+    assert doubt.format("libowed.so") in advice(plans)
 
 
 def test_another_thread_runs_them_when_it_exits(programs: Programs) -> None:

@@ -103,7 +103,15 @@ SAMPLES: dict[str, Plan] = {
         count=2,
     ),
     "keeps: destructors of threads that are not known": kept(
-        Outcome.KEEPS, library(owed(total=2)), steps=(exit_of(), COLLECT)
+        Outcome.KEEPS, library(owed(total=2)), steps=(exit_of()._replace(unseen=2), COLLECT)
+    ),
+    "keeps: destructors of the main thread, and one that was not seen": kept(
+        Outcome.KEEPS, library(owed(destructor(1), total=2)), steps=(exit_of(MAIN)._replace(unseen=1), COLLECT)
+    ),
+    "keeps: a holder's destructors, one of which was not seen": kept(
+        Outcome.KEEPS,
+        library(HOLDS["relocation"]),
+        steps=(exit_of(THREADS[0], of=OTHER)._replace(unseen=1), COLLECT),
     ),
     "keeps: a holder's destructors": kept(
         Outcome.KEEPS, library(HOLDS["relocation"]), steps=(exit_of(THREADS[0], of=OTHER), COLLECT)

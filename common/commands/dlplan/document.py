@@ -84,7 +84,7 @@ def _thread_inside(inside: ThreadInside) -> ThreadInsideDocument:
 
 def _remedy(remedy: Remedy) -> RemedyDocument:
     return {
-        "possible": remedy.blocker is None,
+        "possible": remedy.is_possible,
         "blocker": kept_document(remedy.blocker) if remedy.blocker else None,
         "rebuild": rebuild_document(remedy.rebuild) if remedy.rebuild else None,
         "steps": [

@@ -16,6 +16,7 @@ from ...render.library_words import (
     permanent_remedy,
     range_words,
     reason,
+    unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
 from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
@@ -288,17 +289,26 @@ def _advice(plan: Plan, pid: Optional[int]) -> str:
         return _never(plan.library, change.blocker, change.rebuild)
     if plan.outcome is Outcome.DEFERRED and not plan.is_unloaded and _only_collects(change):
         return f"{plan.library.name} is unloaded at the next dlclose in its namespace, {plan.library.namespace}."
+    unseen = next((step.library for step in change.steps if step.unseen), None)
+    name = plan.library.name
+    advice = _end_of_process(plan, change, pid)
+    if not advice:
+        start = "this is needed to" if unseen else "To"
+        advice = f"{start} unload {name}: {_then([_step_words(plan, step) for step in change.steps])}."
+    return unless_lost(unseen, name, advice) if unseen else advice
+
+
+def _end_of_process(plan: Plan, change: Remedy, pid: Optional[int]) -> str:
+    """Return that a library goes at the end of the process, if its main thread owes a destructor; else nothing."""
     for step in change.steps:
         for thread in step.threads:
             if thread.tid == pid:
                 owed = "it" if step.link_map == plan.library.link_map else step.library
-                name, debtor = plan.library.name, _thread(thread)
                 return (
-                    f"{name} goes at the end of the process: {debtor} owes {owed} a TLS destructor, and is the main "
-                    "thread, which runs it then."
+                    f"{plan.library.name} goes at the end of the process: {_thread(thread)} owes {owed} a TLS "
+                    "destructor, and is the main thread, which runs it then."
                 )
-    words = [_step_words(plan, step) for step in change.steps]
-    return f"To unload {plan.library.name}: {_then(words)}."
+    return ""
 
 
 def _only_collects(change: Remedy) -> bool:
@@ -329,8 +339,10 @@ def _step_words(plan: Plan, step: Step) -> str:
         owed = "" if own else f" (it owes {step.library} a TLS destructor)"
         if not step.threads:
             return f"the threads that owe {step.library} a TLS destructor must exit"
-        verb = "must exit"
-        return f"{join([_thread(t) for t in step.threads])} {verb}{owed}"
+        if step.unseen:
+            others = f"the other threads that owe {step.library} a TLS destructor"
+            return f"{join([*map(_thread, step.threads), others])} must exit"
+        return f"{join([_thread(t) for t in step.threads])} must exit{owed}"
     if plan.open_count and plan.outcome is Outcome.KEEPS:
         return f"this close, or later any dlclose in namespace {step.namespace} that brings a count to 0"
     return f"any dlclose in namespace {step.namespace} that brings a count to 0"

@@ -16,6 +16,7 @@ from ...render.library_words import (
     permanent_remedy,
     reason,
     root_words,
+    unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
 from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
@@ -252,21 +253,29 @@ def _remedy(library: Library, pid: Optional[int]) -> str:
         text = permanent_remedy(library, hold)
         if text:
             return text
+    if not conditions:
+        return "What keeps it could not be read, so there is no advice."
+    advice = _possible_remedy(library, conditions, pid)
+    if any(hold.has_unseen_debtors for hold in library.holds):
+        return unless_lost("it", library.name, f"it {advice}")
+    return f"It {advice}"
+
+
+def _possible_remedy(library: Library, conditions: Sequence[_Condition], pid: Optional[int]) -> str:
+    """Return what lets a library go in this process, as what it does."""
     main = next((t for hold in library.holds for t in _debtors(hold) if t.tid == pid), None)
     if main is not None:
         return (
-            f"It goes at the end of the process: thread {main.number} owes it a TLS destructor, and is the main "
+            f"goes at the end of the process: thread {main.number} owes it a TLS destructor, and is the main "
             "thread, which runs it then."
         )
-    if not conditions:
-        return "What keeps it could not be read, so there is no advice."
     collector = (
         ""
         if any(c.collects for c in conditions)
         else f", and another dlclose in namespace {library.namespace} has run the collector"
     )
     more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
-    return f"It can go once {join([c.text for c in conditions])}{more}{collector}."
+    return f"can go once {join([c.text for c in conditions])}{more}{collector}."
 
 
 def _lasting_remedy(name: str, rebuild: Rebuild, conditions: Sequence[_Condition]) -> str:
@@ -299,7 +308,7 @@ def _conditions(hold: Hold) -> Iterator[_Condition]:
         if threads:
             noun, verb = ("thread", "has") if len(threads) == 1 else ("threads", "have")
             yield _Condition(f"{noun} {join([str(t) for t in threads])} {verb} exited")
-        if not threads or len(hold.destructors) < (hold.total or 0):
+        if not threads or hold.has_unseen_debtors:
             others = "the other threads" if threads else "the threads"
             yield _Condition(f"{others} that owe it a destructor have exited")
     elif hold.kind is HoldKind.HALF_LOADED:
