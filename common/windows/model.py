@@ -5,12 +5,24 @@ Values as in `model`: frozen, comparable, without a reference to a target.  Stru
 
 from __future__ import annotations
 
+import bisect
 import enum
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from ..model import Evidence, LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
 from ..paths import windows_base_name
+
+# The first build of each version of NT since XP, and its major and minor number.
+_FIRST_BUILDS: tuple[tuple[int, int, int], ...] = (
+    (2600, 5, 1),
+    (3790, 5, 2),
+    (6000, 6, 0),
+    (7600, 6, 1),
+    (9200, 6, 2),
+    (9600, 6, 3),
+    (10240, 10, 0),
+)
 
 
 class SystemVersion(NamedTuple):
@@ -23,6 +35,13 @@ class SystemVersion(NamedTuple):
     def __str__(self) -> str:
         """Return the version as Windows writes it."""
         return f"{self.major}.{self.minor}.{self.build}"
+
+    @classmethod
+    def of_build(cls, build: int) -> SystemVersion:
+        """Return the version that a build is of."""
+        index = bisect.bisect_right(_FIRST_BUILDS, (build + 1,)) - 1
+        _, major, minor = _FIRST_BUILDS[max(index, 0)]
+        return cls(major, minor, build)
 
 
 class ListedImage(NamedTuple):

@@ -6,7 +6,6 @@ VAD.
 
 from __future__ import annotations
 
-import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
@@ -25,7 +24,7 @@ from .kernel.sections import SectionReader
 from .kernel.usermode import MachineProcess
 from .kernel.vad import Vad, VadReader
 from .loaded import LoadedNames
-from .model import FileView, MappedFile, Opener, OpenFile, SectionUse, Share
+from .model import FileView, MappedFile, Opener, OpenFile, SectionUse, Share, SystemVersion
 from .pe import find_image
 from .share_rules import FileUsage, check_operations
 
@@ -37,17 +36,6 @@ _SECTION_EVIDENCE = (
     "FilePointer",
 )
 _FILE_EVIDENCE = ("SectionObjectPointer", "DeletePending", "SharedWrite", "SharedDelete", "Flags")
-
-# The first build of each version of NT since XP.
-_FIRST_BUILDS = (
-    (2600, "5.1"),
-    (3790, "5.2"),
-    (6000, "6.0"),
-    (7600, "6.1"),
-    (9200, "6.2"),
-    (9600, "6.3"),
-    (10240, "10.0"),
-)
 
 #: Maximum number of reported problems: one damaged structure can make many others unreadable.
 MAX_PROBLEMS = 32
@@ -487,6 +475,10 @@ class _Machine:
         complete = self._all_listed and self._handles_complete
         files = tuple(self._describe_file(key, openers.get(key, []), complete, pid) for key in keys)
         files = self._with_link_times(files, all_of_them=asked is not None)
+        nameless = sum(map(self._is_nameless, keys))
+        if nameless:
+            names = "the name of 1 file" if nameless == 1 else f"the names of {nameless} files"
+            self.problems.append(Problem("names", f"{names} cannot be read"))
         if asked is not None:
             mappers = {mapping.pid for file in files for mapping in file.mappings}
             self.problems += self._listed_by_loaders(asked, pid, mappers)
@@ -514,10 +506,7 @@ class _Machine:
 
     def _version(self) -> Optional[str]:
         build = self.nt.target.build_number
-        if build is None:
-            return None
-        index = bisect.bisect_right(_FIRST_BUILDS, (build, "~")) - 1
-        return f"{_FIRST_BUILDS[max(index, 0)][1]}.{build}"
+        return None if build is None else str(SystemVersion.of_build(build))
 
     def _add_areas(self, key: int) -> None:
         """Add the sections that a file's section object pointers name."""

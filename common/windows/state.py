@@ -94,11 +94,13 @@ class WindowsExamination:
             raise UnsupportedError(NOT_WINDOWS)
         wow64_peb: Optional[int] = None
         no_peb = NO_PEB
+        self._has_no_loader = False
         if Capability.KERNEL in target.capabilities:
             from .kernel.usermode import open_process
 
             process = open_process(cast(KernelTarget, target), pid)
             target, wow64_peb, no_peb = process, process.wow64_peb(), process.reason_without_peb()
+            self._has_no_loader = process.has_no_loader
         elif pid is not None and pid != target.pid:
             own = "one process, whose id it does not have" if target.pid is None else f"process {target.pid} alone"
             raise NotFoundError(f"there is no process {pid}: {target.description} is of {own}")
@@ -165,6 +167,8 @@ class WindowsExamination:
 
     def gaps(self, dlls: Sequence[Dll]) -> list[Problem]:
         """Return why a DLL can be missing among those that are known, or its name; empty if none is."""
+        if self._has_no_loader:
+            return []
         gaps = []
         if not all(loader.complete for loader in self.loaders):
             gaps.append(Problem("the loader's lists", "they are not complete"))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from dlwhy.common import cli
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.gone import find_gone
 from dlwhy.common.windows.plan import plan_free
-from dlwhy.common.windows.state import explain_dlls
+from dlwhy.common.windows.share import share_all
+from dlwhy.common.windows.state import explain_chosen_dlls, explain_dlls
 from dlwhy.tests.synth import minidump
 from dlwhy.tests.synth.minidump import WIN7, WIN10, WIN11, Form
 from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import form_id, process, story, write
 
-if TYPE_CHECKING:
-    pass
+
+def ask(path: str, *words: str) -> int:
+    return cli.main(["--dump", path, *words])
 
 
 def number(text: str) -> int:
@@ -63,10 +66,36 @@ def test_a_process_that_is_not_there(tmp_path: Path) -> None:
         NotFoundError, match=r"no process has the id 99: give one by --process, in Python by pid; near: prog\.exe"
     ):
         explain_dlls(whole, 99)
-    state = explain_dlls(whole)
-    assert state.dlls == ()
-    (said,) = (problem.message for problem in state.problems if problem.where == "PEB")
-    assert said.startswith("other.exe (2296) has none: it is a process of the kernel"), "nothing is missing there"
+
+
+def test_a_process_without_a_peb_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(machine(process()).save(tmp_path / "MEMORY.DMP"))
+    assert ask(path, "dllstate", "--json") == 4
+    document = json.loads(capsys.readouterr().out)
+    assert document["loader"]["version"] == share_all(KernelDump(path)).loader.version == "10.0.19041"
+    (said,) = (problem["message"] for problem in document["problems"] if problem["where"] == "PEB")
+    assert said == "that of other.exe (2296) is not known: its DLLs are not known"
+    assert ask(path, "dllstate") == 4
+    told = capsys.readouterr().out
+    assert "No module of it is known." in told
+    assert "0 modules" not in told
+    assert ask(path, "dllstate", "libA") == 4
+    assert "not all are known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pid", "name"), [(4, "System"), (124, "Registry"), (1500, "MemCompression")])
+def test_nothing_is_loaded_in_a_process_of_the_kernel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pid: int, name: str
+) -> None:
+    built = machine(process())
+    built.current = built.process(pid, name)
+    path = str(built.save(tmp_path / "MEMORY.DMP"))
+    assert ask(path, "dllstate") == 4
+    said = capsys.readouterr().out
+    assert f"{name} ({pid}) has none: it is a process of the kernel" in said
+    with pytest.raises(NotFoundError, match="no loaded DLL matches 'libA'") as failure:
+        explain_chosen_dlls(KernelDump(path), "libA", number)
+    assert "not all are known" not in str(failure.value)
 
 
 def test_a_process_that_has_exited(tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_a_name_that_is_paged_out(machine_dump: Path) -> None:
     (nameless,) = (file for file in share.files if file.file_name is None)
     assert nameless.file_name_address
     assert nameless.mappings[0].base == 0x14000000
+    assert [problem.message for problem in share.problems] == ["the name of 1 file cannot be read"]
+    assert cli.main(["--dump", str(machine_dump), "dllshare", "--all"]) == 4
 
 
 def test_an_address_of_the_current_process(machine_dump: Path) -> None:
@@ -266,7 +268,7 @@ def shell(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 def test_json(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["python35.dll"], ["*"], ["--all"]):
         status, out, err = shell(capsys, "--dump", str(machine_dump), "dllshare", *words, "--json")
-        assert (status, err) == (0, "")
+        assert (status, err) == (4 if words == ["--all"] else 0, "")
         VALIDATOR.validate(json.loads(out))
 
 

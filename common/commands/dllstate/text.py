@@ -56,6 +56,9 @@ def dll_state_view(state: DllState, verbose: bool) -> Document:
 
 def _table_parts(state: DllState) -> Iterator[Part]:
     dlls = state.dlls
+    if not dlls:
+        yield Sentence("No module of it is known.")
+        return
     if state.asked is not None:
         yield Sentence(f"{quantity(len(dlls), 'DLL')} match {state.asked}:")
     else:

@@ -11,9 +11,12 @@ from ...target import AddressSpace, Capability, KernelTarget
 from ..model import ListedImage, SystemVersion, UnloadedImage
 from ..target import LOADER_NAMES, RaisedException
 from .files import FileReader
-from .kernel import Nt, find_nt
+from .kernel import SYSTEM_PID, Nt, find_nt
 from .processes import Process, list_processes
 from .vad import VadReader
+
+#: The processes of the kernel's own beside System, as ImageFileName has them.
+_KERNEL_NAMES = frozenset({"Idle", "Registry", "MemCompression", "Secure System"})
 
 
 class MachineProcess:
@@ -43,8 +46,9 @@ class MachineProcess:
 
     @property
     def system(self) -> SystemVersion:
-        """Return the version's build number; the PEB has the rest."""
-        return SystemVersion(0, 0, self._machine.build_number or 0)
+        """Return the version that the kernel's build is of."""
+        build = self._machine.build_number
+        return SystemVersion.of_build(build) if build else SystemVersion(0, 0, 0)
 
     def problems(self) -> Sequence[Problem]:
         """Return the problems of the machine's memory."""
@@ -58,10 +62,18 @@ class MachineProcess:
         """Return the native PEB; system processes have none."""
         return self._process.peb or None
 
+    @property
+    def has_no_loader(self) -> bool:
+        """Return True if the process is one of the kernel's own: without a PEB, and with the id or name of one."""
+        process = self._process
+        return not process.peb and (process.pid == SYSTEM_PID or process.name in _KERNEL_NAMES)
+
     def reason_without_peb(self) -> str:
         """Return why there is no PEB: System and its kin have none."""
         name = f"{self._process.name} ({self._process.pid})"
-        return f"{name} has none: it is a process of the kernel, in which no loader runs and nothing is loaded"
+        if self.has_no_loader:
+            return f"{name} has none: it is a process of the kernel, in which no loader runs and nothing is loaded"
+        return f"that of {name} is not known: its DLLs are not known"
 
     def wow64_peb(self) -> Optional[int]:
         """Return the PEB of 32-bit code, None in a native process."""
