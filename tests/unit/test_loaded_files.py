@@ -38,6 +38,7 @@ int main(void)
 SOURCES = {
     "plugin": "int answer(void) { return 1; }",
     "other constant": "int answer(void) { return 7; }",
+    "other name": "int answer_under_another_name(void) { return 1; }",
     "other code": "int more[100] = {1}; int answer(void) { return 2; } int next(void) { return answer() + more[3]; }",
 }
 
@@ -46,7 +47,7 @@ SOURCES = {
 def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Compile the builds of a plugin."""
     folder = tmp_path_factory.mktemp("builds")
-    options = ("-shared", "-fPIC", "-Wl,--build-id")
+    options = ("-shared", "-fPIC", "-Wl,--build-id", "-Wl,-soname,plugin.so")
     return {
         name: compile_file(folder, name.replace(" ", "-") + ".so", source, *options, language="c")
         for name, source in SOURCES.items()
@@ -56,14 +57,22 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 class Running:
     """A program that opens a plugin when it is told to."""
 
-    def __init__(self, folder: Path, builds: dict[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, builds: dict[str, Path], name: Optional[str] = None, descriptors: tuple[int, ...] = ()
+    ) -> None:
         self.builds = builds
         self.plugin = folder / "plug.so"
         shutil.copy(builds["plugin"], self.plugin)
-        host = compile_file(folder, "host", HOST, f'-DPLUGIN_PATH="{self.plugin}"', language="c")
+        host = compile_file(folder, "host", HOST, f'-DPLUGIN_PATH="{name or self.plugin}"', language="c")
         time.sleep(0.1)  # the kernel notes times to the tick of its clock
         self._process = subprocess.Popen(
-            [str(host)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment({})
+            [str(host)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environment({}),
+            cwd=folder,
+            pass_fds=descriptors,
         )
         self.pid = self._process.pid
         self._wait("started")
@@ -123,6 +132,64 @@ def shorten(running: Running) -> None:
     os.truncate(running.plugin, 0x2000)
 
 
+def write_over(target: Path, build: Path) -> None:
+    """Write a build over a file without emptying it before, which would take the process's own pages."""
+    with target.open("r+b") as stream:
+        stream.write(build.read_bytes())
+
+
+def write_name(running: Running) -> None:
+    write_over(running.plugin, running.builds["other name"])
+
+
+def write_constant(running: Running) -> None:
+    write_over(running.plugin, running.builds["other constant"])
+
+
+def overwrite_with_the_same(running: Running) -> None:
+    shutil.copy(running.builds["plugin"], running.plugin)
+
+
+def overwrite_keeping_times(running: Running) -> None:
+    kept = running.plugin.stat()
+    overwrite_constant(running)
+    os.utime(running.plugin, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+
+
+def write_keeping_times(running: Running) -> None:
+    kept = running.plugin.stat()
+    write_constant(running)
+    os.utime(running.plugin, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+
+
+def touch(running: Running) -> None:
+    running.plugin.touch()
+
+
+def rename_away(running: Running) -> None:
+    running.plugin.rename(running.plugin.with_name("old.so"))
+
+
+def rename_away_and_copy(running: Running) -> None:
+    rename_away(running)
+    overwrite(running)
+
+
+def rename_away_and_install_again(running: Running) -> None:
+    rename_away(running)
+    shutil.copy(running.builds["plugin"], running.plugin)
+
+
+def remove_after_rename(running: Running) -> None:
+    rename_away_and_copy(running)
+    running.plugin.with_name("old.so").unlink()
+
+
+def overwrite_after_rename(running: Running) -> None:
+    rename_away(running)
+    write_over(running.plugin.with_name("old.so"), running.builds["other name"])
+
+
 def leave(running: Running) -> None:
     pass
 
@@ -135,7 +202,18 @@ def leave(running: Running) -> None:
         (remove, "deleted", "", "has been deleted since it was loaded"),
         (rename_over, "replaced", "", "has been replaced by another since it was loaded"),
         (overwrite, "written", "the file was overwritten while it was loaded", "overwritten"),
-        (overwrite_constant, "written", "the file was written in place since the process was started", "in place"),
+        (overwrite_constant, "written", "the file was overwritten while it was loaded", "is lost"),
+        (overwrite_keeping_times, "written", "the file was overwritten while it was loaded", "is lost"),
+        (overwrite_with_the_same, "written", "the file was overwritten while it was loaded", "is lost"),
+        (write_name, "written", "the file was overwritten while it was loaded", "dynamic section"),
+        (write_constant, "maybe_written", "", "may have been written in place since it was loaded"),
+        (write_keeping_times, "maybe_written", "", "may have been written in place since it was loaded"),
+        (touch, "maybe_written", "", "may have been written in place since it was loaded"),
+        (rename_away, "renamed", "", "no longer has the name by which it was loaded"),
+        (rename_away_and_copy, "replaced", "", "has been replaced by another since it was loaded"),
+        (rename_away_and_install_again, "maybe_written", "", "may have been written"),
+        (remove_after_rename, "replaced", "", "has been replaced by another since it was loaded"),
+        (overwrite_after_rename, "written", "the file was overwritten while it was loaded", "dynamic section"),
         (truncate, "truncated", "the file was truncated while it was loaded", "truncated"),
         (shorten, "truncated", "the file was truncated while it was loaded", "truncated"),
     ],
@@ -163,6 +241,39 @@ def test_what_has_become_of_a_file(
     for text in (render(state_view(one, verbose=False)), render(state_view(every, verbose=False))):
         assert words in " ".join(text.split())
     assert "imports dlclose" not in str(plans)
+
+
+def test_a_relative_name_is_followed_in_the_folder_that_it_was_opened_in(
+    tmp_path: Path, builds: dict[str, Path]
+) -> None:
+    program = Running(tmp_path, builds, name="./plug.so")
+    try:
+        program.open_plugin()
+        with dlwhy.open(program.pid) as process:
+            before = process.state("plug.so").libraries[0].file_state
+        rename_away_and_copy(program)
+        with dlwhy.open(program.pid) as process:
+            after = process.state("plug.so").libraries[0].file_state
+    finally:
+        program.end()
+    assert (before, after) == (None, "replaced")
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this Python was built without memfd_create")
+def test_a_file_that_never_had_a_name_is_not_called_deleted(tmp_path: Path, builds: dict[str, Path]) -> None:
+    descriptor = os.memfd_create("plug in\nx", 0)
+    os.write(descriptor, builds["plugin"].read_bytes())
+    program = Running(tmp_path, builds, name=f"/proc/self/fd/{descriptor}", descriptors=(descriptor,))
+    try:
+        program.open_plugin()
+        with dlwhy.open(program.pid) as process:
+            state = process.state(f"/proc/self/fd/{descriptor}")
+            states = {library.file_state for library in process.state().libraries}
+    finally:
+        program.end()
+        os.close(descriptor)
+    assert (states, state.libraries[0].file_state, state.problems) == ({None}, None, ())
+    assert "deleted" not in render(state_view(state, verbose=True))
 
 
 def test_a_file_that_was_built_and_opened_after_the_start_is_as_it_was(running: Running) -> None:

@@ -31,8 +31,10 @@ _LOW_SHARE = 4
 
 #: How a file has changed; what makes the library itself doubtful is a problem of its own.
 _FILE_STATES = {
-    "deleted": "has been deleted",
-    "replaced": "has been replaced by another",
+    "deleted": "has been deleted since it was loaded",
+    "renamed": "no longer has the name by which it was loaded",
+    "replaced": "has been replaced by another since it was loaded",
+    "maybe_written": "may have been written in place since it was loaded, as its times tell",
 }
 
 
@@ -100,7 +102,7 @@ def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:
         if names:
             more = [f"{len(names) - _SHOWN_FILES} more"] if len(names) > _SHOWN_FILES else []
             whose = join([*names[:_SHOWN_FILES], *more])
-            yield Sentence(f"The file of {whose} {words} since it was loaded.")
+            yield Sentence(f"The file of {whose} {words}.")
 
 
 def _state_word(library: Library) -> str:
@@ -118,7 +120,7 @@ def _library_parts(library: Library, verbose: bool) -> Iterator[Part]:
     yield Sentence(_answer(library))
     yield Facts(tuple(_identity_rows(library)))
     if library.file_state in _FILE_STATES:
-        yield Facts(((f"the file {_FILE_STATES[library.file_state]} since it was loaded",),))
+        yield Facts(((f"the file {_FILE_STATES[library.file_state]}",),))
     fields = _field_cells(library)
     if fields:
         yield Facts((("    ".join(fields),),))
