@@ -15,9 +15,9 @@ from typing import NoReturn, Optional, Union
 
 from .. import __version__
 from .charset import own_path
-from .commands.arguments import argument, byte_count
+from .commands.arguments import PROCESS_ARGUMENT, argument, byte_count
 from .commands.parser import HelpFormatter, ShellParser, add_arguments
-from .commands.registry import find_command, names
+from .commands.registry import Command, find_command, names
 from .commands.run import EXIT_BUG, EXIT_FINDINGS, EXIT_PROBLEMS, EXIT_USAGE, Failure, attempt, run
 from .errors import NotFoundError, OutputError, UnsupportedError, UsageError
 from .host import Screen, open_closed_streams, write_to
@@ -146,7 +146,7 @@ def _run(arguments: Namespace) -> int:
     command = find_command(arguments.command)
     if command is None:
         return _help(arguments.command, arguments.words)
-    words, is_strict = _take_own(arguments.words)
+    words, is_strict = _take_own(command, arguments.words)
     result = run(CliHost(_open(arguments)), command, words)
     if result is None:
         return 0
@@ -155,7 +155,7 @@ def _run(arguments: Namespace) -> int:
     return EXIT_FINDINGS if (arguments.strict or is_strict) and result.has_findings else 0
 
 
-def _take_own(words: Sequence[str]) -> tuple[Sequence[str], bool]:
+def _take_own(command: Command, words: Sequence[str]) -> tuple[Sequence[str], bool]:
     """Return a command's words without ``--strict``, and whether it is among them.
 
     :raises UsageError: if other options of dlwhy itself are among them.
@@ -165,7 +165,9 @@ def _take_own(words: Sequence[str]) -> tuple[Sequence[str], bool]:
     for word in words[:end]:
         option = word.partition("=")[0]
         if option in own:
-            raise UsageError(f"{option} is an option of dlwhy itself: give it before the command")
+            other = option == "--pid" and PROCESS_ARGUMENT in command.arguments
+            also = "; a process of a kernel dump is given by --process" if other else ""
+            raise UsageError(f"{option} is an option of dlwhy itself: give it before the command{also}")
     kept = [word for word in words[:end] if word != STRICT]
     return [*kept, *words[end:]], len(kept) < end
 
@@ -205,7 +207,23 @@ def _help(command: str, words: Sequence[str]) -> int:
     return EXIT_USAGE
 
 
+def _require_fitting(arguments: Namespace) -> None:
+    """Require that no option is given that is for another kind of target.
+
+    :raises UsageError: if one is.
+    """
+    if arguments.pid is None and arguments.dump is None:
+        return
+    what = "--dump" if arguments.pid is None else "--pid"
+    for option, value in (("--sysroot", arguments.sysroot), ("--exe", arguments.exe)):
+        if value:
+            raise UsageError(f"{option} is for cores, not for {what}")
+    if arguments.pid is not None and arguments.max_size is not None:
+        raise UsageError("--max-size is for files, not for --pid")
+
+
 def _open(arguments: Namespace) -> Optional[Target]:
+    _require_fitting(arguments)
     if arguments.pid is not None:
         from .linux.dumps.procfs import ProcTarget
 

@@ -87,8 +87,19 @@ def open_core(path: str, sysroot: str = "", executable: str = "", max_size: Opti
     :raises NotFoundError: if there is no such ``sysroot`` or ``executable``.
     """
     _require_given(sysroot, executable)
-    content = _decompress(path, lambda start: require_core(path, start), max_size)
+    content = _decompress(path, lambda start: _require_no_dump(path, start), max_size)
+    _require_no_dump(path, _first_bytes(path, content))
     return _core_of(path, content, sysroot, executable)
+
+
+def _require_no_dump(path: str, start: bytes) -> None:
+    """Require that a file begins like an ELF core.
+
+    :raises DumpFormatError: if it does not.
+    """
+    if start.startswith((_MINIDUMP, *_KERNEL_DUMPS, *_USER_DUMPS)):
+        raise DumpFormatError(path, "no ELF file, but a minidump or a dump of Windows: give it by --dump", 0)
+    require_core(path, start)
 
 
 def _require_given(sysroot: str, executable: str) -> None:

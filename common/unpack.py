@@ -192,7 +192,7 @@ def _in_words(size: int) -> str:
     for shift, unit in ((30, "GiB"), (20, "MiB")):
         if size >= 1 << shift:
             return f"{size / (1 << shift):.4g} {unit}"
-    return f"{size >> 10} KiB"
+    return f"{size >> 10} KiB" if size >= 1 << 10 else f"{size} {'byte' if size == 1 else 'bytes'}"
 
 
 def _runs(buffer: bytearray, filled: int) -> Iterator[tuple[int, int]]:

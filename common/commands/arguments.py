@@ -82,4 +82,4 @@ def process_id(text: Optional[str]) -> Optional[int]:
     try:
         return int(text[2:], 10) if text.startswith("0n") else int(text, 0)
     except ValueError as error:
-        raise UsageError(f"-p takes a process id, not '{text}'") from error
+        raise UsageError(f"-p (--process) takes a process id, not '{text}'") from error

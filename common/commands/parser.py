@@ -78,4 +78,6 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: Sequence[Argument]
     for item in arguments:
         if item.choice and item.choice not in choices:
             choices[item.choice] = parser.add_mutually_exclusive_group()
-        (choices[item.choice] if item.choice else parser).add_argument(*item.flags, **item.options)
+        action = (choices[item.choice] if item.choice else parser).add_argument(*item.flags, **item.options)
+        if action.nargs == argparse.REMAINDER:
+            action.required = False  # no words are enough, yet argparse says that it lacks them

@@ -33,7 +33,7 @@ def test_a_process_id(text: str | None, number: int | None) -> None:
 
 
 def test_no_process_id() -> None:
-    with pytest.raises(UsageError, match="-p takes a process id, not 'x'"):
+    with pytest.raises(UsageError, match=r"-p \(--process\) takes a process id, not 'x'"):
         process_id("x")
 
 

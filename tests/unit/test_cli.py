@@ -110,7 +110,12 @@ def test_where_strict_stands_is_said() -> None:
             "given as the core's program, is no file",
         ),
         (["--max-size", "1.5G", "--core", "CORE", "dlstate"], 2, "--max-size: '1.5G' is no size such as 500M"),
-        ([], 2, "required: COMMAND"),
+        ([], 2, "required: COMMAND; see"),
+        (["dllstate", "--pid", "1"], 2, "before the command; a process of a kernel dump is given by --process"),
+        (["--pid", "1", "--exe", "/bin/true", "dlstate"], 2, "--exe is for cores, not for --pid"),
+        (["--pid", "1", "--sysroot", "/", "dlstate"], 2, "--sysroot is for cores, not for --pid"),
+        (["--pid", "1", "--max-size", "1G", "dlstate"], 2, "--max-size is for files, not for --pid"),
+        (["--dump", "/nonexistent", "--exe", "/bin/true", "dllstate"], 2, "--exe is for cores, not for --dump"),
     ],
 )
 def test_errors_are_one_line(rich_core: Path, words: list[str], status: int, message: str) -> None:

@@ -128,6 +128,22 @@ def test_missing_decompressor_is_named(rich_core: Path, tmp_path: Path, monkeypa
         dlwhy.open(tmp_path / "core.zst")
 
 
+def test_a_few_bytes_are_no_kib(rich_core: Path, tmp_path: Path) -> None:
+    (tmp_path / "core.gz").write_bytes(gzip.compress(rich_core.read_bytes(), 1))
+    for size, words in ((1, "1 byte"), (10, "10 bytes"), (2048, "2 KiB")):
+        with pytest.raises(DumpFormatError, match=f"more than {words}: allow more"):
+            dlwhy.open(tmp_path / "core.gz", max_size=size)
+
+
+@pytest.mark.parametrize("start", [b"MDMP", b"PAGEDU64", b"PAGEDUMP", b"USERDU64"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dump_as_a_core_says_how_it_is_opened(tmp_path: Path, start: bytes, packed: bool) -> None:
+    path = tmp_path / "prog.dmp"
+    path.write_bytes(gzip.compress(start + bytes(200)) if packed else start + bytes(200))
+    with pytest.raises(DumpFormatError, match="give it by --dump"):
+        open_core(str(path))
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(DumpFormatError, match="No such file"):
         dlwhy.open(tmp_path / "core")

@@ -130,6 +130,17 @@ def test_refusal_says_what_to_do(sleeper: int) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is refused without a capability")
+def test_a_refusal_of_root_does_not_say_as_root(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, _flags: int) -> int:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(NoTargetError, match="run dlwhy with CAP_SYS_PTRACE") as failure:
+        ProcTarget(sleeper)
+    assert "as root" not in str(failure.value)
+
+
 def test_a_second_close_closes_nothing() -> None:
     """The number of the closed descriptor is soon another file's."""
     target = ProcTarget(os.getpid())

@@ -313,7 +313,7 @@ def test_strict(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "near: opened.dll, pending.dll, python35.dll; names: those of 1 files",
         ),
         (["dllshare", "-p", "77", "python35.dll"], 2, "there is no process 77"),
-        (["dllshare", "-p", "x", "python35.dll"], 2, "-p takes a process id, not 'x'"),
+        (["dllshare", "-p", "x", "python35.dll"], 2, "-p (--process) takes a process id, not 'x'"),
         (["dlstate"], 3, "is of Windows, whose commands begin with dll"),
     ],
 )

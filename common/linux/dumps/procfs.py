@@ -131,6 +131,11 @@ class ProcTarget:
             raise UnsupportedError(f"{self.pid} is a kernel thread: it has no libraries")
 
     def _permission_message(self) -> str:
+        if os.geteuid() == 0:
+            return (
+                f"process {self.pid} may not be read, not even by root here: run dlwhy with CAP_SYS_PTRACE in the user "
+                "namespace of the process (in containers: outside); see also /proc/sys/kernel/yama/ptrace_scope"
+            )
         try:
             owner = os.stat(self._folder).st_uid
         except OSError:
