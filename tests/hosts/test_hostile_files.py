@@ -119,7 +119,8 @@ def test_what_a_process_names_is_not_read(hosts: Hosts, folder: Path, tmp_path: 
         with running(folder, str(folder), "./libowed.so", name) as pid:
             library = os.path.basename(name) or "/"
             for host, names in ask(hosts, Subject(pid=pid), library, asked).items():
-                assert names == ["exported", None], host
+                # By /proc/PID/map_files, which not everyone may read, the file is the one that is mapped.
+                assert names in (["exported", "local"], ["exported", None]), host
             if waits:
                 return
             hosts.ask(GDB, Subject(pid=pid), (), core)
