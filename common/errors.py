@@ -75,12 +75,16 @@ class FaultError(DlwhyError):
 
 
 class OmittedFileError(FaultError):
-    """Memory that a core omits, because it shows a file that is not here, or is another build; ``why`` says which."""
+    """Memory that a core omits, because it shows a file that is not here, or is another build; ``why`` says which.
 
-    def __init__(self, address: int, size: int, path: str, why: str) -> None:
+    ``has_remedy`` is False if no file would do, because the core has nothing that shows which one is right.
+    """
+
+    def __init__(self, address: int, size: int, path: str, why: str, has_remedy: bool = True) -> None:
         super().__init__(address, size, f"not in the core, and {path} {why}")
         self.path = path
         self.why = why
+        self.has_remedy = has_remedy
 
 
 class LimitError(FaultError):

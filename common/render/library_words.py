@@ -49,7 +49,7 @@ _LIBC_PURPOSES = (
 def because(library: Library) -> str:
     """Return the strongest hold in words, and the number of others."""
     if not library.holds:
-        return "nothing keeps it" if library.held is False else "its holders could not all be read"
+        return "nothing keeps it" if library.held is False else "what keeps it is not known"
     more = len(library.holds) - 1 + library.holds_omitted
     return brief(library.holds[0]) + (f" +{more} more" if more else "")
 

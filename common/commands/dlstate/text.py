@@ -151,7 +151,9 @@ def _answer(library: Library) -> str:
     if library.held is False:
         return f"{name} can go: nothing keeps it, but the loader has not collected it yet."
     if library.held is None:
-        reasons = [reason(hold) for hold in library.holds] or ["not all libraries could be read"]
+        reasons = [reason(hold) for hold in library.holds] or [
+            "not all libraries could be read, or what was read contradicts itself"
+        ]
         return f"{name}: not known whether it can go: {'; '.join(reasons)}."
     if len(library.holds) == 1 and library.holds[0].kind is HoldKind.MAIN_PROGRAM:
         return f"{name} stays loaded: it is the main program."
@@ -247,7 +249,7 @@ def _remedy(library: Library, pid: Optional[int]) -> str:
             "only that runs the collector."
         )
     if library.held is None:
-        return "Ask again when the dlopen in progress has returned, or with a complete core."
+        return "The problems say why; ask again when no dlopen or dlclose is in progress, or of a complete core."
     conditions = list(dict.fromkeys(c for hold in library.holds for c in _conditions(hold)))
     if library.rebuild is not None:
         return _lasting_remedy(library.name, library.rebuild, conditions)

@@ -55,7 +55,8 @@ MAX_OPENED = 1 << 14
 # What is said about files.
 TRUSTED = "no build-id in the core: taken on trust, because their dynamic sections agree with it"
 NOT_HERE = "is not here"
-ANOTHER = "is another build here, or cannot be verified"
+ANOTHER = "is another build here"
+UNVERIFIED = "cannot be verified, because the core lacks its dynamic section"
 _MAX_NAMES = 8
 
 _HEADERS_AT_ONCE = 1 << 12
@@ -350,8 +351,18 @@ class ElfCore:
         mapped = self.file_at(address)
         objection = self._objections.get(mapped.path) if mapped else None
         if mapped is None or objection is None:
-            return FaultError(address, size, "not in the core")
-        return OmittedFileError(address, size, mapped.path, objection)
+            where = " any more: it is cut off" if self._is_cut_off(address) else ""
+            return FaultError(address, size, f"not in the core{where}")
+        return OmittedFileError(address, size, mapped.path, objection, has_remedy=objection != UNVERIFIED)
+
+    def _is_cut_off(self, address: int) -> bool:
+        """Return True if a segment had the byte at an address, before the core was cut off.
+
+        It need not be writable: the loader makes what it has relocated read-only.
+        """
+        segments = self._segments
+        index = bisect_right(segments.starts, address) - 1
+        return index >= 0 and address - segments.starts[index] < segments.sizes[index]
 
     def recorded_exactly(self, address: int, size: int) -> Optional[bytes]:
         """Return the bytes of a range if the core itself has them all, None otherwise."""
@@ -377,7 +388,8 @@ class ElfCore:
 
     def _from_file(self, address: int, size: int) -> bytes:
         mapped = self.file_at(address)
-        if mapped is None:
+        # What is cut off the core can have been written to: the file does not have that.
+        if mapped is None or self._is_cut_off(address):
             return b""
         stream = self._verified_file(mapped.path)
         if stream is None:
@@ -445,8 +457,9 @@ class ElfCore:
             return "" if build_id_in_first_page(read_at(stream, 0, 4096)) == build_id else ANOTHER
         from .fitting import fits  # most cores have build-ids
 
-        if not fits(self, stream, first):
-            return ANOTHER
+        fitting = fits(self, stream, first)
+        if not fitting:
+            return UNVERIFIED if fitting is None else ANOTHER
         self._trusted.add(first.path)
         return ""
 

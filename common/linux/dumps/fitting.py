@@ -20,8 +20,11 @@ DT_LOPROC = 0x70000000
 DT_HIPROC = 0x7FFFFFFF
 
 
-def fits(core: ElfCore, stream: BinaryIO, first: CoreFileMapping) -> bool:
-    """Return True if an ELF file can be the one that was mapped from ``first`` on, which shows its beginning."""
+def fits(core: ElfCore, stream: BinaryIO, first: CoreFileMapping) -> Optional[bool]:
+    """Return True if an ELF file can be the one that was mapped from ``first`` on, which shows its beginning.
+
+    It is None if the core lacks what would show that.
+    """
     file = read_elf_file(stream)
     if file is None or file.platform != platform_of(core.ident):
         return False
@@ -35,7 +38,7 @@ def fits(core: ElfCore, stream: BinaryIO, first: CoreFileMapping) -> bool:
         mapped = core.file_at(address)
         if mapped is None or mapped.path != first.path or mapped.offset + address - mapped.start != header.offset:
             return False
-    return bool(has_same_dynamic_section(core, stream, file, bias))
+    return has_same_dynamic_section(core, stream, file, bias)
 
 
 def has_same_dynamic_section(core: ElfCore, stream: BinaryIO, file: ElfFile, bias: int) -> Optional[bool]:

@@ -134,6 +134,11 @@ def _find_main_image(memory: Memory) -> ElfImage:
         if image.find_header(PT_INTERP) is None:
             raise UnsupportedError(STATIC)
     for failure in failures.values():
+        if isinstance(failure, OmittedFileError) and not failure.has_remedy:
+            raise UnsupportedError(
+                f"the core has neither the program's headers nor its data, so nothing shows whether {failure.path} is "
+                "its file (coredump_filter 0x33 records both)"
+            )
         if isinstance(failure, OmittedFileError):
             raise UnsupportedError(
                 f"the core lacks the program's headers, and {failure.path} {failure.why}: name the program (in the "
