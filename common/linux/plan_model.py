@@ -22,17 +22,19 @@ class ClosingWay(Enum):
     """How a library's finalisers can reach dlclose.
 
     IMPORT: it imports dlclose.  LOOKUP: it looks dlclose up by dlsym.  CALL: through a function of another library that
-    imports dlclose.  UNKNOWN: it cannot be read, or is too large to be followed.
+    imports dlclose.  POINTER: perhaps through such a function, which it imports, as they call through pointers, such as
+    virtual functions.  UNKNOWN: it cannot be read, or is too large to be followed.
     """
 
     IMPORT = "import"
     LOOKUP = "lookup"
     CALL = "call"
+    POINTER = "pointer"
     UNKNOWN = None
 
 
 class Closer(NamedTuple):
-    """A library whose finalisers can close others: how, and for CALL the function that they call.
+    """A library whose finalisers can close others: how, and for CALL and POINTER the function.
 
     ``library`` is its base name; the address in ``through`` is 0 if only its symbol is known.
     """

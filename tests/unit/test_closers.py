@@ -119,6 +119,27 @@ CASES = {
         ClosingWay.CALL,
         "wrap_close",
     ),
+    "by a virtual destructor": Case(
+        'extern "C" void *wrap_open(const char *); extern "C" int wrap_close(void *);'
+        "struct Owner { void *handle = wrap_open(OTHER); virtual void close(); virtual ~Owner(); };"
+        "void Owner::close() { wrap_close(handle); } Owner::~Owner() { close(); }"
+        "struct Keeper { Owner *owner = new Owner; ~Keeper() { delete owner; } }; Keeper keeper;",
+        ClosingWay.POINTER,
+        "wrap_close",
+        language="c++",
+    ),
+    "by a table of functions": Case(
+        "int wrap_close(void *); int (*table[])(void *) = {0, wrap_close}; int chosen = 1;"
+        f"{DESTRUCTOR} {{ table[chosen](handle); }}",
+        ClosingWay.POINTER,
+        "wrap_close",
+        flags=("-O2",),
+    ),
+    "by a variable": Case(
+        f"int wrap_close(void *); int (*variable)(void *) = wrap_close;{DESTRUCTOR} {{ variable(handle); }}",
+        ClosingWay.POINTER,
+        "wrap_close",
+    ),
     "by dlsym": Case(
         "#define _GNU_SOURCE\n#include <dlfcn.h>\n"
         f'{DESTRUCTOR} {{ ((int (*)(void *))dlsym(RTLD_DEFAULT, "dlclose"))(handle); }}',
@@ -127,6 +148,15 @@ CASES = {
     "by itself": Case(f"int dlclose(void *); {DESTRUCTOR} {{ dlclose(handle); }}", ClosingWay.IMPORT),
     "only opens": Case("", None, closes=False),
     "only counts": Case(f"int wrap_count(void *); {DESTRUCTOR} {{ wrap_count(handle); }}", None, closes=False),
+    "only counts, by a virtual destructor": Case(
+        'extern "C" void *wrap_open(const char *); extern "C" int wrap_count(void *);'
+        "struct Owner { void *handle = wrap_open(OTHER); virtual void close(); virtual ~Owner(); };"
+        "void Owner::close() { wrap_count(handle); } Owner::~Owner() { close(); }"
+        "struct Keeper { Owner *owner = new Owner; ~Keeper() { delete owner; } }; Keeper keeper;",
+        None,
+        closes=False,
+        language="c++",
+    ),
     "closes, but not at the end": Case(
         "int wrap_close(void *); void stop(void) { wrap_close(handle); handle = 0; }"
         "int wrap_count(void *); "

@@ -82,6 +82,9 @@ SAMPLES: dict[str, Plan] = {
     "unloads at least, by many calls": closing(
         *(Closer(each.name, ClosingWay.CALL, CodeSymbol(0x4711, None, None)) for each in MANY)
     ),
+    "unloads at least, by pointers": closing(
+        Closer(OTHER.name, ClosingWay.POINTER, CodeSymbol(1, "f_close", "libwrap.so"))
+    ),
     "unloads at least, not followed": closing(Closer(OTHER.name, ClosingWay.UNKNOWN)),
     "unloads in an uncertain order": gone(OTHER, order_certain=False),
     "unloads in an unknown order": gone(OTHER, order_algorithm=None),

@@ -208,12 +208,17 @@ def _closer_parts(plan: Plan) -> Iterator[Part]:
         if names:
             verb, whose = (f"{verb}s", "its") if len(names) == 1 else (verb, "their")
             yield Sentence(f"At least these: {_first(names)} {verb} {what}, so {whose} destructors can close others.")
-    calls = by_way.get(ClosingWay.CALL, [])
-    if calls:
-        words = [f"those of {closer.library} call {_called(closer)}" for closer in calls[:_SHOWN_CLOSERS]]
-        more = len(calls) - len(words)
-        shown = join([*words, *([f"those of {more} more libraries call others"] if more > 0 else [])])
-        yield Sentence(f"At least these, because destructors can close others: {shown}, by which dlclose is reached.")
+    for way, verb, why in (
+        (ClosingWay.CALL, "call", ""),
+        (ClosingWay.POINTER, "may call", " Where the pointers lead that they call through is not followed."),
+    ):
+        calls = by_way.get(way, [])
+        if calls:
+            words = [f"those of {closer.library} {verb} {_called(closer)}" for closer in calls[:_SHOWN_CLOSERS]]
+            more = len(calls) - len(words)
+            shown = join([*words, *([f"those of {more} more libraries {verb} others"] if more > 0 else [])])
+            reached = f"{shown}, by which dlclose is reached.{why}"
+            yield Sentence(f"At least these, because destructors can close others: {reached}")
     if plan.imports_unread:
         which = _first(plan.imports_unread)
         yield Sentence(f"At least these: what {which} can close is not known, because the imports cannot be read.")

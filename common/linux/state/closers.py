@@ -2,16 +2,17 @@
 
 A library that imports dlclose can, and so can one that looks it up by dlsym.  On x86-64 the code of finalisers is
 followed: what DT_FINI, DT_FINI_ARRAY and the destructors that are registered by ``__cxa_atexit`` reach through calls,
-jumps and addresses that they take, in their own library and in others, up to an import of dlclose.  Calls through
-pointers in data, such as virtual functions, are not followed, nor libc, whose own closes are its business.  Elsewhere a
-library counts if it is bound to a function of one that imports dlclose.
+jumps and addresses that they take, in their own library and in others, up to an import of dlclose.  libc is not
+followed, whose own closes are its business.  Calls through pointers, such as virtual functions, are not followed
+either: if finalisers reach one, each function counts that the library imports.  Elsewhere a library counts if it is
+bound to a function of one that imports dlclose.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, Optional
 
@@ -72,6 +73,17 @@ _LOADS = re.compile(rb"(?=\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]" + _OFFSET + rb
 # An entry of the procedure linkage table: endbr64 perhaps, bnd perhaps, then a jump through a word.
 _STUB = re.compile(rb"(?:\xf3\x0f\x1e\xfa)?\xf2?\xff\x25" + _OFFSET)
 _LONGEST_STUB = 11
+# Calls through a register, or through a word at one, perhaps with a small offset as in a table of virtual functions,
+# and such jumps, but not those of a switch: these have a prefix, or add to the register just before.
+_SLOT = rb"[\x00\x08\x10\x18\x20\x28\x30\x38\x40\x48\x50\x58\x60\x68\x70\x78]"
+_FAR_SLOT = rb"[\x00-\xff][\x00-\x0f]\x00\x00"
+_BY_POINTER = re.compile(
+    rb"\xff(?:[\xd0-\xd7\x10-\x14\x16\x17]|[\x50-\x53\x55-\x57]" + _SLOT + rb"|[\x90-\x93\x95-\x97]" + _FAR_SLOT + rb")"
+    rb"|(?<!\x3e)(?<!\x48\x01[\xc0-\xff])\xff"
+    rb"(?:[\xe0-\xe7\x20-\x23\x26\x27]|[\x60-\x63\x65-\x67]" + _SLOT + rb"|[\xa0-\xa3\xa5-\xa7]" + _FAR_SLOT + rb")"
+)
+# What crtstuff.c's part of each library jumps to by a register, if there is such a function at all.
+_OF_CRTSTUFF = "_ITM_"
 
 
 class _TooMuchError(Exception):
@@ -119,10 +131,9 @@ class Closers:
                 return None
             if self._process.memory.platform.arch != "x86_64":
                 return self._bound_to(link_map, [each for each in self._capable if each is not link_map])
-            through = _FinaliserCalls(self, link_map).run()
+            return _FinaliserCalls(self, link_map).run(name)
         except (DlwhyError, _TooMuchError):
             return Closer(name, ClosingWay.UNKNOWN)
-        return Closer(name, ClosingWay.CALL, through) if through else None
 
     @cached_property
     def _capable(self) -> Sequence[LinkMap]:
@@ -158,6 +169,15 @@ class Closers:
         """
         if any(link_map.l_type != LT_LOADED for link_map in self._capable):
             return None
+        return self._leading_by_needs
+
+    def needs_one(self, link_map: LinkMap) -> bool:
+        """Return True if a library imports dlclose for others, or needs or is bound to one that does."""
+        return link_map.address in self._leading_by_needs
+
+    @cached_property
+    def _leading_by_needs(self) -> Collection[int]:
+        """Return the link maps from which a library can be reached that imports dlclose, by what they record."""
         users: dict[int, list[int]] = {}
         for link_map in self._process.graph.by_address.values():
             for address in (*link_map.needed, *link_map.relocated_to):
@@ -284,6 +304,34 @@ class _Code:
             start, end = self.extent(function)
             self._targets[function] = tuple(dict.fromkeys(self._find_targets(start, min(end, start + MAX_FUNCTION))))
         return self._targets[function]
+
+    def calls_by_pointer(self, function: int) -> bool:
+        """Return True if a function calls, or jumps, through a pointer, so that it is not known where that leads."""
+        start, end = self.extent(function)
+        end = min(end, start + MAX_FUNCTION)
+        data = self._read(start, end)
+        words = [word for _, word in self._sites(_THROUGH_WORDS, data, start)]
+        if any(self._is_variable(word) for word in words):
+            return True
+        if not _BY_POINTER.search(data):
+            return False
+        loaded = self._places(_LOADS, data, start)
+        return not any(self._symbol_in(word).startswith(_OF_CRTSTUFF) for word in loaded)
+
+    def _is_variable(self, word: int) -> bool:
+        """Return True if a word has the address of code elsewhere, and no relocation that says of which function."""
+        value = self._memory.try_unsigned(word, self._memory.pointer_size) or 0
+        return not self._symbol_in(word) and not self.contains(value) and self._process.find_map(value) is not None
+
+    def imported(self) -> Iterator[_Target]:
+        """Yield the functions and data that the library is bound to of those which can lead to dlclose."""
+        for word in self._symbols:
+            if not self._closers.spend(_CALL_UNITS):
+                raise _TooMuchError
+            for target in self._in_word(word):
+                link_map = self._process.find_map(target.address) if target.address else None
+                if link_map is not None and link_map is not self.link_map and self._closers.needs_one(link_map):
+                    yield target
 
     def _find_targets(self, start: int, end: int) -> Iterator[_Target]:
         data = self._read(start, end)
@@ -435,18 +483,33 @@ class _FinaliserCalls:
         self._closers = closers
         self._link_map = link_map
 
-    def run(self) -> Optional[CodeSymbol]:
-        """Return the function outside the library through which dlclose is reached, None if it is not reached."""
+    def run(self, name: str) -> Optional[Closer]:
+        """Return how dlclose is reached, and through which function outside the library; None if it is not reached."""
         code = self._closers.code(self._link_map)
         if code is None:
             return None
         roots = list(code.finalisers())
         if code.imports_registration():
             roots += code.registered()
-        before = {root.address: 0 for root in roots if root.address}
-        queue = list(before)
+        before: dict[int, int] = {}
+        through = self._search(roots, before)
+        if through is not None:
+            return Closer(name, ClosingWay.CALL, through)
+        if not any(self._calls_by_pointer(function) for function in before):
+            return None
+        through = self._search(code.imported(), before)
+        return Closer(name, ClosingWay.POINTER, through) if through else None
+
+    def _calls_by_pointer(self, function: int) -> bool:
+        code = self._closers.code_at(function)
+        return code is not None and code.contains(function) and code.calls_by_pointer(function)
+
+    def _search(self, roots: Iterable[_Target], before: dict[int, int]) -> Optional[CodeSymbol]:
+        """Follow functions up to dlclose; add each to ``before``, with the one that leads to it, 0 for a root."""
+        queue = [root.address for root in roots if root.address and root.address not in before]
+        before.update(dict.fromkeys(queue, 0))
         for function in queue:
-            if len(queue) > MAX_FUNCTIONS:
+            if len(before) > MAX_FUNCTIONS:
                 raise _TooMuchError
             own = self._closers.code_at(function)
             if own is None or not own.contains(function):
