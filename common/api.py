@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .windows.model import DllPlans, DllState, GoneDlls, Share
     from .windows.trace.events import DllEvent, DllTrace
 
+#: How many libraries an error names that match.
+_NAMED_MATCHES = 8
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
 _Report = TypeVar("_Report", covariant=True)
@@ -203,9 +206,9 @@ class Examination:
         """
         found = self.libraries(_text_of("library", library))
         if len(found) > 1:
-            raise NotFoundError(
-                f"{len(found)} loaded libraries match '{library}'", [each.path or each.name for each in found]
-            )
+            names = [each.path or each.name for each in found[:_NAMED_MATCHES]]
+            rest = [f"{len(found) - len(names)} more"] if len(found) > len(names) else []
+            raise NotFoundError(f"{len(found)} loaded libraries match '{library}': {', '.join([*names, *rest])}")
         return found[0]
 
     @_ours

@@ -15,6 +15,7 @@ from io import FileIO
 from subprocess import Popen
 from typing import BinaryIO, NamedTuple, Optional, Union
 
+from .counts import quantity
 from .errors import DumpFormatError
 
 #: The disk space that the content may take, in bytes, if the user does not set it.
@@ -119,7 +120,7 @@ def _unpack(
             process.stdout.close()
         flaw = _told(messages, is_filter=source is not None) or f"exit status {status}" if status else ""
         if seconds and status == -getattr(signal, "SIGXCPU", 0):
-            flaw = f"it takes more than {seconds} seconds of processor time: {_ALLOW_MORE}"
+            flaw = f"it takes more than {quantity(seconds, 'second')} of processor time: {_ALLOW_MORE}"
     return Unpacked(keeper.stream, keeper.size, flaw)
 
 
@@ -192,7 +193,7 @@ def _in_words(size: int) -> str:
     for shift, unit in ((30, "GiB"), (20, "MiB")):
         if size >= 1 << shift:
             return f"{size / (1 << shift):.4g} {unit}"
-    return f"{size >> 10} KiB" if size >= 1 << 10 else f"{size} {'byte' if size == 1 else 'bytes'}"
+    return f"{size >> 10} KiB" if size >= 1 << 10 else quantity(size, "byte")
 
 
 def _runs(buffer: bytearray, filled: int) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ from .support.tree import ADAPTERS, ROOT, module_files
 # Rooms, lowest first: a room imports from itself and from those that stand in a line above its own.  A room is a module
 # or folder of common/, by its longest name here.
 ORDER = (
-    ("charset", "errors", "graph", "imports"),
+    ("charset", "counts", "errors", "graph", "imports"),
     ("files", "guards", "model", "paths"),
     ("helper", "target"),
     ("host", "layouts", "memory", "minidumps"),
@@ -54,7 +54,7 @@ VALUES = {
     "windows.trace.events",
 }
 #: What any room may use.
-TOOLS = {"charset", "guards"}
+TOOLS = {"charset", "counts", "guards"}
 #: What puts dlwhy into debuggers asks nothing of a target: of the rooms above its own it may use these.
 SETUP_USES = {"errors", "host", "imports", "commands.registry", *TOOLS}
 FAMILIES = ("linux", "windows")

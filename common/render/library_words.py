@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..counts import quantity
 from ..linux.model import Hold, HoldKind, Library, Root
-from .words import quantity, times
+from .words import times
 
 _STARTUP_REASONS = {
     "needed": "loaded at program start",

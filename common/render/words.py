@@ -19,11 +19,6 @@ def size_words(size: int) -> str:
 _FIRST_POINTER = 65536
 
 
-def quantity(count: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
 def layout_parts(target: TargetInfo, loader: LoaderInfo) -> Iterator[Part]:
     """Yield the target, the loader and the source of the offsets."""
     version = f" {loader.version}" if loader.version else ""

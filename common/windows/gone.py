@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from ..counts import quantity
 from ..memory import Memory
 from ..model import Problem, Thread, ThreadRef
 from ..paths import windows_base_name
@@ -236,7 +237,7 @@ def _words(examined: WindowsExamination, low: int, high: int, problems: list[Pro
             start = stack.pointer if stack.limit <= stack.pointer < stack.base else stack.limit
             start -= start % stack.word
             if budget <= 0:
-                message = f"only those of the first {thread.number - 1} threads were looked at"
+                message = f"only those of the first {quantity(thread.number - 1, 'thread')} were looked at"
                 problems.append(Problem("stacks", message))
                 return
             end = min(stack.base, start + MAX_STACK, start + budget)
@@ -250,7 +251,8 @@ def _words(examined: WindowsExamination, low: int, high: int, problems: list[Pro
             is_read = is_read and (read >= end - start - stack.word if stack.bounded else read > 0)
         unread += not is_read
     if unread:
-        message = f"those of {unread} of {len(threads)} threads cannot be read completely: pointers there are not found"
+        which = f"{unread} of {quantity(len(threads), 'thread')}"
+        message = f"those of {which} cannot be read completely: pointers there are not found"
         problems.append(Problem("stacks", message))
 
 

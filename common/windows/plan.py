@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional
 
+from ..counts import quantity
 from ..errors import DlwhyError, NotFoundError, UnsupportedError
 from ..graph import Search
 from ..model import Outcome, Problem
@@ -82,7 +83,7 @@ def rank_frees(target: Target, frees: Optional[int] = None, pid: Optional[int] =
     for loader, graph in zip(examined.loaders, examined.import_graphs):
         unknown = [unit for unit in graph.units.values() if unit.own is None and not unit.pinned]
         if unknown:
-            what = "1 DLL" if len(unknown) == 1 else f"{len(unknown)} DLLs"
+            what = quantity(len(unknown), "DLL")
             message = f"how often LoadLibrary has loaded {what} is not known: not ranked"
             problems.append(Problem("ranking", message))
         loaded = [unit.entries[0] for unit in graph.units.values() if (unit.own or 0) > 0 and not unit.pinned]

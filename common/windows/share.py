@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
+from ..counts import quantity
 from ..errors import CorruptError, FaultError, IncompleteSearchError, NotFoundError, UnsupportedError
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
@@ -364,10 +365,10 @@ class _Machine:
         unidentified = [process for process, _ in self._unidentified if pid in (None, process.pid)]
         if unidentified:
             who = ", ".join(list(dict.fromkeys(map(_process_words, unidentified)))[:3])
-            gaps.append(Problem(who, f"the files of {len(unidentified)} views cannot be read"))
+            gaps.append(Problem(who, f"the files of {quantity(len(unidentified), 'view')} cannot be read"))
         nameless = sum(self._is_nameless(key) for key in self.found if self._is_of(key, pid))
         if nameless:
-            gaps.append(Problem("names", f"those of {nameless} files that are mapped or open cannot be read"))
+            gaps.append(Problem("names", f"those of {quantity(nameless, 'mapped or open file')} cannot be read"))
         if not self._sections_of_handles.is_known:
             gaps.append(Problem("sections", "those without a view are not looked for: their layout is not known"))
         gaps += self.nt.memory.problems()
@@ -477,8 +478,7 @@ class _Machine:
         files = self._with_link_times(files, all_of_them=asked is not None)
         nameless = sum(map(self._is_nameless, keys))
         if nameless:
-            names = "the name of 1 file" if nameless == 1 else f"the names of {nameless} files"
-            self.problems.append(Problem("names", f"{names} cannot be read"))
+            self.problems.append(Problem("names", f"those of {quantity(nameless, 'listed file')} cannot be read"))
         if asked is not None:
             mappers = {mapping.pid for file in files for mapping in file.mappings}
             self.problems += self._listed_by_loaders(asked, pid, mappers)

@@ -307,7 +307,7 @@ def test_a_stack_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     made.memory.number(made.teb + 8, 8, made.stack_base + 0x10000)
     (problem,) = ask(tmp_path, made).problems
     assert problem.where == "stacks"
-    assert "of 1 of 1 threads cannot be read completely" in problem.message
+    assert "of 1 of 1 thread cannot be read completely" in problem.message
 
 
 def test_real_dump_whose_loader_is_not_there() -> None:

@@ -103,7 +103,7 @@ def test_zeros_without_end_take_a_bounded_time(tmp_path: Path, monkeypatch: pyte
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (
         found.flaw
-        == "it takes more than 1 seconds of processor time: allow more by --max-size SIZE, in Python by max_size"
+        == "it takes more than 1 second of processor time: allow more by --max-size SIZE, in Python by max_size"
     )
     assert 0 < found.size < 1 << 30
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4

@@ -354,7 +354,7 @@ def test_an_address_stands_for_a_library(files: Path) -> None:
         assert core.plan(library.link_map).plans[0].library.name == library.name
         with pytest.raises(dlwhy.NotFoundError, match="no loaded library matches '0x1'"):
             core.state(1)
-        with pytest.raises(dlwhy.NotFoundError, match="loaded libraries match 'libfill"):
+        with pytest.raises(dlwhy.NotFoundError, match=r"loaded libraries match 'libfill\*': [^;]*$"):
             core.library("libfill*")
     with dlwhy.open(files / "prog.dmp") as dump:
         (dll,) = dump.dlls("libA").dlls

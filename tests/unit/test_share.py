@@ -146,7 +146,7 @@ def test_a_name_that_is_paged_out(machine_dump: Path) -> None:
     (nameless,) = (file for file in share.files if file.file_name is None)
     assert nameless.file_name_address
     assert nameless.mappings[0].base == 0x14000000
-    assert [problem.message for problem in share.problems] == ["the name of 1 file cannot be read"]
+    assert [problem.message for problem in share.problems] == ["those of 1 listed file cannot be read"]
     assert cli.main(["--dump", str(machine_dump), "dllshare", "--all"]) == 4
 
 
@@ -310,7 +310,7 @@ def test_strict(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["dllshare", "pyton35.dll"],
             4,
             "no file that 'pyton35.dll' fits was found, but not everything could be looked at; "
-            "near: opened.dll, pending.dll, python35.dll; names: those of 1 files",
+            "near: opened.dll, pending.dll, python35.dll; names: those of 1 mapped or open file cannot",
         ),
         (["dllshare", "-p", "77", "python35.dll"], 2, "there is no process 77"),
         (["dllshare", "-p", "x", "python35.dll"], 2, "-p (--process) takes a process id, not 'x'"),
@@ -451,7 +451,7 @@ def test_a_script(machine_dump: Path) -> None:
         check(machine.shares("held.dll"), "held.dll")
         assert len(machine.shares().files) == 8
         assert [file.base_name for file in machine.shares(pid=3120).files] == ["ntdll.dll"]
-        with pytest.raises(IncompleteSearchError, match="names: those of 1 files that are mapped or open cannot"):
+        with pytest.raises(IncompleteSearchError, match="names: those of 1 mapped or open file cannot"):
             machine.shares("none.dll")
 
 
@@ -565,5 +565,5 @@ def test_what_is_only_half_like_a_file_object_is_none(tmp_path: Path, member: st
             machine.put(opened.address, "_FILE_OBJECT", member, value)
     dump = KernelDump(str(machine.save(tmp_path / "m.dmp")))
     assert [file.base_name for file in share_all(dump).files] == ["c.dll"]
-    with pytest.raises(IncompleteSearchError, match="the files of 1 views cannot be read"):
+    with pytest.raises(IncompleteSearchError, match="the files of 1 view cannot be read"):
         share_file(dump, "b.dll", no_number)

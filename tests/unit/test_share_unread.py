@@ -138,7 +138,7 @@ def test_the_loader_knows_the_name_of_a_file_whose_own_is_paged_out(tmp_path: Pa
     assert allowed(found)["delete"] == "no"
     listed = share_all(dump_of(made, tmp_path))
     assert [each.base_name for each in listed.files] == ["libB.dll"]
-    with pytest.raises(IncompleteSearchError, match="names: those of 1 files that are mapped or open cannot be read"):
+    with pytest.raises(IncompleteSearchError, match="names: those of 1 mapped or open file cannot be read"):
         share_file(dump_of(made, tmp_path), "other.dll", no_number)
 
 
@@ -211,7 +211,7 @@ def test_a_view_whose_file_cannot_be_read(tmp_path: Path, part: str) -> None:
     else:
         made.put(vad, "_MMVAD", "Subsection", made.nowhere)
     dump = dump_of(made, tmp_path)
-    with pytest.raises(IncompleteSearchError, match=r"first.exe \(100\): the files of 1 views cannot be read"):
+    with pytest.raises(IncompleteSearchError, match=r"first.exe \(100\): the files of 1 view cannot be read"):
         share_file(dump, "locked.pyd", no_number)
     with pytest.raises(IncompleteSearchError, match="which file is at"):
         share_file(dump, "11000010", hexadecimal)
@@ -231,7 +231,9 @@ def test_handles_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
     if damage == "table":
         table = made.get(second.eprocess, "_EPROCESS", "ObjectTable")
         made.put(table, "_HANDLE_TABLE", "TableCode", made.nowhere)
-    with pytest.raises(IncompleteSearchError, match="names: those of 1 files" if damage == "name" else "second.exe"):
+    with pytest.raises(
+        IncompleteSearchError, match="names: those of 1 mapped or open file" if damage == "name" else "second.exe"
+    ):
         share_file(dump_of(made, tmp_path), "locked.pyd", no_number)
 
 

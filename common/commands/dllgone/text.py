@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...counts import quantity
 from ...render.dll_words import SHOWN_NAMES
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import join, layout_parts, problem_parts, quantity
+from ...render.words import join, layout_parts, problem_parts
 from ...windows.model import Crash, CrashWord, GoneDll, GoneDlls
 
 _SHOWN_POINTERS = 4

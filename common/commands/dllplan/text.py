@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ...counts import quantity
 from ...model import Outcome
 from ...render.dll_words import (
     REFUSALS,
@@ -18,7 +19,7 @@ from ...render.dll_words import (
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
+from ...render.words import join, layout_parts, problem_parts, size_words, times
 from ...windows.model import DllHoldKind, DllPlan, DllPlans, DllRanking, ImportCycleAlternative, LoaderRule
 
 _OUTCOMES = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from ...counts import quantity
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.text import INDENT, MAX_WIDTH
-from ...render.words import layout_parts, problem_parts, quantity
+from ...render.words import layout_parts, problem_parts
 from ...windows.model import Allowed, FileOperation, FileView, MappedFile, OpenFile, SectionUse, Share
 
 _LABEL = 11

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
+from ...counts import quantity
 from ...render.dll_words import (
     SHOWN_STEPS,
     count_words,
@@ -18,7 +19,7 @@ from ...render.dll_words import (
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
+from ...render.words import format_value, join, layout_parts, problem_parts, times
 from ...windows.model import Dll, DllHoldKind, DllState
 
 _SHOWN_REASONS = 3
@@ -129,7 +130,7 @@ def _dll_parts(dll: Dll, verbose: bool) -> Iterator[Part]:
         if len(hold.chain) > 2 and hold.kind is not DllHoldKind.PINNED:
             relations.append(("chain", " → ".join(hold.chain)))
     if len(shown) < len(dll.holds):
-        relations.append(("", f"and {len(dll.holds) - len(shown)} further reasons; -v shows them"))
+        relations.append(("", f"and {quantity(len(dll.holds) - len(shown), 'further reason')}; -v shows all"))
     if relations:
         yield Facts(tuple(relations))
     if verbose:

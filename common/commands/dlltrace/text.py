@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ...counts import quantity
 from ...model import Outcome
 from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
 from ...render.document import Document, Part, Sentence
@@ -19,7 +20,7 @@ from ...render.trace_words import (
     total,
     trace_table,
 )
-from ...render.words import join, layout_parts, problem_parts, quantity
+from ...render.words import join, layout_parts, problem_parts
 from ...trace.events import LibraryTotals
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
+from ...counts import quantity
 from ...linux.model import Library, Rebuild
 from ...linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step
 from ...model import Outcome, ThreadRef
@@ -19,7 +20,7 @@ from ...render.library_words import (
     unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
-from ...render.words import join, layout_parts, problem_parts, quantity, size_words, times
+from ...render.words import join, layout_parts, problem_parts, size_words, times
 
 _SHOWN_LIBRARIES = 16
 #: Libraries that threads run in, and that close others by a function of another library.
@@ -216,7 +217,16 @@ def _closer_parts(plan: Plan) -> Iterator[Part]:
         if calls:
             words = [f"those of {closer.library} {verb} {_called(closer)}" for closer in calls[:_SHOWN_CLOSERS]]
             more = len(calls) - len(words)
-            shown = join([*words, *([f"those of {more} more libraries {verb} others"] if more > 0 else [])])
+            shown = join(
+                [
+                    *words,
+                    *(
+                        [f"those of {quantity(more, 'more library', 'more libraries')} {verb} others"]
+                        if more > 0
+                        else []
+                    ),
+                ]
+            )
             reached = f"{shown}, by which dlclose is reached.{why}"
             yield Sentence(f"At least these, because destructors can close others: {reached}")
     if plan.imports_unread:
@@ -253,10 +263,8 @@ def _thread_parts(plan: Plan) -> Iterator[Part]:
         yield Sentence(f"{_threads_in(possible, 'may run', 'may run')}, as {why}: a frame, or left over from one.")
     if plan.threads_unknown:
         whose = "its program counter is" if plan.threads_unknown == 1 else "their program counters are"
-        more = " more" if plan.threads_inside else ""
-        yield Sentence(
-            f"{quantity(plan.threads_unknown, f'thread{more}', f'threads{more}')} can be there: {whose} not known."
-        )
+        more = "more " if plan.threads_inside else ""
+        yield Sentence(f"{quantity(plan.threads_unknown, f'{more}thread')} can be there: {whose} not known.")
 
 
 def _threads_in(libraries: list[str], verb: str, verbs: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...linux.model import PERMANENT, Hold, HoldKind, Library, Rebuild, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
@@ -19,7 +20,7 @@ from ...render.library_words import (
     unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
-from ...render.words import format_value, join, layout_parts, problem_parts, quantity, times
+from ...render.words import format_value, join, layout_parts, problem_parts, times
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import Optional, Union
 
+from ...counts import quantity
 from ...errors import NoTargetError, UnsupportedError, UsageError
 from ...host import ProgramHost
 from ...linux.loader.rendezvous import NOT_YET
@@ -18,7 +19,6 @@ from ...linux.trace.tracer import Tracer, begin
 from ...model import Problem
 from ...render.document import Document, Sentence
 from ...render.text import render
-from ...render.words import quantity
 from ...target import LiveLinuxTarget
 from ..eventlog import EventLog
 from ..session import Result, Session

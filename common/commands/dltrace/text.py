@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ...counts import quantity
 from ...linux.model import Library
 from ...linux.trace.events import Close, DescriptorLeak, Event, KeptLibrary, Open, Pin, Stop, TlsRegistration, Trace
 from ...model import Outcome
@@ -25,7 +26,7 @@ from ...render.trace_words import (
     total,
     trace_table,
 )
-from ...render.words import join, layout_parts, problem_parts, quantity, times
+from ...render.words import join, layout_parts, problem_parts, times
 from ...trace.events import LibraryTotals, Site
 
 _PIN_REASONS = {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional
 
 from ...charset import decode
+from ...counts import quantity
 from ...errors import DumpFormatError, FaultError, OmittedFileError, UnsupportedError
 from ...files import open_regular, read_at
 from ...model import Module, Problem
@@ -468,7 +469,7 @@ def list_names(paths: Sequence[str]) -> str:
     """Return the base names of the first few of some files, sorted, and how many more there are."""
     names = sorted(base_name(path) for path in paths)[:_MAX_NAMES]
     more = len(paths) - len(names)
-    return ", ".join(names) + (f" and {more} more files" if more else "")
+    return ", ".join(names) + (f" and {quantity(more, 'more file')}" if more else "")
 
 
 def build_id_in_first_page(page: bytes) -> Optional[str]:

@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Optional, Union
 
+from ...counts import quantity
 from ...errors import CorruptError, FaultError
 from ...lists import Walk
 from ...memory import CHUNK_SIZE, Memory
@@ -408,7 +409,7 @@ class GraphReader:
             if first:
                 maps = tuple(_ListReader(self.maps, graph, loaded).follow(first))
                 if graph.complete and loaded != len(maps):
-                    message = f"_ns_nloaded is {loaded}, the list has {len(maps)} libraries"
+                    message = f"_ns_nloaded is {loaded}, the list has {quantity(len(maps), 'library', 'libraries')}"
                     graph.problems.append(Problem(f"namespace {number}", message))
                 graph.namespaces.append(Namespace(number, address, maps))
         _check_edges(graph, self.maps)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...errors import CorruptError, DlwhyError
 from ...lists import Walk
 from ...memory import Memory
@@ -105,9 +106,10 @@ def read_destructors(
         seen = len(found.get(address, ()))
         if seen != count:
             name = graph.by_address[address].name or "the main program"
+            pending_words = quantity(seen, "pending destructor was", "pending destructors were")
             message = (
-                f"l_tls_dtor_count is {count}, but {seen} pending destructors were found in "
-                f"{len(threads)} threads: {finder.cut or _WHY_LACKING}"
+                f"l_tls_dtor_count is {count}, but {pending_words} found in "
+                f"{quantity(len(threads), 'thread')}: {finder.cut or _WHY_LACKING}"
             )
             problems.append(Problem(name, message))
     return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))

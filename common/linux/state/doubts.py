@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Optional
 
+from ...counts import quantity
 from ...errors import CorruptError, DlwhyError, FaultError
 from ..auxv import AT_PAGESZ, AT_SYSINFO_EHDR
 from ..elf.image import DT_STRSZ, DT_STRTAB, PT_DYNAMIC, PT_LOAD, ProgramHeader, parse_program_headers
@@ -267,7 +268,8 @@ class Doubts:
         if count is not None:
             found = self._destructors.get(link_map.address, 0)
             if found > count:
-                text = f"{found} pending destructors were found in the threads' lists"
+                seen = quantity(found, "pending destructor was", "pending destructors were")
+                text = f"{seen} found in the threads' lists"
                 yield self._doubt(link_map, "l_tls_dtor_count", text)
             elif count and not found and self._can_register(link_map) is False:
                 text = "no thread's list has one, and it does not import __cxa_thread_atexit"

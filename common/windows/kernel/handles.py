@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ...counts import quantity
 from ...errors import FaultError
 from ...model import Problem
 from .kernel import Nt
@@ -73,8 +74,7 @@ class HandleReader:
         if again:
             problems.append(Problem(where, f"its handle table leads to the page at {again[0]:#x} more than once"))
         if unread:
-            pages = "1 page" if unread == 1 else f"{unread} pages"
-            problems.append(Problem(where, f"{pages} of its handle table cannot be read"))
+            problems.append(Problem(where, f"{quantity(unread, 'page')} of its handle table cannot be read"))
 
     def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
         """Yield the addresses of the pages of entries, each once; a null pointer ends a level.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...charset import decode
+from ...counts import quantity
 from ...lists import Walk, follow_ring
 from ...model import Problem
 from .kernel import Nt
@@ -49,7 +50,8 @@ def list_processes(nt: Nt, problems: list[Problem]) -> list[Process]:
     if not walk.is_complete:
         for process in reversed(_follow(reader, head, backwards=True).all()):
             found.setdefault(process.eprocess, process)
-        message = f"{walk.reason}; {len(found)} processes were reached from both ends"
+        reached = quantity(len(found), "process was", "processes were")
+        message = f"{walk.reason}; {reached} reached from both ends"
         problems.append(Problem("PsActiveProcessHead", message))
     return list(found.values())
 

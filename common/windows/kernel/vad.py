@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...errors import FaultError
 from ...model import Field, Problem
 from .kernel import Nt
@@ -109,7 +110,7 @@ class VadReader:
         found = self._read_tree(eprocess, where, own)
         problems += own[:_TOLD_PROBLEMS]
         if len(own) > _TOLD_PROBLEMS:
-            problems.append(Problem(where, f"its VAD tree has {len(own) - _TOLD_PROBLEMS} more faults"))
+            problems.append(Problem(where, f"its VAD tree has {quantity(len(own) - _TOLD_PROBLEMS, 'more fault')}"))
         return found
 
     def _read_tree(self, eprocess: int, where: str, problems: list[Problem]) -> list[Vad]:
