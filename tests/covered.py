@@ -28,16 +28,27 @@ VARIABLE = "DLWHY_COVERAGE"
 MEASURED = ("common", "gdb_ext", "lldb_ext", "windbg_ext")
 #: The tests of CI's sample: of traces, plans and verdicts.  And the files whose floors it has.
 SAMPLE_TESTS = (
+    "tests/unit/test_activity.py",
     "tests/unit/test_analysis_*.py",
+    "tests/unit/test_dll_callers.py",
+    "tests/unit/test_dll_in_motion.py",
     "tests/unit/test_dll_plan.py",
+    "tests/unit/test_dll_ranking.py",
     "tests/unit/test_dll_tracer.py",
+    "tests/unit/test_dll_unread.py",
     "tests/unit/test_examine.py",
     "tests/unit/test_incremental.py",
     "tests/unit/test_ledger.py",
+    "tests/unit/test_linux_minidump.py",
+    "tests/unit/test_loaded_files.py",
     "tests/unit/test_loaders_*glibc*.py",
     "tests/unit/test_loaders_tls.py",
+    "tests/unit/test_lock_*.py",
     "tests/unit/test_musl.py",
+    "tests/unit/test_never_closed.py",
+    "tests/unit/test_rebuild_rules.py",
     "tests/unit/test_trace*.py",
+    "tests/unit/test_unfound.py",
 )
 #: Of these, what takes most of the time.
 SAMPLE_LEAVES_OUT = "not (brief_state or too_long or random_graphs)"
