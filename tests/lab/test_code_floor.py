@@ -109,6 +109,7 @@ SKIPPED = "needs Debian's libc6 and libc6-dbg"
 SLOW = "tests/unit/test_hostile.py"
 
 
+@pytest.mark.matrix
 def test_the_unit_tests_pass_on_windows_in_cpython_3_9(lab: Lab, tmp_path: Path) -> None:
     run_unit_tests(lab, tmp_path, "tests/unit", f"--ignore={SLOW}")
 
