@@ -567,7 +567,7 @@ class _ListReader:
         try:
             return self._reader.read(link_map.l_next).l_prev == link_map.address
         except FaultError:
-            return False
+            return False  # not taken for one of the list, which then ends too early: a problem of the graph
 
     def _find_successor(self, address: int) -> Optional[LinkMap]:
         """Find the link map whose l_prev is an address; the loader allocates them near one another."""
@@ -580,7 +580,7 @@ class _ListReader:
             try:
                 link_map = self._reader.read(place - shift)
             except FaultError:
-                continue
+                continue  # a place that is no link map; if none is found, the list stays too short, which is reported
             # The memory of a library that is gone can still hold its link map.
             if link_map.l_prev == address and self._is_in_list(link_map):
                 return link_map

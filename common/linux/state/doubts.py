@@ -336,7 +336,7 @@ class Doubts:
         try:
             return None if image is None else image.find_symbol(name) is not None
         except DlwhyError:
-            return None
+            return None  # contradicts nothing: only what is known not to be exported does
 
     def _can_register(self, link_map: LinkMap) -> Optional[bool]:
         """Return True if a library names the function that registers TLS destructors, None if that cannot be read."""
@@ -347,5 +347,5 @@ class Doubts:
                 return None
             strings = image.memory.read(start, min(image.dynamic.get(DT_STRSZ, 0), _MAX_STRING_TABLE))
         except DlwhyError:
-            return None
+            return None  # contradicts nothing: only a library that is known not to register does
         return _REGISTRAR in strings

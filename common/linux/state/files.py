@@ -201,7 +201,7 @@ class LoadedFiles:
         try:
             loaded = read_dynamic(memory, link_map.l_ld)
         except DlwhyError:
-            return ""
+            return ""  # shows no write: that the file may have been written stays said
         if header.flags & _PF_W and self._is_unrelocated(link_map, dict(loaded).get(DT_STRTAB)):
             return "what the loader and the program had written to its memory is lost; replace files by rename"
         form = struct.Struct(memory.struct_prefix + ("QQ" if memory.pointer_size == 8 else "II"))

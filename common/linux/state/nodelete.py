@@ -73,7 +73,7 @@ class NodeleteOrigins:
         try:
             return None if image is None else image.dynamic.get(DT_FLAGS_1, 0) & DF_1_NODELETE
         except DlwhyError:
-            return None
+            return None  # carried on by _find_unread
 
     def _find_unread(self, link_map: LinkMap) -> str:
         """Return what cannot be read of the traces that a cause leaves; empty for nothing."""

@@ -68,7 +68,7 @@ def name_variable(
     try:
         name = name_tls_variable(memory, image, path, link_map.l_map_start, offset)
     except DlwhyError:
-        return None
+        return None  # as for one that no symbol covers: the object's address is shown
     found = demangle(name) if name else None
     if found is not None and not memory.spend(TEXT_UNITS * len(found), "names of variables"):
         return None
