@@ -51,6 +51,8 @@ LINUX_ONLY = {
         "tests/unit/test_layout_generate.py::test_file_that_is_no_package",
         "tests/unit/test_kdump.py::test_a_compressed_dump",
         "tests/unit/test_minidump.py::test_a_compressed_dump",
+        "tests/unit/test_opener.py::test_a_few_bytes_are_no_kib",
+        "tests/unit/test_opener.py::test_a_packed_dump_as_a_core_says_how_it_is_opened",
         "tests/unit/test_opener.py::test_compressed_core",
         "tests/unit/test_opener.py::test_a_damaged_one_is_told_in_one_line_without_the_program",
         "tests/unit/test_opener.py::test_zeros_without_end_take_a_bounded_time",
@@ -109,7 +111,6 @@ SKIPPED = "needs Debian's libc6 and libc6-dbg"
 SLOW = "tests/unit/test_hostile.py"
 
 
-@pytest.mark.matrix
 def test_the_unit_tests_pass_on_windows_in_cpython_3_9(lab: Lab, tmp_path: Path) -> None:
     run_unit_tests(lab, tmp_path, "tests/unit", f"--ignore={SLOW}")
 

@@ -88,6 +88,7 @@ def test_they_are_told_apart_by_control_area_size_and_link_date(tmp_path: Path, 
         (image(0), "because not all link dates are"),
         (None, "because not all link dates are"),
     ],
+    ids=["same", "reproducible", "none", "unread"],
 )
 def test_which_is_newer_is_not_known(tmp_path: Path, other: Optional[bytes], said: str) -> None:
     assert (
