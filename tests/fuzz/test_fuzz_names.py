@@ -35,7 +35,7 @@ from dlwhy.tests.synth.minidump import WIN7, WIN10, Form
 from dlwhy.tests.synth.ntlayout import windows
 from dlwhy.tests.synth.ntmachines import build
 from dlwhy.tests.synth.windows import process
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 LIMIT_SECONDS = 10.0
@@ -150,6 +150,7 @@ def check_strict(value: Any) -> None:
 
 
 @examples(100)
+@example(paths=[b"", b"", b"", b"linux-vdso.so.1"], unique=b"_Z", function=b"_Z", thread=b"")
 @given(paths=st.lists(RAW, min_size=4, max_size=4), unique=SYMBOLS, function=SYMBOLS, thread=RAW)
 def test_names_of_a_process(paths: list[bytes], unique: bytes, function: bytes, thread: bytes) -> None:
     began = time.process_time()

@@ -15,11 +15,12 @@ from typing import Optional
 
 from ...counts import quantity
 from ...errors import CorruptError, DlwhyError, FaultError
-from ..auxv import AT_PAGESZ, AT_SYSINFO_EHDR
+from ..auxv import AT_PAGESZ
 from ..elf.image import DT_STRSZ, DT_STRTAB, PT_DYNAMIC, PT_LOAD, ProgramHeader, parse_program_headers
 from ..loader.find import is_libc
 from ..loader.maps import DF_1_NODELETE, MAX_NAMESPACES, Doubt, LinkMap, for_each_unique_owner
 from ..loader.roots import LT_EXECUTABLE, LT_LIBRARY, LT_LOADED
+from .naming import is_vdso
 from .nodelete import NodeleteOrigins
 from .process import GlibcProcess
 
@@ -146,16 +147,12 @@ class Doubts:
             return LT_EXECUTABLE
         if self._namespaces[link_map.address] != 0:
             return LT_LOADED
-        if link_map.address == self._process.private.rtld_map.address or self._is_vdso(link_map):
+        of_kernel = is_vdso(self._process.memory, link_map)
+        if link_map.address == self._process.private.rtld_map.address or of_kernel:
             return LT_LIBRARY
-        if self._startup is None:
+        if of_kernel is None or self._startup is None:
             return None
         return LT_LIBRARY if link_map.address in self._startup else LT_LOADED
-
-    def _is_vdso(self, link_map: LinkMap) -> bool:
-        start = self._process.memory.target.auxv().get(AT_SYSINFO_EHDR)
-        named = link_map.name.startswith(("linux-vdso", "linux-gate"))
-        return named or bool(start and link_map.l_map_start == start)
 
     # -- the image --------------------------------------------------------------------------------------------
 

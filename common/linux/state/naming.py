@@ -11,6 +11,7 @@ from ...model import Problem, TargetInfo
 from ...paths import base_name
 from ..auxv import AT_EXECFN, AT_SYSINFO_EHDR
 from ..elf.image import ElfImage
+from ..loader.maps import LinkMap
 
 #: The sonames of vDSOs that are not called linux-vdso.so.1.
 _VDSO_NAMES = {"i386": "linux-gate.so.1", "ppc64le": "linux-vdso64.so.1", "s390x": "linux-vdso64.so.1"}
@@ -41,9 +42,15 @@ def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
     return path
 
 
-def is_vdso(memory: Memory, start: int) -> bool:
-    """Return True if the kernel's vDSO is mapped at an address."""
-    return start != 0 and start == memory.target.auxv().get(AT_SYSINFO_EHDR)
+def is_vdso(memory: Memory, link_map: LinkMap) -> Optional[bool]:
+    """Return True for the link map of the kernel's vDSO, None if only its name fits.
+
+    Any library can have that name; the vDSO's address is in the auxiliary vector (getauxval(3)).
+    """
+    start = memory.target.auxv().get(AT_SYSINFO_EHDR)
+    if start:
+        return link_map.l_map_start == start
+    return None if link_map.name in ("linux-vdso.so.1", *_VDSO_NAMES.values()) else False
 
 
 def vdso_name(arch: str) -> str:

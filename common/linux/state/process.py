@@ -64,7 +64,7 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
 def _nameless(memory: Memory, graph: Graph) -> Iterator[Problem]:
     """Yield a problem for each library with an unreadable name: nothing can find it by name."""
     for link_map in graph.by_address.values():
-        is_named = link_map.name or is_vdso(memory, link_map.l_map_start)
+        is_named = link_map.name or is_vdso(memory, link_map)
         if link_map.l_name and not is_named and memory.try_read(link_map.l_name, 1) != b"\0":
             message = f"its name at {link_map.l_name:#x} cannot be read: it cannot be asked for by its name"
             yield Problem(f"link_map {link_map.address:#x}", message)
@@ -212,16 +212,13 @@ class GlibcProcess:
             return base_name(path)
         if link_map.l_type == LT_EXECUTABLE:
             return "the main program"
-        return self._vdso_name if self._is_vdso(link_map) else f"link_map {link_map.address:#x}"
+        return self._vdso_name if is_vdso(self.memory, link_map) else f"link_map {link_map.address:#x}"
 
     def path(self, link_map: LinkMap) -> Optional[str]:
         """Return a library's path, None if it is unknown or the loader has none."""
         if link_map.name:
             return link_map.name
         return self.program or None if link_map.l_type == LT_EXECUTABLE else None
-
-    def _is_vdso(self, link_map: LinkMap) -> bool:
-        return is_vdso(self.memory, link_map.l_map_start)
 
     @cached_property
     def _vdso_name(self) -> str:

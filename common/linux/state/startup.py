@@ -27,7 +27,7 @@ class Startup:
         process = self._process
         if link_map.address == process.private.rtld_map.address:
             return "rtld"
-        if self._is_vdso(link_map):
+        if is_vdso(process.memory, link_map) is not False:
             return "vdso"
         image = process.image(link_map)
         names = {process.name(link_map), image.read_soname() if image else None}
@@ -43,17 +43,15 @@ class Startup:
             return None
         return "preload"
 
-    def _is_vdso(self, link_map: LinkMap) -> bool:
-        is_named = link_map.name.startswith(("linux-vdso", "linux-gate"))
-        return is_named or is_vdso(self._process.memory, link_map.l_map_start)
-
     @cached_property
     def _needed_at_start(self) -> tuple[frozenset[str], tuple[str, ...]]:
         """Collect the DT_NEEDED base names of all start-up libraries, and the libraries whose names cannot be read."""
         names: set[str] = set()
         unread: list[str] = []
         for link_map in self._process.graph.by_address.values():
-            if link_map.l_type == LT_LOADED or link_map.is_proxy or self._is_vdso(link_map):
+            if link_map.l_type == LT_LOADED or link_map.is_proxy:
+                continue
+            if is_vdso(self._process.memory, link_map) is not False:
                 continue
             image = self._process.image(link_map)
             try:
