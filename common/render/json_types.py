@@ -426,6 +426,7 @@ class TotalsDocument(TypedDict):
     closes_unseen: int
     closes_compared: int
     closes_not_predicted: int
+    opens_not_loaded: int
 
 
 class CallsDocument(TypedDict):

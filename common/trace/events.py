@@ -45,14 +45,16 @@ class EventHeader(NamedTuple):
 
 
 class OpenResult(Enum):
-    """The result of a dlopen; UNKNOWN: its return was not seen.
+    """The result of a dlopen; UNKNOWN: its return was not seen, or threads raced and it is unknown.
 
     OPENED: it has not failed; as threads raced, it is unknown whether it loaded the library.
+    NOT_LOADED: RTLD_NOLOAD asked whether the library is loaded, and it was not.
     """
 
     LOADED = "loaded"
     ALREADY_LOADED = "already-loaded"
     OPENED = "opened"
+    NOT_LOADED = "not-loaded"
     FAILED = "failed"
     UNKNOWN = None
 
@@ -96,6 +98,7 @@ class LibraryTotals(NamedTuple):
 class Totals(NamedTuple):
     """The totals of a trace.
 
+    ``opens_not_loaded`` asked with RTLD_NOLOAD for what was not loaded.
     ``closes_predicted_exactly`` is out of ``closes_compared``: the closes that were predicted and seen to return, and
     did not race; ``closes_not_predicted`` returned and did not race, but what they would do was unknown.
     """
@@ -115,6 +118,7 @@ class Totals(NamedTuple):
     closes_unseen: int = 0
     closes_compared: int = 0
     closes_not_predicted: int = 0
+    opens_not_loaded: int = 0
 
 
 def joined(some: Optional[tuple[_T, ...]], others: Optional[tuple[_T, ...]]) -> Optional[tuple[_T, ...]]:

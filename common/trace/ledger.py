@@ -113,11 +113,12 @@ class Ledger:
         else:
             sums.closes[header.caller, header.initiated_by] += 1
 
-    def count_open(self, result: OpenResult) -> None:
+    def count_open(self, result: OpenResult, *, ended: bool) -> None:
         """Count an open in the totals."""
         self._counts["opens"] += 1
         self._counts["opens_failed"] += result is OpenResult.FAILED
-        self._counts["end_not_seen"] += result is OpenResult.UNKNOWN
+        self._counts["opens_not_loaded"] += result is OpenResult.NOT_LOADED
+        self._counts["end_not_seen"] += not ended
 
     def count_close(self, header: EventHeader, ending: CloseResult) -> bool:
         """Count a close in the totals; return True if it was mispredicted, False if threads raced."""

@@ -98,8 +98,38 @@ def test_what_fails_after_an_open_that_raised_nothing_is_not_the_opens(made: Scr
     fail_dlsym(made.main)
     made.main.dlopen("liba.so")
     fail_dlsym(made.main)
-    assert told(made.events) == ["open liba.so: failed"]
+    assert told(made.events) == ["open liba.so: not-loaded"]
     assert errors(made) == [(None, None), (None, None)]
+
+
+def test_a_probe_that_finds_nothing_has_not_failed(made: Script) -> None:
+    def refuse() -> int:
+        made.raise_error(made.main, "", "invalid mode for dlopen()", code=22)
+        return 0
+
+    made.begin()
+    made.main.dlopen("liba.so", RTLD_NOLOAD, work=lambda: 0)
+    made.main.dlopen("libmissing.so", RTLD_NOLOAD)
+    made.main.dlopen("libx.so", RTLD_NOLOAD, work=refuse)
+    made.main.dlopen("libmissing.so")
+    made.main.dlopen("libx.so")
+    report = made.report()
+    assert told(made.events) == [
+        "open liba.so: not-loaded",
+        "open libmissing.so: not-loaded",
+        "open libx.so: failed",
+        "open libmissing.so: failed",
+        "open libx.so: loaded + libx.so",
+    ]
+    assert errors(made) == [
+        (None, None),
+        MISSING,
+        ("invalid mode for dlopen(): Invalid argument", 22),
+        MISSING,
+        (None, None),
+    ]
+    assert (report.totals.opens, report.totals.opens_failed, report.totals.opens_not_loaded) == (5, 2, 2)
+    assert [event.requested for event in report.opens_failed] == ["libx.so", "libmissing.so"]
 
 
 def test_a_dlsym_before_any_open_or_further_up_in_the_stack_is_nobodys(made: Script) -> None:

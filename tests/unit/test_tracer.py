@@ -13,6 +13,7 @@ from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import trace_view
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.linux.trace.events import Close, Open, Trace
+from dlwhy.common.linux.trace.request import RTLD_NOLOAD
 from dlwhy.common.linux.trace.snapshot import ANOTHER_PROGRAM
 from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import EXITED, begin
@@ -709,6 +710,17 @@ def test_an_open_whose_count_another_thread_took_back_before_it_was_looked_at(un
         "raced: close libx.so 0: None",
     ]
     assert made.report().closes_mispredicted == made.report().closes_not_open == ()
+
+
+def test_a_probe_that_raced_can_have_found_the_library_or_not(unlocked: Way) -> None:
+    made = script(unlocked)
+    other = made.thread(4712)
+    made.begin()
+    one, two = made.main.begin_open("libx.so"), other.begin_open("liba.so", RTLD_NOLOAD, work=lambda: 0)
+    two.end()
+    one.end()
+    assert counted(made) == {"opens": 2}
+    assert told(made.events) == ["raced: open libx.so: opened", "raced: open liba.so: None"]
 
 
 def test_a_thread_inside_a_constructor_while_another_one_waits(unlocked: Way) -> None:

@@ -73,6 +73,7 @@ WRONG = Close(
 VAIN = Close(header(10, MAIN), instance("libG.so"), 0, Outcome.NOT_OPEN, unloaded=())
 LONG_CLOSE = Close(header(7, LONG_SITE), instance(LONG_LIBRARY), 1, Outcome.KEEPS, kept=(LONG_STAYS,), unloaded=())
 OPEN = Open(header(1, MAIN), "libA.so", 1, -2, OpenResult.LOADED, instance(), (instance(), instance("libB.so")))
+ABSENT = Open(header(2, MAIN, "libc"), "libother.so", 5, -2, OpenResult.NOT_LOADED)
 FAILED = Open(header(2, MAIN, "libc"), "libmissing.so", 1, -2, OpenResult.FAILED)
 PINS = (
     Pin(header(3, None, inside=1), instance("libB.so"), "unique-symbol", ("a", "b"), ("libA.so",), 40),
@@ -162,7 +163,7 @@ FAILING = trace(
         FAILED,
         *(FAILED._replace(requested=f"lib{n:02}.so", error=f"lib{n:02}.so: file too short") for n in range(15)),
     ),
-    totals=Totals(20, 19),
+    totals=Totals(22, 19, opens_not_loaded=2),
 )
 
 TRACES = {
@@ -231,7 +232,7 @@ def test_json_follows_the_schema(name: str) -> None:
 
 def test_events_follow_the_schema() -> None:
     event = validator_of("event")
-    for each in (OPEN, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
+    for each in (OPEN, ABSENT, FAILED, CLOSE, EARLY, WRONG, LONG_CLOSE, *PINS, *REGISTRATIONS, *LEAKS):
         event.validate(json.loads(dump_event(each)))
 
 

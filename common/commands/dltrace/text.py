@@ -108,8 +108,9 @@ def _answer(trace: Trace) -> str:
         what = f"Nothing of {_names(trace.filter)}" if trace.filter else "Nothing"
         seen = "seen to be " if trace.problems or totals.opens_unseen or totals.closes_unseen else ""
         return f"{what} was {seen}opened or closed{' so far' if trace.watching else ''}."
+    probes = f", {totals.opens_not_loaded} with RTLD_NOLOAD found nothing" if totals.opens_not_loaded else ""
     words = [
-        f"{quantity(totals.opens, 'open')} ({totals.opens_failed} failed)",
+        f"{quantity(totals.opens, 'open')} ({totals.opens_failed} failed{probes})",
         f"{quantity(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
         f"{quantity(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
 
@@ -80,14 +81,28 @@ class OpenCall(LoaderCall):
         :param is_failure_seen: if the open had failed, its error would have been seen.
         """
         self.library = None if self.failure is not None else library
-        has_no_error = self.failure is None and is_failure_seen and not self.request.flags & RTLD_NOLOAD
-        if self.library is not None or (library is None and has_no_error):
+        has_no_error = self.failure is None and is_failure_seen
+        if self.library is not None or (library is None and has_no_error and not self._is_probe):
             self.raced_result = OpenResult.OPENED
-        elif library is None:
-            self.raced_result = OpenResult.FAILED
+        elif library is None and not (self.failure is None and self._is_probe):
+            self.raced_result = self._result_without_library
         else:
-            # A constructor can have caused the error.
+            # A constructor can have caused the error, and a probe raises none whether it finds the library or not.
             self.raced_result = OpenResult.UNKNOWN
+
+    @property
+    def _is_probe(self) -> bool:
+        """Return True if the open only asks whether the library is loaded."""
+        return bool(self.request.flags & RTLD_NOLOAD)
+
+    @property
+    def _result_without_library(self) -> OpenResult:
+        """Return the result of an open that has returned no library.
+
+        With RTLD_NOLOAD an error is raised only if the file does not exist, unless the open itself cannot be done.
+        """
+        found_nothing = self.failure is None or self.failure.errno == errno.ENOENT
+        return OpenResult.NOT_LOADED if self._is_probe and found_nothing else OpenResult.FAILED
 
     def note_library(self, library: LibraryInstance) -> None:
         """Record the library whose handle the open returns."""
@@ -104,7 +119,7 @@ class OpenCall(LoaderCall):
             self.failure = failure
 
     def event(self, ended: bool) -> Open:
-        """Return the event; an open that returned without a library has failed."""
+        """Return the event; an open that returned without a library has failed, unless it was a probe."""
         result = OpenResult.UNKNOWN
         raced = self.header.raced
         if raced:
@@ -112,8 +127,8 @@ class OpenCall(LoaderCall):
         elif self.library is not None:
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
         elif ended:
-            result = OpenResult.FAILED
-        failure = self.failure if result is OpenResult.FAILED else None
+            result = self._result_without_library
+        failure = self.failure if result in (OpenResult.FAILED, OpenResult.NOT_LOADED) else None
         return Open(
             header=self.header,
             requested=self.request.name,
@@ -125,6 +140,7 @@ class OpenCall(LoaderCall):
             unloaded=() if raced else _by_name(self.unloaded.values()),
             error=failure.text if failure else None,
             errno=failure.errno if failure else None,
+            has_returned=ended,
         )
 
 

@@ -43,6 +43,7 @@ class Open(NamedTuple):
     :param unloaded: the libraries that the collector unloaded because the open failed, alike.
     :param error: dlerror's text, None if the open did not fail or the text is unknown.
     :param errno: the number from which strerror's part of the text comes, None if there is none or it is unknown.
+    :param has_returned: its return was seen, although its result is unknown.
     """
 
     header: EventHeader
@@ -55,6 +56,12 @@ class Open(NamedTuple):
     unloaded: tuple[LibraryInstance, ...] = ()
     error: Optional[str] = None
     errno: Optional[int] = None
+    has_returned: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Return False if the open was not seen to return."""
+        return self.result is not OpenResult.UNKNOWN or self.has_returned
 
 
 class Close(NamedTuple):

@@ -32,7 +32,7 @@ class EventLedger(Ledger):
         """Count an event."""
         self._book(event, shown=True)
         if isinstance(event, Open):
-            self.count_open(event.result)
+            self.count_open(event.result, ended=event.ended)
             if event.result is OpenResult.FAILED:
                 self._list("opens_failed", self.opens_failed, event)
         elif isinstance(event, Close):

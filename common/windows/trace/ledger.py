@@ -33,7 +33,7 @@ class DllLedger(Ledger):
     def _add_open(self, event: DllOpen) -> None:
         if event.library is not None:
             self.record_open(key_of(event.library), event.header, shown=True)
-        self.count_open(event.result)
+        self.count_open(event.result, ended=event.result is not OpenResult.UNKNOWN)
         if event.result is OpenResult.FAILED:
             self._list("opens_failed", self.opens_failed, event)
 
