@@ -103,6 +103,7 @@ class OpenDocument(AnyEventDocument):
     errno: Optional[int]
     loaded: Optional[list[InstanceDocument]]
     unloaded: Optional[list[InstanceDocument]]
+    static_tls: Optional[StaticTlsDocument]
 
 
 class EvidenceDocument(TypedDict):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Union, cast
+from typing import TYPE_CHECKING, Optional, Union, cast
 
-from ..linux.model import CodeSymbol, Hold, HoldKind, Library, Rebuild, TlsDestructor
+from ..linux.model import CodeSymbol, Hold, HoldKind, Library, Rebuild, StaticTls, TlsDestructor
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PlaceDocument,
         RebuildDocument,
         ReferenceDocument,
+        StaticTlsDocument,
         ThreadDocument,
     )
 
@@ -123,4 +124,16 @@ def _destructor(destructor: TlsDestructor) -> DestructorDocument:
         "function": function_document(function),
         "object": hexadecimal(destructor.object),
         "variable": destructor.variable,
+    }
+
+
+def static_tls_document(found: Optional[StaticTls]) -> Optional[StaticTlsDocument]:
+    """Build the document of what is left of the static TLS block; unknown is null."""
+    if found is None:
+        return None
+    return {
+        "size": found.size,
+        "free": found.free,
+        "held": [{"library": name, "size": size} for name, size in found.held],
+        "lost": found.lost,
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..counts import quantity
-from ..linux.model import Hold, HoldKind, Library, Root
-from .words import times
+from ..linux.model import Hold, HoldKind, Library, Root, StaticTls
+from .words import join, times
 
 _STARTUP_REASONS = {
     "needed": "loaded at program start",
@@ -33,6 +33,13 @@ _STARTUP_REMEDIES = {
 
 #: What is said of a library that something keeps for good.
 NOTHING_UNLOADS = "Nothing unloads it in this process."
+
+#: What helps if too little of the static TLS block is left.
+STATIC_TLS_REMEDY = (
+    "Compile without -ftls-model=initial-exec, or start the process with "
+    "GLIBC_TUNABLES=glibc.rtld.optional_static_tls=BYTES."
+)
+_SHOWN_PIECES = 8
 
 #: Of a destructor that a thread owes which does not exist.
 _LOST = (
@@ -203,3 +210,14 @@ def permanent_remedy(library: Library, hold: Hold) -> str:
             if kind in root.kinds:
                 return f"Nothing unloads it in this process, because {root.library} {words}."
     return ""
+
+
+def static_tls_words(found: StaticTls) -> str:
+    """Return in words how much of the static TLS block is free, and who has the rest."""
+    pieces = sorted(found.held, key=lambda each: -each[1])
+    others = sum(size for _, size in pieces[_SHOWN_PIECES:])
+    parts = [f"{size} in {name}" for name, size in pieces[:_SHOWN_PIECES]]
+    parts += [f"{others} in others"] if others else []
+    parts += [f"{found.lost} lost to libraries that were unloaded, or to alignment"] if found.lost else []
+    used = f": {join(parts)}" if parts else ""
+    return f"{found.free} of {found.size} bytes are free{used}"

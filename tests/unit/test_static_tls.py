@@ -136,6 +136,13 @@ def test_what_is_not_at_the_end_is_lost_when_its_library_is_unloaded(folder: Pat
         assert (ending.held, ending.lost >= 200) == ((), True)
 
 
+def test_what_an_unlisted_library_has_is_not_told_as_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opener(folder) as process:
+        assert process.tell(f"open 0 {folder}/liba.so") == "opened"
+        monkeypatch.setattr("dlwhy.common.linux.loader.maps.MAX_LIBRARIES", 3)
+        assert process.state().static_tls is None
+
+
 def test_the_tunable_that_is_named_makes_it_larger(folder: Path) -> None:
     with opener(folder) as process:
         usual = process.left().size

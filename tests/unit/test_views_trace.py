@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import started_view, stop_view, trace_view
-from dlwhy.common.linux.model import Library
+from dlwhy.common.linux.model import Library, StaticTls
 from dlwhy.common.linux.trace.events import (
     Close,
     DescriptorLeak,
@@ -27,6 +27,7 @@ from dlwhy.common.linux.trace.events import (
 from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.fit import compact, cut, fit_table
 from dlwhy.common.render.json_parts import dump
+from dlwhy.common.render.library_words import STATIC_TLS_REMEDY
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.common.trace.events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
 from dlwhy.tests.schema import VALIDATOR, validator_of
@@ -259,11 +260,25 @@ def test_what_is_not_known_is_null() -> None:
         assert running[key] is None
 
 
-def test_a_failure_for_lack_of_static_tls_says_where_to_look() -> None:
+def test_a_failure_for_lack_of_static_tls_says_who_has_it() -> None:
     lacking = FAILED._replace(error="./plug.so: cannot allocate memory in static TLS block")
-    for failed, is_said in ((lacking, True), (FAILED._replace(error="out of memory"), False)):
-        words = " ".join(render(trace_view(trace(opens_failed=(failed,)), verbose=False)).split())
-        assert ("How much of the static TLS block is left" in words) is is_said
+    left = StaticTls(1664, 64, (("liba.so", 600), ("libb.so", 1000)), 0)
+
+    def words(*failed: Open) -> str:
+        return " ".join(render(trace_view(trace(opens_failed=failed), verbose=False)).split())
+
+    found = words(lacking, lacking._replace(header=header(7), static_tls=left), FAILED._replace(header=header(8)))
+    assert "after #7: 64 of 1664 bytes are free: 1000 in libb.so and 600 in liba.so." in found
+    assert STATIC_TLS_REMEDY in found
+    assert "after #2: how much is left is not known." in words(lacking)
+    assert "Static TLS" not in words(FAILED._replace(error="out of memory"))
+    assert json_of(lacking._replace(static_tls=left))["static_tls"] == {
+        "size": 1664,
+        "free": 64,
+        "held": [{"library": "liba.so", "size": 600}, {"library": "libb.so", "size": 1000}],
+        "lost": 0,
+    }
+    assert json_of(lacking)["static_tls"] is None
 
 
 def test_what_came_and_went_can_be_told_apart() -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...linux.model import Library, State, StaticTls
+from ...linux.model import Library, State
 from ...render.json_parts import envelope, optional_hexadecimal, problem_documents
-from ...render.library_json import hold_document, place_document, rebuild_document
+from ...render.library_json import hold_document, place_document, rebuild_document, static_tls_document
 
 if TYPE_CHECKING:
-    from ...render.json_types import DlstateDocument, LibraryDocument, StaticTlsDocument
+    from ...render.json_types import DlstateDocument, LibraryDocument
 
 
 def state_document(command: str, state: State) -> DlstateDocument:
@@ -21,17 +21,8 @@ def state_document(command: str, state: State) -> DlstateDocument:
     return {
         **envelope(command, state.target, state.loader),
         "libraries": [_library(library, is_asked=state.asked is not None) for library in state.libraries],
-        "static_tls": _static_tls(state.static_tls) if state.static_tls else None,
+        "static_tls": static_tls_document(state.static_tls),
         "problems": problem_documents(state.problems),
-    }
-
-
-def _static_tls(found: StaticTls) -> StaticTlsDocument:
-    return {
-        "size": found.size,
-        "free": found.free,
-        "held": [{"library": name, "size": size} for name, size in found.held],
-        "lost": found.lost,
     }
 
 

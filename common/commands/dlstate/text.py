@@ -11,12 +11,14 @@ from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import (
     NOTHING_UNLOADS,
+    STATIC_TLS_REMEDY,
     base_words,
     because,
     libc_purpose,
     permanent_remedy,
     reason,
     root_words,
+    static_tls_words,
     unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
@@ -82,19 +84,9 @@ def _static_tls_sentences(state: State) -> Iterator[Sentence]:
     is_low = found.free * _LOW_SHARE < found.size
     if not is_low and found.lost * _LOW_SHARE < found.size:
         return
-    shown = [f"{size} in {name}" for name, size in sorted(found.held, key=lambda each: -each[1])[:_SHOWN_FILES]]
-    others = sum(size for _, size in found.held) - sum(
-        sorted((size for _, size in found.held), reverse=True)[:_SHOWN_FILES]
-    )
-    parts = [*shown, *([f"{others} in others"] if others else [])]
-    parts += [f"{found.lost} lost to libraries that were unloaded, or to alignment"] if found.lost else []
-    used = f": {join(parts)}" if parts else ""
-    yield Sentence(f"Static TLS for libraries that are opened: {found.free} of {found.size} bytes are free{used}.")
+    yield Sentence(f"Static TLS for libraries that are opened: {static_tls_words(found)}.")
     if is_low:
-        yield Sentence(
-            'With too few, dlopen fails: "cannot allocate memory in static TLS block". Compile without '
-            "-ftls-model=initial-exec, or start the process with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=BYTES."
-        )
+        yield Sentence(f'With too few, dlopen fails: "cannot allocate memory in static TLS block". {STATIC_TLS_REMEDY}')
 
 
 def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:

@@ -16,7 +16,7 @@ from ...render.json_parts import (
     problem_documents,
 )
 from ...render.jsontext import dumps
-from ...render.library_json import kept_document, place_document
+from ...render.library_json import kept_document, place_document, static_tls_document
 from ...render.trace_json import header_document, site_document, totals_document
 from ...trace.events import Calls, LibraryTotals, OpenResult
 
@@ -94,6 +94,7 @@ def _open_document(event: Open) -> OpenDocument:
         "library": _instance(event.library),
         "loaded": _instances(event.loaded) if is_known else None,
         "unloaded": _instances(event.unloaded) if is_known else None,
+        "static_tls": static_tls_document(event.static_tls),
     }
 
 

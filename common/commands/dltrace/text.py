@@ -11,7 +11,7 @@ from ...linux.trace.events import Close, DescriptorLeak, Event, KeptLibrary, Ope
 from ...model import Outcome
 from ...render.document import Document, Facts, Part, Sentence
 from ...render.fit import cut, wrap, wrap_facts
-from ...render.library_words import because, reason
+from ...render.library_words import STATIC_TLS_REMEDY, because, reason, static_tls_words
 from ...render.text import INDENT, MAX_WIDTH
 from ...render.trace_words import (
     NAMED,
@@ -196,10 +196,6 @@ def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator
         yield from call_parts(active, "opened", "closed")
 
 
-#: What dlerror says of a library for which too little of the static TLS block is left.
-_STATIC_TLS = "static TLS block"
-
-
 def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
     """List the opens that failed, and why, in the words of dlerror."""
     grouped = Counter(_event_words(each, verbose) + _error_words(each, verbose) for each in failures)
@@ -207,10 +203,12 @@ def _failure_parts(failures: Sequence[Open], verbose: bool) -> Iterator[Part]:
         yield Sentence(f"Failed{f' {times(number)}' if number > 1 else ''}: {words}.")
     if not verbose and len(grouped) > SHOWN:
         yield Sentence(f"Failed: {len(grouped) - SHOWN} more; -v shows them.")
-    if any(_STATIC_TLS in (each.error or "") for each in failures):
-        yield Sentence(
-            "How much of the static TLS block is left in a process, and which libraries have it, says dlstate."
-        )
+    lacking = [each for each in failures if each.lacks_static_tls]
+    if lacking:
+        last = lacking[-1]
+        left = "how much is left is not known" if last.static_tls is None else static_tls_words(last.static_tls)
+        yield Sentence(f"Static TLS for libraries that are opened, after #{last.header.number}: {left}.")
+        yield Sentence(STATIC_TLS_REMEDY)
 
 
 def _error_words(failed: Open, verbose: bool) -> str:

@@ -109,11 +109,14 @@ class GlibcExamination:
             process.loader_info(),
             libraries,
             problems=(*process.concerned_problems(), *missing_names()),
-            static_tls=self._static_tls() if chosen is None else None,
+            static_tls=self.static_tls() if chosen is None else None,
         )
 
-    def _static_tls(self) -> Optional[StaticTls]:
+    def static_tls(self) -> Optional[StaticTls]:
+        """Return what is left of the static TLS block for libraries that dlopen loads, None if that is unknown."""
         process = self.process
+        if not process.graph.complete:
+            return None  # what a library has that is not listed would be taken for lost
         maps = process.graph.by_address
         found = read_static_surplus(process.memory, process.layouts, process.private, maps.values())
         if found is None:

@@ -10,7 +10,7 @@ from ...model import Outcome
 from ...paths import base_name
 from ...trace.events import EventHeader, OpenResult
 from ..loader.maps import LinkMap
-from ..model import Library
+from ..model import Library, StaticTls
 from .descriptors import OpenDescriptors
 from .events import Close, Event, LibraryInstance, Open
 from .failures import OpenFailure
@@ -68,6 +68,7 @@ class OpenCall(LoaderCall):
         #: The first error raised during the open: code that catches it on the way raises it again.
         self.failure: Optional[OpenFailure] = None
         self.raced_result = OpenResult.UNKNOWN
+        self.static_tls: Optional[StaticTls] = None
 
     def is_for(self, link_map: LinkMap) -> bool:
         """Return True if the open requests a library of this base name."""
@@ -118,6 +119,10 @@ class OpenCall(LoaderCall):
         if self.failure is None:
             self.failure = failure
 
+    def note_static_tls(self, static_tls: Optional[StaticTls]) -> None:
+        """Record what is left of the static TLS block, for lack of which it has failed; None if that is unknown."""
+        self.static_tls = static_tls
+
     def event(self, ended: bool) -> Open:
         """Return the event; an open that returned without a library has failed, unless it was a probe."""
         result = OpenResult.UNKNOWN
@@ -141,6 +146,7 @@ class OpenCall(LoaderCall):
             error=failure.text if failure else None,
             errno=failure.errno if failure else None,
             has_returned=ended,
+            static_tls=self.static_tls if failure else None,
         )
 
 

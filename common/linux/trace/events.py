@@ -6,7 +6,10 @@ from typing import NamedTuple, Optional, Union
 
 from ...model import LoaderInfo, Outcome, Problem, TargetInfo
 from ...trace.events import EventHeader, LibraryTotals, OpenResult, Site, Totals, are_equal, joined, without
-from ..model import Library
+from ..model import Library, StaticTls
+
+#: What dlerror says of a library for which too little of the static TLS block is left (elf/dl-reloc.c).
+LACKS_STATIC_TLS = "cannot allocate memory in static TLS block"
 
 
 class LibraryInstance(NamedTuple):
@@ -44,6 +47,7 @@ class Open(NamedTuple):
     :param error: dlerror's text, None if the open did not fail or the text is unknown.
     :param errno: the number from which strerror's part of the text comes, None if there is none or it is unknown.
     :param has_returned: its return was seen, although its result is unknown.
+    :param static_tls: if it `lacks_static_tls`, what was left when it had failed, None if that is unknown.
     """
 
     header: EventHeader
@@ -57,6 +61,12 @@ class Open(NamedTuple):
     error: Optional[str] = None
     errno: Optional[int] = None
     has_returned: bool = False
+    static_tls: Optional[StaticTls] = None
+
+    @property
+    def lacks_static_tls(self) -> bool:
+        """Return True if it has failed because too little of the static TLS block is left."""
+        return LACKS_STATIC_TLS in (self.error or "")
 
     @property
     def ended(self) -> bool:

@@ -11,7 +11,7 @@ from ...trace.session import TraceSession
 from ..loader.maps import Graph, LinkMap, is_same_library
 from .call import UNPREDICTABLE, CloseCall, LoaderCall, OpenCall
 from .descriptors import Descriptors
-from .events import Pin
+from .events import LACKS_STATIC_TLS, Pin
 from .failures import StoredErrors
 from .in_flight import InFlightCalls, instance_of
 from .pins import find_new_nodelete, find_nodelete_cause
@@ -130,6 +130,7 @@ class CallTracker:
             found = find_requested(process, call.request, call.header.caller)
             library = instance_of(process, found) if found else None
             call.decide(library, is_failure_seen=self.sees_errors)
+        self._note_static_tls(call)
         self._in_flight.remove(call)
         self._summary.tell(call.event(ended=not call.is_uncertain))
         if call.header.raced and isinstance(call, CloseCall):
@@ -143,6 +144,7 @@ class CallTracker:
         """Report an open that has failed before it was in flight."""
         if open_call.failure is None:
             self._find_failure(open_call)
+        self._note_static_tls(open_call)
         self._summary.tell(open_call.event(ended=True))
 
     def _find_failure(self, open_call: OpenCall) -> None:
@@ -153,6 +155,11 @@ class CallTracker:
             failure = self._stored_errors.find(self._snapshot.process, self._snapshot.tid(open_call.header.tid))
             if failure is not None:
                 open_call.note_failure(failure)
+
+    def _note_static_tls(self, call: LoaderCall) -> None:
+        """Record what is left of the static TLS block if an open has failed for lack of it."""
+        if isinstance(call, OpenCall) and call.failure and LACKS_STATIC_TLS in (call.failure.text or ""):
+            call.note_static_tls(self._snapshot.examined.static_tls())
 
     def _pin(self, link_map: LinkMap) -> Pin:
         library = self._predictor.verdict_on_permanent(self._snapshot.examined, link_map)
