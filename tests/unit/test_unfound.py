@@ -106,7 +106,10 @@ def test_a_freed_handle_says_which_library_it_was() -> None:
     target.overwrite(HANDLE, block.ljust(0x1000, b"\0"))
     values = {"handle": HANDLE, "&handle": process.base(process.libraries[0]) + 0x2000}
     text = asked_for(target, "&handle", values)
-    assert text.endswith(f"'&handle': {HANDLE:#x} was the handle of libgone.so, which has been unloaded since")
+    recalled = f"{HANDLE:#x} was the handle of libgone.so, which has been unloaded since"
+    assert text.endswith(f"'&handle': {recalled}")
+    assert asked_for(target, "handle", values).endswith(f"'handle': {recalled}")
+    assert asked_for(target, f"{HANDLE:#x}").endswith(f": {recalled}")
     # The size that malloc writes behind a freed block falls into the name.
     end = HANDLE + 0x350
     block = block[: end - HANDLE] + process.out.word(end - HANDLE + 16)
@@ -116,6 +119,18 @@ def test_a_freed_handle_says_which_library_it_was() -> None:
     target.overwrite(HANDLE, b"A" * 0x1000)
     text = asked_for(target, "&handle", values)
     assert f"{HANDLE:#x} is no library's handle, or no longer (closed since?): it is memory of something else" in text
+
+
+def test_a_handle_that_is_not_listed_may_be_one_if_not_all_are() -> None:
+    process = made()
+    target = process.target()
+    libname = HANDLE + 0x300
+    words = [0x1111, 0x2222, 0x7000, 0, 0, HANDLE, 0, libname]
+    block = process.out.words(words).ljust(0x300, b"\0") + process.out.words((HANDLE + 0x340, 0)).ljust(0x40, b"\0")
+    target.overwrite(HANDLE, (block + b"libgone.so\0").ljust(0x1000, b"\0"))
+    cut_list(process, target)
+    text = asked_for(target, f"{HANDLE:#x}")
+    assert f"{HANDLE:#x} is, or was, the handle of libgone.so; but the list of libraries is not whole" in text
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,15 @@ def _find_doubt(process: GlibcProcess) -> str:
 
 def _describe(process: GlibcProcess, error: UnmatchedAddressError) -> str:
     memory, address = process.memory, error.address
+    library = _recall(memory, address)
+    if library is not None and not process.graph.complete:
+        return f"{address:#x} is, or was, the handle of {library}"
+    if library is not None:
+        return f"{address:#x} was the handle of {library}, which has been unloaded since"
     if not error.is_handle:
         return f"{error.address:#x} lies in no library: {_describe_place(memory, address)}"
     if not address:
         return "it is NULL, no library's handle"
-    library = _recall(memory, address)
-    if library is not None:
-        return f"{address:#x} was the handle of {library}, which has been unloaded since"
     link_map = process.find_map(address)
     where = f"it lies in {process.name(link_map)}" if link_map is not None else _describe_place(memory, address)
     return f"{address:#x} is no library's handle, or no longer (closed since?): {where}"
