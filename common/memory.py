@@ -7,6 +7,7 @@ enforces the command's budget: reads, and work on many entries, draw from one to
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from typing import NoReturn, Optional
 
 from .charset import decode
@@ -166,6 +167,19 @@ class Memory:
             return self.read(address, size)
         except FaultError:
             return None
+
+    def read_apart(self, places: Iterable[tuple[int, int]]) -> Iterator[Optional[bytes]]:
+        """Read places far from one another, given by address and size, past the cache; None for an unreadable one."""
+        read = self.target.read
+        for address, size in places:
+            self._left -= size + _READ_UNITS
+            if self._left < 0 or not 0 <= address <= self._mask - size:
+                yield None
+                continue
+            try:
+                yield read(address, size)
+            except FaultError:
+                yield None
 
     def try_read_text(self, address: int, size: int) -> Optional[bytes]:
         """Read the bytes of a text, charged for the several forms it is kept in; None if it cannot be read."""

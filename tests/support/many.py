@@ -17,7 +17,7 @@ def build(name: str, folder: Path) -> Path:
     source = folder / "lib.c"
     source.write_text("static int calls; int f(void) { return ++calls; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "lib.so", source], check=True)
-    subprocess.run(["gcc", "-o", folder / name, SOURCES / f"{name}.c"], check=True)
+    subprocess.run(["gcc", "-pthread", "-o", folder / name, SOURCES / f"{name}.c"], check=True)
     for index in range(1000):
         shutil.copy(folder / "lib.so", folder / f"lib{index}.so")
     return folder / name

@@ -12,7 +12,7 @@ from dlwhy.common.linux.loader.collector import mark
 from dlwhy.common.linux.loader.incremental import IncrementalGraphReader
 from dlwhy.common.linux.loader.maps import Graph, read_graph
 from dlwhy.common.linux.loader.roots import LT_LOADED
-from dlwhy.common.linux.model import HoldKind
+from dlwhy.common.linux.model import HoldKind, TlsDestructor
 from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.linux.trace.call import ClosePrediction
@@ -69,8 +69,15 @@ def told_by(prediction: ClosePrediction) -> tuple[Any, ...]:
     for library in prediction.kept:
         # Why it is NODELETE can be told for sure until it is made global.
         holds = [h._replace(origin="dlopen-flag-or-dlsym") if h.origin == "dlopen-flag" else h for h in library.holds]
+        holds = [h._replace(destructors=tuple(map(without_number, h.destructors))) for h in holds]
         keeps.append(library._replace(holds=tuple(holds)))
     return prediction.outcome, prediction.unloads, prediction.may_unload_more, keeps
+
+
+def without_number(destructor: TlsDestructor) -> TlsDestructor:
+    """Return a destructor without its thread's number: a debugger keeps it, /proc has none and they are counted."""
+    thread = destructor.thread
+    return destructor._replace(thread=thread and thread._replace(number=0))
 
 
 def foresee(forecast: ClosePredictor, examined: GlibcExamination) -> dict[int, ClosePrediction]:

@@ -13,7 +13,7 @@ from typing import Optional
 
 from ...lists import follow_ring
 from ...memory import Memory
-from ...model import Problem
+from ...model import Layout, Problem
 from ...paths import base_name
 from ..elf.files import find_local_symbol
 from ..elf.image import ElfImages
@@ -61,6 +61,21 @@ def find_lost_threads(
     return [*found, *(pointer for tid, pointer in blocks.follow(used, problems) if tid == 0)]
 
 
+def find_tid(memory: Memory, layouts: LayoutSet) -> Optional[tuple[int, int]]:
+    """Return how far a thread's id in ``struct pthread`` is from the thread pointer, and its size; None if unknown."""
+    pthread = layouts.find("pthread")
+    tid = pthread.fields.get("tid") if pthread else None
+    if pthread is None or tid is None:
+        return None
+    return tid.offset - _pointer_distance(memory, pthread), tid.size
+
+
+def _pointer_distance(memory: Memory, pthread: Layout) -> int:
+    """Return how far the thread pointer is behind the start of ``struct pthread``."""
+    bias = _VARIANT_I_BIAS.get(memory.platform.arch)
+    return 0 if bias is None else pthread.size + bias
+
+
 class _Blocks:
     """Reads lists of ``struct pthread``."""
 
@@ -76,8 +91,7 @@ class _Blocks:
         if pthread is None:
             return
         link, tid = pthread.fields["list.next"].offset, pthread.fields["tid"]
-        bias = _VARIANT_I_BIAS.get(memory.platform.arch)
-        shift = 0 if bias is None else pthread.size + bias
+        shift = _pointer_distance(memory, pthread)
         for head in heads:
             walk = follow_ring(
                 memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="threads"

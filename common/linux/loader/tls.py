@@ -8,7 +8,7 @@ so the block, some 150 bytes, is searched for the one word that begins such a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from ...counts import quantity
@@ -65,11 +65,30 @@ class PendingDestructor(NamedTuple):
     link_map: int
 
 
+class ThreadList(NamedTuple):
+    """A thread's list of pending destructors: the address of its head, those of its nodes, and what they say.
+
+    ``thread`` and ``pointer`` are as of a `PendingDestructor`.
+    """
+
+    thread: Optional[Thread]
+    pointer: int
+    head: int
+    nodes: tuple[int, ...]
+    pending: tuple[PendingDestructor, ...]
+
+
 class Destructors(NamedTuple):
-    """All pending destructors, by the library that they keep."""
+    """All pending destructors, by the library that they keep.
+
+    ``threads`` are those with a known thread pointer, with it; ``lists`` are the lists that are not empty, of threads
+    that exist.
+    """
 
     by_map: Mapping[int, tuple[PendingDestructor, ...]]
     problems: tuple[Problem, ...]
+    threads: Sequence[tuple[Thread, int]] = ()
+    lists: Sequence[ThreadList] = ()
 
 
 def read_destructors(
@@ -90,15 +109,14 @@ def read_destructors(
     :param listed: returns the thread pointers in glibc's own lists, by LWP, for targets without registers.
     :param lost: returns the destructors of threads that do not exist any more.
     """
-    wanted = _find_owed(graph)
+    wanted = find_owed(graph)
     if not wanted:
         return Destructors({}, ())
     problems: list[Problem] = []
     threads = list(_thread_pointers(memory, listed, problems))
-    finder = _Finder(memory, graph, wanted)
-    found: dict[int, list[PendingDestructor]] = {}
-    for pending in finder.read(libcs, rules, rtld, threads):
-        found.setdefault(pending.link_map, []).append(pending)
+    finder = ListFinder(memory, graph, wanted)
+    lists = list(finder.read(libcs, rules, rtld, threads))
+    found = by_library(lists)
     if any(len(found.get(address, ())) < (count or 0) for address, count in wanted.items()):
         for pending in lost():
             found.setdefault(pending.link_map, []).append(pending)
@@ -112,7 +130,17 @@ def read_destructors(
                 f"{quantity(len(threads), 'thread')}: {finder.cut or _WHY_LACKING}"
             )
             problems.append(Problem(name, message))
-    return Destructors({address: tuple(nodes) for address, nodes in found.items()}, tuple(problems))
+    by_map = {address: tuple(pending) for address, pending in found.items()}
+    return Destructors(by_map, tuple(problems), threads, lists)
+
+
+def by_library(lists: Iterable[ThreadList]) -> dict[int, list[PendingDestructor]]:
+    """Group the destructors of several lists by the link map that they keep."""
+    found: dict[int, list[PendingDestructor]] = {}
+    for each in lists:
+        for pending in each.pending:
+            found.setdefault(pending.link_map, []).append(pending)
+    return found
 
 
 def read_lost_destructors(
@@ -127,12 +155,13 @@ def read_lost_destructors(
 
     :param pointers: returns the thread pointers of such threads.
     """
-    wanted = _find_owed(graph)
+    wanted = find_owed(graph)
     threads = [(None, pointer) for pointer in pointers()] if wanted else []
-    return tuple(_Finder(memory, graph, wanted).read(libcs, rules, rtld, threads)) if threads else ()
+    lists = ListFinder(memory, graph, wanted).read(libcs, rules, rtld, threads) if threads else ()
+    return tuple(pending for each in lists for pending in each.pending)
 
 
-def _find_owed(graph: Graph) -> Mapping[int, Optional[int]]:
+def find_owed(graph: Graph) -> Mapping[int, Optional[int]]:
     """Return the numbers of pending destructors of the libraries that have any, by link map address."""
     return {m.address: m.l_tls_dtor_count for m in graph.by_address.values() if m.l_tls_dtor_count}
 
@@ -143,11 +172,11 @@ def count_destructors(
     """Count the pending destructors of each library in the lists of threads, given by their thread pointers."""
     wanted = {m.address: m.l_tls_dtor_count or 0 for m in graph.by_address.values()}
     threads = [(None, pointer) for pointer in pointers]
-    finder = _Finder(memory, graph, wanted)
+    finder = ListFinder(memory, graph, wanted)
     counts: dict[int, int] = {}
     for libc in libcs:
-        for _, _, nodes in finder.find(libc, threads):
-            for _, _, link_map in nodes:
+        for *_, nodes in finder.find(libc, threads):
+            for *_, link_map in nodes:
                 counts[link_map] = counts.get(link_map, 0) + 1
     return counts
 
@@ -188,10 +217,13 @@ def find_static_block(platform: Platform, pointer: int, link_map: LinkMap) -> in
     return block - shift if platform.arch in _VARIANT_II else block + shift
 
 
-_Node = tuple[int, int, int]
+#: Its address, function, object and link map.
+_Node = tuple[int, int, int, int]
+#: A thread, its pointer, the address of the list's head, and the list's nodes.
+_Found = tuple[Optional[Thread], int, int, Sequence[_Node]]
 
 
-class _Finder:
+class ListFinder:
     """Finds the destructor lists of the wanted link maps, by their l_tls_dtor_count."""
 
     def __init__(self, memory: Memory, graph: Graph, wanted: Mapping[int, Optional[int]]) -> None:
@@ -212,39 +244,53 @@ class _Finder:
         rules: CollectorRules,
         rtld: ElfImage,
         threads: Sequence[tuple[Optional[Thread], int]],
-    ) -> Iterator[PendingDestructor]:
-        """Yield the destructors in the lists of some threads, given with their thread pointers."""
-        memory = self._memory
+    ) -> Iterator[ThreadList]:
+        """Yield the lists of some threads, given with their thread pointers, that are not empty."""
         for libc in libcs:
-            for thread, pointer, nodes in self.find(libc, threads):
-                guard = _read_guard(memory, rtld, pointer) if rules.destructors_are_mangled else 0
-                for function, obj, link_map in nodes:
-                    plain = _demangle(memory.platform, function, guard) if rules.destructors_are_mangled else function
-                    yield PendingDestructor(thread, pointer, plain, obj, link_map)
+            for found in self.find(libc, threads):
+                yield self._list(rules, rtld, found)
 
-    def find(
-        self, libc: LinkMap, threads: Sequence[tuple[Optional[Thread], int]]
-    ) -> list[tuple[Optional[Thread], int, Sequence[_Node]]]:
+    def read_at(
+        self, rules: CollectorRules, rtld: ElfImage, thread: Optional[Thread], pointer: int, head: int
+    ) -> ThreadList:
+        """Read the list whose head is at an address; without nodes if it is empty, or is no list."""
+        nodes = self._follow(self._memory.try_unsigned(head, self._memory.pointer_size) or 0)
+        return self._list(rules, rtld, (thread, pointer, head, nodes))
+
+    def _list(self, rules: CollectorRules, rtld: ElfImage, found: _Found) -> ThreadList:
+        thread, pointer, head, nodes = found
+        memory = self._memory
+        mangled = rules.destructors_are_mangled
+        guard = _read_guard(memory, rtld, pointer) if mangled and nodes else 0
+        pending = tuple(
+            PendingDestructor(
+                thread, pointer, _demangle(memory.platform, function, guard) if mangled else function, obj, link_map
+            )
+            for _, function, obj, link_map in nodes
+        )
+        return ThreadList(thread, pointer, head, tuple(node[0] for node in nodes), pending)
+
+    def find(self, libc: LinkMap, threads: Sequence[tuple[Optional[Thread], int]]) -> list[_Found]:
         """Find the offset whose word begins a destructor chain, and return every thread's chain there."""
         memory = self._memory
         size = min(libc.field("l_tls_blocksize") or 0, MAX_TLS_BLOCK)
         word = memory.pointer_size
-        candidates: dict[int, list[tuple[Optional[Thread], int, Sequence[_Node]]]] = {}
+        candidates: dict[int, list[_Found]] = {}
         for thread, pointer in threads:
             start = find_static_block(memory.platform, pointer, libc)
             memory.spend(_WORD_UNITS * size // word, "thread-local blocks")
             for offset, head in enumerate(memory.try_words(start, size // word) or ()):
                 nodes = self._follow(head)
                 if nodes:
-                    candidates.setdefault(offset, []).append((thread, pointer, nodes))
+                    candidates.setdefault(offset, []).append((thread, pointer, start + offset * word, nodes))
         best = min(candidates, key=lambda offset: self._mismatch(candidates[offset]), default=None)
         return candidates[best] if best is not None else []
 
-    def _mismatch(self, lists: Sequence[tuple[Optional[Thread], int, Sequence[_Node]]]) -> int:
+    def _mismatch(self, lists: Sequence[_Found]) -> int:
         """Count by how many destructors the lists differ from the libraries' counts."""
         seen: dict[int, int] = {}
-        for _, _, nodes in lists:
-            for _, _, link_map in nodes:
+        for *_, nodes in lists:
+            for *_, link_map in nodes:
                 seen[link_map] = seen.get(link_map, 0) + 1
         wanted = self._wanted
         counts = [(wanted[address] or 0, number) for address, number in seen.items() if address in wanted]
@@ -269,7 +315,7 @@ class _Finder:
         if address % self._memory.pointer_size == 0:
             function, obj, link_map, following = self._memory.words(address, 4)
             if function and link_map in self._graph.by_address:
-                return (function, obj, link_map), following
+                return (address, function, obj, link_map), following
         raise CorruptError(f"a list leads to {address:#x}, which is no destructor")
 
 

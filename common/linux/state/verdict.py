@@ -64,13 +64,15 @@ class GlibcExamination:
     @classmethod
     def of(cls, process: GlibcProcess, *, brief: bool = False) -> GlibcExamination:
         """Examine a process under its actual open counts."""
-        return cls._of(process, brief=brief, compared=True)
+        return cls._of(process, PendingDestructors(process), brief=brief, compared=True)
 
     @classmethod
-    def _of(cls, process: GlibcProcess, *, brief: bool, compared: bool) -> GlibcExamination:
+    def _of(
+        cls, process: GlibcProcess, destructors: PendingDestructors, *, brief: bool, compared: bool
+    ) -> GlibcExamination:
         nodelete = NodeleteOrigins(process)
         doubts = Doubts(process, nodelete, compared=compared)
-        return cls(ProcessFacts(process, Startup(process), nodelete, PendingDestructors(process), doubts), brief=brief)
+        return cls(ProcessFacts(process, Startup(process), nodelete, destructors, doubts), brief=brief)
 
     def after(self, counts: Mapping[int, int]) -> GlibcExamination:
         """Examine the same process as if some libraries had other open counts, by link map address."""
@@ -82,7 +84,8 @@ class GlibcExamination:
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are implausible.
         """
-        return GlibcExamination._of(self.process.later(follower), brief=self._brief, compared=False)
+        process = self.process.later(follower)
+        return GlibcExamination._of(process, self.destructors.later(process), brief=self._brief, compared=False)
 
     def all_facts(self) -> list[Library]:
         """Return the facts of every library, without verdicts."""
@@ -274,12 +277,11 @@ class GlibcExamination:
         )
 
     def _destructor_hold(self, link_map: LinkMap) -> Hold:
-        pending = self.destructors.of(link_map)
         return Hold(
             HoldKind.TLS_DESTRUCTORS,
             self._evidence(link_map, "l_tls_dtor_count"),
             total=link_map.l_tls_dtor_count,
-            destructors=() if self._brief else tuple(map(self.destructors.describe, pending)),
+            destructors=() if self._brief else self.destructors.describe(link_map),
         )
 
     def _returns_early(self, link_map: LinkMap) -> bool:
