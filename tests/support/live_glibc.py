@@ -25,7 +25,7 @@ from dlwhy.tests.synth.glibc import DATA, RTLD_GLOBAL_RO, SLOTS, Layout, Library
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE
 
 MAIN = 4711
-RTLD_NOW, RTLD_NODELETE = 2, 0x1000
+RTLD_NOW, RTLD_NOLOAD, RTLD_NODELETE = 2, 4, 0x1000
 #: What dlopen adds to the caller's flags: __RTLD_DLOPEN.
 RTLD_DLOPEN = 0x8000_0000
 NEW_NAMESPACE, CALLERS_NAMESPACE = -1, -2
@@ -200,6 +200,24 @@ class Thread:
         self.at = at
         self.move_to(before)
 
+    @contextmanager
+    def called(self, place: Place) -> Iterator[Thread]:
+        """Call another function, and execute it until it returns."""
+        before, at = self.sp, self.at
+        self.call(at, has_frame=False)
+        library, name = self.script.function(place)
+        self.move_to(self.sp - library.functions[name])
+        self.at = place
+        yield self
+        self.at = at
+        self.move_to(before)
+
+    def variable(self, text: bytes) -> int:
+        """Put a string into the frame of the function that is executed, at its end; gives its address."""
+        place = self.sp - self._start
+        self.script.target.stack_memory[self._start][place : place + len(text) + 1] = text + b"\0"
+        return self.sp
+
     # -- opens and closes --------------------------------------------------------------------------------------
 
     def begin_open(
@@ -207,13 +225,20 @@ class Thread:
         name: Optional[str],
         flags: int = RTLD_NOW,
         *,
+        named_at: Optional[int] = None,
         namespace: Optional[int] = None,
         by_libc: bool = False,
         work: Optional[Callable[[], int]] = None,
     ) -> Call:
-        """Come to dlopen or dlmopen, or let libc open something; ``work`` is what it does instead."""
+        """Come to dlopen or dlmopen, or let libc open something.
+
+        :param named_at: where the name is, if it is somewhere already.
+        :param work: what it does instead.
+        """
         script = self.script
-        text = 0 if name is None else script.target.string(name.encode())
+        text = named_at
+        if text is None:
+            text = 0 if name is None else script.target.string(name.encode())
         number = CALLERS_NAMESPACE if namespace is None else namespace
         chosen = self.namespace if number == CALLERS_NAMESPACE else number
         call = Call(self, work or (lambda: script.open(self, name, flags, chosen)))

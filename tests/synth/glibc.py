@@ -130,6 +130,8 @@ class Library:
     #: What its file calls it, if it is not the name, and where that is.
     soname: Optional[str] = None
     path: Optional[str] = None
+    #: The names by which the loader has found it: l_libname.
+    names: Sequence[str] = ()
     relocated: bool = True
     #: It names the function that registers TLS destructors: such a library can outlast its last close.
     registers_destructors: bool = True
@@ -390,7 +392,10 @@ class Process:
         before = [0, *neighbours][place]
         real = self.maps[library.name] if library.is_proxy else address
         name = self.blob(path + b"\0", library)
-        for index, value in enumerate((base, name, base + DYNAMIC, following, before, real, number)):
+        names = 0
+        for each in library.names:
+            names = self.blob(out.words([self.blob(each.encode() + b"\0", library), names]), library)
+        for index, value in enumerate((base, name, base + DYNAMIC, following, before, real, number, names)):
             put(index * word, value)
         put(layout.opencount, library.opencount, 4)
         bit((layout.opencount + 4, layout.type_shift), library.type)

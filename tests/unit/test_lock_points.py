@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import pytest
 from dlwhy.common.linux.elf.image import ElfImage
+from dlwhy.common.linux.elf.unwind import Row
+from dlwhy.common.linux.trace import lock_points
 from dlwhy.common.linux.trace.lock_points import LockPoint, find_lock_point
 from dlwhy.common.memory import Memory
+from dlwhy.tests.fakes import I386
 from dlwhy.tests.support.live_glibc import Script, Way
 
 #: The start of _dl_close in Debian's glibc 2.36; the lock is 0x31a30 behind the second instruction.
@@ -15,6 +20,8 @@ OF_236_OPEN = (
     "4157 4156 4155 4154 55 4889fd 53 4881ec88000000 40f6c603 0f8490020000 4889cb 4c8d3da0840200 4989d6 4589c5"
     "8974240c 4d89cc 4c89ff ff15aa740200 4883fbff"
 )
+#: A frame of 0x18 bytes.
+FRAME = Row((7, 0x20), {}, 16, False)
 
 
 class Place:
@@ -37,12 +44,9 @@ class Place:
         memory.read = read  # type: ignore[method-assign]
         self.image = ElfImage.at(Memory(memory), made.process.base(rtld))
 
-    def find(self, monkeypatch: pytest.MonkeyPatch, lock: int) -> object:
-        """Find the point, with a frame of 0x18 bytes everywhere."""
-        from dlwhy.common.linux.elf.unwind import Row
-        from dlwhy.common.linux.trace import lock_points
-
-        monkeypatch.setattr(lock_points, "find_row", lambda _image, _address: Row((7, 0x20), {}, 16, False))
+    def find(self, monkeypatch: pytest.MonkeyPatch, lock: int, row: Optional[Row] = FRAME) -> object:
+        """Find the point, with the same frame everywhere."""
+        monkeypatch.setattr(lock_points, "find_row", lambda _image, _address: row)
         return find_lock_point(self.image, self.start, self.start + lock)
 
 
@@ -64,6 +68,28 @@ def test_real_code(code: str, lock: int, distance: int, argument: str, monkeypat
 def test_what_is_not_understood_is_not_watched(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(before + OF_236)
     assert place.find(monkeypatch, len(bytes.fromhex(before)) + 0x31A30 + 8) is None
+
+
+@pytest.mark.parametrize("row", [None, FRAME._replace(cfa=None), FRAME._replace(cfa=(0, 0x20))])
+def test_a_frame_whose_start_is_not_known(row: Optional[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Place(OF_236).find(monkeypatch, 0x31A30 + 8, row) is None
+
+
+def test_a_frame_whose_description_cannot_be_read() -> None:
+    place = Place(OF_236)
+    # ld.so has none of its own for that place.
+    assert find_lock_point(place.image, place.start, place.start + 0x31A30 + 8) is None
+
+
+def test_a_register_that_calls_do_not_preserve_has_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_rax = "4889f8"
+    assert Place(to_rax + OF_236).find(monkeypatch, 3 + 0x31A30 + 8) is None
+
+
+def test_other_processors_code_is_not_read() -> None:
+    place = Place(OF_236)
+    place.image.memory.platform = I386
+    assert find_lock_point(place.image, place.start, place.start + 0x31A30 + 8) is None
 
 
 @pytest.mark.parametrize("size", range(1, 21))

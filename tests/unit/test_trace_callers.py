@@ -11,9 +11,18 @@ from dlwhy.common.memory import Memory
 from dlwhy.common.model import Platform
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.support.live import Arrival
-from dlwhy.tests.support.live_glibc import LIBC_FUNCTIONS, NOWHERE, NOWHERE_ADDRESS, RAISERS, LiveGlibc, Script
+from dlwhy.tests.support.live_glibc import (
+    LIBC_FUNCTIONS,
+    NEW_NAMESPACE,
+    NOWHERE,
+    NOWHERE_ADDRESS,
+    RAISERS,
+    LiveGlibc,
+    Script,
+    Way,
+)
 from dlwhy.tests.support.told import place
-from dlwhy.tests.synth.glibc import Library
+from dlwhy.tests.synth.glibc import HASH, SLOTS, SYMBOLS, Library
 
 CODE = {"code": 0x18}
 STACK = 0x7000
@@ -95,7 +104,8 @@ def test_a_source_line_is_asked_for_once_for_each_place_and_library() -> None:
     assert len(asked) == 1
 
 
-def test_a_place_where_another_library_has_come_is_named_anew() -> None:
+@pytest.mark.parametrize("what", ["image", "image and map"])
+def test_a_place_where_another_library_has_come_is_named_anew(what: str) -> None:
     made = script()
     made.begin()
     handle = made.main.dlopen("liba.so")
@@ -103,10 +113,141 @@ def test_a_place_where_another_library_has_come_is_named_anew() -> None:
         made.main.dlopen("libmissing.so")
     made.main.dlclose(handle)
     made.process.bases["libx.so"] = made.process.bases["liba.so"]
+    if what == "image and map":
+        made.process.maps["libx.so"] = made.process.maps["liba.so"]
     made.main.dlopen("libx.so")
     with made.main.within(("libx.so", "code")):
         made.main.dlopen("libmissing.so")
     assert [each for each in callers_of(made) if "main" not in each] == ["user liba.so:code", "user libx.so:code"]
+
+
+# -- who called what only passes that on ----------------------------------------------------------------------
+
+#: One is known by its name; of the others what they hand over tells.
+GMODULE, WRAP, OUTER = ("libgmodule-2.0.so.0", "open"), ("libwrap.so", "open"), ("libouter.so", "open")
+NAME = b"libx.so\0"
+
+
+def passing(way: Way = Way.IN_RTLD) -> Script:
+    """Begin to trace a process with libraries that pass opens and closes on; each has a name among its data."""
+    opening = [
+        Library(name, type=1, functions={"open": 0x28}, data={SLOTS: NAME}) for name, _ in (GMODULE, WRAP, OUTER)
+    ]
+    made = Script(Library("libx.so", functions=CODE), started=opening, in_rtld=way)
+    made.library("main").data = {SLOTS: NAME}
+    made.begin()
+    return made
+
+
+def open_constant(made: Script, library: str) -> int:
+    """Open what a library has a name of."""
+    return made.main.dlopen("libx.so", named_at=made.process.base(made.library(library)) + SLOTS)
+
+
+def behind(made: Script) -> list[str]:
+    """Return who called, event by event, and through which library."""
+    made.report()
+    sites = [event.header.caller for event in made.events]
+    return [f"{place(site)} through {site.through}" if site and site.through else place(site) for site in sites]
+
+
+@pytest.fixture(params=list(Way), ids=[way.name.lower() for way in Way])
+def way(request: pytest.FixtureRequest) -> Way:
+    """See opens and closes at exported functions, in ld.so, or where it has the lock."""
+    assert isinstance(request.param, Way)
+    return request.param
+
+
+def test_a_library_that_is_known_by_its_name_is_looked_behind(way: Way) -> None:
+    made = passing(way)
+    with made.main.called(GMODULE):
+        made.main.dlclose(made.main.dlopen("libx.so"))
+    with made.main.called(WRAP), made.main.called(GMODULE):
+        made.main.dlclose(made.main.dlopen("libx.so"))
+    through = "through libgmodule-2.0.so.0"
+    assert behind(made) == [f"main:main {through}"] * 2 + [f"libwrap.so:open {through}"] * 2
+
+
+def test_a_constant_belongs_to_who_hands_it_over(way: Way) -> None:
+    made = passing(way)
+    with made.main.called(OUTER), made.main.called(WRAP):
+        # What passed on an open does so with closes.
+        made.main.dlclose(open_constant(made, "main"))
+        made.main.dlclose(open_constant(made, "libouter.so"))
+    assert behind(made) == ["main:main through libwrap.so"] * 2 + [
+        "libouter.so:open through libwrap.so",
+        "main:main through libwrap.so",
+    ]
+
+
+def test_who_opens_a_constant_of_its_own_closes_for_itself(way: Way) -> None:
+    made = passing(way)
+    with made.main.called(WRAP):
+        made.main.dlclose(open_constant(made, "libwrap.so"))
+        # It passes this one on, but not everything.
+        made.main.dlclose(open_constant(made, "main"))
+    assert behind(made) == ["libwrap.so:open"] * 2 + ["main:main through libwrap.so", "libwrap.so:open"]
+
+
+def test_a_variable_belongs_to_the_function_in_whose_frame_it_is(way: Way) -> None:
+    made = passing(way)
+    of_main = made.main.variable(NAME)
+    with made.main.called(OUTER):
+        of_outer = made.main.variable(NAME)
+        with made.main.called(WRAP):
+            of_wrap = made.main.variable(NAME)
+            for each in (of_main, of_outer, of_wrap):
+                made.main.dlopen("libx.so", named_at=each)
+    assert behind(made) == ["main:main through libwrap.so", "libouter.so:open through libwrap.so", "libwrap.so:open"]
+
+
+def test_a_name_of_a_library_that_called_nobody_tells_nothing(way: Way) -> None:
+    made = passing(way)
+    with made.main.called(WRAP):
+        open_constant(made, "libouter.so")
+    assert behind(made) == ["libwrap.so:open"]
+
+
+def test_behind_code_in_no_library_nothing_is_found(way: Way) -> None:
+    made = passing(way)
+    with made.main.within(NOWHERE):
+        for each in (GMODULE, WRAP):
+            with made.main.called(each):
+                open_constant(made, "main")
+    assert behind(made) == ["libgmodule-2.0.so.0:open", "libwrap.so:open"]
+
+
+def test_a_library_where_one_was_that_passed_calls_on_is_another(way: Way) -> None:
+    made = passing(way)
+    made.known["libpasses.so"] = Library("libpasses.so", functions=CODE)
+    other = made.main.dlopen("libpasses.so")
+    with made.main.called(("libpasses.so", "code")):
+        handle = open_constant(made, "main")
+        made.main.dlclose(handle)
+    made.main.dlclose(other)
+    made.known["libself.so"] = Library("libself.so", functions=CODE)
+    for places in (made.process.bases, made.process.maps):
+        places["libself.so"] = places["libpasses.so"]
+    made.main.dlopen("libself.so")
+    with made.main.called(("libself.so", "code")):
+        made.main.dlclose(handle)
+    told = behind(made)
+    assert told[1:3] == ["main:main through libpasses.so"] * 2
+    assert told[-1] == "libself.so:code"
+
+
+def test_what_is_remembered_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAX_SITES", "MAX_WAYS"):
+        monkeypatch.setattr(callers, name, 0)
+    made = passing()
+    asked = []
+    made.target.find_line = lambda address: asked.append(address) or "main.c:12"  # type: ignore[method-assign, func-returns-value]
+    with made.main.called(WRAP):
+        for _ in range(2):
+            made.main.dlclose(open_constant(made, "main"))
+    # That it passed on an open is forgotten by the close.
+    assert behind(made) == ["main:main through libwrap.so", "libwrap.so:open"] * 2
+    assert len(asked) > len(set(asked))
 
 
 # -- where to break -------------------------------------------------------------------------------------------
@@ -187,6 +328,70 @@ def test_only_one_of_libcs_own_calls_is_said_to_be_none() -> None:
     made.begin()
     report = made.report()
     assert (report.opens_by, report.closes_by) == ("dlopen and dlmopen", "dlclose")
+
+
+# -- what is not watched --------------------------------------------------------------------------------------
+
+
+def not_watched(made: Script) -> dict[str, str]:
+    """Return the report's problems, by what each is about."""
+    return {problem.where: problem.message for problem in made.report().problems}
+
+
+def test_what_a_libc_exports_cannot_be_read() -> None:
+    made = script(in_rtld=False)
+    made.known["libspace.so"] = Library("libspace.so", needs=["libc.so.6"])
+    made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    made.refresh()
+    made.target.forget(made.process.bases["libc.so.6@1"] + HASH, 0x10)
+    made.begin()
+    problems = not_watched(made)
+    assert set(problems) == {f"{name} in libc.so.6 of namespace 1" for name in ("dlopen", "dlmopen", "dlclose")}
+    assert problems["dlclose in libc.so.6 of namespace 1"].endswith(": closes through it are not seen")
+    assert {"dlopen", "dlmopen", "dlclose"} < places(made)["libc.so.6"], "those of the first one are"
+
+
+def test_the_image_of_a_libc_cannot_be_read() -> None:
+    made = script(in_rtld=False)
+    made.known["libspace.so"] = Library("libspace.so", needs=["libc.so.6"])
+    made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    made.refresh()
+    made.target.forget(made.process.bases["libc.so.6@1"], 0x40)
+    made.begin()
+    assert set(not_watched(made)) == {
+        f"{name} in libc.so.6 of namespace 1" for name in ("dlopen", "dlmopen", "dlclose")
+    }
+    assert {"do_dlopen", "do_dlclose"} < places(made)["libc.so.6"]
+
+
+def test_functions_beside_opens_and_closes_cannot_be_read() -> None:
+    made = script()
+    made.refresh()
+    libc = made.library("libc.so.6")
+    names = ("_exit", "__cxa_thread_atexit_impl")
+    for name in names:
+        index = 1 + len(libc.symbols) + list(libc.functions).index(name)
+        made.target.forget(made.process.base(libc) + SYMBOLS + 24 * index, 24)
+    made.begin(tls=True)
+    problems = not_watched(made)
+    assert set(problems) == set(names)
+    assert all(message.endswith(": calls of it are not seen") for message in problems.values())
+    assert "libc.so.6" not in places(made)
+
+
+def test_exported_functions_that_are_not_there() -> None:
+    made = script(in_rtld=False)
+    libc = made.library("libc.so.6")
+    libc.functions = {name: size for name, size in LIBC_FUNCTIONS.items() if name not in ("dlmopen", "dlclose")}
+    libc.code = {}
+    made.begin()
+    assert not_watched(made) == {
+        "dlmopen": "neither libc nor libdl exports it: opens through it are not seen",
+        "dlclose": "neither libc nor libdl exports it: closes through it are not seen",
+    }
+    libc.path = "/usr/lib/libother.so"
+    with pytest.raises(UnsupportedError, match="neither _dl_close nor dlclose can be found"):
+        made.begin()
 
 
 # -- other processors -----------------------------------------------------------------------------------------

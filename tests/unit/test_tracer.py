@@ -6,21 +6,30 @@ The process is synthetic, and does what the test says; real programs are traced 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dltrace.document import dump_event, trace_document
 from dlwhy.common.commands.dltrace.text import trace_view
-from dlwhy.common.errors import UnsupportedError
-from dlwhy.common.linux.trace.events import Close, Open, Trace
-from dlwhy.common.linux.trace.request import RTLD_NOLOAD
+from dlwhy.common.errors import NoTargetError, UnsupportedError
+from dlwhy.common.linux.trace.events import Close, Open, Pin, Trace
 from dlwhy.common.linux.trace.snapshot import ANOTHER_PROGRAM
 from dlwhy.common.linux.trace.stops import TraceOptions
 from dlwhy.common.linux.trace.tracer import EXITED, begin
 from dlwhy.common.render.text import render
 from dlwhy.common.target import Reaction
 from dlwhy.tests.schema import VALIDATOR, validator_of
-from dlwhy.tests.support.live_glibc import NEW_NAMESPACE, RANDOM, RTLD_NOW, Script, Thread, Way
+from dlwhy.tests.support.live_glibc import (
+    DL_OPEN,
+    LIBC_FUNCTIONS,
+    NEW_NAMESPACE,
+    RANDOM,
+    RTLD_NOLOAD,
+    RTLD_NOW,
+    Script,
+    Thread,
+    Way,
+)
 from dlwhy.tests.support.told import place, told
 from dlwhy.tests.synth.glibc import NOTE, Library
 
@@ -515,6 +524,15 @@ def test_a_close_from_the_same_place_with_another_handle_is_another_close(unlock
     ]
 
 
+def test_a_call_whose_thread_has_ended_is_over(unlocked: Way) -> None:
+    made = script(unlocked)
+    made.begin()
+    made.thread(4712).begin_open("libx.so")
+    made.target.stacks[4712] = None
+    assert made.report().end_not_seen == ()
+    assert told(made.events) == ["open libx.so: failed"]
+
+
 # -- the end --------------------------------------------------------------------------------------------------
 
 
@@ -629,6 +647,18 @@ def test_libraries_that_come_and_go_between_two_events_are_unseen(in_rtld: Way) 
     made.main.dlclose(NO_HANDLE)
     made.main.exit()
     assert made.report().totals.opens_unseen == 2
+
+
+def test_where_loads_are_not_counted_none_is_said_to_be_unseen(in_rtld: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = script(in_rtld)
+    tracer = made.begin()
+    private, fields = tracer.process.private, tracer.process.layouts.require("rtld_global").fields
+    counter = private.rtld_global + fields["_dl_load_adds"].offset
+    monkeypatch.delitem(fields, "_dl_load_adds")
+    made.main.dlclose(NO_HANDLE)
+    made.target.overwrite(counter, (2).to_bytes(8, "little"))
+    made.main.dlclose(made.main.dlopen("libx.so"))
+    assert made.report().totals.opens_unseen == 0
 
 
 def test_libraries_that_come_and_go_at_exit_are_unseen(in_rtld: Way) -> None:
@@ -750,6 +780,42 @@ def test_a_thread_inside_a_constructor_while_another_one_waits(unlocked: Way) ->
     assert [json.loads(dump_event(event))["loaded"] for event in events] == [None] * 3
 
 
+def test_a_library_that_becomes_nodelete_while_threads_race_is_nobodys(unlocked: Way) -> None:
+    made = script(unlocked)
+    made.begin()
+    one, two = made.main.begin_open("libpinned.so"), made.thread(4712).begin_open("libx.so")
+    one.end()
+    two.end()
+    made.report()
+    (pin,) = (event for event in made.events if isinstance(event, Pin))
+    assert (pin.header.raced, pin.header.within_event, pin.header.caller, pin.looked_up_by) == (True, None, None, None)
+    assert (pin.library and pin.library.name, pin.origin) == ("libpinned.so", "elf-flag")
+
+
+@pytest.mark.parametrize(
+    ("requested", "found"),
+    [
+        (None, "main"),
+        ("libalias.so.1", "libx.so"),
+        ("/opt/app/libx.so", "libx.so"),
+        ("libother.so", None),
+    ],
+)
+def test_what_an_open_that_raced_requested_is_found_by_its_names(
+    requested: Optional[str], found: Optional[str], unlocked: Way
+) -> None:
+    made = script(unlocked)
+    made.known["libx.so"].names = ["libalias.so.1"]
+    handle = made.main.dlopen("libx.so")
+    made.begin()
+    one, two = made.main.begin_open(requested, work=lambda: handle), made.thread(4712).begin_open("liby.so")
+    one.end()
+    two.end()
+    made.report()
+    (event,) = (event for event in made.events if isinstance(event, Open) and event.requested != "liby.so")
+    assert (event.library and event.library.name) == found
+
+
 def test_what_is_unseen_is_not_counted_while_threads_race(unlocked: Way) -> None:
     made = script(unlocked)
     other = made.thread(4712)
@@ -852,6 +918,41 @@ def test_a_signal_at_the_breakpoints_of_an_open_makes_it_no_second_one() -> None
     opening.end()
     made.report()
     assert told(made.events) == ["open libx.so: loaded + libx.so"]
+
+
+def test_a_signal_behind_the_lock_of_an_open_makes_it_no_second_one() -> None:
+    made = script(Way.LOCKED)
+    made.begin()
+
+    def arrive_twice() -> int:
+        made.take_lock(made.main, DL_OPEN, 0)
+        return made.open(made.main, "libx.so", RTLD_NOW, 0)
+
+    made.main.begin_open("libx.so", work=arrive_twice).end()
+    made.report()
+    assert told(made.events) == ["open libx.so: loaded + libx.so"]
+
+
+def test_an_open_that_was_on_its_way_to_the_lock_when_the_trace_began() -> None:
+    made = script(Way.LOCKED)
+    opening = made.main.begin_open("libx.so")
+    made.begin()
+    opening.end()
+    made.report()
+    # What it requested was in registers that the code behind the lock no longer has.
+    assert told(made.events) == ["open ?: loaded libx.so + libx.so"]
+    assert place(made.events[0].header.caller) == "main:main"
+
+
+def test_what_is_not_watched_outside_the_loader_is_said_when_breakpoints_leave_it() -> None:
+    made = script(Way.LOCKED)
+    libc = made.library("libc.so.6")
+    libc.functions = {name: 8 for name in ("do_dlopen", "do_dlclose", *LIBC_FUNCTIONS) if name != "dlclose"}
+    made.target.keeps_breakpoints = False
+    made.begin()
+    assert made.report().problems == ()
+    made.main.dlopen("libspace.so", namespace=NEW_NAMESPACE)
+    assert [problem.where for problem in made.report().problems] == ["dlclose"]
 
 
 def test_breakpoints_leave_the_loader_before_a_namespace_comes() -> None:
@@ -990,6 +1091,24 @@ def test_what_a_close_does_is_unknown_while_not_all_libraries_can_be_read(in_rtl
     assert "2 closes: not all libraries could be read" in render(trace_view(report, verbose=False))
 
 
+def test_what_a_nested_close_adds_is_unknown_while_not_all_libraries_can_be_read(in_rtld: Way) -> None:
+    made = script(in_rtld)
+    inner, unread = made.main.dlopen("libx.so"), made.main.dlopen("liby.so")
+
+    def close(thread: Thread) -> None:
+        made.target.forget(unread, 8)
+        thread.dlclose(inner)
+        made.target.heal()
+
+    made.destructors["liba.so"] = close
+    made.begin()
+    made.main.dlclose(made.main.dlopen("liba.so"))
+    made.report()
+    outer = next(event for event in made.events if isinstance(event, Close) and event.header.within_event is None)
+    assert [each.name for each in outer.predicted_unloads or ()] == ["liba.so", "libb.so"]
+    assert outer.predicted_by_nested_closes is None
+
+
 def test_whether_a_library_is_still_there_is_unknown_while_not_all_can_be_read(in_rtld: Way) -> None:
     made = script(in_rtld)
     made.main.dlopen("liba.so")
@@ -1047,6 +1166,64 @@ def test_an_event_whose_stack_cannot_be_read(in_rtld: Way) -> None:
         assert made.events[-1].header.caller is None
     else:
         assert [problem.where for problem in report.problems] == ["dlclose in thread 4711"]
+
+
+def test_an_error_in_an_open_whose_stack_could_not_be_read(in_rtld: Way) -> None:
+    made = script(in_rtld)
+    made.begin()
+    for flags in (RTLD_NOW, RTLD_NOW | RTLD_NOLOAD):
+        made.target.forget(made.main.sp - 0x1000, 0x2000)
+        opening = made.main.begin_open("libmissing.so", flags)
+        made.target.heal()
+        opening.end()
+    made.main.dlopen("libx.so")
+    report = made.report()
+    if in_rtld:
+        assert told(made.events)[:2] == ["open libmissing.so: failed"] * 2
+        # Without the return address it can be the error of a later call, if an open need not raise one.
+        errors = [failure.error for failure in report.opens_failed]
+        assert errors == ["libmissing.so: cannot open shared object file: No such file or directory", None]
+    else:
+        assert {problem.where for problem in report.problems} == {"dlopen in thread 4711"}
+
+
+@pytest.mark.parametrize("debugs", [False, True])
+def test_a_bug_in_the_trace_itself_costs_one_event(in_rtld: Way, debugs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLWHY_DEBUG", "1" if debugs else "")
+    made = script(in_rtld)
+    made.begin()
+    said: list[str] = []
+    made.target.say = said.append  # type: ignore[method-assign, assignment]
+    handle = made.main.dlopen("libx.so")
+    opening = made.main.begin_open("liby.so")
+    with monkeypatch.context() as patched:
+        patched.setattr("dlwhy.common.linux.trace.tracer.read_request", None)
+        made.thread(4712).begin_open("libmissing.so").leave()
+    opening.end()
+    made.main.dlclose(handle)
+    report = made.report()
+    (problem,) = report.problems
+    assert problem.where == f"{'_dl_open' if in_rtld else 'dlopen'} in thread 4712"
+    assert problem.message.startswith("a bug in dlwhy: TypeError")
+    assert [text.startswith("Traceback") for text in said] == [True] * debugs
+    # What is lost is that one open; those that went on then end as they do.
+    assert told(made.events) == [
+        "open libx.so: loaded + libx.so",
+        "open liby.so: loaded + liby.so",
+        "close libx.so 1: unloads - libx.so",
+    ]
+
+
+def test_another_process_is_selected_at_a_stop(in_rtld: Way) -> None:
+    made = script(in_rtld)
+    made.begin()
+
+    def refuse(*_: int) -> bytes:
+        raise NoTargetError("another process is selected")
+
+    made.target.read = refuse  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoTargetError):
+        made.tracer.report()
 
 
 def test_problems_are_not_listed_without_end(in_rtld: Way) -> None:

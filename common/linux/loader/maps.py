@@ -169,12 +169,15 @@ def _setter_of(integers: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..
 
 
 def is_same_library(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
-    """Return True if two reads of one address found the same library, not another one that was loaded there."""
+    """Return True if two reads of one address found the same library, not another one that was loaded there.
+
+    Plugins of one size have their map, image and name where the one before had them: the names themselves count.
+    """
     return link_map is other or (
         other is not None
         and link_map.l_addr == other.l_addr
         and link_map.l_ld == other.l_ld
-        and link_map.l_name == other.l_name
+        and link_map.name == other.name
         and link_map.l_ns == other.l_ns
     )
 

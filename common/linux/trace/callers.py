@@ -34,6 +34,8 @@ STACK_BYTES = 2048
 _STACK_RANGE = 8 << 20
 #: Which argument is the name of what is to be opened.
 _NAME_ARGUMENT = {EntryPoint.DLOPEN: 0, EntryPoint.DLMOPEN: 1, EntryPoint.DL_OPEN: 0}
+#: A call path with one of these is not libc's own.
+_EXPORTED = frozenset({"dlopen", "dlmopen", "dlclose"})
 
 
 class Caller(NamedTuple):
@@ -200,7 +202,7 @@ class Callers:
                 if is_fixed and words and len(self._ways) < MAX_WAYS and words[0][0] >= 0 and at <= STACK_BYTES:
                     self._ways.append(_CallPath(hit.address, tuple(words), at, by))
                 return Caller(frame.pc, by)
-            if self._function(process, frame.pc) == "dlclose":
+            if self._function(process, frame.pc) in _EXPORTED:
                 by = "user"
             words.append((at, frame.pc))
         return Caller(None, by)

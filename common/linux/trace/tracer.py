@@ -282,9 +282,6 @@ class Tracer:
     def _settle(self) -> None:
         self._snapshot.refresh()
         self._tracker.advance(None, None)
-        for call in reversed(self._in_flight.running()):
-            if self._has_returned(call.header.tid, call):
-                self._tracker.finish(call)
         for lwp in self._arrivals.threads():
             arrival = self._arrivals.find(lwp)
             if arrival is not None and self._has_returned(lwp, arrival):
