@@ -37,6 +37,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
     "common/linux/plan.py": ("test_plan_in_motion.py", *_GLIBC, "test_musl.py", "test_examine.py"),
     "common/linux/state": (
         "test_state_chains.py",
+        "test_contradictions.py",
         "test_examine_problems.py",
         "test_plan_in_motion.py",
         *_GLIBC,

@@ -157,7 +157,7 @@ class Planner:
         found = [m for m in process.graph.by_address.values() if self.is_garbage(m)]
         # A library that was not read can keep any other.
         garbage = tuple(map(self._describe, found)) if process.graph.complete else None
-        problems = tuple(dict.fromkeys((*process.concerned_problems(), *missing_names())))
+        problems = (*process.concerned_problems(), *missing_names())
         return Plans(target_info(process.memory), process.loader_info(), plans, asked, garbage, problems)
 
     def has_handle(self, link_map: LinkMap) -> bool:

@@ -8,7 +8,9 @@ import pytest
 from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.rendezvous import find_rendezvous
-from dlwhy.common.linux.state.examine import explain
+from dlwhy.common.linux.state.activity import LoaderActivity, find_activity
+from dlwhy.common.linux.state.examine import examine, explain
+from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.memory import Memory
 from dlwhy.common.target import Capability
 from dlwhy.tests.fakes import CoreTarget, snapshot
@@ -63,3 +65,21 @@ def test_what_changes_is_read_again(rich_core: Path, what: str, monkeypatch: pyt
     moving = explain(target)
     assert moving.libraries == still.libraries
     assert moving.problems == still.problems
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("this is no musl")
+
+
+def test_lists_that_have_gone_are_moving(rich_core: Path) -> None:
+    target = snapshot(rich_core)
+    examined: list[LoaderActivity] = []
+
+    def judge(process: GlibcProcess) -> None:
+        examined.append(find_activity(process))
+        for namespace in process.graph.namespaces:
+            target.forget(namespace.maps[-1].address, 8)
+        examined.append(find_activity(process))
+
+    examine(target, judge, refuse)
+    assert examined == [LoaderActivity.STILL, LoaderActivity.MOVING]

@@ -64,7 +64,7 @@ FUNCTIONS = (
         (0x1088, "local+0x8", False),
         (0x1040, "bbb", False),
         (0x1088, "bbb+0x40", False),
-        (0x1088, "operator+0xzz", False),
+        (0x1008, "aaa+0xzz", False),
     ],
 )
 def test_which_exports_are_only_the_nearest(tmp_path: Path, rva: int, function: str, near: bool) -> None:

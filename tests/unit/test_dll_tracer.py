@@ -510,6 +510,44 @@ def test_accounts_show_who_loaded_and_never_freed() -> None:
     assert sorted(place(calls.caller) for calls in account.opens_by_caller) == ["prog.exe:prog!code", "x.dll:x!code"]
 
 
+@pytest.mark.parametrize("debugs", [False, True])
+def test_a_bug_in_the_trace_itself_costs_what_was_going_on(debugs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLWHY_DEBUG", "1" if debugs else "")
+    made = script()
+    made.begin()
+    said: list[str] = []
+    made.target.say = said.append  # type: ignore[method-assign, assignment]
+    loading = made.main.begin_load("a.dll")
+    with monkeypatch.context() as patched:
+        patched.setattr("dlwhy.common.windows.trace.tracer.load_counts", None)
+        made.thread(OTHER).begin_load("x.dll").leave()
+    loading.end()
+    made.main.free("a.dll")
+    (problem,) = made.report().problems
+    assert problem.message.startswith("a bug in dlwhy: TypeError")
+    assert [text.startswith("Traceback") for text in said] == [True] * debugs
+    # What the load did can be what the event did that is lost.
+    assert [text.partition(";")[0] for text in told_dlls(made.events)] == [
+        "load a.dll ?-?: None + a b c",
+        "free a.dll 1-?: unloads - a.dll b.dll c.dll",
+    ]
+
+
+def test_a_function_that_has_a_source_line_is_named_as_the_debugger_does() -> None:
+    made = script()
+    made.begin()
+    made.target.find_line = lambda address: "prog.c:12"  # type: ignore[method-assign]
+    made.main.load("x.dll")
+    with made.main.within("x.dll"):
+        made.target.find_symbol = lambda address: None  # type: ignore[method-assign]
+        made.main.load("b.dll")
+    sites = [event.header.caller for event in made.events]
+    assert [(place(site), site and site.line) for site in sites] == [
+        ("prog.exe:prog!code", "prog.c:12"),
+        ("x.dll:None", "prog.c:12"),
+    ]
+
+
 def test_memory_that_cannot_be_read_is_a_problem_and_the_trace_goes_on() -> None:
     made = script()
     made.begin()

@@ -12,7 +12,8 @@ import pytest
 from dlwhy.common.linux.loader.maps import LoadLock
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.tests.hosts.gdbrun import clean_environment
-from dlwhy.tests.synth.glibc import Library
+from dlwhy.tests.support.live_glibc import MAIN, Script
+from dlwhy.tests.synth.glibc import CODE, FRAMES, FUNCTION_SIZE, RTLD_GLOBAL_RO, Library
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE, process_of
 from dlwhy.tests.synth.process import compile_file, dump
 
@@ -101,6 +102,23 @@ def test_a_holder_without_registers_can_be_inside() -> None:
     process.lock = (4711, 1)
     (problem,) = explain(process.target()).problems
     assert problem.message.startswith("thread 4711 holds the loader's lock: it can be inside dlopen or dlclose")
+
+
+@pytest.mark.parametrize("damage", ["", "call frame information is unread", "a function has none"])
+def test_a_holder_can_be_inside_where_the_functions_are_not_known(damage: str) -> None:
+    made = Script()
+    made.process.lock = (MAIN, 1)
+    made.refresh()
+    rtld = made.process.base(made.library("ld.so"))
+    if damage == "call frame information is unread":
+        made.target.forget(rtld + FRAMES, 0x10)
+    elif damage:
+        function = rtld + CODE + FUNCTION_SIZE * len(made.library("ld.so").functions)
+        made.target.overwrite(
+            rtld + RTLD_GLOBAL_RO + (V240_LIVE.open_close or (0, 0))[0], function.to_bytes(8, "little")
+        )
+    (action,) = actions(explain(made.target).problems)
+    assert action.startswith("holds the loader's lock: it can be inside dlopen or dlclose")
 
 
 def test_a_lock_that_cannot_be_read_is_not_free() -> None:

@@ -46,6 +46,15 @@ def test_every_library_stays_and_why() -> None:
     assert all(each.held and len(each.holds) == 1 and each.namespace == 0 for each in state.libraries)
 
 
+def test_a_library_without_a_name_is_called_by_what_it_is() -> None:
+    made = process()
+    target = made.target()
+    target.forget(made.map_of("main") + 0x800, 1)
+    state = explain(target)
+    assert [each.name for each in state.libraries][::2] == ["the main program", "libneeded.so", VDSO]
+    assert state.libraries[0].path is None
+
+
 def test_libraries_are_chosen() -> None:
     target = process().target()
     state = explain_chosen(target, lambda libraries: [each for each in libraries if each.name == "libopened.so"])

@@ -816,6 +816,23 @@ def test_what_an_open_that_raced_requested_is_found_by_its_names(
     assert (event.library and event.library.name) == found
 
 
+def test_an_open_that_raced_and_raised_an_error_need_not_have_failed() -> None:
+    made = script()
+    made.main.dlopen("libx.so")
+    made.begin()
+
+    def refuse() -> int:
+        made.raise_error(made.main, "libx.so", "undefined symbol: function")
+        return 0
+
+    one, two = made.main.begin_open("libx.so", work=refuse), made.thread(4712).begin_open("liby.so")
+    one.end()
+    two.end()
+    made.report()
+    # The error can be one of a constructor: the library is there.
+    assert sorted(told(made.events)) == ["raced: open libx.so: None", "raced: open liby.so: opened"]
+
+
 def test_what_is_unseen_is_not_counted_while_threads_race(unlocked: Way) -> None:
     made = script(unlocked)
     other = made.thread(4712)

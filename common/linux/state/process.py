@@ -174,7 +174,7 @@ class GlibcProcess:
     def concerned_problems(self) -> tuple[Problem, ...]:
         """Return the problems of the process, and those of the libraries that answers concern."""
         troubles = (problem for address in self._concerned for problem in self._troubles.get(address, ()))
-        return (*self.problems, *troubles, *self._headless_problems())
+        return tuple(dict.fromkeys((*self.problems, *troubles, *self._headless_problems())))
 
     def all_problems(self) -> tuple[Problem, ...]:
         """Return the problems of the process and of all its libraries, as far as they were looked at."""
