@@ -10,10 +10,12 @@ from typing import Optional
 import pytest
 from dlwhy.common.errors import LayoutError
 from dlwhy.common.layouts import DIRECTORY
+from dlwhy.common.linux.layouts.resolve import LayoutSet
 from dlwhy.common.linux.layouts.tables import load_table
 from dlwhy.common.linux.loader.maps import LinkMap, MapReader
+from dlwhy.common.linux.state.evidence import read_evidence
 from dlwhy.common.memory import Memory
-from dlwhy.common.model import Field, Layout, Platform
+from dlwhy.common.model import Field, Layout, Platform, Source, SourceKind
 from dlwhy.tests.fakes import X86_64, FakeTarget
 
 ARCHITECTURES = sorted(path.stem.partition("-")[2] for path in Path(DIRECTORY).glob("glibc-*.json"))
@@ -50,6 +52,18 @@ def test_members_of_every_layout(arch: str) -> None:
         assert {name: getattr(link_map, name) for name in HOT} == values
         absent |= {name for name in HOT if name not in layout.fields}
     assert absent <= {"l_auditing", "l_nodelete_active", "l_nodelete_pending", "l_tls_dtor_count"}
+
+
+def test_evidence_is_of_the_members_that_a_version_has() -> None:
+    table = load_table("x86_64")
+    builds = [table.layout(build, "link_map") for build in table.builds]
+    layout = next(each for each in builds if "l_nodelete_active" not in each.fields)
+    raw = random.Random(1).randbytes(layout.size)
+    layouts = LayoutSet({"link_map": layout}, Source(SourceKind.TABLE, "a build"), (2, 17), exact=True)
+    (evidence,) = read_evidence(layouts, read(layout, raw, X86_64), "l_nodelete_active", "l_flags_1")
+    field = layout.fields["l_flags_1"]
+    assert (evidence.member, evidence.address) == ("l_flags_1", ADDRESS + field.offset)
+    assert evidence.value == value_at(raw, field, "little")
 
 
 def test_a_structure_without_bit_fields() -> None:
