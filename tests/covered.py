@@ -33,6 +33,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_closers.py",
     "tests/unit/test_contradictions.py",
     "tests/unit/test_dll_callers.py",
+    "tests/unit/test_dll_contradictions.py",
     "tests/unit/test_dll_in_motion.py",
     "tests/unit/test_dll_plan.py",
     "tests/unit/test_dll_plan_rules.py",

@@ -30,7 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 UNIT = "tests/unit"
 
 _GLIBC = ("test_analysis_plan.py", "test_analysis_state.py", "test_loaders_glibc.py", "test_tracer.py")
-_DLLS = ("test_dll_unload_rules.py", "test_dll_plan.py", "test_dll_tracer.py", "test_dll_state.py")
+_DLLS = (
+    *("test_dll_unload_rules.py", "test_dll_plan.py", "test_dll_tracer.py", "test_dll_state.py"),
+    "test_dll_contradictions.py",
+)
 
 #: What is changed, files or folders, and the tests that should notice, those first that are quick.
 SUBJECTS: Mapping[str, Sequence[str]] = {

@@ -14,6 +14,7 @@ from ..target import Capability, KernelTarget, Target
 from .holders import HolderSearch
 from .loader.doubts import find_doubts
 from .loader.lists import (
+    CORE_DLLS,
     ENTRY_FIELDS,
     FLAG_COR_IMAGE,
     FLAG_MARKED_FOR_REMOVAL,
@@ -41,8 +42,6 @@ from .loader.unload import ImportGraph, LoadUnit, build_import_graph, effective_
 from .model import Dll, DllHold, DllHoldKind, DllState, ListedImage, ListPositions, LoaderRule, LoaderRules
 from .target import LOADER_NAMES, WindowsTarget
 
-#: DLLs that the loader itself pins.
-CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
 MAX_DEPENDENCY_HOLDS = 16
 #: For at most this many DLLs at once it is searched whose their loads are.
 MAX_HELD = 8
@@ -371,6 +370,14 @@ def _graph_problems(loader: Loader, graph: ImportGraph, explainer: DllExplainer)
         words = _state_words(loader, explainer, unit)
         if words:
             yield Problem(explainer.name(unit.key), words)
+    for component in graph.uneven:
+        names = [explainer.name(key) for key in component]
+        if len(component) == 1:
+            unit, due = graph.units[component[0]], graph.due[component[0]]
+            text = f"its count is {unit.count}, but loads of its importers account for {due}"
+        else:
+            text = f"the counts of {', '.join(names[:4])}, which import one another, do not come out even"
+        yield Problem(names[0], f"{text}: which loads are its own is not known")
     if graph.unread:
         names = [loader.entries[address].name for address in sorted(graph.unread)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -429,7 +436,7 @@ class DllExplainer:
         if unit.is_doubted:
             return False
         if self.graph.rule is not LoaderRule.WIN8:
-            return unit.count == 0
+            return unit.count == 0 and not any(map(self.loader.is_loading, unit.entries))
         flags = any(entry.has_flag(FLAG_MARKED_FOR_REMOVAL) for entry in unit.entries)
         return flags or self.state(unit) in _GOING
 
@@ -481,9 +488,7 @@ class DllExplainer:
         if self.graph.rule is LoaderRule.WIN8:
             if not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
                 return None
-        elif not unit.pinned or (self._chain_from_main(unit.key) == () and first.name.lower() not in CORE_DLLS):
-            return None
-        if first.name.lower() in CORE_DLLS and not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
+        elif not unit.pinned or first.name.lower() in CORE_DLLS or not self._chain_from_main(unit.key):
             return None
         evidence = first.record.evidence("Flags") if self.graph.rule is LoaderRule.WIN8 else self._count_evidence(unit)
         return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=self._chain_from_main(unit.key))

@@ -314,6 +314,7 @@ class Script:
     def __init__(self, *known: Module, form: Form = WIN10, imports: Sequence[str] = (), wide: bool = True) -> None:
         """Start a process that can load ``known`` DLLs, and whose program imports some."""
         self.loader = Loader(form, wide)
+        self.loader.lock_owner = 0
         exports = dict.fromkeys(EXPORTS, b"\xc3")
         self.loader.define(Module(NTDLL, folder="C:\\Windows\\System32", exports=exports), *known)
         self.loader.start(Module(EXE, [*imports, KERNEL32]))
@@ -392,13 +393,14 @@ class Script:
             self._condemned += going
             return SUCCESS
         self._condemned = going
+        self.loader.lock_owner = thread.lwp
         for each in going:
             thread.call_main(each, DETACH)
         for each in going:
             self.target.thread = thread
             self.target.tell_module(each, is_loaded=False)
             self.loader.drop(each)
-        self._condemned = None
+        self._condemned, self.loader.lock_owner = None, 0
         return SUCCESS
 
     def count(self, name: str, pins: bool) -> int:

@@ -41,11 +41,13 @@ WINE = Form("wine", (6, 1, 7601), graph=True, wine=True)
 
 
 class Offsets(NamedTuple):
-    """Where members are: of the PEB, PEB_LDR_DATA, LDR_DATA_TABLE_ENTRY and LDR_DDAG_NODE."""
+    """Where members are: of the PEB, RTL_CRITICAL_SECTION, PEB_LDR_DATA, LDR_DATA_TABLE_ENTRY and LDR_DDAG_NODE."""
 
     image_base: int
     ldr: int
     os_major: int
+    loader_lock: int
+    lock_owner: int
     heads: int
     shutdown: Optional[int]
     links: tuple[int, int, int]
@@ -74,6 +76,8 @@ WIDE = Offsets(
     image_base=0x10,
     ldr=0x18,
     os_major=0x118,
+    loader_lock=0x110,
+    lock_owner=0x10,
     heads=0x10,
     shutdown=0x48,
     links=(0, 0x10, 0x20),
@@ -101,6 +105,8 @@ NARROW = Offsets(
     image_base=8,
     ldr=0xC,
     os_major=0xA4,
+    loader_lock=0xA0,
+    lock_owner=0xC,
     heads=0xC,
     shutdown=0x28,
     links=(0, 8, 0x10),
@@ -186,6 +192,8 @@ class Loader:
         self.ring: Optional[list[Unloaded]] = None
         self.ring_slots = 16
         self.shutdown = False
+        #: The thread that owns the loader lock, 0 if none does; None leaves the lock away.
+        self.lock_owner: Optional[int] = None
         #: Whether its processor is an ARM64, whose structures are those of x64.
         self.arm64 = False
         #: Where the loader keeps what it knows of a module; one that comes again gets the same place.
@@ -483,6 +491,10 @@ class Process:
         memory.number(peb + at.os_major, 4, major)
         memory.number(peb + at.os_major + 4, 4, minor)
         memory.number(peb + at.os_major + 8, 2, build)
+        if loader.lock_owner is not None:
+            lock = heap.take(0x28)
+            memory.number(peb + at.loader_lock, word, lock)
+            memory.number(lock + at.lock_owner, word, loader.lock_owner)
         memory.number(ldr, 4, 0x28 if form.name == "xp" else 0x58 if wide else 0x30)
         memory.number(ldr + 4, 1, 1)
         if form.name != "xp":

@@ -33,13 +33,11 @@ def kinds(dll: Dll) -> list[DllHoldKind]:
     return [hold.kind for hold in dll.holds]
 
 
-def locked(made: Process, owner: int, offset: int = 0x110) -> Process:
-    """Give the loader lock an owner."""
-    lock = 0x3_1000_0000
-    made.memory.add(lock, 0x28)
-    made.memory.number(lock + 0x10, 8, owner)
-    made.memory.number(made.peb + offset, 8, lock)
-    return made
+def locked(form: Form, owner: int) -> Process:
+    """Give the loader lock an owner, and none in 0."""
+    loader = story(form)
+    loader.lock_owner = owner
+    return Process(loader)
 
 
 def put_flags(made: Process, name: str, flags: int) -> None:
@@ -54,7 +52,7 @@ def asked(folder: Path, made: Process, name: str) -> str:
 
 def test_an_exit_under_wine_shows_in_flags_and_the_lock(tmp_path: Path) -> None:
     """Wine's ntdll sets no ShutdownInProgress, and lowers no count."""
-    made = locked(process(WINE), 0x5BC)
+    made = locked(WINE, 0x5BC)
     put_flags(made, "libc.dll", 4)
     state = explain(tmp_path, made)
     assert (state.process_exiting, state.lock_owner) == (True, 0x5BC)
@@ -67,20 +65,20 @@ def test_an_exit_under_wine_shows_in_flags_and_the_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [4 | IN_PROGRESS, 4 | WINE_DONT_RESOLVE, 4 | ATTACHED])
 def test_no_exit_under_wine_while_all_are_attached(tmp_path: Path, flags: int) -> None:
-    made = locked(process(WINE), 0x5BC)
+    made = locked(WINE, 0x5BC)
     put_flags(made, "libc.dll", flags)
     assert explain(tmp_path, made).process_exiting is False
 
 
 @pytest.mark.parametrize(("owner", "exiting"), [(0, False), (None, None)])
 def test_no_exit_under_wine_without_the_lock(tmp_path: Path, owner: Optional[int], exiting: Optional[bool]) -> None:
-    made = process(WINE) if owner is None else locked(process(WINE), owner)
+    made = process(WINE) if owner is None else locked(WINE, owner)
     put_flags(made, "libc.dll", 4)
     assert explain(tmp_path, made).process_exiting is exiting
 
 
 def test_a_load_that_has_not_returned_under_wine(tmp_path: Path) -> None:
-    made = locked(process(WINE), 0x5BC)
+    made = locked(WINE, 0x5BC)
     put_flags(made, "liba.dll", 4 | IN_PROGRESS)
     state = explain(tmp_path, made)
     dll = find(state, "libA.dll")
@@ -96,7 +94,8 @@ def test_a_load_that_has_not_linked_its_import_under_wine(tmp_path: Path) -> Non
     for owner, kind in ((0x5BC, KINDS.LOADING), (0, KINDS.LOAD_COUNT)):
         loader = story(WINE)
         loader.initialized.remove(loader.known["libc.dll"])
-        made = locked(Process(loader), owner)
+        loader.lock_owner = owner
+        made = Process(loader)
         put_flags(made, "libc.dll", 4)
         assert kinds(find(explain(tmp_path, made), "libC.dll"))[0] is kind
 
@@ -148,6 +147,7 @@ def test_a_count_of_nothing_without_an_unload_is_a_contradiction(tmp_path: Path)
 def test_a_dll_that_is_being_unloaded_is_not_over_freed(tmp_path: Path, form: Form) -> None:
     loader = story(form)
     loader.known["liba.dll"].state, loader.known["liba.dll"].count = -1, 0
+    loader.lock_owner = 0x5BC
     made = Process(loader)
     if form is WIN7:
         for module in loader.loaded:

@@ -83,8 +83,9 @@ class Asked:
 
 
 def ask(folder: Path, form: Form, modules: Sequence[Module], loads: Sequence[str], **counts: int) -> Asked:
-    """Load DLLs, put other counts in the place of some, and read what is there."""
+    """Load DLLs, put other counts in the place of some, and read what is there while a FreeLibrary is at work."""
     loader = load(form, modules, loads)
+    loader.lock_owner = 0x5BC
     for name, count in counts.items():
         loader.known[f"{name}.dll"].count = count
     return Asked(folder, Process(loader))
@@ -254,7 +255,8 @@ def test_every_edge_of_the_closure_is_counted_down_once(tmp_path: Path, form: Fo
 
 @pytest.mark.parametrize("form", CLOSURES, ids=form_id)
 def test_imports_of_what_is_pinned_are_counted_down_all_the_same(tmp_path: Path, form: Form) -> None:
-    asked = ask(tmp_path, form, graph(a="b", b="c", c=""), ["a"], b=0xFFFF)
+    asked = ask(tmp_path, form, graph(a="b", b="c", c=""), ["a"])
+    asked.unit("b").count, asked.unit("b").pinned = 0xFFFF, True
     assert asked.freed("a") == "ac"
     assert asked.counts("b") == [0xFFFF]
 

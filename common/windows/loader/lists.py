@@ -56,6 +56,7 @@ FLAG_SHIM_DLL = 0x100
 FLAG_VERIFIER_PROVIDER = 0x400
 #: A LoadLibrary of it has not returned; the same bit since XP, and in Wine.
 FLAG_LOAD_IN_PROGRESS = 0x1000
+FLAG_UNLOAD_IN_PROGRESS_WIN7 = 0x2000
 FLAG_PROCESS_ATTACH_CALLED = 0x80000
 FLAG_COR_IMAGE = 0x400000
 FLAG_DONT_RESOLVE_WINE = 0x40000000
@@ -83,6 +84,9 @@ INIT_ERROR, SNAP_ERROR = -4, -3
 #: From Mapping to Initializing: a load that has not returned.
 LOADING = range(1, READY_TO_RUN)
 
+#: DLLs that the loader itself pins.
+CORE_DLLS = frozenset({"ntdll.dll", "kernel32.dll", "kernelbase.dll"})
+
 DYNAMIC_LOAD = 4
 LOAD_REASONS = {
     -1: "unknown",
@@ -104,11 +108,12 @@ _TEB32_SELF, _TEB32_PEB, _PEB32_LDR = 0x18, 0x30, 0xC
 #: Every process of 32-bit code on 64-bit Windows has loaded it, and no other.
 _WOW64_DLL = "wow64.dll"
 
-_LISTS = (
-    ("load", "InLoadOrderModuleList", "InLoadOrderLinks"),
-    ("memory", "InMemoryOrderModuleList", "InMemoryOrderLinks"),
-    ("initialization", "InInitializationOrderModuleList", "InInitializationOrderLinks"),
-)
+#: The three lists: the head of each, and the links in it.
+LISTS = {
+    "load": ("InLoadOrderModuleList", "InLoadOrderLinks"),
+    "memory": ("InMemoryOrderModuleList", "InMemoryOrderLinks"),
+    "initialization": ("InInitializationOrderModuleList", "InInitializationOrderLinks"),
+}
 #: Members of entries and nodes that are read if the version has them.
 ENTRY_FIELDS = (
     "Flags",
@@ -179,6 +184,7 @@ class LdrEntry:
         "base",
         "doubts",
         "entry_point",
+        "image_base",
         "name",
         "node",
         "orders",
@@ -193,6 +199,8 @@ class LdrEntry:
         self.record = record
         self.address = record.address
         self.base = record.get("DllBase") or 0
+        #: Where its image is: at another address than DllBase if what is mapped contradicts that.
+        self.image_base = self.base
         self.size = record.get("SizeOfImage") or 0
         self.timestamp = record.get("TimeDateStamp")
         self.entry_point = record.get("EntryPoint") or 0
@@ -304,29 +312,35 @@ class Loader:
         record = self.view("_PEB_LDR_DATA", ldr)
         shutdown = record.get("ShutdownInProgress")
         self.shutdown = None if shutdown is None else bool(shutdown)
-        members: dict[str, set[int]] = {}
-        for order, head_name, links_name in _LISTS:
-            members[order] = set()
+        for order, (head_name, links_name) in LISTS.items():
             for place, address in enumerate(self._walk(ldr, head_name, links_name, order)):
                 entry = self.entries.get(address)
                 if entry is None:
                     entry = self._read_entry(address)
                     self.entries[address] = entry
                 entry.orders[order] = place
-                members[order].add(address)
-        self._compare_lists(members)
-        image_base = self.view("_PEB", self.peb).get("ImageBaseAddress")
-        self.main = next((each for each in self.entries.values() if each.base and each.base == image_base), None)
+        self.main = self.find_main()
         if self.main is None and self.entries:
             self._add_problem("PEB", "no DLL of the loader's lies at its ImageBaseAddress: the program is not known")
+
+    def find_main(self) -> Optional[LdrEntry]:
+        """Find the entry of the program, whose image is at the PEB's ImageBaseAddress."""
+        image_base = self.view("_PEB", self.peb).get("ImageBaseAddress")
+        return next((each for each in self.entries.values() if each.image_base and each.image_base == image_base), None)
+
+    @property
+    def lock(self) -> Optional[StructView]:
+        """Return the loader lock, None if the PEB names none."""
+        if "_RTL_CRITICAL_SECTION" not in self.layouts.layouts:
+            return None
+        lock = self.view("_PEB", self.peb).get("LoaderLock")
+        return self.view("_RTL_CRITICAL_SECTION", lock) if lock else None
 
     @property
     def lock_owner(self) -> Optional[int]:
         """Return the id of the thread that owns the loader lock, 0 if none does, None if it cannot be read."""
-        if "_RTL_CRITICAL_SECTION" not in self.layouts.layouts:
-            return None
-        lock = self.view("_PEB", self.peb).get("LoaderLock")
-        return self.view("_RTL_CRITICAL_SECTION", lock).get("OwningThread") if lock else None
+        lock = self.lock
+        return lock.get("OwningThread") if lock else None
 
     def _ldr(self) -> int:
         field = self.layouts.require("_PEB").fields["Ldr"]
@@ -376,19 +390,6 @@ class Loader:
         except FaultError:
             return ""  # the module list can have it; else a search for a name is incomplete
         return found.text or "" if found.length <= found.maximum_length else ""
-
-    def _compare_lists(self, members: Mapping[str, set[int]]) -> None:
-        """Record where the lists disagree; the program, and DLLs still starting, are in no initialisation order."""
-        if not self.complete:
-            return
-        for order, other in (("load", "memory"), ("memory", "load"), ("initialization", "load")):
-            odd = sorted(members[order] - members[other])
-            if odd:
-                names = ", ".join(self.entries[each].name or f"{each:#x}" for each in odd[:3])
-                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-                self._add_problem(
-                    "the loader's lists disagree", f"in {order} order, but not in {other} order: {names}{more}"
-                )
 
     # -- the graph --------------------------------------------------------------------------------------------
 
@@ -533,10 +534,15 @@ class Loader:
         build = self.version.build
         wine = self._exports_wine()
         if self.has_nodes:
-            filled = any(node.count or node.state for node in self.nodes.values())
-            if not filled:
-                self.rule, why = LoaderRule.WINE, "the nodes of its graph hold neither counts nor states"
+            filled = [node for node in self.nodes.values() if node.count or node.state]
+            most = 2 * len(filled) - len(self.nodes)
+            # One node that is damaged does not make another loader of it.
+            if most < 0 or (most == 0 and wine):
+                which = "most of the nodes" if filled else "the nodes"
+                self.rule, why = LoaderRule.WINE, f"{which} of its graph hold neither counts nor states"
                 self.rule_reason = f"{why}{', and ntdll exports wine_get_version' if wine else ''}"
+                for node in filled:
+                    self._tell_filled(node)
             else:
                 also = " (although ntdll exports wine_get_version)" if wine else ""
                 self.rule, self.rule_reason = LoaderRule.WIN8, f"the nodes of its graph hold counts and states{also}"
@@ -556,6 +562,14 @@ class Loader:
             self.rule, self.rule_reason = LoaderRule.XP, f"build {build}, and its entries have no ForwarderLinks"
             return
         self.rule, self.rule_reason = LoaderRule.WIN7, "its entries point at no node of a graph"
+
+    def _tell_filled(self, node: DdagNode) -> None:
+        """Record that a node of Wine's holds a count or a state, which are not used."""
+        for name in ("LoadCount", "State"):
+            value, field = node.record.get(name), node.record.layout.fields[name]
+            if value:
+                where = f"{name} at {node.address + field.offset:#x} is {value:#x}"
+                self._add_problem(self._node_name(node), f"{where}, but that of most nodes is 0: it is not used")
 
     def read_exit(self) -> None:
         """Decide for Wine whether the process is exiting: its ntdll sets no ShutdownInProgress.

@@ -14,6 +14,7 @@ from ...errors import DlwhyError
 from ...graph import Search
 from ..model import LoaderRule
 from ..pe import find_image
+from .doubts import find_count_doubts
 from .lists import (
     FLAG_DONT_RESOLVE_WINE,
     FLAG_IMAGE_DLL,
@@ -105,6 +106,10 @@ class ImportGraph:
         #: Before Windows 8: entries whose imports could not be read, and entries that import through API sets.
         self.unread: set[int] = set()
         self.api_sets: set[int] = set()
+        #: Before Windows 8: units whose counts contradict those of their importers, each with the units of its import
+        #: cycle, and what loads of importers account for.
+        self.uneven: list[Sequence[int]] = []
+        self.due: dict[int, int] = {}
 
     def unit_of(self, entry: LdrEntry) -> LoadUnit:
         """Return the unit of an entry."""
@@ -182,16 +187,16 @@ def build_import_graph(loader: Loader) -> ImportGraph:
     """Build the units of a loader with their counts and edges."""
     if loader.rule is LoaderRule.WIN8:
         return _build_from_nodes(loader)
+    edges = _find_wine_edges(loader) if loader.rule is LoaderRule.WINE else _find_import_edges(loader)
+    find_count_doubts(loader, edges.children)
     units: dict[int, LoadUnit] = {}
     for entry in loader.in_load_order():
         count = entry.count16
         pinned = None if count is None else count == PINNED_16
-        units[entry.address] = LoadUnit(entry.address, (entry,), count, pinned)
+        unit = units[entry.address] = LoadUnit(entry.address, (entry,), count, pinned)
+        unit.children, unit.parents = edges.children[entry.address], edges.parents[entry.address]
     graph = ImportGraph(loader.rule, units, {address: address for address in units}, _spender(loader))
-    if loader.rule is LoaderRule.WINE:
-        _add_wine_edges(loader, graph)
-    else:
-        _add_import_edges(loader, graph)
+    graph.unread, graph.api_sets = edges.unread, edges.api_sets
     _find_own_counts(graph)
     return graph
 
@@ -230,45 +235,58 @@ def _build_from_nodes(loader: Loader) -> ImportGraph:
     return graph
 
 
-def _add_wine_edges(loader: Loader, graph: ImportGraph) -> None:
+class _Edges:
+    """The edges between entries, in both directions, and the entries whose imports are not, or not all, known."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.children: dict[int, list[int]] = {address: [] for address in loader.entries}
+        self.parents: dict[int, list[int]] = {address: [] for address in loader.entries}
+        self.unread: set[int] = set()
+        self.api_sets: set[int] = set()
+
+
+def _find_wine_edges(loader: Loader) -> _Edges:
+    edges = _Edges(loader)
     by_node = {entry.node.address: entry.address for entry in loader.entries.values() if entry.node}
-    for entry in loader.entries.values():
-        unit = graph.units[entry.address]
+    for address, entry in loader.entries.items():
         if entry.node is None:
-            graph.unread.add(entry.address)
+            edges.unread.add(address)
             continue
-        unit.children = [by_node[child] for child in entry.node.children or () if child in by_node]
-        unit.parents = [by_node[parent] for parent in entry.node.parents or () if parent in by_node]
+        edges.children[address] = [by_node[child] for child in entry.node.children or () if child in by_node]
+        edges.parents[address] = [by_node[parent] for parent in entry.node.parents or () if parent in by_node]
+    return edges
 
 
-def _add_import_edges(loader: Loader, graph: ImportGraph) -> None:
-    """Add the edges of the import tables.
+def _find_import_edges(loader: Loader) -> _Edges:
+    """Find the edges of the import tables.
 
     A descriptor whose first IAT slot is 0 was not bound and is skipped, as are API sets and DLLs that are not loaded.
     """
+    edges = _Edges(loader)
     by_name: dict[str, int] = {}
     for entry in loader.in_load_order():
         by_name.setdefault(entry.name.lower(), entry.address)
     budget = MAX_IMPORTS
     for entry in loader.in_load_order():
-        image = find_image(loader.memory, entry.base) if budget > 0 else None
+        image = find_image(loader.memory, entry.image_base) if budget > 0 else None
         if image is None:
-            graph.unread.add(entry.address)
+            edges.unread.add(entry.address)
             continue
         try:
             for imported in image.imports():
                 budget -= 1
                 name = imported.name.lower()
                 if name.startswith(("api-ms-win-", "ext-ms-")):
-                    graph.api_sets.add(entry.address)
+                    edges.api_sets.add(entry.address)
                     continue
                 target = by_name.get(name) or by_name.get(name + ".dll")
                 if target is not None and not imported.skipped:
-                    graph.units[entry.address].children.append(target)
-                    graph.units[target].parents.append(entry.address)
+                    edges.children[entry.address].append(target)
+                    edges.parents[target].append(entry.address)
         except DlwhyError:
             # What is unread is a problem, and the importers are then not all known.
-            graph.unread.add(entry.address)
+            edges.unread.add(entry.address)
+    return edges
 
 
 def _find_own_counts(graph: ImportGraph) -> None:
@@ -343,7 +361,11 @@ def _compute_shares(graph: ImportGraph) -> None:
         own = [count - loads * each for count, each in zip(counts, inner)]
         closure = _closure(graph, component[0])
         is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
-        if is_odd or not tainted.isdisjoint(component):
+        is_tainted = not tainted.isdisjoint(component)
+        if is_odd and not is_tainted and not any(unit.is_doubted or unit.count is None for unit in members):
+            graph.uneven.append(component)
+            graph.due.update((key, share[key]) for key in component)
+        if is_odd or is_tainted:
             tainted.update(closure)
             continue
         for unit, each in zip(members, own):

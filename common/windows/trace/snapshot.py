@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from ...trace.ledger import LibraryKey, LoadedNow
-from ..loader.lists import LdrEntry, Loader, find_entry_at
+from ..loader.lists import CORE_DLLS, LdrEntry, Loader, find_entry_at
 from ..loader.unload import ImportGraph, effective_count
-from ..state import CORE_DLLS, WindowsExamination
+from ..state import WindowsExamination
 from ..target import LiveWindowsTarget
 from .events import DllInstance
 
