@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..model import ThreadRef
+from ..model import LoaderInfo, Problem, TargetInfo, ThreadRef
 from ..windows.model import Dll, DllHold, DllHoldKind, HolderKind, LoaderRule, LoaderRules, LoadHolder
 from .document import Part, Sentence
-from .words import times
+from .words import layout_parts, problem_parts, times
 
 _PIN_REASONS = {
     "loader": "pinned by the loader at start",
@@ -45,12 +45,26 @@ REFUSALS = {
 }
 
 
-def dll_rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
+def _rule_parts(rules: Sequence[LoaderRules], verbose: bool) -> Iterator[Part]:
     """Yield the rule that the verdicts follow, unless it is the one of all current Windows versions."""
     for each in rules:
         if verbose or each.rule is not LoaderRule.WIN8:
             which = "The 32-bit loader: by" if each.loader == "wow64" else "By"
             yield Sentence(f"{which} the rules of {_RULES[each.rule]}; {each.reason}.")
+
+
+def dll_note_parts(
+    target: TargetInfo,
+    loader: LoaderInfo,
+    rules: Sequence[LoaderRules],
+    problems: Sequence[Problem],
+    verbose: bool,
+) -> Iterator[Part]:
+    """Yield what an answer about DLLs rests on, and what could not be read for it."""
+    if verbose:
+        yield from layout_parts(target, loader)
+    yield from _rule_parts(rules, verbose)
+    yield from problem_parts(problems)
 
 
 def dll_because(dll: Dll) -> str:

@@ -526,7 +526,7 @@ class DllRemedyDocument(TypedDict):
     steps: list[DllStepDocument]
 
 
-class DllRankedDocument(TypedDict):
+class DllPredictionDocument(TypedDict):
     library: DllReferenceDocument
     rule: str
     load_count: Optional[int]
@@ -545,27 +545,13 @@ class DllRankedDocument(TypedDict):
 
 class DllplanAllDocument(Envelope):
     rules: list[DllRuleDocument]
-    plans: list[DllRankedDocument]
+    plans: list[DllPredictionDocument]
 
 
-class DllplanDocument(Envelope):
+class DllplanDocument(Envelope, DllPredictionDocument):
     rules: list[DllRuleDocument]
-    library: DllReferenceDocument
-    rule: str
-    load_count: Optional[int]
-    loadlibrary_count: Optional[int]
-    load_count_after: Optional[int]
-    close_count: int
-    excess_closes: Optional[int]
-    outcome: Optional[str]
-    refusal: Optional[str]
-    unloads: Optional[list[DyingDllDocument]]
-    order_algorithm: Optional[str]
-    order_certain: bool
-    may_unload_more: Optional[list[str]]
     import_cycles: Optional[list[list[str]]]
     import_cycle_alternatives: Optional[list[ImportCycleAlternativeDocument]]
-    unload_bytes: Optional[int]
     kept: Optional[list[KeptDllDocument]]
     remedy: Optional[DllRemedyDocument]
     load_holders: Optional[list[LoadHolderDocument]]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Optional, Protocol, TypeVar
 
-from ..trace.events import Calls, LibraryTotals, Site
+from ..trace.events import Calls, EventHeader, LibraryTotals, Site
 from .document import Facts, Part, Sentence, Table
-from .fit import compact, cut, fit_table
+from .fit import compact, cut, fit_table, wrap_facts
 from .words import times
 
 #: How many rows a table has without -v.
@@ -16,6 +16,14 @@ SHOWN = 16
 NAMED = 4
 _NAME_WIDTH = 40
 _FUNCTION_WIDTH = 60
+
+
+class _AnyClose(Protocol):
+    @property
+    def header(self) -> EventHeader: ...
+
+
+_Close = TypeVar("_Close", bound=_AnyClose)
 
 
 def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbose: bool, place: int) -> Table:
@@ -28,6 +36,24 @@ def trace_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], verbos
         cells[place] = "-v shows them"
         shown.append(tuple(cells))
     return fit_table(titles, shown)
+
+
+def kept_parts(
+    title: str, rows: Sequence[tuple[str, int, str, _Close]], describe: Callable[[_Close], str], verbose: bool
+) -> Iterator[Part]:
+    """Yield what stayed at a last close: how often and why, and the latest such close of each.
+
+    :param title: what stands above the names.
+    :param rows: of each library its name, how often it stayed, why, and that close.
+    :param describe: returns a close in words.
+    """
+    if not rows:
+        return
+    cells = [(name, str(count), why, f"#{close.header.number}") for name, count, why, close in rows]
+    yield trace_table((title, "times", "because", "last at"), cells, verbose, 2)
+    closes = {close.header.number: close for *_, close in (rows if verbose else rows[:SHOWN])}
+    facts = [(f"#{number}", describe(closes[number])) for number in sorted(closes)]
+    yield wrap_facts(facts, whole_words=verbose)
 
 
 def short_name(name: str, verbose: bool = False) -> str:

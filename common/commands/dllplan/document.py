@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...render.json_types import (
         DllplanAllDocument,
         DllplanDocument,
-        DllRankedDocument,
+        DllPredictionDocument,
         DllRemedyDocument,
         DyingDllDocument,
     )
@@ -26,19 +26,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
     return {
         **envelope(command, plans.target, plans.loader),
         "rules": dll_rules(plans.rules),
-        "library": dll_reference(plan.library),
-        "rule": plan.rule.value,
-        "load_count": plan.load_count,
-        "loadlibrary_count": plan.loadlibrary_count,
-        "load_count_after": plan.load_count_after,
-        "close_count": plan.close_count,
-        "excess_closes": plan.excess_closes,
-        "outcome": plan.outcome.value,
-        "refusal": plan.refusal,
-        "unloads": _unloads(plan) if is_known else None,
-        "order_algorithm": plan.order_algorithm,
-        "order_certain": plan.order_certain,
-        "may_unload_more": list(plan.may_unload_more) if is_known else None,
+        **_prediction(plan),
         "import_cycles": [list(cycle) for cycle in plan.import_cycles] if is_known else None,
         "import_cycle_alternatives": [
             {"library": each.library, "would_unload": list(each.would_unload), "would_pin": list(each.would_pin)}
@@ -46,7 +34,6 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         ]
         if is_known
         else None,
-        "unload_bytes": _unload_bytes(plan),
         "kept": [kept_dll_document(dll) for dll in plan.kept] if is_known else None,
         "remedy": _remedy(plan),
         "load_holders": holder_documents(plan.holders),
@@ -59,12 +46,12 @@ def dll_ranking_document(command: str, ranking: DllRanking) -> DllplanAllDocumen
     return {
         **envelope(command, ranking.target, ranking.loader),
         "rules": dll_rules(ranking.rules),
-        "plans": [_ranked(plan) for plan in ranking.plans],
+        "plans": [_prediction(plan) for plan in ranking.plans],
         "problems": problem_documents(ranking.problems),
     }
 
 
-def _ranked(plan: DllPlan) -> DllRankedDocument:
+def _prediction(plan: DllPlan) -> DllPredictionDocument:
     is_known = plan.outcome is not Outcome.UNKNOWN
     return {
         "library": dll_reference(plan.library),

@@ -13,13 +13,13 @@ from ...render.dll_words import (
     count_words,
     dll_because,
     dll_names,
+    dll_note_parts,
     dll_reason,
-    dll_rule_parts,
     load_remedy,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import join, layout_parts, problem_parts, size_words, times
+from ...render.words import join, size_words, times
 from ...windows.model import DllHoldKind, DllPlan, DllPlans, DllRanking, ImportCycleAlternative, LoaderRule
 
 _OUTCOMES = {
@@ -38,11 +38,7 @@ _ORDERS = {
 def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
     """Build the text of a plan."""
     plan = plans.plan
-    notes: list[Part] = []
-    if verbose:
-        notes += layout_parts(plans.target, plans.loader)
-    notes += dll_rule_parts(plans.rules, verbose)
-    notes += problem_parts(plans.problems)
+    notes = dll_note_parts(plans.target, plans.loader, plans.rules, plans.problems, verbose)
     warnings = [Sentence(load_remedy(plan.library.name, holder)) for holder in plan.holders or ()]
     ending = _plan_remedy(plan)
     return Document((*_plan_parts(plan, verbose), *notes, *warnings, *([Sentence(ending)] if ending else [])))
@@ -50,11 +46,7 @@ def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
 
 def dll_ranking_view(ranking: DllRanking, verbose: bool) -> Document:
     """Build the text of a ranking: a row for each DLL that LoadLibrary has loaded."""
-    notes: list[Part] = []
-    if verbose:
-        notes += layout_parts(ranking.target, ranking.loader)
-    notes += dll_rule_parts(ranking.rules, verbose)
-    notes += problem_parts(ranking.problems)
+    notes = dll_note_parts(ranking.target, ranking.loader, ranking.rules, ranking.problems, verbose)
     ending = [Sentence(_OWN_LOADS)] if ranking.plans else []
     return Document((*_ranking_parts(ranking), *notes, *ending))
 

@@ -11,15 +11,15 @@ from ...render.dll_words import (
     count_words,
     dll_because,
     dll_names,
+    dll_note_parts,
     dll_reason,
-    dll_rule_parts,
     foreign_loads,
     load_remedy,
     load_words,
     permanent_words,
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
-from ...render.words import format_value, join, layout_parts, problem_parts, times
+from ...render.words import format_value, join, times
 from ...windows.model import Dll, DllHoldKind, DllState
 
 _SHOWN_REASONS = 3
@@ -38,11 +38,7 @@ _UNLOADING = {
 
 def dll_state_view(state: DllState, verbose: bool) -> Document:
     """Build the text of a state: one DLL in detail, or several in a table."""
-    notes: list[Part] = []
-    if verbose:
-        notes += layout_parts(state.target, state.loader)
-    notes += dll_rule_parts(state.rules, verbose)
-    notes += problem_parts(state.problems)
+    notes = [*dll_note_parts(state.target, state.loader, state.rules, state.problems, verbose)]
     if state.process_exiting:
         notes.append(Sentence("The process is exiting: FreeLibrary does nothing any more."))
     if len(state.dlls) == 1 and state.asked is not None:

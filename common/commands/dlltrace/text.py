@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from ...counts import quantity
 from ...model import Outcome
-from ...render.dll_words import REFUSALS, dll_because, dll_rule_parts
+from ...render.dll_words import REFUSALS, dll_because, dll_note_parts
 from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
 from ...render.trace_words import (
     SHOWN,
     call_parts,
     count_words,
+    kept_parts,
     left_words,
     never_closed,
     short_name,
@@ -20,7 +21,7 @@ from ...render.trace_words import (
     total,
     trace_table,
 )
-from ...render.words import join, layout_parts, problem_parts
+from ...render.words import join, problem_parts
 from ...trace.events import LibraryTotals
 from ...windows.trace.events import DllClose, DllOpen, DllPin, DllTrace, KeptDll
 
@@ -41,10 +42,7 @@ def dll_trace_view(trace: DllTrace, verbose: bool) -> Document:
     parts += _failure_parts(trace.opens_failed, verbose)
     parts += _pin_parts(trace.pins, verbose)
     parts += _mismatch_parts(trace.closes_mispredicted, verbose)
-    if verbose:
-        parts += layout_parts(trace.target, trace.loader)
-    parts += dll_rule_parts(trace.rules, verbose)
-    parts += problem_parts(trace.problems)
+    parts += dll_note_parts(trace.target, trace.loader, trace.rules, trace.problems, verbose)
     unpinned = [each for each in trace.library_totals if not each.pinned_now]
     parts += never_closed(unpinned, "loaded", "freed", verbose)
     return Document(tuple(parts))
@@ -85,16 +83,8 @@ def _facts(trace: DllTrace) -> Iterator[tuple[str, str]]:
 
 
 def _kept_parts(kept: Sequence[KeptDll], verbose: bool) -> Iterator[Part]:
-    if not kept:
-        return
-    rows = [
-        (each.dll.name, str(each.times_kept), dll_because(each.dll), f"#{each.last_event.header.number}")
-        for each in kept
-    ]
-    yield trace_table(("freed, but stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.last_event.header.number: each.last_event for each in (kept if verbose else kept[:SHOWN])}
-    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
-    yield wrap_facts(facts, whole_words=verbose)
+    rows = [(each.dll.name, each.times_kept, dll_because(each.dll), each.last_event) for each in kept]
+    return kept_parts("freed, but stayed", rows, lambda close: _close_words(close, verbose), verbose)
 
 
 def _close_words(close: DllClose, verbose: bool) -> str:

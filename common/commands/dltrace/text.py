@@ -18,6 +18,7 @@ from ...render.trace_words import (
     SHOWN,
     call_parts,
     count_words,
+    kept_parts,
     left_words,
     never_closed,
     short_name,
@@ -154,16 +155,8 @@ def _names(names: Sequence[str], verbose: bool = False) -> str:
 
 
 def _kept_parts(kept: Sequence[KeptLibrary], verbose: bool) -> Iterator[Part]:
-    if not kept:
-        return
-    rows = [
-        (each.library.name, str(each.times_kept), because(each.library), f"#{each.last_event.header.number}")
-        for each in kept
-    ]
-    yield trace_table(("stayed", "times", "because", "last at"), rows, verbose, 2)
-    closes = {each.last_event.header.number: each.last_event for each in (kept if verbose else kept[:SHOWN])}
-    facts = [(f"#{number}", _close_words(closes[number], verbose)) for number in sorted(closes)]
-    yield wrap_facts(facts, whole_words=verbose)
+    rows = [(each.library.name, each.times_kept, because(each.library), each.last_event) for each in kept]
+    return kept_parts("stayed", rows, lambda close: _close_words(close, verbose), verbose)
 
 
 def _close_words(close: Close, verbose: bool) -> str:
