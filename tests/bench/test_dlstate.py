@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dlwhy.tests.support.many import build, running
+from dlwhy.tests.support.many import build, loaded_program
 
 HERE = Path(__file__).resolve().parent
 ENTRY_SCRIPT = HERE.parent.parent / "gdb_ext" / "dlwhy_gdb.py"
@@ -44,7 +44,7 @@ def gdb(pid: int, *commands: str) -> tuple[Figures, str]:
 
 @pytest.mark.parametrize("libraries", [50, 300, 1000])
 def test_reading_and_marking(program: Path, libraries: int) -> None:
-    with running(program, libraries) as pid:
+    with loaded_program(program, libraries) as pid:
         _, output = gdb(pid, f"source {ENTRY_SCRIPT}", f"source {HERE / 'measure_graph.py'}")
     line = next(line for line in output.splitlines() if line.startswith("MEASURED "))
     figures = json.loads(line[len("MEASURED ") :])
@@ -55,7 +55,7 @@ def test_reading_and_marking(program: Path, libraries: int) -> None:
 def test_dlstate_beside_info_sharedlibrary(program: Path) -> None:
     plain, loaded, asked = [], [], []
     load = f"source {ENTRY_SCRIPT}"
-    with running(program, 300) as pid:
+    with loaded_program(program, 300) as pid:
         for _ in range(ROUNDS):
             plain.append(gdb(pid, "info sharedlibrary")[0])
             loaded.append(gdb(pid, load, "info sharedlibrary")[0])

@@ -19,7 +19,7 @@ from dlwhy.common.api import Examination
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
-from dlwhy.tests.support.many import build, running
+from dlwhy.tests.support.many import build, loaded_program
 
 #: The system's Python, which gdb embeds too: another one, built without its optimisations, takes a third more.
 PYTHON = shutil.which("python3", path="/usr/bin") or sys.executable
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.bench
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Run a program with 300 libraries."""
-    with running(build("many", tmp_path_factory.mktemp("many")), LIBRARIES) as pid:
+    with loaded_program(build("many", tmp_path_factory.mktemp("many")), LIBRARIES) as pid:
         yield pid
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dlwhy.tests.hosts.debuggers import Hosts
 from dlwhy.tests.hosts.runs import Runs
 
 
@@ -23,6 +24,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("runs")
     yield Runs(folder)
     delete_cores(folder)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Return the hosts; the debuggers find libc6-dbg."""
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from dlwhy.tests.hosts.gdbrun import (
     run_environment,
 )
 from dlwhy.tests.hosts.scenario import Fixture, Run, fixtures
+from dlwhy.tests.support.children import output_of
 
 TIMEOUT = 120
 PT_LOAD, PT_NOTE, NT_FILE = 1, 4, 0x46494C45
@@ -249,20 +250,9 @@ def run_emulated(
     # The socket is given by its name alone: its path may have 107 characters at most.
     command_line = architecture.command(sysroot, program, "-g", SOCKET)
     with waiting_for_gdb(command_line, environment_of(run, folder, FIXTURE_WITNESS="1"), out):
-        done = subprocess.run(
-            words,
-            cwd=out,
-            env=clean_environment({}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="surrogateescape",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        output = output_of(words, out)
     stops = tuple(stop for stop in fixture.stops if (out / f"{stop}.json").exists())
-    output = done.stdout + (out / "program.log").read_text(encoding="utf-8", errors="surrogateescape")
+    output += (out / "program.log").read_text(encoding="utf-8", errors="surrogateescape")
     return Answers(out, stops, {stop: read_document(out / f"{stop}.json") for stop in stops}, output)
 
 

@@ -23,14 +23,6 @@ PLANS = "dlplan --all --json"
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Return the hosts; the debuggers find libc6-dbg."""
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def hosts_without_debug_info(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """Return the hosts; the debuggers find no debug information of the system's."""
     made = Hosts(tmp_path_factory.mktemp("hosts"), debug_info=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -110,14 +109,6 @@ def native_plans(name: str, run: str) -> dict[int, Plans]:
 
 
 # i386, on this machine
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Return the debuggers and the shell."""
-    made = Hosts(tmp_path_factory.mktemp("architectures"))
-    yield made
-    made.close()
 
 
 def compare_all(fixture: Fixture, run: str, stop: int, replies: dict[str, Reply], what: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -11,7 +9,7 @@ import pytest
 from dlwhy.tests.hosts.comparing import compare
 from dlwhy.tests.hosts.cores import as_kernel
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Reply, Subject, ask_shell
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running
 from dlwhy.tests.synth.process import compile_file
 
 PROGRAM = """
@@ -28,28 +26,15 @@ int main(void) {
 """
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
 @pytest.fixture(scope="module", params=["-no-pie", "-pie"])
 def cores(request: pytest.FixtureRequest, hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the core with headers and the one without, beside their program."""
     folder = tmp_path_factory.mktemp("headerless")
     compile_file(folder, "program", PROGRAM, request.param, language="c")
     whole, lacking = folder / "whole.core", folder / "lacking.core"
-    command = [str(folder / "program")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment({})) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            smaps = Path(f"/proc/{process.pid}/smaps").read_text(encoding="utf-8")
-            hosts.ask(GDB, Subject(pid=process.pid), (), whole)
-        finally:
-            process.kill()
+    with running([folder / "program"]) as process:
+        smaps = Path(f"/proc/{process.pid}/smaps").read_text(encoding="utf-8")
+        hosts.ask(GDB, Subject(pid=process.pid), (), whole)
     assert as_kernel(whole, smaps, lacking, headers=False) > 3
     return whole, lacking
 

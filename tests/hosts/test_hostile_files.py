@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts.comparing import compare
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
-from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.hosts.scenario import Json
+from dlwhy.tests.support.children import running
 from dlwhy.tests.synth.process import compile_file
 
 SECONDS = 60.0
@@ -65,24 +64,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
 @contextmanager
-def running(folder: Path, *words: str) -> Iterator[int]:
-    """Run the program until it is ready, and end it afterwards."""
-    command = [str(folder / "program"), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment({})) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process.pid
-        finally:
-            process.kill()
+def ready(folder: Path, *words: str) -> Iterator[int]:
+    """Run the program until it is ready."""
+    with running([folder / "program", *words]) as process:
+        yield process.pid
 
 
 def destructors(answer: Json) -> list[str | None]:
@@ -116,7 +102,7 @@ def test_what_a_process_names_is_not_read(hosts: Hosts, folder: Path, tmp_path: 
     waits = named in ("fifo", "/proc/kmsg")
     asked = (SHELL,) if waits else (SHELL, GDB)
     try:
-        with running(folder, str(folder), "./libowed.so", name) as pid:
+        with ready(folder, str(folder), "./libowed.so", name) as pid:
             library = os.path.basename(name) or "/"
             for host, names in ask(hosts, Subject(pid=pid), library, asked).items():
                 # By /proc/PID/map_files, which not everyone may read, the file is the one that is mapped.
@@ -138,7 +124,7 @@ def test_what_a_core_says_that_it_maps_is_not_read(hosts: Hosts, folder: Path, t
     """NT_FILE names what can be read instead of pages that are not in the core."""
     core = tmp_path / "gdb.core"
     library = str(folder / "libowed.so")
-    with running(folder, str(folder), library) as pid:
+    with ready(folder, str(folder), library) as pid:
         hosts.ask(GDB, Subject(pid=pid), (), core)
     content = core.read_bytes()
     start = content.index(NT_FILE)
@@ -162,7 +148,7 @@ def test_a_relative_name_is_that_of_the_process(
     monkeypatch.chdir(tmp_path)
     os.mkfifo(tmp_path / "libhere.so")
     core = theirs / "gdb.core"  # LLDB looks beside it
-    with running(folder, str(theirs), "./libhere.so") as pid:
+    with ready(folder, str(theirs), "./libhere.so") as pid:
         for host, names in ask(hosts, Subject(pid=pid), "libhere.so").items():
             assert names == ["exported", "local"], host
         hosts.ask(GDB, Subject(pid=pid), (), core)

@@ -6,7 +6,6 @@ The names are those of TLS destructors: the answer shows them, live and on a cor
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts.comparing import compare
 from dlwhy.tests.hosts.debuggers import GDB, HOSTS, SHELL, Hosts, Subject
-from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.hosts.scenario import Json
+from dlwhy.tests.support.children import running
 from dlwhy.tests.synth.names import doubling_cxx
 from dlwhy.tests.synth.process import compile_file
 from dlwhy.tests.trace.attached import document_in
@@ -77,24 +76,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
 @contextmanager
-def running(folder: Path) -> Iterator[int]:
-    """Run the program until it is ready, and end it afterwards."""
-    words = [str(folder / "program"), str(folder / "libevil.so"), "1", "wait"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=clean_environment({})) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process.pid
-        finally:
-            process.kill()
+def ready(folder: Path) -> Iterator[int]:
+    """Run the program until it is ready."""
+    with running([folder / "program", folder / "libevil.so", "1", "wait"]) as process:
+        yield process.pid
 
 
 def check(answer: Json) -> None:
@@ -108,7 +94,7 @@ def check(answer: Json) -> None:
 def test_every_host_answers_in_time_and_alike(hosts: Hosts, folder: Path, tmp_path: Path) -> None:
     core = tmp_path / "gdb.core"
     found = []
-    with running(folder) as pid:
+    with ready(folder) as pid:
         for subject in (Subject(pid=pid), Subject(core=core)):
             if subject.core:
                 hosts.ask(GDB, Subject(pid=pid), (), core)

@@ -21,6 +21,7 @@ from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
 from dlwhy.tests.hosts.scenario import Json
 from dlwhy.tests.hosts.typed import ask
 from dlwhy.tests.schema import VALIDATOR
+from dlwhy.tests.support.children import running
 from dlwhy.tests.trace.attached import comparable, document_in
 
 HERE = Path(__file__).resolve().parent
@@ -66,15 +67,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 @pytest.fixture(scope="module")
 def process(program: Program) -> Iterator[int]:
     """Let the program run until it waits."""
-    words = [str(program.path), *program.arguments]
-    environment = clean_environment({"WAIT": "1"})
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == b"ready\n"
-        try:
-            yield running.pid
-        finally:
-            running.kill()
+    with running([program.path, *program.arguments], {"WAIT": "1"}) as child:
+        yield child.pid
 
 
 @pytest.fixture(scope="module")

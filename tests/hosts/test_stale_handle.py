@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.synth.process import compile_file
-from dlwhy.tests.trace.debugging import DEBUGGERS, debug
+from dlwhy.tests.trace.debugging import debug
 
 PROGRAM = """
 #include <dlfcn.h>

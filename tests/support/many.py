@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dlwhy.tests.support.children import running
+
 #: Programs that open many libraries.
 SOURCES = Path(__file__).resolve().parents[1] / "bench"
 
@@ -24,13 +26,7 @@ def build(name: str, folder: Path) -> Path:
 
 
 @contextmanager
-def running(program: Path, libraries: int) -> Iterator[int]:
+def loaded_program(program: Path, libraries: int) -> Iterator[int]:
     """Run the program until it has loaded so many libraries; gives its process id."""
-    command = [str(program), str(program.parent), str(libraries)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield process.pid
-        finally:
-            process.kill()
+    with running([program, program.parent, str(libraries)]) as process:
+        yield process.pid

@@ -6,7 +6,7 @@ must not be.  Some values are no nonsense: another process has them, and no read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from dlwhy.common.model import Problem
@@ -50,6 +50,48 @@ class Outcome(NamedTuple):
     def is_nothing(self) -> bool:
         """Tell whether the answer is as before."""
         return not (self.own or self.others or self.told)
+
+
+class Tally:
+    """What the mutants of one process did, by their names."""
+
+    def __init__(self, before: Verdicts, idle: Collection[str]) -> None:
+        """Begin with nothing.
+
+        :param idle: the members that no answer depends on.
+        """
+        self._idle_members = idle
+        self._others = len(before) - 1
+        self._mutants = self._lost = 0
+        self._silent: list[str] = []
+        self._idle: list[str] = []
+
+    def lose_all(self) -> None:
+        """Count a mutant of which there is no answer."""
+        self._mutants += 1
+        self._lost += self._others
+
+    def add(self, mutant: Mutant, owner: str, outcome: Outcome, *, is_sound: bool, kin: Collection[int] = ()) -> None:
+        """Count a mutant.
+
+        :param is_sound: another process has this very state.
+        :param kin: those that share what was changed with the owner.
+        """
+        name = f"{owner} {mutant.member}={mutant.value:#x}"
+        self._mutants += 1
+        self._lost += sum(each not in kin for each in outcome.others)
+        if outcome.is_silent and not is_sound:
+            self._silent.append(name)
+        if mutant.member in self._idle_members and not outcome.is_nothing:
+            self._idle.append(name)
+
+    def check(self) -> None:
+        """Assert that none was silent, and that at most one of a hundred verdicts on others was lost."""
+        most = self._mutants * self._others / 100
+        print(f"\n{self._mutants} mutants, {self._lost / most:.2f} % of the others' verdicts lost")
+        assert self._silent == []
+        assert self._idle == []
+        assert self._lost <= most
 
 
 def compare(

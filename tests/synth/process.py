@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running
 
 RPATH = "-Wl,-rpath,$ORIGIN"
 
@@ -27,20 +27,9 @@ def dump(
     program: Path, core: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Path:
     """Run a program until it prints "ready", write its core, end it."""
-    with subprocess.Popen(
-        [str(program), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_environment(environment or {}),
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", f"{program} did not get ready"
-            words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-solib-add off"]
-            words += ["-p", str(process.pid), "-ex", f"generate-core-file {core}"]
-            done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-            assert core.exists(), done.stdout + done.stderr
-        finally:
-            process.kill()
+    with running([program, *arguments], environment or {}) as process:
+        words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-solib-add off"]
+        words += ["-p", str(process.pid), "-ex", f"generate-core-file {core}"]
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert core.exists(), done.stdout + done.stderr
     return core

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlwhy.tests.hosts import lldbs
-from dlwhy.tests.hosts.debuggers import GDB, HOSTS, LLDB_SCRIPT, SHELL
-from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.typed import debugger_words
+from dlwhy.tests.support.children import output_of
 from dlwhy.tests.trace.attached import Traced, document_in
-
-DEBUGGERS = [host for host in HOSTS if host != SHELL]
 
 
 def debug(host: str, folder: Path, program: Path, commands: list[str], arguments: str = "", **variables: str) -> Traced:
     """Run a program in a debugger from main on, and give these commands."""
     folder.mkdir(parents=True, exist_ok=True)
     if host == GDB:
-        words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load safe-path /"]
-        words += ["-iex", "set pagination off", "-x", str(SCRIPT), str(program)]
-        flag, environment = "-ex", {}
         given = [f"set environment {name} {value}" for name, value in variables.items()]
         before = ["set startup-with-shell off", *given, f"set args {arguments}", "break main", "run"]
     else:
-        lldb = lldbs.get(host.rpartition("-")[2])
-        words = [*lldb.command, "--no-lldbinit", "--batch", str(program)]
-        flag, environment = "-o", dict(lldb.environment)
         given = [f"settings set target.env-vars {name}={value}" for name, value in variables.items()]
-        before = [f'command script import "{LLDB_SCRIPT}"', *given, "breakpoint set -n main", "run"]
         if arguments:
-            before.insert(1, f"settings set -- target.run-args {arguments}")
-    for command in [*before, *commands]:
-        words += [flag, command.replace("$LOG", str(folder / "log.jsonl"))]
-    run = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        cwd=folder,
-        check=False,
-        env=clean_environment(environment),
-        timeout=120,
-    )
-    assert "Traceback" not in run.stdout, run.stdout
-    return Traced(folder, run.stdout)
+            given.append(f"settings set -- target.run-args {arguments}")
+        before = [*given, "breakpoint set -n main", "run"]
+    given = [command.replace("$LOG", str(folder / "log.jsonl")) for command in commands]
+    words, environment = debugger_words(host, [*before, *given], program)
+    output = output_of(words, folder, environment)
+    assert "Traceback" not in output, output
+    return Traced(folder, output)
 
 
 HERE = Path(__file__).resolve().parent

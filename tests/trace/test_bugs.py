@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.trace.debugging import DEBUGGERS, run
+from dlwhy.tests.hosts.typed import DEBUGGERS
+from dlwhy.tests.trace.debugging import run
 
 #: What is run within the debugger: a method raises at some of its calls.
 BREAK = """

@@ -15,8 +15,8 @@ from dlwhy.common.linux.loader import incremental_tls
 from dlwhy.common.linux.loader.incremental import IncrementalGraphReader
 from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.state.verdict import GlibcExamination
-from dlwhy.tests.hosts.gdbrun import clean_environment
 from dlwhy.tests.plan.sessions import look
+from dlwhy.tests.support.children import running, tell
 
 SOURCE = Path(__file__).resolve().parent / "debtors.c"
 LIBRARY = "int destroyed; void destroy(void *object) { destroyed += object != 0; }\n"
@@ -35,11 +35,7 @@ class Debtors:
 
     def do(self, line: str) -> None:
         """Let the program do something."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n", line
+        assert tell(self._process, f"{line}\n") == "done", line
 
     def follow(self) -> None:
         """Read the process as a trace does at an event."""
@@ -68,16 +64,7 @@ def debtors(folder: Path) -> Iterator[Debtors]:
     for name in NAMES:
         words = ["gcc", "-shared", "-fPIC", "-xc", "-", "-o", name]
         subprocess.run(words, cwd=folder, check=True, input=LIBRARY, text=True)
-    with subprocess.Popen(
-        ["./debtors"],
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_environment({}),
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    with running(["./debtors"], folder=folder) as process:
         made = Debtors(process)
         try:
             for name in NAMES:
@@ -85,7 +72,6 @@ def debtors(folder: Path) -> Iterator[Debtors]:
             yield made
         finally:
             made.target.close()
-            process.kill()
 
 
 @pytest.fixture

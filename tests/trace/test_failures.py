@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from dlwhy.common.linux.trace.failures import ERRNO_TEXTS
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, debug
+from dlwhy.tests.hosts.typed import DEBUGGERS
+from dlwhy.tests.trace.debugging import HERE, debug
 
 
 @pytest.fixture(scope="module")

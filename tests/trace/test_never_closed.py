@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.trace.debugging import DEBUGGERS, debug
+from dlwhy.tests.hosts.typed import DEBUGGERS
+from dlwhy.tests.trace.debugging import debug
 
 HOST = """
 #include <dlfcn.h>

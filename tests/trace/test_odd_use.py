@@ -8,8 +8,9 @@ import pytest
 from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, debug, run
+from dlwhy.tests.trace.debugging import debug, run
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

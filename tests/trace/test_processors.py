@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from dlwhy.tests.hosts.crossbuild import EMULATED, I386, SOCKET, Architecture, require, sysroot_of, waiting_for_gdb
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.hosts.gdbrun import SCRIPT
+from dlwhy.tests.hosts.typed import DEBUGGERS
+from dlwhy.tests.support.children import output_of
 from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, run
+from dlwhy.tests.trace.debugging import HERE, run
 
 SYSTEMS = [pytest.param(each, suite, id=f"{each.name}-{suite}") for each in EMULATED for suite in each.suites]
 
@@ -95,15 +97,5 @@ def trace_emulated(architecture: Architecture, suite: str, program: Path, what: 
         words += ["-ex", command]
     emulated = architecture.command(sysroot, program, "-g", SOCKET)
     with waiting_for_gdb([*emulated, what, str(program.parent / "libother.so")], dict(os.environ), folder):
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            env=clean_environment({}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    return Traced(folder, done.stdout, document_in(done.stdout))
+        output = output_of(words, folder)
+    return Traced(folder, output, document_in(output))

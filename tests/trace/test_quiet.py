@@ -15,8 +15,9 @@ from dlwhy.tests.hosts import lldbs
 from dlwhy.tests.hosts.debuggers import GDB, LLDB_NEW, LLDB_OLD, LLDB_SCRIPT
 from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
 from dlwhy.tests.hosts.scenario import Json
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, run
+from dlwhy.tests.trace.debugging import run
 from dlwhy.tests.trace.terminal import Terminal, terminal, wait_until
 
 GDB_WORDS = ["gdb", "-nx", "-q", "-x", str(SCRIPT)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, run
+from dlwhy.tests.trace.debugging import run
 
 
 @pytest.mark.parametrize("host", DEBUGGERS)

@@ -10,10 +10,11 @@ import pytest
 from dlwhy.tests.hosts.build import build
 from dlwhy.tests.hosts.debuggers import GDB
 from dlwhy.tests.hosts.scenario import fixtures
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.schema import SCHEMA, VALIDATOR
 from dlwhy.tests.support.naming import names_of
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, debug
+from dlwhy.tests.trace.debugging import debug
 
 from .attached import comparable
 

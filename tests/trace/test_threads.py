@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.typed import DEBUGGERS
 from dlwhy.tests.trace.attached import Traced, document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, debug
+from dlwhy.tests.trace.debugging import HERE, debug
 
 NAMES = ("liba.so", "libb.so", "libc1.so", "libx.so")
 THREADS = 8

@@ -6,11 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dlwhy.tests.hosts import lldbs
-from dlwhy.tests.hosts.debuggers import GDB, LLDB_SCRIPT
-from dlwhy.tests.hosts.gdbrun import SCRIPT, clean_environment
+from dlwhy.tests.hosts.debuggers import GDB
+from dlwhy.tests.hosts.typed import DEBUGGERS, debugger_words
+from dlwhy.tests.support.children import output_of
 from dlwhy.tests.trace.attached import document_in
-from dlwhy.tests.trace.debugging import DEBUGGERS
 
 PROGRAM = """
 #include <dlfcn.h>
@@ -29,30 +28,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def debug(host: str, program: Path, commands: list[str]) -> str:
     """Give commands to a debugger that has not started the program."""
-    if host == GDB:
-        words = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load safe-path /"]
-        words += ["-x", str(SCRIPT), str(program)]
-        flag, environment = "-ex", {}
-        commands = ["set startup-with-shell off", *commands]
-    else:
-        lldb = lldbs.get(host.rpartition("-")[2])
-        words = [*lldb.command, "--no-lldbinit", "--batch", str(program)]
-        flag, environment = "-o", dict(lldb.environment)
-        commands = [f'command script import "{LLDB_SCRIPT}"', *commands]
-    for command in commands:
-        words += [flag, command]
-    done = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env=clean_environment(environment),
-        timeout=120,
-    )
-    assert "Traceback" not in done.stdout, done.stdout
-    return done.stdout
+    before = ["set startup-with-shell off"] if host == GDB else []
+    words, environment = debugger_words(host, [*before, *commands], program)
+    output = output_of(words, program.parent, environment)
+    assert "Traceback" not in output, output
+    return output
 
 
 def judge(output: str) -> None:

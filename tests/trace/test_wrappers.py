@@ -9,7 +9,8 @@ import pytest
 from dlwhy.common.linux.trace.wrappers import only_wraps
 from dlwhy.common.trace.events import Site
 from dlwhy.tests.hosts.debuggers import GDB
-from dlwhy.tests.trace.debugging import DEBUGGERS, HERE, debug
+from dlwhy.tests.hosts.typed import DEBUGGERS
+from dlwhy.tests.trace.debugging import HERE, debug
 
 LIBRARIES = {
     "libplug.so": "LIBPLUG",

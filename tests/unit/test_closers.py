@@ -13,7 +13,7 @@ import dlwhy
 import pytest
 from dlwhy.common.linux.plan_model import Closer, ClosingWay, Plan
 from dlwhy.common.linux.state import closers
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running, tell
 from dlwhy.tests.synth.process import compile_file
 
 WRAP = """
@@ -194,27 +194,15 @@ def build(folder: Path, case: Case, *more: str) -> Path:
 
 @contextmanager
 def planned(program: Path, plugin: Path) -> Iterator[tuple[Plan, subprocess.Popen[str]]]:
-    words = [str(program), str(plugin), str(plugin.parent / "libother.so")]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment({})
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            with dlwhy.open(process.pid) as examined:
-                (plan,) = examined.plan("libplugin.so").plans
-            yield plan, process
-        finally:
-            process.kill()
+    with running([program, plugin, plugin.parent / "libother.so"]) as process:
+        with dlwhy.open(process.pid) as examined:
+            (plan,) = examined.plan("libplugin.so").plans
+        yield plan, process
 
 
 def close(process: subprocess.Popen[str]) -> str:
     """Let it close the plugin; return what became of the library that the plugin had opened."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("x")
-    process.stdin.flush()
-    return process.stdout.readline().strip()
+    return tell(process, "x")
 
 
 @pytest.mark.parametrize("name", CASES)

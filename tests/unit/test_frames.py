@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from dlwhy.common.linux.loader.frames import ends_with_call
 from dlwhy.common.linux.plan_model import Plan
 from dlwhy.tests.fakes import I386, S390X, X86_64
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running
 from dlwhy.tests.synth.process import compile_file, dump
 
 PLUGIN = """
@@ -75,16 +74,10 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def running(program: Path) -> Iterator[int]:
+def pid(program: Path) -> Iterator[int]:
     """Run the program with all threads."""
-    words = [str(program), *WAITING, "spinning"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=clean_environment({})) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield process.pid
-        finally:
-            process.kill()
+    with running([program, *WAITING, "spinning"]) as process:
+        yield process.pid
 
 
 def inside(plan: Plan) -> Mapping[str, bool]:
@@ -93,8 +86,8 @@ def inside(plan: Plan) -> Mapping[str, bool]:
     return {each.thread.name or "": each.certain for each in plan.threads_inside}
 
 
-def test_a_running_process_is_not_stopped_to_see_where_its_threads_are(running: int) -> None:
-    with dlwhy.open(running) as process:
+def test_a_running_process_is_not_stopped_to_see_where_its_threads_are(pid: int) -> None:
+    with dlwhy.open(pid) as process:
         (plan,) = process.plan("libplugin.so").plans
         (ranked,) = [p for p in process.plan().plans if p.library.name == "libplugin.so"]
     found = inside(plan)
@@ -103,7 +96,7 @@ def test_a_running_process_is_not_stopped_to_see_where_its_threads_are(running: 
     # Where a thread is that a processor executes just now, only a debugger can see.
     assert plan.threads_unknown == 1
     assert inside(ranked) == found
-    status = Path(f"/proc/{running}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text()
     assert "TracerPid:\t0\n" in status
 
 
@@ -121,8 +114,8 @@ def test_a_core_says_the_same_with_frames(program: Path, tmp_path: Path) -> None
     core.unlink()
 
 
-def test_threads_that_come_and_go_are_no_error(running: int) -> None:
-    with dlwhy.open(running) as process:
+def test_threads_that_come_and_go_are_no_error(pid: int) -> None:
+    with dlwhy.open(pid) as process:
         started = time.monotonic()
         for _ in range(5):
             process.plan("libplugin.so")

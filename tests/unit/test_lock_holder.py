@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import dlwhy
 import pytest
 from dlwhy.common.linux.loader.maps import LoadLock
 from dlwhy.common.linux.state.examine import explain
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running
 from dlwhy.tests.support.live_glibc import MAIN, Script
 from dlwhy.tests.synth.glibc import CODE, FRAMES, FUNCTION_SIZE, RTLD_GLOBAL_RO, Library
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE, process_of
@@ -62,14 +61,8 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @contextmanager
 def staying(program: Path, where: str) -> Iterator[int]:
-    environment = clean_environment({"STAY": where})
-    with subprocess.Popen([str(program)], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield process.pid
-        finally:
-            process.kill()
+    with running([program], {"STAY": where}) as process:
+        yield process.pid
 
 
 def actions(problems: tuple[dlwhy.Problem, ...]) -> list[str]:

@@ -18,6 +18,7 @@ from dlwhy.common.linux.model import HoldKind
 from dlwhy.common.linux.plan_model import Plans
 from dlwhy.common.render.text import render
 from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import tell
 from dlwhy.tests.synth.process import compile_file
 
 OWED = 'struct D { int v; ~D() { v = 0; } }; thread_local D d; extern "C" void owe() { d.v++; }\n'
@@ -141,11 +142,7 @@ def ready(program: Path, how: str) -> Iterator[tuple[int, subprocess.Popen[str]]
 
 def close(process: subprocess.Popen[str]) -> str:
     """Let it close its plugin, and the collector run again; return what became of the plugin."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("x")
-    process.stdin.flush()
-    return process.stdout.readline().strip()
+    return tell(process, "x")
 
 
 def advice(plans: Plans) -> str:

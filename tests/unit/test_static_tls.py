@@ -12,7 +12,7 @@ import pytest
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.linux.model import State, StaticTls
 from dlwhy.common.render.text import render
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running, tell
 from dlwhy.tests.synth.process import compile_file
 
 PLUGIN = """
@@ -54,11 +54,7 @@ class Opener:
         self._process = process
 
     def tell(self, command: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
+        return tell(self._process, f"{command}\n")
 
     def state(self) -> State:
         with dlwhy.open(self._process.pid) as examined:
@@ -86,19 +82,8 @@ def plugin(folder: Path, name: str, size: int) -> Path:
 
 @contextmanager
 def opener(folder: Path, **variables: str) -> Iterator[Opener]:
-    with subprocess.Popen(
-        [str(folder / "host")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_environment(variables),
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield Opener(process)
-        finally:
-            process.kill()
+    with running([folder / "host"], variables) as process:
+        yield Opener(process)
 
 
 def test_what_is_free_can_be_had_and_not_a_byte_more(folder: Path) -> None:
