@@ -209,11 +209,17 @@ class Planner:
             return Outcome.KEEPS, left, ()
         unloads = self._find_unloaded(link_map)
         by_address = self._process.graph.by_address
-        if unloads is None or any(self.examined.is_doubted(by_address[address]) for address in unloads):
+        if unloads is None or any(self._is_doubted(by_address[address], unloads) for address in unloads):
             return Outcome.UNKNOWN, left, ()
         if self._condemned:
             return Outcome.DEFERRED, left, unloads
         return (Outcome.UNLOADS if link_map.address in unloads else Outcome.KEEPS), left, unloads
+
+    def _is_doubted(self, link_map: LinkMap, unloads: Sequence[int]) -> bool:
+        """Return True if something contradicts that a library is unloaded together with others."""
+        return self.examined.is_doubted(link_map) or self.examined.is_needed_unlisted(
+            link_map, lambda user: user.address not in unloads and user.address not in self._condemned
+        )
 
     def _collecting(self, link_map: LinkMap) -> Optional[Namespace]:
         """Return the namespace in which the last close of a link map collects, None if it is not known."""

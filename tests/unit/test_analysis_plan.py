@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
@@ -100,6 +101,15 @@ def test_what_is_not_open() -> None:
     found = plan(CHAIN, "liblow.so")
     assert (found.outcome, names(found)) == (Outcome.NOT_OPEN, [])
     assert steps(found) == [(Action.CLOSE, "libtop.so", 1)]
+
+
+def test_what_a_library_that_stays_needs_by_its_file_is_not_known_to_go() -> None:
+    user = Library("libuser.so", opencount=1, needed_names=["libheld.so"], names=["libuser.so"])
+    opener, held = Library("liba.so", opencount=1, needs=["libheld.so"]), Library("libheld.so")
+    assert plan([user, opener, held], "liba.so").outcome is Outcome.UNKNOWN
+    alone = replace(user, opencount=0)
+    found = plan([replace(opener, needs=["libheld.so", "libuser.so"]), alone, held], "liba.so")
+    assert (found.outcome, len(found.unloads)) == (Outcome.UNLOADS, 3)
 
 
 def test_garbage_needs_a_collection() -> None:

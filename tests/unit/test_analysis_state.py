@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -595,6 +596,43 @@ def test_a_version_that_cannot_be_read_is_a_problem() -> None:
     target.forget(libc, 0x40)
     (problem,) = [each for each in explain(target).problems if each.where == "glibc"]
     assert problem.message == "its version cannot be read: the rules of the newest release are assumed"
+
+
+def test_what_a_file_needs_and_the_loader_does_not_list_is_not_known_to_go() -> None:
+    user = Library("libuser.so", opencount=1, needed_names=["./libheld.so"], names=["libuser.so"])
+    held, other = Library("libheld.so"), Library("libother.so")
+    made = process_of([user, held, other])
+    state = explain_chosen(made.target(), by_name(made, "libheld.so"))
+    assert [each.held for each in state.libraries] == [None]
+    (problem,) = state.problems
+    assert problem.where == "libuser.so"
+    assert problem.message.startswith("l_initfini at 0x")
+    assert problem.message.endswith(
+        ", but that list lacks libheld.so, which it needs by DT_NEEDED: whether libheld.so stays is not known"
+    )
+    assert [each.held for each in explain_chosen(made.target(), by_name(made, "libother.so")).libraries] == [False]
+
+
+NEEDS_HELD = Library("libuser.so", opencount=1, needed_names=["libheld.so"], names=["libuser.so"])
+REAL = Library("libreal.so.1", names=["libreal.so.1"])
+
+
+@pytest.mark.parametrize(
+    ("user", "listed"),
+    [
+        (NEEDS_HELD, replace(REAL, soname="libheld.so")),
+        (NEEDS_HELD, replace(REAL, names=["libreal.so.1", "./libheld.so"])),
+        (NEEDS_HELD, replace(REAL, names=())),
+        (replace(NEEDS_HELD, needed_names=["libunknown.so"]), REAL),
+        (replace(NEEDS_HELD, needed_names=()), REAL),
+        (replace(NEEDS_HELD, relocated=False), REAL),
+    ],
+    ids=["soname", "link", "names not known", "not loaded", "nothing", "half loaded"],
+)
+def test_a_name_that_something_else_can_have_contradicts_nothing(user: Library, listed: Library) -> None:
+    made = process_of([replace(user, needs=[listed.name]), listed, Library("libheld.so")])
+    state = explain_chosen(made.target(), by_name(made, "libheld.so"))
+    assert ([each.held for each in state.libraries], state.problems) == ([False], ())
 
 
 def test_a_chain_whose_links_cannot_be_read_says_so() -> None:

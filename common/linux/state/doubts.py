@@ -21,6 +21,7 @@ from ..loader.find import is_libc
 from ..loader.maps import DF_1_NODELETE, MAX_NAMESPACES, Doubt, LinkMap, for_each_unique_owner
 from ..loader.roots import LT_EXECUTABLE, LT_LIBRARY, LT_LOADED
 from .naming import is_vdso
+from .needed import UnlistedUsers
 from .nodelete import NodeleteOrigins
 from .process import GlibcProcess
 
@@ -74,6 +75,20 @@ class Doubts:
     def note_unmarked(self, link_map: LinkMap) -> None:
         """Record that as the library's trouble, too."""
         self._note(link_map, self._unmarked.get(link_map.address, ()))
+
+    def unlisted_users(self, link_map: LinkMap) -> Sequence[LinkMap]:
+        """Return the libraries that need one by their files, and whose l_initfini contradicts that."""
+        return self._unlisted_users.of(link_map) if self._compared and self._is_still else ()
+
+    def note_unlisted(self, user: LinkMap, link_map: LinkMap) -> None:
+        """Record such a contradiction as the trouble of the library that needs the other."""
+        name = self._process.name(link_map)
+        doubt = self._doubt(user, "l_initfini", f"that list lacks {name}, which it needs by DT_NEEDED")
+        self._process.note_trouble(user, f"{doubt.text}: whether {name} stays is not known")
+
+    @cached_property
+    def _unlisted_users(self) -> UnlistedUsers:
+        return UnlistedUsers(self._process)
 
     def _note(self, link_map: LinkMap, found: Sequence[Doubt]) -> None:
         for doubt in found:

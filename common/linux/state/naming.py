@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Optional
 
 from ...errors import DlwhyError
@@ -10,8 +11,11 @@ from ...memory import Memory
 from ...model import Problem, TargetInfo
 from ...paths import base_name
 from ..auxv import AT_EXECFN, AT_SYSINFO_EHDR
-from ..elf.image import ElfImage
+from ..elf.image import MAX_NAME, ElfImage
 from ..loader.maps import LinkMap
+
+#: No more names of a library than these are read.
+MAX_LIBRARY_NAMES = 64
 
 #: The sonames of vDSOs that are not called linux-vdso.so.1.
 _VDSO_NAMES = {"i386": "linux-gate.so.1", "ppc64le": "linux-vdso64.so.1", "s390x": "linux-vdso64.so.1"}
@@ -40,6 +44,22 @@ def main_program_path(memory: Memory, rtld: Optional[ElfImage] = None) -> str:
         except DlwhyError:
             path = ""  # ld.so's path is not the program's
     return path
+
+
+def for_each_library_name(memory: Memory, link_map: LinkMap) -> Iterator[str]:
+    """Yield the names by which a library has been found, as far as the loader lists them.
+
+    l_libname is a list of ``struct libname_list {const char *name; struct libname_list *next;}`` (include/link.h).
+
+    :raises FaultError: if a name cannot be read.
+    :raises CorruptError: if a name has no end.
+    """
+    address = link_map.field("l_libname") or 0
+    for _ in range(MAX_LIBRARY_NAMES):
+        if not address:
+            return
+        name, address = memory.words(address, 2)
+        yield memory.c_string(name, MAX_NAME)
 
 
 def is_vdso(memory: Memory, link_map: LinkMap) -> Optional[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...graph import Search
@@ -226,7 +226,15 @@ class GlibcExamination:
             if doubts.of(by_address[address]):
                 self.process.concern(by_address[address])
                 return False
-        return True
+        return not self.is_needed_unlisted(link_map, lambda user: user.address in self.kept.marks)
+
+    def is_needed_unlisted(self, link_map: LinkMap, stays: Callable[[LinkMap], bool]) -> bool:
+        """Return True if a library that stays needs one by its file, though the loader's list lacks that."""
+        users = [each for each in self._facts.doubts.unlisted_users(link_map) if stays(each)]
+        for each in users:
+            self._facts.doubts.note_unlisted(each, link_map)
+            self.process.concern(each)
+        return bool(users)
 
     def _spend_steps(self, count: int) -> bool:
         return self.process.memory.spend(_STEP_UNITS * (1 + count), "what is known of the libraries that keep others")

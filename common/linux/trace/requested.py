@@ -6,20 +6,17 @@ glibc records the names by which a library has been found in l_libname (elf/dl-l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Optional
 
 from ...errors import DlwhyError
 from ...paths import base_name
 from ...trace.events import Site
-from ..elf.image import MAX_NAME
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE
+from ..state.naming import for_each_library_name
 from ..state.process import GlibcProcess
 from .entry_points import CALLERS_NAMESPACE
 from .request import OpenRequest
-
-_MAX_NAMES = 64
 
 
 def find_requested(process: GlibcProcess, request: OpenRequest, caller: Optional[Site]) -> Optional[LinkMap]:
@@ -41,23 +38,12 @@ def is_named(process: GlibcProcess, link_map: LinkMap, request: OpenRequest) -> 
     """Return True if glibc knows a library by just the name that is requested."""
     if not request.name:
         return request.name is not None and link_map.l_type == LT_EXECUTABLE
-    return request.name == link_map.name or request.name in _names(process, link_map)
+    try:
+        return request.name == link_map.name or request.name in for_each_library_name(process.memory, link_map)
+    except DlwhyError:
+        return False  # then its base name decides, and if that is not enough, the library is said to be unknown
 
 
 def has_base_name(_: GlibcProcess, link_map: LinkMap, request: OpenRequest) -> bool:
     """Return True if a library has the base name of the one that is requested."""
     return bool(request.name) and base_name(request.name or "") == base_name(link_map.name)
-
-
-def _names(process: GlibcProcess, link_map: LinkMap) -> Iterator[str]:
-    """Yield the names in l_libname, a list of ``struct libname_list {char *name; struct libname_list *next;}``."""
-    memory = process.memory
-    address = link_map.field("l_libname") or 0
-    try:
-        for _ in range(_MAX_NAMES):
-            if not address:
-                return
-            name, address = memory.words(address, 2)
-            yield memory.c_string(name, MAX_NAME)
-    except DlwhyError:
-        return  # then its base name decides, and if that is not enough, the library is said to be unknown
