@@ -27,23 +27,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .common.host import Host
-    from .common.linux.model import (
-        CodeSymbol,
-        Fix,
-        FixKind,
-        Hiding,
-        Hold,
-        HoldKind,
-        Library,
-        Obstacle,
-        ObstacleKind,
-        Rebuild,
-        Root,
-        State,
-        StaticTls,
-        TlsDestructor,
-    )
+    from .common.linux.model import CodeSymbol, Hold, HoldKind, Library, Root, State, StaticTls, TlsDestructor
     from .common.linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step, ThreadInside
+    from .common.linux.rebuild_model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
     from .common.linux.trace.events import (
         Close,
         DescriptorLeak,
@@ -195,11 +181,9 @@ _HOMES = {
         "CorruptError DlwhyError DumpFormatError FaultError IncompleteSearchError LayoutError LimitError NoTargetError "
         "NotFoundError UnsupportedError UsageError"
     ),
-    "common.linux.model": (
-        "CodeSymbol Fix FixKind Hiding Hold HoldKind Library Obstacle ObstacleKind Rebuild Root State StaticTls "
-        "TlsDestructor"
-    ),
+    "common.linux.model": "CodeSymbol Hold HoldKind Library Root State StaticTls TlsDestructor",
     "common.linux.plan_model": "Action Closer ClosingWay Plan Plans Remedy Step ThreadInside",
+    "common.linux.rebuild_model": "Fix FixKind Hiding Obstacle ObstacleKind Rebuild",
     "common.linux.trace.events": "Close DescriptorLeak KeptLibrary LibraryInstance Open Pin TlsRegistration Trace",
     "common.model": "Evidence LoaderInfo Outcome Problem Source SourceKind TargetInfo ThreadRef",
     "common.trace.events": "Calls EventHeader LibraryTotals OpenResult Site Totals",

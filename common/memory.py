@@ -21,6 +21,8 @@ CHUNK_SIZE = 16384
 PAGE_SIZE = 4096
 STRING_LIMIT = 4096
 MAX_PARTIAL_CHUNKS = 64
+#: A page that was asked for by itself is kept if no more than these are: hundreds are needed only once.
+MAX_KEPT_PAGES = 64
 MAX_CHUNKS = 4096
 #: The largest single read, in bytes: relocations of the largest libraries take 30 MB.
 MAX_READ = 64 << 20
@@ -109,6 +111,19 @@ class Memory:
         """Read the chunk that contains an address; None if a part of it cannot be read."""
         key = address - address % CHUNK_SIZE
         return self._chunks[key] if key in self._chunks else self._fetch_chunk(key)
+
+    def try_page(self, address: int) -> Optional[bytes]:
+        """Read the page that begins at an address, and nothing around it; None if it cannot be read."""
+        inside = address % CHUNK_SIZE
+        chunk = self._chunks.get(address - inside)
+        if chunk is not None:
+            return chunk[inside : inside + PAGE_SIZE]
+        if address in self._pages:
+            return self._pages[address]
+        page = self._try(address, PAGE_SIZE)
+        if len(self._pages) < MAX_KEPT_PAGES:
+            self._pages[address] = page
+        return page
 
     def _fetch_chunk(self, key: int) -> Optional[bytes]:
         if len(self._chunks) >= MAX_CHUNKS:

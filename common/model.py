@@ -4,8 +4,6 @@ Everything here is a value: frozen, comparable, without a reference to a target.
 are glibc's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple, Optional

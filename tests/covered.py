@@ -74,6 +74,7 @@ SAMPLE_FILES = (
     "common/linux/loader/musl.py",
     "common/linux/loader/order.py",
     "common/linux/loader/tls.py",
+    "common/linux/loader/tls_lists.py",
     "common/linux/state/",
     "common/linux/trace/",
     "common/trace/",

@@ -49,8 +49,9 @@ class Command(NamedTuple):
         :raises HelpRequested: if they ask for help.
         """
         parser = self.parser()
-        # Before Python 3.13 argparse loses the "--" where options may stand between the words.
-        return parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words)
+        # Only the second lets options stand between words, and before Python 3.13 it loses "--".
+        is_plain = "--" in words or not any(word.startswith("-") for word in words)
+        return parser.parse_args(words) if is_plain else parser.parse_intermixed_args(words)
 
     def parser(self) -> CommandParser:
         """Return a parser that raises `UsageError` and never exits."""

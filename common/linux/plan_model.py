@@ -6,7 +6,8 @@ from enum import Enum
 from typing import NamedTuple, Optional
 
 from ..model import LoaderInfo, Outcome, Problem, TargetInfo, ThreadRef
-from .model import CodeSymbol, Library, Rebuild
+from .model import CodeSymbol, Library
+from .rebuild_model import Rebuild
 
 
 class Action(Enum):

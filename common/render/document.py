@@ -1,7 +1,5 @@
 """Which parts does an answer for people consist of?"""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Union
 
 Part = Union["Sentence", "Facts", "Table"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional, Union, cast
 
-from ..linux.model import CodeSymbol, Hold, HoldKind, Library, Rebuild, StaticTls, TlsDestructor
+from ..linux.model import CodeSymbol, Hold, HoldKind, Library, StaticTls, TlsDestructor
+from ..linux.rebuild_model import Rebuild
 from ..model import ThreadRef
 from .json_parts import evidence_document, hexadecimal, optional_hexadecimal
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..linux.model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
+from ..linux.rebuild_model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
 from .words import join
 
 _SHOWN_SYMBOLS = 2

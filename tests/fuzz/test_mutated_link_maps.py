@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Union
 
 import pytest
 from dlwhy.common.errors import DlwhyError
+from dlwhy.common.linux.loader.agreement import HeaderAgreement
 from dlwhy.common.linux.loader.maps import MAX_COUNT, LinkMap
 from dlwhy.common.linux.model import State
+from dlwhy.common.linux.state.doubts import Doubts
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.tests.synth.damage import NON_CANONICAL, WILD, Patient
 from dlwhy.tests.synth.mutants import Mutant, Tally, Verdicts, compare, values
@@ -86,6 +89,25 @@ def judge(patient: Patient, chosen: Sequence[Mutant]) -> None:
 
 def test_a_sample_of_mutants(patient: Patient) -> None:
     judge(patient, list(mutants(patient))[::STRIDE])
+
+
+def test_what_is_seen_at_once_is_what_a_thorough_look_finds(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all libraries are compared in a quick way; that one may never say more than the thorough one."""
+    chosen = list(mutants(patient))[STRIDE // 2 :: STRIDE]
+
+    def ask() -> Iterator[Union[State, str]]:
+        for mutant in chosen:
+            patient.target.heal()
+            patient.target.overwrite(mutant.address, mutant.content)
+            try:
+                yield explain(patient.target, brief=True)
+            except DlwhyError as error:
+                yield str(error)
+
+    quick = list(ask())
+    monkeypatch.setattr(HeaderAgreement, "holds", lambda *_: False)
+    monkeypatch.setattr(Doubts, "_is_plain", lambda *_: False)
+    assert quick == list(ask())
 
 
 @pytest.mark.matrix

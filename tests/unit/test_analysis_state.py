@@ -13,8 +13,9 @@ from dlwhy.common.commands.dlstate.document import state_document
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.errors import NotFoundError
 from dlwhy.common.linux.loader.maps import LinkMap
-from dlwhy.common.linux.model import HoldKind, Obstacle, ObstacleKind, State
+from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.model import Library as Verdict
+from dlwhy.common.linux.rebuild_model import Obstacle, ObstacleKind
 from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
 from dlwhy.common.linux.state.verdict import GlibcExamination
@@ -140,9 +141,9 @@ def test_what_is_not_chosen_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[str] = []
     verdict = GlibcExamination.verdict
 
-    def note(self: GlibcExamination, link_map: LinkMap, identify: bool) -> Verdict:
+    def note(self: GlibcExamination, link_map: LinkMap, identify: bool, file_state: Optional[str]) -> Verdict:
         asked.append(link_map.name)
-        return verdict(self, link_map, identify)
+        return verdict(self, link_map, identify, file_state)
 
     monkeypatch.setattr(GlibcExamination, "verdict", note)
     state = explain_chosen(process_of(libraries, (2, 40), V239).target(), lambda found: found[-1:])

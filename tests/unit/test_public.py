@@ -87,7 +87,11 @@ def reachable(types: Iterable[type]) -> set[type]:
         if each.__module__.startswith("dlwhy.") and each not in found:
             found.add(each)
             if issubclass(each, tuple):
-                left += [kind for hint in typing.get_type_hints(each).values() for kind in types_in(hint)]
+                left += [
+                    kind
+                    for hint in typing.get_type_hints(each, {**vars(sys.modules[each.__module__]), **EXPORTED}).values()
+                    for kind in types_in(hint)
+                ]
     return found
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from dlwhy.common.linux.model import Fix, FixKind, Hiding, HoldKind, ObstacleKind, Rebuild
+from dlwhy.common.linux.model import HoldKind
+from dlwhy.common.linux.rebuild_model import Fix, FixKind, Hiding, ObstacleKind, Rebuild
 from dlwhy.tests.support.plugins import (
     RTLD_GLOBAL,
     RTLD_LAZY,

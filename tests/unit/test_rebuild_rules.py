@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
-from dlwhy.common.linux.model import Fix, FixKind, ObstacleKind, Rebuild
 from dlwhy.common.linux.model import Library as Verdict
+from dlwhy.common.linux.rebuild_model import Fix, FixKind, ObstacleKind, Rebuild
 from dlwhy.common.linux.state import rebuild
 from dlwhy.common.linux.state.examine import explain_chosen
 from dlwhy.tests.synth.glibc import Library

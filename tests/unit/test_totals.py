@@ -127,7 +127,7 @@ def rarely(*values: object) -> object:
         (hostile.long_names, "dlstate", SEARCHED),
         (hostile.needs_all, "dlstate", SEARCHED),
         rarely(hostile.bound_to_all, "dlstate", SEARCHED),
-        (hostile.chain, "dlstate --json", f"reasons why libraries stay: {SEARCHED}"),
+        (hostile.chain, "dlstate --json", SEARCHED),
         (hostile.pinned_by_startup, "dlstate", f"what libraries are bound to: {SEARCHED}"),
         (hostile.relocations, "dlstate", f"relocations at 0x7f0000400000: {SEARCHED}"),
         (hostile.own_images, "dlstate", SEARCHED),

@@ -9,20 +9,8 @@ from typing import Any, Optional
 
 import pytest
 from dlwhy.common.commands.dlstate.text import state_view
-from dlwhy.common.linux.model import (
-    Fix,
-    FixKind,
-    Hiding,
-    Hold,
-    HoldKind,
-    Library,
-    Obstacle,
-    ObstacleKind,
-    Rebuild,
-    Root,
-    State,
-    StaticTls,
-)
+from dlwhy.common.linux.model import Hold, HoldKind, Library, Root, State, StaticTls
+from dlwhy.common.linux.rebuild_model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
 from dlwhy.common.model import LoaderInfo, Problem, Source, SourceKind
 from dlwhy.common.render.text import MAX_WIDTH, render
 from dlwhy.tests.synth.answers import HOLDS, chain_hold, destructor, library, nodelete, opened, owed, startup, state

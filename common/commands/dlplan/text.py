@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from ...counts import quantity
-from ...linux.model import Library, Rebuild
+from ...linux.model import Library
 from ...linux.plan_model import Action, Closer, ClosingWay, Plan, Plans, Remedy, Step
+from ...linux.rebuild_model import Rebuild
 from ...model import Outcome, ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import (

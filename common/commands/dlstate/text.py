@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...counts import quantity
-from ...linux.model import PERMANENT, Hold, HoldKind, Library, Rebuild, State, runs_wine
+from ...linux.model import PERMANENT, Hold, HoldKind, Library, State, runs_wine
 from ...model import ThreadRef
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.library_words import (
@@ -21,8 +21,10 @@ from ...render.library_words import (
     static_tls_words,
     unless_lost,
 )
-from ...render.rebuild_words import rebuild_words
 from ...render.words import format_value, join, layout_parts, problem_parts, times
+
+if TYPE_CHECKING:
+    from ...linux.rebuild_model import Rebuild
 
 _SHOWN_REASONS = 3
 _SHOWN_HOLDS = 8
@@ -99,11 +101,11 @@ def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:
 
 
 def _state_word(library: Library) -> str:
+    if library.held:
+        return "stays"
     if library.is_being_unloaded:
         return "going"
-    if library.held is None:
-        return "not known"
-    return "stays" if library.held else "can go"
+    return "not known" if library.held is None else "can go"
 
 
 # -- one library ----------------------------------------------------------------------------------------------
@@ -277,6 +279,8 @@ def _possible_remedy(library: Library, conditions: Sequence[_Condition], pid: Op
 
 def _lasting_remedy(name: str, rebuild: Rebuild, conditions: Sequence[_Condition]) -> str:
     """Return what lets a library go in another process that stays for good in this one."""
+    from ...render.rebuild_words import rebuild_words  # the list of all libraries has no remedies
+
     words = f"{NOTHING_UNLOADS} {rebuild_words(name, rebuild)}"
     if rebuild.obstacle is not None or not conditions:
         return words

@@ -14,7 +14,6 @@ from ...charset import decode
 from ...files import open_first, read_at
 from ...model import Module
 from ...target import Target
-from .elfcore import build_id_in_first_page
 from .procfs import open_file_of
 
 #: More than vm.max_map_count allows, unless it was raised.
@@ -80,7 +79,7 @@ def read_mappings(pid: int) -> Optional[Mappings]:
     except OSError:
         return None
     # A list that is cut off would make what is behind look like not mapped.
-    return None if len(data) > _MAX_BYTES else Mappings([_parse(line) for line in data.splitlines() if line])
+    return None if len(data) > _MAX_BYTES else Mappings([_parse(line) for line in data.split(b"\n") if line])
 
 
 def _parse(line: bytes) -> Mapping:
@@ -117,4 +116,6 @@ def open_module(pid: int, module: Module) -> Optional[BinaryIO]:
 
 
 def _is_build(stream: Optional[BinaryIO], build_id: str) -> bool:
+    from .elfcore import build_id_in_first_page  # asked of few
+
     return stream is not None and build_id_in_first_page(read_at(stream, 0, 4096)) == build_id

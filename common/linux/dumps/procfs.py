@@ -6,6 +6,7 @@ Source: proc(5).  Reading /proc/PID/mem needs the right to trace the process, bu
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Optional
 
@@ -19,6 +20,7 @@ from ..elf.machine import PROGRAM_COUNTER, platform_of, stack_register
 
 #: include/linux/sched.h; field 9 of /proc/PID/stat.
 _PF_KTHREAD = 0x00200000
+_START_TIME = 19  # field 22, counted from behind the name
 
 _MAX_THREADS = 1 << 17
 
@@ -81,6 +83,18 @@ def program_of(pid: int) -> Optional[str]:
         return None
     deleted = " (deleted)"
     return path[: -len(deleted)] if path.endswith(deleted) else path
+
+
+def started_at(pid: int) -> Optional[float]:
+    """Return when a process was started, in seconds since 1970; None if that cannot be read (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+        ticks = int(fields[_START_TIME])
+    except (OSError, IndexError, ValueError):
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def _link(path: str) -> str:

@@ -69,6 +69,8 @@ def is_libc(path: str) -> bool:
 
     Before glibc 2.34 (8208be389bce) the file was called libc-2.NN.so.
     """
+    if "libc" not in path:
+        return False  # as nearly all of hundreds
     name = base_name(path)
     return name in LIBC_NAMES or (name[:7] == "libc-2." and name[-3:] == ".so" and name[7:-3].isdecimal())
 

@@ -12,7 +12,7 @@ from ..layouts.resolve import LayoutSet
 from .collector import CollectorRules
 from .maps import Graph
 from .threads import find_tid
-from .tls import Destructors, ListFinder, ThreadList, by_library, find_owed
+from .tls import Destructors, ListReader, ThreadList, by_library, find_owed
 
 #: The largest distance between the head of a thread's list and its id: both are near the thread pointer.
 _MAX_WINDOW = 1 << 12
@@ -130,7 +130,7 @@ class IncrementalDestructorReader:
         windows = list(memory.read_apart(known.places))
         if owed == known.owed and known.is_unchanged(memory, windows):
             return known
-        finder = ListFinder(memory, graph, owed)
+        finder = ListReader(memory, graph, owed)
         lists = []
         for each, data in zip(known.lists, windows):
             tid, head = each.window.tid, each.window.head

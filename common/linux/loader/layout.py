@@ -18,6 +18,7 @@ from ...model import Layout, Module, Problem, Source, SourceKind
 from ..elf.image import PT_GNU_RELRO, PT_TLS, ElfImage, ElfImages
 from ..layouts.resolve import DETAIL_STRUCTS, LOADER_STRUCTS, LayoutSet, for_each_candidate
 from ..layouts.tables import load_table
+from .agreement import MAX_TLS_MODULES, HeaderAgreement
 from .find import LoaderGlobals, is_libc
 from .maps import Graph, LinkMap, read_graph
 from .rendezvous import Rendezvous
@@ -25,7 +26,6 @@ from .roots import LT_EXECUTABLE, LT_LOADED
 
 # A larger value means that the offset is wrong.
 _MAX_COUNT = 1 << 20
-_MAX_TLS_MODULES = 1 << 16
 
 _SHOWN_CONTRADICTIONS = 2
 
@@ -36,7 +36,7 @@ _ENOUGH_IMAGES = 2
 
 
 class LayoutChoice(NamedTuple):
-    """The layouts that fit the process, the libraries read with them, and the images that were read.
+    """The layouts that fit the process, the libraries read with them, the images that were read, and how they compare.
 
     ``problems`` are those of the layouts, ``contradictions`` those of single libraries.
     """
@@ -44,6 +44,7 @@ class LayoutChoice(NamedTuple):
     layouts: LayoutSet
     graph: Graph
     images: ElfImages
+    agreement: Optional[HeaderAgreement]
     problems: tuple[Problem, ...]
     contradictions: tuple[Contradiction, ...] = ()
 
@@ -80,9 +81,10 @@ def choose_layouts(memory: Memory, start: Rendezvous, private: LoaderGlobals) ->
         except (FaultError, CorruptError, LayoutError) as error:
             tried.append(f"{candidate.source.detail}: {error}")
             continue
-        contradictions = list(for_each_contradiction(start, graph, images, exact=candidate.exact))
+        agreement = HeaderAgreement(memory, graph.structure) if graph.by_address else None
+        contradictions = list(_for_each_contradiction(start, graph, images, agreement, exact=candidate.exact))
         problems = tuple(_disagreements(memory, private, candidate))
-        chosen = LayoutChoice(candidate, graph, images, problems, tuple(contradictions))
+        chosen = LayoutChoice(candidate, graph, images, agreement, problems, tuple(contradictions))
         unread = [f"{p.where}: {p.message}" for p in graph.problems if p not in start.problems]
         # Unreadable lists count against a layout too, unless it is the exact build's, so that only data are missing.
         if not contradictions and (candidate.exact or not unread):
@@ -181,8 +183,8 @@ def _is_agreed(choice: LayoutChoice) -> bool:
     )
 
 
-def for_each_contradiction(
-    start: Rendezvous, graph: Graph, images: ElfImages, *, exact: bool = False
+def _for_each_contradiction(
+    start: Rendezvous, graph: Graph, images: ElfImages, agreement: Optional[HeaderAgreement], *, exact: bool
 ) -> Iterator[Contradiction]:
     """Yield what contradicts the layouts; an exact build is checked against the first libraries only."""
     if not graph.namespaces or graph.namespaces[0].number != 0:
@@ -205,7 +207,9 @@ def for_each_contradiction(
             for doubt in graph.doubts.get(link_map.address, ()):
                 yield Contradiction(doubt.text, link_map)
             yield from _map_contradictions(graph, link_map)
-            if index < _SAMPLE or _is_telling(link_map):
+            if index >= _SAMPLE and not _is_telling(link_map):
+                continue
+            if agreement is None or not agreement.holds(link_map):
                 for text in header_contradictions(images.at(link_map.l_map_start), link_map):
                     yield Contradiction(text, link_map, in_headers=True)
 
@@ -274,7 +278,7 @@ def header_contradictions(image: Optional[ElfImage], link_map: LinkMap) -> Itera
         if seen is not None and seen != value:
             yield f"{name} is {seen:#x}, the program headers say {value:#x}"
     modid = link_map.field("l_tls_modid") or 0
-    if modid > _MAX_TLS_MODULES or (modid != 0) != (tls is not None and tls.memsz != 0):
+    if modid > MAX_TLS_MODULES or (modid != 0) != (tls is not None and tls.memsz != 0):
         yield f"l_tls_modid is {modid}"
     entry = link_map.field("l_entry")
     if link_map.l_type != LT_EXECUTABLE and entry and image.entry:

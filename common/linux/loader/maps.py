@@ -44,6 +44,7 @@ _LIMITS = {
     "l_nodelete_active": 1,
     "l_nodelete_pending": 1,
 }
+_CLEAR = [0, 0]
 _pick_limited = attrgetter(*_LIMITS)
 
 #: How many chunks of memory on either side of a link map are searched for one that is lost.
@@ -115,17 +116,25 @@ class LinkMap:
         self.needed = ()
         self.relocated_to = ()
 
-    def field(self, name: str) -> Optional[int]:
-        """Return a member, None if this version lacks it."""
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Return all members as the structure decodes them."""
         if self._values is None:
             self._values = self._structure.decode(self.raw)
-        return self._structure.get(self._values, name)
+        return self._values
+
+    @property
+    def structure(self) -> Structure:
+        """Return the structure that decodes all members."""
+        return self._structure
+
+    def field(self, name: str) -> Optional[int]:
+        """Return a member, None if this version lacks it."""
+        return self._structure.get(self.values, name)
 
     def field_values(self, names: Sequence[str]) -> dict[str, Optional[int]]:
         """Return several members, each None if this version lacks it."""
-        if self._values is None:
-            self._values = self._structure.decode(self.raw)
-        return self._structure.get_all(self._values, names)
+        return self._structure.get_all(self.values, names)
 
     @property
     def nodelete(self) -> bool:
@@ -328,6 +337,11 @@ class Graph:
         """Return all addresses and bytes that the graph was read from."""
         maps = (*self.by_address.values(), *self.strays)
         return [*self.heads, *(piece for m in maps for piece in ((m.address, m.raw), *m.edges))]
+
+    @property
+    def structure(self) -> Structure:
+        """Return the structure that decodes all members of its link maps."""
+        return next(iter(self.by_address.values())).structure
 
     @cached_property
     def _by_start(self) -> tuple[Sequence[int], Sequence[LinkMap]]:
@@ -540,7 +554,7 @@ class _ListReader:
             # l_initfini is read first.
             member = "l_initfini" if not link_map.listed else "l_reldeps"
             graph.unread_edges[link_map.address] = Doubt(member, str(error))
-        for member, text in for_each_implausible(link_map):
+        for member, text in find_implausible(link_map):
             graph.doubt(link_map, member, text)
         graph.by_address[link_map.address] = link_map
         self._before = link_map
@@ -596,7 +610,7 @@ class _ListReader:
         if link_map.is_proxy:
             return link_map.l_real in self._graph.by_address
         has_range = link_map.l_map_start <= link_map.l_ld < link_map.l_map_end
-        return has_range and not any(True for _ in for_each_implausible(link_map))
+        return has_range and not find_implausible(link_map)
 
 
 def _for_each_place(memory: Memory, address: int, word: bytes) -> Iterator[int]:
@@ -616,19 +630,20 @@ def find_link_error(link_map: LinkMap, previous: int) -> Optional[str]:
     """Return why a link map cannot follow the previous one, None if it can."""
     if link_map.l_prev != previous:
         return f"l_prev is {link_map.l_prev:#x}, not {previous:#x}: the list is damaged here"
-    implausible = [text for _, text in for_each_implausible(link_map)]
+    implausible = find_implausible(link_map)
     if len(implausible) > 1:
-        return f"{', '.join(implausible)}: this library and those after it are not known"
+        return f"{', '.join(text for _, text in implausible)}: this library and those after it are not known"
     return None
 
 
-def for_each_implausible(link_map: LinkMap) -> Iterator[tuple[str, str]]:
-    """Yield the implausible members of a link map, each with its value in words; not the loader's of proxies."""
-    if link_map.is_proxy:
-        return
-    for name, limit, value in zip(_LIMITS, _LIMITS.values(), _pick_limited(link_map)):
-        if value is not None and value > limit:
-            yield name, f"{name} is {value}"
+def find_implausible(link_map: LinkMap) -> Sequence[tuple[str, str]]:
+    """Return the implausible members of a link map, each with its value in words; not the loader's of proxies."""
+    kind, count, destructors, *flags = values = _pick_limited(link_map)
+    is_plain = kind <= LT_LOADED and count <= MAX_COUNT and not destructors and flags == _CLEAR
+    if is_plain or link_map.l_real != link_map.address:
+        return ()
+    limited = zip(_LIMITS, _LIMITS.values(), values)
+    return [(name, f"{name} is {value}") for name, limit, value in limited if value is not None and value > limit]
 
 
 class LoadLock(NamedTuple):

@@ -9,34 +9,30 @@ takes back what is at the end only, so a piece in the middle is never used again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Optional
+from collections.abc import Callable, Iterable
+from typing import Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
 from ..layouts.resolve import LayoutSet
+from ..model import StaticTls
 from .find import LoaderGlobals
 from .maps import LinkMap
 from .roots import LT_LOADED
-from .tls import counts_downwards
-
-
-class StaticSurplus(NamedTuple):
-    """The surplus of the static TLS block in bytes: its size, what is free, and who has a piece, by link map.
-
-    ``lost`` is what no loaded library has, and no later one gets.
-    """
-
-    size: int
-    free: int
-    held: Mapping[int, int]
-    lost: int
+from .tls_blocks import counts_downwards
 
 
 def read_static_surplus(
-    memory: Memory, layouts: LayoutSet, private: LoaderGlobals, maps: Iterable[LinkMap]
-) -> Optional[StaticSurplus]:
-    """Read how the surplus is used; None if a member is not known, cannot be read, or contradicts the libraries."""
+    memory: Memory,
+    layouts: LayoutSet,
+    private: LoaderGlobals,
+    maps: Iterable[LinkMap],
+    name: Callable[[LinkMap], str],
+) -> Optional[StaticTls]:
+    """Read how the surplus is used; None if a member is not known, cannot be read, or contradicts the libraries.
+
+    :param name: returns a library's base name.
+    """
     try:
         used = _read_member(memory, layouts, private, "_dl_tls_static_used")
         size = _read_member(memory, layouts, private, "_dl_tls_static_size")
@@ -48,32 +44,31 @@ def read_static_surplus(
         return None
     # Where blocks count downwards from the thread pointer, the size includes struct pthread behind it.
     end = size - (pthread.size if downwards and pthread is not None else 0)
-    pieces = sorted(filter(None, (_piece(memory, link_map, downwards) for link_map in maps if not link_map.is_proxy)))
-    first = max((piece.end for piece in pieces if not piece.is_loaded), default=0)
-    held = {piece.link_map: piece.end - piece.start for piece in pieces if piece.is_loaded}
-    lost = used - first - sum(held.values())
-    if not first <= used <= end or lost < 0 or any(piece.start < first for piece in pieces if piece.is_loaded):
+    first = 0
+    opened: list[tuple[int, int, LinkMap]] = []
+    for link_map in maps:
+        piece = None if link_map.is_proxy else _piece(memory, link_map, downwards)
+        if piece is not None and link_map.l_type == LT_LOADED:
+            opened.append((*piece, link_map))
+        elif piece is not None:
+            first = max(first, piece[1])
+    opened.sort(key=lambda each: (each[1], each[0], each[2].address))
+    held = tuple((name(link_map), stop - start) for start, stop, link_map in opened)
+    lost = used - first - sum(size for _, size in held)
+    if not first <= used <= end or lost < 0 or any(start < first for start, _, _ in opened):
         return None
-    return StaticSurplus(end - first, end - used, held, lost)
+    return StaticTls(end - first, end - used, held, lost)
 
 
-class _Piece(NamedTuple):
-    end: int
-    start: int
-    link_map: int
-    is_loaded: bool
-
-
-def _piece(memory: Memory, link_map: LinkMap, downwards: bool) -> Optional[_Piece]:
-    """Return a library's piece of the static block, None if it has none.
+def _piece(memory: Memory, link_map: LinkMap, downwards: bool) -> Optional[tuple[int, int]]:
+    """Return the start and end of a library's piece of the static block, None if it has none.
 
     NO_TLS_OFFSET is 0 or -1, FORCED_DYNAMIC_TLS_OFFSET -1 or -2 (include/link.h, sysdeps/*/nptl/tls.h).
     """
     offset, size = link_map.field("l_tls_offset") or 0, link_map.field("l_tls_blocksize") or 0
     if not size or offset == 0 or offset >= memory.platform.address_mask - 1:
         return None
-    start, end = (offset - size, offset) if downwards else (offset, offset + size)
-    return _Piece(end, start, link_map.address, link_map.l_type == LT_LOADED)
+    return (offset - size, offset) if downwards else (offset, offset + size)
 
 
 def _read_member(memory: Memory, layouts: LayoutSet, private: LoaderGlobals, name: str) -> Optional[int]:

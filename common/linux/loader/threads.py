@@ -15,7 +15,6 @@ from ...lists import follow_ring
 from ...memory import Memory
 from ...model import Layout, Problem
 from ...paths import base_name
-from ..elf.files import find_local_symbol
 from ..elf.image import ElfImages
 from ..layouts.resolve import LayoutSet
 from .maps import MAX_NAMESPACES, Graph
@@ -116,6 +115,8 @@ def _heads(
         for name in members:
             yield rtld_global + fields[name].offset
         return
+    from ..elf.files import find_local_symbol  # newer releases have members
+
     images = ElfImages(memory)
     threads = [link_map for link_map in graph.by_address.values() if is_libpthread(link_map.name)]
     for link_map in threads[:MAX_NAMESPACES]:

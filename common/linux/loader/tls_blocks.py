@@ -10,9 +10,15 @@ from __future__ import annotations
 from typing import Optional
 
 from ...memory import Memory
+from ...model import Platform
 from .maps import LinkMap
 
 MAX_MODULES = 1 << 20
+
+# TLS variant II: l_tls_offset counts downwards from the thread pointer to the block; elsewhere it counts upwards from
+# the control block, which on ppc64 is below the thread pointer (its ABI).
+_VARIANT_II = frozenset({"x86_64", "i386", "s390x"})
+_THREAD_POINTER_BIAS = {"ppc64le": 0x7000, "ppc64": 0x7000}
 
 #: The offset of ``tcbhead_t.dtv`` from the thread pointer.
 _DTV_OFFSET = {
@@ -38,3 +44,15 @@ def find_offset(memory: Memory, thread_pointer: int, link_map: LinkMap, address:
     vector = memory.try_unsigned(thread_pointer + at & memory.platform.address_mask, word)
     block = memory.try_unsigned(vector + 2 * word * module, word) if vector else None
     return address - block if block and block <= address < block + size else None
+
+
+def counts_downwards(platform: Platform) -> bool:
+    """Return True if l_tls_offset counts downwards from the thread pointer."""
+    return platform.arch in _VARIANT_II
+
+
+def find_static_block(platform: Platform, pointer: int, link_map: LinkMap) -> int:
+    """Return the address of a start-up library's thread-local block, given the thread pointer."""
+    shift = link_map.field("l_tls_offset") or 0
+    block = pointer - _THREAD_POINTER_BIAS.get(platform.arch, 0)
+    return block - shift if platform.arch in _VARIANT_II else block + shift

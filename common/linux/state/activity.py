@@ -7,9 +7,6 @@ from typing import Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
-from ..elf.unwind import find_function_range
-from ..loader.find import read_open_close
-from ..loader.frames import is_within
 from ..loader.maps import read_load_lock
 from ..loader.rendezvous import R_STATES
 from .process import GlibcProcess
@@ -64,6 +61,10 @@ def _holder_words(process: GlibcProcess, owner: int) -> str:
 
 def _is_inside(process: GlibcProcess, owner: int) -> Optional[bool]:
     """Return True if a thread, by the process's own id of it, has a frame of _dl_open or _dl_close; None: not known."""
+    from ..elf.unwind import find_function_range  # the lock is seldom held
+    from ..loader.find import read_open_close
+    from ..loader.frames import is_within
+
     threads = process.memory.target.threads()
     thread = next((each for each in threads if owner == (each.lwp if each.tid is None else each.tid)), None)
     pointers = read_open_close(process.memory, process.layouts, process.private)

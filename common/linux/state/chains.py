@@ -52,8 +52,6 @@ class HoldChains:
 
         Returns the holds, permanent ones first, and the number of holds left out.
         """
-        if link_map.address not in self._kept.holders:
-            return [], 0
         search = self._search(link_map)
         roots = [each for each in search.before if each != link_map.address and self._kept.marks[each]]
         listed: list[int] = []

@@ -9,8 +9,9 @@ Sources: glibc's elf/dl-load.c, elf/dl-deps.c, elf/dl-open.c, elf/dl-close.c, el
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Optional
 
 from ...counts import quantity
@@ -27,6 +28,8 @@ from .process import GlibcProcess
 
 #: Part of the names of the functions that register TLS destructors: __cxa_thread_atexit and __cxa_thread_atexit_impl.
 _REGISTRAR = b"__cxa_thread_atexit"
+#: Members that are 0 in nearly all libraries, and in none that was opened.
+_PLAIN = ("l_loader", "l_searchlist.r_list")
 #: The function that each auditing library has (rtld-audit(7)).
 _AUDITOR = "la_version"
 _MAX_STRING_TABLE = 64 << 20
@@ -57,11 +60,47 @@ class Doubts:
         """Return what contradicts a library's link map; record it as the library's trouble."""
         found = self._known.get(link_map.address)
         if found is None:
-            met = self._process.graph.doubts.get(link_map.address, ())
-            found = tuple(self._find(link_map) if self._compared else met)
+            if not self._compared:
+                found = tuple(self._process.graph.doubts.get(link_map.address, ()))
+            else:
+                found = () if self._is_plain(link_map) else tuple(self._find(link_map))
             self._known[link_map.address] = found
             self._note(link_map, found)
         return found
+
+    def _is_plain(self, link_map: LinkMap) -> bool:
+        """Return True if it is seen at once that nothing contradicts a library's link map; `_find` finds out the rest.
+
+        Nearly all libraries are so, and to compare them one by one would take half of the time for a table.
+        """
+        address, process = link_map.address, self._process
+        if (
+            address in process.graph.doubts
+            or not self._is_still
+            or link_map.l_type != LT_LOADED
+            or link_map.l_real != address
+            or link_map.l_ns != self._namespaces[address]
+            or not link_map.l_relocated
+            or link_map.l_auditing
+            or link_map.l_nodelete_pending
+            or link_map.nodelete
+            or link_map.l_flags_1 & DF_1_NODELETE
+            or (link_map.l_ns == 0 and (self._startup is None or address in self._startup))
+            or (link_map.l_tls_dtor_count or 0) != self._destructors.get(address, 0)
+            or address in self._unique_owners
+            or not process.has_agreeing_headers(link_map)
+        ):
+            return False
+        if self._pick is None:
+            return False
+        loader, searched = self._pick(link_map.values)
+        return not loader and (searched != 0 or not link_map.l_direct_opencount)
+
+    @cached_property
+    def _pick(self) -> Optional[Callable[[Sequence[int]], tuple[int, int]]]:
+        structure = self._process.graph.structure
+        is_known = all(structure.is_plain_integer(name) for name in _PLAIN)
+        return itemgetter(*(structure.places[name][0] for name in _PLAIN)) if is_known else None
 
     def of_unmarked(self, link_map: LinkMap) -> Sequence[Doubt]:
         """Return the same for a library that nothing seems to keep: then there are more things to compare."""
@@ -173,6 +212,8 @@ class Doubts:
 
     def _find_in_range(self, link_map: LinkMap) -> Iterator[Doubt]:
         """Yield where a library lies elsewhere by its program headers than by the loader."""
+        if self._process.has_agreeing_headers(link_map):
+            return
         image = self._process.image(link_map)
         if image is not None:
             yield from self._compare_range(link_map, image.headers, image.bias)
@@ -291,7 +332,7 @@ class Doubts:
     def _destructors(self) -> Mapping[int, int]:
         """Count the pending destructors of each library in the lists of the threads that glibc itself lists."""
         from ..loader.threads import find_thread_pointers
-        from ..loader.tls import count_destructors
+        from ..loader.tls_lists import count_destructors
 
         process = self._process
         libcs = [m for m in process.graph.by_address.values() if not m.is_proxy and is_libc(m.name)]

@@ -18,7 +18,6 @@ from ..loader.rendezvous import STATIC, Rendezvous, find_rendezvous
 from ..model import Library, State
 from .activity import LoaderActivity, find_activity
 from .process import GlibcProcess, read_process
-from .unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .verdict import GlibcExamination
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def explain_chosen(target: Target, choose: Choice) -> State:
         try:
             chosen = choose(examination.all_facts())
         except NotFoundError as error:
+            from .unfound import explain_unfound  # most names are found
+
             return explain_unfound(process, error)  # not raised as long as the process may be caught in a change
         return examination.state(chosen)
 
@@ -83,6 +84,8 @@ def explain_chosen(target: Target, choose: Choice) -> State:
         try:
             return state._replace(libraries=tuple(choose(state.libraries)))
         except NotFoundError as error:
+            from .unfound import NOT_WHOLE, incomplete
+
             found = error if start.complete else incomplete(error, NOT_WHOLE)
             found.add(state.problems)
             return found
@@ -95,6 +98,8 @@ def explain_chosen(target: Target, choose: Choice) -> State:
             raise
         return listed._replace(libraries=tuple(choose(listed.libraries)))
     if isinstance(answer, NotFoundError):
+        from .unfound import unfound_in_motion
+
         raise unfound_in_motion(answer, racy)
     return answer._replace(problems=(*answer.problems, *racy))
 

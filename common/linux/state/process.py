@@ -13,6 +13,7 @@ from ...paths import base_name
 from ..auxv import AT_SYSINFO_EHDR
 from ..elf.image import DT_SONAME, ElfImage, ElfImages
 from ..layouts.resolve import LayoutSet
+from ..loader.agreement import HeaderAgreement
 from ..loader.collector import CollectorRules
 from ..loader.find import LoaderGlobals
 from ..loader.layout import choose_layouts, header_contradictions, overwritten_words
@@ -51,6 +52,7 @@ def read_process(memory: Memory, start: Rendezvous, private: LoaderGlobals) -> G
         program=main_program_path(memory, private.rtld),
         functions=FunctionNames(),
         build_ids=BuildIds(),
+        agreement=choice.agreement,
     )
     if choice.layouts.version is None:
         process.add_problem("glibc", "its version cannot be read: the rules of the newest release are assumed")
@@ -90,11 +92,13 @@ class GlibcProcess:
         program: str,
         functions: FunctionNames,
         build_ids: BuildIds,
+        agreement: Optional[HeaderAgreement] = None,
         bindings: Optional[BindingCache] = None,
     ) -> None:
         """Create a process from one snapshot.
 
         :param program: the path of the main program.
+        :param agreement: what has compared some headers already, None if nothing has.
         :param bindings: those of an earlier snapshot, None for the first one.
         """
         self.memory = memory
@@ -109,6 +113,8 @@ class GlibcProcess:
         self._overwritten: set[int] = set()
         self.program = program
         self._images = ElfImages(memory, self._agrees)
+        if agreement is not None:
+            self._agreement = agreement
         if bindings is None:
             self.bindings = BindingCache(memory, self._images)
         else:
@@ -168,7 +174,9 @@ class GlibcProcess:
     def concern(self, link_map: LinkMap) -> None:
         """Record that an answer concerns a library, and look for its trouble."""
         self._concerned[link_map.address] = None
-        if not link_map.is_proxy and self.image(link_map) is None and link_map.address not in self._troubles:
+        if link_map.is_proxy or self.has_agreeing_headers(link_map) or self.image(link_map) is not None:
+            return
+        if link_map.address not in self._troubles:
             self._headless[link_map.address] = self.name(link_map)
 
     def concerned_problems(self) -> tuple[Problem, ...]:
@@ -246,6 +254,14 @@ class GlibcProcess:
             self.note_trouble(link_map, overwritten_words(texts))
             self._overwritten.add(link_map.address)
         return not texts
+
+    @cached_property
+    def _agreement(self) -> HeaderAgreement:
+        return HeaderAgreement(self.memory, self.graph.structure)
+
+    def has_agreeing_headers(self, link_map: LinkMap) -> bool:
+        """Return True if a library's headers are seen at once to be those that the loader has read."""
+        return self._agreement.holds(link_map)
 
     def is_overwritten(self, link_map: LinkMap) -> bool:
         """Return True if a library's image was read, and is not the one that the loader has read."""

@@ -19,7 +19,7 @@ from ..elf.image import ElfImage
 from ..loader.collector import mark
 from ..loader.maps import DF_1_NODELETE, Graph, LinkMap, Namespace
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED
-from ..model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
+from ..rebuild_model import Fix, FixKind, Hiding, Obstacle, ObstacleKind, Rebuild
 from .mark_phase import MarkPhase
 from .nodelete import NodeleteOrigins, without_guards
 from .process import GlibcProcess

@@ -27,7 +27,7 @@ _SEARCH_UNITS = 120
 _NAME_UNITS = 500
 TEXT_UNITS = 8
 
-_RUST_INNER = re.compile(r"::(?:\{\{|\{constant#|__getit::).*")
+_RUST_INNER = r"::(?:\{\{|\{constant#|__getit::).*"
 
 
 class FunctionNames:
@@ -73,7 +73,7 @@ def name_variable(
     if found is not None and not memory.spend(TEXT_UNITS * len(found), "names of variables"):
         return None
     # Rust keeps the value of a thread_local! in a variable within it.
-    return found and _RUST_INNER.sub("", found)
+    return found and re.sub(_RUST_INNER, "", found)
 
 
 def _find_name(memory: Memory, image: ElfImage, path: str, start: int, address: int) -> Optional[str]:

@@ -11,7 +11,7 @@ from ...paths import base_name
 from ..loader.maps import LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..loader.static_tls import read_static_surplus
-from ..model import Hold, HoldKind, Library, Rebuild, State, StaticTls
+from ..model import Hold, HoldKind, Library, State, StaticTls
 from .activity import note_activity
 from .chains import MAX_DEMANGLED, MAX_SYMBOLS, HoldChains
 from .doubts import Doubts
@@ -21,13 +21,13 @@ from .mark_phase import MarkPhase
 from .naming import missing_names, opened_by, target_info
 from .nodelete import NodeleteOrigins, without_guards
 from .process import GlibcProcess
-from .rebuild import find_rebuild
 from .startup import Startup
 from .symbols import demangled
 from .tls import PendingDestructors
 
 if TYPE_CHECKING:
     from ..loader.incremental import IncrementalGraphReader
+    from ..rebuild_model import Rebuild
 
 # Costs in Memory's units: of a library that is reported with its fields, and of a step along an edge.
 _LIBRARY_UNITS = 6000
@@ -98,9 +98,7 @@ class GlibcExamination:
         by_address = process.graph.by_address
         maps = by_address.values() if chosen is None else [by_address[library.link_map] for library in chosen]
         files = LoadedFiles(process)
-        libraries = tuple(
-            self.verdict(m, identify=not self._brief)._replace(file_state=files.state_word(m)) for m in maps
-        )
+        libraries = tuple(self.verdict(m, not self._brief, files.state_word(m)) for m in maps)
         if chosen is not None:
             held = (library.held is True for library in libraries)
             libraries = tuple(
@@ -120,24 +118,24 @@ class GlibcExamination:
         process = self.process
         if not process.graph.complete:
             return None  # what a library has that is not listed would be taken for lost
-        maps = process.graph.by_address
-        found = read_static_surplus(process.memory, process.layouts, process.private, maps.values())
-        if found is None:
-            return None
-        held = tuple((process.name(maps[address]), size) for address, size in found.held.items())
-        return StaticTls(found.size, found.free, held, found.lost)
+        maps = process.graph.by_address.values()
+        return read_static_surplus(process.memory, process.layouts, process.private, maps, process.name)
 
     def rebuild(self, link_map: LinkMap) -> Optional[Rebuild]:
         """Return what would let a library go that something keeps for good; None for others, and for start-up ones."""
+        from .rebuild import find_rebuild  # the list of all libraries has no remedies
+
         return find_rebuild(self.process, self.kept, self._facts.nodelete, link_map)
 
-    def verdict(self, link_map: LinkMap, identify: bool) -> Library:
-        """Return the verdict on one library."""
+    def verdict(self, link_map: LinkMap, identify: bool, file_state: Optional[str] = None) -> Library:
+        """Return the verdict on one library, with how its file has changed."""
+        if identify:
+            self.process.image(link_map)  # reads what is compared and what identifies it with one request
         self.process.concern(link_map)
         if self._facts.doubts.of(link_map):
-            return self.describe(link_map, identify)
+            return self.describe(link_map, identify, file_state=file_state)
         holds, omitted = self._holds(link_map)
-        return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted)
+        return self.describe(link_map, identify, self._held(link_map, holds), holds, omitted, file_state)
 
     def describe(
         self,
@@ -146,6 +144,7 @@ class GlibcExamination:
         held: Optional[bool] = None,
         holds: tuple[Hold, ...] = (),
         holds_omitted: int = 0,
+        file_state: Optional[str] = None,
     ) -> Library:
         """Return the facts of one library, with the verdict on it if there is one."""
         if not self._brief:
@@ -169,6 +168,8 @@ class GlibcExamination:
             holds,
             holds_omitted,
             link_map.is_proxy,
+            None,
+            file_state,
         )
 
     def refresh_verdict(self, library: Library, link_map: LinkMap) -> Library:
@@ -192,6 +193,8 @@ class GlibcExamination:
 
     def _is_surely_kept(self, link_map: LinkMap) -> bool:
         """Return True if a root keeps a marked library through libraries whose link maps nothing contradicts."""
+        if self.kept.marks[link_map.address] or link_map.address in self._surely_kept:
+            return True  # its own link map was compared before it was asked what keeps it
         by_address, doubted = self.process.graph.by_address, []
 
         def holders(address: int) -> Sequence[int]:
@@ -247,7 +250,9 @@ class GlibcExamination:
         if link_map.l_type != LT_LOADED:
             origin = self._facts.startup.origin(link_map)
             return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
-        own = self._own_holds(link_map)
+        own = tuple(self._own_holds(link_map))
+        if link_map.address not in self.kept.holders:
+            return own, 0
         others, omitted = self._chains.holds(link_map)
         return (*own, *others), omitted
 

@@ -177,7 +177,7 @@ class StoredErrors:
     def _read(self, process: GlibcProcess, tid: int) -> Optional[tuple[Optional[str], OpenFailure]]:
         """Read the object that a thread's last error names, None if only its text names one, and the error."""
         from ..loader.threads import find_thread_pointers
-        from ..loader.tls import find_static_block
+        from ..loader.tls_blocks import find_static_block
 
         memory, private = process.memory, process.private
         pointers = find_thread_pointers(memory, process.layouts, process.graph, private.rtld_global, [])
