@@ -11,7 +11,7 @@ from pathlib import Path
 import dlwhy
 import pytest
 from dlwhy.common.model import Outcome
-from dlwhy.tests.hosts.gdbrun import clean_environment
+from dlwhy.tests.support.children import running, tell
 from dlwhy.tests.synth.process import compile_file
 
 OPENER = r"""
@@ -23,11 +23,13 @@ int main(int count, char **words)
 {
     char line[4096];
     int namespaces = count > 1, opened = 0;
+    puts("ready");
+    fflush(stdout);
     while (fgets(line, sizeof line, stdin) && line[0] != '\n') {
         line[strcspn(line, "\n")] = 0;
         opened += (namespaces ? dlmopen(LM_ID_NEWLM, line, RTLD_LAZY) : dlopen(line, RTLD_LAZY)) != NULL;
     }
-    printf("ready %d\n", opened);
+    printf("%d\n", opened);
     fflush(stdout);
     getchar();
     return 0;
@@ -44,28 +46,10 @@ def opener(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def opened(opener: Path, paths: Sequence[Path], *words: str) -> Iterator[tuple[dlwhy.Examination, int]]:
     """Open libraries in one process; give it, and how many could be opened."""
-    with subprocess.Popen(
-        [str(opener), *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        errors="surrogateescape",
-        env=clean_environment({}),
-    ) as process:
-        try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("".join(f"{path}\n" for path in paths) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            while line and not line.startswith("ready "):
-                line = process.stdout.readline()
-            assert line, f"the program ended with {process.wait()}"
-            with dlwhy.open(process.pid) as examined:
-                yield examined, int(line.split()[1])
-        finally:
-            process.kill()
+    with running([opener, *words]) as process:
+        answer = tell(process, "".join(f"{path}\n" for path in paths) + "\n")
+        with dlwhy.open(process.pid) as examined:
+            yield examined, int(answer)
 
 
 def test_a_symbolic_link_and_a_namesake(opener: Path, tmp_path: Path) -> None:
