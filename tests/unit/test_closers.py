@@ -22,6 +22,12 @@ void *wrap_open(const char *path) { return dlopen(path, RTLD_NOW); }
 static int inner(void *handle) { return dlclose(handle); }
 int wrap_close(void *handle) { return handle ? inner(handle) : -1; }
 int wrap_count(void *handle) { return handle != 0; }
+int (*wrap_table[])(void *) = {wrap_count, wrap_close};
+struct ops { const char *name; int (*close)(void *); };
+static const struct ops own = {"own", wrap_close};
+static const struct ops *volatile current = &own;
+const struct ops *wrap_ops(void) { return &own; }
+int wrap_do(void *handle) { return current->close(handle); }
 """
 MIDDLE = "int wrap_close(void *); int middle_close(void *h) { return wrap_close(h) + 1; }"
 HOST = r"""
@@ -63,6 +69,7 @@ class Case(NamedTuple):
     language: str = "c"
 
 
+OPS = "struct ops { const char *name; int (*close)(void *); }; const struct ops *wrap_ops(void);"
 DESTRUCTOR = "__attribute__((destructor)) static void close_it(void) "
 CASES = {
     "by a wrapper": Case(
@@ -134,6 +141,23 @@ CASES = {
         ClosingWay.POINTER,
         "wrap_close",
         flags=("-O2",),
+    ),
+    "by another library's table": Case(
+        f"extern int (*wrap_table[])(void *); volatile int chosen = 1;{DESTRUCTOR} {{ wrap_table[chosen](handle); }}",
+        ClosingWay.POINTER,
+        "wrap_close",
+    ),
+    "by another library's table, which it asks for": Case(
+        f"{OPS} {DESTRUCTOR} {{ wrap_ops()->close(handle); }}", ClosingWay.POINTER, "wrap_close"
+    ),
+    "by another library's table, which it has asked for": Case(
+        f"{OPS} const struct ops *ops; __attribute__((constructor)) static void ask(void) {{ ops = wrap_ops(); }}"
+        f"{DESTRUCTOR} {{ ops->close(handle); }}",
+        ClosingWay.POINTER,
+        "wrap_close",
+    ),
+    "by a function that uses a table": Case(
+        f"int wrap_do(void *); {DESTRUCTOR} {{ wrap_do(handle); }}", ClosingWay.POINTER, "wrap_close"
     ),
     "by a variable": Case(
         f"int wrap_close(void *); int (*variable)(void *) = wrap_close;{DESTRUCTOR} {{ variable(handle); }}",

@@ -4,8 +4,10 @@ A library that imports dlclose can, and so can one that looks it up by dlsym.  O
 followed: what DT_FINI, DT_FINI_ARRAY and the destructors that are registered by ``__cxa_atexit`` reach through calls,
 jumps and addresses that they take, in their own library and in others, up to an import of dlclose.  libc is not
 followed, whose own closes are its business.  Calls through pointers, such as virtual functions, are not followed
-either: if finalisers reach one, each function counts that the library imports.  Elsewhere a library counts if it is
-bound to a function of one that imports dlclose.
+either: if finalisers reach one, each function counts that the library imports, or that is in a table whose address the
+code takes, or has in a variable.  Elsewhere a library counts if it is bound to a function of one that imports dlclose.
+
+Not known are objects in the heap that point to tables, and a name of dlclose that is put together for dlsym.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ MAX_SEARCHED = 4 << 20
 MAX_FUNCTIONS = 3000
 MAX_FUNCTION = 1 << 16
 MAX_FINALISERS = 1 << 12
+#: How many words of a table of functions are looked at.
+TABLE_WORDS = 16
 #: How much is looked at of a function whose end no table has.
 _UNKNOWN_END = 512
 _ALIGNMENT = 16
@@ -333,6 +337,24 @@ class _Code:
                 if link_map is not None and link_map is not self.link_map and self._closers.needs_one(link_map):
                     yield target
 
+    def in_tables(self, function: int) -> Iterator[_Target]:
+        """Yield the functions in the tables whose addresses a function takes, or finds in a variable.
+
+        Each table is of functions of its own library: what one imports counts in any case, if that is the finaliser's.
+        """
+        start, end = self.extent(function)
+        end = min(end, start + MAX_FUNCTION)
+        data, word = self._read(start, end), self._memory.pointer_size
+        places = list(self._places(_ADDRESSES, data, start))
+        places += [self._memory.try_unsigned(place, word) or 0 for place in self._places(_LOADS, data, start)]
+        for place in dict.fromkeys(places):
+            code = None if place % word else self._closers.code_at(place)
+            if code is None or code.contains(place):
+                continue
+            for value in self._memory.try_words(place, TABLE_WORDS) or ():
+                if code.contains(value):
+                    yield from code._at(value)
+
     def _find_targets(self, start: int, end: int) -> Iterator[_Target]:
         data = self._read(start, end)
         for place in self._places(_BRANCHES, data, start):
@@ -498,7 +520,18 @@ class _FinaliserCalls:
         if not any(self._calls_by_pointer(function) for function in before):
             return None
         through = self._search(code.imported(), before)
+        fresh = list(before)
+        while fresh and through is None:
+            known = len(before)
+            through = self._search(self._in_tables(fresh), before)
+            fresh = list(before)[known:]
         return Closer(name, ClosingWay.POINTER, through) if through else None
+
+    def _in_tables(self, functions: Sequence[int]) -> Iterator[_Target]:
+        for function in functions:
+            code = self._closers.code_at(function)
+            if code is not None and code.contains(function):
+                yield from code.in_tables(function)
 
     def _calls_by_pointer(self, function: int) -> bool:
         code = self._closers.code_at(function)
