@@ -177,8 +177,10 @@ class Planner:
     @cached_property
     def _condemned(self) -> frozenset[int]:
         """Return the link maps that a running close has condemned."""
-        maps = self._process.graph.by_address.values()
-        return frozenset(m.address for m in maps if self.examined.kept.is_closing(m))
+        if not self._process.lock.is_held:
+            return frozenset()
+        maps, kept = self._process.graph.by_address, self.examined.kept
+        return frozenset(address for address in maps.keys() - kept.marks.keys() if kept.is_closing(maps[address]))
 
     @cached_property
     def _order_rule(self) -> OrderRule:

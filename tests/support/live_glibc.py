@@ -516,6 +516,8 @@ class Script:
             library.namespace = namespace
             library.is_proxy = library.name == "ld.so"
             self.process.place(library)
+            library.serial = self.process.load_adds
+            self.process.load_adds += 1
         self.process.libraries += new
         return new[0]
 

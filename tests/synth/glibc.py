@@ -82,6 +82,10 @@ class Layout(NamedTuple):
     auditing: Optional[tuple[int, int]] = None
     #: In _rtld_global: the mutex _dl_load_lock.
     load_lock: Optional[int] = None
+    #: What number the library had when it was loaded, l_serial.
+    serial: Optional[int] = None
+    #: In _rtld_global: _dl_load_adds, the number of link maps that were ever put into a list.
+    load_adds: Optional[int] = None
     #: In _rtld_global_ro: the pointers to _dl_open and _dl_close.
     open_close: Optional[tuple[int, int]] = None
 
@@ -99,6 +103,7 @@ class Library:
     nodelete: bool = False
     elf_nodelete: bool = False
     owed: int = 0
+    serial: int = 0
     needs: Sequence[str] = ()
     #: What its file says that it needs, if that is not what the loader has noted.
     needed_names: Optional[Sequence[str]] = None
@@ -182,6 +187,8 @@ class Process:
         self.guard = 0x1122_3344_5566_7788 if high else 0x1122_3344
         #: The thread that holds _dl_load_lock, and how often; by its number for the kernel.
         self.lock = (0, 0)
+        #: How many libraries were ever loaded.
+        self.load_adds = len(self.libraries)
         #: The program's arguments and its environment; None: ld.so does not export where they are.
         self.started_with: Optional[tuple[Sequence[bytes], Sequence[bytes]]] = None
         #: What the thread's __libc_dlerror_result is; None: libc has none.
@@ -411,6 +418,8 @@ class Process:
             bit(layout.auditing, library.auditing)
         if layout.nodelete_pending is not None:
             put(layout.nodelete_pending, library.nodelete_pending, 1)
+        if layout.serial is not None:
+            put(layout.serial, library.serial, 8)
         flags_1 = library.extra_flags_1 | (8 if library.elf_nodelete else 0)
         if layout.nodelete is None:
             flags_1 |= 8 if library.nodelete else 0
@@ -476,6 +485,8 @@ class Process:
             owner, depth = self.lock
             mutex = b"".join(out.number(each, 4) for each in (bool(owner), depth, owner))
             data[layout.load_lock : layout.load_lock + len(mutex)] = mutex
+        if layout.load_adds is not None:
+            data[layout.load_adds : layout.load_adds + word] = out.word(self.load_adds)
         return bytes(data)
 
     def rtld_global_ro(self) -> bytes:

@@ -119,6 +119,8 @@ V240_LIVE = V239._replace(
     removed=(854, 2),
     auditing=(854, 0),
     load_lock=2568,
+    serial=1200,
+    load_adds=2688,
     open_close=(864, 872),
 )
 

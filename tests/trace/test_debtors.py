@@ -39,7 +39,7 @@ class Debtors:
 
     def follow(self) -> None:
         """Read the process as a trace does at an event."""
-        self.examined = self.examined.later(self._follower)
+        self.examined = self.examined.later(self._follower.read)
 
     def _look(self) -> GlibcExamination:
         return look(self.target).examined

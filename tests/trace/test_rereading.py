@@ -106,7 +106,7 @@ def test_verdicts_that_are_taken_over_are_those_of_a_fresh_look(tmp_path: Path) 
             for _ in range(100):
                 one.step()
                 before = examined.process.graph
-                examined = examined.later(follower)
+                examined = examined.later(follower.read)
                 # As at every event: the next library at the same place can be another one.
                 examined.process.forget_build_ids(changed_maps(before, examined.process.graph))
                 ours = foresee(forecast, examined)

@@ -236,6 +236,25 @@ def test_a_library_where_one_was_that_passed_calls_on_is_another(way: Way) -> No
     assert told[-1] == "libself.so:code"
 
 
+def test_a_plugin_that_was_rebuilt_and_loaded_again_has_its_own_functions() -> None:
+    made = script()
+    handle = made.main.dlopen("libx.so")
+    plugin = made.main.dlopen("liba.so")
+    made.begin()
+    for name in ("code", "other"):
+        made.known["liba.so"] = Library("liba.so", functions={name: 0x18})
+        made.main.dlclose(plugin)
+        plugin = made.main.dlopen("liba.so")
+        with made.main.within(("liba.so", name)):
+            made.main.dlclose(made.main.dlopen("libx.so"))
+    assert handle
+    assert callers_of(made)[2:] == [
+        *["user liba.so:code"] * 2,
+        *["user main:main"] * 2,
+        *["user liba.so:other"] * 2,
+    ]
+
+
 def test_what_is_remembered_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_SITES", "MAX_WAYS"):
         monkeypatch.setattr(callers, name, 0)

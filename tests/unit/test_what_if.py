@@ -127,7 +127,7 @@ def test_a_process_that_has_gone_on_is_judged_as_if_it_had_been_read_anew(seed: 
         unique = [("_ZGVx", dice.choice(owners))] if owners and dice.random() < 0.5 else []
         now = target_of(libraries, unique)
         target._segments, target._starts = now._segments, now._starts
-        examined = examined.later(follower)
+        examined = examined.later(follower.read)
         fresh = examination_of(now)
         assert answers(examined) == answers(fresh)
         assert examined.process.problems == fresh.process.problems

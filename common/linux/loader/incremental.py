@@ -7,7 +7,8 @@ changed chunks are read again; on any inconsistency everything is.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Optional
 
@@ -20,7 +21,14 @@ from .rendezvous import MAX_LIBRARIES, read_name
 #: Link maps share chunks with heap memory that changes often, so changes are located by cells of this size, in bytes.
 _CELL_SIZE = 1024
 
+#: Chunks side by side are read by one request, of at most this size: each request costs as much as 8 KiB.
+_MAX_RUN = 16 * CHUNK_SIZE
+
+#: For more link maps than these to be read again the lists are followed, which takes longer than to put in a few.
+_MAX_REPLACED = 16
+
 _address = attrgetter("address")
+_links = attrgetter("l_next", "l_prev", "l_real", "l_ns")
 
 
 class _InconsistentListsError(Exception):
@@ -41,11 +49,17 @@ class IncrementalGraphReader:
         self._scope_start = scope.offset - 5 * scope.size if scope else 0
         self._scope_end = scope.offset + scope.size if scope else 0
         self._last: Optional[Graph] = None
+        #: How many libraries had been loaded when the lists were last read, _dl_load_adds; None if unknown.
+        self.load_count = self._reader.read_load_count()
         #: The last known bytes of each chunk that holds link maps, None if unreadable, by the chunk's address and size.
         #: Where a whole chunk cannot be read, its pages are compared instead.
         self._known: dict[tuple[int, int], Optional[bytes]] = {}
+        #: The same, joined; None while that is to be done.
+        self._runs: Optional[list[_Run]] = None
         #: The link maps that have bytes in a cell, by the cell's address.
         self._users: dict[int, set[LinkMap]] = {}
+        #: How many link maps keep each other one directly, by its address.
+        self._uses: Counter[int] = Counter()
 
     def read(self, memory: Memory) -> Graph:
         """Read what changed since the last read; read everything if that fails.
@@ -67,22 +81,43 @@ class IncrementalGraphReader:
             if not graph.complete or graph.doubts:
                 return graph
             self._users.clear()
+            self._uses.clear()
             self._known.clear()
+            self._runs = None
             self._note(memory, graph.by_address.values())
         self._last = graph
+        self.load_count = self._reader.read_load_count()
         return graph
+
+    def glance(self, memory: Memory) -> Graph:
+        """Return the graph as last read if no library was loaded since; else read what has changed.
+
+        None was if _dl_load_adds is the same, which counts each link map that is put into a list (elf/dl-object.c).
+        Libraries can have gone, so this is enough only to find the library of an address that is executed.
+
+        :raises FaultError: as `read` does.
+        :raises CorruptError: likewise.
+        """
+        self._reader.maps.memory = memory
+        last, count = self._last, self.load_count
+        if last is not None and count is not None and self._reader.read_load_count() == count:
+            return last
+        return self.read(memory)
 
     def _note(self, memory: Memory, maps: Iterable[LinkMap]) -> None:
         for link_map in maps:
+            self._uses.update((*link_map.needed, *link_map.relocated_to))
             for cell in _cells(link_map):
                 self._users.setdefault(cell, set()).add(link_map)
                 size = CHUNK_SIZE if memory.chunk(cell) is not None else PAGE_SIZE
                 key = (cell - cell % size, size)
                 if key not in self._known:
                     self._known[key] = memory.try_read(*key)
+                    self._runs = None
 
     def _forget(self, maps: Iterable[LinkMap]) -> None:
         for link_map in maps:
+            self._uses.subtract((*link_map.needed, *link_map.relocated_to))
             for cell in _cells(link_map):
                 if cell in self._users:
                     self._users[cell].discard(link_map)
@@ -92,31 +127,43 @@ class IncrementalGraphReader:
     def _find_suspects(self, memory: Memory) -> set[LinkMap]:
         """Return the link maps near changed memory, and record the current bytes of the chunks."""
         suspects: set[LinkMap] = set()
-        idle = []
-        for key, known in self._known.items():
-            start, size = key
-            now = memory.try_read(start, size)
-            if now is not None and now == known:
-                continue
-            self._known[key] = now
-            cells = [at for at in range(0, size, _CELL_SIZE) if start + at in self._users]
-            if not cells:
-                idle.append(key)
-            for at in cells:
-                end = at + _CELL_SIZE
-                if now is None or known is None or now[at:end] != known[at:end]:
-                    suspects |= self._users[start + at]
-        for key in idle:
-            del self._known[key]
+        runs = self._runs = _join(self._known) if self._runs is None else self._runs
+        for run, now in zip(runs, memory.read_apart([(run.start, run.size) for run in runs])):
+            if now is None or now != run.data:
+                for key in run.keys:
+                    at = key[0] - run.start
+                    piece = memory.try_read(*key) if now is None else now[at : at + key[1]]
+                    suspects.update(self._users_of_changes(key, piece))
+                run.data = now
         return suspects
+
+    def _users_of_changes(self, key: tuple[int, int], now: Optional[bytes]) -> Iterator[LinkMap]:
+        """Yield the link maps near changed memory of a chunk, and record its bytes."""
+        known = self._known[key]
+        if now is not None and now == known:
+            return
+        start, size = key
+        self._known[key] = now
+        cells = [at for at in range(0, size, _CELL_SIZE) if start + at in self._users]
+        if not cells:
+            del self._known[key]
+            self._runs = None
+        for at in cells:
+            end = at + _CELL_SIZE
+            if now is None or known is None or now[at:end] != known[at:end]:
+                yield from self._users[start + at]
 
     def _update(self, memory: Memory, last: Graph) -> Graph:
         reader = self._reader
         reader.maps.memory = memory
         suspects = self._find_suspects(memory)
+        heads = reader.read_heads()
+        if heads.pieces == last.heads:
+            replaced = self._replace(memory, last, suspects)
+            if replaced is not None:
+                return replaced
         fresh: list[LinkMap] = []
         before = {namespace.number: namespace.maps for namespace in last.namespaces}
-        heads = reader.read_heads()
         graph = Graph(heads.pieces)
         for number, address, first, loaded in heads.lists:
             if bool(first) != bool(loaded):
@@ -132,6 +179,24 @@ class IncrementalGraphReader:
             graph.by_address.update(zip(map(_address, namespace.maps), namespace.maps))
         if len(graph.by_address) != sum(len(namespace.maps) for namespace in graph.namespaces):
             raise _InconsistentListsError
+        self._take(memory, graph, last, fresh)
+        return graph
+
+    def _replace(self, memory: Memory, last: Graph, suspects: set[LinkMap]) -> Optional[Graph]:
+        """Read link maps again that are where they were; return None if one is not, or too many are read again.
+
+        The heads are the same and each link map leads to the same ones as before, so the lists are the same, too.
+        """
+        fresh = []
+        for before in suspects:
+            now = self._read(before.address, before)
+            if now is not before:
+                fresh.append(now)
+            if _links(now) != _links(before) or find_link_error(now, now.l_prev) or len(fresh) > _MAX_REPLACED:
+                return None
+        if not fresh:
+            return last
+        graph = last.replaced(fresh)
         self._take(memory, graph, last, fresh)
         return graph
 
@@ -191,12 +256,37 @@ class IncrementalGraphReader:
         for link_map in fresh:
             if not there >= {*link_map.needed, *link_map.relocated_to}:
                 raise _InconsistentListsError
-        for link_map in graph.by_address.values() if lost else ():
-            if not (lost.isdisjoint(link_map.needed) and lost.isdisjoint(link_map.relocated_to)):
-                raise _InconsistentListsError
-        self._forget(last.by_address[m.address] for m in fresh if m.address in last.by_address)
-        self._forget(last.by_address[address] for address in lost)
+        gone = [last.by_address[m.address] for m in fresh if m.address in last.by_address]
+        gone += [last.by_address[address] for address in lost]
+        self._forget(gone)
+        if any(self._uses.pop(address, 0) for address in lost):
+            raise _InconsistentListsError
         self._note(memory, fresh)
+        graph.take_places(last, gone, fresh)
+
+
+class _Run:
+    """Chunks side by side: where they are, and the bytes of all; None if some cannot be read."""
+
+    def __init__(self, keys: Sequence[tuple[int, int]], data: Optional[bytes]) -> None:
+        self.keys = keys
+        self.start = keys[0][0]
+        self.size = sum(size for _, size in keys)
+        self.data = data
+
+
+def _join(known: Mapping[tuple[int, int], Optional[bytes]]) -> list[_Run]:
+    """Join the chunks that are side by side; those that cannot be read stay alone."""
+    runs: list[list[tuple[int, int]]] = []
+    end = 0
+    for key in sorted(known):
+        start, size = key
+        if start == end and known[key] is not None and end - runs[-1][0][0] < _MAX_RUN:
+            runs[-1].append(key)
+        else:
+            runs.append([key])
+        end = start + size if known[key] is not None else 0
+    return [_Run(keys, b"".join([known[key] or b"" for key in keys]) if known[keys[0]] else None) for keys in runs]
 
 
 def _cells(link_map: LinkMap) -> Iterator[int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Optional, Union
 
@@ -180,7 +180,8 @@ def _setter_of(integers: tuple[str, ...], parts: tuple[str, ...]) -> Callable[..
 def is_same_library(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
     """Return True if two reads of one address found the same library, not another one that was loaded there.
 
-    Plugins of one size have their map, image and name where the one before had them: the names themselves count.
+    Plugins of one size have their map, image and name where the one before had them: the names themselves count.  One
+    that was built anew and is loaded again has also its name: the loader numbers what it loads (elf/dl-object.c).
     """
     return link_map is other or (
         other is not None
@@ -188,6 +189,7 @@ def is_same_library(link_map: LinkMap, other: Optional[LinkMap]) -> bool:
         and link_map.l_ld == other.l_ld
         and link_map.name == other.name
         and link_map.l_ns == other.l_ns
+        and link_map.field("l_serial") == other.field("l_serial")
     )
 
 
@@ -331,6 +333,8 @@ class Graph:
         self.doubts: dict[int, list[Doubt]] = {}
         #: By the address of the link map: why its lists could not be read.
         self.unread_edges: dict[int, Doubt] = {}
+        #: Where the mappings of libraries begin, in order, and the addresses of their link maps; None until wanted.
+        self._places: Optional[tuple[list[int], list[int]]] = None
 
     @property
     def pieces(self) -> Sequence[tuple[int, bytes]]:
@@ -343,16 +347,49 @@ class Graph:
         """Return the structure that decodes all members of its link maps."""
         return next(iter(self.by_address.values())).structure
 
-    @cached_property
-    def _by_start(self) -> tuple[Sequence[int], Sequence[LinkMap]]:
-        maps = sorted((m for m in self.by_address.values() if not m.is_proxy), key=attrgetter("l_map_start"))
-        return [link_map.l_map_start for link_map in maps], maps
-
     def find_map(self, address: int) -> Optional[LinkMap]:
         """Find the library whose mappings contain an address."""
-        starts, maps = self._by_start
+        if self._places is None:
+            maps = sorted((m for m in self.by_address.values() if not m.is_proxy), key=attrgetter("l_map_start"))
+            self._places = [link_map.l_map_start for link_map in maps], [link_map.address for link_map in maps]
+        starts, addresses = self._places
         index = bisect_right(starts, address) - 1
-        return maps[index] if index >= 0 and address < maps[index].l_map_end else None
+        found = self.by_address[addresses[index]] if index >= 0 else None
+        return found if found is not None and address < found.l_map_end else None
+
+    def take_places(self, before: Graph, gone: Iterable[LinkMap], fresh: Iterable[LinkMap]) -> None:
+        """Compute where the mappings are from those of an earlier graph, if they are known there.
+
+        :param gone: the link maps of that graph that are not in this one.
+        :param fresh: those of this one that are not in that one.
+        """
+        if before._places is None:
+            return
+        starts, addresses = map(list, before._places)
+        for link_map in gone:
+            if not link_map.is_proxy:
+                index = addresses.index(link_map.address)
+                del starts[index], addresses[index]
+        for link_map in fresh:
+            if not link_map.is_proxy:
+                index = bisect_right(starts, link_map.l_map_start)
+                starts.insert(index, link_map.l_map_start)
+                addresses.insert(index, link_map.address)
+        self._places = starts, addresses
+
+    def replaced(self, fresh: Sequence[LinkMap]) -> Graph:
+        """Return the graph with some link maps read again, which are where they were in the lists."""
+        graph = Graph(self.heads)
+        graph.by_address = dict(self.by_address)
+        graph.namespaces = list(self.namespaces)
+        for link_map in fresh:
+            before = self.by_address[link_map.address]
+            graph.by_address[link_map.address] = link_map
+            for index, (number, address, maps) in enumerate(graph.namespaces):
+                if before in maps:
+                    at = maps.index(before)
+                    graph.namespaces[index] = Namespace(number, address, (*maps[:at], link_map, *maps[at + 1 :]))
+        return graph
 
     @property
     def complete(self) -> bool:
@@ -407,6 +444,8 @@ class GraphReader:
         self._namespace = layouts.require("link_namespaces")
         self._structure = Structure(self._namespace, memory.struct_prefix)
         outer = layouts.require("rtld_global").fields
+        count = outer.get("_dl_load_adds")
+        self._loads = None if count is None else (rtld_global + count.offset, count.size)
         self._count = (rtld_global + outer["_dl_nns"].offset, outer["_dl_nns"].size)
         self._first = rtld_global + outer["_dl_ns"].offset
 
@@ -433,6 +472,10 @@ class GraphReader:
         for link_map in graph.by_address.values():
             link_map.name = read_name(memory, link_map.l_name)
         return graph
+
+    def read_load_count(self) -> Optional[int]:
+        """Read _dl_load_adds, which counts each link map that is put into a list (elf/dl-object.c); None if unknown."""
+        return None if self._loads is None else self.maps.memory.try_unsigned(*self._loads)
 
     def read_heads(self) -> Heads:
         """Read the list heads of all namespaces.

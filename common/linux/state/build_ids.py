@@ -13,7 +13,7 @@ from ..loader.maps import Graph, LinkMap
 from ..loader.rendezvous import MAX_LIBRARIES
 
 #: What identifies a library across snapshots, as in `is_same_library` of loader/maps.py.
-_Identity = tuple[int, int, int, str, int]
+_Identity = tuple[int, int, int, str, int, Optional[int]]
 
 
 class BuildIds:
@@ -49,4 +49,5 @@ class BuildIds:
 
 
 def _identity_of(link_map: LinkMap) -> _Identity:
-    return link_map.address, link_map.l_addr, link_map.l_ld, link_map.name, link_map.l_ns
+    serial = link_map.field("l_serial")
+    return link_map.address, link_map.l_addr, link_map.l_ld, link_map.name, link_map.l_ns, serial

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from ...errors import DlwhyError
 from ...memory import Memory
@@ -24,10 +24,6 @@ from ..model import CodeSymbol
 from .build_ids import BuildIds
 from .naming import is_vdso, main_program_path, vdso_name
 from .symbols import BindingCache, FunctionNames
-
-if TYPE_CHECKING:
-    from ..loader.incremental import IncrementalGraphReader
-
 
 #: At most this many libraries are named in one problem.
 _MAX_NAMES = 8
@@ -125,14 +121,15 @@ class GlibcProcess:
         self._functions = functions
         self._build_ids = build_ids
 
-    def later(self, follower: IncrementalGraphReader) -> GlibcProcess:
+    def later(self, read: Callable[[Memory], Graph]) -> GlibcProcess:
         """Read the same process again after it has run; its layouts are still valid.
 
+        :param read: reads its libraries.
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are implausible.
         """
         memory = self.memory.renewed()
-        graph = follower.read(memory)
+        graph = read(memory)
         return GlibcProcess(
             memory=memory,
             start=self.start,

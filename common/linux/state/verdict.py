@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ...graph import Search
+from ...memory import Memory
 from ...model import Evidence
 from ...paths import base_name
-from ..loader.maps import LinkMap
+from ..loader.maps import Graph, LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..loader.static_tls import read_static_surplus
 from ..model import Hold, HoldKind, Library, State, StaticTls
@@ -26,7 +27,6 @@ from .symbols import demangled
 from .tls import PendingDestructors
 
 if TYPE_CHECKING:
-    from ..loader.incremental import IncrementalGraphReader
     from ..rebuild_model import Rebuild
 
 # Costs in Memory's units: of a library that is reported with its fields, and of a step along an edge.
@@ -78,13 +78,14 @@ class GlibcExamination:
         """Examine the same process as if some libraries had other open counts, by link map address."""
         return GlibcExamination(self._facts, {**self.kept.counts, **counts}, brief=self._brief)
 
-    def later(self, follower: IncrementalGraphReader) -> GlibcExamination:
+    def later(self, read: Callable[[Memory], Graph]) -> GlibcExamination:
         """Examine the process again after it has run, under its actual open counts.
 
+        :param read: reads its libraries.
         :raises FaultError: if the loader's lists cannot be read.
         :raises CorruptError: if they are implausible.
         """
-        process = self.process.later(follower)
+        process = self.process.later(read)
         return GlibcExamination._of(process, self.destructors.later(process), brief=self._brief, compared=False)
 
     def all_facts(self) -> list[Library]:

@@ -17,7 +17,7 @@ from ...paths import base_name
 from ...target import Hit, LiveTarget
 from ...trace.events import Site
 from ..elf.image import ElfImage
-from ..elf.unwind import REGISTERS, CallFrame, walk
+from ..elf.unwind import REGISTERS, CallFrame, Row, walk
 from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
@@ -67,6 +67,9 @@ class Callers:
         self._rtld = rtld
         self._ways: list[_CallPath] = []
         self._sites: dict[int, tuple[Optional[LinkMap], Site]] = {}
+        #: What the tables say of instructions, and the library of each, with the image that they were read from.
+        self._rows: dict[int, Optional[Row]] = {}
+        self._places: dict[int, tuple[LinkMap, ElfImage]] = {}
         #: The libraries that opened what their callers named; None for those that opened a name of their own.
         self._passing: dict[int, Optional[LinkMap]] = {}
 
@@ -229,9 +232,25 @@ class Callers:
 
         def find_image(pc: int) -> Optional[ElfImage]:
             link_map = process.find_map(pc) if is_passed(process, pc) else None
-            return process.image(link_map) if link_map else None
+            return self._image(process, link_map, pc) if link_map else None
 
-        return islice(walk(memory, find_image, hit.address, registers), MAX_FRAMES)
+        return islice(walk(memory, find_image, hit.address, registers, self._rows), MAX_FRAMES)
+
+    def _image(self, process: GlibcProcess, link_map: LinkMap, pc: int) -> Optional[ElfImage]:
+        """Return the image with an instruction, as it was when its row was read; forget the row of a library gone."""
+        known = self._places.get(pc)
+        if known is not None and is_same_library(known[0], link_map):
+            return known[1]
+        # A call is looked up by the byte before the return address.
+        self._rows.pop(pc, None)
+        self._rows.pop(pc - 1, None)
+        image = process.image(link_map)
+        if len(self._places) >= MAX_SITES:
+            self._places.clear()
+            self._rows.clear()
+        if image is not None:
+            self._places[pc] = link_map, image
+        return image
 
     def _is_known_outside(self, process: GlibcProcess, pc: int) -> bool:
         """Return True if a return address is already known as a caller's."""

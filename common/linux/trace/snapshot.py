@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Optional
 
 from ...errors import FaultError, UnsupportedError
+from ...memory import Memory
 from ...target import LiveLinuxTarget
 from ..auxv import AT_RANDOM
 from ..dumps.procfs import find_inner_id
@@ -34,7 +36,7 @@ class LoaderSnapshot:
         self._compared: Graph = process.graph
         self._was_running = False
         self._tids: dict[int, int] = {}
-        self._compared_loads = self._read_loads()
+        self._compared_loads = self._follower.load_count
 
     @property
     def process(self) -> GlibcProcess:
@@ -46,9 +48,19 @@ class LoaderSnapshot:
 
         :raises UnsupportedError: if the process executes another program, even the same one once more.
         """
+        self._read(self._follower.read)
+
+    def glance(self) -> None:
+        """Read the lists again if libraries have come or gone; else only what their members say can be out of date.
+
+        :raises UnsupportedError: if the process executes another program, even the same one once more.
+        """
+        self._read(self._follower.glance)
+
+    def _read(self, read: Callable[[Memory], Graph]) -> None:
         if not self.is_same_program():
             raise UnsupportedError(ANOTHER_PROGRAM)
-        self.examined = self.examined.later(self._follower)
+        self.examined = self.examined.later(read)
 
     def is_same_program(self) -> bool:
         """Return True if the process still executes the program that it did when the trace began."""
@@ -78,19 +90,11 @@ class LoaderSnapshot:
 
         0 if that is unknown.
         """
-        loads = self._read_loads()
+        loads = self._follower.load_count
         if loads is None or not self.process.graph.complete:
             return 0
         before, self._compared_loads = self._compared_loads, loads
         return 0 if before is None else loads - before
-
-    def _read_loads(self) -> Optional[int]:
-        """Read _dl_load_adds, which counts each link map that is put into a list (elf/dl-object.c)."""
-        process = self.process
-        member = process.layouts.require("rtld_global").fields.get("_dl_load_adds")
-        if member is None:
-            return None
-        return process.memory.try_unsigned(process.private.rtld_global + member.offset, member.size)
 
     def _note_exit(self, graph: Graph) -> None:
         """Record whether the program's finalisers run: _dl_fini clears l_init_called of the program first."""

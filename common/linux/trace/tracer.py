@@ -314,9 +314,10 @@ class Tracer:
         entry, point = self._entries[hit.address], self._entry_points.locked.get(hit.address)
         # First of all: an arrival that is left behind would be taken for an open that has failed.
         arrival = self._arrivals.take(hit.lwp) if point is not None else None
-        self._snapshot.refresh()
         if entry is EntryPoint.DL_OPEN and self._entry_points.locked:
+            self._snapshot.glance()
             return self._on_arrival(hit)
+        self._snapshot.refresh()
         return self._on_call(hit, entry, point, arrival)
 
     def _on_arrival(self, hit: Hit) -> Reaction:
@@ -363,6 +364,7 @@ class Tracer:
         :param lwp: the thread that requests a namespace.
         """
         assert self._fallback is not None
+        self._snapshot.refresh()
         self.target.exchange(self._given_up, self._kept_ready)
         self._entry_points, self._fallback = self._fallback, None
         self._tracker.sees_errors = bool(self._lasting_raisers)

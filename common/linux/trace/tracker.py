@@ -13,7 +13,7 @@ from .call import UNPREDICTABLE, CloseCall, LoaderCall, OpenCall
 from .descriptors import Descriptors
 from .events import LACKS_STATIC_TLS, Pin
 from .failures import StoredErrors
-from .in_flight import InFlightCalls, instance_of
+from .in_flight import InFlightCalls, changed_maps, instance_of
 from .pins import find_new_nodelete, find_nodelete_cause
 from .predictor import ClosePredictor
 from .requested import find_requested
@@ -115,8 +115,10 @@ class CallTracker:
         if loads <= 0:
             return
         graph = self._snapshot.process.graph
-        there = before.by_address if before is not None else graph.by_address
-        new = sum(not is_same_library(m, there.get(m.address)) for m in graph.by_address.values())
+        new = 0
+        if before is not None:
+            fresh = changed_maps(graph, before)
+            new = sum(not is_same_library(m, before.by_address.get(m.address)) for m in fresh)
         is_failing = any(open_call.library is None for open_call in self._in_flight.open_calls())
         if loads > new and not is_failing and not self._in_flight.are_raced():
             self._summary.count_unseen(loads - new, loads - new)
