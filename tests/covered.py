@@ -70,6 +70,7 @@ SAMPLE_FILES = (
     "common/linux/plan.py",
     "common/linux/loader/collector.py",
     "common/linux/loader/incremental.py",
+    "common/linux/loader/incremental_tls.py",
     "common/linux/loader/maps.py",
     "common/linux/loader/musl.py",
     "common/linux/loader/order.py",

@@ -185,6 +185,8 @@ class Process:
         self.heap = 0x5555_5000_0000 if high else 0x0900_0000
         self.tls = 0x7FFF_0000_1000 if high else 0xBF00_1000
         self.guard = 0x1122_3344_5566_7788 if high else 0x1122_3344
+        #: What the one thread's struct pthread has for its id, until it ends.
+        self.tid = 4711
         #: The thread that holds _dl_load_lock, and how often; by its number for the kernel.
         self.lock = (0, 0)
         #: How many libraries were ever loaded.
@@ -508,7 +510,7 @@ class Process:
         return (value << turn | value >> bits - turn) & (1 << bits) - 1
 
     def thread_block(self) -> bytes:
-        """Write 0x400 bytes of thread-local storage around the thread pointer, which is in the middle."""
+        """Write the memory around the thread pointer, which is 0x200 bytes behind its start."""
         out, word = self.out, self.word
         head = 0
         for library in self.libraries:
@@ -516,13 +518,15 @@ class Process:
                 function = self.mangle(self.base(library) + 0x1100)
                 obj = self.base(library) + DATA + 16 * number
                 head = self.blob(out.words((function, obj, self.maps[library.key], head)))
-        block = bytearray(0x400)
+        block = bytearray(0x600)
         block[0x200 - 0x100 + 7 * word : 0x200 - 0x100 + 8 * word] = out.word(head)
         if self.dlerror_result is not None:
             place = 0x200 - 0x100 + DLERROR_RESULT
             block[place : place + word] = out.word(self.dlerror_result)
         self_at, guard_at = (0x10, 0x30) if word == 8 else (0x8, 0x18)
         block[0x200 + self_at : 0x200 + self_at + word] = out.word(self.tls)
+        if word == 8:
+            block[0x200 + 0x2D0 : 0x200 + 0x2D4] = out.number(self.tid, 4)
         block[0x200 + guard_at : 0x200 + guard_at + word] = out.word(self.guard)
         return bytes(block)
 

@@ -9,7 +9,7 @@ from dlwhy.common.linux.loader.collector import CollectorRules
 from dlwhy.common.linux.loader.find import find_loader_globals, is_libc
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.rendezvous import find_rendezvous
-from dlwhy.common.linux.loader.tls import Destructors, read_destructors
+from dlwhy.common.linux.loader.tls import Destructors, read_destructors, read_lost_destructors
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Thread
 from dlwhy.tests.fakes import FakeTarget
@@ -102,6 +102,23 @@ def test_a_thread_whose_block_is_not_its_own_is_asked_of_glibcs_lists() -> None:
     assert [(each.where, each.message) for each in found.problems] == [
         ("thread 2 (LWP 4712)", "its thread pointer is not known")
     ]
+
+
+def test_what_a_thread_owed_that_is_gone_counts_if_the_others_owe_too_little() -> None:
+    made = process()
+    memory = Memory(made.target())
+    start = find_rendezvous(memory)
+    private = find_loader_globals(memory, start)
+    assert private is not None
+    graph = choose_layouts(memory, start, private).graph
+    libcs = [m for m in graph.by_address.values() if is_libc(m.name)]
+    rules = CollectorRules.of((2, 40))
+    lost = read_lost_destructors(memory, graph, libcs, rules, private.rtld, lambda: [made.tls])
+    assert [each.thread for each in lost] == [None] * 3
+    memory.target.threads = list  # type: ignore[method-assign]
+    found = read_destructors(memory, graph, libcs, rules, private.rtld, dict, lambda: lost)
+    assert sorted(map(len, found.by_map.values())) == [1, 2]
+    assert (found.problems, found.lists) == ((), [])
 
 
 def test_nothing_is_read_where_nothing_is_pending() -> None:
