@@ -24,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from .counts import quantity
+
 #: The most problems that are reported with a failure.
 _MAX_REASONS = 3
 
@@ -69,7 +71,7 @@ class FaultError(DlwhyError):
     """Memory of the target cannot be read: ``size`` bytes at ``address``."""
 
     def __init__(self, address: int, size: int, reason: str = "") -> None:
-        super().__init__(f"cannot read {size} bytes at {address:#x}" + (f": {reason}" if reason else ""))
+        super().__init__(f"cannot read {quantity(size, 'byte')} at {address:#x}" + (f": {reason}" if reason else ""))
         self.address = address
         self.size = size
 

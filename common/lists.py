@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Generic, Optional, TypeVar
 
+from .counts import quantity
 from .errors import CorruptError, FaultError
 from .memory import Memory
 
@@ -47,7 +48,7 @@ class Walk(Generic[Item]):
         taken: int = 0,
         last: int = 0,
         subject: str = "it",
-        noun: str = "entries",
+        noun: str = "entry",
     ) -> None:
         """Create a walk; nothing is read yet.
 
@@ -59,7 +60,7 @@ class Walk(Generic[Item]):
         :param taken: number of nodes of other lists under the same limit.
         :param last: the address that ends the list: 0, or a ring's head.
         :param subject: what the list is called in ``reason``.
-        :param noun: what its nodes are called there.
+        :param noun: what one of its nodes is called there.
         """
         self.items: list[Item] = []
         self.end: Optional[WalkEnd] = None
@@ -98,14 +99,14 @@ class Walk(Generic[Item]):
         """Return why the list could not be followed to its end, None if it was."""
         self.all()
         subject, noun = self._words
-        place = f"{self.address:#x} after {len(self.items)} {noun}"
+        place = f"{self.address:#x} after {quantity(len(self.items), noun)}"
         if self.end is WalkEnd.LOOP:
             return f"{subject} loops at {place}"
         if self.end is WalkEnd.FAULT:
             return f"{subject} cannot be read at {place}"
         if self.end is WalkEnd.LIMIT:
             have = "and the lists before it have" if self._taken else "has"
-            return f"{subject} {have} more than {self._limit} {noun}"
+            return f"{subject} {have} more than {quantity(self._limit, noun)}"
         return self._detail if self.end is WalkEnd.CONTRADICTION else None
 
     def _step(self) -> bool:
@@ -144,7 +145,7 @@ def follow_ring(
     backwards: bool = False,
     pointer_size: Optional[int] = None,
     subject: str = "it",
-    noun: str = "entries",
+    noun: str = "entry",
 ) -> Walk[Item]:
     """Follow a ring of {next, previous} pointers, such as glibc's ``list_t`` and NT's ``LIST_ENTRY``.
 

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Optional
 
+from .counts import quantity
 from .errors import DumpFormatError, FaultError
 from .files import open_regular, read_at
 from .model import Layout, Module, Problem, Thread
@@ -162,8 +163,10 @@ class MinidumpFile:
         if not room:
             raise DumpFormatError(self.path, "the stream directory is cut off", offset)
         if count > min(room, MAX_STREAMS):
-            self._note("stream directory", f"{count} streams are announced, {min(room, MAX_STREAMS)} fit")
-            count = min(room, MAX_STREAMS)
+            fitting = min(room, MAX_STREAMS)
+            announced = quantity(count, "stream is", "streams are")
+            self._note("stream directory", f"{announced} announced, {quantity(fitting, 'fits', 'fit')}")
+            count = fitting
         streams: dict[int, tuple[int, int]] = {}
         entries = self._file.peek(offset, 12 * count)
         for kind, size, where in struct.iter_unpack("<III", entries[: len(entries) - len(entries) % 12]):
@@ -196,8 +199,9 @@ class MinidumpFile:
         """Yield ``count`` entries of ``size`` bytes, as far as present, and at most ``limit``."""
         room = min(length // size, limit)
         if count > room:
-            beyond = "are looked at" if room == limit else "are there"
-            self._note(name, f"{count} entries are announced, {room} {beyond}")
+            beyond = "looked at" if room == limit else "there"
+            announced = quantity(count, "entry is", "entries are")
+            self._note(name, f"{announced} announced, {quantity(room, 'is', 'are')} {beyond}")
         at_once = max(1, BLOCK // size)
         for first in range(0, min(count, room), at_once):
             number = min(at_once, count - first, room - first)

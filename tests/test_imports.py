@@ -16,7 +16,8 @@ from .support.tree import ADAPTERS, ROOT, module_files
 # Rooms, lowest first: a room imports from itself and from those that stand in a line above its own.  A room is a module
 # or folder of common/, by its longest name here.
 ORDER = (
-    ("charset", "counts", "errors", "graph", "imports"),
+    ("charset", "counts"),
+    ("errors", "graph", "imports"),
     ("files", "guards", "model", "paths"),
     ("helper", "target"),
     ("host", "layouts", "memory", "minidumps"),

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Optional, Union
 
+from ..counts import quantity
 from ..errors import NotFoundError
 from ..graph import Search
 from ..memory import Memory
@@ -97,7 +98,10 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
         maps = [m for m in process.graph.by_address.values() if planner.has_handle(m)]
         plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
         if len(maps) > len(plans):
-            process.add_problem("ranking", f"{len(maps)} libraries are open, only {len(plans)} are ranked")
+            ranked = quantity(len(plans), "is", "are")
+            process.add_problem(
+                "ranking", f"{quantity(len(maps), 'library is', 'libraries are')} open, only {ranked} ranked"
+            )
         plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.namespace, plan.library.name))
         return planner.plans(tuple(plans), None)
 

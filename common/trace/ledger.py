@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, Optional, TypeVar
 
+from ..counts import quantity
 from ..model import Outcome, Problem
 from .events import Calls, EventHeader, LibraryTotals, OpenResult, Site, Totals
 
@@ -155,8 +156,8 @@ class Ledger:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return a problem for each kind of event of which more occurred than are listed."""
-        text = "there were {} more than the {} that are listed here; --log has all"
-        return tuple(Problem(name, text.format(count, MAX_LISTED)) for name, count in self._unlisted.items())
+        text = f"occurred than the {MAX_LISTED} that are listed here; --log has all"
+        return tuple(Problem(name, f"{quantity(count, 'more event')} {text}") for name, count in self._unlisted.items())
 
     def totals(self) -> Totals:
         """Return the totals."""

@@ -497,8 +497,8 @@ class _Machine:
         cut = self.nt.memory.problems()
         if len(problems) <= MAX_PROBLEMS:
             return (*problems, *cut)
-        more = Problem("target", f"{len(problems) - MAX_PROBLEMS} more problems of this kind are not listed")
-        return (*problems[:MAX_PROBLEMS], more, *cut)
+        more = quantity(len(problems) - MAX_PROBLEMS, "more problem of this kind is", "more problems of this kind are")
+        return (*problems[:MAX_PROBLEMS], Problem("target", f"{more} not listed"), *cut)
 
     def _target_info(self) -> TargetInfo:
         target = self.nt.target

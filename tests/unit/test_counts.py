@@ -9,7 +9,7 @@ from dlwhy.common.linux.dumps.elfcore import list_names
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 more libraries"), (1, "1 more library"), (2, "2 more libraries")])
 def test_quantity(count: int, words: str) -> None:
-    assert quantity(count, "more library", "more libraries") == words
+    assert quantity(count, "more library") == words
 
 
 def test_names_of_files() -> None:

@@ -323,10 +323,10 @@ def edges_that_end_early(made: Process) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (ring_without_end, "Modules of its node cannot be read at 0x12345678 after 1 modules"),
+        (ring_without_end, "Modules of its node cannot be read at 0x12345678 after 1 module"),
         (ring_that_does_not_point_back, "does not point back: what follows is not known: not all modules of its"),
         (edges_that_are_not_there, "IncomingDependencies cannot be read: not all its edges are known"),
-        (edges_that_end_early, "Dependencies cannot be read at 0x0 after 1 records: not all its edges are known"),
+        (edges_that_end_early, "Dependencies cannot be read at 0x0 after 1 record: not all its edges are known"),
     ],
 )
 def test_a_list_that_is_cut_short_is_told(tmp_path: Path, damage: Callable[[Process], None], told: str) -> None:

@@ -178,7 +178,7 @@ def test_a_file_that_became_shorter_has_no_more_bytes(tmp_path: Path) -> None:
         (write_core([])[:80], "cut off"),
         (write_core([Segment(HEAP, b"x" * 64)] * 3)[:130], "cut off"),
         (write_core([])[:56] + b"\0\0" + write_core([])[58:], "program headers"),
-        (write_core([])[:54] + b"\xff\xff" + write_core([])[56:], "program headers"),
+        (write_core([])[:54] + b"\xff\xff" + write_core([])[56:], "1 program header of 65535 bytes"),
         (write_core([])[:32] + b"\xff" * 8 + write_core([])[40:], "cut off"),
         (write_core([])[:40] + b"\xff" * 8 + write_core([])[48:56] + b"\xff\xff" + write_core([])[58:], "cut off"),
     ],

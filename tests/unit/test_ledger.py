@@ -18,4 +18,4 @@ def test_what_is_too_many_to_list_is_told() -> None:
     assert len(ledger.descriptor_leaks) == MAX_LISTED
     (problem,) = ledger.problems()
     assert problem.where == "descriptor_leaks"
-    assert problem.message.startswith(f"there were 7 more than the {MAX_LISTED} that are listed here")
+    assert problem.message.startswith(f"7 more events occurred than the {MAX_LISTED} that are listed here")

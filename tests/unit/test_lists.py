@@ -34,14 +34,14 @@ def follow(links: Sequence[int], limit: int = 100, taken: int = 0) -> Walk[int]:
             raise CorruptError(f"{address:#x} is no node behind {before:#x}")
         return address, following
 
-    return Walk(BASE, read, limit=limit, taken=taken, subject="the list", noun="nodes")
+    return Walk(BASE, read, limit=limit, taken=taken, subject="the list", noun="node")
 
 
 @pytest.mark.parametrize(
     ("links", "seen", "end", "reason"),
     [
         ([at(1), at(2), 0], 3, WalkEnd.WHOLE, None),
-        ([at(0)], 1, WalkEnd.LOOP, "the list loops at 0x10000 after 1 nodes"),
+        ([at(0)], 1, WalkEnd.LOOP, "the list loops at 0x10000 after 1 node"),
         ([at(1), at(2), at(1)], 3, WalkEnd.LOOP, "the list loops at 0x10010 after 3 nodes"),
         ([at(1), 0x5000], 2, WalkEnd.FAULT, "the list cannot be read at 0x5000 after 2 nodes"),
         ([at(1), at(2), 13], 2, WalkEnd.CONTRADICTION, "0x10020 is no node behind 0x10010"),

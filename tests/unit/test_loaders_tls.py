@@ -90,7 +90,7 @@ def test_a_node_that_cannot_be_read_or_leads_to_no_library_or_has_no_function() 
     target.forget(second, 8)
     found, _ = read(target)
     assert found.by_map == {}
-    told = f"0 pending destructors were found in 1 thread: a list cannot be read at {second:#x} after 1 destructors"
+    told = f"0 pending destructors were found in 1 thread: a list cannot be read at {second:#x} after 1 destructor"
     assert [each.message.endswith(told) for each in found.problems] == [True, True]
 
 

@@ -153,7 +153,7 @@ def test_importing_it_imports_nothing() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "['__future__']",
-        "['dlwhy.common', 'dlwhy.common.errors', 'dlwhy.common.imports']",
+        "['dlwhy.common', 'dlwhy.common.counts', 'dlwhy.common.errors', 'dlwhy.common.imports']",
     ]
 
 

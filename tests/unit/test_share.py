@@ -385,7 +385,7 @@ def test_a_list_of_views_that_is_cut_off(tmp_path: Path, version: str) -> None:
     assert [mapping.process_name for mapping in only(share).mappings] == ["seen.exe"]
     (problem,) = share.problems
     assert problem.where.startswith("section ")
-    assert problem.message.startswith("its list of views cannot be read at 0xffff000000000000 after 1 views")
+    assert problem.message.startswith("its list of views cannot be read at 0xffff000000000000 after 1 view")
 
 
 def test_a_list_of_modules_that_is_cut_off(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def dll_gone_view(answer: GoneDlls, verbose: bool) -> Document:
     if verbose:
         notes += layout_parts(answer.target, answer.loader)
     if answer.overwritten_events:
-        notes.append(Sentence(f"{answer.overwritten_events} older unloads were overwritten in the loader's record."))
+        overwritten = quantity(answer.overwritten_events, "older unload was", "older unloads were")
+        notes.append(Sentence(f"{overwritten} overwritten in the loader's record."))
     notes += problem_parts(answer.problems)
     sentences = [Sentence(_gone_answer(answer)), *(Sentence(text) for text in _crash_sentences(answer, verbose))]
     if answer.address is None:

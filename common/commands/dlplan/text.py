@@ -62,11 +62,11 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
         return
     verb = "is" if len(handles) == 1 else "are"
     best = handles[0]
-    answer = f"{quantity(len(handles), 'library', 'libraries')} {verb} open"
+    answer = f"{quantity(len(handles), 'library')} {verb} open"
     unknown = sum(plan.outcome is Outcome.UNKNOWN for plan in handles)
     known = " of what is known" if unknown else ""
     if best.unloads:
-        freed = f"{quantity(len(best.unloads), 'library', 'libraries')}, {size_words(best.unload_bytes)}"
+        freed = f"{quantity(len(best.unloads), 'library')}, {size_words(best.unload_bytes)}"
         yield Sentence(f"{answer}; closing {best.library.name} frees the most{known}: {freed}.")
     elif unknown:
         what = "it" if len(handles) == 1 else f"{'any' if unknown == len(handles) else unknown} of them"
@@ -101,7 +101,7 @@ def _inside_parts(plans: tuple[Plan, ...]) -> Iterator[Part]:
         counts[library] = counts.get(library, 0) + 1
     if counts:
         shown = [f"{library} ({count})" for library, count in list(counts.items())[:_SHOWN_LIBRARIES]]
-        more = [f"{len(counts) - len(shown)} others"] if len(counts) > len(shown) else []
+        more = [quantity(len(counts) - len(shown), "other")] if len(counts) > len(shown) else []
         yield Sentence(f"Threads run in {join([*shown, *more])}, and crash once it is unloaded: see dlplan LIBRARY.")
 
 
@@ -157,7 +157,7 @@ def _answer(plans: Plans, plan: Plan) -> str:
         )
     if plan.outcome is Outcome.NO_EFFECT:
         return f"{close} does nothing: {name} is NODELETE, so dlclose returns early and does not lower the count."
-    freed = f"{quantity(len(plan.unloads), 'library', 'libraries')} ({size_words(plan.unload_bytes)})"
+    freed = f"{quantity(len(plan.unloads), 'library')} ({size_words(plan.unload_bytes)})"
     atleast = "at least " if plan.may_unload_more else ""
     if plan.outcome is Outcome.UNLOADS:
         return f"{close} unloads {atleast}{freed}."
@@ -221,11 +221,7 @@ def _closer_parts(plan: Plan) -> Iterator[Part]:
             shown = join(
                 [
                     *words,
-                    *(
-                        [f"those of {quantity(more, 'more library', 'more libraries')} {verb} others"]
-                        if more > 0
-                        else []
-                    ),
+                    *([f"those of {quantity(more, 'more library')} {verb} others"] if more > 0 else []),
                 ]
             )
             reached = f"{shown}, by which dlclose is reached.{why}"

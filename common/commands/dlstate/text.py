@@ -58,7 +58,7 @@ def state_view(state: State, verbose: bool) -> Document:
 def _table_parts(state: State) -> Iterator[Part]:
     libraries = state.libraries
     if state.asked is not None:
-        yield Sentence(f"{quantity(len(libraries), 'library', 'libraries')} match {state.asked}:")
+        yield Sentence(f"{quantity(len(libraries), 'library')} match {state.asked}:")
     else:
         held = sum(library.held is True for library in libraries)
         free = sum(library.held is False for library in libraries)
@@ -66,7 +66,7 @@ def _table_parts(state: State) -> Iterator[Part]:
         parts = [f"{held} {'stays' if held == 1 else 'stay'} loaded", f"{free} can go"]
         if unknown:
             parts.append(f"{unknown} not known")
-        yield Sentence(f"{quantity(len(libraries), 'library', 'libraries')}: {', '.join(parts)}.")
+        yield Sentence(f"{quantity(len(libraries), 'library')}: {', '.join(parts)}.")
     rows = tuple(
         (library.name, str(library.namespace), base_words(library), _state_word(library), because(library))
         for library in libraries
@@ -273,7 +273,8 @@ def _possible_remedy(library: Library, conditions: Sequence[_Condition], pid: Op
         if any(c.collects for c in conditions)
         else f", and another dlclose in namespace {library.namespace} has run the collector"
     )
-    more = f" (and {library.holds_omitted} more holders have let it go)" if library.holds_omitted else ""
+    holders = quantity(library.holds_omitted, "more holder has", "more holders have")
+    more = f" (and {holders} let it go)" if library.holds_omitted else ""
     return f"can go once {join([c.text for c in conditions])}{more}{collector}."
 
 

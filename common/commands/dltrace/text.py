@@ -113,7 +113,7 @@ def _answer(trace: Trace) -> str:
     words = [
         f"{quantity(totals.opens, 'open')} ({totals.opens_failed} failed{probes})",
         f"{quantity(totals.closes, 'close')}: {totals.closes_that_unloaded} unloaded "
-        f"{quantity(totals.libraries_unloaded, 'library', 'libraries')}, {totals.closes_that_kept} kept something",
+        f"{quantity(totals.libraries_unloaded, 'library')}, {totals.closes_that_kept} kept something",
     ]
     return f"{', '.join(words)}."
 

@@ -211,7 +211,9 @@ class ElfCore:
                 raise DumpFormatError(self.path, "section header 0 is cut off", shoff)
             count = struct.unpack_from(self.prefix + "I", raw, where)[0]
         if not count or not 0 < entry_size <= 256:
-            raise DumpFormatError(self.path, f"{count} program headers of {entry_size} bytes", phoff)
+            raise DumpFormatError(
+                self.path, f"{quantity(count, 'program header')} of {quantity(entry_size, 'byte')}", phoff
+            )
         if phoff + count * entry_size > self._size:
             raise DumpFormatError(self.path, "the program headers are cut off", phoff)
         if count > MAX_SEGMENTS:
@@ -325,7 +327,9 @@ class ElfCore:
         found = [*self._problems]
         end, size = self._end, os.fstat(self._file.fileno()).st_size
         if end > size:
-            found.insert(0, Problem(f"core file {self.path}", f"it is cut off: the file has {size} bytes of {end}"))
+            found.insert(
+                0, Problem(f"core file {self.path}", f"it is cut off: the file has {quantity(size, 'byte')} of {end}")
+            )
         if self._trusted:
             found.append(Problem(list_names([*self._trusted]), TRUSTED))
         found += [Problem(list_names(paths), message) for message, paths in self._lacking.items()]

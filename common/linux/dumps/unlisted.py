@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from typing import BinaryIO, Optional
 
+from ...counts import quantity
 from ...errors import DlwhyError, UnsupportedError
 from ...files import open_regular, read_at
 from ...memory import Memory
@@ -87,7 +88,7 @@ class _Finder:
         if entry is not None and entry != bias + file.entry & self._mask:
             return f"AT_ENTRY is {entry:#x}, by the file it would be {bias + file.entry & self._mask:#x}"
         if count is not None and count != len(file.headers):
-            return f"AT_PHNUM is {count}, the file has {len(file.headers)} program headers"
+            return f"AT_PHNUM is {count}, the file has {quantity(len(file.headers), 'program header')}"
         objection = self._add(path, stream, file, bias)
         if objection == _UNVERIFIED:
             return "the core lacks the dynamic section that would show it"

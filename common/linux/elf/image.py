@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...errors import CorruptError, DlwhyError, FaultError
 from ...memory import Memory
 
@@ -231,7 +232,7 @@ class ElfImage:
     @staticmethod
     def _read_headers(memory: Memory, address: int, count: int, entry_size: int) -> tuple[ProgramHeader, ...]:
         if not 0 < count <= MAX_PROGRAM_HEADERS or entry_size > 256:
-            raise CorruptError(f"{count} program headers of {entry_size} bytes", address)
+            raise CorruptError(f"{quantity(count, 'program header')} of {quantity(entry_size, 'byte')}", address)
         memory.spend(count * _HEADER_UNITS, f"program headers at {address:#x}")
         data = memory.read(address, count * entry_size)
         return parse_program_headers(data, entry_size, memory.pointer_size == 8, memory.struct_prefix)

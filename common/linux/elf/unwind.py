@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...errors import CorruptError, DlwhyError
 from ...memory import Memory
 from .image import ElfImage
@@ -165,7 +166,7 @@ def _find_description(image: ElfImage, address: int) -> Optional[int]:
     total = reader.encoded(count)
     entries = start + reader.position
     if not 0 < total <= min(_MAX_ENTRIES, header.memsz // 8):
-        raise CorruptError(f"{total} entries of .eh_frame_hdr", start)
+        raise CorruptError(f"{quantity(total, 'entry')} of .eh_frame_hdr", start)
     wanted = address - start
     form = struct.Struct(memory.struct_prefix + "ii")
     low, high = 0, total
@@ -286,7 +287,7 @@ class _Description:
         """Read a record's first two words; return a reader behind them, and the second word."""
         size = self._memory.unsigned(address, 4)
         if not 4 <= size <= _MAX_RECORD:
-            raise CorruptError(f"call frame information of {size} bytes", address)
+            raise CorruptError(f"call frame information of {quantity(size, 'byte')}", address)
         reader = _Reader(self._memory, address + 4, self._memory.read(address + 4, size), 0)
         return reader, reader.unsigned(4)
 

@@ -465,7 +465,7 @@ class GraphReader:
             if first:
                 maps = tuple(_ListReader(self.maps, graph, loaded).follow(first))
                 if graph.complete and loaded != len(maps):
-                    message = f"_ns_nloaded is {loaded}, the list has {quantity(len(maps), 'library', 'libraries')}"
+                    message = f"_ns_nloaded is {loaded}, the list has {quantity(len(maps), 'library')}"
                     graph.problems.append(Problem(f"namespace {number}", message))
                 graph.namespaces.append(Namespace(number, address, maps))
         _check_edges(graph, self.maps)
@@ -548,7 +548,7 @@ class _ListReader:
         """Follow the list; record in ``graph.problems`` where and why it ends early."""
         graph = self._graph
         taken = len(graph.by_address)
-        walk = Walk(head, self._read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="libraries")
+        walk = Walk(head, self._read, limit=MAX_LIBRARIES, taken=taken, subject="the list", noun="library")
         maps = walk.all()
         reason = f"{walk.error}: this library and those after it are not known" if walk.error else walk.reason
         if reason is not None:

@@ -59,7 +59,7 @@ def _follow_public(memory: Memory, head: int) -> Walk[PublicMap]:
             raise CorruptError(f"l_prev is {l_prev:#x}, not {before:#x}: the libraries from here on are not known")
         return PublicMap(memory, address, l_addr, l_name, l_ld), l_next
 
-    return Walk(head, read, limit=MAX_LIBRARIES, subject="the list", noun="libraries")
+    return Walk(head, read, limit=MAX_LIBRARIES, subject="the list", noun="library")
 
 
 class Rendezvous(NamedTuple):

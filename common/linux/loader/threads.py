@@ -93,7 +93,7 @@ class _Blocks:
         shift = _pointer_distance(memory, pthread)
         for head in heads:
             walk = follow_ring(
-                memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="threads"
+                memory, head, lambda node: node - link, limit=MAX_THREADS, subject="the list", noun="thread"
             )
             for block in walk.all():
                 yield memory.try_unsigned(block + tid.offset, tid.size), block + shift

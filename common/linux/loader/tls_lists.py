@@ -92,7 +92,7 @@ class DestructorLists:
         """Follow a chain; return no nodes if any of it is not a ``struct dtor_list``."""
         if not head:
             return ()
-        walk = Walk(head, self._read_node, limit=self._budget, subject="a list", noun="destructors")
+        walk = Walk(head, self._read_node, limit=self._budget, subject="a list", noun="destructor")
         nodes = walk.all()
         if not walk.is_complete:
             if len(nodes) > self._longest:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import BinaryIO, NamedTuple, Optional, Protocol
 
+from ...counts import quantity
 from ...errors import DumpFormatError, FaultError, UnsupportedError
 from ...files import open_regular
 from ...lists import Walk, follow_ring
@@ -198,9 +199,8 @@ class KernelDump:
         self._problems: list[Problem] = []
         if self._pages.end > self._length:
             missing = -(-(self._pages.end - self._length) // PAGE_SIZE)
-            self._problems.append(
-                Problem("dump", f"the file is cut off: {missing} of its pages are missing, so some answers will be too")
-            )
+            pages = quantity(missing, "of its pages is", "of its pages are")
+            self._problems.append(Problem("dump", f"the file is cut off: {pages} missing, so some answers will be too"))
         self._mode = (
             PagingMode.X64
             if self.platform.pointer_size == 8
@@ -223,7 +223,11 @@ class KernelDump:
         self._file.seek(offset)
         data = self._file.read(size)
         if len(data) != size:
-            raise DumpFormatError(self._path, f"cut off: {size} bytes are wanted, {len(data)} are there", offset)
+            raise DumpFormatError(
+                self._path,
+                f"cut off: {quantity(size, 'byte is', 'bytes are')} wanted, {quantity(len(data), 'is', 'are')} there",
+                offset,
+            )
         return data
 
     def _read_header(self) -> _Header:
@@ -490,7 +494,7 @@ class KernelDump:
             name = read_unicode_string(memory, entry + _FULL_DLL_NAME[size], size)
             return Module(name.text or "", memory.pointer(entry + _DLL_BASE[size]))
 
-        return follow_ring(memory, head, read, limit=_MAX_MODULES, subject="the list of modules", noun="modules")
+        return follow_ring(memory, head, read, limit=_MAX_MODULES, subject="the list of modules", noun="module")
 
     # -- missing in a dump of a machine ------------------------------------------------------------------------
 

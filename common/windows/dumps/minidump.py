@@ -125,7 +125,9 @@ class MinidumpTarget(MinidumpFile):
             return None
         header, size, count = struct.unpack("<III", data)
         if header < 12 or not _UNLOADED_SIZE <= size <= BLOCK:
-            self._note("unloaded module list", f"its header of {header} and entries of {size} bytes make no sense")
+            self._note(
+                "unloaded module list", f"the sizes of its header, {header}, and of its entries, {size}, make no sense"
+            )
             return None
         found = []
         pieces = self._pieces(
@@ -144,7 +146,9 @@ class MinidumpTarget(MinidumpFile):
             return {}
         header, size, count = struct.unpack("<III", data)
         if header < 12 or not _THREAD_INFO_SIZE <= size <= BLOCK:
-            self._note("thread information", f"its header of {header} and entries of {size} bytes make no sense")
+            self._note(
+                "thread information", f"the sizes of its header, {header}, and of its entries, {size}, make no sense"
+            )
             return {}
         room = max(0, length - header)
         pieces = self._pieces("thread information", offset + header, room, count, size, MAX_THREADS)

@@ -187,7 +187,7 @@ class FileReader:
         def read(entry: int) -> ControlAreaView:
             return ControlAreaView(entry - links, nt.memory.pointer(entry - links + owner) & ~_OWNER_FLAGS)
 
-        return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="views")
+        return follow_ring(nt.memory, head, read, limit=MAX_VIEWS, subject="its list of views", noun="view")
 
     def find_file(self, address: int) -> Optional[FileObject]:
         """Read the file object at an address, None if there is none."""

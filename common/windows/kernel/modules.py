@@ -52,9 +52,7 @@ def list_modules(nt: Nt) -> Optional[Walk[KernelModule]]:
         base, length = memory.pointer(entry + at.base), memory.unsigned(entry + at.size, 4)
         return KernelModule(entry, _name(nt, entry + at.name), base, length, memory.pointer(entry + at.section))
 
-    return follow_ring(
-        memory, head, read, limit=MAX_MODULES, subject="the list of the kernel's modules", noun="modules"
-    )
+    return follow_ring(memory, head, read, limit=MAX_MODULES, subject="the list of the kernel's modules", noun="module")
 
 
 def _name(nt: Nt, address: int) -> Optional[str]:

@@ -11,6 +11,7 @@ import re
 import struct
 from typing import NamedTuple, Optional
 
+from ...counts import quantity
 from ...errors import FaultError
 from ...memory import Memory
 from ...model import Problem
@@ -71,7 +72,9 @@ def find_unloads(loader: Loader) -> tuple[Optional[UnloadRecord], Optional[Probl
         if not array:
             return UnloadRecord((), 0), None
         if element < _SIZES[size][0] or element > 0x1000 or not 0 < count <= MAX_EVENTS:
-            return None, Problem(where, f"{count} elements of {element} bytes make no sense")
+            return None, Problem(
+                where, f"its numbers make no sense: {quantity(count, 'element')} of {quantity(element, 'byte')}"
+            )
         events = []
         for slot in range(count):
             memory.spend(_EVENT_UNITS, where)

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
+from ...counts import quantity
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, UnsupportedError
 from ...lists import Walk, follow_ring
 from ...memory import Memory
@@ -359,7 +360,7 @@ class Loader:
             known = set(found)
             rest = [each for each in reversed(self._follow(head, links, backwards=True).all()) if each not in known]
             self.complete = False
-            more = f"; {len(rest)} more were found from its end" if rest else ""
+            more = f"; {quantity(len(rest), 'more was', 'more were')} found from its end" if rest else ""
             self._add_problem(f"{order} order list", f"{walk.reason}{more}")
             found += rest
         return found
@@ -482,7 +483,7 @@ class Loader:
             backwards=backwards,
             pointer_size=self.pointer_size,
             subject="Modules of its node",
-            noun="modules",
+            noun="module",
         )
 
     def _read_edges(self, node: DdagNode, outgoing: bool, budget: int) -> int:
@@ -513,7 +514,7 @@ class Loader:
         reason: Optional[str] = f"{name} cannot be read"
         if first is not None:
             taken = MAX_RECORDS - budget
-            walk = Walk(first, read, limit=MAX_RECORDS, taken=taken, last=_NO_RECORD, subject=name, noun="records")
+            walk = Walk(first, read, limit=MAX_RECORDS, taken=taken, last=_NO_RECORD, subject=name, noun="record")
             found, reason = walk.all(), walk.reason
         if reason is not None and name in node.record.layout.fields:
             node.cut_edges.add(name)
