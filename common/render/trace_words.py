@@ -76,6 +76,15 @@ def left_words(account: LibraryTotals) -> str:
     return "unloaded" if account.loaded_now is False else count_words(account.open_count_now)
 
 
+def active_accounts(accounts: Sequence[LibraryTotals], verbose: bool) -> list[LibraryTotals]:
+    """Return the accounts of the libraries that calls concerned, or all of them."""
+    return [
+        each
+        for each in accounts
+        if verbose or each.opens_by_caller or each.closes_by_caller or each.closes_without_effect
+    ]
+
+
 def call_parts(accounts: Sequence[LibraryTotals], opened: str, closed: str) -> Iterator[Part]:
     """Yield who opened and closed each library, using these verbs."""
     rows = [

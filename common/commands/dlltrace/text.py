@@ -11,6 +11,7 @@ from ...render.document import Document, Part, Sentence
 from ...render.fit import wrap_facts
 from ...render.trace_words import (
     SHOWN,
+    active_accounts,
     call_parts,
     count_words,
     kept_parts,
@@ -96,11 +97,7 @@ def _close_words(close: DllClose, verbose: bool) -> str:
 
 
 def _account_parts(trace: DllTrace, verbose: bool) -> Iterator[Part]:
-    active = [
-        each
-        for each in trace.library_totals
-        if verbose or each.opens_by_caller or each.closes_by_caller or each.closes_without_effect
-    ]
+    active = active_accounts(trace.library_totals, verbose)
     if not active:
         return
     rows = [

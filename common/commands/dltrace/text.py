@@ -16,6 +16,7 @@ from ...render.text import INDENT, MAX_WIDTH
 from ...render.trace_words import (
     NAMED,
     SHOWN,
+    active_accounts,
     call_parts,
     count_words,
     kept_parts,
@@ -165,11 +166,7 @@ def _close_words(close: Close, verbose: bool) -> str:
 
 
 def _account_parts(accounts: Sequence[LibraryTotals], verbose: bool) -> Iterator[Part]:
-    active = [
-        each
-        for each in accounts
-        if verbose or each.opens_by_caller or each.closes_by_caller or each.closes_without_effect
-    ]
+    active = active_accounts(accounts, verbose)
     if not active:
         return
     rows = [
