@@ -35,29 +35,44 @@ _DLLS = (
     "test_dll_contradictions.py",
 )
 
-#: What is changed, files or folders, and the tests that should notice, those first that are quick.
+#: What is changed, files or folders, and the tests that should notice, those first that are quick.  Of a file that is
+#: named after its folder, only its own tests are run.
 SUBJECTS: Mapping[str, Sequence[str]] = {
-    "common/linux/plan.py": ("test_plan_in_motion.py", *_GLIBC, "test_musl.py", "test_examine.py"),
-    "common/linux/state": (
-        "test_state_chains.py",
-        "test_contradictions.py",
-        "test_examine_problems.py",
+    "common/linux/plan.py": (
         "test_plan_in_motion.py",
+        "test_contradictions.py",
         *_GLIBC,
-        "test_analysis_matching.py",
-        "test_trace_pins.py",
-        "test_trace_registrations.py",
         "test_musl.py",
         "test_examine.py",
-        "test_unfound.py",
-        "test_rebuild_rules.py",
-        "test_loaded_files.py",
-        "test_closers.py",
     ),
+    "common/linux/state": ("test_state_chains.py", "test_contradictions.py", *_GLIBC, "test_examine.py"),
+    "common/linux/state/activity.py": ("test_examine_problems.py", "test_lock_holder.py", "test_activity.py"),
+    "common/linux/state/changed_files.py": ("test_loaded_files.py",),
+    "common/linux/state/closers.py": ("test_closers.py",),
+    "common/linux/state/doubts.py": ("test_contradictions.py", "test_analysis_state.py", "test_state_chains.py"),
+    "common/linux/state/examine.py": (
+        "test_examine_problems.py",
+        "test_examine.py",
+        "test_musl.py",
+        "test_activity.py",
+        "test_analysis_state.py",
+    ),
+    "common/linux/state/files.py": ("test_loaded_files.py",),
+    "common/linux/state/listed.py": ("test_linux_minidump.py",),
+    "common/linux/state/matching.py": ("test_analysis_matching.py", "test_examine.py", "test_analysis_state.py"),
+    "common/linux/state/musl.py": ("test_musl.py",),
+    "common/linux/state/rebuild.py": ("test_rebuild_rules.py", "test_rebuild.py"),
+    "common/linux/state/tls.py": (
+        "test_trace_registrations.py",
+        "test_analysis_state.py",
+        "test_tls_variables.py",
+        "test_lost_threads.py",
+    ),
+    "common/linux/state/unfound.py": ("test_unfound.py", "test_examine_problems.py"),
     "common/linux/loader/collector.py": _GLIBC,
     "common/linux/loader/order.py": ("test_loaders_glibc_order.py", "test_analysis_plan.py"),
     "common/windows/loader/unload.py": _DLLS,
-    "common/windows/plan.py": ("test_dll_plan_rules.py", *_DLLS),
+    "common/windows/plan.py": ("test_dll_plan_rules.py", "test_dll_ranking.py", "test_dll_holders.py", *_DLLS),
 }
 
 #: These take most of the time, and are about that.

@@ -11,7 +11,9 @@ from typing import Optional
 
 import pytest
 from dlwhy.common.linux.model import HoldKind, State
+from dlwhy.common.linux.plan import plan_close
 from dlwhy.common.linux.state.examine import explain
+from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import snapshot
 from dlwhy.tests.synth.glibc import DATA, DYNAMIC, IMAGE_SIZE, Library, Process
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE, process_of
@@ -94,6 +96,14 @@ def test_a_member_that_is_contradicted_leaves_open_what_rests_on_it(place: int, 
     (found,) = said(state)
     assert found.startswith(text)
     assert unknown(state) == ["liba.so", "libb.so"]
+
+
+def test_what_would_make_a_library_go_that_is_contradicted_is_not_known() -> None:
+    made = process()
+    target = made.target()
+    target.overwrite(made.map_of("liba.so") + L_NS, word(3))
+    (plan,) = plan_close(target, "liba.so", int).plans
+    assert (plan.outcome, plan.remedy) == (Outcome.UNKNOWN, None)
 
 
 @pytest.mark.parametrize(

@@ -450,6 +450,15 @@ def test_without_a_node_wines_edges_are_not_known(tmp_path: Path) -> None:
     assert asked.unit("b").children == [asked.unit("c").key]
 
 
+@pytest.mark.parametrize("form", [WIN10, *COUNTING], ids=form_id)
+def test_whose_imports_and_importers_are_known(tmp_path: Path, form: Form) -> None:
+    asked = ask(tmp_path, form, graph(a="b", b=""), ["a"])
+    for name in "ab":
+        entry = asked.entry(name)
+        assert asked.world.knows_imports(entry)
+        assert asked.world.knows_importers(entry)
+
+
 # -- what holds for all ---------------------------------------------------------------------------------------------
 
 
