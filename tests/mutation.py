@@ -1,6 +1,6 @@
 """Do the unit tests notice when the rules are wrong?  Each rule is changed a little, and its tests are run.
 
-    ~/.cache/dlwhy/test-venv-3.X/bin/python tests/mutation.py                    every mutant, in some 30 minutes
+    ~/.cache/dlwhy/test-venv-3.X/bin/python tests/mutation.py                    every mutant, in more than an hour
     ~/.cache/dlwhy/test-venv-3.X/bin/python tests/mutation.py --sample 60        as many of all, chosen by --seed
     ~/.cache/dlwhy/test-venv-3.X/bin/python tests/mutation.py common/linux/plan.py
 
