@@ -18,6 +18,7 @@ LIBRARIES = {
     "libtwice.so": "LIBTWICE",
     "libgmodule-2.0.so.0": "LIBCOPYING",
     "libown.so": "LIBOWN",
+    "libunknown.so": "LIBUNKNOWN",
 }
 
 
@@ -41,6 +42,9 @@ EXPECTED = [
     ("open", "variable", "wrappers", "libwrap.so"),
     ("open", "twice", "wrappers", "libwrap.so"),
     ("open", "copied", "wrappers", "libgmodule-2.0.so.0"),
+    ("open", "copied_to_heap", "wrappers", "libunknown.so"),
+    ("open", "copied_to_buffer", "wrappers", "libunknown.so"),
+    ("open", "composing_open", "libunknown.so", None),
     ("open", "own_open", "libown.so", None),
     ("open", "intercepted", "wrappers", None),
     ("open", "direct", "wrappers", None),

@@ -9,6 +9,9 @@ void *wrap_open(const char *name);
 void *twice_open(const char *name);
 void *copying_open(const char *name);
 void *own_open(void);
+void *heap_open(const char *name);
+void *buffer_open(const char *name);
+void *composing_open(const char *name);
 void wrap_close(void *handle);
 
 #if defined(LIBWRAP)
@@ -28,6 +31,28 @@ void *copying_open(const char *name)
     free(copy);
     return handle;
 }
+#elif defined(LIBUNKNOWN)
+/* Hands over copies, and is known by no name. */
+static void *volatile last;
+void *heap_open(const char *name)
+{
+    char *copy = strdup(name);
+    void *handle = dlopen(copy, RTLD_NOW);
+    free(copy);
+    return handle;
+}
+void *buffer_open(const char *name)
+{
+    char copy[64];
+    snprintf(copy, sizeof copy, "%s", name);
+    return last = dlopen(copy, RTLD_NOW);
+}
+void *composing_open(const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "././lib%s.so", name);
+    return last = dlopen(path, RTLD_NOW);
+}
 #elif defined(LIBOWN)
 static void *volatile last;
 void *own_open(void) { return last = dlopen("./libplug.so", RTLD_NOW); }
@@ -44,6 +69,9 @@ APART void variable(const char *number)
 }
 APART void twice(void) { last = twice_open("./libplug.so"); }
 APART void copied(void) { last = copying_open("./libplug.so"); }
+APART void copied_to_heap(void) { last = heap_open("./libplug.so"); }
+APART void copied_to_buffer(void) { last = buffer_open("./libplug.so"); }
+APART void composed(void) { last = composing_open("plug"); }
 APART void by_own(void) { last = own_open(); }
 APART void *__interceptor_dlopen(const char *name, int mode) { return last = dlopen(name, mode); }
 APART void intercepted(void) { last = __interceptor_dlopen("./libplug.so", RTLD_NOW); }
@@ -56,6 +84,9 @@ int main(void)
     variable("");
     twice();
     copied();
+    copied_to_heap();
+    copied_to_buffer();
+    composed();
     by_own();
     intercepted();
     direct();

@@ -128,13 +128,18 @@ GMODULE, WRAP, OUTER = ("libgmodule-2.0.so.0", "open"), ("libwrap.so", "open"), 
 NAME = b"libx.so\0"
 
 
-def passing(way: Way = Way.IN_RTLD) -> Script:
-    """Begin to trace a process with libraries that pass opens and closes on; each has a name among its data."""
+def passing(way: Way = Way.IN_RTLD, **constants: bytes) -> Script:
+    """Begin to trace a process with libraries that pass opens and closes on; each has a name among its data.
+
+    Some have constants, too: ``libwrap``, ``libouter``.
+    """
     opening = [
         Library(name, type=1, functions={"open": 0x28}, data={SLOTS: NAME}) for name, _ in (GMODULE, WRAP, OUTER)
     ]
     made = Script(Library("libx.so", functions=CODE), started=opening, in_rtld=way)
     made.library("main").data = {SLOTS: NAME}
+    for library in made.process.libraries:
+        library.constants = constants.get(library.name.partition(".")[0], b"")
     made.begin()
     return made
 
@@ -199,6 +204,26 @@ def test_a_variable_belongs_to_the_function_in_whose_frame_it_is(way: Way) -> No
             for each in (of_main, of_outer, of_wrap):
                 made.main.dlopen("libx.so", named_at=each)
     assert behind(made) == ["main:main through libwrap.so", "libouter.so:open through libwrap.so", "libwrap.so:open"]
+
+
+def test_a_copy_belongs_to_who_has_the_name_among_its_constants(way: Way) -> None:
+    made = passing(way, libouter=b"\0libx.so\0./liba.so\0", libwrap=b"\0./liba.so\0")
+    with made.main.called(OUTER), made.main.called(WRAP):
+        own = made.main.variable(NAME)
+        made.main.dlclose(made.main.dlopen("libx.so"))
+        made.main.dlopen("libx.so", named_at=own)
+        # The wrapper has the first name, too; the second is what a library itself is called, the third a part of one.
+        for name in ("./liba.so", "libouter.so", "bx.so"):
+            made.main.dlopen(name)
+    assert behind(made) == ["libouter.so:open through libwrap.so"] * 3 + ["libwrap.so:open"] * 3
+
+
+def test_a_copy_of_a_name_that_cannot_be_searched_for(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = passing(way, libouter=b"\0libx.so\0")
+    monkeypatch.setattr(callers, "_MAX_CONSTANTS", 0x10)
+    with made.main.called(OUTER), made.main.called(WRAP):
+        made.main.dlopen("libx.so")
+    assert behind(made) == ["libwrap.so:open"]
 
 
 def test_a_name_of_a_library_that_called_nobody_tells_nothing(way: Way) -> None:

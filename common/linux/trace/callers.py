@@ -16,7 +16,7 @@ from ...memory import Memory
 from ...paths import base_name
 from ...target import Hit, LiveTarget
 from ...trace.events import Site
-from ..elf.image import ElfImage
+from ..elf.image import DT_STRSZ, DT_STRTAB, PT_LOAD, ElfImage
 from ..elf.unwind import REGISTERS, CallFrame, Row, walk
 from ..loader.find import is_libc
 from ..loader.maps import Graph, LinkMap, is_same_library
@@ -30,6 +30,9 @@ MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
 STACK_BYTES = 2048
+#: How much of a library is searched for a name.
+_MAX_CONSTANTS = 4 << 20
+_PF_W = 2
 #: How far above the stack pointer a caller's frame can be.
 _STACK_RANGE = 8 << 20
 #: Which argument is the name of what is to be opened.
@@ -72,6 +75,8 @@ class Callers:
         self._places: dict[int, tuple[LinkMap, ElfImage]] = {}
         #: The libraries that opened what their callers named; None for those that opened a name of their own.
         self._passing: dict[int, Optional[LinkMap]] = {}
+        #: Which libraries have which strings among their constants.
+        self._constants: dict[tuple[int, bytes], tuple[LinkMap, bool]] = {}
 
     def argument(self, hit: Hit, memory: Memory, index: int) -> int:
         """Read an argument of the function that is about to begin."""
@@ -112,7 +117,7 @@ class Callers:
         """Find the first caller outside the libraries that only passed a call on.
 
         These are known by their names, or by the name of what is to be opened: it is a constant of a library further
-        out, or a variable in the frame of one of its functions.
+        out, the copy of one, or a variable in the frame of one of its functions.
         """
         link_map = process.find_map(direct.pc or 0)
         if link_map is None:
@@ -120,6 +125,8 @@ class Callers:
         index = _NAME_ARGUMENT.get(entry)
         name = 0 if index is None else self.argument(hit, process.memory, index)
         outer = self._find_owner(hit, process, stack, name, link_map)
+        if outer is None and name and process.find_map(name) is None:
+            outer = self._find_copied(hit, process, name, link_map)
         if outer is not None:
             return Caller(outer, "user", process.name(link_map))
         # A library that passed on a constant can have built this name itself.
@@ -172,6 +179,43 @@ class Callers:
         _, found = passed.pop(owner.address)
         for address, (link_map, _) in passed.items():
             self._passing.setdefault(address, link_map)
+        return found
+
+    def _find_copied(self, hit: Hit, process: GlibcProcess, name: int, direct: LinkMap) -> Optional[int]:
+        """Find the caller in another library that has the name among its constants; None if the direct one has it."""
+        passed: dict[int, tuple[LinkMap, int]] = {}
+        for frame in self._frames(hit, process, lambda *_: True):
+            there = process.find_map(frame.pc)
+            if there is None:
+                break
+            if not self._is_inner(process, frame.pc):
+                passed.setdefault(there.address, (there, frame.pc))
+        others = [each for each in passed.values() if each[0] is not direct]
+        try:
+            text = process.memory.c_bytes(name) if others else b""
+            if not text or self._has_constant(process, direct, text):
+                return None
+            owner = next((each for each in others if self._has_constant(process, each[0], text)), None)
+        except DlwhyError:
+            return None  # the direct caller is named
+        if owner is None:
+            return None
+        for link_map, _ in passed.values():
+            if link_map is owner[0]:
+                break
+            self._passing.setdefault(link_map.address, link_map)
+        return owner[1]
+
+    def _has_constant(self, process: GlibcProcess, link_map: LinkMap, text: bytes) -> bool:
+        """Return True if a library has a string among its constants; those of very large ones are not looked at."""
+        known = self._constants.get((link_map.address, text))
+        if known is not None and is_same_library(known[0], link_map):
+            return known[1]
+        image = process.image(link_map)
+        found = image is not None and any(b"\0" + text + b"\0" in each for each in _constants(image))
+        if len(self._constants) >= MAX_SITES:
+            self._constants.clear()
+        self._constants[link_map.address, text] = link_map, found
         return found
 
     def _find_direct(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
@@ -288,6 +332,17 @@ class Callers:
 
 def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
     return link_map is not None and is_same_library(link_map, graph.by_address.get(link_map.address))
+
+
+def _constants(image: ElfImage) -> Iterator[bytes]:
+    """Yield what a library cannot write to, without its names of symbols and of libraries that it needs."""
+    names, size = image.dynamic_address(DT_STRTAB) or 0, image.dynamic.get(DT_STRSZ, 0)
+    for header in image.headers:
+        if header.type == PT_LOAD and not header.flags & _PF_W and header.filesz <= _MAX_CONSTANTS:
+            start = image.address(header.vaddr)
+            data = image.memory.try_read(start, header.filesz) or b""
+            inside = names - start
+            yield data[:inside] + b"\0" + data[inside + size :] if 0 <= inside < len(data) else data
 
 
 def forwards_calls(path: str) -> bool:
