@@ -30,8 +30,9 @@ MAX_FRAMES = 40
 MAX_WAYS = 64
 MAX_SITES = 4096
 STACK_BYTES = 2048
-#: How much of a library is searched for a name.
+#: How much of a library is searched for a name, and of how many libraries that is kept.
 _MAX_CONSTANTS = 4 << 20
+_MAX_SEARCHED = 8
 _PF_W = 2
 #: How far above the stack pointer a caller's frame can be.
 _STACK_RANGE = 8 << 20
@@ -75,8 +76,8 @@ class Callers:
         self._places: dict[int, tuple[LinkMap, ElfImage]] = {}
         #: The libraries that opened what their callers named; None for those that opened a name of their own.
         self._passing: dict[int, Optional[LinkMap]] = {}
-        #: Which libraries have which strings among their constants.
-        self._constants: dict[tuple[int, bytes], tuple[LinkMap, bool]] = {}
+        #: The constants of libraries whose callers' names may be copies of them.
+        self._constants: dict[int, tuple[LinkMap, tuple[bytes, ...]]] = {}
 
     def argument(self, hit: Hit, memory: Memory, index: int) -> int:
         """Read an argument of the function that is about to begin."""
@@ -208,15 +209,14 @@ class Callers:
 
     def _has_constant(self, process: GlibcProcess, link_map: LinkMap, text: bytes) -> bool:
         """Return True if a library has a string among its constants; those of very large ones are not looked at."""
-        known = self._constants.get((link_map.address, text))
-        if known is not None and is_same_library(known[0], link_map):
-            return known[1]
-        image = process.image(link_map)
-        found = image is not None and any(b"\0" + text + b"\0" in each for each in _constants(image))
-        if len(self._constants) >= MAX_SITES:
-            self._constants.clear()
-        self._constants[link_map.address, text] = link_map, found
-        return found
+        known = self._constants.get(link_map.address)
+        if known is None or not is_same_library(known[0], link_map):
+            image = process.image(link_map)
+            known = link_map, () if image is None else tuple(_constants(image))
+            if len(self._constants) >= _MAX_SEARCHED:
+                self._constants.clear()
+            self._constants[link_map.address] = known
+        return any(b"\0" + text + b"\0" in part for part in known[1])
 
     def _find_direct(self, hit: Hit, process: GlibcProcess, entry: EntryPoint, stack: int) -> Caller:
         memory = process.memory
@@ -337,8 +337,10 @@ def _is_there(graph: Graph, link_map: Optional[LinkMap]) -> bool:
 def _constants(image: ElfImage) -> Iterator[bytes]:
     """Yield what a library cannot write to, without its names of symbols and of libraries that it needs."""
     names, size = image.dynamic_address(DT_STRTAB) or 0, image.dynamic.get(DT_STRSZ, 0)
+    left = _MAX_CONSTANTS
     for header in image.headers:
-        if header.type == PT_LOAD and not header.flags & _PF_W and header.filesz <= _MAX_CONSTANTS:
+        if header.type == PT_LOAD and not header.flags & _PF_W and header.filesz <= left:
+            left -= header.filesz
             start = image.address(header.vaddr)
             data = image.memory.try_read(start, header.filesz) or b""
             inside = names - start
