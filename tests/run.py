@@ -14,8 +14,8 @@ from dlwhy.tests.environment import (
 )
 
 #: Files of tests run side by side, since most of their time is a debugger's; each file in one process, because tests
-#: of a file share what they have built.
-SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+#: of a file share what they have built, and in the order of tests/conftest.py.
+SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def run_tests(changes: Changes, pytest_arguments: list[str], by_lock: bool) -> int:
