@@ -58,6 +58,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_plan_in_motion.py",
     "tests/unit/test_rebuild.py",
     "tests/unit/test_rebuild_rules.py",
+    "tests/unit/test_root_counts.py",
     "tests/unit/test_state_chains.py",
     "tests/unit/test_static_tls.py",
     "tests/unit/test_tls_variables.py",

@@ -73,10 +73,14 @@ def mark(
             kept[link_map.address] = kinds
             work.append(link_map)
     by_address = graph.by_address
-    while work:
+    is_kept = set(kept)
+    while work and len(kept) < len(by_address):
         link_map = work.pop()
+        if is_kept.issuperset(link_map.needed) and is_kept.issuperset(link_map.relocated_to):
+            continue
         for address in (*link_map.needed, *link_map.relocated_to) if link_map.relocated_to else link_map.needed:
             if address not in kept and address in by_address:
                 kept[address] = ()
+                is_kept.add(address)
                 work.append(by_address[address])
     return kept

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Literal, NamedTuple, Optional, Union
 
 from ...counts import quantity
 from ...errors import CorruptError, FaultError
@@ -34,6 +34,8 @@ MAX_EDGES = MAX_LIBRARIES
 MAX_COUNT = 1 << 20
 MAX_UNIQUE_ENTRIES = 1 << 20
 _UNIQUE_AT_ONCE = 1 << 12
+#: The number of entries of a list that are read at once where not all around it can be read.
+_FEW = 16
 MAX_DEPTH = 1 << 16
 
 # The highest plausible value of a member.
@@ -53,6 +55,7 @@ _SEARCHED_CHUNKS = 64
 # The charge for each, in Memory's units, in addition to the bytes that are read.
 _MAP_UNITS = 1000
 _EDGE_UNITS = 64
+_SHARED_UNITS = 16
 _UNIQUE_UNITS = 100
 
 
@@ -210,7 +213,10 @@ class MapReader:
         units = [place[0] for place in self._part_places if place]
         self._pick_units: Callable[[tuple[int, ...]], Any] = itemgetter(*units) if units else lambda _: ()
         self._parts: dict[Any, tuple[Optional[int], ...]] = {}
-        self._pointers = struct.Struct(f"{memory.struct_prefix}16{memory.pointer_code}")
+        self._null = bytes(memory.pointer_size)
+        self._order: Literal["little", "big"] = "little" if memory.struct_prefix == "<" else "big"
+        #: The longer lists as they were read, and decoded, by the bytes of their first entry.
+        self._lists: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}
 
     def read(self, address: int) -> LinkMap:
         """Read a link map without its edges.
@@ -246,11 +252,11 @@ class MapReader:
 
     def _read_dependencies(self, link_map: LinkMap, pieces: list[tuple[int, bytes]]) -> None:
         if link_map.l_initfini:
-            entries = self._read_null_terminated(link_map.l_initfini, pieces)
+            entries = self._read_list(link_map, pieces)
             if link_map.address not in entries:
                 raise CorruptError("l_initfini does not list the map itself", link_map.l_initfini)
             link_map.listed = entries
-            link_map.needed = entries[1:]
+            link_map.needed = self._after_first(entries)
         elif link_map.l_type != LT_LIBRARY and link_map.l_relocated and not link_map.is_proxy:
             # _dl_map_object_deps makes the list before the library is relocated.
             raise CorruptError("l_initfini is 0, though l_relocated is 1", link_map.address)
@@ -269,25 +275,65 @@ class MapReader:
         entries = self.memory.try_words(start, count) or ()
         return entries if entries[:1] == (link_map.address,) else ()
 
-    def _read_null_terminated(self, address: int, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
+    def _read_list(self, link_map: LinkMap, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
+        """Read l_initfini.
+
+        In a chain of libraries that were all opened, each has its own address before the list of the next one, which
+        is then neither decoded nor kept again.
+        """
         word = self.memory.pointer_size
-        entries: tuple[int, ...] = ()
-        while len(entries) < MAX_EDGES:
-            self.memory.spend(_EDGE_UNITS * self._pointers.size // word, "l_initfini", address)
-            piece = self.memory.try_read(address, self._pointers.size)
-            if piece is None:
-                piece = self.memory.read(address, word)
-                values: tuple[int, ...] = self.memory.words(address, 1)
-            else:
-                values = self._pointers.unpack(piece)
-            if 0 in values:
-                count = values.index(0)
-                pieces.append((address, piece[: (count + 1) * word]))
-                return (*entries, *values[:count])
-            pieces.append((address, piece))
-            entries += values
-            address += len(piece)
-        raise CorruptError("l_initfini without end", address)
+        raw = self._read_null_terminated(link_map.l_initfini, pieces)
+        own, first = raw[:word], raw[word : 2 * word]
+        known_raw, known = self._lists.get(first, (b"", ()))
+        count = len(raw) // word - 1
+        if count > _FEW and raw[word:] == known_raw:
+            self.memory.spend(_SHARED_UNITS * count, "l_initfini", link_map.l_initfini)
+            entries = (int.from_bytes(own, self._order), *known)
+        else:
+            self.memory.spend(_EDGE_UNITS * count, "l_initfini", link_map.l_initfini)
+            entries = struct.unpack(f"{self.memory.struct_prefix}{count}{self.memory.pointer_code}", raw[:-word])
+        if count >= _FEW:
+            self._lists[own] = raw, entries
+        return entries
+
+    def _after_first(self, entries: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the entries after the first: the next library's own list, if they are that."""
+        if len(entries) > _FEW:
+            _, known = self._lists.get(entries[1].to_bytes(self.memory.pointer_size, self._order), (b"", ()))
+            if entries[1:] == known:
+                return known
+        return entries[1:]
+
+    def forget_lists(self) -> None:
+        """Forget what was read: it is used while all lists of a process are read."""
+        self._lists.clear()
+
+    def _read_null_terminated(self, address: int, pieces: list[tuple[int, bytes]]) -> bytes:
+        place, parts = address, [b""]
+        end = address + MAX_EDGES * self.memory.pointer_size
+        try:
+            while place < end:
+                parts.append(self._read_to_null(place))
+                if parts[-1].endswith(self._null):
+                    return b"".join(parts)
+                place += len(parts[-1])
+        finally:
+            pieces.append((address, b"".join(parts)))
+        raise CorruptError("l_initfini without end", place)
+
+    def _read_to_null(self, address: int) -> bytes:
+        """Read words up to and with one that is 0, or as many as are read at once.
+
+        :raises FaultError: if the first cannot be read.
+        """
+        word = self.memory.pointer_size
+        chunk, inside = self.memory.chunk(address), address % CHUNK_SIZE
+        if chunk is None or address % word:
+            chunk, inside = self.memory.try_read(address, _FEW * word) or self.memory.read(address, word), 0
+        end = chunk.find(self._null, inside)
+        while end >= 0 and (end - inside) % word:
+            end = chunk.find(self._null, end + 1)
+        return chunk[inside : end + word] if end >= 0 else chunk[inside:]
 
     def _read_relocation_dependencies(self, address: int, pieces: list[tuple[int, bytes]]) -> tuple[int, ...]:
         # struct link_map_reldeps { unsigned int act; struct link_map *list[]; }
@@ -456,6 +502,7 @@ class GraphReader:
         :raises CorruptError: if the number of namespaces is implausible.
         """
         self.maps.memory = memory
+        self.maps.forget_lists()
         heads = self.read_heads()
         graph = Graph(heads.pieces)
         for number, address, first, loaded in heads.lists:

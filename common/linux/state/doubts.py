@@ -94,7 +94,8 @@ class Doubts:
         if self._pick is None:
             return False
         loader, searched = self._pick(link_map.values)
-        return not loader and (searched != 0 or not link_map.l_direct_opencount)
+        is_loader = not loader or loader in process.graph.by_address
+        return is_loader and (searched != 0 or not link_map.l_direct_opencount)
 
     @cached_property
     def _pick(self) -> Optional[Callable[[Sequence[int]], tuple[int, int]]]:

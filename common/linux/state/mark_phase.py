@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Optional
 
 from ...graph import Search
 from ..loader.collector import Edge, mark
@@ -11,6 +12,7 @@ from ..loader.maps import LinkMap
 from ..loader.roots import RootKind
 from ..model import PERMANENT, HoldKind
 from .process import GlibcProcess
+from .root_counts import count_roots
 from .tls import PendingDestructors
 
 ROOT_HOLDS = {
@@ -87,6 +89,30 @@ class MarkPhase:
         for needed, entries in by_relocation.items():
             holders.setdefault(needed, []).extend(entries)
         return holders
+
+    @cached_property
+    def root_counts(self) -> Optional[Mapping[int, int]]:
+        """Count the roots that keep each kept link map through others; None if there is no time to."""
+        memory = self._process.memory
+        edges = {address: self._edges(address) for address in self.marks}
+        roots = [address for address, kinds in self.marks.items() if kinds]
+        return count_roots(edges, roots, lambda units: memory.spend(units, "reasons why libraries stay"))
+
+    def _edges(self, address: int) -> Sequence[int]:
+        """Return the link maps that one keeps; without those that its first dependency lists, if it keeps no others.
+
+        The list of a library that was opened has its indirect dependencies, too, in a long chain of libraries those of
+        all that follow.
+        """
+        by_address = self._process.graph.by_address
+        link_map = by_address[address]
+        needed = link_map.needed
+        first = by_address.get(needed[0]) if needed else None
+        if first is not None and first.listed == needed:
+            needed = needed[:1]
+        edges = (*needed, *link_map.relocated_to) if link_map.relocated_to else needed
+        marks = self.marks
+        return edges if all(map(marks.__contains__, edges)) else [each for each in edges if each in marks]
 
     def edge(self, holder: int, held: int) -> Edge:
         """Return why one link map needs another that it keeps directly, given their addresses."""

@@ -252,9 +252,9 @@ class GlibcExamination:
             origin = self._facts.startup.origin(link_map)
             return (Hold(HoldKind.STARTUP, self._evidence(link_map, "l_type"), origin=origin),), 0
         own = tuple(self._own_holds(link_map))
-        if link_map.address not in self.kept.holders:
-            return own, 0
-        others, omitted = self._chains.holds(link_map)
+        if self._brief and own:
+            return own, self._chains.count(link_map)
+        others, omitted = (self._chains.strongest if self._brief else self._chains.holds)(link_map)
         return (*own, *others), omitted
 
     def _own_holds(self, link_map: LinkMap) -> Iterator[Hold]:
