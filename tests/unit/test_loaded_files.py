@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Optional
 
 import dlwhy
@@ -15,6 +16,7 @@ import pytest
 from dlwhy.common.commands.dlstate.text import state_view
 from dlwhy.common.linux.dumps.elfcore import build_id_in_first_page
 from dlwhy.common.linux.dumps.mappings import open_module, read_mappings
+from dlwhy.common.linux.state import files
 from dlwhy.common.model import Module
 from dlwhy.common.render.text import render
 from dlwhy.tests.hosts.gdbrun import clean_environment
@@ -284,6 +286,30 @@ def test_a_file_that_was_built_and_opened_after_the_start_is_as_it_was(running: 
     with dlwhy.open(running.pid) as process:
         state = process.state("plug.so")
     assert (state.libraries[0].file_state, state.problems) == (None, ())
+
+
+def refuse(path: object) -> str:
+    raise PermissionError(path)
+
+
+@pytest.mark.parametrize("root", [lambda path: "/elsewhere", refuse], ids=["of its own", "not readable"])
+@pytest.mark.parametrize(("change", "state"), [(leave, None), (rename_over, "replaced"), (touch, "maybe_written")])
+def test_where_names_can_lead_elsewhere_each_file_is_looked_at_closely(
+    running: Running,
+    change: Callable[[Running], None],
+    state: Optional[str],
+    root: Callable[[object], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running.open_plugin()
+    change(running)
+    own = {**vars(os), "readlink": lambda path: root(path) if str(path).endswith("/root") else os.readlink(path)}
+    monkeypatch.setattr(files, "os", SimpleNamespace(**own))
+    with dlwhy.open(running.pid) as process:
+        found = process.state()
+    assert {library.name: library.file_state for library in found.libraries if library.file_state} == (
+        {"plug.so": state} if state else {}
+    )
 
 
 @pytest.mark.parametrize("change", [remove, rename_over])
