@@ -16,6 +16,7 @@ from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
 from ..paths import windows_base_name
 from ..target import Capability, KernelTarget, Target
+from .kernel.doubts import compare_contexts, compare_with_handles, compare_with_pointers, compare_with_views
 from .kernel.files import ControlArea, FileObject, FileReader
 from .kernel.handles import HandleReader
 from .kernel.kernel import SYSTEM_PID, find_nt
@@ -53,12 +54,23 @@ _MAPPING_UNITS, _OPEN_UNITS = 1000, 2500
 
 
 class _Found(NamedTuple):
-    """A file: its control areas and file objects by address, its views, and what a module list calls it."""
+    """A file: its control areas and file objects by address, its views, and what a module list calls it.
+
+    ``vads`` are the VADs of the views, each after its control area's address; ``doubts`` are what contradicts something
+    else, in words.
+    """
 
     areas: dict[int, ControlArea]
     files: dict[int, FileObject]
     mappings: list[FileView]
     listed_names: list[str]
+    vads: list[tuple[int, Vad]]
+    doubts: list[str]
+
+    @classmethod
+    def none(cls) -> _Found:
+        """Return a file of which nothing is known."""
+        return cls({}, {}, [], [], [], [])
 
 
 class _Opened(NamedTuple):
@@ -150,6 +162,7 @@ class _Machine:
         self._by_pid = {process.pid: process for process in reversed(self.processes)}
         self._process_reader = ProcessReader(self.nt)
         self._vad_reader = VadReader(self.nt)
+        self._handle_reader = HandleReader(self.nt)
         self.found: dict[int, _Found] = {}
         self._opened: Optional[dict[int, list[_Opened]]] = None
         self._handles_complete = True
@@ -157,14 +170,30 @@ class _Machine:
         self._unread_sections: set[int] = set()
         self._sections: dict[int, Optional[tuple[int, ControlArea]]] = {}
         self._unread: set[int] = set()
+        #: The VADs that were found by the trees.
+        self._in_trees: set[int] = set()
         for process in self.processes:
             where = _process_words(process)
             before = len(self.problems)
             vads = [] if process.exited else self._vad_reader.read_tree(process.eprocess, where, self.problems)
             self._gaps += [_Gap(process.pid, problem) for problem in self.problems[before:]]
+            self._in_trees.update(vad.address for vad in vads)
             for vad in vads:
-                if vad.section:
+                if vad.section and (vad.is_view or self._is_of_file(vad)):
                     self._take(process, vad)
+                elif vad.is_view and not vad.section:
+                    problem = Problem(
+                        where, f"the VAD at {vad.address:#x} maps a section by its VadFlags, but has none"
+                    )
+                    self.problems.append(problem)
+                    self._gaps.append(_Gap(process.pid, problem))
+
+    def _is_of_file(self, vad: Vad) -> bool:
+        """Return True if a VAD that is no view by its own flags has a section of a file all the same."""
+        try:
+            return self.files.control_area(self.files.control_area_of(vad.section)).file_object != 0
+        except (FaultError, CorruptError):
+            return False  # it has no section, as its flags say
 
     def _take(self, process: Process, vad: Vad) -> None:
         if vad.section not in self._sections:
@@ -176,6 +205,7 @@ class _Machine:
             return
         key, area = section
         self._take_area(key, area)
+        self.found[key].vads.append((area.address, vad))
         self.found[key].mappings.append(
             FileView(
                 pid=process.pid,
@@ -183,7 +213,7 @@ class _Machine:
                 base=vad.start,
                 end=vad.end,
                 vad=vad.address,
-                image=area.image,
+                image=area.image or vad.image,
                 protection=vad.protection,
                 commit_pages=vad.commit,
                 wow64=bool(process.wow64),
@@ -191,7 +221,7 @@ class _Machine:
         )
 
     def _take_area(self, key: int, area: ControlArea) -> None:
-        found = self.found.setdefault(key, _Found({}, {}, [], []))
+        found = self.found.setdefault(key, _Found.none())
         if area.address not in found.areas:
             found.areas[area.address] = area
             file = self.files.find_file(area.file_object)
@@ -203,7 +233,7 @@ class _Machine:
     def add_unmapped(self) -> None:
         """Add the files that are open, or whose sections are, and the images of the kernel."""
         for key, opened in self._open_handles().items():
-            found = self.found.setdefault(key, _Found({}, {}, [], []))
+            found = self.found.setdefault(key, _Found.none())
             for each in opened:
                 found.files.setdefault(each.file.address, each.file)
         self._add_kernel_images()
@@ -221,7 +251,7 @@ class _Machine:
             key = module.entry if file is None else file.section_object_pointer or file.address
             if area is not None and file is not None:
                 self._take_area(key, area)
-            found = self.found.setdefault(key, _Found({}, {}, [], []))
+            found = self.found.setdefault(key, _Found.none())
             if module.path:
                 found.listed_names.append(module.path)
             if file is None:
@@ -248,13 +278,22 @@ class _Machine:
     def _read_handles(self, process: Process, opened: dict[int, list[_Opened]]) -> None:
         where = _process_words(process)
         unread = 0
-        for handle in HandleReader(self.nt).for_each(process.object_table, where, self.problems):
+        for handle in self._handle_reader.for_each(process.object_table, where, self.problems):
             file, is_section = self.files.find_file(handle.object), False
             if file is None:
-                unread += self.files.can_be_file(handle.object)
                 area = self._sections_of_handles.find_control_area(handle.object)
                 file, is_section = self.files.find_file(area.file_object) if area else None, True
                 if file is None:
+                    key = self.files.pointers_of(handle.object)
+                    if key in self.found:
+                        text = (
+                            f"the handle {handle.value:#x} of {where} is of {handle.object:#x}, which has its section"
+                        )
+                        self.found[key].doubts.append(f"{text} object pointers, but is no file object")
+                    elif not self._handle_reader.count_handles(handle.object):
+                        unread += 1
+                    else:
+                        unread += self.files.can_be_file(handle.object)
                     continue
             if not self.nt.memory.spend(_OPEN_UNITS, "open handles"):
                 self.problems.append(Problem(where, "not all its handles are looked at"))
@@ -284,6 +323,9 @@ class _Machine:
                     message = f"a view of the section {area.address:#x} cannot be read: {error}"
                     self.problems.append(Problem(f"section {area.address:#x}", message))
                     continue
+                if not is_view and vad.address in self._in_trees:
+                    text = f"the section {area.address:#x} lists the VAD at {vad.address:#x}, which names another one"
+                    found.doubts.append(text)
                 if vad.address in seen or not is_view or process.exited or not process.is_plausible:
                     continue
                 where = "the list of processes" if view.eprocess not in known else "the VAD tree of its process"
@@ -333,6 +375,10 @@ class _Machine:
         found = self.found[key]
         return self.name(key)[0] is None and not any(file.name.text == "" for file in found.files.values())
 
+    def _count_nameless(self, pid: Optional[int]) -> int:
+        """Count the files that a process maps or has open, and whose names cannot be read."""
+        return sum(self._is_nameless(key) for key in self.found if self._is_of(key, pid))
+
     def _is_of(self, key: int, pid: Optional[int]) -> bool:
         """Return True if a process maps a file or has it open; of None, any."""
         if pid is None:
@@ -348,7 +394,7 @@ class _Machine:
         wanted = _comparable(text)
         names = {key: _comparable(self.name(key)[0] or "") for key in self.found if self._is_of(key, pid)}
         exact = [key for key, name in names.items() if name and _names(name, wanted)]
-        if exact or not set("*?[") & set(wanted):
+        if exact or not _is_pattern(wanted):
             return exact
         import fnmatch
 
@@ -366,7 +412,7 @@ class _Machine:
         if unidentified:
             who = ", ".join(list(dict.fromkeys(map(_process_words, unidentified)))[:3])
             gaps.append(Problem(who, f"the files of {quantity(len(unidentified), 'view')} cannot be read"))
-        nameless = sum(self._is_nameless(key) for key in self.found if self._is_of(key, pid))
+        nameless = self._count_nameless(pid)
         if nameless:
             gaps.append(Problem("names", f"those of {quantity(nameless, 'mapped or open file')} cannot be read"))
         if not self._sections_of_handles.is_known:
@@ -474,11 +520,23 @@ class _Machine:
             self._take_from_ring(key)
         openers = self._open_handles()
         complete = self._all_listed and self._handles_complete
+        opened_files = [each.file for opened in openers.values() for each in opened]
+        contexts = compare_contexts(
+            [*(file for found in self.found.values() for file in found.files.values()), *opened_files]
+        )
+        for key in keys:
+            self.found[key].doubts.extend(contexts.get(key, ()))
+            self._find_doubts(key, openers.get(key, []), complete=complete)
         files = tuple(self._describe_file(key, openers.get(key, []), complete, pid) for key in keys)
         files = self._with_link_times(files, all_of_them=asked is not None)
         nameless = sum(map(self._is_nameless, keys))
         if nameless:
             self.problems.append(Problem("names", f"those of {quantity(nameless, 'listed file')} cannot be read"))
+        if asked is not None and _is_pattern(asked):
+            left_out = self._count_nameless(pid) - nameless
+            if left_out:
+                message = f"those of {quantity(left_out, 'mapped or open file')} cannot be read: '{asked}' can fit them"
+                self.problems.append(Problem("names", message))
         if asked is not None:
             mappers = {mapping.pid for file in files for mapping in file.mappings}
             self.problems += self._listed_by_loaders(asked, pid, mappers)
@@ -518,13 +576,42 @@ class _Machine:
             self.problems.append(Problem("section", f"the section object pointers at {key:#x} cannot be read"))
             self._unread_sections.add(key)
             return
-        for address in (pointers.image, pointers.data):
+        for address, is_image in ((pointers.image, True), (pointers.data, False)):
             if address and address not in found.areas:
                 try:
                     self._take_area(key, self.files.control_area(address))
                 except (FaultError, CorruptError) as error:
                     self.problems.append(Problem("section", str(error)))
                     self._unread_sections.add(key)
+            if address in found.areas:
+                area = found.areas[address]
+                file = self.files.find_file(area.file_object)
+                found.doubts.extend(compare_with_pointers(area, file, key, is_image=is_image))
+        for address, area in found.areas.items():
+            if address not in (pointers.image, pointers.data):
+                member = "ImageSectionObject" if area.image else "DataSectionObject"
+                named = pointers.image if area.image else pointers.data
+                found.doubts.append(
+                    f"{member} at {key:#x} is {named:#x}, but {address:#x} is a section of the file, too"
+                )
+
+    def _find_doubts(self, key: int, openers: Sequence[_Opened], *, complete: bool) -> None:
+        """Record what contradicts a file's structures; of the kinds of a section that which forbids more is taken."""
+        found = self.found[key]
+        for address, area in found.areas.items():
+            views = [vad for owner, vad in found.vads if owner == address]
+            found.doubts.extend(compare_with_views(area, views))
+            found.areas[address] = area._replace(image=area.image or any(vad.image for vad in views))
+        handles = Counter(each.file.address for each in openers if not each.section)
+        files = {**found.files, **{each.file.address: each.file for each in openers}}
+        for file in files.values():
+            found.doubts.extend(file.doubts)
+            if complete:
+                count = self._handle_reader.count_handles(file.address)
+                found.doubts.extend(compare_with_handles(file, handles[file.address], count))
+        name = self.name(key)[0]
+        label = windows_base_name(name) if name else f"file {key:#x}"
+        self.problems += [Problem(label, text) for text in found.doubts]
 
     def _describe_file(
         self,
@@ -535,7 +622,11 @@ class _Machine:
     ) -> MappedFile:
         found = self.found[key]
         areas = found.areas
-        sections = tuple(_section_use(area) for area in sorted(areas.values(), key=lambda area: not area.image))
+        viewed = {owner for owner, _ in found.vads}
+        sections = tuple(
+            _section_use(area, area.address in viewed)
+            for area in sorted(areas.values(), key=lambda area: not area.image)
+        )
         files = {**found.files, **{each.file.address: each.file for each in handles}}
         opened = {each.file.address for each in handles if not each.section}
         references = {area.file_object: area.fast_ref for area in areas.values()}
@@ -551,6 +642,7 @@ class _Machine:
             complete,
             self.nt.target.build_number,
             sections_complete=key not in self._unread_sections,
+            is_doubted=bool(found.doubts),
         )
         return MappedFile(
             file_name=name,
@@ -644,6 +736,10 @@ def _comparable(name: str) -> str:
     return found
 
 
+def _is_pattern(text: str) -> bool:
+    return not frozenset("*?[").isdisjoint(text)
+
+
 def _names(name: str, wanted: str) -> bool:
     """Return True if a lower-case path equals or ends with ``wanted``; the extension may be omitted."""
     if name == wanted or name.endswith("\\" + wanted.lstrip("\\")):
@@ -657,8 +753,9 @@ def _mapping_order(mapping: FileView, pid: Optional[int]) -> tuple[bool, bool, i
     return mapping.pid != pid, not mapping.image, mapping.pid, mapping.base
 
 
-def _section_use(area: ControlArea) -> SectionUse:
-    live = area.mapped_views or area.section_references if area.image else area.user_references
+def _section_use(area: ControlArea, has_view: bool) -> SectionUse:
+    in_image = area.mapped_views or area.section_references
+    live = has_view or (in_image if area.image else area.user_references)
     return SectionUse(
         control_area=area.address,
         image=area.image,

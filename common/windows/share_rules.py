@@ -34,16 +34,18 @@ _UNSEEN = "; not all handle tables could be read, so another opener can object"
 
 
 _UNSEEN_SECTION = "; not all its sections are known, so one can be in use"
+_DOUBTED = "; what is known of it is contradicted"
 
 
 class FileUsage(NamedTuple):
-    """The known sections and opens of a file, and whether these are all."""
+    """The known sections and opens of a file, whether these are all, and whether something contradicts them."""
 
     sections: Sequence[SectionUse]
     opens: Sequence[OpenFile]
     handles_complete: bool
     build: Optional[int]
     sections_complete: bool = True
+    is_doubted: bool = False
 
     def section_in_use(self, image: bool) -> Optional[SectionUse]:
         """Return the image or data section if it is in use."""
@@ -87,9 +89,10 @@ def _withheld(name: str, usage: FileUsage, letter: str) -> Optional[FileOperatio
 
 
 def _allowed(name: str, usage: FileUsage, why: str, possible: Allowed = Allowed.YES) -> FileOperation:
-    """Return a permission, weakened if there may be unseen openers or sections."""
+    """Return a permission, weakened if there may be unseen openers or sections, or what was seen is contradicted."""
     unseen = "" if usage.handles_complete else _UNSEEN
     unseen += "" if usage.sections_complete else _UNSEEN_SECTION
+    unseen += _DOUBTED if usage.is_doubted else ""
     if unseen:
         return FileOperation(name, Allowed.PROBABLY if possible is Allowed.YES else possible, None, why + unseen)
     return FileOperation(name, possible, None, why)

@@ -99,6 +99,8 @@ class File:
         self.name = name
         self.where = where
         self.pointers = machine.allocate("_SECTION_OBJECT_POINTERS", b"MmSo")
+        #: What the file system has of the file.
+        self.context = machine.pool(0x20, b"Ntff")
 
     def open(
         self,
@@ -118,6 +120,7 @@ class File:
 
         put("Type", 5)
         put("Size", m.size("_FILE_OBJECT"))
+        put("FsContext", self.context)
         put("SectionObjectPointer", self.pointers)
         for member, letter in (("ReadAccess", "R"), ("WriteAccess", "W"), ("DeleteAccess", "D")):
             put(member, letter in access)
@@ -290,6 +293,9 @@ class Machine:
         self.body = self.structs["_OBJECT_HEADER"]["fields"]["Body"][0]
         self.lab = lab or f"{layout.build}.1.synth"
         self.roots: list[int] = []
+        #: The structures that were allocated, and those of handles, with the objects that these are of.
+        self.written: list[tuple[str, int]] = []
+        self.targets: dict[int, int] = {}
         self.kernel_root = self.new_root()
         self.processes: list[Process] = []
         self.drivers: list[int] = []
@@ -452,7 +458,9 @@ class Machine:
 
     def allocate(self, name: str, tag: bytes, before: int = 0) -> int:
         """Allocate a structure in pool, with so much before it."""
-        return self.pool(self.size(name) + before, tag) + before
+        address = self.pool(self.size(name) + before, tag) + before
+        self.written.append((name, address))
+        return address
 
     def pool(self, size: int, tag: bytes) -> int:
         """Allocate in pool; what follows an allocation is never zero."""
@@ -674,7 +682,9 @@ class Machine:
         for link, part in ((left, nodes[:middle]), (right, nodes[middle + 1 :])):
             child = self._grow_tree(part, left, right, parent, node + at, at)
             self.put_pointer(node + link, child + at if child else 0)
-        balance = 1 if len(nodes) % 4 == 2 else 0
+        # Of so many nodes in two halves the left one is never lower: -1 in two bits.
+        balance = 3 if middle.bit_length() != (len(nodes) - 1 - middle).bit_length() else 0
+        balance = balance if self.has("_MMVAD_SHORT", "VadNode") or self.has("_MM_AVL_TABLE", "BalancedRoot") else 0
         self.put_pointer(node + parent, above | balance)
         return node
 
@@ -700,12 +710,19 @@ class Machine:
                 self.put_pointer(middle + index * self.pointer_size, page)
             code = middle | 1
         self.put(table, "_HANDLE_TABLE", "TableCode", code)
+        if self.has("_HANDLE_TABLE", "HandleCount"):
+            self.put(table, "_HANDLE_TABLE", "HandleCount", len(process.handles))
         if self.has("_HANDLE_TABLE", "UniqueProcessId"):
             self.put(table, "_HANDLE_TABLE", "UniqueProcessId", process.pid)
         self.put(process.eprocess, "_EPROCESS", "ObjectTable", table)
 
     def _write_handle(self, entry: int, target: int, access: int) -> None:
         header = target - self.body
+        self.written.append(("_HANDLE_TABLE_ENTRY", entry))
+        self.targets[entry] = target
+        if self.translate(self.kernel_root, header):
+            for member in ("PointerCount", "HandleCount"):
+                self.add(header, "_OBJECT_HEADER", member)
         if self.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits"):
             bits = 4 if self.pointer_size == 8 else 3
             width = self.field("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")[3]

@@ -268,7 +268,8 @@ def shell(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 def test_json(machine_dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["python35.dll"], ["*"], ["--all"]):
         status, out, err = shell(capsys, "--dump", str(machine_dump), "dllshare", *words, "--json")
-        assert (status, err) == (4 if words == ["--all"] else 0, "")
+        # The name of a file is paged out.
+        assert (status, err) == (0 if words == ["python35.dll"] else 4, "")
         VALIDATOR.validate(json.loads(out))
 
 

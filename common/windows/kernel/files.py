@@ -21,6 +21,11 @@ IO_TYPE_FILE = 5
 FO_CLEANUP_COMPLETE = 0x4000
 
 MAX_VIEWS = 1 << 16
+#: Members of _FILE_OBJECT that are 0 or 1.
+_BOOLEANS = (
+    *("DeletePending", "ReadAccess", "WriteAccess", "DeleteAccess"),
+    *("SharedRead", "SharedWrite", "SharedDelete"),
+)
 # The low bits of _MMVAD.VadsProcess are flags; an _EPROCESS is aligned to more.
 _OWNER_FLAGS = 7
 
@@ -46,12 +51,14 @@ class ControlArea(NamedTuple):
 class FileObject(NamedTuple):
     """A file object: one open of a file.
 
-    ``device`` is the address of its ``_DEVICE_OBJECT``, which identifies the volume.  ``cleaned_up`` says that no
-    handle of it is open any more.
+    ``device`` is the address of its ``_DEVICE_OBJECT``, which identifies the volume; ``context`` is the file system's
+    own, one of each file.  ``cleaned_up`` says that no handle of it is open any more.  ``doubts`` are its members that
+    have no sense, in words: what they say is left out.
     """
 
     address: int
     device: int
+    context: int
     name: UnicodeString
     section_object_pointer: int
     delete_pending: bool
@@ -62,6 +69,7 @@ class FileObject(NamedTuple):
     shared_write: bool
     shared_delete: bool
     cleaned_up: bool
+    doubts: tuple[str, ...]
 
     @property
     def access(self) -> str:
@@ -111,7 +119,7 @@ class FileReader:
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)
-        self._flags = nt.members("_MMSECTION_FLAGS", "Image")
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "File", "FilePointerNull")
         self._segment = nt.offset("_CONTROL_AREA", "Segment")
         reference = nt.layouts.get("_EX_FAST_REF")
         count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0
@@ -121,14 +129,9 @@ class FileReader:
             "Type",
             "Size",
             "DeviceObject",
+            "FsContext",
             "SectionObjectPointer",
-            "DeletePending",
-            "ReadAccess",
-            "WriteAccess",
-            "DeleteAccess",
-            "SharedRead",
-            "SharedWrite",
-            "SharedDelete",
+            *_BOOLEANS,
             "Flags",
         )
         self._file_size = nt.layouts["_FILE_OBJECT"].size
@@ -156,6 +159,8 @@ class FileReader:
 
     def _read_control_area(self, address: int) -> ControlArea:
         nt = self._nt
+        if address % (2 * nt.pointer_size):
+            raise CorruptError("no allocation of pool begins there, and so no control area", address)
         values = self._members.read(nt.memory, address)
         flags = self._flags.read(nt.memory, address + self._flags_offset)
         segment = nt.memory.pointer(address + self._segment)
@@ -164,6 +169,8 @@ class FileReader:
         pointer = values["FilePointer"]
         mask = 0 if self._direct else self._reference_mask
         image = bool(flags["Image"])
+        if not pointer & ~mask and (image or flags["File"]) and not flags["FilePointerNull"]:
+            raise CorruptError(f"FilePointer is {pointer:#x}, but by u.Flags it is a section of a file", address)
         return ControlArea(
             address=address,
             image=image,
@@ -209,17 +216,23 @@ class FileReader:
         return FileObject(
             address=address,
             device=values["DeviceObject"],
+            context=values["FsContext"],
             name=name,
             section_object_pointer=values["SectionObjectPointer"],
-            delete_pending=bool(values["DeletePending"]),
-            read=bool(values["ReadAccess"]),
-            write=bool(values["WriteAccess"]),
-            delete=bool(values["DeleteAccess"]),
+            delete_pending=values["DeletePending"] == 1,
+            read=values["ReadAccess"] == 1,
+            write=values["WriteAccess"] == 1,
+            delete=values["DeleteAccess"] == 1,
             shared_read=bool(values["SharedRead"]),
             shared_write=bool(values["SharedWrite"]),
             shared_delete=bool(values["SharedDelete"]),
             cleaned_up=bool(values["Flags"] & FO_CLEANUP_COMPLETE),
+            doubts=tuple(self._doubt(address, name, values[name]) for name in _BOOLEANS if values[name] > 1),
         )
+
+    def _doubt(self, address: int, name: str, value: int) -> str:
+        place = address + self._nt.offset("_FILE_OBJECT", name)
+        return f"{name} at {place:#x} is {value:#x}, which is neither 0 nor 1"
 
     def can_be_file(self, address: int) -> bool:
         """Return True if what is at an address is not known to be another object than a file's.
@@ -228,6 +241,11 @@ class FileReader:
         """
         head = self._nt.memory.try_read(address, 4)
         return head is None or head == struct.pack("<HH", IO_TYPE_FILE, self._file_size)
+
+    def pointers_of(self, address: int) -> Optional[int]:
+        """Return what would be the section object pointers if there were a file object; None if unreadable."""
+        place = address + self._nt.offset("_FILE_OBJECT", "SectionObjectPointer")
+        return self._nt.memory.try_unsigned(place, self._nt.pointer_size)
 
     def _read_name(self, address: int) -> UnicodeString:
         found = read_unicode_string(self._nt.memory, address, self._nt.pointer_size, errors="surrogatepass")

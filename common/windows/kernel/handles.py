@@ -8,7 +8,7 @@ object's address into ``ObjectPointerBits``; before, its lowest bits are flags.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ...counts import quantity
 from ...errors import FaultError
@@ -18,6 +18,8 @@ from .paging import PAGE_SIZE
 
 #: In one process.
 MAX_HANDLES = 1 << 20
+#: An object with more handles is none.
+MAX_OBJECT_HANDLES = 1 << 20
 #: Cost of an entry, in Memory's units.
 _ENTRY_UNITS = 80
 _HANDLE_STEP = 4
@@ -44,9 +46,24 @@ class HandleReader:
         self._names = ("ObjectPointerBits", "GrantedAccessBits") if self._is_packed else ("Object", "GrantedAccess")
         self._entry = nt.members("_HANDLE_TABLE_ENTRY", *self._names)
         self._body = nt.offset("_OBJECT_HEADER", "Body")
+        self._counts = nt.members("_OBJECT_HEADER", "PointerCount", "HandleCount")
+        self._negative = 1 << 8 * nt.field("_OBJECT_HEADER", "PointerCount").size - 1
+        self._table_count = nt.field("_HANDLE_TABLE", "HandleCount") if nt.has("_HANDLE_TABLE", "HandleCount") else None
+
+    def count_handles(self, address: int) -> Optional[int]:
+        """Return how many handles an object has, by the address of its body; None if no object is known there."""
+        try:
+            values = self._counts.read(self._nt.memory, address - self._body)
+        except FaultError:
+            return None  # the caller says that an object cannot be read
+        references, count = values["PointerCount"], values["HandleCount"]
+        return count if 0 < references < self._negative and count < MAX_OBJECT_HANDLES else None
 
     def for_each(self, object_table: int, where: str, problems: list[Problem]) -> Iterator[Handle]:
-        """Yield the open handles of a process; unreadable parts are reported in ``problems``."""
+        """Yield the open handles of a process; unreadable parts are reported in ``problems``.
+
+        An entry whose pointer cannot be one has 0 for its object.
+        """
         memory = self._nt.memory
         try:
             code = memory.pointer(object_table + self._code)
@@ -58,7 +75,7 @@ class HandleReader:
             problems.append(Problem(where, f"its handle table at {object_table:#x} has an unknown form"))
             return
         per_page = PAGE_SIZE // self._entry_size
-        unread = 0
+        unread = found = 0
         seen: set[int] = set()
         again: list[int] = []
         for number, page in enumerate(self._pages(code & ~3, level, seen, again)):
@@ -70,11 +87,19 @@ class HandleReader:
             if data is None:
                 unread += 1
             else:
-                yield from self._entries(data, number * per_page)
+                for handle in self._entries(data, number * per_page):
+                    found += 1
+                    yield handle
         if again:
             problems.append(Problem(where, f"its handle table leads to the page at {again[0]:#x} more than once"))
         if unread:
             problems.append(Problem(where, f"{quantity(unread, 'page')} of its handle table cannot be read"))
+        elif self._table_count is not None and not again:
+            place = object_table + self._table_count.offset
+            count = memory.try_unsigned(place, self._table_count.size)
+            if count is not None and count != found:
+                message = f"HandleCount of its handle table at {place:#x} is {count}, but {found} were found in it"
+                problems.append(Problem(where, message))
 
     def _pages(self, address: int, level: int, seen: set[int], again: list[int]) -> Iterator[int]:
         """Yield the addresses of the pages of entries, each once; a null pointer ends a level.
@@ -110,8 +135,9 @@ class HandleReader:
             values = self._entry.decode(entry)
             pointer, access = (self._entry.get(values, name) or 0 for name in self._names)
             header = self._header(pointer)
-            if header and self._nt.is_kernel_address(header):
-                yield Handle((first + index) * _HANDLE_STEP, header + self._body, access)
+            is_one = self._nt.is_kernel_address(header)
+            if header:
+                yield Handle((first + index) * _HANDLE_STEP, header + self._body if is_one else 0, access)
 
     def _header(self, pointer: int) -> int:
         """Return the address of the object's header from the bits of it in the entry, 0 for a free entry."""
