@@ -295,12 +295,17 @@ class Examination:
 
     @_ours
     def dll_plan(
-        self, dll: Union[str, os.PathLike[str], int], frees: Union[int, str] = 1, pid: Optional[int] = None
+        self,
+        dll: Union[str, os.PathLike[str], int, None] = None,
+        frees: Union[int, str, None] = None,
+        pid: Optional[int] = None,
     ) -> DllPlans:
         """Return what FreeLibrary would unload, as ``dllplan`` does.
 
-        :param dll: as for `dlls`, but a single one.
-        :param frees: how often it is freed, at least 1, or ``"all"``: as often as it was loaded.
+        :param dll: as for `dlls`, but a single one; None: each DLL that LoadLibrary has loaded, the one whose free
+            unloads most first.
+        :param frees: how often it is freed, at least 1, or ``"all"``: as often as it was loaded; None: once, or if
+            ``dll`` is None, as often as it was loaded.
         :param pid: the id of a process, if the target is a machine, else its own; None: the current process.
         :raises NotFoundError: if no DLL fits, or more than one, or the target has no such process.
         :raises UsageError: if ``frees`` is not such a number.
@@ -309,10 +314,12 @@ class Examination:
 
         Source: the lists of ntdll's loader in the target's memory, and the rules of its version.
         """
-        from .windows.plan import plan_free
+        from .windows.plan import plan_free, rank_frees
 
         _require_pid(pid)
-        text, times = _text_of("dll", dll), _count("frees", frees)
+        if dll is None:
+            return rank_frees(self._host.target(), _count("frees", "all" if frees is None else frees), pid)
+        text, times = _text_of("dll", dll), _count("frees", 1 if frees is None else frees)
         return plan_free(self._host.target(), text, self._host.evaluate, times, pid)
 
     @_ours

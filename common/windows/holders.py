@@ -22,6 +22,8 @@ from .target import WindowsTarget
 
 #: A DLL that imports it can undo its own load at the end of its thread.
 _FREES_ITSELF = frozenset({"FreeLibraryAndExitThread"})
+#: What has COM's table of servers: since Windows 8, and before.
+_COM_DLLS = frozenset({"combase.dll", "ole32.dll"})
 #: At most this many of each kind are listed.
 MAX_HOLDERS = 16
 #: The table of servers is searched in pieces of this size, of which each has the beginning of the next.
@@ -96,9 +98,14 @@ class HolderSearch:
         address, is_complete = self._search(words)
         if address is not None:
             yield LoadHolder(HolderKind.COM, address=address, frees_itself=bool(can_unload))
-        elif not is_complete:
+        elif not is_complete and self._has_com():
             message = "whether COM has loaded it is not known: not all memory is in the target, or could be searched"
             self.problems.append(Problem(entry.label, message))
+
+    def _has_com(self) -> bool:
+        """Return True unless no DLL of COM's is loaded, so that it has loaded nothing."""
+        names = {each.name.lower() for each in self._loader.entries.values()}
+        return not self._loader.complete or "" in names or not names.isdisjoint(_COM_DLLS)
 
     def _search(self, words: bytes) -> tuple[Optional[int], bool]:
         """Search memory beyond images and stacks for words, aligned; return their address, and if all was searched."""

@@ -279,26 +279,16 @@ class DllPlan(NamedTuple):
 
 
 class DllPlans(NamedTuple):
-    """The answer of ``dllplan``."""
+    """The answer of ``dllplan``: one plan, or one for each DLL that LoadLibrary has loaded, the largest unload first.
 
-    target: TargetInfo
-    loader: LoaderInfo
-    rules: tuple[LoaderRules, ...]
-    plan: DllPlan
-    asked: str
-    problems: tuple[Problem, ...] = ()
-
-
-class DllRanking(NamedTuple):
-    """The answer of ``dllplan --all``: plans of the DLLs that LoadLibrary has loaded, the largest unload first.
-
-    What such a plan says of its DLL is complete, but not what stays and what else could be done.
+    Of several, what each says of its DLL is complete, but not what stays and what else could be done.
     """
 
     target: TargetInfo
     loader: LoaderInfo
     rules: tuple[LoaderRules, ...]
     plans: tuple[DllPlan, ...]
+    asked: Optional[str] = None
     problems: tuple[Problem, ...] = ()
 
 

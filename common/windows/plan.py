@@ -16,7 +16,7 @@ from ..model import Outcome, Problem
 from ..target import Target
 from .loader.lists import LdrEntry, Loader
 from .loader.unload import FreeResult, ImportGraph, LoadUnit, components, effective_count, gets_detached
-from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllRanking, DllStep, ImportCycleAlternative, LoaderRule
+from .model import Dll, DllHoldKind, DllPlan, DllPlans, DllStep, ImportCycleAlternative, LoaderRule
 from .pe import find_image
 from .state import DllExplainer, WindowsExamination
 
@@ -61,13 +61,13 @@ def plan_free(
         examined.target_info(),
         examined.loader_info(),
         examined.rules(),
-        plan,
+        (plan,),
         text,
         problems=(*problems, *examined.memory.problems()),
     )
 
 
-def rank_frees(target: Target, frees: Optional[int] = None, pid: Optional[int] = None) -> DllRanking:
+def rank_frees(target: Target, frees: Optional[int] = None, pid: Optional[int] = None) -> DllPlans:
     """Predict for each DLL that LoadLibrary has loaded what freeing it would do, the largest unload first.
 
     :param frees: how many calls of FreeLibrary for each DLL; None: as many as LoadLibrary's.
@@ -92,12 +92,12 @@ def rank_frees(target: Target, frees: Optional[int] = None, pid: Optional[int] =
             problems.append(Problem("ranking", message))
         plans += _ranked(examined, loader, graph, loaded[:MAX_RANKED], frees, problems)
     plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.name.lower(), plan.library.base))
-    return DllRanking(
+    return DllPlans(
         examined.target_info(),
         examined.loader_info(),
         examined.rules(),
         tuple(plans),
-        (*problems, *examined.memory.problems()),
+        problems=(*problems, *examined.memory.problems()),
     )
 
 

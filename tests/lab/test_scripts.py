@@ -19,7 +19,7 @@ import conftest
 """
 ASK = """
 print("LEARNT", [(dll.name, dll.held) for dll in process.dlls().dlls])
-print("LEARNT", [dll.name for dll in process.dll_plan("libA", "all").plan.unloads])
+print("LEARNT", [dll.name for dll in process.dll_plan("libA", "all").plans[0].unloads])
 print("LEARNT", [gone.image.name for gone in process.gone(0x500A0010).unloaded])
 for ask in (process.state, process.shares, process.trace):
     try:
@@ -43,7 +43,7 @@ def expected(dump: Path) -> list[str]:
     """Say what the dump answers here, by no debugger."""
     with dlwhy.open(dump) as opened:
         held = [(dll.name, dll.held) for dll in opened.dlls().dlls]
-        unloads = [dll.name for dll in opened.dll_plan("libA", "all").plan.unloads]
+        unloads = [dll.name for dll in opened.dll_plan("libA", "all").plans[0].unloads]
         gone = [each.image.name for each in opened.gone(0x500A0010).unloaded]
     return [f"LEARNT {each}" for each in (held, unloads, gone, *["UnsupportedError"] * 3)]
 

@@ -39,7 +39,7 @@ def test_the_verdicts_are_those_of_x64(tmp_path: Path, form: Form) -> None:
     assert (state.target.arch, state.problems) == ("aarch64", ())
     x64 = explain_dlls(target(tmp_path, Process(story(form)).dump()))
     assert verdicts(state.dlls) == verdicts(x64.dlls)
-    plan = plan_free(target(tmp_path, arm64(form).dump()), "libA.dll", int, None).plan
+    plan = plan_free(target(tmp_path, arm64(form).dump()), "libA.dll", int, None).plans[0]
     assert [dll.name for dll in plan.unloads] == ["libA.dll", "libB.dll"]
 
 

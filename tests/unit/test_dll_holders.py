@@ -14,12 +14,14 @@ from dlwhy.common.commands.dllstate.document import dll_state_document
 from dlwhy.common.commands.dllstate.text import dll_state_view
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
+from dlwhy.common.windows.dumps.kdump import KernelDump
 from dlwhy.common.windows.dumps.minidump import MinidumpTarget
 from dlwhy.common.windows.model import DllState, HolderKind, LoadHolder
 from dlwhy.common.windows.plan import plan_free
 from dlwhy.common.windows.state import explain_chosen_dlls, explain_dlls
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.synth.minidump import EXE, KERNEL32, WIN10, WINE, Form, Loader, Module, Process
+from dlwhy.tests.synth.ntprocess import PID, machine
 from dlwhy.tests.synth.windows import form_id, write
 
 HEAP = 0x5_0000_0000
@@ -104,11 +106,17 @@ def test_a_com_server(tmp_path: Path, form: Form) -> None:
     assert "It goes once" not in text
 
 
-def test_a_com_server_in_a_dump_without_all_memory(tmp_path: Path) -> None:
-    made = loaded(WIN10, 1, Module("plug.dll", exports=dict(SERVER)))
+@pytest.mark.parametrize("com", [None, "combase.dll", "ole32.dll"])
+def test_a_com_server_in_a_dump_without_all_memory(tmp_path: Path, com: Optional[str]) -> None:
+    """Without a DLL of COM's the answer is whole."""
+    made = loaded(WIN10, 1, Module("plug.dll", exports=dict(SERVER)), *([Module(com)] if com else []))
+    told = ["whether COM has loaded it is not known: not all memory is in the target, or could be searched"]
     state, _ = ask(tmp_path, made.dump(full=False))
     assert holders(state) == []
-    assert any("whether COM has loaded it is not known" in problem.message for problem in state.problems)
+    assert [problem.message for problem in state.problems] == (told if com else [])
+    kernel = KernelDump(str(machine(made).save(tmp_path / "MEMORY.DMP")))
+    state = explain_chosen_dlls(kernel, "plug.dll", int, PID)
+    assert [problem.message for problem in state.problems] == (told if com else [])
 
 
 @BOTH

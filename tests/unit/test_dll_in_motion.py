@@ -59,7 +59,7 @@ def test_an_exit_under_wine_shows_in_flags_and_the_lock(tmp_path: Path) -> None:
     text = asked(tmp_path, made, "libC.dll")
     assert "The process is exiting: FreeLibrary does nothing any more." in text
     assert "It goes once" not in text
-    found = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA.dll", int, None).plan
+    found = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA.dll", int, None).plans[0]
     assert (found.refusal, found.unloads) == ("process-exiting", ())
 
 
@@ -152,5 +152,5 @@ def test_a_dll_that_is_being_unloaded_is_not_over_freed(tmp_path: Path, form: Fo
     if form is WIN7:
         for module in loader.loaded:
             made.memory.number(module.entry + 0x6C, 2, 0 if module.name == "libA.dll" else module.count)
-    found = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA.dll", int, 1).plan
+    found = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA.dll", int, 1).plans[0]
     assert (found.outcome, found.refusal, found.excess_closes) == (Outcome.NO_EFFECT, "unloading", 0)

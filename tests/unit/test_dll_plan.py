@@ -34,7 +34,7 @@ def number(text: str) -> int:
 def plan(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> DllPlan:
     plans = plan_free(MinidumpTarget(str(write(folder, made.dump()))), name, number, frees)
     VALIDATOR.validate(json.loads(dump(dll_plan_document("dllplan", plans))))
-    return plans.plan
+    return plans.plans[0]
 
 
 def document(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> Any:

@@ -46,7 +46,7 @@ def plans(folder: Path, made: Process, name: str, frees: Optional[int] = 1) -> D
 
 
 def plan(folder: Path, loader: Loader, name: str, frees: Optional[int] = 1) -> DllPlan:
-    return plans(folder, Process(loader), name, frees).plan
+    return plans(folder, Process(loader), name, frees).plans[0]
 
 
 def unloads(found: DllPlan) -> str:
@@ -138,7 +138,7 @@ def test_which_dlls_main_may_free_others(tmp_path: Path, form: Form) -> None:
     made = Process(loader)
     made.memory.forget(loader.known["b.dll"].base + 0x2000, 8)
     found = plans(tmp_path, made, "a")
-    assert found.plan.may_unload_more == ("c.dll",)
+    assert found.plans[0].may_unload_more == ("c.dll",)
     told = [each for each in found.problems if each.where == "b.dll"]
     assert [each.message.partition(":")[0] for each in told] == ["its imports are not in memory"]
     # Nor are they where its headers are not.
@@ -154,7 +154,7 @@ def test_who_hears_of_it(tmp_path: Path, form: Form) -> None:
     made = Process(loader)
     at = NARROW if form is XP else WIDE
     made.memory.number(loader.known["a.dll"].entry + at.entry_point, 4 if form is XP else 8, 0)
-    found = plans(tmp_path, made, "a").plan
+    found = plans(tmp_path, made, "a").plans[0]
     assert (unloads(found), found.gets_process_detach) == ("ab", (loader.known["b.dll"].base,))
     assert found.unload_bytes == 2 * 0x4000
 

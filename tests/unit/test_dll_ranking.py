@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common import cli
-from dlwhy.common.commands.dllplan.document import dll_ranking_document
-from dlwhy.common.commands.dllplan.text import dll_ranking_view
+from dlwhy.common.commands.dllplan.document import dll_plan_document
+from dlwhy.common.commands.dllplan.text import dll_plan_view
 from dlwhy.common.errors import UnsupportedError
 from dlwhy.common.model import Outcome
 from dlwhy.common.render.json_parts import dump
@@ -29,14 +29,14 @@ def target(folder: Path, made: Process) -> MinidumpTarget:
 def test_each_is_what_dllplan_says_of_it(tmp_path: Path, form: Form, wide: bool) -> None:
     opened = target(tmp_path, process(form, wide))
     ranking = rank_frees(opened)
-    document = json.loads(dump(dll_ranking_document("dllplan", ranking)))
+    document = json.loads(dump(dll_plan_document("dllplan", ranking)))
     VALIDATOR.validate(document)
     assert {plan.library.name for plan in ranking.plans} == {"libA.dll", "libC.dll", "cx.dll"}
     assert [plan.unload_bytes for plan in ranking.plans] == sorted(
         (p.unload_bytes for p in ranking.plans), reverse=True
     )
     for plan in ranking.plans:
-        alone = plan_free(opened, plan.library.name, int, None).plan
+        alone = plan_free(opened, plan.library.name, int, None).plans[0]
         assert (plan.close_count, plan.outcome, plan.load_count_after) == (
             alone.close_count,
             alone.outcome,
@@ -44,7 +44,7 @@ def test_each_is_what_dllplan_says_of_it(tmp_path: Path, form: Form, wide: bool)
         )
         assert [each.name for each in plan.unloads] == [each.name for each in alone.unloads]
         assert (plan.gets_process_detach, plan.may_unload_more) == (alone.gets_process_detach, alone.may_unload_more)
-    text = render(dll_ranking_view(ranking, False))
+    text = render(dll_plan_view(ranking, False))
     assert "3 DLLs were loaded by LoadLibrary; freeing " in text
     assert max(map(len, text.splitlines())) <= MAX_WIDTH
 
@@ -62,10 +62,10 @@ def test_an_exiting_process_and_one_that_has_loaded_nothing(tmp_path: Path) -> N
     loader.shutdown = True
     ranking = rank_frees(target(tmp_path, Process(loader)))
     assert {plan.refusal for plan in ranking.plans} == {"process-exiting"}
-    assert "freeing any of them unloads nothing" in render(dll_ranking_view(ranking, False))
+    assert "freeing any of them unloads nothing" in render(dll_plan_view(ranking, False))
     empty = Loader(WINE)
     empty.start(Module(EXE, [KERNEL32]))
-    assert "there is nothing to free" in render(dll_ranking_view(rank_frees(target(tmp_path, Process(empty))), False))
+    assert "there is nothing to free" in render(dll_plan_view(rank_frees(target(tmp_path, Process(empty))), False))
 
 
 def test_counts_that_are_not_known_are_not_ranked(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_a_name_of_an_imported_function_that_cannot_be_read(tmp_path: Path) -> N
     piece, at = made.memory.find(base, 0x4000)
     name = base + bytes(piece[at : at + 0x4000]).index(b"FreeLibrary\0")
     path = write(tmp_path, made.dump())
-    plan = plan_free(MinidumpTarget(str(path)), "libA", no_number, None).plan
+    plan = plan_free(MinidumpTarget(str(path)), "libA", no_number, None).plans[0]
     assert "libA.dll" in plan.may_unload_more
     made.memory.forget(name, 0x10)
     plans = plan_free(MinidumpTarget(str(write(tmp_path, made.dump()))), "libA", no_number, None)

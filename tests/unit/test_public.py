@@ -318,6 +318,7 @@ RUN = "a trace needs a debugger that runs the process"
         ("prog.dmp", "dll_trace", "libA.dll", "needs WinDbg"),
         ("core.4711", "dlls", None, WINDOWS),
         ("core.4711", "dll_plan", "libplain.so", WINDOWS),
+        ("core.4711", "dll_plan", None, WINDOWS),
         ("core.4711", "gone", None, WINDOWS),
         ("core.4711", "shares", None, MACHINE),
         ("core.4711", "trace", "libplain.so", RUN),
@@ -397,7 +398,7 @@ def test_how_often(files: Path) -> None:
         ("core.4711", "dll_trace", [None], "NoneType"),
         ("prog.dmp", "dlls", [1.5], "float"),
         ("prog.dmp", "dlls", [None, "1"], "str"),
-        ("prog.dmp", "dll_plan", [None], "NoneType"),
+        ("prog.dmp", "dll_plan", [b"libA"], "bytes"),
         ("prog.dmp", "dll_plan", ["libA", 1, 1.5], "float"),
         ("prog.dmp", "dll_plan", ["libA", 1.5], "float"),
         ("core.4711", "plan", ["libplain.so", True], "bool"),
@@ -450,6 +451,18 @@ def test_a_process_that_the_dump_is_not_of(files: Path, capsys: pytest.CaptureFi
         assert "there is no process 1" in output.err
 
 
+def test_the_dlls_by_what_a_free_of_them_unloads(files: Path) -> None:
+    with dlwhy.open(files / "prog.dmp") as dump:
+        ranking = dump.dll_plan()
+        assert [(plan.library.name, plan.close_count) for plan in ranking.plans][:2] == [("cx.dll", 1), ("libA.dll", 3)]
+        assert ranking == dump.dll_plan(frees="all")
+        once = dump.dll_plan(None, 1)
+        assert {plan.close_count for plan in once.plans} == {1}
+        assert dump.dll_plan("libA").plans[0].close_count == 1
+        with pytest.raises(dlwhy.UsageError, match="frees"):
+            dump.dll_plan(frees=0)
+
+
 def test_a_dump_that_does_not_have_its_process_id(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MinidumpTarget, "pid", None)
     with dlwhy.open(files / "prog.dmp") as dump, pytest.raises(dlwhy.NotFoundError, match="whose id it does not have"):
@@ -463,7 +476,7 @@ def test_a_dump_that_does_not_have_its_process_id(files: Path, monkeypatch: pyte
     ("name", "questions"),
     [
         ("core.4711", [("state", []), ("libraries", []), ("library", ["libplain.so"]), ("plan", [])]),
-        ("prog.dmp", [("dlls", []), ("dll_plan", ["libA"]), ("gone", [])]),
+        ("prog.dmp", [("dlls", []), ("dll_plan", ["libA"]), ("dll_plan", []), ("gone", [])]),
         ("MEMORY.DMP", [("shares", []), ("shares", ["python35.dll"]), ("dlls", [])]),
     ],
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Optional
 
 from ...errors import UsageError
 from ...windows.plan import plan_free, rank_frees
 from ..arguments import number_or_all, process_id
 from ..session import Result, Session
-from .text import dll_plan_view, dll_ranking_view
+from .text import dll_plan_view
 
 
 def answer(session: Session, arguments: Namespace) -> Result:
@@ -22,8 +21,9 @@ def answer(session: Session, arguments: Namespace) -> Result:
     frees = number_or_all("--frees", default if arguments.frees is None else arguments.frees)
     pid = process_id(arguments.process)
     if arguments.all:
-        return _rank(session, frees, pid)
-    plans = plan_free(session.target, wanted, session.host.evaluate, frees, pid)
+        plans = rank_frees(session.target, frees, pid)
+    else:
+        plans = plan_free(session.target, wanted, session.host.evaluate, frees, pid)
 
     def document() -> Mapping[str, object]:
         from .document import dll_plan_document  # most users want the text
@@ -34,21 +34,5 @@ def answer(session: Session, arguments: Namespace) -> Result:
         document=document,
         view=lambda verbose: dll_plan_view(plans, verbose),
         has_problems=bool(plans.problems),
-        has_findings=not plans.plan.is_unloaded,
-    )
-
-
-def _rank(session: Session, frees: Optional[int], pid: Optional[int]) -> Result:
-    ranking = rank_frees(session.target, frees, pid)
-
-    def document() -> Mapping[str, object]:
-        from .document import dll_ranking_document  # most users want the text
-
-        return dll_ranking_document("dllplan", ranking)
-
-    return Result(
-        document=document,
-        view=lambda verbose: dll_ranking_view(ranking, verbose),
-        has_problems=bool(ranking.problems),
-        has_findings=False,
+        has_findings=plans.asked is not None and not plans.plans[0].is_unloaded,
     )

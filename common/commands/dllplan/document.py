@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from ...model import Outcome
 from ...render.dll_json import dll_reference, dll_rules, holder_documents, kept_dll_document
 from ...render.json_parts import envelope, problem_documents
-from ...windows.model import DllPlan, DllPlans, DllRanking
+from ...windows.model import DllPlan, DllPlans
 
 if TYPE_CHECKING:
     from ...render.json_types import (
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     )
 
 
-def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
-    """Build the document of a prediction."""
-    plan = plans.plan
+def dll_plan_document(command: str, plans: DllPlans) -> Union[DllplanDocument, DllplanAllDocument]:
+    """Build the document of a prediction: of one DLL, or of all that LoadLibrary has loaded."""
+    head = envelope(command, plans.target, plans.loader)
+    rules, problems = dll_rules(plans.rules), problem_documents(plans.problems)
+    if plans.asked is None:
+        return {**head, "rules": rules, "plans": [_prediction(plan) for plan in plans.plans], "problems": problems}
+    (plan,) = plans.plans
     is_known = plan.outcome is not Outcome.UNKNOWN
     return {
-        **envelope(command, plans.target, plans.loader),
-        "rules": dll_rules(plans.rules),
+        **head,
+        "rules": rules,
         **_prediction(plan),
         "import_cycles": [list(cycle) for cycle in plan.import_cycles] if is_known else None,
         "import_cycle_alternatives": [
@@ -37,17 +41,7 @@ def dll_plan_document(command: str, plans: DllPlans) -> DllplanDocument:
         "kept": [kept_dll_document(dll) for dll in plan.kept] if is_known else None,
         "remedy": _remedy(plan),
         "load_holders": holder_documents(plan.holders),
-        "problems": problem_documents(plans.problems),
-    }
-
-
-def dll_ranking_document(command: str, ranking: DllRanking) -> DllplanAllDocument:
-    """Build the document of all predictions."""
-    return {
-        **envelope(command, ranking.target, ranking.loader),
-        "rules": dll_rules(ranking.rules),
-        "plans": [_prediction(plan) for plan in ranking.plans],
-        "problems": problem_documents(ranking.problems),
+        "problems": problems,
     }
 
 

@@ -20,7 +20,7 @@ from ...render.dll_words import (
 )
 from ...render.document import Document, Facts, Part, Sentence, Table
 from ...render.words import join, size_words, times
-from ...windows.model import DllHoldKind, DllPlan, DllPlans, DllRanking, ImportCycleAlternative, LoaderRule
+from ...windows.model import DllHoldKind, DllPlan, DllPlans, ImportCycleAlternative, LoaderRule
 
 _OUTCOMES = {
     Outcome.UNLOADS: "is unloaded",
@@ -36,22 +36,17 @@ _ORDERS = {
 
 
 def dll_plan_view(plans: DllPlans, verbose: bool) -> Document:
-    """Build the text of a plan."""
-    plan = plans.plan
+    """Build the text of plans: one in detail, or a row for each DLL that LoadLibrary has loaded."""
     notes = dll_note_parts(plans.target, plans.loader, plans.rules, plans.problems, verbose)
+    if plans.asked is None:
+        return Document((*_ranking_parts(plans), *notes, *([Sentence(_OWN_LOADS)] if plans.plans else [])))
+    (plan,) = plans.plans
     warnings = [Sentence(load_remedy(plan.library.name, holder)) for holder in plan.holders or ()]
     ending = _plan_remedy(plan)
     return Document((*_plan_parts(plan, verbose), *notes, *warnings, *([Sentence(ending)] if ending else [])))
 
 
-def dll_ranking_view(ranking: DllRanking, verbose: bool) -> Document:
-    """Build the text of a ranking: a row for each DLL that LoadLibrary has loaded."""
-    notes = dll_note_parts(ranking.target, ranking.loader, ranking.rules, ranking.problems, verbose)
-    ending = [Sentence(_OWN_LOADS)] if ranking.plans else []
-    return Document((*_ranking_parts(ranking), *notes, *ending))
-
-
-def _ranking_parts(ranking: DllRanking) -> Iterator[Part]:
+def _ranking_parts(ranking: DllPlans) -> Iterator[Part]:
     plans = ranking.plans
     if not plans:
         yield Sentence("No DLL that is known was loaded by LoadLibrary and not freed: there is nothing to free.")

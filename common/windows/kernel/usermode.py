@@ -121,7 +121,7 @@ class MachineProcess:
         self._images_complete = not self._problems
         unread = 0
         for vad in vads:
-            if not vad.section:
+            if not vad.is_view or not vad.section:
                 continue
             try:
                 area = files.control_area(files.control_area_of(vad.section))
