@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from dlwhy.tests.lab.asking import SCRIPT, ask_shell, document, type_at_prompt
 from dlwhy.tests.lab.builds import compile_with_mingw
-from dlwhy.tests.lab.graphs import DLLS, Dll, build, random_dlls, random_script
+from dlwhy.tests.lab.graphs import DLLS, ROOT, Dll, build, random_dlls, random_script
 from dlwhy.tests.lab.windows import Lab, windows_path
 from dlwhy.tests.schema import VALIDATOR, validator_of
 from dlwhy.tests.support.naming import names_of
@@ -133,6 +134,21 @@ def test_at_the_prompt(lab: Lab, story: Path) -> None:
     assert after == before, "the code of ntdll is as it was"
     assert "dlltrace" not in ended
     assert "Traceback" not in "".join(answers)
+
+
+def test_the_transcript_of_the_page(lab: Lab, story: Path) -> None:
+    """It is of this run, but for what depends on the time and the compiler; lines are left out where it says so."""
+    page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+    written = page.partition("0:000> !dlltrace report\n")[2].partition("```")[0]
+    program = f"{windows_path(story / 'prog.exe')} {SCRIPT_OF_STORY} wait"
+    typed = ["bp prog!at_wait", "!dlltrace start", "g", "!dlltrace report"]
+    report = type_at_prompt(lab, ("-o", program), typed, folder=story)[-1]
+    parts = [re.escape(_plain(part)) for part in written.split("…\n")]
+    assert re.fullmatch(".*".join(parts), _plain(report), re.DOTALL), report
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\+0x[0-9a-f]+", "+0x", re.sub(r"[0-9.]+ s$", "0 s", text.strip(), flags=re.MULTILINE))
 
 
 def test_only_what_was_asked_for(lab: Lab, story: Path) -> None:
