@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from importlib import import_module
+from typing import NamedTuple, cast
 
 from ..host import Host
 from ..render.document import Document
@@ -31,3 +32,16 @@ class Result(NamedTuple):
     view: Callable[[bool], Document]
     has_problems: bool
     has_findings: bool
+
+
+def document_by(command: str, function: str, answer: object) -> Callable[[], Mapping[str, object]]:
+    """Return what builds the document of an answer: most users want the text, so that only then it is imported.
+
+    :param function: in the command's module ``document``; takes the command's name and the answer.
+    """
+
+    def build() -> Mapping[str, object]:
+        module = import_module(f"{__package__}.{command}.document")
+        return cast("Mapping[str, object]", getattr(module, function)(command, answer))
+
+    return build

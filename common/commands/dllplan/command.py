@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
 from ...errors import UsageError
 from ...windows.plan import plan_free, rank_frees
 from ..arguments import number_or_all, process_id
-from ..session import Result, Session
+from ..session import Result, Session, document_by
 from .text import dll_plan_view
 
 
@@ -25,13 +24,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         plans = plan_free(session.target, wanted, session.host.evaluate, frees, pid)
 
-    def document() -> Mapping[str, object]:
-        from .document import dll_plan_document  # most users want the text
-
-        return dll_plan_document("dllplan", plans)
-
     return Result(
-        document=document,
+        document=document_by("dllplan", "dll_plan_document", plans),
         view=lambda verbose: dll_plan_view(plans, verbose),
         has_problems=bool(plans.problems),
         has_findings=plans.asked is not None and not plans.plans[0].is_unloaded,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
 from ...errors import UsageError
 from ...windows.model import Allowed, Share
 from ...windows.share import share_all, share_file
 from ..arguments import process_id
-from ..session import Result, Session
+from ..session import Result, Session, document_by
 from .text import share_view
 
 
@@ -24,13 +23,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         share = share_file(session.target, wanted, session.host.evaluate, pid)
 
-    def document() -> Mapping[str, object]:
-        from .document import share_document  # most users want the text
-
-        return share_document("dllshare", share)
-
     return Result(
-        document=document,
+        document=document_by("dllshare", "share_document", share),
         view=lambda verbose: share_view(share, verbose),
         has_problems=bool(share.problems),
         has_findings=share.asked is not None and _cannot_go(share),

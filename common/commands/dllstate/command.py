@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
 from ...windows.state import explain_chosen_dlls, explain_dlls
 from ..arguments import process_id
-from ..session import Result, Session
+from ..session import Result, Session, document_by
 from .text import dll_state_view
 
 
@@ -20,13 +19,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         state = explain_dlls(session.target, pid)
 
-    def document() -> Mapping[str, object]:
-        from .document import dll_state_document  # most users want the text
-
-        return dll_state_document("dllstate", state)
-
     return Result(
-        document=document,
+        document=document_by("dllstate", "dll_state_document", state),
         view=lambda verbose: dll_state_view(state, verbose),
         has_problems=bool(state.problems),
         has_findings=bool(wanted) and any(dll.held for dll in state.dlls),

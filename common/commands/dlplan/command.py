@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
 from ...errors import UsageError
 from ...linux.plan import plan_all, plan_close
 from ..arguments import number_or_all
-from ..session import Result, Session
+from ..session import Result, Session, document_by
 from .text import plan_view
 
 
@@ -24,13 +23,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         plans = plan_close(session.target, wanted, session.host.evaluate, closes)
 
-    def document() -> Mapping[str, object]:
-        from .document import plan_document  # most users want the text
-
-        return plan_document("dlplan", plans)
-
     return Result(
-        document=document,
+        document=document_by("dlplan", "plan_document", plans),
         view=lambda verbose: plan_view(plans, verbose),
         has_problems=bool(plans.problems),
         has_findings=plans.asked is not None and not plans.plans[0].is_unloaded,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
 from ...linux.state.examine import explain, explain_chosen
-from ..session import Result, Session
+from ..session import Result, Session, document_by
 from .text import state_view
 
 
@@ -22,13 +21,8 @@ def answer(session: Session, arguments: Namespace) -> Result:
     else:
         state = explain(session.target, brief=not arguments.json)
 
-    def document() -> Mapping[str, object]:
-        from .document import state_document  # most users want the text
-
-        return state_document("dlstate", state)
-
     return Result(
-        document=document,
+        document=document_by("dlstate", "state_document", state),
         view=lambda verbose: state_view(state, verbose),
         has_problems=bool(state.problems),
         has_findings=bool(wanted) and any(library.held for library in state.libraries),

@@ -119,7 +119,7 @@ class FileReader:
         )
         flags = "u.Flags" if nt.has("_CONTROL_AREA", "u.Flags") else "u.LongFlags"
         self._flags_offset = nt.offset("_CONTROL_AREA", flags)
-        self._flags = nt.members("_MMSECTION_FLAGS", "Image", "File", "FilePointerNull")
+        self._flags = nt.members("_MMSECTION_FLAGS", "Image", optional=("File", "FilePointerNull"))
         self._segment = nt.offset("_CONTROL_AREA", "Segment")
         reference = nt.layouts.get("_EX_FAST_REF")
         count = reference.fields["RefCnt"].bit_count if reference and "RefCnt" in reference.fields else 0
@@ -169,7 +169,7 @@ class FileReader:
         pointer = values["FilePointer"]
         mask = 0 if self._direct else self._reference_mask
         image = bool(flags["Image"])
-        if not pointer & ~mask and (image or flags["File"]) and not flags["FilePointerNull"]:
+        if not pointer & ~mask and (image or flags.get("File")) and not flags.get("FilePointerNull"):
             raise CorruptError(f"FilePointer is {pointer:#x}, but by u.Flags it is a section of a file", address)
         return ControlArea(
             address=address,
