@@ -341,7 +341,7 @@ class _Machine:
             self.problems.append(Problem(_process_words(process), f"the section of VAD {vad.address:#x}: {error}"))
             self._unread.add(vad.section)
             return None
-        if area.file_object == 0:
+        if area.file_object == 0 and not vad.image:
             return None
         file = self.files.find_file(area.file_object)
         if file is None:

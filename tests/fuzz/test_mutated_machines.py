@@ -227,7 +227,7 @@ def is_sound(judge: Judge, mutant: Mutant) -> bool:
     machine = judge.machine
     if mutant.member in BOOLEANS:
         return mutant.value <= 1
-    if mutant.member == "WritableUserReferences":
+    if mutant.member == "u2.e2.WritableUserReferences":
         return mutant.value <= machine.get(mutant.start, "_CONTROL_AREA", "NumberOfUserReferences")
     if mutant.member == "ObjectPointerBits":
         return mutant.value == 0  # a free entry

@@ -147,6 +147,23 @@ def test_a_section_that_lost_its_file(tmp_path: Path, version: str, arch: str) -
     assert "FilePointer is 0x0, but by u.Flags it is a section of a file" in told(case.ask(tmp_path))
 
 
+@pytest.mark.parametrize(("version", "arch"), [WIN7, WIN10])
+def test_a_subsection_that_leads_to_itself(tmp_path: Path, version: str, arch: str) -> None:
+    """It is its own segment, which leads back."""
+    case = Case(version, arch)
+    case.machine.put(case.section.subsection, "_SUBSECTION", "ControlArea", case.section.subsection)
+    assert "_SEGMENT.ControlArea does not lead back" in told(case.ask(tmp_path, "other.dll"))
+
+
+@pytest.mark.parametrize(("version", "arch"), [XP, WIN7, WIN10])
+def test_an_image_that_is_of_no_file(tmp_path: Path, version: str, arch: str) -> None:
+    case = Case(version, arch)
+    case.machine.put(case.section.control_area, "_CONTROL_AREA", "FilePointer", 0)
+    for flag in ("Image", "File"):
+        case.machine.put(case.flags("_MMSECTION_FLAGS"), "_MMSECTION_FLAGS", flag, 0)
+    assert "no file object at 0x0" in told(case.ask(tmp_path, "other.dll"))
+
+
 @pytest.mark.parametrize(("version", "arch"), [XP, WIN7, WIN10])
 def test_a_view_that_lost_its_section(tmp_path: Path, version: str, arch: str) -> None:
     case = Case(version, arch)

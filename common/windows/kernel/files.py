@@ -164,8 +164,10 @@ class FileReader:
         values = self._members.read(nt.memory, address)
         flags = self._flags.read(nt.memory, address + self._flags_offset)
         segment = nt.memory.pointer(address + self._segment)
-        if "_SEGMENT" in nt.layouts and nt.memory.pointer(segment + nt.offset("_SEGMENT", "ControlArea")) != address:
-            raise CorruptError("_SEGMENT.ControlArea does not lead back: no control area", address)
+        if "_SEGMENT" in nt.layouts:
+            back = nt.memory.pointer(segment + nt.offset("_SEGMENT", "ControlArea"))
+            if segment == address or back != address:
+                raise CorruptError("_SEGMENT.ControlArea does not lead back: no control area", address)
         pointer = values["FilePointer"]
         mask = 0 if self._direct else self._reference_mask
         image = bool(flags["Image"])
