@@ -185,7 +185,7 @@ class Examination:
         if library is None:
             return explain(self._host.target())
         text = _text_of("library", library)
-        state = explain_chosen(self._host.target(), lambda found: select(found, text, self._host.evaluate))
+        state = explain_chosen(self._host.target(), lambda found: select(found, text, self._host.evaluate), text)
         return state._replace(asked=text)
 
     def libraries(self, library: Union[str, os.PathLike[str], int, None] = None) -> tuple[Library, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: What makes a name a pattern of fnmatch.
+GLOB_CHARACTERS = frozenset("*?[")
+
 
 def base_name(path: str) -> str:
     """Return the last part of a path of Linux; slashes at its end do not count, and the root is itself."""

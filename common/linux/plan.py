@@ -65,7 +65,7 @@ def plan_close(target: Target, text: str, evaluate: Callable[[str], int], closes
         planner = Planner(examined)
         maps = process.graph.by_address
         try:
-            found = select(examined.all_facts(), text, evaluate)
+            found = examined.choose(lambda libraries: select(libraries, text, evaluate), text)
         except NotFoundError as error:
             return explain_unfound(process, error)  # not raised as long as the process may be caught in a change
         chosen = require_one(found, text)

@@ -14,7 +14,7 @@ from ..counts import quantity
 from ..errors import CorruptError, FaultError, IncompleteSearchError, NotFoundError, UnsupportedError
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
-from ..paths import windows_base_name
+from ..paths import GLOB_CHARACTERS, windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .kernel.doubts import compare_contexts, compare_with_handles, compare_with_pointers, compare_with_views
 from .kernel.files import ControlArea, FileObject, FileReader
@@ -737,7 +737,7 @@ def _comparable(name: str) -> str:
 
 
 def _is_pattern(text: str) -> bool:
-    return not frozenset("*?[").isdisjoint(text)
+    return not GLOB_CHARACTERS.isdisjoint(text)
 
 
 def _names(name: str, wanted: str) -> bool:

@@ -9,7 +9,7 @@ from ..errors import IncompleteSearchError, NotFoundError, UnsupportedError
 from ..graph import Search
 from ..memory import Memory
 from ..model import Evidence, LoaderInfo, Problem, TargetInfo
-from ..paths import windows_base_name
+from ..paths import GLOB_CHARACTERS, windows_base_name
 from ..target import Capability, KernelTarget, Target
 from .holders import HolderSearch
 from .loader.doubts import find_doubts
@@ -304,7 +304,7 @@ def select_dlls(dlls: Sequence[Dll], text: str, evaluate: Callable[[str], int]) 
     if not found and "\\" in wanted:
         suffix = "\\" + wanted.lstrip("\\")
         found = tuple(dll for dll in dlls if dll.path.lower() == wanted or dll.path.lower().endswith(suffix))
-    if not found and not frozenset("*?[").isdisjoint(wanted):
+    if not found and not GLOB_CHARACTERS.isdisjoint(wanted):
         import fnmatch
 
         found = tuple(dll for dll in dlls if fnmatch.fnmatchcase(dll.name.lower(), wanted))

@@ -16,13 +16,13 @@ from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import HoldKind, State
 from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.rebuild_model import Obstacle, ObstacleKind
-from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
-from dlwhy.common.linux.state.matching import by_address
-from dlwhy.common.linux.state.verdict import GlibcExamination
+from dlwhy.common.linux.state.examine import explain, explain_chosen
+from dlwhy.common.linux.state.matching import by_address, select
+from dlwhy.common.linux.state.verdict import Choice, GlibcExamination
 from dlwhy.common.model import Problem, Thread
 from dlwhy.common.render.json_parts import dump
 from dlwhy.common.render.text import render
-from dlwhy.tests.fakes import FakeTarget, snapshot
+from dlwhy.tests.fakes import FakeHost, FakeTarget, snapshot
 from dlwhy.tests.schema import VALIDATOR
 from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library, Process
@@ -645,3 +645,21 @@ def test_a_chain_whose_links_cannot_be_read_says_so() -> None:
         problem.where == "liba.so" and problem.message.startswith("what it needs itself cannot be read")
         for problem in state.problems
     )
+
+
+@pytest.mark.parametrize("text", ["libfile.so.1", "libnamed.so.1", "libother.so", "lib*.so.1", "/usr/lib/libfile.so.1"])
+def test_a_library_is_found_by_each_of_its_names(text: str) -> None:
+    """Of hundreds of libraries sonames are read only where they can matter: what is found is the same."""
+    libraries = [
+        Library("libfile.so.1", opencount=1, soname="libnamed.so.1"),
+        Library("libfile.so.1.2", opencount=1, soname="libfile.so.1"),
+        Library("libother.so", opencount=1),
+    ]
+    target = process_of(libraries, (2, 40), V239).target()
+
+    def choose(found: Sequence[Verdict]) -> Sequence[Verdict]:
+        return select(found, text, FakeHost(target).evaluate)
+
+    chosen = explain_chosen(target, choose, text)
+    assert chosen.libraries == explain_chosen(target, choose).libraries
+    assert chosen.libraries

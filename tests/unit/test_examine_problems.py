@@ -11,8 +11,9 @@ from dlwhy.common.linux.model import Library as Verdict
 from dlwhy.common.linux.plan import plan_all
 from dlwhy.common.linux.state import examine
 from dlwhy.common.linux.state.activity import LoaderActivity
-from dlwhy.common.linux.state.examine import Choice, explain, explain_chosen
+from dlwhy.common.linux.state.examine import explain, explain_chosen
 from dlwhy.common.linux.state.matching import by_address
+from dlwhy.common.linux.state.verdict import Choice
 from dlwhy.common.model import Problem
 from dlwhy.common.target import Capability
 from dlwhy.tests.fakes import FakeTarget

@@ -16,7 +16,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
         from ...linux.state.matching import select  # the list of all libraries does not need it
 
         state = explain_chosen(
-            session.target, lambda libraries: select(libraries, wanted, session.host.evaluate)
+            session.target, lambda libraries: select(libraries, wanted, session.host.evaluate), wanted
         )._replace(asked=wanted)
     else:
         state = explain(session.target, brief=not arguments.json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Optional, TypeVar, Union
 
 from ...errors import CorruptError, DlwhyError, FaultError, LayoutError, NotFoundError, UnsupportedError
@@ -15,19 +15,15 @@ from ..elf.image import PT_INTERP
 from ..loader.find import find_loader_globals
 from ..loader.musl import is_musl
 from ..loader.rendezvous import STATIC, Rendezvous, find_rendezvous
-from ..model import Library, State
+from ..model import State
 from .activity import LoaderActivity, find_activity
 from .process import GlibcProcess, read_process
-from .verdict import GlibcExamination
+from .verdict import Choice, GlibcExamination
 
 if TYPE_CHECKING:
     from ..dumps.minidump import LinuxMinidump
 
 _Answer = TypeVar("_Answer")
-#: Chooses libraries by what they are, without a verdict; may raise NotFoundError.
-Choice = Callable[[Sequence[Library]], Sequence[Library]]
-
-
 #: How long a running process is re-read until its loader is inactive, and after what time a thread that holds the
 #: loader's lock without changing anything is assumed to stay there.
 MAX_SETTLING_SECONDS = 1.0
@@ -60,10 +56,11 @@ def explain(target: Target, brief: bool = False) -> State:
     return state._replace(problems=(*state.problems, *racy))
 
 
-def explain_chosen(target: Target, choose: Choice) -> State:
+def explain_chosen(target: Target, choose: Choice, asked: str = "") -> State:
     """Examine the libraries that ``choose`` selects; the others cost nothing.
 
     :param choose: returns the libraries to examine, given all of them without verdicts.
+    :param asked: what the user asks for; empty if that is not known.
     :raises NotFoundError: if ``choose`` raises it.
     :raises UnsupportedError: if there is no dynamic loader, it has not run yet, or it is of an unknown kind.
     :raises LayoutError: if no known layout of glibc fits.
@@ -72,7 +69,7 @@ def explain_chosen(target: Target, choose: Choice) -> State:
     def explain_glibc(process: GlibcProcess) -> Union[State, NotFoundError]:
         examination = GlibcExamination.of(process)
         try:
-            chosen = choose(examination.all_facts())
+            chosen = examination.choose(choose, asked)
         except NotFoundError as error:
             from .unfound import explain_unfound  # most names are found
 

@@ -7,13 +7,11 @@ from typing import NoReturn, Optional
 
 from ...charset import unescaped
 from ...errors import NotFoundError
-from ...paths import base_name
+from ...paths import GLOB_CHARACTERS, base_name
 from ..model import Library, runs_wine
 
 #: Similar names are looked for among at most this many.
 MAX_COMPARED = 4096
-
-_GLOB_CHARACTERS = frozenset("*?[")
 
 
 class UnmatchedAddressError(NotFoundError):
@@ -62,7 +60,7 @@ def _by_name(libraries: Sequence[Library], text: str) -> tuple[Library, ...]:
         found = tuple(library for library in libraries if (library.path or "").endswith(suffix))
         if found:
             return found
-    if _GLOB_CHARACTERS.isdisjoint(text):
+    if GLOB_CHARACTERS.isdisjoint(text):
         return ()
     import fnmatch  # imported when needed, like difflib below: a command takes 30 ms to start as it is
 

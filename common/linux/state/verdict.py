@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from ...errors import NotFoundError
 from ...graph import Search
 from ...memory import Memory
 from ...model import Evidence
-from ...paths import base_name
+from ...paths import GLOB_CHARACTERS, base_name
 from ..loader.maps import Graph, LinkMap
 from ..loader.roots import LT_EXECUTABLE, LT_LOADED, RootKind
 from ..loader.static_tls import read_static_surplus
@@ -28,6 +29,9 @@ from .tls import PendingDestructors
 
 if TYPE_CHECKING:
     from ..rebuild_model import Rebuild
+
+#: Chooses libraries by what they are, without a verdict; may raise NotFoundError.
+Choice = Callable[[Sequence[Library]], Sequence[Library]]
 
 # Costs in Memory's units: of a library that is reported with its fields, and of a step along an edge.
 _LIBRARY_UNITS = 6000
@@ -88,9 +92,26 @@ class GlibcExamination:
         process = self.process.later(read)
         return GlibcExamination._of(process, self.destructors.later(process), brief=self._brief, compared=False)
 
-    def all_facts(self) -> list[Library]:
-        """Return the facts of every library, without verdicts."""
-        return [self.describe(m, identify=True) for m in self.process.graph.by_address.values()]
+    def choose(self, choose: Choice, asked: str = "") -> Sequence[Library]:
+        """Return the libraries that ``choose`` selects from the facts of all, which have no verdicts.
+
+        Sonames are read of few if that is enough: of libraries with names that begin as the one that is asked for,
+        which another library has, and of none for an address.
+
+        :param asked: what the user asks for; empty if that is not known.
+        :raises NotFoundError: if ``choose`` raises it.
+        """
+        maps = self.process.graph.by_address.values()
+        stem, of_library, _ = base_name(asked).partition(".so")
+        is_name = bool(asked) and any(asked in (self.process.name(m), self.process.path(m)) for m in maps)
+        if is_name or (asked and not of_library and GLOB_CHARACTERS.isdisjoint(asked)):
+            facts = GlibcExamination(self._facts, brief=True)
+            names = map(self.process.name, maps)
+            try:
+                return choose([facts.describe(m, is_name and name.startswith(stem)) for m, name in zip(maps, names)])
+            except NotFoundError:
+                pass  # it can be a soname
+        return choose([self.describe(m, identify=True) for m in maps])
 
     def state(self, chosen: Optional[Iterable[Library]] = None) -> State:
         """Return the verdict on every library, or on ``chosen`` ones; a brief one lacks sonames and build-ids."""
