@@ -118,6 +118,7 @@ class File:
         def put(member: str, value: int) -> None:
             m.put(address, "_FILE_OBJECT", member, value)
 
+        m.put(address - m.body, "_OBJECT_HEADER", "PointerCount", 1)
         put("Type", 5)
         put("Size", m.size("_FILE_OBJECT"))
         put("FsContext", self.context)
