@@ -604,7 +604,7 @@ class DllExplainer:
             # In a cycle the importer's chain can lead through this unit: then it explains nothing.
             if above and self.name(unit.key) not in above:
                 chain, kinds = (*above, self.name(unit.key)), self._kinds[held.starts[key]]
-            if not self._spend(chain):
+            if not self._spend(chain[-2:]):  # the names above are charged
                 break
             evidence = unit.entries[0].node_evidence("IncomingDependencies")
             dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))

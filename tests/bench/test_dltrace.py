@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROUNDS = 12
 CYCLES = 100
 #: The rounds in which the whole is measured, and the cycles of a short and a long run; many more where one is fast.
-WHOLE_ROUNDS = 5
+WHOLE_ROUNDS = 3
 SHORT, LONG = 20, 80
 FAST = 200
 

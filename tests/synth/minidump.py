@@ -310,59 +310,85 @@ class Loader:
 
     def _link(self, module: Module) -> None:
         """Load what a module imports, depth first, and note the edges; initialise in the order of completion."""
+        there, initialized = set(self.loaded), set(self.initialized)
         stack = [(module, iter(module.imports))]
+        on_the_way = {module}
         while stack:
             current, names = stack[-1]
             name = next(names, None)
             if name is None:
                 stack.pop()
-                if current not in self.initialized:
+                on_the_way.discard(current)
+                if current not in initialized:
+                    initialized.add(current)
                     self.initialized.append(current)
                 continue
             target = self.known[name.lower()]
             current.children.append(target)
-            on_the_way = any(each is target for each, _ in stack)
-            if target not in self.loaded:
+            is_on_the_way = target in on_the_way
+            if target not in there:
+                there.add(target)
                 self._map(target)
                 target.parent = current
                 stack.append((target, iter(target.imports)))
+                on_the_way.add(target)
             if self.form.graph and target.count not in (PINNED, 0xFFFF) and target is not current:
                 owner = self._owner(target)
                 if current not in owner.incoming:
                     owner.incoming.append(current)
                     # Wine forgets what a DLL was counted up while it was being linked.
-                    owner.count += not (self.form.wine and on_the_way)
+                    owner.count += not (self.form.wine and is_on_the_way)
 
     def _merge(self, before: list[Module]) -> None:
         """Give the modules of an import cycle among the newly loaded one node, and forget the edges inside."""
-        new = [module for module in self.loaded if module not in before]
-        reach = {id(module): self._reach(module, new) for module in new}
-        for module in new:
-            if module.merged:
-                continue
-            cycle = [m for m in new if id(m) in reach[id(module)] and id(module) in reach[id(m)]]
-            if len(cycle) < 2:
-                continue
-            owner = cycle[0]
-            outside = [m for each in cycle for m in each.incoming if m not in cycle]
+        there = set(before)
+        new = [module for module in self.loaded if module not in there]
+        for cycle in self._cycles(new):
+            owner, inside = cycle[0], set(cycle)
+            outside = dict.fromkeys(m for each in cycle for m in each.incoming if m not in inside)
             for each in cycle:
                 each.merged = cycle
                 each.incoming = []
                 each.count = 0
-            for importer in dict.fromkeys(map(id, outside)):
-                owner.incoming.append(next(m for m in outside if id(m) == importer))
+            owner.incoming += outside
             owner.count = len(owner.incoming)
 
     @staticmethod
-    def _reach(start: Module, within: list[Module]) -> set[int]:
-        seen: set[int] = set()
-        stack = [child for child in start.children if child in within]
-        while stack:
-            module = stack.pop()
-            if id(module) not in seen:
-                seen.add(id(module))
-                stack += [child for child in module.children if child in within]
-        return seen
+    def _cycles(modules: list[Module]) -> list[list[Module]]:
+        """Find the modules that import one another, by Kosaraju's way: each group in the order of the modules."""
+        within = set(modules)
+        importers: dict[Module, list[Module]] = {module: [] for module in modules}
+        for module in modules:
+            for child in module.children:
+                if child in within:
+                    importers[child].append(module)
+        done: dict[Module, None] = {}
+        seen: set[Module] = set()
+        for module in modules:
+            stack = [(module, iter(module.children))] if module not in seen else []
+            seen.add(module)
+            while stack:
+                current, children = stack[-1]
+                for child in children:
+                    if child in within and child not in seen:
+                        seen.add(child)
+                        stack.append((child, iter(child.children)))
+                        break
+                else:
+                    done[current] = None
+                    stack.pop()
+        group: dict[Module, int] = {}
+        for number, module in enumerate(reversed(done)):
+            work = [module] if module not in group else []
+            while work:
+                current = work.pop()
+                if current not in group:
+                    group[current] = number
+                    work += importers[current]
+        groups: dict[int, list[Module]] = {}
+        for module in modules:
+            groups.setdefault(group[module], []).append(module)
+        return [cycle for cycle in groups.values() if len(cycle) > 1]
 
     def _count_closure(self, module: Module) -> None:
         """Count as up to Windows 7: 1, and 1 for every import edge of the closure."""
@@ -376,10 +402,13 @@ class Loader:
     @staticmethod
     def _closure(module: Module) -> list[Module]:
         """List a module and all that it imports, each before what it imports unless that is a cycle."""
-        found = [module]
-        for each in found:
-            found += [child for child in dict.fromkeys(each.children) if child not in found]
-        return found
+        found = {module: None}
+        queue = [module]
+        for each in queue:
+            new = [child for child in dict.fromkeys(each.children) if child not in found]
+            found.update(dict.fromkeys(new))
+            queue += new
+        return queue
 
 
 class Memory:

@@ -77,16 +77,16 @@ def real_dumps(name: str) -> list[Path]:
     return [path for path in found if path.is_file()][:1]
 
 
-def large(form: Form) -> bytes:
-    """Write a dump of a process with 500 DLLs that import one another, filled up to 100 MB in pieces of 64 KiB."""
+def large(form: Form, modules: int = MODULES, pieces: int = 1600) -> bytes:
+    """Write a dump of a process with DLLs that import one another, and with pieces of 64 KiB of other memory."""
     loader = Loader(form)
     loader.ring = []
-    for number in range(MODULES - 3):
-        later = range(number + 1, min(number + 5, MODULES - 3))
+    for number in range(modules - 3):
+        later = range(number + 1, min(number + 5, modules - 3))
         loader.define(Module(f"d{number}.dll", [f"d{other}.dll" for other in later]))
     loader.start(Module(EXE, [KERNEL32]))
     loader.load("d0.dll")
     made = Process(loader)
-    for number in range(1600):
+    for number in range(pieces):
         made.memory.add(0x1_0000_0000 + 0x20000 * number, 0x10000)
     return made.dump()

@@ -6,12 +6,11 @@ edge counts once; Wine has 16-bit counts along such a graph.  A plan copies the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Optional
 
 from ...errors import DlwhyError
-from ...graph import Search
 from ..model import LoaderRule
 from ..pe import find_image
 from .doubts import find_count_doubts
@@ -30,6 +29,8 @@ from .lists import (
 
 #: Cost of a step along an edge, in Memory's units.
 _STEP_UNITS = 6
+#: The bits of two numbers that are joined in the time of a step, and those that are counted.
+_BITS_JOINED, _BITS_COUNTED = 4096, 64
 #: After this many import descriptors in total, no further module's are read; a real module has about ten.
 MAX_IMPORTS = 500_000
 
@@ -344,49 +345,85 @@ def _solve_closures(graph: ImportGraph) -> None:
 def _compute_shares(graph: ImportGraph) -> None:
     """Compute the part of each count that LoadLibrary contributed, importers first.
 
-    A unit's share is the part of its count that results from loads of its importers outside of its import cycle.
+    A unit's share is the part of its count that results from loads of its importers outside of its import cycle: for
+    each importer, the loads of all units from whose closures that one is.
 
     :raises _TooLongError: if the command's budget is exhausted; what is not computed by then remains unknown.
     """
-    share: dict[int, int] = dict.fromkeys(graph.units, 0)
+    loads_above = _LoadsAbove(graph)
     tainted: set[int] = set()
     for component in reversed(list(components(graph, graph.units))):
         members = [graph.units[key] for key in component]
-        if all(unit.pinned for unit in members):
-            continue
-        counts = [unit.count - share[unit.key] if unit.count is not None else -1 for unit in members]
         inside = set(component)
-        inner = [sum(parent in inside for parent in unit.parents) for unit in members]
+        outer = [[key for key in unit.parents if key not in inside] for unit in members]
+        inner = [len(unit.parents) - len(each) for unit, each in zip(members, outer)]
+        is_tainted = not all(map(tainted.isdisjoint, outer))
+        above = loads_above.record(component, dict.fromkeys(key for each in outer for key in each))
+        if all(unit.pinned for unit in members):
+            if is_tainted:
+                tainted.update(component)
+            continue
+        share = [sum(map(loads_above.of, each)) + above * count for each, count in zip(outer, inner)]
+        counts = [unit.count - each if unit.count is not None else -1 for unit, each in zip(members, share)]
         loads, rest = divmod(sum(counts), 1 + sum(inner))
         own = [count - loads * each for count, each in zip(counts, inner)]
-        closure = _closure(graph, component[0])
         is_odd = rest or min(own) < 0 or any(unit.pinned for unit in members)
-        is_tainted = not tainted.isdisjoint(component)
         if is_odd and not is_tainted and not any(unit.is_doubted or unit.count is None for unit in members):
             graph.uneven.append(component)
-            graph.due.update((key, share[key]) for key in component)
+            graph.due.update(zip(component, share))
         if is_odd or is_tainted:
-            tainted.update(closure)
+            tainted.update(component)
             continue
         for unit, each in zip(members, own):
             unit.own = each
-        for member in set(closure) - inside:
-            graph.step(len(graph.units[member].parents))
-            share[member] += loads * sum(parent in closure for parent in graph.units[member].parents)
+        loads_above.add(component, loads)
 
 
-def _closure(graph: ImportGraph, start: int) -> Collection[int]:
-    """Return a unit and everything that it imports.
+class _LoadsAbove:
+    """Counts for each unit the loads of all units that it is in the closure of.
 
-    :raises _TooLongError: if the command's budget is exhausted.
+    Each import cycle with loads has a bit; for a unit the bits are kept of those that lead to it, for a number of loads
+    the bits of those with that number.
     """
 
-    def children(key: int) -> Sequence[int]:
-        found = graph.children(key)
-        graph.step(1 + len(found))
-        return found
+    def __init__(self, graph: ImportGraph) -> None:
+        self._graph = graph
+        self._bits = 0
+        self._leading: dict[int, int] = {}
+        self._with_loads: dict[int, int] = {}
+        self._known: dict[int, int] = {}
 
-    return Search([start], children).run().before
+    def record(self, component: Sequence[int], importers: Iterable[int]) -> int:
+        """Record the units of an import cycle, after all that import them; return the loads above.
+
+        :raises _TooLongError: if the command's budget is exhausted.
+        """
+        leading = 0
+        for importer in importers:
+            self._graph.step(1 + self._bits // _BITS_JOINED)
+            leading |= self._leading[importer]
+        above = self._count(leading)
+        for key in component:
+            self._leading[key], self._known[key] = leading, above
+        return above
+
+    def _count(self, leading: int) -> int:
+        self._graph.step(len(self._with_loads) * (1 + self._bits // _BITS_COUNTED))
+        return sum(loads * bin(leading & bits).count("1") for loads, bits in self._with_loads.items())
+
+    def add(self, component: Sequence[int], loads: int) -> None:
+        """Add the loads of an import cycle that was recorded last."""
+        if loads:
+            bit = 1 << self._bits
+            self._bits += 1
+            self._with_loads[loads] = self._with_loads.get(loads, 0) | bit
+            for key in component:
+                self._leading[key] |= bit
+                self._known[key] += loads
+
+    def of(self, key: int) -> int:
+        """Return the loads of a recorded unit, and of those above it."""
+        return self._known[key]
 
 
 def components(graph: ImportGraph, starts: Iterable[int]) -> Iterator[list[int]]:
