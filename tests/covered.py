@@ -66,7 +66,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_unfound.py",
 )
 #: Of these, what takes most of the time.
-SAMPLE_LEAVES_OUT = "not (brief_state or too_long or random_graphs)"
+SAMPLE_LEAVES_OUT = "not (too_long or random_graphs)"
 SAMPLE_FILES = (
     "common/linux/plan.py",
     "common/linux/loader/collector.py",

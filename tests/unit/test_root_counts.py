@@ -16,7 +16,7 @@ def plainly(edges: dict[int, list[int]], roots: list[int]) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_random_graphs(seed: int) -> None:
+def test_graphs_made_by_chance(seed: int) -> None:
     chance = random.Random(seed)
     size = chance.randint(1, 40)
     density = chance.choice([0.02, 0.05, 0.1, 0.3])
@@ -29,7 +29,7 @@ def test_random_graphs(seed: int) -> None:
     assert all(expected[node] == 0 for node in edges if node not in counts)
 
 
-def test_what_takes_too_long_is_not_counted() -> None:
+def test_what_costs_too_much_is_not_counted() -> None:
     edges = {node: [node + 1] for node in range(100)} | {100: []}
     left = iter(range(50, -50, -1))
     assert count_roots(edges, [0], lambda units: next(left) > 0) is None
