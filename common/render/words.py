@@ -44,6 +44,12 @@ def times(count: object) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
+def join_first(words: Sequence[str], most: int) -> str:
+    """Join the first few of many words, and the number of the others."""
+    others = len(words) - most
+    return join([*words[:most], *([f"{others} more"] if others > 0 else [])])
+
+
 def join(words: Iterable[str]) -> str:
     """Join words with commas and an "and"."""
     items = list(words)

@@ -253,3 +253,10 @@ def test_a_root_of_libcs_own_opening() -> None:
     assert texts[0] != texts[1]
     assert "dlclose has closed" in texts[0]
     assert "dlclose has closed" not in texts[1]
+
+
+def test_of_thousands_of_threads_the_first_are_named() -> None:
+    hold = owed(*(destructor(number) for number in range(2, 5002)))
+    text = render(state_view(state(library(hold), asked="libB.so"), verbose=False))
+    assert "once threads 2, 3, 4, 5, 6, 7, 8, 9 and 4992 more have exited" in " ".join(text.split())
+    assert len(text) < 2000

@@ -21,12 +21,13 @@ from ...render.library_words import (
     unless_lost,
 )
 from ...render.rebuild_words import rebuild_words
-from ...render.words import join, layout_parts, problem_parts, size_words, times
+from ...render.words import join, join_first, layout_parts, problem_parts, size_words, times
 
 _SHOWN_LIBRARIES = 16
 #: Libraries that threads run in, and that close others by a function of another library.
 _SHOWN_THREADS = 3
 _SHOWN_CLOSERS = 3
+_SHOWN_DEBTORS = 8
 
 _OUTCOMES = {
     Outcome.UNLOADS: "unloads",
@@ -118,9 +119,7 @@ def _others(plan: Plan) -> str:
 
 
 def _names(libraries: tuple[Library, ...]) -> str:
-    shown = [library.name for library in libraries[:_SHOWN_LIBRARIES]]
-    more = len(libraries) - len(shown)
-    return join([*shown, f"{more} more"] if more else shown)
+    return join_first([library.name for library in libraries], _SHOWN_LIBRARIES)
 
 
 # -- one close ------------------------------------------------------------------------------------------------
@@ -243,8 +242,7 @@ def _called(closer: Closer) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN_LIBRARIES
-    return join([*names[:_SHOWN_LIBRARIES], *([f"{more} more"] if more > 0 else [])])
+    return join_first(names, _SHOWN_LIBRARIES)
 
 
 def _thread_parts(plan: Plan) -> Iterator[Part]:
@@ -351,8 +349,8 @@ def _step_words(plan: Plan, step: Step) -> str:
             return f"the threads that owe {step.library} a TLS destructor must exit"
         if step.unseen:
             others = f"the other threads that owe {step.library} a TLS destructor"
-            return f"{join([*map(_thread, step.threads), others])} must exit"
-        return f"{join([_thread(t) for t in step.threads])} must exit{owed}"
+            return f"{join([*map(_thread, step.threads[:_SHOWN_DEBTORS]), others])} must exit"
+        return f"{join_first([*map(_thread, step.threads)], _SHOWN_DEBTORS)} must exit{owed}"
     if plan.open_count and plan.outcome is Outcome.KEEPS:
         return f"this close, or later any dlclose in namespace {step.namespace} that brings a count to 0"
     return f"any dlclose in namespace {step.namespace} that brings a count to 0"

@@ -21,7 +21,7 @@ from ...render.library_words import (
     static_tls_words,
     unless_lost,
 )
-from ...render.words import format_value, join, layout_parts, problem_parts, times
+from ...render.words import format_value, join, join_first, layout_parts, problem_parts, times
 
 if TYPE_CHECKING:
     from ...linux.rebuild_model import Rebuild
@@ -31,6 +31,7 @@ _SHOWN_HOLDS = 8
 _SHOWN_DESTRUCTORS = 8
 _SHOWN_SYMBOLS = 4
 _SHOWN_FILES = 8
+_SHOWN_THREADS = 8
 #: Little is left if less than one in this many bytes of the static TLS block is free; as large a share is much to lose.
 _LOW_SHARE = 4
 
@@ -95,9 +96,7 @@ def _file_sentences(libraries: Sequence[Library]) -> Iterator[Sentence]:
     for state, words in _FILE_STATES.items():
         names = [library.name for library in libraries if library.file_state == state]
         if names:
-            more = [f"{len(names) - _SHOWN_FILES} more"] if len(names) > _SHOWN_FILES else []
-            whose = join([*names[:_SHOWN_FILES], *more])
-            yield Sentence(f"The file of {whose} {words}.")
+            yield Sentence(f"The file of {join_first(names, _SHOWN_FILES)} {words}.")
 
 
 def _state_word(library: Library) -> str:
@@ -309,7 +308,7 @@ def _conditions(hold: Hold) -> Iterator[_Condition]:
         threads = sorted({thread.number for thread in _debtors(hold)})
         if threads:
             noun, verb = ("thread", "has") if len(threads) == 1 else ("threads", "have")
-            yield _Condition(f"{noun} {join([str(t) for t in threads])} {verb} exited")
+            yield _Condition(f"{noun} {join_first([*map(str, threads)], _SHOWN_THREADS)} {verb} exited")
         if not threads or hold.has_unseen_debtors:
             others = "the other threads" if threads else "the threads"
             yield _Condition(f"{others} that owe it a destructor have exited")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ...counts import quantity
 from ...errors import CorruptError, DlwhyError, FaultError
@@ -22,9 +22,11 @@ from ..loader.find import is_libc
 from ..loader.maps import DF_1_NODELETE, MAX_NAMESPACES, Doubt, LinkMap, for_each_unique_owner
 from ..loader.roots import LT_EXECUTABLE, LT_LIBRARY, LT_LOADED
 from .naming import is_vdso
-from .needed import UnlistedUsers
 from .nodelete import NodeleteOrigins
 from .process import GlibcProcess
+
+if TYPE_CHECKING:
+    from .needed import UnlistedUsers
 
 #: Part of the names of the functions that register TLS destructors: __cxa_thread_atexit and __cxa_thread_atexit_impl.
 _REGISTRAR = b"__cxa_thread_atexit"
@@ -128,6 +130,8 @@ class Doubts:
 
     @cached_property
     def _unlisted_users(self) -> UnlistedUsers:
+        from .needed import UnlistedUsers  # most libraries are kept
+
         return UnlistedUsers(self._process)
 
     def _note(self, link_map: LinkMap, found: Sequence[Doubt]) -> None:
