@@ -56,6 +56,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_musl.py",
     "tests/unit/test_never_closed.py",
     "tests/unit/test_plan_in_motion.py",
+    "tests/unit/test_ranking.py",
     "tests/unit/test_rebuild.py",
     "tests/unit/test_rebuild_rules.py",
     "tests/unit/test_root_counts.py",

@@ -40,6 +40,7 @@ _DLLS = (
 SUBJECTS: Mapping[str, Sequence[str]] = {
     "common/linux/plan.py": (
         "test_plan_in_motion.py",
+        "test_ranking.py",
         "test_contradictions.py",
         *_GLIBC,
         "test_musl.py",
@@ -62,6 +63,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
     "common/linux/state/matching.py": ("test_analysis_matching.py", "test_examine.py", "test_analysis_state.py"),
     "common/linux/state/musl.py": ("test_musl.py",),
     "common/linux/state/rebuild.py": ("test_rebuild_rules.py", "test_rebuild.py"),
+    "common/linux/state/sole_roots.py": ("test_ranking.py",),
     "common/linux/state/tls.py": (
         "test_trace_registrations.py",
         "test_analysis_state.py",
@@ -70,7 +72,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
     ),
     "common/linux/state/unfound.py": ("test_unfound.py", "test_examine_problems.py"),
     "common/linux/loader/collector.py": _GLIBC,
-    "common/linux/loader/order.py": ("test_loaders_glibc_order.py", "test_analysis_plan.py"),
+    "common/linux/loader/order.py": ("test_loaders_glibc_order.py", "test_analysis_plan.py", "test_ranking.py"),
     "common/windows/loader/unload.py": _DLLS,
     "common/windows/plan.py": ("test_dll_plan_rules.py", "test_dll_ranking.py", "test_dll_holders.py", *_DLLS),
 }

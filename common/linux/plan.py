@@ -6,9 +6,8 @@ The collector's rules are in `loader.collector` (its mark phase, here run with o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Optional, Union
 
 from ..counts import quantity
@@ -20,8 +19,8 @@ from ..target import Target
 from .auxv import AT_PAGESZ
 from .loader.collector import mark
 from .loader.frames import Positions, find_positions
-from .loader.maps import LinkMap, Namespace
-from .loader.order import OrderRule, finaliser_order, find_order_rule
+from .loader.maps import Graph, LinkMap, Namespace
+from .loader.order import FinaliserOrders, OrderRule, finaliser_order, find_order_rule
 from .loader.rendezvous import Rendezvous
 from .loader.roots import LT_LOADED, RootKind
 from .model import PERMANENT, Library
@@ -34,11 +33,9 @@ from .state.matching import select
 from .state.musl import explain_musl
 from .state.naming import missing_names, opened_by, target_info
 from .state.process import GlibcProcess
+from .state.sole_roots import find_sole_roots
 from .state.unfound import NOT_WHOLE, explain_unfound, incomplete, unfound_in_motion
 from .state.verdict import GlibcExamination
-
-#: Each open library takes a mark phase of its own.
-MAX_RANKED = 4000
 
 # Costs in Memory's units: of a library that is marked, of each of its edges, of an unloaded library, and of each
 # character of its name.
@@ -46,6 +43,8 @@ _MARK_UNITS = 24
 _EDGE_UNITS = 2
 _UNLOAD_UNITS = 1000
 _TEXT_UNITS = 8
+#: What all open libraries of a namespace have in common is found in the time of four mark phases.
+_MARKS_FOR_ALL = 4
 
 DEFAULT_PAGE_SIZE = 4096
 
@@ -94,16 +93,16 @@ def plan_all(target: Target, closes: Optional[int] = None) -> Plans:
     """
 
     def of_glibc(process: GlibcProcess) -> Plans:
-        planner = Planner(GlibcExamination.of(process))
+        planner = Ranking(GlibcExamination.of(process))
         maps = [m for m in process.graph.by_address.values() if planner.has_handle(m)]
-        plans = list(islice(planner.for_each_plan(maps, closes), MAX_RANKED))
+        plans = list(planner.for_each_plan(maps, closes))
         if len(maps) > len(plans):
             ranked = quantity(len(plans), "is", "are")
             process.add_problem(
                 "ranking", f"{quantity(len(maps), 'library is', 'libraries are')} open, only {ranked} ranked"
             )
         plans.sort(key=lambda plan: (-plan.unload_bytes, -len(plan.unloads), plan.library.namespace, plan.library.name))
-        return planner.plans(tuple(plans), None)
+        return planner.plans(tuple(plans), None)._replace(unranked=len(maps) - len(plans))
 
     def of_musl(memory: Memory, start: Rendezvous) -> Plans:
         state = explain_musl(memory, start)
@@ -134,15 +133,7 @@ class Planner:
         self.examined = examined
         self._process = examined.process
         self._closers = Closers(examined.process)
-
-    def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
-        """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
-        for link_map in maps:
-            plan = self.plan(link_map, closes, brief=True)
-            names = sum(len(library.name) + len(library.path or "") for library in plan.unloads)
-            if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
-                return
-            yield plan
+        self._described: dict[int, Library] = {}
 
     def _spend(self, units: int) -> bool:
         return self._process.memory.spend(units, "predictions")
@@ -239,14 +230,18 @@ class Planner:
         None if not all libraries were read: those that were not can keep any other.  Another namespace's link map for
         ld.so is unloaded with the namespace, but ld.so itself is not.
         """
+        namespace = None if not self._process.graph.complete else self._collecting(link_map)
+        return None if namespace is None else self._find_unloaded_of(namespace, link_map)
+
+    def _find_unloaded_of(self, namespace: Namespace, link_map: LinkMap) -> tuple[int, ...]:
         process = self._process
-        namespace = None if not process.graph.complete else self._collecting(link_map)
-        if namespace is None:
-            return None
         self._spend(self._units)
         kept = mark(namespace, process.graph, process.rules, {link_map.address: 0})
-        unloads = (m for m in namespace.maps if m.address not in kept and m.address not in self._condemned)
-        return tuple(m.address for m in unloads if not m.is_proxy)
+        return tuple(address for address in self._unloadable(namespace) if address not in kept)
+
+    def _unloadable(self, namespace: Namespace) -> Iterator[int]:
+        """Yield the link maps of a namespace that a close can unload, unless something keeps them, in list order."""
+        return (m.address for m in namespace.maps if not m.is_proxy and m.address not in self._condemned)
 
     def _finish(
         self, link_map: LinkMap, times: int, outcome: Outcome, left: int, unloads: tuple[int, ...], brief: bool
@@ -256,11 +251,8 @@ class Planner:
         rule = self._order_rule
         namespace = self._collecting(link_map)
         if unloads and namespace is not None:
-            maps = [m for m in namespace.maps if m.address not in self._condemned]
             closed = None if outcome is Outcome.DEFERRED else link_map
-            graph = self._process.graph
-            alone = list(unloads) if len(unloads) == 1 else None
-            ordered = alone or finaliser_order(maps, graph, frozenset(unloads), closed, rule, self._spend)
+            ordered = unloads if len(unloads) == 1 else self._order(namespace, frozenset(unloads), closed)
             if ordered is not None:
                 unloads, order = tuple(ordered), rule.sorting.value
         closers = tuple(filter(None, (self._closers.find(by_address[address]) for address in unloads)))
@@ -291,6 +283,13 @@ class Planner:
         remedy = find_remedy(after, link_map) if known else None
         return plan._replace(kept=keeps, remedy=remedy)
 
+    def _order(
+        self, namespace: Namespace, unloads: Collection[int], closed: Optional[LinkMap]
+    ) -> Optional[Sequence[int]]:
+        """Sort what a close unloads by its finalisers; None if that takes too long."""
+        maps = [m for m in namespace.maps if m.address not in self._condemned]
+        return finaliser_order(maps, self._process.graph, unloads, closed, self._order_rule, self._spend)
+
     @cached_property
     def _files(self) -> LoadedFiles:
         return LoadedFiles(self._process)
@@ -305,11 +304,18 @@ class Planner:
     def _threads_inside(self, unloads: Sequence[int]) -> Iterator[ThreadInside]:
         """Yield the threads that are in code of unloaded libraries, by library."""
         for address in unloads:
-            for thread, certain, possible in self._positions.known:
-                if address in certain or address in possible:
-                    name = self._process.name(self._process.graph.by_address[address])
-                    reference = ThreadRef(thread.number, thread.lwp, thread.name)
-                    yield ThreadInside(name, address, reference, address in certain)
+            yield from self._inside.get(address, ())
+
+    @cached_property
+    def _inside(self) -> Mapping[int, Sequence[ThreadInside]]:
+        """Return the threads that are in the code of each library."""
+        found: dict[int, list[ThreadInside]] = {}
+        for thread, certain, possible in self._positions.known:
+            reference = ThreadRef(thread.number, thread.lwp, thread.name)
+            for address in (*certain, *possible):
+                name = self._process.name(self._process.graph.by_address[address])
+                found.setdefault(address, []).append(ThreadInside(name, address, reference, address in certain))
+        return found
 
     def _size(self, link_map: LinkMap) -> int:
         """Return the size of a library's mappings in bytes, in whole pages."""
@@ -318,8 +324,10 @@ class Planner:
         return max(0, -(-last // page) * page - first // page * page)
 
     def _describe(self, link_map: LinkMap) -> Library:
-        self._process.concern(link_map)
-        return self.examined.describe(link_map, identify=False)
+        if link_map.address not in self._described:
+            self._process.concern(link_map)
+            self._described[link_map.address] = self.examined.describe(link_map, identify=False)
+        return self._described[link_map.address]
 
     def closure(self, link_map: LinkMap) -> list[LinkMap]:
         """Return a library and all that it keeps, without the libraries loaded at start."""
@@ -342,6 +350,98 @@ class Planner:
     def can_close(self, link_map: LinkMap) -> bool:
         """Return True if a library imports dlclose, so that its destructors can close others, or if it is unread."""
         return self._closers.imports(link_map) is not False
+
+
+class Ranking(Planner):
+    """Predicts the closes of all open libraries; what they have in common is found once, not for each of them."""
+
+    def __init__(self, examined: GlibcExamination) -> None:
+        super().__init__(examined)
+        self._shares: dict[int, _Shares] = {}
+
+    def for_each_plan(self, maps: Sequence[LinkMap], closes: Optional[int]) -> Iterator[Plan]:
+        """Predict in brief what closing each of several libraries would do, as far as the budget allows."""
+        for link_map in maps:
+            plan = self.plan(link_map, closes, brief=True)
+            names = sum(len(library.name) + len(library.path or "") for library in plan.unloads)
+            if not self._spend(_UNLOAD_UNITS * len(plan.unloads) + _TEXT_UNITS * names):
+                return
+            yield plan
+
+    def _find_unloaded_of(self, namespace: Namespace, link_map: LinkMap) -> tuple[int, ...]:
+        return self._shares_of(namespace).unloaded_with(link_map)
+
+    def _order(
+        self, namespace: Namespace, unloads: Collection[int], closed: Optional[LinkMap]
+    ) -> Optional[Sequence[int]]:
+        shares = self._shares_of(namespace)
+        # A running close leaves out of the sort what it has condemned, which can need the others.
+        if closed is None or self._condemned or shares.is_listed_elsewhere(closed):
+            return super()._order(namespace, unloads, closed)
+        return shares.orders.of(unloads, closed)
+
+    def _shares_of(self, namespace: Namespace) -> _Shares:
+        if namespace.number not in self._shares:
+            self._spend(_MARKS_FOR_ALL * self._units)
+            process = self._process
+            kinds = mark(namespace, process.graph, process.rules)
+            going = [address for address, kind in kinds.items() if kind == (RootKind.OPEN_COUNT,)]
+            staying = [address for address, kind in kinds.items() if kind and kind != (RootKind.OPEN_COUNT,)]
+            roots = find_sole_roots(process.graph.by_address, self.examined.kept.few_edges, going, staying)
+            orders = FinaliserOrders(namespace.maps, process.graph, self._order_rule, self._spend)
+            self._shares[namespace.number] = _Shares(process.graph, roots, tuple(self._unloadable(namespace)), orders)
+        return self._shares[namespace.number]
+
+
+class _Shares:
+    """What each open library of a namespace keeps alone, and what nothing keeps."""
+
+    def __init__(
+        self, graph: Graph, roots: Mapping[int, Optional[int]], unloadable: Sequence[int], orders: FinaliserOrders
+    ) -> None:
+        """Create the shares.
+
+        :param roots: the result of `find_sole_roots`.
+        :param unloadable: the link maps that a close can unload, unless something keeps them, in list order.
+        """
+        self._graph = graph
+        self._roots = roots
+        self._places = {address: place for place, address in enumerate(unloadable)}
+        self._garbage = [address for address in unloadable if address not in roots]
+        self._own: dict[int, list[int]] = {}
+        for address in unloadable:
+            root = roots.get(address)
+            if root is not None:
+                self._own.setdefault(root, []).append(address)
+        self.orders = orders
+
+    def unloaded_with(self, link_map: LinkMap) -> tuple[int, ...]:
+        """Return what goes with the last close of a link map, in list order."""
+        own = self._own.get(link_map.address, [])
+        return tuple(sorted([*own, *self._garbage], key=self._places.__getitem__) if self._garbage else own)
+
+    def is_listed_elsewhere(self, link_map: LinkMap) -> bool:
+        """Return True if a library lists one that goes with a link map, and does not go itself.
+
+        A library that stays can do so only by the first entry of its list, which the collector passes over: that is the
+        library itself, but for cycles.
+        """
+        return None in self._listed or link_map.address in self._listed
+
+    @cached_property
+    def _listed(self) -> Collection[Optional[int]]:
+        """Return the roots whose libraries others list, None for those that nothing keeps."""
+        found: set[Optional[int]] = set()
+        garbage = set(self._garbage)
+        for address, user in self._graph.by_address.items():
+            if address in garbage:
+                continue
+            others = user.listed[:1] if address in self._roots else (*user.listed, *user.relocated_to)
+            for other in others:
+                root = self._roots.get(other)
+                if other in garbage or (root is not None and root != self._roots.get(address)):
+                    found.add(root)
+        return found
 
 
 def find_remedy(after: GlibcExamination, link_map: LinkMap) -> Remedy:

@@ -139,6 +139,7 @@ class Plans(NamedTuple):
     """The answer of ``dlplan``: one plan, or one for each open library.
 
     Any close also unloads ``garbage``, which is None if unknown, because not all libraries could be read.
+    ``unranked`` is the number of open libraries without a plan, because the command may not search more.
     """
 
     target: TargetInfo
@@ -147,3 +148,4 @@ class Plans(NamedTuple):
     asked: Optional[str] = None
     garbage: Optional[tuple[Library, ...]] = ()
     problems: tuple[Problem, ...] = ()
+    unranked: int = 0

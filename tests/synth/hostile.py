@@ -251,8 +251,10 @@ def many_maps(layout: Layout, path: Path) -> Path:
 
 
 def ranked(layout: Layout, path: Path) -> Path:
-    """Write so many libraries that each could be closed."""
-    return Crowd(layout, 16_000).save(path)
+    """Write so many libraries that could be closed, each of which unloads the other ones that nothing keeps."""
+    crowd = Crowd(layout, 16_000)
+    closed = crowd.kind(startup=False)[layout.opencount] & ~0xFFFF_FFFF
+    return crowd.save(path, lambda index: {layout.opencount: closed} if index % 2 else {})
 
 
 def long_names(layout: Layout, path: Path) -> Path:

@@ -23,7 +23,6 @@ from dlwhy.common.model import Outcome, Problem
 from dlwhy.common.render.text import render
 from dlwhy.tests.fakes import FakeTarget
 from dlwhy.tests.schema import VALIDATOR
-from dlwhy.tests.support.limits import lower
 from dlwhy.tests.synth.glibc import Layout, Library
 from dlwhy.tests.synth.glibc_layouts import LOCK_IS_HELD, V233, V235, V236, V239, V240_LIVE, process_of
 
@@ -306,14 +305,33 @@ def test_of_many_that_fit_eight_are_named(count: int, ending: str) -> None:
     assert str(caught.value).count("&0x") == 8
 
 
-def test_only_so_many_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ranked_ones", "first_line"),
+    [
+        (
+            2,
+            "3 libraries are open, 2 of them ranked; closing lib0.so frees the most of what is known: 1 library",
+        ),
+        (0, "3 libraries are open; what closing any of them frees is not known."),
+    ],
+)
+def test_what_is_open_is_counted_also_where_not_all_are_ranked(
+    monkeypatch: pytest.MonkeyPatch, ranked_ones: int, first_line: str
+) -> None:
     every = [Library(f"lib{number}.so", opencount=1) for number in range(3)]
-    lower(monkeypatch, "common.linux", "MAX_RANKED", 3)
-    assert (len(ranked(every).plans), ranked(every).problems) == (3, ())
-    lower(monkeypatch, "common.linux", "MAX_RANKED", 2)
+    spend = Memory.spend
+    left = iter([True] * ranked_ones)
+
+    def run_out(memory: Memory, units: int, what: str, address: Optional[int] = None) -> bool:
+        is_prediction = what == "predictions" and units > plan_module._UNLOAD_UNITS
+        return spend(memory, units, what, address) and (not is_prediction or next(left, False))
+
+    monkeypatch.setattr(Memory, "spend", run_out)
     found = ranked(every)
-    assert [each.library.name for each in found.plans] == ["lib0.so", "lib1.so"]
-    assert [each.message for each in found.problems] == ["3 libraries are open, only 2 are ranked"]
+    assert [each.library.name for each in found.plans] == ["lib0.so", "lib1.so"][:ranked_ones]
+    assert found.unranked == 3 - ranked_ones
+    assert [each.message for each in found.problems] == [f"3 libraries are open, only {ranked_ones} are ranked"]
+    assert " ".join(render(plan_view(found, verbose=False)).split()).startswith(first_line)
 
 
 def test_a_ranking_says_neither_what_stays_nor_what_would_make_it_go() -> None:

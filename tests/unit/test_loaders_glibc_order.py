@@ -5,6 +5,7 @@ Against real loaders the order is checked by tests/plan; here stands what no gli
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
@@ -13,7 +14,7 @@ from dlwhy.common.linux.auxv import AT_SECURE
 from dlwhy.common.linux.loader.find import find_loader_globals
 from dlwhy.common.linux.loader.layout import choose_layouts
 from dlwhy.common.linux.loader.maps import Graph, LinkMap, Namespace
-from dlwhy.common.linux.loader.order import OrderRule, Sorting, finaliser_order, find_order_rule
+from dlwhy.common.linux.loader.order import FinaliserOrders, OrderRule, Sorting, finaliser_order, find_order_rule
 from dlwhy.common.linux.loader.rendezvous import find_rendezvous
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Field, Layout
@@ -204,3 +205,19 @@ def find_order_rule_of(graph: Graph) -> OrderRule:
     private = find_loader_globals(memory, find_rendezvous(memory))
     assert private is not None
     return find_order_rule(memory, graph, private, (2, 36))
+
+
+def test_the_list_of_constructors_is_followed_once_for_several_closes() -> None:
+    dice = random.Random(1)
+    for _ in range(100):
+        letters = "abcdefgh"[: dice.randint(1, 8)]
+        later = dice.sample(letters, len(letters))
+        following = dict(zip(later, later[1:]))
+        if dice.random() < 0.2:
+            following[later[0]] = dice.choice([*letters, "nothing"])
+        graph = graph_of(dict.fromkeys(letters, ()), following=following)
+        maps = graph.namespaces[0].maps
+        orders = FinaliserOrders(maps, graph, CONSTRUCTORS, lambda _: True)
+        for closed in maps[1:]:
+            condemned = frozenset(m.address for m in maps[1:] if m is closed or dice.random() < 0.5)
+            assert orders.of(condemned, closed) == finaliser_order(maps, graph, condemned, closed, CONSTRUCTORS)

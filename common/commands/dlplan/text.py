@@ -58,23 +58,30 @@ def _ranking_parts(plans: Plans) -> Iterator[Part]:
         yield Sentence("No close frees anything: musl never unloads, by design.")
         return
     handles = plans.plans
-    if not handles:
+    count = len(handles) + plans.unranked
+    if not count:
         yield Sentence("No library is open: there is nothing to close.")
         return
-    verb = "is" if len(handles) == 1 else "are"
+    answer = f"{quantity(count, 'library is', 'libraries are')} open"
+    if not handles:
+        yield Sentence(f"{answer}; what closing any of them frees is not known.")
+        return
+    if plans.unranked:
+        answer += f", {len(handles)} of them ranked"
+    them = "the ranked ones" if plans.unranked else "them"
+    others = "the other ranked ones" if plans.unranked else "the others"
     best = handles[0]
-    answer = f"{quantity(len(handles), 'library')} {verb} open"
     unknown = sum(plan.outcome is Outcome.UNKNOWN for plan in handles)
-    known = " of what is known" if unknown else ""
+    known = " of what is known" if unknown or plans.unranked else ""
     if best.unloads:
         freed = f"{quantity(len(best.unloads), 'library')}, {size_words(best.unload_bytes)}"
         yield Sentence(f"{answer}; closing {best.library.name} frees the most{known}: {freed}.")
     elif unknown:
-        what = "it" if len(handles) == 1 else f"{'any' if unknown == len(handles) else unknown} of them"
-        others = "" if unknown == len(handles) else "; closing any of the others frees nothing"
-        yield Sentence(f"{answer}; what closing {what} frees is not known{others}.")
+        what = "it" if count == 1 else f"{'any' if unknown == len(handles) else unknown} of {them}"
+        rest = "" if unknown == len(handles) else f"; closing any of {others} frees nothing"
+        yield Sentence(f"{answer}; what closing {what} frees is not known{rest}.")
     else:
-        yield Sentence(f"{answer}; closing any of them frees nothing.")
+        yield Sentence(f"{answer}; closing any of {them} frees nothing.")
     rows = tuple(
         (
             plan.library.name,

@@ -559,11 +559,12 @@ def read_dynamic(memory: Memory, address: int) -> tuple[tuple[int, int], ...]:
             words = memory.words(start, 2 * block)
         except FaultError:
             words = tuple(_words_until_null(memory, start, block))
-        memory.spend(_ENTRY_UNITS * block, f"dynamic section at {address:#x}")
-        for tag, value in zip(words[::2], words[1::2]):
-            if tag == 0:
-                return tuple(entries)
-            entries.append((tag, value))
+        tags = words[::2]
+        count = tags.index(0) if 0 in tags else len(tags)
+        memory.spend(_ENTRY_UNITS * (1 + count), f"dynamic section at {address:#x}")
+        entries += zip(tags[:count], words[1::2])
+        if count < len(tags):
+            return tuple(entries)
     raise CorruptError("dynamic section without end", address)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError
@@ -117,7 +118,92 @@ def finaliser_order(
     :return: addresses of link maps; None if sorting takes too long.
     """
     if rule.sorting is Sorting.CONSTRUCTORS:
-        return _in_reverse_construction(graph, condemned)
+        constructed = _in_reverse_construction(graph)
+        if constructed is None:
+            return None
+        return [address for address in dict.fromkeys((*constructed, *condemned)) if address in condemned]
+    return _sort(maps, graph.by_address, condemned, closed, rule, spend)
+
+
+class FinaliserOrders:
+    """The orders for several closes in one namespace, each found from what it unloads, as `finaliser_order` finds it.
+
+    What stays leads to nothing that is unloaded: it neither moves nor changes when that is visited.
+    """
+
+    def __init__(self, maps: Sequence[LinkMap], graph: Graph, rule: OrderRule, spend: Callable[[int], bool]) -> None:
+        """Create the orders of a namespace; the parameters are those of `finaliser_order`."""
+        self._maps = maps
+        self._graph = graph
+        self._rule = rule
+        self._spend = spend
+        self._places = {link_map.address: place for place, link_map in enumerate(maps)}
+
+    def of(self, condemned: Collection[int], closed: LinkMap) -> Optional[list[int]]:
+        """Sort link maps in the order in which the collector finalises them.
+
+        :param condemned: their addresses; no other library may list one of them or be bound to one.
+        """
+        if self._rule.sorting is Sorting.CONSTRUCTORS:
+            return self._in_reverse_construction(condemned)
+        # The first one of the namespace and the closed one change places.
+        few = {*condemned, self._maps[0].address, closed.address} & self._places.keys()
+        maps = [self._maps[place] for place in sorted(map(self._places.__getitem__, few))]
+        by_address = {link_map.address: link_map for link_map in maps}
+        found = _sort(maps, by_address, condemned, closed, self._rule, self._spend, self._is_bound)
+        if found is None or self._rule.sorting is Sorting.DEPTH_FIRST or self._is_sorted(found, closed):
+            return found
+        # How far a cycle is turned depends on the number of libraries behind it.
+        return finaliser_order(self._maps, self._graph, condemned, closed, self._rule, self._spend)
+
+    @cached_property
+    def _is_bound(self) -> bool:
+        """Return True if a depth-first sort visits a library with a list of those that it is bound to."""
+        if self._rule.sorting is not Sorting.DEPTH_FIRST:
+            return False
+        visited = _traverse(self._maps, self._graph.by_address, relocations=True)
+        return any(link_map.l_reldeps for link_map in visited)
+
+    def _is_sorted(self, found: Sequence[int], closed: LinkMap) -> bool:
+        """Return True if each library comes before all that it must precede, except for one that is not sorted."""
+        places = {address: place for place, address in enumerate(found)}
+        by_address = self._graph.by_address
+        if self._rule.closed_first:
+            places.pop(closed.address, None)
+        for address, place in places.items():
+            for other in (*by_address[address].listed, *by_address[address].relocated_to):
+                if places.get(other, place) < place and (
+                    other in by_address[address].listed or address not in by_address[other].listed
+                ):
+                    return False
+        return True
+
+    @cached_property
+    def _constructed(self) -> Optional[Mapping[int, int]]:
+        constructed = _in_reverse_construction(self._graph)
+        return None if constructed is None else {address: place for place, address in enumerate(constructed)}
+
+    def _in_reverse_construction(self, condemned: Collection[int]) -> Optional[list[int]]:
+        places = self._constructed
+        if places is None:
+            return None
+        known = sorted(filter(places.__contains__, condemned), key=places.__getitem__)
+        return [*known, *(address for address in condemned if address not in places)]
+
+
+def _sort(
+    maps: Sequence[LinkMap],
+    by_address: Mapping[int, LinkMap],
+    condemned: Collection[int],
+    closed: Optional[LinkMap],
+    rule: OrderRule,
+    spend: Callable[[int], bool],
+    is_bound: Optional[bool] = None,
+) -> Optional[list[int]]:
+    """Sort as all glibcs do but those of `Sorting.CONSTRUCTORS`.
+
+    :param is_bound: whether a second depth-first pass comes after the first one; None: that is to be found out.
+    """
     ordered = list(maps)
     first = closed if rule.closed_first else None
     if first is not None and first in ordered:
@@ -133,13 +219,13 @@ def finaliser_order(
         edges = sum(len(link_map.listed) + len(link_map.relocated_to) for link_map in ordered)
         if not spend(_STEP_UNITS * (len(ordered) + edges)):
             return None
-        sorted_maps = _sort_depth_first(ordered, graph.by_address)
+        sorted_maps = _sort_depth_first(ordered, by_address, is_bound)
         if first is not None:
             sorted_maps.sort(key=lambda link_map: link_map is not first)
     return [link_map.address for link_map in sorted_maps if link_map.address in condemned]
 
 
-def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Optional[list[int]]:
+def _in_reverse_construction(graph: Graph) -> Optional[list[int]]:
     """Follow the list of l_init_called_next, which begins with the last one constructed; None if it is damaged."""
     following = {m.address: m.field("l_init_called_next") or 0 for m in graph.by_address.values()}
     constructed = [address for address in following if graph.by_address[address].field("l_init_called")]
@@ -157,7 +243,7 @@ def _in_reverse_construction(graph: Graph, condemned: Collection[int]) -> Option
         order.update(dict.fromkeys(walk.all()))
         if not walk.is_complete:
             return None
-    return [address for address in dict.fromkeys((*order, *condemned)) if address in condemned]
+    return list(order)
 
 
 def _sort_original(
@@ -204,11 +290,13 @@ def _must_precede(
     return this in needs[other] or (this in bound[other] and other not in needs[this])
 
 
-def _sort_depth_first(maps: Sequence[LinkMap], by_address: Mapping[int, LinkMap]) -> list[LinkMap]:
+def _sort_depth_first(
+    maps: Sequence[LinkMap], by_address: Mapping[int, LinkMap], is_bound: Optional[bool]
+) -> list[LinkMap]:
     """Sort as since 2.35 (15a0c5730d1d): topologically, with relocations and, if there are any, again without."""
     order = _traverse(list(reversed(maps)), by_address, relocations=True)
     # An empty list counts too: dlopen leaves one if all have become dependencies (_dl_map_object_deps).
-    if any(link_map.l_reldeps for link_map in order):
+    if any(link_map.l_reldeps for link_map in order) if is_bound is None else is_bound:
         # The second pass begins with the last link map of the first, which is the one that it finished first.
         order = _traverse(order, by_address, relocations=False)
     return order[::-1]

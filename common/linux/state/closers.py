@@ -182,6 +182,8 @@ class Closers:
     @cached_property
     def _leading_by_needs(self) -> Collection[int]:
         """Return the link maps from which a library can be reached that imports dlclose, by what they record."""
+        if not self._capable:
+            return ()
         users: dict[int, list[int]] = {}
         for link_map in self._process.graph.by_address.values():
             for address in (*link_map.needed, *link_map.relocated_to):

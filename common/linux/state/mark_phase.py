@@ -99,10 +99,15 @@ class MarkPhase:
         return count_roots(edges, roots, lambda units: memory.spend(units, "reasons why libraries stay"))
 
     def _edges(self, address: int) -> Sequence[int]:
+        """Return the link maps that one keeps, as `few_edges` does."""
+        edges, marks = self.few_edges(address), self.marks
+        return edges if all(map(marks.__contains__, edges)) else [each for each in edges if each in marks]
+
+    def few_edges(self, address: int) -> Sequence[int]:
         """Return the link maps that one keeps; without those that its first dependency lists, if it keeps no others.
 
         The list of a library that was opened has its indirect dependencies, too, in a long chain of libraries those of
-        all that follow.
+        all that follow.  In a damaged process there can be addresses of no link map.
         """
         by_address = self._process.graph.by_address
         link_map = by_address[address]
@@ -110,9 +115,7 @@ class MarkPhase:
         first = by_address.get(needed[0]) if needed else None
         if first is not None and first.listed == needed:
             needed = needed[:1]
-        edges = (*needed, *link_map.relocated_to) if link_map.relocated_to else needed
-        marks = self.marks
-        return edges if all(map(marks.__contains__, edges)) else [each for each in edges if each in marks]
+        return (*needed, *link_map.relocated_to) if link_map.relocated_to else needed
 
     def edge(self, holder: int, held: int) -> Edge:
         """Return why one link map needs another that it keeps directly, given their addresses."""

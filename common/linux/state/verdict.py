@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 #: Chooses libraries by what they are, without a verdict; may raise NotFoundError.
 Choice = Callable[[Sequence[Library]], Sequence[Library]]
 
-# Costs in Memory's units: of a library that is reported with its fields, and of a step along an edge.
-_LIBRARY_UNITS = 6000
+# Costs in Memory's units: of a library's facts with its fields, of the verdict on it, and of a step along an edge.
+_FACTS_UNITS = 2000
+_VERDICT_UNITS = 4000
 _STEP_UNITS = 4
 
 
@@ -151,6 +152,8 @@ class GlibcExamination:
 
     def verdict(self, link_map: LinkMap, identify: bool, file_state: Optional[str] = None) -> Library:
         """Return the verdict on one library, with how its file has changed."""
+        if not self._brief:
+            self.process.memory.spend(_VERDICT_UNITS, "libraries")
         if identify:
             self.process.image(link_map)  # reads what is compared and what identifies it with one request
         self.process.concern(link_map)
@@ -170,7 +173,7 @@ class GlibcExamination:
     ) -> Library:
         """Return the facts of one library, with the verdict on it if there is one."""
         if not self._brief:
-            self.process.memory.spend(_LIBRARY_UNITS, "libraries")
+            self.process.memory.spend(_FACTS_UNITS, "libraries")
         image = self.process.image(link_map) if identify and not link_map.is_proxy else None
         path = self.process.path(link_map)
         first, last = self.process.extent(link_map)
