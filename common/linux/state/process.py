@@ -178,7 +178,9 @@ class GlibcProcess:
 
     def concerned_problems(self) -> tuple[Problem, ...]:
         """Return the problems of the process, and those of the libraries that answers concern."""
-        troubles = (problem for address in self._concerned for problem in self._troubles.get(address, ()))
+        # In the order of the lists: which library an answer came by first is its own affair.
+        ordered = [address for address in self.graph.by_address if address in self._concerned] if self._troubles else ()
+        troubles = (problem for address in ordered for problem in self._troubles.get(address, ()))
         return tuple(dict.fromkeys((*self.problems, *troubles, *self._headless_problems())))
 
     def all_problems(self) -> tuple[Problem, ...]:
