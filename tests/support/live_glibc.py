@@ -100,6 +100,8 @@ class LiveGlibc(Breakpoints, FakeTarget):
         self.random = b"as random as any"
         self.stack_memory: dict[int, bytearray] = {}
         self._used = 0
+        #: What the other threads do while a hit is handled: called before each look at the process.
+        self.meanwhile: Callable[[], None] = lambda: None
         self.string(b"/opt/app/main")
         self.update(process)
 
@@ -114,8 +116,14 @@ class LiveGlibc(Breakpoints, FakeTarget):
             }
         )
 
+    def read(self, address: int, size: int) -> bytes:
+        """Read bytes as they are by now."""
+        self.meanwhile()
+        return super().read(address, size)
+
     def stack_pointer(self, lwp: int) -> Optional[int]:
         """Read the stack pointer of a thread that stands."""
+        self.meanwhile()
         return self.stacks.get(lwp)
 
     def string(self, text: bytes) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
 
 from ...model import Outcome
-from ...paths import base_name
 from ...trace.events import EventHeader, OpenResult
 from ..loader.maps import LinkMap
 from ..model import Library, StaticTls
@@ -69,23 +68,21 @@ class OpenCall(LoaderCall):
         self.failure: Optional[OpenFailure] = None
         self.raced_result = OpenResult.UNKNOWN
         self.static_tls: Optional[StaticTls] = None
+        #: By how much the open counts of libraries that it does not request rose during the call.
+        self.other_counts = 0
 
-    def is_for(self, link_map: LinkMap) -> bool:
-        """Return True if the open requests a library of this base name."""
-        name = self.request.name
-        return name is not None and base_name(name) == base_name(link_map.name)
-
-    def decide(self, library: Optional[LibraryInstance], *, is_failure_seen: bool) -> None:
+    def decide(self, library: Optional[LibraryInstance], *, is_found: bool, is_failure_seen: bool) -> None:
         """Decide how an open ended that raced, by what it requested.
 
-        :param library: the library of that name, None if none is loaded, or several are.
+        :param library: the library of that name, None if none is loaded, or if it is not known which one it is.
+        :param is_found: None says that none is loaded.
         :param is_failure_seen: if the open had failed, its error would have been seen.
         """
         self.library = None if self.failure is not None else library
         has_no_error = self.failure is None and is_failure_seen
         if self.library is not None or (library is None and has_no_error and not self._is_probe):
             self.raced_result = OpenResult.OPENED
-        elif library is None and not (self.failure is None and self._is_probe):
+        elif library is None and is_found and not (self.failure is None and self._is_probe):
             self.raced_result = self._result_without_library
         else:
             # A constructor can have caused the error, and a probe raises none whether it finds the library or not.
@@ -110,6 +107,13 @@ class OpenCall(LoaderCall):
         self.library = library
         self.has_effect = True
 
+    def note_other_counts(self, number: int) -> None:
+        """Record that open counts of libraries that it does not request rose.
+
+        Another open caused that, unless an auditor (la_objsearch) had this one look for another name.
+        """
+        self.other_counts += number
+
     def note_added(self, library: LibraryInstance) -> None:
         """Record a library that the open has loaded."""
         self.added[library.link_map] = library
@@ -131,7 +135,7 @@ class OpenCall(LoaderCall):
             result = self.raced_result if ended else OpenResult.UNKNOWN
         elif self.library is not None:
             result = OpenResult.LOADED if self.library.link_map in self.added else OpenResult.ALREADY_LOADED
-        elif ended:
+        elif ended and not self.other_counts:
             result = self._result_without_library
         failure = self.failure if result in (OpenResult.FAILED, OpenResult.NOT_LOADED) else None
         return Open(

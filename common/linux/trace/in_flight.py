@@ -9,6 +9,7 @@ from ..loader.maps import Graph, LinkMap, is_same_library
 from ..state.process import GlibcProcess
 from .call import CloseCall, LoaderCall, OpenCall
 from .events import Event, LibraryInstance
+from .requested import is_requested
 
 
 class Attribution(NamedTuple):
@@ -199,16 +200,15 @@ class InFlightCalls:
 
         At exit _dl_fini raises all open counts, so that no close unloads a library during its finaliser.
         """
-        found = 0
         waiting = [each for each in reversed(self.open_calls()) if each.library is None]
-        waiting = [each for each in waiting if each.is_for(link_map) or not each.header.raced]
-        if exiting:
-            waiting = [each for each in waiting if each.is_for(link_map)]
-        for call in sorted(waiting, key=lambda each: not each.is_for(link_map)):
-            if found < total:
-                call.note_library(instance_of(process, link_map))
-                found += 1
-        return found
+        own = [each for each in waiting if is_requested(process, link_map, each.request, each.header.caller)][:total]
+        for call in own:
+            call.note_library(instance_of(process, link_map))
+        other = next((each for each in waiting if each not in own), None)
+        if other is None or exiting or len(own) == total:
+            return len(own)
+        other.note_other_counts(total - len(own))
+        return total
 
 
 def instance_of(process: GlibcProcess, link_map: LinkMap) -> LibraryInstance:

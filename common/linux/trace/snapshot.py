@@ -11,7 +11,7 @@ from ...target import LiveLinuxTarget
 from ..auxv import AT_RANDOM
 from ..dumps.procfs import find_inner_id
 from ..loader.incremental import IncrementalGraphReader
-from ..loader.maps import Graph
+from ..loader.maps import Graph, read_load_lock
 from ..loader.roots import LT_EXECUTABLE
 from ..state.process import GlibcProcess
 from ..state.verdict import GlibcExamination
@@ -30,6 +30,7 @@ class LoaderSnapshot:
         self.examined = examined
         self.is_exiting = False
         self._target = target
+        self._lock = process.lock
         self._follower = IncrementalGraphReader(process.memory, process.layouts, process.private.rtld_global)
         self._random = process.memory.target.auxv().get(AT_RANDOM, 0)
         self._identity = self._read_identity()
@@ -61,6 +62,12 @@ class LoaderSnapshot:
         if not self.is_same_program():
             raise UnsupportedError(ANOTHER_PROGRAM)
         self.examined = self.examined.later(read)
+        self._lock = self.process.lock
+
+    def reread_lock(self) -> None:
+        """Read the loader's lock again: a running thread can have taken it while the lists were read."""
+        process = self.process
+        self._lock = read_load_lock(process.memory.renewed(), process.layouts, process.private.rtld_global)
 
     def is_same_program(self) -> bool:
         """Return True if the process still executes the program that it did when the trace began."""
@@ -105,7 +112,7 @@ class LoaderSnapshot:
 
     def depth(self, lwp: int) -> int:
         """Return the number of a thread's in-flight calls, by the loader's lock."""
-        lock = self.process.lock
+        lock = self._lock
         is_owner = lock.is_held and (lock.owner is None or lock.owner == self.tid(lwp))
         return max(1, lock.depth) if is_owner else 0
 

@@ -440,10 +440,9 @@ class Tracer:
         return EventHeader(self._session.count(), now, lwp, caller, by, inside, self._snapshot.is_exiting)
 
     def _on_exit(self, hit: Hit) -> Reaction:
-        """Handle the process about to exit: assume that every call that can have returned has."""
+        """Handle the process about to exit: finish the calls that have returned."""
         self._snapshot.refresh()
-        self._in_flight.note_resumed()
-        self._tracker.advance(None, None)
+        self._tracker.advance(hit.lwp, self._callers.stack(hit))
         return Reaction.RESUME
 
     # -- errors of opens ---------------------------------------------------------------------------------------

@@ -73,20 +73,37 @@ class CallTracker:
     def advance(self, lwp: Optional[int], stack: Optional[int], *, has_lock: bool = False) -> None:
         """Attribute what changed since the previous event, and finish the calls that have returned.
 
+        gdb lets the other threads run while it asks whether to stop at a breakpoint; if one comes to a breakpoint, gdb
+        reports that later.  So what shows that another thread's call is over is read after its effect, and the lists
+        once more after that: it can have done the rest since they were read.
+
         :param has_lock: as `InFlightCalls.ended` has it.
         """
+        self._attribute()
+        # As long as the lists cannot be read, what was in flight stays so: its effect is not seen.
+        has_lock = has_lock and self._snapshot.process.graph.complete
+        others = [call for call in self._in_flight.running() if call.header.tid != lwp]
+        can_go_on = bool(others) and not has_lock
+        if can_go_on:
+            self._snapshot.reread_lock()
+        ended = self._in_flight.ended(lwp, stack, self._snapshot.depth, has_lock=has_lock)
+        ended += [call for call in others if call not in ended and self._has_returned(call)]
+        if can_go_on and any(call in ended for call in others):
+            self._snapshot.refresh()
+            self._attribute()
+            if lwp is not None and not self._snapshot.process.graph.complete:
+                ended = [call for call in ended if call not in others]
+        for call in ended:
+            self.finish(call)
+        if lwp is not None:
+            self._in_flight.note_resumed()
+
+    def _attribute(self) -> None:
+        """Attribute what changed since the previous snapshot."""
         before = self._snapshot.take_previous()
         if before is not None:
             self._compare(before)
         self._count_passing(before)
-        # As long as the lists cannot be read, what was in flight stays so: its effect is not seen.
-        has_lock = has_lock and self._snapshot.process.graph.complete
-        ended = self._in_flight.ended(lwp, stack, self._snapshot.depth, has_lock=has_lock)
-        others = (call for call in self._in_flight.running() if call.header.tid != lwp and call not in ended)
-        for call in [*ended, *filter(self._has_returned, others)]:
-            self.finish(call)
-        if lwp is not None:
-            self._in_flight.note_resumed()
 
     def _compare(self, before: Graph) -> None:
         """Attribute the changes since the previous snapshot."""
@@ -130,8 +147,11 @@ class CallTracker:
             self._find_failure(call)
         if isinstance(call, OpenCall) and call.header.raced:
             found = find_requested(process, call.request, call.header.caller)
-            library = instance_of(process, found) if found else None
-            call.decide(library, is_failure_seen=self.sees_errors)
+            library = instance_of(process, found[0]) if len(found) == 1 else None
+            is_found = process.graph.complete and len(found) < 2
+            call.decide(library, is_found=is_found, is_failure_seen=self.sees_errors)
+        elif isinstance(call, OpenCall) and call.library is not None and call.other_counts:
+            self._summary.count_unseen(call.other_counts, 0)
         self._note_static_tls(call)
         self._in_flight.remove(call)
         self._summary.tell(call.event(ended=not call.is_uncertain))
