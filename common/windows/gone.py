@@ -39,7 +39,7 @@ def find_gone(target: Target, address: Optional[int], pid: Optional[int] = None)
     problems = [*examined.target.problems()]
     recorded = _collect(examined, problems)
     found = recorded.unloaded
-    dlls = examined.dlls()
+    dlls = examined.dlls(brief=True)
     loaded = sorted(
         {(dll.start, dll.end, dll.name) for dll in dlls if dll.start < dll.end}
         | {(i.base, i.base + i.size, windows_base_name(i.path)) for i in examined.images.values()}

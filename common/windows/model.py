@@ -145,7 +145,7 @@ class ListPositions(NamedTuple):
 
 
 class Dll(NamedTuple):
-    """A loaded DLL and the verdict on it.
+    """A loaded DLL and the verdict on it; a brief one lacks fields, relations and all holds but the strongest.
 
     :param start: the image's range is from ``start`` up to ``end``, exclusive.
     :param loader: ``native`` or ``wow64`` (the 32-bit loader of a process on 64-bit Windows).

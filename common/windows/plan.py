@@ -48,12 +48,12 @@ def plan_free(
     :raises UnsupportedError: if the target is not a Windows process, or the loader's lists are not in memory.
     """
     examined = WindowsExamination(target, pid)
-    found = examined.choose(examined.dlls(), text, evaluate)
+    found = examined.choose(examined.dlls(brief=True), text, evaluate)
     if len(found) > 1:
         near = [f"{dll.base:#x} ({dll.path})" for dll in found]
         raise NotFoundError(f"{len(found)} loaded DLLs match '{text}': name one by its base address", near)
     loader, graph, entry = examined.find(found[0])
-    (library,) = examined.with_holders(found)
+    (library,) = examined.with_holders(examined.in_full(found))
     problems = list(examined.problems)
     plan = _plan(examined, loader, graph, entry, frees, problems)
     plan = plan._replace(holders=next((hold.holders for hold in library.holds if hold.holders is not None), None))
@@ -119,7 +119,7 @@ def _ranked(
         wanted = frees if frees is not None else min(max(1, unit.own or 0), MAX_FREES)
         result = after.free(entry, wanted, bool(loader.shutdown), order)
         yield DllPlan(
-            library=explainer.describe(entry, examined.images.get(entry.base)),
+            library=explainer.describe(entry, examined.images.get(entry.base), brief=True),
             rule=graph.rule,
             load_count=effective_count(unit, graph.rule),
             loadlibrary_count=unit.own,
@@ -128,7 +128,7 @@ def _ranked(
             load_count_after=_count_left(after, entry),
             excess_closes=_count_excess(unit, result),
             refusal=result.refusal,
-            unloads=tuple(explainer.describe(each, examined.images.get(each.base)) for each in result.dead),
+            unloads=tuple(explainer.describe(each, examined.images.get(each.base), brief=True) for each in result.dead),
             gets_process_detach=tuple(each.base for each in result.dead if gets_detached(graph.rule, each)),
             order_algorithm=result.order,
             order_certain=result.order_certain,
@@ -180,7 +180,7 @@ def _plan(
     after = graph.copy()
     result = after.free(entry, wanted, bool(loader.shutdown), loader.in_initialization_order())
     dead = {each.address for each in result.dead}
-    unloads = tuple(before.describe(each, examined.images.get(each.base)) for each in result.dead)
+    unloads = tuple(before.describe(each, examined.images.get(each.base), brief=True) for each in result.dead)
     outcome = _outcome(result, entry)
     keeps: tuple[Dll, ...] = ()
     if outcome is not Outcome.UNKNOWN:
@@ -250,7 +250,7 @@ def _remedy(
     steps: list[DllStep] = []
     for key in Search([after.by_entry[entry.address]], after.parents):
         unit = after.units[key]
-        if any(hold.kind in _STAYS for hold in explainer.own_holds(unit)):
+        if any(hold.kind in _STAYS for hold in explainer.own_holds(unit, brief=True)):
             return (), explainer.describe(unit.entries[0], examined.images.get(unit.entries[0].base))
         if unit.own is None:
             if after.rule is not LoaderRule.WIN8 or unit.count is None:

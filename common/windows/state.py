@@ -50,8 +50,11 @@ MAX_CHAIN = 62
 #: Maximum number of names that are compared to find similar ones.
 MAX_COMPARED = 4096
 
-# Costs of a reported DLL, of a name in its lists and chains, and of each character, in Memory's units.
-_DLL_UNITS = 6000
+# Costs of a reported DLL, of one in brief, of a step from importer to importer, of a name in lists and chains, and of
+# each character, in Memory's units.
+_DLL_UNITS = 5000
+_BRIEF_DLL_UNITS = 2000
+_STEP_UNITS = 4
 _NAME_UNITS = 25
 _TEXT_UNITS = 8
 #: The first build whose Flags mark a verifier's provider.
@@ -125,12 +128,16 @@ class WindowsExamination:
             for text in entry.doubts
         ]
 
-    def dlls(self) -> list[Dll]:
-        """Describe every DLL, the native loader's first, in load order."""
+    def dlls(self, *, brief: bool = False) -> list[Dll]:
+        """Describe every DLL, the native loader's first, in load order.
+
+        :param brief: leave out what a table does not show, as `DllExplainer.describe` does.
+        """
         found = []
         for explainer in self._explainers:
             found += [
-                explainer.describe(entry, self.images.get(entry.base)) for entry in explainer.loader.in_load_order()
+                explainer.describe(entry, self.images.get(entry.base), brief=brief)
+                for entry in explainer.loader.in_load_order()
             ]
         if not all(loader.complete for loader in self.loaders) or not self.loaders:
             listed = {dll.base for dll in found}
@@ -204,14 +211,28 @@ class WindowsExamination:
                 return loader, graph, loader.entries[dll.ldr_entry]
         raise UnsupportedError("the loader's lists are not in the dump: dump with memory (.dump /ma) to have them")
 
-    def state(self) -> DllState:
-        """Return the answer of ``dllstate``."""
+    def in_full(self, dlls: Sequence[Dll]) -> tuple[Dll, ...]:
+        """Describe DLLs that were described in brief."""
+        return tuple(self._in_full(dll) for dll in dlls)
+
+    def _in_full(self, dll: Dll) -> Dll:
+        for explainer in self._explainers:
+            entry = explainer.loader.entries.get(dll.ldr_entry)
+            if explainer.loader.kind == dll.loader and entry is not None:
+                return explainer.describe(entry, self.images.get(entry.base))
+        return dll
+
+    def state(self, *, brief: bool = False) -> DllState:
+        """Return the answer of ``dllstate``.
+
+        :param brief: leave out what a table does not show.
+        """
         shutdowns = [loader.shutdown for loader in self.loaders if loader.shutdown is not None]
         return DllState(
             self.target_info(),
             self.loader_info(),
             self.rules(),
-            tuple(self.dlls()),
+            tuple(self.dlls(brief=brief)),
             any(shutdowns) if shutdowns else None,
             self.loaders[0].lock_owner if self.loaders else None,
             problems=self.all_problems(),
@@ -267,14 +288,16 @@ class WindowsExamination:
                 )
 
 
-def explain_dlls(target: Target, pid: Optional[int] = None) -> DllState:
+def explain_dlls(target: Target, pid: Optional[int] = None, *, brief: bool = False) -> DllState:
     """Examine all DLLs of a Windows process.
 
     :param pid: a process of a machine, None for the current one.
+    :param brief: leave out what a table does not show: fields, the names of imports and importers, all holds but the
+        strongest, and of chains all but the ends.
     :raises UnsupportedError: if the target is not a Windows process.
     :raises NotFoundError: if the target has no such process.
     """
-    return WindowsExamination(target, pid).state()
+    return WindowsExamination(target, pid).state(brief=brief)
 
 
 def explain_chosen_dlls(
@@ -289,8 +312,8 @@ def explain_chosen_dlls(
         are known.
     """
     examined = WindowsExamination(target, pid)
-    state = examined.state()
-    chosen = examined.with_holders(examined.choose(state.dlls, text, evaluate))
+    state = examined.state(brief=True)
+    chosen = examined.with_holders(examined.in_full(examined.choose(state.dlls, text, evaluate)))
     return state._replace(dlls=chosen, asked=text, problems=examined.all_problems())
 
 
@@ -416,6 +439,7 @@ class DllExplainer:
         self._by_base = {entry.base: entry for entry in loader.entries.values()}
         self._kinds: dict[int, tuple[DllHoldKind, ...]] = {}
         self._parents: dict[int, Sequence[int]] = {}
+        self._has_doubts = any(unit.is_doubted for unit in graph.units.values())
         self._held: Optional[Search[int]] = None
         self._from_main: Optional[Search[int]] = None
 
@@ -446,19 +470,22 @@ class DllExplainer:
 
     # -- holds ------------------------------------------------------------------------------------------------
 
-    def own_holds(self, unit: LoadUnit) -> list[DllHold]:
-        """Return the holds that a unit has itself, not through an importer."""
+    def own_holds(self, unit: LoadUnit, *, brief: bool = False) -> list[DllHold]:
+        """Return the holds that a unit has itself, not through an importer.
+
+        :param brief: of chains leave out all but the ends.
+        """
         first = unit.entries[0]
         if unit.is_doubted:
             return []
         if unit.key == self._main:
             return [DllHold(DllHoldKind.MAIN_PROGRAM, self._count_evidence(unit))]
         holds = []
-        static = self._static_import(unit)
+        static = self._static_import(unit, brief)
         if static:
             holds.append(static)
         elif unit.pinned:
-            holds.append(self._pin(unit))
+            holds.append(self._pin(unit, brief))
         elif self.is_loading(unit):
             return [DllHold(DllHoldKind.LOADING, self._loading_evidence(unit))]
         if not unit.pinned and unit.count is not None and self.graph.rule is not LoaderRule.WIN8 and unit.own is None:
@@ -482,41 +509,59 @@ class DllExplainer:
         is_graph = self.graph.rule is LoaderRule.WIN8
         return first.node_evidence("State") if is_graph else first.record.evidence("Flags")
 
-    def _static_import(self, unit: LoadUnit) -> Optional[DllHold]:
+    def _static_import(self, unit: LoadUnit, brief: bool) -> Optional[DllHold]:
         """Return the hold of a static import: the DLL is in the closure of the program's imports."""
         first = unit.entries[0]
         if self.graph.rule is LoaderRule.WIN8:
             if not first.has_flag(FLAG_PROCESS_STATIC_IMPORT):
                 return None
-        elif not unit.pinned or first.name.lower() in CORE_DLLS or not self._chain_from_main(unit.key):
+            evidence = first.record.evidence("Flags")
+        elif unit.pinned and first.name.lower() not in CORE_DLLS and unit.key in self._find_from_main().before:
+            evidence = self._count_evidence(unit)
+        else:
             return None
-        evidence = first.record.evidence("Flags") if self.graph.rule is LoaderRule.WIN8 else self._count_evidence(unit)
-        return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=self._chain_from_main(unit.key))
+        search = self._find_from_main()
+        chain = self._ends(search, unit.key) if brief else self._chain(search, unit.key)
+        return DllHold(DllHoldKind.STATIC_IMPORT, evidence, chain=chain)
 
-    def _chain_from_main(self, key: int) -> tuple[str, ...]:
-        """Return the names from the program to a unit along the imports; empty without such a chain."""
+    def _find_from_main(self) -> Search[int]:
+        """Find the shortest chain to each unit from the program along the imports."""
         if self._from_main is None:
             self._from_main = Search([] if self._main is None else [self._main], self.graph.children).run()
-        return self._chain(self._from_main, key)
+        return self._from_main
 
     def _chain(self, search: Search[int], key: int) -> tuple[str, ...]:
         """Return the names from the root to a unit; the middle of a long chain is omitted."""
+        way = self._way(search, key)
+        names = [self.name(each) for each in way]
+        if way and way[-1] != search.starts[key]:
+            names += ["…", self.name(search.starts[key])]
+        return tuple(reversed(names)) if self._spend(names) else ()
+
+    def _ends(self, search: Search[int], key: int) -> tuple[str, ...]:
+        """Return the names of the root of a unit and of the unit, which can be one; empty without a chain."""
         if key not in search.before:
             return ()
-        names = [self.name(key)]
-        while search.before[key] != key:
+        return tuple(self.name(each) for each in dict.fromkeys((search.starts[key], key)))
+
+    def _way(self, search: Search[int], key: int) -> list[int]:
+        """Return a unit, and those that it was reached through, as many as chains have names."""
+        if key not in search.before:
+            return []
+        way = [key]
+        while search.before[key] != key and len(way) < MAX_CHAIN:
             key = search.before[key]
-            if len(names) >= MAX_CHAIN:
-                names += ["…", self.name(search.starts[key])]
-                break
-            names.append(self.name(key))
-        return tuple(reversed(names)) if self._spend(names) else ()
+            way.append(key)
+        return way
+
+    def _step(self, count: int) -> None:
+        self.loader.memory.spend(_STEP_UNITS * count, "chains and lists of DLLs")
 
     def _spend(self, names: Sequence[str]) -> bool:
         units = _NAME_UNITS * len(names) + _TEXT_UNITS * sum(map(len, names))
         return self.loader.memory.spend(units, "chains and lists of DLLs")
 
-    def _pin(self, unit: LoadUnit) -> DllHold:
+    def _pin(self, unit: LoadUnit, brief: bool) -> DllHold:
         first = unit.entries[0]
         evidence = self._count_evidence(unit)
         origin = "unknown"
@@ -531,7 +576,7 @@ class DllExplainer:
             elif first.has_flag(FLAG_VERIFIER_PROVIDER) and build >= _VERIFIER_BUILD:
                 origin = "verifier"
             else:
-                chain = self._pinned_importers(unit)
+                chain = self._pinned_importers(unit, brief)
                 if chain:
                     origin = "inherited"
                 elif first.has_flag(FLAG_COR_IMAGE):
@@ -543,22 +588,24 @@ class DllExplainer:
         elif self.graph.rule is LoaderRule.WINE:
             origin = "explicit"
         elif first.has_flag(FLAG_STATIC_LINK_WIN7):
-            chain = self._pinned_importers(unit)
+            chain = self._pinned_importers(unit, brief)
             origin = "inherited" if chain else "unknown"
         return DllHold(DllHoldKind.PINNED, evidence, origin=origin, chain=chain)
 
-    def _pinned_importers(self, unit: LoadUnit) -> tuple[str, ...]:
+    def _pinned_importers(self, unit: LoadUnit, brief: bool) -> tuple[str, ...]:
         """Follow pinned importers upwards; return the names from the topmost to this one, "…" at a limit."""
-        names = [self.name(unit.key)]
-        seen = {unit.key}
+        way = {unit.key: None}
         key: Optional[int] = unit.key
-        while key is not None:
-            key = next((each for each in self._pinned_parents(key) if each not in seen), None)
+        while key is not None and len(way) < MAX_CHAIN + 2:
+            key = next((each for each in self._pinned_parents(key) if each not in way), None)
             if key is not None:
-                seen.add(key)
-                names.append(self.name(key) if len(names) <= MAX_CHAIN else "…")
-            if len(names) > MAX_CHAIN + 1 or not self._spend(names[-1:]):
-                break
+                way[key] = None
+        self._step(len(way))
+        names = [self.name(each) for each in way]
+        if len(names) > MAX_CHAIN + 1:
+            names[-1] = "…"
+        if len(names) > 1 and (brief or not self._spend(names)):
+            names = [names[0], names[-1]]
         return tuple(reversed(names)) if len(names) > 1 else ()
 
     def _pinned_parents(self, key: int) -> Sequence[int]:
@@ -579,7 +626,7 @@ class DllExplainer:
         """Find the shortest chain to each unit from a unit that stays by itself."""
         if self._held is None:
             for key, unit in self.graph.units.items():
-                own = tuple(hold.kind for hold in self.own_holds(unit) if hold.kind in _OWN)
+                own = tuple(hold.kind for hold in self.own_holds(unit, brief=True) if hold.kind in _OWN)
                 if own:
                     self._kinds[key] = own
             # A permanent unit is preferred as a chain's root to one that is only loaded.
@@ -590,25 +637,47 @@ class DllExplainer:
     def holds(self, unit: LoadUnit) -> tuple[tuple[DllHold, ...], int]:
         """Return a unit's holds, strongest first, and the number of further importers."""
         own = self.own_holds(unit)
-        if unit.is_doubted:
-            return (), 0
-        if unit.pinned or unit.key == self._main or self.is_unloading(unit):
-            return tuple(own), 0
-        parents = list(dict.fromkeys(key for key in unit.parents if key in self.graph.units and key != unit.key))
-        held = self._find_held()
+        importers = self._holding_importers(unit)
         dependencies = []
-        for key in parents[:MAX_DEPENDENCY_HOLDS]:
+        for key in importers[:MAX_DEPENDENCY_HOLDS]:
             chain: tuple[str, ...] = (self.name(key), self.name(unit.key))
-            kinds: tuple[DllHoldKind, ...] = ()
-            above = self._chain(held, key)
-            # In a cycle the importer's chain can lead through this unit: then it explains nothing.
-            if above and self.name(unit.key) not in above:
-                chain, kinds = (*above, self.name(unit.key)), self._kinds[held.starts[key]]
+            kinds = self._root_kinds(unit, key)
+            if kinds:
+                above = self._chain(self._find_held(), key)
+                chain, kinds = ((*above, self.name(unit.key)), kinds) if above else (chain, ())
             if not self._spend(chain[-2:]):  # the names above are charged
                 break
             evidence = unit.entries[0].node_evidence("IncomingDependencies")
             dependencies.append(DllHold(DllHoldKind.DEPENDENCY, evidence, chain=chain, root_kinds=kinds))
-        return (*own, *dependencies), len(parents) - len(dependencies)
+        return (*own, *dependencies), len(importers) - len(dependencies)
+
+    def strongest(self, unit: LoadUnit) -> tuple[tuple[DllHold, ...], int]:
+        """Return the first of a unit's holds with the ends of its chain, and the number of the others."""
+        own = self.own_holds(unit, brief=True)
+        importers = self._holding_importers(unit)
+        total = len(own) + len(importers)
+        if importers and not own:
+            key = importers[0]
+            kinds = self._root_kinds(unit, key)
+            self._step(MAX_CHAIN)
+            above = self._ends(self._find_held(), key) if kinds else (self.name(key),)
+            own = [DllHold(DllHoldKind.DEPENDENCY, (), chain=(*above, self.name(unit.key)), root_kinds=kinds)]
+        return tuple(own[:1]), max(0, total - 1)
+
+    def _holding_importers(self, unit: LoadUnit) -> Sequence[int]:
+        """Return the importers that keep a unit, none if its count alone decides, or it is not known."""
+        if unit.is_doubted or unit.pinned or unit.key == self._main or self.is_unloading(unit):
+            return ()
+        return list(dict.fromkeys(key for key in unit.parents if key in self.graph.units and key != unit.key))
+
+    def _root_kinds(self, unit: LoadUnit, importer: int) -> tuple[DllHoldKind, ...]:
+        """Return why the root of an importer stays; empty if nothing is known that keeps it but through the unit."""
+        held = self._find_held()
+        way = self._way(held, importer)
+        # In a cycle the importer's chain can lead through this unit: then it explains nothing.
+        if not way or unit.key in way or unit.key == held.starts[importer]:
+            return ()
+        return self._kinds[held.starts[importer]]
 
     def held(self, unit: LoadUnit, holds: Sequence[DllHold]) -> Optional[bool]:
         """Return whether a unit stays, None if unknown."""
@@ -622,9 +691,9 @@ class DllExplainer:
         """Return True unless everything that keeps a unit does so through units that are contradicted."""
         if any(hold.kind is not DllHoldKind.DEPENDENCY for hold in holds):
             return True
-        units = self.graph.units
-        if not any(each.is_doubted for each in units.values()):
+        if not self._has_doubts:
             return True
+        units = self.graph.units
         doubted: list[int] = []
 
         def importers(key: int) -> Sequence[int]:
@@ -640,22 +709,16 @@ class DllExplainer:
 
     # -- one DLL ----------------------------------------------------------------------------------------------
 
-    def describe(self, entry: LdrEntry, image: Optional[ListedImage] = None) -> Dll:
-        """Describe a DLL."""
-        self.loader.memory.spend(_DLL_UNITS, "DLLs")
+    def describe(self, entry: LdrEntry, image: Optional[ListedImage] = None, *, brief: bool = False) -> Dll:
+        """Describe a DLL.
+
+        :param brief: leave out fields, the names of imports and importers, all holds but the strongest, and of chains
+            all but the ends.
+        """
+        self.loader.memory.spend(_BRIEF_DLL_UNITS if brief else _DLL_UNITS, "DLLs")
         unit = self.graph.unit_of(entry)
-        holds, omitted = self.holds(unit)
+        holds, omitted = self.strongest(unit) if brief else self.holds(unit)
         record = entry.record
-        fields: dict[str, Optional[int]] = {
-            name: record.get(name) for name in ENTRY_FIELDS if name in record.layout.fields
-        }
-        if entry.node is not None:
-            count = fields.pop("LoadCount", None)
-            fields.update((name, entry.node.record.get(name)) for name in NODE_FIELDS)
-            if count is not None:
-                fields["ObsoleteLoadCount"] = count
-        elif self.loader.layouts.has_graph:
-            fields.update(dict.fromkeys(NODE_FIELDS))
         reason = record.get("LoadReason") if self.graph.rule is LoaderRule.WIN8 else None
         state = self.state(unit)
         parent = self._by_base.get(entry.parent_base) if entry.parent_base else None
@@ -672,19 +735,32 @@ class DllExplainer:
             list_positions=ListPositions(
                 entry.orders.get("load"), entry.orders.get("memory"), entry.orders.get("initialization")
             ),
-            fields=fields,
+            fields={} if brief else self._fields(entry),
             load_reason=None if reason is None else LOAD_REASONS.get(reason, str(reason)),
             ddag_state=None if state is None else STATES.get(state, str(state)),
             first_loaded_by=parent.label if parent and parent is not entry else None,
-            imports=self._names(unit.children, self.graph.knows_imports(entry)),
-            importers=self._names(unit.parents, self.graph.knows_importers(entry)),
-            import_cycle=self._cycle(unit, entry),
+            imports=None if brief else self._names(unit.children, self.graph.knows_imports(entry)),
+            importers=None if brief else self._names(unit.parents, self.graph.knows_importers(entry)),
+            import_cycle=None if brief else self._cycle(unit, entry),
             held=self.held(unit, holds),
             holds=holds,
             holds_omitted=omitted,
             load_count=effective_count(unit, self.graph.rule),
             loadlibrary_count=None if unit.pinned or self.is_loading(unit) else unit.own,
         )
+
+    def _fields(self, entry: LdrEntry) -> dict[str, Optional[int]]:
+        """Return the members of a DLL's structures as numbers."""
+        record = entry.record
+        fields = {name: record.get(name) for name in ENTRY_FIELDS if name in record.layout.fields}
+        if entry.node is not None:
+            count = fields.pop("LoadCount", None)
+            fields.update((name, entry.node.record.get(name)) for name in NODE_FIELDS)
+            if count is not None:
+                fields["ObsoleteLoadCount"] = count
+        elif self.loader.layouts.has_graph:
+            fields.update(dict.fromkeys(NODE_FIELDS))
+        return fields
 
     def _names(self, keys: Sequence[int], is_complete: bool) -> Optional[tuple[str, ...]]:
         """Return the names of units; None if there can be some, but none is known."""

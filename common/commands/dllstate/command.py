@@ -17,7 +17,7 @@ def answer(session: Session, arguments: Namespace) -> Result:
     if arguments.dll:
         state = explain_chosen_dlls(session.target, wanted, session.host.evaluate, pid)
     else:
-        state = explain_dlls(session.target, pid)
+        state = explain_dlls(session.target, pid, brief=not arguments.json)
 
     return Result(
         document=document_by("dllstate", "dll_state_document", state),
