@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dlwhy.common.errors import CorruptError, DlwhyError, UnsupportedError
-from dlwhy.common.linux.loader.rendezvous import MAX_LIBRARIES, Rendezvous, find_rendezvous
+from dlwhy.common.linux.loader.rendezvous import MAX_LIBRARIES, PublicMap, Rendezvous, find_rendezvous, image_of
 from dlwhy.common.memory import Memory
 from dlwhy.common.model import Module
 from dlwhy.tests.fakes import X86_64, FakeTarget
@@ -170,3 +170,28 @@ def test_the_fixtures_are_what_they_say(folder: Path) -> None:
     for name in ("static", "static-pie"):
         text = subprocess.run(["readelf", "-lW", str(folder / name)], capture_output=True, text=True, check=True).stdout
         assert "INTERP" not in text
+
+
+def header_of_prelinked(base: int, dynamic: int) -> bytes:
+    """Return the header of a file that prelink has given addresses of its own."""
+    start = b"\x7fELF\2\1\1".ljust(24, b"\0") + struct.pack("<QQ", 0, 64)
+    loads = [(1, 5, 0, base, base, 0x1000, 0x1000, 0x1000), (1, 6, 0x1000, dynamic, dynamic, 0x100, 0x100, 0x1000)]
+    headers = [*loads, (2, 6, 0x1000, dynamic, dynamic, 0x100, 0x100, 8)]
+    return (
+        start.ljust(54, b"\0")
+        + struct.pack("<HHxxxxxx", 56, 3)
+        + b"".join(struct.pack("<IIQQQQQQ", *each) for each in headers)
+    )
+
+
+@pytest.mark.parametrize("moved", [0, 0x5000])
+def test_the_header_of_a_prelinked_library_is_found(moved: int) -> None:
+    """Its l_addr is how far it was moved, not where it is."""
+    base, dynamic = 0x3DFFA00000, 0x3DFFC20000
+    data = header_of_prelinked(base, dynamic).ljust(0x1000, b"\0")
+    memory = Memory(FakeTarget({base + moved: data}, X86_64))
+    image = image_of(memory, PublicMap(memory, 0x1000, moved, 0, dynamic + moved))
+    assert (image.bias, image.load_range()[0]) == (moved, base + moved)
+    for wrong in (PublicMap(memory, 0x1000, moved, 0, dynamic + moved + 8), PublicMap(memory, 0x1000, 1, 0, dynamic)):
+        with pytest.raises(DlwhyError):
+            image_of(memory, wrong)

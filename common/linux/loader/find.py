@@ -10,7 +10,7 @@ from ...memory import Memory
 from ...paths import base_name
 from ..elf.image import PT_LOAD, ElfImage
 from ..layouts.resolve import Fingerprint, LayoutSet
-from .rendezvous import PublicMap, Rendezvous, find_rtld
+from .rendezvous import PublicMap, Rendezvous, find_rtld, image_of
 
 #: Names of the C library's own object, 2.17 to 2.43.
 LIBC_NAMES = ("libc.so.6", "libc.so.6.1", "libc.so.0.3")
@@ -35,7 +35,7 @@ def find_loader_globals(memory: Memory, start: Rendezvous) -> Optional[LoaderGlo
 
     :raises FaultError: if ld.so's symbol table is neither in memory nor in a file on this machine.
     """
-    found = find_rtld(memory, start.list)
+    found = find_rtld(memory, start)
     if found is None:
         return None
     rtld_map, rtld = found
@@ -58,7 +58,7 @@ def _find_libc(memory: Memory, start: Rendezvous) -> Optional[ElfImage]:
     for entry in start.list:
         if is_libc(entry.l_name):
             try:
-                return ElfImage.at(memory, entry.l_addr)
+                return image_of(memory, entry)
             except DlwhyError:
                 return None  # the version is then that of the layout, or not known, which is a problem
     return None

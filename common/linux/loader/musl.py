@@ -25,7 +25,7 @@ _PHDR_SIZES = {8: 56, 4: 32}
 
 def is_musl(memory: Memory, start: Rendezvous) -> bool:
     """Return True if the loader is musl's: by its own dynamic symbols, or the program's PT_INTERP."""
-    found = find_rtld(memory, start.list)
+    found = find_rtld(memory, start)
     if found is not None:
         try:
             if found[1].find_symbol("_dl_debug_addr") and found[1].find_symbol("__dls3"):

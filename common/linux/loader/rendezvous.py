@@ -7,7 +7,7 @@ it is a truncated copy in the executable, and from outside a container it belong
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from ...errors import CorruptError, DlwhyError, FaultError, OmittedFileError, UnsupportedError
@@ -24,6 +24,11 @@ MAX_LIBRARIES = 1 << 14
 
 STATIC = "the program is statically linked: it has no dynamic loader whose state could be read"
 NOT_YET = "the dynamic loader has not run yet: no library is loaded"
+
+ELF_MAGIC = b"\x7fELF"
+PAGE_BYTES = 4096
+#: How far below an address its image's header is looked for: prelink's libc.so.6 for x86-64 spans 4 MB.
+MAX_IMAGE_BYTES = 8 << 20
 
 R_STATES = {0: "RT_CONSISTENT", 1: "RT_ADD", 2: "RT_DELETE"}
 
@@ -193,31 +198,78 @@ def read_name(memory: Memory, address: int) -> str:
         return ""
 
 
-def find_rtld(memory: Memory, maps: Iterable[PublicMap]) -> Optional[tuple[PublicMap, ElfImage]]:
+def image_of(memory: Memory, entry: PublicMap) -> ElfImage:
+    """Read the image of a library.
+
+    Its header is at ``l_addr``, unless prelink(8) has given the file addresses of its own: ``l_addr`` is then how far
+    it was moved, mostly 0, and the header is looked for below its dynamic section.
+
+    :raises DlwhyError: if it cannot be read.
+    """
+    try:
+        return ElfImage.at(memory, entry.l_addr)
+    except DlwhyError as error:
+        image = _image_around(memory, entry.l_ld)
+        dynamic = image.find_header(PT_DYNAMIC) if image else None
+        if image is None or dynamic is None or image.bias != entry.l_addr or image.address(dynamic.vaddr) != entry.l_ld:
+            raise error
+        return image
+
+
+def _image_around(memory: Memory, address: int) -> Optional[ElfImage]:
+    """Find the image whose segments contain an address; None if its header is not in memory.
+
+    :raises OmittedFileError: if a core lacks the header, and so does this machine.
+    """
+    omitted: Optional[OmittedFileError] = None
+    top = address - address % PAGE_BYTES
+    for base in range(top, max(top - MAX_IMAGE_BYTES, 0), -PAGE_BYTES):
+        try:
+            if memory.read(base, len(ELF_MAGIC)) != ELF_MAGIC:
+                continue
+            image = ElfImage.at(memory, base)
+        except OmittedFileError as error:
+            omitted = omitted or error
+        except DlwhyError:
+            continue
+        else:
+            if image.contains(address):
+                return image
+            break
+    if omitted is not None:
+        raise omitted
+    return None
+
+
+def find_rtld(memory: Memory, start: Rendezvous) -> Optional[tuple[PublicMap, ElfImage]]:
     """Find ld.so among the libraries; None if its ELF header is not in memory.
 
-    Its base is AT_BASE, unless ld.so was started as the program; then it is recognised by its name.  If the list does
+    Its base is AT_BASE, unless ld.so was started as the program, or is prelinked (Linux then says how far it was
+    moved); then it is recognised by its name, and by ``struct r_debug``, which is a variable of it.  If the list does
     not lead to it, because a link map is damaged, the entry returned has the address 0.
 
     :raises UnsupportedError: if a core lacks its headers, and so does this machine.
     """
     base = memory.target.auxv().get(AT_BASE, 0)
     for is_rtld in (lambda entry: base and entry.l_addr == base, _is_named_as_rtld):
-        for entry in filter(is_rtld, maps):
+        for entry in filter(is_rtld, start.list):
             try:
-                return entry, ElfImage.at(memory, entry.l_addr)
+                return entry, image_of(memory, entry)
             except OmittedFileError as error:
                 raise lacks_loader(error.path, error.why) from error
             except DlwhyError:
                 continue
     try:
-        image = ElfImage.at(memory, base) if base else None
+        image: Optional[ElfImage] = ElfImage.at(memory, base)
     except DlwhyError:
-        image = None
+        try:
+            image = _image_around(memory, start.r_debug)
+        except OmittedFileError as error:
+            raise lacks_loader(error.path, error.why) from error
     if image is None:
         return None
-    named = next(filter(_is_named_as_rtld, maps), None)
-    return named or PublicMap(memory, 0, base, 0, 0), image
+    named = next(filter(_is_named_as_rtld, start.list), None)
+    return named or PublicMap(memory, 0, image.bias, 0, 0), image
 
 
 def lacks_loader(path: str, why: str) -> UnsupportedError:
