@@ -53,7 +53,7 @@ def test_what_is_not_executed_is_left_alone() -> None:
 BY_HAND = {
     "common/linux/plan.py": [
         r"without 'link_map\.l_type != LT_LOADED'",
-        r"without 'if not m\.is_proxy'",
+        r"without 'not m\.is_proxy'",
         r"'not [\w.]*graph\.complete' is False",
         r"'\[\*exits, \*closes\]' the other way round",
     ],

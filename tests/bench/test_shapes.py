@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from dlwhy.tests.bench import shapes
-from dlwhy.tests.bench.test_shell import PYTHON, ROUNDS
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+from dlwhy.tests.support.children import SYSTEM_PYTHON
 
 COUNTS = tuple(map(int, os.environ.get("DLWHY_SHAPES", "100,300").split(",")))
+ROUNDS = 5
 #: Run in a Python of its own, so that nothing is left of another answer.
 MEASURE = """
 import gc, json, os, resource, sys, time
@@ -53,8 +54,8 @@ pytestmark = pytest.mark.bench
 def measured(pid: int, question: str) -> tuple[float, float]:
     """Return the least milliseconds of several examinations, and the megabytes that one takes."""
     found = []
-    for _ in range(ROUNDS // 2):
-        words = [PYTHON, "-IS", "-c", MEASURE, str(ROOT), str(pid), question]
+    for _ in range(ROUNDS):
+        words = [SYSTEM_PYTHON, "-IS", "-c", MEASURE, str(ROOT), str(pid), question]
         done = subprocess.run(words, capture_output=True, text=True, check=True, env=clean_environment({}))
         found.append(tuple(json.loads(done.stdout)[:2]))
     return min(found)

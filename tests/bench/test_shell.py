@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,10 +18,9 @@ from dlwhy.common.api import Examination
 from dlwhy.common.linux.state.examine import explain
 from dlwhy.tests.hosts.build import cache_folder
 from dlwhy.tests.hosts.gdbrun import ROOT, clean_environment
+from dlwhy.tests.support.children import SYSTEM_PYTHON
 from dlwhy.tests.support.many import build, loaded_program
 
-#: The system's Python, which gdb embeds too: another one, built without its optimisations, takes a third more.
-PYTHON = shutil.which("python3", path="/usr/bin") or sys.executable
 LIBRARIES = 300
 ROUNDS = 11
 DRGN = """
@@ -114,7 +112,7 @@ def gdb(*words: str) -> list[str]:
 
 def shell(*words: str) -> list[str]:
     """Return a command line of ours, as install.py's command runs it."""
-    return [PYTHON, "-IS", str(ROOT / "__main__.py"), *words]
+    return [SYSTEM_PYTHON, "-IS", str(ROOT / "__main__.py"), *words]
 
 
 def state_of(examined: Examination) -> object:
@@ -131,8 +129,8 @@ def test_live(process: int, drgn: Callable[[str, str], list[str]] | None) -> Non
         "dlwhy --pid dlstate": shell("--pid", pid, "dlstate"),
         "dlwhy --pid dlstate --json": shell("--pid", pid, "dlstate", "--json"),
         "dlwhy --pid dlstate lib7.so": shell("--pid", pid, "dlstate", "lib7.so"),
-        "python3 CHECKOUT --pid dlstate": [PYTHON, str(ROOT), "--pid", pid, "dlstate"],
-        "python3 -c pass": [PYTHON, "-c", "print()"],
+        "python3 CHECKOUT --pid dlstate": [SYSTEM_PYTHON, str(ROOT), "--pid", pid, "dlstate"],
+        "python3 -c pass": [SYSTEM_PYTHON, "-c", "print()"],
         "pldd": ["pldd", pid],
         "eu-stack -p": ["eu-stack", "-p", pid],
         "eu-unstrip -n -p": ["eu-unstrip", "-n", "-p", pid],
@@ -161,4 +159,4 @@ def test_core(process: int, core: Path, drgn: Callable[[str, str], list[str]] | 
 def test_help() -> None:
     unit = "python3 -c pass"
     # It prints something, as all that are timed here.
-    compare({unit: [PYTHON, "-c", "print()"], "dlwhy --help": shell("--help")}, {}, unit)
+    compare({unit: [SYSTEM_PYTHON, "-c", "print()"], "dlwhy --help": shell("--help")}, {}, unit)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Optional, Union
 from dlwhy.tests.hosts.gdbrun import clean_environment
 
 NONE: Mapping[str, str] = {}
+#: The system's Python, which gdb embeds too: another one, built without its optimisations, takes a third more.
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin") or sys.executable
 
 
 @contextmanager
