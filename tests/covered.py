@@ -59,6 +59,7 @@ SAMPLE_TESTS = (
     "tests/unit/test_ranking.py",
     "tests/unit/test_rebuild.py",
     "tests/unit/test_rebuild_rules.py",
+    "tests/unit/test_requested.py",
     "tests/unit/test_root_counts.py",
     "tests/unit/test_state_chains.py",
     "tests/unit/test_static_tls.py",

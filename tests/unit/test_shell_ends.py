@@ -65,13 +65,13 @@ def test_a_bug_is_one_line(way: str, body: str, said: str, rich_core: Path, tmp_
     )
     assert (done.returncode, done.stdout) == (70, "")
     assert done.stderr.startswith(f"dlstate: a bug in dlwhy: {said}")
-    assert done.stderr.endswith(f" (common/commands/dlstate/command.py:{line_of_import()}); {REPORT}\n")
+    assert done.stderr.endswith(f" (common/commands/session.py:{line_of_import()}); {REPORT}\n")
     assert done.stderr.count("\n") == 1
 
 
 def line_of_import() -> int:
-    lines = (ROOT / "common" / "commands" / "dlstate" / "command.py").read_text().splitlines()
-    return next(number for number, line in enumerate(lines, 1) if "from .document import state_document" in line)
+    lines = (ROOT / "common" / "commands" / "session.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if "import_module(f" in line)
 
 
 def test_a_bug_with_its_traceback(rich_core: Path, tmp_path: Path) -> None:
