@@ -10,12 +10,10 @@ from dlwhy.common.graph import Search
 from dlwhy.common.linux.loader.order import OrderRule, Sorting
 from dlwhy.common.linux.plan import Planner, Ranking
 from dlwhy.common.linux.plan_model import Plan
-from dlwhy.common.linux.state.examine import examine
-from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.sole_roots import find_sole_roots
-from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.common.model import Outcome
 from dlwhy.tests.fakes import FakeTarget
+from dlwhy.tests.support.examined import examination_of
 from dlwhy.tests.synth.glibc import Library
 from dlwhy.tests.synth.glibc_layouts import V240_LIVE, process_of
 
@@ -69,16 +67,6 @@ def random_target(dice: random.Random, size: int) -> FakeTarget:
             if library.opencount == 0 and library.type == 2 and dice.random() < 0.3:
                 library.map_used, library.idx = False, index
     return process.target()
-
-
-def examination_of(target: FakeTarget) -> GlibcExamination:
-    def examine_glibc(process: GlibcProcess) -> GlibcExamination:
-        return GlibcExamination.of(process)
-
-    def refuse(*_: object) -> GlibcExamination:
-        raise AssertionError("no musl")
-
-    return examine(target, examine_glibc, refuse)[0]
 
 
 def plans_of(planner: Planner, rule: OrderRule) -> Sequence[Plan]:

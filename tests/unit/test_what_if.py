@@ -12,10 +12,9 @@ from dlwhy.common.linux.loader.maps import LinkMap
 from dlwhy.common.linux.model import Library
 from dlwhy.common.linux.plan import Planner, find_remedy
 from dlwhy.common.linux.plan_model import Remedy
-from dlwhy.common.linux.state.examine import examine
-from dlwhy.common.linux.state.process import GlibcProcess
 from dlwhy.common.linux.state.verdict import GlibcExamination
 from dlwhy.tests.fakes import X86_64, FakeTarget
+from dlwhy.tests.support.examined import examination_of
 from dlwhy.tests.synth.glibc import Library as Made
 from dlwhy.tests.synth.glibc import Process
 from dlwhy.tests.synth.glibc_layouts import V239
@@ -58,16 +57,6 @@ def target_of(libraries: Sequence[Made], unique: Sequence[tuple[str, str]] = ())
         unique=unique,
     )
     return process.target()
-
-
-def examination_of(target: FakeTarget) -> GlibcExamination:
-    def examine_glibc(process: GlibcProcess) -> GlibcExamination:
-        return GlibcExamination.of(process)
-
-    def refuse(*_: object) -> GlibcExamination:
-        raise AssertionError("no musl")
-
-    return examine(target, examine_glibc, refuse)[0]
 
 
 def answers(examined: GlibcExamination) -> dict[str, tuple[Library, Remedy, bool, int]]:

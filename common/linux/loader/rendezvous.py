@@ -231,7 +231,7 @@ def _image_around(memory: Memory, address: int) -> Optional[ElfImage]:
         except OmittedFileError as error:
             omitted = omitted or error
         except DlwhyError:
-            continue
+            continue  # a page that is not there has no header; without any, the caller refuses the target
         else:
             if image.contains(address):
                 return image
@@ -258,7 +258,7 @@ def find_rtld(memory: Memory, start: Rendezvous) -> Optional[tuple[PublicMap, El
             except OmittedFileError as error:
                 raise lacks_loader(error.path, error.why) from error
             except DlwhyError:
-                continue
+                continue  # AT_BASE or r_debug can lead to it; if nothing does, the caller refuses the target
     try:
         image: Optional[ElfImage] = ElfImage.at(memory, base)
     except DlwhyError:

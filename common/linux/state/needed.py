@@ -58,7 +58,7 @@ class UnlistedUsers:
         try:
             return () if image is None else [base_name(name) for name in image.read_needed()]
         except DlwhyError:
-            return ()
+            return ()  # the verdict rests on l_initfini, at which this is a second look
 
     def _is_listed(self, user: LinkMap, name: str) -> bool:
         """Return True unless it is known that nothing that a library lists has a name."""
@@ -74,5 +74,5 @@ class UnlistedUsers:
         try:
             names = list(for_each_library_name(self._process.memory, link_map))
         except DlwhyError:
-            return True
+            return True  # a name that is not known makes no doubt
         return not 0 < len(names) < MAX_LIBRARY_NAMES or name in map(base_name, names)

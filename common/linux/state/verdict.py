@@ -111,7 +111,7 @@ class GlibcExamination:
             try:
                 return choose([facts.describe(m, is_name and name.startswith(stem)) for m, name in zip(maps, names)])
             except NotFoundError:
-                pass  # it can be a soname
+                pass  # it can be a soname: the choice among all of them, below, decides, and raises if none fits
         return choose([self.describe(m, identify=True) for m in maps])
 
     def state(self, chosen: Optional[Iterable[Library]] = None) -> State:
